@@ -1,0 +1,114 @@
+"""The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
+
+A **Query** asks a VLM one thing about at most one image and names the answer wanted. A **Case** is the edits (queries)
+plus the **probes** that say what must change and what must not. Evaluation writes one **Record** a probe.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted"]
+
+Wanted = Literal["target", "before"]
+"""What counts as right: the probe's own target, or whatever the unedited model answered."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """One question to a VLM.
+
+    ``prompt`` is plain text without image placeholders or chat template; the model's family adds those. ``target`` is
+    the answer wanted: what an edit writes, what a probe expects, empty for a question that is only asked. ``image`` is
+    a picture, a path to one, or ``None`` for a text-only question.
+    """
+
+    prompt: str
+    target: str = ""
+    image: "Image | str | Path | None" = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """A query together with the metric it belongs to and what counts as right.
+
+    ``metric`` is the name the report uses: ``reliability``, ``text_generality``, ``image_generality``,
+    ``text_locality``, ``image_locality``, ``portability_1hop`` … A probe that must stay as it was (``wanted="before"``)
+    is scored against the unedited model; its query's target, if any, only says at which tokens to compare.
+    """
+
+    metric: str
+    query: Query
+    wanted: Wanted = "target"
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """What is edited together and what is asked afterwards. ``id`` is unique and stable within a benchmark."""
+
+    id: str
+    edits: tuple[Query, ...]
+    probes: tuple[Probe, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One expert that took part in an answer: its place in the pool, its fusion weight, and whose edit it was."""
+
+    expert: int
+    weight: float
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything one probe showed; scores are computed from it without the model.
+
+    ``tokens_wanted`` and ``tokens_after`` are the token ids compared under teacher forcing, one a target token: for a
+    locality probe ``tokens_wanted`` are what the unedited model predicted. ``top10_kept`` is the share of (position,
+    rank) slots of the ordered ten best tokens, over all positions, that the edits left alone (VLKEB's locality);
+    ``None`` where it is not asked. ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds``
+    and ``edit_bytes`` are per edit, ``query_seconds`` per generated answer, all measured in this run.
+    """
+
+    editor: str
+    data: str
+    edits: int
+    window: int
+    seed: int
+    case: str
+    probe: int
+    metric: str
+    wanted: Wanted
+    prompt: str
+    target: str
+    image: str
+    note: str
+    answer_before: str
+    answer_after: str
+    tokens_wanted: tuple[int, ...]
+    tokens_after: tuple[int, ...]
+    top10_kept: float | None
+    fired: tuple[Firing, ...] = ()
+    experts_fired: int = 0
+    edit_seconds: float = 0.0
+    edit_bytes: int = 0
+    query_seconds: float = 0.0
+    version: int = field(default=1)
+
+    def to_json(self) -> str:
+        """One line of JSON, without the newline."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """The record that :meth:`to_json` wrote. Raises ``KeyError``, ``TypeError`` or ``ValueError`` on other text."""
+        row: dict[str, Any] = json.loads(line)
+        row["fired"] = tuple(Firing(**firing) for firing in row["fired"])
+        row["tokens_wanted"], row["tokens_after"] = tuple(row["tokens_wanted"]), tuple(row["tokens_after"])
+        return cls(**row)
