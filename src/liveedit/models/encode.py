@@ -1,0 +1,171 @@
+"""Encoder: how queries become a batch. The half of a VLM that knows its processor; families differ mostly here."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from liveedit.data.images import image_key, open_image
+from liveedit.errors import BadInput
+from liveedit.models.batch import IGNORED, Batch, PaddingSide, common_prefix, find_spans, pad_rows
+from liveedit.types import Query
+
+__all__ = ["Encoder", "Picture", "PromptFormat"]
+
+PromptFormat = Literal["raw", "chat"]
+"""``raw`` is the papers' bare prompt, ``chat`` the template that the model was trained to converse in."""
+
+Picture = tuple[dict[str, Tensor], int]
+"""The model's inputs for one image, batched along their first axis, and how many image tokens it takes."""
+
+
+class Encoder:
+    """A processor and what it takes to use it. Shapes: B rows, T tokens, padding included."""
+
+    image_mark: ClassVar[str] = "<image>\n"
+    """What stands for the image in a raw prompt."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    prompt_format: PromptFormat
+
+    def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
+        self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
+        self.templated = bool(getattr(processor, "chat_template", None))
+        chat = self.templated or bool(self.tokenizer.chat_template)
+        if prompt_format == "chat" and not chat:
+            raise BadInput("this model has no chat template: use the prompt format 'raw'")
+        self.prompt_format = prompt_format or ("chat" if chat else "raw")
+
+    # What a family may say differently
+
+    def render(self, query: Query) -> str:
+        """The text of a query up to where the answer begins, with one placeholder for the image if it has one."""
+        prompt = query.prompt.rstrip()
+        marked = prompt if query.image is None else self.image_mark + prompt
+        if self.prompt_format == "raw":
+            return marked
+        if not self.templated:
+            turn: list[dict[str, Any]] = [{"role": "user", "content": marked}]
+            return str(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+        image = [] if query.image is None else [{"type": "image"}]
+        turn = [{"role": "user", "content": [*image, {"type": "text", "text": prompt}]}]
+        return str(self.processor.apply_chat_template(turn, add_generation_prompt=True))
+
+    def image_tokens(self, input_ids: Tensor) -> Tensor:
+        """Which of the tokens (B, T) stand for the image, boolean (B, T)."""
+        return input_ids == self.image_token_id
+
+    def place(self, ids: list[int], count: int) -> list[int]:
+        """Token ids of a rendered text with its placeholder replaced by ``count`` image tokens; 0 for no image."""
+        self.check_placeholders(ids, min(count, 1))
+        if not count:
+            return ids
+        at = ids.index(self.image_token_id)
+        return [*ids[:at], *[self.image_token_id] * count, *ids[at + 1 :]]
+
+    def picture(self, image: Image) -> Picture:
+        """What the processor makes of one image."""
+        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+        return dict(inputs), self.processor.replace_image_token(inputs, 0).count(self.processor.image_token)
+
+    def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The image inputs of all rows that have an image, one after the other, as the model takes them."""
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+    # What all families share
+
+    @property
+    def image_token_id(self) -> int:
+        """The token that stands for a piece of the image."""
+        return int(self.model.config.image_token_id)
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills up short rows: the tokenizer's padding, else its end of text, else 0. The mask hides it."""
+        return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type the model computes in."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
+        """The queries as one batch; text-only ones and ones with an image may be mixed.
+
+        Exactly one blank separates prompt and target, unless the prompt's format ends in white space. The answer is
+        what the target adds to the tokens of the prompt; ``eos`` appends the end-of-text token to it. A query without
+        target has no answer. The image processor runs once for each distinct image. Raises :class:`BadInput` for no
+        query, an empty one, a prompt that holds the image placeholder, or an image that cannot be read.
+        """
+        if not queries:
+            raise BadInput("there is no query to encode: give at least one")
+        pictures = self.pictures(queries)
+        rows, answers = self.tokenize(queries, [count for _, count in pictures], eos)
+        input_ids = pad_rows(rows, self.pad_token_id, padding_side)
+        mask = pad_rows([[1] * len(row) for row in rows], 0, padding_side)
+        spans = find_spans(self.image_tokens(input_ids), mask, answers)
+        labels = torch.full_like(input_ids, IGNORED)
+        for row, span in enumerate(spans):
+            labels[row, slice(*span.answer)] = input_ids[row, slice(*span.answer)]
+        inputs = {"input_ids": input_ids, "attention_mask": mask, **self.join([part for part, _ in pictures if part])}
+        if getattr(self.processor, "return_mm_token_type_ids", False):
+            inputs["mm_token_type_ids"] = torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))
+        return Batch({name: self.put(value) for name, value in inputs.items()}, labels.to(self.device), spans)
+
+    def pictures(self, queries: Sequence[Query]) -> list[Picture]:
+        """The picture of each query; an empty one of no tokens where it has no image."""
+        done: dict[int | str | None, Picture] = {None: ({}, 0)}
+        keys = [None if query.image is None else image_key(query.image) for query in queries]
+        for key, query in zip(keys, queries, strict=True):
+            if key not in done and query.image is not None:
+                done[key] = self.picture(open_image(query.image))
+        return [done[key] for key in keys]
+
+    def tokenize(self, queries: Sequence[Query], counts: list[int], eos: bool) -> tuple[list[list[int]], list[int]]:
+        """Token ids of each row, image tokens in place, and the number of answer tokens at its end."""
+        prompts = [self.render(query) for query in queries]
+        texts = [joined(prompt, query.target) for prompt, query in zip(prompts, queries, strict=True)]
+        ids = self.token_ids([*prompts, *texts])
+        rows, answers = [], []
+        for asked, row, count in zip(ids[: len(texts)], ids[len(texts) :], counts, strict=True):
+            length = len(row) - common_prefix(asked, row)
+            end = [self.tokenizer.eos_token_id] if eos and length else []
+            rows.append(self.place([*row, *end], count))
+            answers.append(length + len(end))
+        if not all(rows):
+            raise BadInput("a query is empty: give it a prompt, a target or an image")
+        return rows, answers
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of rendered texts, with the special tokens that the template has not written itself."""
+        bos = self.tokenizer.bos_token
+        written = self.prompt_format == "chat" and bool(bos) and texts[0].startswith(bos)
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not written)["input_ids"]
+        return ids
+
+    def check_placeholders(self, ids: list[int], wanted: int) -> None:
+        """Raise :class:`BadInput` if the user's own text holds image placeholders."""
+        if ids.count(self.image_token_id) != wanted:
+            raise BadInput("the prompt or target holds the image placeholder: leave it out, it is put in automatically")
+
+    def put(self, value: Tensor) -> Tensor:
+        """The tensor where the model takes it, floating-point ones in the model's type."""
+        return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def joined(prompt: str, target: str) -> str:
+    """The rendered prompt and the target with one blank between them, unless the prompt ends in white space."""
+    answer = target.strip()
+    blank = "" if not prompt or prompt[-1].isspace() else " "
+    return f"{prompt}{blank}{answer}" if answer else prompt

@@ -1,0 +1,214 @@
+"""Patch, what has been learnt as a value, and the one place that puts it on a model.
+
+A patch acts in up to four places, all of them doing nothing unless overridden:
+
+    rewrite   the query, before it is encoded           (in-context methods)
+    bind      the outputs of modules of the text decoder (routed experts, memory neurons)
+    weights   parameters of the Hugging Face model       (fine-tuning and hyper-networks)
+    merge     the logits                                 (a second model beside the first)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from liveedit.errors import BadInput, Mismatch, UnsupportedModel
+from liveedit.models.batch import IGNORED, Batch, find_spans
+from liveedit.types import Query
+
+if TYPE_CHECKING:
+    from liveedit.models.vlm import VLM
+
+__all__ = ["Patch", "SiteFn", "attached", "main_output", "site_layer"]
+
+SiteFn = Callable[[Tensor], Tensor]
+"""A module's output (B, T', D) to what replaces it, of the same shape, dtype and device."""
+
+
+class Patch:
+    """What has been learnt; this base class is the empty patch. A patch is a value: nothing done with it changes it."""
+
+    def __len__(self) -> int:
+        """How many edits it holds."""
+        return 0
+
+    def rewrite(self, query: Query) -> Query:
+        """The query that is encoded in place of ``query``. Applied by ``VLM.encode`` and ``VLM.generate``."""
+        return query
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
+        """What to do at which site for this batch.
+
+        A site is the path of a module below the text decoder: ``"layers.21"``, ``"layers.31.mlp"``. Called once a
+        batch, before its first layer runs. Each function is then called on the module's output (B, T, D) for the whole
+        batch and, where tokens are generated with a cache, again on the output (B, 1, D) for each of them: what it
+        finds out about the prompt the first time, it keeps for the others. A function that returns its argument
+        leaves the model's result bit for bit as it is.
+
+        In a call that the VLM has encoded itself ``batch`` is that batch; in a raw Hugging Face call it holds
+        ``input_ids`` and ``attention_mask`` only, and every token after the image counts as prompt.
+        """
+        return {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """New values in full, by the name of the parameter in the Hugging Face model. Gradients flow into them."""
+        return {}
+
+    def merge(self, batch: Batch, logits: Tensor) -> Tensor:  # noqa: ARG002
+        """The logits that replace ``logits`` (B, T', V), those of the last T' tokens of ``batch``.
+
+        While text is generated, ``batch`` grows by the tokens generated so far.
+        """
+        return logits
+
+    def fired(self) -> list[list[tuple[int, float]]]:
+        """For each row of the batch bound last, the experts that took part and their weights. Empty without experts."""
+        return []
+
+    def save(self, folder: Path) -> None:
+        """Write the patch into ``folder``."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved to {folder}")
+
+
+def overrides(patch: Patch, name: str) -> bool:
+    """Whether the patch's class has its own ``name`` in place of the one that does nothing."""
+    return getattr(type(patch), name) is not getattr(Patch, name)
+
+
+def main_output(output: Any) -> Tensor:
+    """The hidden states in what a module returned: the tensor itself, or the first of a tuple."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+def site_layer(site: str) -> int | None:
+    """The decoder layer that a site belongs to; ``None`` for one outside all layers, such as ``"norm"``."""
+    name, _, rest = site.partition(".")
+    return int(rest.partition(".")[0]) if name == "layers" else None
+
+
+@contextmanager
+def attached(vlm: "VLM", patch: Patch) -> Iterator[None]:
+    """Put ``patch`` on the model; on leaving, also by an exception, every parameter and hook is as it was."""
+    with ExitStack() as undo:
+        exchange(vlm, patch.weights(), undo)
+        acts, merges = overrides(patch, "bind"), overrides(patch, "merge")
+        if acts or merges:
+            watch = Watch(vlm, patch, merges)
+            undo.callback(watch.release)
+            embedding, head = vlm.model.get_input_embeddings(), vlm.model.get_output_embeddings()
+            undo.callback(embedding.register_forward_pre_hook(watch.embeds).remove)
+            undo.callback(vlm.decoder.register_forward_pre_hook(watch.begins, with_kwargs=True).remove)
+            if merges:
+                undo.callback(head.register_forward_hook(watch.predicts).remove)
+        yield
+
+
+def exchange(vlm: "VLM", weights: dict[str, Tensor], undo: ExitStack) -> None:
+    """Put new values in place of parameters, tied ones included, and leave in ``undo`` what puts the old ones back.
+
+    The old tensors themselves are kept and return, so nothing is copied and nothing can be rounded. Raises
+    :class:`Mismatch` for values that do not fit this model, :class:`UnsupportedModel` for a parameter that is
+    quantised or off-loaded.
+    """
+    if not weights:
+        return
+    _ = vlm.fingerprint  # it names the unedited weights, so it has to be taken before they go
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in vlm.model.modules():
+        for leaf, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append((module, leaf))
+    parameters = dict(vlm.model.named_parameters(remove_duplicate=False))
+    for name, value in weights.items():
+        old = parameters.get(name)
+        if old is None:
+            raise Mismatch(f"the patch sets '{name}', which this model does not have: use the patch's own base model")
+        if old.is_meta or not old.is_floating_point():
+            raise UnsupportedModel(f"'{name}' is quantised or off-loaded: load the model in full to change its weights")
+        if old.shape != value.shape:
+            shapes = f"{tuple(value.shape)} in the patch and {tuple(old.shape)} here"
+            raise Mismatch(f"'{name}' is {shapes}: use the patch's own base model")
+        new = value.to(old.device, old.dtype)
+        for module, leaf in owners[id(old)]:
+            undo.callback(module._parameters.__setitem__, leaf, module._parameters[leaf])
+            module._parameters[leaf] = new  # type: ignore[assignment]  # a plain tensor, so that gradients reach it
+
+
+class Watch:
+    """A patch at work: hooks that learn which batch goes through the model, and act on it.
+
+    The token ids are read off the input embedding and the start of a batch off the text decoder, because these two
+    modules run in every call, ``model.generate`` of families that never call their own ``forward`` included.
+    """
+
+    def __init__(self, vlm: "VLM", patch: Patch, merges: bool) -> None:
+        self.vlm, self.patch, self.merges = vlm, patch, merges
+        self.sites = ExitStack()
+        self.input_ids: Tensor | None = None
+        self.batch: Batch | None = None
+
+    def embeds(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Before the input embedding: keep the token ids (B, T')."""
+        if args and args[0].ndim == 2:
+            self.input_ids = args[0]
+
+    def begins(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the text decoder: bind a new batch, or go on with the one whose tokens are in the cache."""
+        input_ids, self.input_ids = self.input_ids, None
+        past = kwargs.get("past_key_values")
+        if past is None or past.get_seq_length() == 0:
+            self.release()
+            self.batch = self.plain(input_ids, kwargs) if self.vlm.announced is None else self.vlm.announced
+            self.attach(self.patch.bind(self.batch))
+        elif self.merges and self.batch is not None and input_ids is not None:
+            self.batch = self.batch.extended(input_ids)
+
+    def plain(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> Batch:
+        """The batch of a raw Hugging Face call. Raises :class:`BadInput` if the call hides its token ids."""
+        embedded = kwargs.get("inputs_embeds")
+        if input_ids is not None and embedded is not None and len(embedded) > len(input_ids):  # beams of each row
+            input_ids = input_ids.repeat_interleave(len(embedded) // len(input_ids), 0)
+        if input_ids is None or (embedded is not None and embedded.shape[:2] != input_ids.shape):
+            raise BadInput("a patched model needs input_ids: it reads off them where image and prompt are")
+        mask = kwargs.get("attention_mask")
+        if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+            mask = torch.ones_like(input_ids)
+        spans = find_spans(self.vlm.image_tokens(input_ids) & mask.bool(), mask)
+        return Batch({"input_ids": input_ids, "attention_mask": mask}, torch.full_like(input_ids, IGNORED), spans)
+
+    def attach(self, functions: dict[str, SiteFn]) -> None:
+        """Hook the functions to their sites, but for the sites in layers that this call skips."""
+        for site, function in functions.items():
+            layer = site_layer(site)
+            if layer is not None and layer <= self.vlm.skipped:
+                continue
+            try:
+                module = self.vlm.decoder.get_submodule(site)
+            except AttributeError:
+                known = f"its layers are 0 to {self.vlm.num_layers - 1}"
+                raise UnsupportedModel(f"the text decoder has no module '{site}': {known}") from None
+            # First in line, so that whoever else watches this module sees the patched output.
+            self.sites.callback(module.register_forward_hook(act(function), prepend=True).remove)
+
+    def predicts(self, _module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> Tensor:
+        """After the output embedding: merge the logits."""
+        return logits if self.batch is None else self.patch.merge(self.batch, logits)
+
+    def release(self) -> None:
+        """Take the hooks of the last batch off the sites."""
+        self.sites.close()
+
+
+def act(function: SiteFn) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    """The forward hook that puts ``function`` on a module's output, a tensor or a tuple that begins with it."""
+
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (function(output[0]), *output[1:])
+        return function(output)
+
+    return hook

@@ -1,0 +1,30 @@
+"""Qwen2-VL (Wang et al., 2024): as many image tokens as the image is large, 3-D rotary positions."""
+
+from typing import Any
+
+import transformers
+
+from liveedit.models.vlm import VLM
+
+__all__ = ["Qwen2VL", "Qwen2VLProcessor"]
+
+
+class Qwen2VLProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
+    """The processor without its video half, which alone would need torchvision.
+
+    It bears the name of the class it stands for because ``save_pretrained`` writes that name into the checkpoint.
+    """
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+
+class Qwen2VL(VLM):
+    """The image stands between two tokens of its own, which count as text."""
+
+    image_mark = "<|vision_start|><|image_pad|><|vision_end|>"
+
+    @classmethod
+    def load_processor(cls, source: str) -> Any:
+        """The processor of a checkpoint, without its video half."""
+        return Qwen2VLProcessor.from_pretrained(source)

@@ -1,0 +1,281 @@
+"""VLM: a frozen Hugging Face vision-language model and its processor, behind a few verbs.
+
+Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from liveedit.errors import BadInput
+from liveedit.models import checkpoint, family
+from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
+from liveedit.models.encode import Encoder, PromptFormat
+from liveedit.models.patch import Patch, attached, main_output, overrides
+from liveedit.types import Query
+
+__all__ = ["VLM", "PromptFormat"]
+
+GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config that would bend a plain argmax
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+
+
+class LayerReached(Exception):  # noqa: N818
+    """Ends a forward pass at the layer that was asked for."""
+
+
+class VLM(Encoder):
+    """A frozen Hugging Face model and its processor. A patched VLM is a VLM.
+
+    ``VLM(model, processor)`` wraps a model that is loaded already and is an instance of the family registered for its
+    ``model_type``. A family gives its facts as class data, and overrides :meth:`render`, :meth:`image_tokens`,
+    :meth:`place`, :meth:`picture` or :meth:`join` where its prompt or its image inputs are unlike the others'.
+    """
+
+    hf_class: ClassVar[str] = "AutoModelForImageTextToText"
+    """The class of ``transformers`` that reads the checkpoint."""
+    decoder_path: ClassVar[str] = "model.language_model"
+    """The module of the text decoder, the one that owns ``layers``."""
+
+    def __new__(cls, model: Any = None, *_: Any, **__: Any) -> "VLM":
+        """An instance of the family for ``model``, if not of the class asked for."""
+        chosen: type[VLM] = family(model.config.model_type) if cls is VLM else cls
+        return super().__new__(chosen)
+
+    def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
+        super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
+        self.patches: list[Patch] = []
+        self.announced: Batch | None = None
+        self.skipped = -1
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device_map: Any = None,
+        prompt_format: PromptFormat | None = None,
+    ) -> "VLM":
+        """The model in a folder, or under a Hugging Face id, as the family of its ``model_type``.
+
+        ``dtype`` ``None`` keeps the checkpoint's own; ``device_map`` goes to ``from_pretrained``; ``prompt_format``
+        ``None`` means the chat template if there is one. Raises :class:`BadInput` where there is no checkpoint or a
+        broken one, :class:`UnsupportedModel` for a ``model_type`` that no family reads.
+        """
+        source = checkpoint(path)
+        with reading(path):
+            config, _ = transformers.PreTrainedConfig.get_config_dict(source)
+        chosen = family(str(config.get("model_type")))
+        with reading(path):
+            model, report = getattr(transformers, chosen.hf_class).from_pretrained(
+                source, dtype=dtype or "auto", device_map=device_map, output_loading_info=True
+            )
+            processor = chosen.load_processor(source)
+        if report["missing_keys"]:
+            raise BadInput(f"the checkpoint {path} lacks {sorted(report['missing_keys'])[0]}: get all of its files")
+        vlm: VLM = chosen(model, processor, prompt_format)
+        return vlm
+
+    @classmethod
+    def load_processor(cls, source: str) -> Any:
+        """The processor of a checkpoint."""
+        return transformers.AutoProcessor.from_pretrained(source)
+
+    @property
+    def decoder(self) -> Any:
+        """The text decoder."""
+        return self.model.get_submodule(self.decoder_path)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers of the text decoder."""
+        layers: nn.ModuleList = self.decoder.layers
+        return layers
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the text decoder has."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of the text decoder."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the model type and, of every weight, name, type, shape, the sum of its bits and 1024 samples.
+
+        The settings in the config are left out, because a newer transformers may name them differently for the same
+        model. Integers are summed, so the device does not matter.
+        """
+        digest = sha256(str(self.model.config.model_type).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            if not tensor.is_meta:
+                digest.update(checksum(tensor))
+        return digest.hexdigest()
+
+    def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
+        """The queries as one batch (:meth:`Encoder.encode`). Within :meth:`patched` the patch rewrites them first."""
+        for patch in self.patches:
+            queries = [patch.rewrite(query) for query in queries]
+        return super().encode(queries, padding_side=padding_side, eos=eos)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in."""
+        with self.announce(batch):
+            logits: Tensor = self.model(**batch.inputs, use_cache=False).logits
+        return logits
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
+        """What decoder layer ``layer`` (counted from 0) puts out; no layer above it runs.
+
+        ``batch.position_ids`` is filled in on the way. Raises :class:`BadInput` for a layer that does not exist.
+        """
+        self.check_layer(layer)
+        caught: list[Tensor] = []
+
+        def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            batch.position_ids = kwargs.get("position_ids")
+
+        def reached(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            caught.append(main_output(output))
+            raise LayerReached
+
+        with ExitStack() as undo:
+            undo.enter_context(self.announce(batch))
+            undo.callback(self.decoder.register_forward_pre_hook(starts, with_kwargs=True).remove)
+            undo.callback(self.layers[layer].register_forward_hook(reached).remove)
+            with suppress(LayerReached):
+                self.model(**batch.inputs, use_cache=False)
+        return HiddenBatch(caught[0], batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids)
+
+    def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
+        """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``.
+
+        Neither that layer nor one below it runs, nor the vision tower; of a patch only what acts above applies.
+        ``positions``, boolean (B, T), asks for the logits (N, V) at these positions alone, row by row. Differentiable
+        with respect to ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
+        """
+        self.check_layer(layer)
+        batch = Batch({"attention_mask": hidden.attention_mask}, hidden.labels, hidden.spans, hidden.position_ids)
+        width = self.model.get_input_embeddings().weight.shape[-1]
+        with self.announce(batch, skipped=layer), self.bypassed(layer, hidden.hidden):
+            states = self.decoder(
+                inputs_embeds=hidden.hidden.new_zeros(*hidden.hidden.shape[:2], width),  # no layer that runs reads it
+                attention_mask=hidden.attention_mask,
+                position_ids=hidden.position_ids,
+                use_cache=False,
+            )[0]
+            if positions is None:
+                return self.predict(states)
+            if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
+                return self.predict(states)[positions]
+            return self.predict(states[positions])
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
+        return scaled(self.model.get_output_embeddings()(states), self.model.config.get_text_config())
+
+    @torch.no_grad()
+    def generate(self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32) -> list[str]:
+        """The greedy answer to each query, stripped of white space; targets are ignored."""
+        answers: list[str] = []
+        for start in range(0, len(queries), batch_size):
+            asked = [Query(query.prompt, image=query.image) for query in queries[start : start + batch_size]]
+            batch = self.encode(asked, padding_side="left")
+            options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
+            with self.announce(batch):
+                tokens = self.model.generate(**batch.inputs, **options)
+            new = tokens[:, batch.labels.shape[1] :]
+            texts = self.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            answers += [text.strip() for text in texts]
+        return answers
+
+    @contextmanager
+    def patched(self, patch: Patch) -> Iterator["VLM"]:
+        """Within it the model answers with the patch: every verb of this class, and the raw Hugging Face model too.
+
+        Leaving it, also by an exception, restores the parameters bit for bit and leaves no hook. May be nested.
+        """
+        with attached(self, patch):
+            self.patches.append(patch)
+            try:
+                yield self
+            finally:
+                self.patches.pop()
+
+    @contextmanager
+    def announce(self, batch: Batch, skipped: int = -1) -> Iterator[None]:
+        """Tell the patches which batch is under way, and which layer is the last that does not run."""
+        before = self.announced, self.skipped
+        self.announced, self.skipped = batch, skipped
+        try:
+            yield
+        finally:
+            self.announced, self.skipped = before
+
+    @contextmanager
+    def bypassed(self, layer: int, hidden: Tensor) -> Iterator[None]:
+        """Have the decoder's layers do nothing up to ``layer``, which puts out ``hidden`` (B, T, D)."""
+        with ExitStack() as undo:
+            for module in self.layers[: layer + 1]:
+                own = vars(module)
+                if "forward" in own:  # accelerate's, which has to come back
+                    undo.callback(own.__setitem__, "forward", own["forward"])
+                else:
+                    undo.callback(own.pop, "forward")
+                own["forward"] = lambda *_, **__: hidden
+            yield
+
+    def check_layer(self, layer: int) -> None:
+        """Raise :class:`BadInput` unless the text decoder has this layer."""
+        if not 0 <= layer < self.num_layers:
+            raise BadInput(f"there is no layer {layer}: the text decoder has layers 0 to {self.num_layers - 1}")
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong in reading the checkpoint at ``path`` into one line that says so."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        raise BadInput(f"cannot read the model {path}: {reason}") from error
+
+
+def scaled(logits: Tensor, config: Any) -> Tensor:
+    """What some text decoders do to the logits after the output embedding, by the names that their configs share."""
+    if factor := getattr(config, "logit_scale", None):
+        logits = logits * factor
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def checksum(tensor: Tensor) -> bytes:
+    """The sum of a tensor's bits, read as integers, and about 1024 of its elements, evenly spread."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.detach().reshape(-1).contiguous().view(integers[tensor.element_size()])
+    samples: bytes = bits[:: max(1, len(bits) // 1024)].cpu().numpy().tobytes()
+    return samples + str(int(bits.sum(dtype=torch.int64))).encode()
