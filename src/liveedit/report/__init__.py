@@ -1,0 +1,70 @@
+"""Reports: from the records of an evaluation to scores, tables, curves and one page that shows them all.
+
+>>> write_report("runs/demo", "runs/demo/report")  # doctest: +SKIP
+"""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from liveedit.errors import BadInput
+from liveedit.report.chart import curves_png, curves_svg
+from liveedit.report.files import Reading, read_records, write_file
+from liveedit.report.page import Images, render
+from liveedit.report.scores import Summary, as_json, summary, write_summary
+from liveedit.report.table import Table, csv_text, markdown, tables, terminal_rows
+
+__all__ = [
+    "Images",
+    "Reading",
+    "Summary",
+    "Table",
+    "read_records",
+    "summary",
+    "tables",
+    "terminal_tables",
+    "write_report",
+    "write_summary",
+]
+
+
+def write_report(records_path: str | Path, folder: str | Path, images: Images | None = None) -> Path:
+    """Read the records at ``records_path`` and write the report into ``folder``; the path of its page is returned.
+
+    Written are ``summary.json``, ``table.md``, ``table.csv``, ``curves.svg``, ``curves.png`` and ``index.html``, each
+    whole or not at all. ``images`` finds the pictures that records name; without it, names are taken as paths.
+    Raises :class:`BadInput` where there is no record or a broken one, :class:`StorageError` where a disk fails.
+    """
+    reading, folder = read_records(records_path), Path(folder)
+    numbers = summary(reading.records)
+    contents = {
+        "summary.json": as_json(numbers),
+        "table.md": markdown(tables(numbers)).encode(),
+        "table.csv": csv_text(numbers).encode(),
+        "curves.svg": curves_svg(numbers),
+        "curves.png": curves_png(numbers),
+        "index.html": render(reading, numbers, images or _at_path).encode(),
+    }
+    for name, content in contents.items():
+        write_file(folder / name, content)
+    return folder / "index.html"
+
+
+def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The tables of the report in ``folder`` that fit a terminal, as (title, heading, rows): the scores and the cost.
+
+    Raises :class:`BadInput` where :func:`write_report` or :func:`write_summary` has not been.
+    """
+    path = Path(folder) / "summary.json"
+    try:
+        numbers: Summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BadInput(f"cannot read {path}: make the report anew from its records") from None
+    shown = [table for table in tables(numbers) if table.kind in ("main", "cost")]
+    return [(f"{table.data}: {table.title}", *terminal_rows(table)) for table in shown]
+
+
+def _at_path(name: str) -> Image.Image | None:
+    path = Path(name)
+    return Image.open(path) if path.is_file() else None

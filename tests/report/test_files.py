@@ -1,0 +1,91 @@
+"""Reading records that a run left behind, and writing without leaving halves."""
+
+import pytest
+
+from liveedit.errors import BadInput, StorageError
+from liveedit.report.files import read_records, write_file
+
+
+def test_reads_one_file_or_all_below_a_folder(tmp_path, record, save):
+    first = save(tmp_path / "records-0.jsonl", [record(case="a")])
+    save(tmp_path / "ft" / "records-1.jsonl", [record(case="b")])
+    save(tmp_path / "other.jsonl", [record(case="c")])
+    assert [r.case for r in read_records(first).records] == ["a"]
+    assert sorted(r.case for r in read_records(tmp_path).records) == ["a", "b"]
+
+
+def test_records_come_back_as_they_were_written(tmp_path, run, save):
+    records = run()
+    assert read_records(save(tmp_path / "records-0.jsonl", records)).records == records
+
+
+@pytest.mark.parametrize("keep", [1, 40, -1], ids=["one byte", "half", "all but the brace"])
+def test_half_written_last_line_is_counted_and_left_out(tmp_path, record, save, keep):
+    path = save(tmp_path / "records-0.jsonl", [record(case="a")])
+    with path.open("ab") as file:
+        file.write(record(case="b").to_json().encode()[:keep])
+    reading = read_records(path)
+    assert [r.case for r in reading.records] == ["a"]
+    assert reading.half_lines == 1
+
+
+def test_a_character_cut_in_two_is_a_half_line(tmp_path, record, save):
+    path = save(tmp_path / "records-0.jsonl", [record(case="a")])
+    with path.open("ab") as file:
+        file.write('{"editor":"é'.encode()[:-1])
+    assert read_records(path).half_lines == 1
+
+
+def test_last_line_without_newline_counts_if_it_is_whole(tmp_path, record, save):
+    path = save(tmp_path / "records-0.jsonl", [record(case="a"), record(case="b")])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    reading = read_records(path)
+    assert (len(reading.records), reading.half_lines) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "bad", ["{", "[]", "3", "{}", '{"editor": "x", "fired": [], "tokens_wanted": [], "tokens_after": []}', "\xff"]
+)
+def test_corrupt_line_names_file_and_line(tmp_path, record, bad):
+    path = tmp_path / "records-7.jsonl"
+    path.write_bytes(b"\n".join([record().to_json().encode(), bad.encode("latin-1"), record().to_json().encode(), b""]))
+    with pytest.raises(BadInput, match=r"records-7\.jsonl, line 2 ") as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_repeated_records_the_last_counts(tmp_path, record, save):
+    path = save(tmp_path / "records-0.jsonl", [record(answer_after="first"), record(answer_after="second")])
+    reading = read_records(path)
+    assert [r.answer_after for r in reading.records] == ["second"]
+    assert reading.repeated == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_no_records_is_bad_input(tmp_path, name):
+    with pytest.raises(BadInput, match="no records"):
+        read_records(tmp_path / name)
+
+
+def test_writing_replaces_and_leaves_no_draft(tmp_path):
+    path = write_file(tmp_path / "new" / "table.md", b"old")
+    write_file(path, b"new")
+    assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [("table.md", b"new")]
+
+
+def test_failed_writing_keeps_the_old_file(tmp_path, monkeypatch):
+    path = write_file(tmp_path / "table.md", b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_file(path, b"new")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("table.md", b"old")]
+
+
+def test_folder_that_is_a_file_is_a_storage_error(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StorageError, match="taken"):
+        write_file(tmp_path / "taken" / "table.md", b"")

@@ -1,0 +1,66 @@
+"""The whole report, written from records."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from liveedit.errors import BadInput, StorageError
+from liveedit.report import terminal_tables, write_report
+
+FILES = ["curves.png", "curves.svg", "index.html", "summary.json", "table.csv", "table.md"]
+
+
+def test_report_writes_its_files(tmp_path, run, save):
+    save(tmp_path / "liveedit" / "records-0.jsonl", run(cases=3))
+    page = write_report(tmp_path, tmp_path / "out")
+    assert page == tmp_path / "out" / "index.html"
+    assert sorted(p.name for p in page.parent.iterdir()) == FILES
+    assert json.loads((page.parent / "summary.json").read_text())["rows"]
+
+
+def test_report_is_the_same_each_time(tmp_path, run, save):
+    records = save(tmp_path / "records-0.jsonl", run(cases=3))
+    reports = [write_report(records, tmp_path / name).parent for name in "ab"]
+    contents = [{file: (report / file).read_bytes() for file in FILES} for report in reports]
+    assert contents[0] == contents[1]
+
+
+def test_without_a_resolver_names_are_paths(tmp_path, record, save):
+    Image.new("RGB", (8, 8)).save(tmp_path / "flag.png")
+    found = save(tmp_path / "records-0.jsonl", [record(image=str(tmp_path / "flag.png"))])
+    assert "data:image/webp" in write_report(found, tmp_path).read_text()
+
+
+@pytest.mark.parametrize("content", ["", '{"editor": "li'])
+def test_empty_records_are_bad_input(tmp_path, content):
+    (tmp_path / "records-0.jsonl").write_text(content)
+    with pytest.raises(BadInput, match="no record to report"):
+        write_report(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path, record, save):
+    records = save(tmp_path / "records-0.jsonl", [record()])
+    with pytest.raises(StorageError):
+        write_report(records, records)
+
+
+def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):
+    write_report(save(tmp_path / "records-0.jsonl", [record()]), tmp_path)
+    [accuracy, exact, cost] = terminal_tables(tmp_path)
+    assert accuracy[0] == "emblem: Token accuracy (teacher-forced)"
+    assert exact[1:] == (["N", "Editor", "Rel"], [["10", "liveedit", "100.0 (100–100)"]])
+    assert cost[0] == "emblem: Time and memory"
+
+
+def test_terminal_tables_without_a_report(tmp_path):
+    with pytest.raises(BadInput, match="make the report"):
+        terminal_tables(tmp_path)
+
+
+def test_importing_the_report_leaves_torch_alone():
+    code = "import sys, liveedit.report; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,150 @@
+"""Scores computed by hand, and what intervals must satisfy."""
+
+import json
+
+import pytest
+
+from liveedit.errors import BadInput, StorageError
+from liveedit.report.scores import AVERAGED, normalise, probe_scores, summary, write_summary
+from liveedit.types import Firing
+
+
+def rows_of(records):
+    return {(row["metric"], row["score"]): row for row in summary(records)["rows"]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "same_as"),
+    [(" Japan\n", "japan"), ("JAPAN.", "japan"), ("New   York .", "new york"), ("Straße", "STRASSE"), ("U.S.", "u.s")],
+)
+def test_normalise(answer, same_as):
+    assert normalise(answer) == normalise(same_as)
+
+
+def test_normalise_keeps_what_differs():
+    assert normalise("Japan..") != normalise("Japan")
+    assert normalise("new york") != normalise("newyork")
+
+
+@pytest.mark.parametrize(
+    ("changes", "scores"),
+    [
+        ({"answer_after": " japan. "}, {"exact_match": 1.0, "token_accuracy": 1.0}),
+        ({"answer_after": "Japan, I think"}, {"exact_match": 0.0, "token_accuracy": 1.0}),
+        ({"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 9, 3, 9)}, {"exact_match": 1.0, "token_accuracy": 0.5}),
+        ({"tokens_wanted": (), "tokens_after": ()}, {"exact_match": 1.0}),
+        ({"wanted": "before", "answer_after": "France"}, {"exact_match": 1.0, "token_accuracy": 1.0}),
+        ({"wanted": "before", "answer_after": "france"}, {"exact_match": 0.0, "token_accuracy": 1.0}),
+        ({"top10_kept": 0.25}, {"exact_match": 1.0, "token_accuracy": 1.0, "top10_rank": 0.25}),
+    ],
+)
+def test_probe_scores(record, changes, scores):
+    assert probe_scores(record(**changes)) == scores
+
+
+def test_scores_are_means_over_probes_not_over_cases(record):
+    right, wrong = {"tokens_after": (1, 2)}, {"tokens_after": (7, 2), "answer_after": "Chile"}
+    rows = rows_of(
+        [record(case="a", probe=i, **right) for i in range(3)] + [record(case="b", probe=0, **wrong)],
+    )
+    assert rows["reliability", "token_accuracy"]["value"] == 0.875
+    assert rows["reliability", "exact_match"]["value"] == 0.75
+    assert rows["reliability", "exact_match"]["n"] == 4
+
+
+def test_average_is_the_mean_of_the_five_and_needs_them_all(record):
+    shares = dict(zip(AVERAGED, (1, 2, 3, 4, 4), strict=True))  # probes of four that are right
+    records = [
+        record(case=f"c{i}", metric=metric, probe=number, answer_after="Japan" if i < share else "Chile")
+        for number, (metric, share) in enumerate(shares.items())
+        for i in range(4)
+    ]
+    average = rows_of(records)["average", "exact_match"]
+    assert average["value"] == pytest.approx((0.25 + 0.5 + 0.75 + 1 + 1) / 5)
+    assert average["n"] == 20
+    assert ("average", "exact_match") not in rows_of([r for r in records if r.metric != "image_locality"])
+
+
+def test_top10_is_over_the_probes_that_have_it(record):
+    kept = (0.5, None, 1.0)
+    rows = rows_of([record(case=str(i), metric="image_locality", top10_kept=k) for i, k in enumerate(kept)])
+    assert rows["image_locality", "top10_rank"]["value"] == 0.75
+    assert rows["image_locality", "top10_rank"]["n"] == 2
+    assert ("average", "top10_rank") not in rows
+
+
+def test_intervals_contain_the_value(run):
+    for row in summary(run())["rows"]:
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+
+
+def test_interval_is_that_of_a_binomial(record):
+    records = [record(case=str(i), answer_after="Japan" if i % 2 else "Chile") for i in range(400)]
+    row = rows_of(records)["reliability", "exact_match"]
+    assert row["low"] == pytest.approx(0.5 - 1.96 * 0.025, abs=0.006)
+    assert row["high"] == pytest.approx(0.5 + 1.96 * 0.025, abs=0.006)
+
+
+def test_cases_are_resampled_not_probes(record):
+    """Ten probes that agree within each case tell no more than one."""
+    one = [record(case=str(i), answer_after="Japan" if i % 2 else "Chile") for i in range(40)]
+    ten = [record(case=r.case, answer_after=r.answer_after, probe=p) for r in one for p in range(10)]
+    narrow, wide = (rows_of(records)["reliability", "exact_match"] for records in (one, ten))
+    assert (narrow["low"], narrow["high"]) == (wide["low"], wide["high"])
+
+
+def test_a_metric_of_one_case_among_many_has_an_interval(record):
+    records = [record(case=str(i)) for i in range(30)] + [record(case="0", probe=1, metric="portability_4hop")]
+    assert rows_of(records)["portability_4hop", "exact_match"]["low"] == 1.0
+
+
+def test_same_records_in_any_order_give_the_same_summary(run):
+    records = run()
+    assert summary(records) == summary(records[::-1])
+
+
+def test_rows_are_ordered_by_data_edits_editor_and_metric(run):
+    rows = summary(run(sizes=(100, 1, 10), editors=("liveedit", "ft"), data=("vlkeb", "emblem")))["rows"]
+    keys = list(dict.fromkeys((row["data"], row["edits"], row["editor"]) for row in rows))
+    assert keys == [(d, n, e) for d in ("emblem", "vlkeb") for n in (1, 10, 100) for e in ("ft", "liveedit")]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    assert metrics == [*AVERAGED, "average", "portability_1hop", "look_alike_image"]
+
+
+def test_firing(record):
+    own, other = Firing(3, 0.5, own=True), Firing(4, 0.25, own=False)
+    records = [
+        record(case="a", fired=(own, other), experts_fired=2),
+        record(case="b", fired=(other,), experts_fired=1),
+        record(case="c"),
+        record(case="d"),
+    ]
+    [row] = summary(records)["firing"]
+    assert (row["fired"], row["own"], row["experts"], row["n"]) == (0.5, 0.25, 0.75, 4)
+
+
+def test_cost_counts_an_edit_once(record):
+    records = [record(case="a", probe=i, edit_seconds=1.0, edit_bytes=100, query_seconds=0.1) for i in range(9)]
+    records.append(record(case="b", edit_seconds=3.0, edit_bytes=300, query_seconds=1.1))
+    [row] = summary(records)["cost"]
+    assert (row["edit_seconds"], row["edit_bytes"], row["query_seconds"]) == (2.0, 200.0, 0.2)
+
+
+def test_no_records_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match="no record"):
+        write_summary([], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_summary_is_written_as_json(tmp_path, run):
+    records = run()
+    path = write_summary(records, tmp_path / "report")
+    assert json.loads(path.read_text()) == summary(records)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_summary_that_cannot_be_written_is_a_storage_error(tmp_path, record):
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(StorageError, match=r"summary\.json"):
+        write_summary([record()], tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
