@@ -37,6 +37,10 @@ from liveedit.types import Case, Probe, Query
 __all__ = ["correction_cases", "corrections", "counterfactual_cases", "counterfactuals"]
 
 
+SPARE = 0.4
+"""Share of training edits of what a drawing shows whose answer is a spare word: more answers than there are entities."""
+
+
 def counterfactuals(part: Part, seed: int) -> list[Case]:
     """The benchmark "emblem"."""
     return counterfactual_cases(Emblem(), part, seed=seed)
@@ -89,6 +93,8 @@ class _Maker:
         hand = hand or self.random.choice(entity.seen_hands)
         become = entity if truly else self._other_answer(entity, relation)
         target = str(self.emblem.answer(relation, become))
+        if self.part == "train" and relation.hops == 0 and self.random.random() < SPARE:
+            become, target = entity, self.random.choice(self.emblem.words)
         edit = Query(self.random.choice(wordings(relation, "seen")), target, self._image(hand, entity))
         probes = [
             Probe("reliability", edit),
@@ -96,7 +102,7 @@ class _Maker:
             *self._image_generality(entity, hand, edit),
             Probe("image_locality", self._about_another(entity), "before"),
             Probe("text_locality", self._text_fact(entity, become), "before"),
-            *self._portability(relation, edit, become),
+            *([] if become is entity and not truly else self._portability(relation, edit, become)),
             *self._hard(entity, relation, hand, edit),
         ]
         kind = "correct" if truly else "edit"

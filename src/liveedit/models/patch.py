@@ -103,6 +103,7 @@ def attached(vlm: "VLM", patch: Patch) -> Iterator[None]:
             embedding, head = vlm.model.get_input_embeddings(), vlm.model.get_output_embeddings()
             undo.callback(embedding.register_forward_pre_hook(watch.embeds).remove)
             undo.callback(vlm.decoder.register_forward_pre_hook(watch.begins, with_kwargs=True).remove)
+            undo.callback(vlm.decoder.register_forward_hook(watch.ends, always_call=True).remove)
             if merges:
                 undo.callback(head.register_forward_hook(watch.predicts).remove)
         yield
@@ -158,7 +159,8 @@ class Watch:
 
     def begins(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the text decoder: bind a new batch, or go on with the one whose tokens are in the cache."""
-        input_ids, self.input_ids = self.input_ids, None
+        given = kwargs.get("input_ids")  # else its caller has embedded them already
+        input_ids = self.input_ids if given is None else given
         past = kwargs.get("past_key_values")
         if past is None or past.get_seq_length() == 0:
             self.release()
@@ -166,6 +168,10 @@ class Watch:
             self.attach(self.patch.bind(self.batch))
         elif self.merges and self.batch is not None and input_ids is not None:
             self.batch = self.batch.extended(input_ids)
+
+    def ends(self, *_: Any) -> None:
+        """After the text decoder, also if it raised: forget the token ids, the next call brings its own."""
+        self.input_ids = None
 
     def plain(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> Batch:
         """The batch of a raw Hugging Face call. Raises :class:`BadInput` if the call hides its token ids."""
@@ -182,6 +188,7 @@ class Watch:
 
     def attach(self, functions: dict[str, SiteFn]) -> None:
         """Hook the functions to their sites, but for the sites in layers that this call skips."""
+        rows = 0 if self.batch is None else len(self.batch)
         for site, function in functions.items():
             layer = site_layer(site)
             if layer is not None and layer <= self.vlm.skipped:
@@ -192,7 +199,7 @@ class Watch:
                 known = f"its layers are 0 to {self.vlm.num_layers - 1}"
                 raise UnsupportedModel(f"the text decoder has no module '{site}': {known}") from None
             # First in line, so that whoever else watches this module sees the patched output.
-            self.sites.callback(module.register_forward_hook(act(function), prepend=True).remove)
+            self.sites.callback(module.register_forward_hook(act(function, rows), prepend=True).remove)
 
     def predicts(self, _module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> Tensor:
         """After the output embedding: merge the logits."""
@@ -203,12 +210,14 @@ class Watch:
         self.sites.close()
 
 
-def act(function: SiteFn) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+def act(function: SiteFn, rows: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
     """The forward hook that puts ``function`` on a module's output, a tensor or a tuple that begins with it."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (function(output[0]), *output[1:])
-        return function(output)
+        states = main_output(output)
+        flat = states.ndim == 2  # OPT lays the tokens of all rows end to end within its feed-forward network
+        states = function(states.reshape(rows, -1, states.shape[-1]) if flat else states)
+        states = states.flatten(0, 1) if flat else states
+        return (states, *output[1:]) if isinstance(output, tuple) else states
 
     return hook

@@ -46,11 +46,17 @@ def tiny(family: TinyFamily, seed: int = 0) -> VLM:
     return VLM(model, processor)
 
 
-def spread(model: torch.nn.Module) -> None:
-    """Draw the matrices anew, wide enough that the image and every token of the prompt can be seen in the logits."""
+@torch.no_grad()
+def spread(model: Any) -> None:
+    """Draw the matrices anew, wide enough that the image and every token of the prompt can be seen in the logits.
+
+    The image token, which no trained model answers with, gets a logit of 0, so it is never the greedy answer.
+    """
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
+    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+        embedding.weight[model.config.image_token_id] = 0.0
 
 
 def tokenizer(bos: str | None, special: list[str]) -> PreTrainedTokenizerFast:

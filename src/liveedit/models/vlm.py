@@ -177,16 +177,18 @@ class VLM(Encoder):
         """
         self.check_layer(layer)
         batch = Batch({"attention_mask": hidden.attention_mask}, hidden.labels, hidden.spans, hidden.position_ids)
-        width = self.model.get_input_embeddings().weight.shape[-1]
+        shape = (*hidden.attention_mask.shape, self.model.get_input_embeddings().weight.shape[-1])
+        unread = hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)  # by any layer that runs
         with self.announce(batch, skipped=layer), self.bypassed(layer, hidden.hidden):
             states = self.decoder(
-                inputs_embeds=hidden.hidden.new_zeros(*hidden.hidden.shape[:2], width),  # no layer that runs reads it
+                inputs_embeds=unread,
                 attention_mask=hidden.attention_mask,
                 position_ids=hidden.position_ids,
                 use_cache=False,
             )[0]
             if positions is None:
                 return self.predict(states)
+            positions = positions.to(states.device)
             if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
                 return self.predict(states)[positions]
             return self.predict(states[positions])

@@ -1,0 +1,152 @@
+import pytest
+import torch
+
+from liveedit.errors import Mismatch, UnsupportedModel
+from liveedit.models.patch import Patch, main_output, site_layer
+from liveedit.models.tiny import tiny
+from liveedit.types import Query
+
+QUERIES = [Query("who sang the song", "Elvis"), Query("What is the country with this flag?", "Japan")]
+
+
+class Weights(Patch):
+    def __init__(self, values):
+        self.values = values
+
+    def weights(self):
+        return self.values
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return tiny("llava")
+
+
+@pytest.fixture(scope="module")
+def tied():
+    made = tiny("blip2")
+    head, embedding = made.model.get_output_embeddings(), made.model.get_input_embeddings()
+    assert head.weight is embedding.weight
+    return made
+
+
+def test_the_base_class_is_the_empty_patch(vlm):
+    patch, batch, logits = Patch(), vlm.encode(QUERIES), torch.zeros(2, 1, 3)
+    assert len(patch) == 0
+    assert patch.rewrite(QUERIES[0]) is QUERIES[0]
+    assert patch.bind(batch) == patch.weights() == {}
+    assert patch.merge(batch, logits) is logits
+    assert patch.fired() == []
+
+
+def test_saving_is_up_to_the_patch(tmp_path):
+    with pytest.raises(NotImplementedError, match="Patch cannot be saved"):
+        Patch().save(tmp_path)
+
+
+def test_sites_and_their_layers():
+    assert site_layer("layers.21") == site_layer("layers.21.mlp.down_proj") == 21
+    assert site_layer("norm") is None
+
+
+def test_main_output():
+    states = torch.zeros(1)
+    assert main_output(states) is main_output((states, None)) is states
+
+
+def test_tied_weights_change_together(tied):
+    name = "language_model.model.decoder.embed_tokens.weight"
+    head, embedding = tied.model.get_output_embeddings(), tied.model.get_input_embeddings()
+    before = embedding.weight
+    with tied.patched(Weights({name: torch.zeros_like(before)})):
+        assert head.weight is embedding.weight
+        assert tied.logits(tied.encode(QUERIES)).abs().max() == 0
+    assert head.weight is embedding.weight is before
+
+
+def test_weights_take_the_models_type(vlm):
+    name, old = next(vlm.layers[0].named_parameters())
+    name = f"model.language_model.layers.0.{name}"
+    with vlm.patched(Weights({name: old.double()})):
+        assert vlm.model.state_dict()[name].dtype == torch.float32
+
+
+def test_weights_of_another_model_are_refused(vlm):
+    name = "model.language_model.norm.weight"
+    for values, reason in (({"no.such": torch.zeros(1)}, "does not have"), ({name: torch.zeros(3)}, r"\(3,\)")):
+        with pytest.raises(Mismatch, match=reason), vlm.patched(Weights(values)):
+            pass
+    assert vlm.patches == []
+
+
+def test_a_refused_weight_puts_the_others_back(vlm):
+    name = "model.language_model.norm.weight"
+    before = vlm.model.get_parameter(name)
+    values = {name: torch.zeros_like(before), "no.such": torch.zeros(1)}
+    with pytest.raises(Mismatch), vlm.patched(Weights(values)):
+        pass
+    assert vlm.model.get_parameter(name) is before
+
+
+def test_quantised_weights_are_refused():
+    vlm, name = tiny("llava"), "model.language_model.norm.weight"
+    quantised = torch.nn.Parameter(torch.zeros(32, dtype=torch.int8), requires_grad=False)
+    vlm.decoder.norm.weight = quantised
+    with pytest.raises(UnsupportedModel, match="quantised"), vlm.patched(Weights({name: torch.zeros(32)})):
+        pass
+
+
+def test_a_patch_without_sites_sets_no_hook(vlm):
+    with vlm.patched(Weights({})):
+        assert not vlm.decoder._forward_pre_hooks
+        assert not vlm.model.get_input_embeddings()._forward_pre_hooks
+
+
+def test_whoever_watches_a_site_sees_the_patched_output(vlm):
+    class Add(Patch):
+        def bind(self, batch):
+            return {"layers.1": lambda states: states + 1}
+
+    batch, seen = vlm.encode(QUERIES), []
+    with vlm.layers[1].register_forward_hook(lambda _m, _a, output: seen.append(output)):
+        vlm.logits(batch)
+        with vlm.patched(Add()):
+            vlm.logits(batch)
+    assert torch.equal(seen[1], seen[0] + 1)
+
+
+def test_an_interrupted_batch_does_not_leak_into_the_next(vlm):
+    class Faulty(Patch):
+        fails = True
+
+        def bind(self, batch):
+            return {"layers.1": self.act} if self.fails else {}
+
+        def act(self, states):
+            raise ZeroDivisionError
+
+    batch, patch = vlm.encode(QUERIES), Faulty()
+    logits = vlm.logits(batch)
+    with vlm.patched(patch):
+        with pytest.raises(ZeroDivisionError):
+            vlm.logits(batch)
+        patch.fails = False
+        assert torch.equal(vlm.logits(batch), logits)
+
+
+def test_the_text_model_alone_sees_a_patch(tied):
+    """OPT embeds its tokens within the decoder when it is called by itself, and merging has to keep up with that."""
+    grown = []
+
+    class Watching(Patch):
+        def merge(self, batch, logits):
+            grown.append(batch.inputs["input_ids"].tolist())
+            return logits
+
+    text = tied.model.language_model
+    ids = tied.encode(QUERIES[:1]).inputs["input_ids"]
+    with tied.patched(Watching()):
+        tokens = text.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, min_new_tokens=3, do_sample=False
+        )
+    assert grown == [tokens[:, :stop].tolist() for stop in range(ids.shape[1], tokens.shape[1])]

@@ -1,0 +1,267 @@
+"""Loading, errors, chat templates and what single families do differently."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from accelerate.hooks import ModelHook, add_hook_to_module
+from PIL import Image
+
+from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.encode import joined
+from liveedit.models.llava import Llava
+from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM, scaled
+from liveedit.types import Query
+
+FLAG = Image.fromarray(np.arange(60 * 40 * 3, dtype=np.uint8).reshape(40, 60, 3))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    vlm = tiny("llava")
+    vlm.model.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def one_line(caught):
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_unknown_model_type(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(UnsupportedModel, match="'mamba'") as caught:
+        VLM.load(tmp_path)
+    assert "blip-2, llava, qwen2_vl" in one_line(caught)
+
+
+def test_a_config_without_model_type(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UnsupportedModel):
+        VLM.load(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./nowhere", "~/nowhere", "nowhere", "a/b/c"])
+def test_missing_folder(path):
+    with pytest.raises(BadInput, match="no model folder at") as caught:
+        VLM.load(path)
+    assert path in one_line(caught)
+
+
+def test_an_id_that_cannot_be_reached(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co'.\nCheck your internet connection.")
+
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", unreachable)
+    with pytest.raises(BadInput, match="cannot read the model owner/name: We couldn't connect") as caught:
+        VLM.load("owner/name")
+    one_line(caught)
+
+
+def test_a_folder_without_config(tmp_path):
+    with pytest.raises(BadInput, match=r"holds no config\.json"):
+        VLM.load(tmp_path)
+
+
+def test_a_config_that_is_no_json(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BadInput, match="cannot read the model") as caught:
+        VLM.load(tmp_path)
+    one_line(caught)
+
+
+def test_truncated_weights(saved):
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="cannot read the model") as caught:
+        VLM.load(saved)
+    one_line(caught)
+
+
+def test_missing_weights(saved):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file(
+        {key: value for key, value in weights.items() if key != name}, saved / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(BadInput, match="lacks") as caught:
+        VLM.load(saved)
+    one_line(caught)
+
+
+def test_a_checkpoint_without_processor(saved):
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (saved / name).unlink()
+    with pytest.raises(BadInput, match="cannot read the model") as caught:
+        VLM.load(saved)
+    one_line(caught)
+
+
+def test_load_keeps_what_is_asked_for(saved):
+    vlm = VLM.load(saved, dtype=torch.float64, device_map="cpu", prompt_format="raw")
+    assert isinstance(vlm, Llava)
+    assert (vlm.dtype, vlm.device.type, vlm.prompt_format) == (torch.float64, "cpu", "raw")
+
+
+def test_wrapping_a_model_of_no_family():
+    model = SimpleNamespace(config=SimpleNamespace(model_type="mamba"))
+    with pytest.raises(UnsupportedModel, match="'mamba'"):
+        VLM(model, None)
+
+
+def test_tiny_models_are_reproducible_and_leave_the_random_state_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    one, other = tiny("llava", seed=5), tiny("llava", seed=5)
+    assert torch.equal(torch.rand(1), expected)
+    assert one.fingerprint == other.fingerprint
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "text"),
+    [
+        ("Which film?", "Becket", "Which film? Becket"),
+        ("Which film?", " Becket\n", "Which film? Becket"),
+        ("assistant\n", "Becket", "assistant\nBecket"),
+        ("Which film?", "  ", "Which film?"),
+        ("", "Becket", "Becket"),
+    ],
+)
+def test_joining_prompt_and_target(prompt, target, text):
+    assert joined(prompt, target) == text
+
+
+def test_default_format_is_chat_where_there_is_a_template():
+    assert [tiny(family).prompt_format for family in ("llava", "blip2", "qwen2_vl")] == ["raw", "raw", "chat"]
+    llava = tiny("llava")
+    with pytest.raises(BadInput, match="no chat template"):
+        VLM(llava.model, llava.processor, "chat")
+
+
+def test_a_template_that_writes_bos_itself():
+    vlm = tiny("llava")
+    vlm.processor.chat_template = (
+        "<s>USER: {% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}<image>\n"
+        "{% else %}{{ part['text'] }}{% endif %}{% endfor %} ASSISTANT:"
+    )
+    chat = VLM(vlm.model, vlm.processor)
+    assert chat.prompt_format == "chat"
+    batch = chat.encode([Query("Which flag?", "Japan", FLAG)])
+    ids = batch.inputs["input_ids"][0].tolist()
+    assert ids.count(vlm.tokenizer.bos_token_id) == 1
+    text = vlm.tokenizer.decode(ids).replace("<image>", "")
+    assert text == "<s>USER: \nWhich flag? ASSISTANT: Japan"
+
+
+def test_a_template_of_the_tokenizer_alone():
+    vlm = tiny("llava")
+    vlm.tokenizer.chat_template = "{{ messages[0]['content'] }} ANSWER:"
+    chat = VLM(vlm.model, vlm.processor)
+    assert chat.render(Query("Which flag?", image=FLAG)) == "<image>\nWhich flag? ANSWER:"
+
+
+def test_an_empty_query_is_refused_where_the_text_has_no_bos():
+    vlm = tiny("qwen2_vl")
+    with pytest.raises(BadInput, match="a query is empty"):
+        VLM(vlm.model, vlm.processor, "raw").encode([Query("")])
+
+
+def test_a_tokenizer_without_padding_token():
+    vlm = tiny("llava")
+    queries = [Query("Which flag?", "Japan", FLAG), Query("who?", "me")]
+    expected = vlm.logits(vlm.encode(queries))
+    vlm.tokenizer.pad_token = None
+    batch = vlm.encode(queries)
+    assert vlm.pad_token_id == vlm.tokenizer.eos_token_id
+    torch.testing.assert_close(vlm.logits(batch)[0], expected[0])
+    stop = batch.spans[1].stop
+    torch.testing.assert_close(vlm.logits(batch)[1, :stop], expected[1, :stop])
+
+
+# Families
+
+
+def test_qwen_takes_as_many_tokens_as_the_image_is_large():
+    vlm = tiny("qwen2_vl")
+    images = [FLAG, FLAG.resize((32, 32)), FLAG.resize((16, 64))]
+    batch = vlm.encode([Query("What?", image=image) for image in images])
+    assert [stop - start for start, stop in (span.image for span in batch.spans)] == [8, 4, 4]
+    assert vlm.hidden(batch, 0).position_ids.shape == (3, 3, batch.labels.shape[1])
+
+
+def test_qwen_needs_no_torchvision(tmp_path):
+    vlm = tiny("qwen2_vl")
+    vlm.model.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from liveedit.models.vlm import VLM; from liveedit.types import Query; from PIL import Image\n"
+        f"VLM.load({str(tmp_path)!r}).generate([Query('What?', image=Image.new('RGB', (40, 40)))], max_new_tokens=2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_blip2_with_an_encoder_decoder_is_refused():
+    config = SimpleNamespace(model_type="blip-2", use_decoder_only_language_model=False)
+    with pytest.raises(UnsupportedModel, match="encoder-decoder"):
+        VLM(SimpleNamespace(config=config), None)
+
+
+def test_blip2_without_image_token_is_refused():
+    config = SimpleNamespace(model_type="blip-2", use_decoder_only_language_model=True, image_token_id=None)
+    with pytest.raises(UnsupportedModel, match="no image token"):
+        VLM(SimpleNamespace(config=config), None)
+
+
+def test_resume_where_embeddings_are_narrower_than_the_decoder():
+    """OPT-350m projects its embeddings up, and its states down again before the output embedding."""
+    vlm = tiny("blip2")
+    config = vlm.model.config
+    config.text_config.word_embed_proj_dim = 16
+    torch.manual_seed(0)
+    model = transformers.Blip2ForConditionalGeneration(config)
+    model.language_projection = torch.nn.Linear(32, 16)
+    narrow = VLM(model, vlm.processor)
+    batch = narrow.encode([Query("Which flag?", "Japan", FLAG)])
+    torch.testing.assert_close(narrow.resume(1, narrow.hidden(batch, 1)), narrow.logits(batch))
+
+
+# The decoder
+
+
+def test_resume_gives_accelerates_forward_back():
+    vlm = tiny("llava")
+    batch = vlm.encode([Query("Which flag?", "Japan", FLAG)])
+    logits = vlm.logits(batch)
+    add_hook_to_module(vlm.layers[0], ModelHook())
+    held = vars(vlm.layers[0])["forward"]
+    torch.testing.assert_close(vlm.resume(1, vlm.hidden(batch, 1)), logits)
+    assert vars(vlm.layers[0])["forward"] is held
+    assert "forward" not in vars(vlm.layers[1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({}, 2.0),
+        ({"logit_scale": 0.5}, 1.0),
+        ({"logits_scaling": 4.0}, 0.5),
+        ({"final_logit_softcapping": 1.0}, float(torch.tanh(torch.tensor(2.0)))),
+    ],
+)
+def test_logits_are_scaled_as_the_config_says(setting, expected):
+    assert scaled(torch.tensor(2.0), SimpleNamespace(**setting)) == expected
