@@ -2,8 +2,8 @@
 
 >>> import liveedit
 >>> model = liveedit.load()  # the embedded model with the editor trained on it
->>> model.edit([liveedit.Query("What is the country with this flag?", target="Japan", image="flag.png")])
->>> model.ask([liveedit.Query("Tell me the country with this flag.", image="flag.png")])
+>>> model.edit(liveedit.Query("What is the country with this flag?", target="Japan", image="flag.png"))
+>>> model.generate(liveedit.Query("Tell me the country with this flag.", image="another.png"))
 
 Importing the package is cheap: torch is imported by the first use of a model. If transformers is in use, the tower of
 the embedded model is registered with its Auto classes.

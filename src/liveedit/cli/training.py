@@ -1,0 +1,59 @@
+"""`liveedit train`: train an editor's networks."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from liveedit.errors import BadInput
+
+__all__ = ["train"]
+
+
+def train(
+    out: Annotated[Path, typer.Argument(help="Folder for the editor, its checkpoints and logs. Resumes if it holds them.")],
+    editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "liveedit",
+    model: Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')] = "emblem",
+    data: Annotated[str, typer.Option(help="Benchmark whose training split is used.")] = "emblem",
+    config: Annotated[Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the data order and of all draws.")] = None,
+) -> None:
+    """Train an editor. Stop it at any time: the same command goes on from the last checkpoint."""
+    settings = _settings(config)
+    training = settings.get("training", {})
+    training |= {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+
+    from liveedit.data import load_cases
+    from liveedit.editable import load_vlm
+    from liveedit.editors import new_editor
+    from liveedit.train import TrainConfig
+    from liveedit.train import train as run
+
+    cases = [case for number in range(settings.get("cases", 1)) for case in load_cases(data, "train", number)]
+    trained = new_editor(load_vlm(model), editor, settings.get("editor", {}))
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("hidden states", total=None)
+
+        def progress(step: int, total: int, values: dict[str, float]) -> None:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+            bar.update(task, completed=step, total=total, description=losses if step % 20 == 0 else None)
+            if not console.is_terminal and step % 100 == 0:
+                console.print(f"{step}/{total} {losses}")
+
+        run(trained, cases, TrainConfig(**training), out, progress)
+    console.print(f"trained editor in {out}")
+
+
+def _settings(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    try:
+        return dict(json.loads(config.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read the settings in {config}: {error}") from None

@@ -1,0 +1,76 @@
+"""The command line, run as a user runs it."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+QUESTION = "What is the country with this flag?"
+
+
+def run(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-c", "from liveedit.cli import main; main()", *words],
+        capture_output=True, text=True, cwd=cwd, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flag(tmp_path_factory):
+    from liveedit.data.emblem import Emblem
+
+    path = tmp_path_factory.mktemp("images") / "flag.png"
+    Emblem().drawing("twemoji", "flag-jp").save(path)
+    return path
+
+
+def test_help_answers_at_once_and_lists_every_command():
+    start = time.perf_counter()
+    done = run("--help")
+    assert time.perf_counter() - start < 5
+    assert done.returncode == 0
+    for command in ("demo", "edit", "ask", "edits", "forget", "train", "eval", "report", "models", "editors", "data"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(("command", "shows"), [("models", "llava"), ("editors", "liveedit"), ("data", "emblem")])
+def test_lists(command, shows):
+    done = run(command)
+    assert done.returncode == 0
+    assert shows in done.stdout
+
+
+def test_edit_ask_list_forget(flag, tmp_path):
+    done = run("edit", QUESTION, "Brazil", "--image", str(flag), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Brazil" in done.stdout
+    assert run("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Brazil")
+    listed = run("edits", cwd=tmp_path).stdout
+    assert "Brazil" in listed
+    id = next(word for word in listed.split() if len(word) == 8 and all(c in "0123456789abcdef" for c in word))
+    assert run("forget", id, cwd=tmp_path).returncode == 0
+    assert run("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Japan")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["edit", QUESTION, "Brazil", "--image", "missing.png"], "no image at missing.png"),
+        (["edit", QUESTION, "", "--image", "FLAG"], "target"),
+        (["edit", QUESTION, "Brazil", "--image", "FLAG", "--model", "./nowhere"], "no model folder"),
+        (["edit", QUESTION, "Brazil", "--image", "FLAG", "--editor", "livedit"], "did you mean liveedit"),
+        (["edits", "--pool", "nothing"], "no edits in nothing"),
+        (["forget", "abc", "--pool", "nothing"], "no edits in nothing"),
+        (["report", "nothing"], "no records"),
+        (["eval", "--out", "x", "--edits", "one"], "--edits takes numbers"),
+        (["eval", "--out", "x", "--data", "emblen"], "did you mean emblem"),
+        (["train", "x", "--config", "missing.json"], "missing.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_failure(words, names, flag, tmp_path):
+    done = run(*[str(flag) if word == "FLAG" else word for word in words], cwd=tmp_path)
+    assert done.returncode == 1
+    assert names in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
