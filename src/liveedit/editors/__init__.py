@@ -1,0 +1,53 @@
+"""Editing methods by name. Importing this package loads neither torch nor transformers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from liveedit.errors import BadInput
+from liveedit.registry import resolve
+
+if TYPE_CHECKING:
+    from liveedit.editors.base import Editor
+    from liveedit.models.vlm import VLM
+
+__all__ = ["EDITORS", "PAPERS", "load_editor", "new_editor"]
+
+EDITORS: dict[str, str] = {
+    "liveedit": "liveedit.editors.liveedit:LiveEdit",
+}
+
+PAPERS: dict[str, str] = {
+    "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
+}
+"""Where each method was published."""
+
+
+def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None) -> "Editor":
+    """An editor of the method ``name`` for ``vlm``, untrained if it has networks; ``settings`` replace the defaults.
+
+    Raises :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting.
+    """
+    editor = resolve("editor", name, EDITORS)
+    return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
+
+
+def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
+    """The editor for ``vlm`` in the folder of a trained one, or by the name of a method that needs no training.
+
+    Raises :class:`UnknownName` for a name that is not registered, :class:`BadInput` for a folder without an editor and
+    for the name of a method that has to be trained, :class:`Mismatch` for an editor trained for another model.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        editor = resolve("editor", str(source), EDITORS)
+        if hasattr(editor, "from_pretrained"):
+            raise BadInput(f"{source} has to be trained for this model first: give the folder of a trained editor")
+        return editor(vlm)  # type: ignore[no-any-return]
+    try:
+        about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        name = str(about["editor"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"{folder} holds no editor: give the folder of a trained one") from None
+    return resolve("editor", name, EDITORS).from_pretrained(vlm, folder)  # type: ignore[no-any-return]

@@ -1,0 +1,189 @@
+"""Editor: turns queries into a patch. TrainableEditor: one whose networks are trained beforehand.
+
+A method is one file with one class, and one line in ``liveedit.editors.EDITORS``.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.models.batch import HiddenBatch
+from liveedit.models.patch import Patch
+from liveedit.models.vlm import VLM
+from liveedit.types import Case, Query
+
+__all__ = ["Editor", "Example", "TrainableEditor", "alone"]
+
+CONFIG, WEIGHTS = "config.json", "editor.safetensors"
+
+
+@dataclass(slots=True)
+class Example:
+    """A case as training reads it, on the CPU in float32 and without padding.
+
+    ``rows`` holds by kind, the metric's name, what the edit layer puts out for that query, as a batch of one. ``base``
+    holds for the kinds that must not change the unedited log-probabilities (n, V) where the n answer tokens are
+    predicted.
+    """
+
+    rows: dict[str, HiddenBatch] = field(default_factory=dict)
+    base: dict[str, Tensor] = field(default_factory=dict)
+
+
+def alone(row: HiddenBatch) -> HiddenBatch:
+    """One row in float32 on the CPU, in memory of its own."""
+    positions = None if row.position_ids is None else row.position_ids.cpu().clone()
+    copies = (row.hidden.float().cpu().clone(), row.attention_mask.cpu().clone(), row.labels.cpu().clone())
+    return HiddenBatch(*copies, row.spans, positions)
+
+
+class Editor(ABC):
+    """A method for one VLM. ``config`` ``None`` stands for the paper's settings."""
+
+    name: ClassVar[str]
+    """What the registry, the records and the command line call it."""
+    paper: ClassVar[str]
+    """Where it was published."""
+    Config: ClassVar[type[Any]]
+    """A frozen dataclass of settings whose defaults are the paper's."""
+
+    config: Any
+
+    def __init__(self, vlm: VLM, config: Any = None) -> None:
+        self.vlm, self.config = vlm, self.Config() if config is None else config
+
+    @classmethod
+    def settings(cls, values: Mapping[str, Any]) -> Any:
+        """The config with ``values``, read from JSON. Raises :class:`BadInput` for a setting that does not exist."""
+        known = [setting.name for setting in fields(cls.Config)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise BadInput(f"{cls.name} has no setting {', '.join(unknown)}: it has {', '.join(known)}")
+        return cls.Config(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        )
+
+    @abstractmethod
+    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> Patch:
+        """A patch that holds what ``patch`` holds and, behind it, one edit a query.
+
+        Neither ``patch`` nor the VLM changes. Raises :class:`BadInput` for a query that cannot be edited and
+        :class:`Mismatch` for another editor's patch.
+        """
+
+    def empty(self) -> Patch:
+        """A patch without edits."""
+        return self.edit([])
+
+    def select(self, patch: Patch, index: Sequence[int]) -> Patch:  # noqa: ARG002
+        """The patch with the edits at ``index`` alone, in that order.
+
+        Raises :class:`BadInput` where the method cannot take single edits back.
+        """
+        raise BadInput(f"{self.name} cannot take back single edits: start again without them")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that shapes a patch: the name and the settings."""
+        return sha256(json.dumps([self.name, asdict(self.config)], sort_keys=True).encode()).hexdigest()
+
+    def load_patch(self, folder: Path) -> Patch:
+        """The patch that ``Patch.save`` wrote.
+
+        Raises :class:`BadInput` for what is not one, :class:`Mismatch` for one of another editor or another model.
+        """
+        raise NotImplementedError(f"patches of {self.name} cannot be loaded from {folder}")
+
+
+class TrainableEditor(Editor):
+    """An editor with networks of its own, trained on cases.
+
+    Optimiser, devices and checkpoints belong to the training.
+    """
+
+    query_time: ClassVar[frozenset[str]] = frozenset()
+    """Settings that may differ between the editor that made a patch and the one that opens it."""
+
+    @abstractmethod
+    def networks(self) -> nn.ModuleDict:
+        """All that is trained; the same object at every call."""
+
+    @abstractmethod
+    def prepare(self, cases: Sequence[Case]) -> list[Example]:
+        """What the frozen VLM computes below the edit layer, once for the whole training.
+
+        Raises :class:`BadInput` for a case that this editor cannot learn from.
+        """
+
+    @abstractmethod
+    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise on a batch, and its terms by name. Random choices come from ``generator`` alone."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the name, every weight of the networks, and the settings that shape a patch."""
+        state = self.networks().state_dict(keep_vars=True)
+        key = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        known: tuple[Any, str] | None = getattr(self, "_fingerprint", None)
+        if known is None or known[0] != key:
+            known = self._fingerprint = key, self._digest(state)
+        return known[1]
+
+    def _digest(self, state: dict[str, Tensor]) -> str:
+        settings = {name: value for name, value in asdict(self.config).items() if name not in self.query_time}
+        digest = sha256(json.dumps([self.name, settings], sort_keys=True).encode())
+        for name, tensor in sorted(state.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``editor.safetensors``. Raises :class:`StorageError` where that fails."""
+        folder = Path(folder)
+        about = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.networks().state_dict().items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(state, folder / f"{WEIGHTS}.part")
+            (folder / f"{WEIGHTS}.part").replace(folder / WEIGHTS)
+            (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"cannot write the editor to {folder}: {error}") from error
+
+    @classmethod
+    def from_pretrained(cls, vlm: VLM, folder: str | Path, **changes: Any) -> Self:
+        """The editor that :meth:`save_pretrained` wrote, ``changes`` replacing settings of query time.
+
+        Raises :class:`BadInput` for a folder without an editor or with a broken one, and :class:`Mismatch` for another
+        method's editor or one that was trained for another model.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            method, model, settings = about["editor"], about["model"], about["config"]
+            state = load_file(folder / WEIGHTS)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
+        if method != cls.name:
+            raise Mismatch(f"{folder} holds an editor of the method '{method}', not '{cls.name}'")
+        if model != vlm.fingerprint:
+            raise Mismatch(f"the editor in {folder} was trained for another model: load that one, or train an editor")
+        if wrong := sorted(changes.keys() - cls.query_time):
+            raise BadInput(
+                f"{', '.join(wrong)} cannot differ from the training: only {', '.join(sorted(cls.query_time))}"
+            )
+        editor = cls(vlm, cls.settings(settings | changes))
+        try:
+            editor.networks().load_state_dict(state)
+        except RuntimeError as error:
+            raise Mismatch(f"the weights in {folder} do not fit its {CONFIG}: take both from one training") from error
+        return editor

@@ -1,0 +1,156 @@
+"""LiveEdit at query time: which experts act on an input (Eq. 5 and 7), and what they add (Eq. 6).
+
+Shapes: B rows, T tokens, E experts in the patch, n experts kept by a row, D width of the text decoder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from liveedit.editors.bank import Bank
+from liveedit.editors.nets import image_and_prompt, own_similarity, residual, similarity, soft_routing
+from liveedit.models.batch import Batch, Spans
+from liveedit.models.patch import Patch, SiteFn
+
+if TYPE_CHECKING:
+    from liveedit.editors.liveedit import LiveEdit
+
+__all__ = ["LiveEditPatch", "Routing", "reach"]
+
+SLAB = 64
+"""Experts a row that are gathered at a time: bounds the memory where a router keeps very many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What the router found for each row.
+
+    Similarity in φ to every expert, ``vision`` (B, E), and to the ``sentinel`` (B,); which experts it keeps, ``keep``
+    (B, E); and their fusion ``weight`` (B, E), 0 where it does not.
+    """
+
+    vision: Tensor
+    sentinel: Tensor
+    keep: Tensor
+    weight: Tensor
+
+    def ranked(self) -> tuple[Tensor, Tensor]:
+        """Experts and weights, each (B, n), the heaviest first; n is the most any row keeps, 0 the weight beyond."""
+        most = int(self.keep.sum(1).max())
+        weight, expert = self.weight.masked_fill(~self.keep, -1.0).topk(most, dim=1)
+        return expert, weight.clamp(min=0.0)
+
+
+class LiveEditPatch(Patch):
+    """Experts, and the editor whose networks route to them.
+
+    ``bank`` holds ``vision_keys`` and ``text_keys`` (E, k, d_m), ``expert_in`` and ``expert_out`` (E, r, D).
+    """
+
+    FILE = "liveedit.safetensors"
+
+    def __init__(self, editor: "LiveEdit", bank: Bank) -> None:
+        self.editor, self.bank = editor, bank.to(editor.device)
+        self.last_routing: list[list[tuple[int, float]]] = []
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def __getitem__(self, index: slice) -> "LiveEditPatch":
+        """Some of the edits, as in a list."""
+        return self.select(index)
+
+    def select(self, index: Sequence[int] | slice | Tensor) -> "LiveEditPatch":
+        """The edits at ``index`` alone, in that order."""
+        return LiveEditPatch(self.editor, self.bank.select(index))
+
+    def fired(self) -> list[list[tuple[int, float]]]:
+        """For each row of the batch bound last, the experts kept and their weights, the heaviest first."""
+        return self.last_routing
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
+        """See :meth:`Patch.bind`. The site is the edit layer."""
+        self.last_routing = [[] for _ in batch.spans]
+        sees = self.editor.config.text_only == "text_key" or any(pictured(span) for span in batch.spans)
+        return {f"layers.{self.editor.config.layer}": Execution(self, batch.spans)} if len(self) and sees else {}
+
+    @torch.no_grad()
+    def route(self, hidden: Tensor, spans: Sequence[Spans]) -> Routing:
+        """Eq. 5 and 7 for rows whose states at the edit layer are ``hidden`` (B, T, D)."""
+        config, features = self.editor.config, self.editor.input_features
+        image, prompt = image_and_prompt(hidden, spans)
+        phi = features.vision_key(image, prompt)
+        vision = similarity(phi, self.bank["vision_keys"])
+        sentinel = own_similarity(phi, features.sentinel_key(prompt))
+        z = similarity(features.text_key(prompt), self.bank["text_keys"])
+        seen = torch.tensor([pictured(span) for span in spans], device=hidden.device)[:, None]
+        unseen = z > 0 if config.text_only == "text_key" else torch.zeros_like(z, dtype=torch.bool)
+        keep = torch.where(seen, vision > sentinel[:, None] + config.margin, unseen)
+        if config.top_k is not None:
+            best = z.masked_fill(~keep, -torch.inf).topk(min(config.top_k, len(self)), dim=1).indices
+            keep &= torch.zeros_like(keep).scatter(1, best, True)
+        return Routing(vision, sentinel, keep, soft_routing(z, keep))
+
+    def save(self, folder: Path) -> None:
+        """Write the experts, and whose they are. Raises :class:`StorageError` where that fails."""
+        about = {"editor": self.editor.fingerprint, "model": self.editor.vlm.fingerprint}
+        self.bank.save(Path(folder) / self.FILE, about)
+
+
+class Execution:
+    """A patch at work on one batch: called with the edit layer's output for the prompt, then for each decoded token.
+
+    The first call decides which experts act on which row; all others go by it.
+    """
+
+    def __init__(self, patch: LiveEditPatch, spans: Sequence[Spans]) -> None:
+        self.patch, self.spans = patch, spans
+        self.rows: Tensor | None = None
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """The output (B, T', D) with the residuals; the very same object if no row keeps an expert."""
+        prefill = self.rows is None
+        rows = self.choose(output) if self.rows is None else self.rows
+        if not len(rows):
+            return output
+        with torch.no_grad():
+            change = self.change(output[rows])
+            if prefill and self.patch.editor.config.positions == "answer":
+                change *= reach([self.spans[row] for row in rows.tolist()], change)
+        return output.index_add(0, rows, change.to(output.dtype))
+
+    def choose(self, output: Tensor) -> Tensor:
+        """Route on the prompt; the rows that keep an expert."""
+        routing = self.patch.route(output, self.spans)
+        experts, weights = routing.ranked()
+        kept = routing.keep.sum(1)
+        listed = zip(experts.tolist(), weights.tolist(), kept.tolist(), strict=True)
+        self.patch.last_routing = [list(zip(e[:n], w[:n], strict=True)) for e, w, n in listed]
+        self.rows = kept.nonzero()[:, 0]
+        self.experts, self.weights = experts[self.rows], weights[self.rows]
+        return self.rows
+
+    def change(self, hidden: Tensor) -> Tensor:
+        """Eq. 6 without h, for the rows that keep an expert: Σ w ρ(LN(h) Uᵀ) V, (B', T', D)."""
+        U, V = self.patch.bank["expert_in"], self.patch.bank["expert_out"]
+        x = self.patch.editor.norm(hidden.float())
+        change = torch.zeros_like(x)
+        for start in range(0, self.experts.shape[1], SLAB):
+            some, weight = self.experts[:, start : start + SLAB], self.weights[:, start : start + SLAB]
+            change += residual(x, U[some], V[some], weight)
+        return change
+
+
+def pictured(span: Spans) -> bool:
+    """Whether the row has an image."""
+    return span.image[0] < span.image[1]
+
+
+def reach(spans: Sequence[Spans], like: Tensor) -> Tensor:
+    """1 from the last prompt token on and 0 before, (B, T, 1) for residuals ``like`` (B, T, D)."""
+    first = torch.tensor([span.prompt[1] - 1 for span in spans], device=like.device)
+    return (torch.arange(like.shape[1], device=like.device) >= first[:, None]).to(like.dtype)[..., None]
