@@ -79,7 +79,9 @@ def test_saving_again_replaces_the_old_pool(model, flag, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pool"]
 
 
-@pytest.mark.parametrize(("key", "names"), [("model_fingerprint", "another model"), ("editor_fingerprint", "another editor")])
+@pytest.mark.parametrize(
+    ("key", "names"), [("model_fingerprint", "another model"), ("editor_fingerprint", "another editor")]
+)
 def test_a_pool_of_another_model_or_editor_is_refused(model, flag, tmp_path, key, names):
     model.edit(Query(QUESTION, "Brazil", flag))
     model.save(tmp_path / "pool")

@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--share", type=int, default=1, help="ask only every SHARE-th question")
     args = parser.parse_args()
     emblem, vlm = Emblem(), load_vlm(args.model)
-    asked = [row for split in ("seen", "unseen") for make in (about_drawings, about_text) for row in make(emblem, split)]
+    asked = [
+        row for split in ("seen", "unseen") for make in (about_drawings, about_text) for row in make(emblem, split)
+    ]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     wrong = []
     for (name, key, _), right in measure(vlm, asked[:: args.share]):
@@ -81,7 +83,9 @@ def main() -> None:
         table.add_row(name, f"{right / total:.3f}", str(total))
     Console().print(table)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {name: {"exact_match": right / total, "questions": total} for name, (right, total) in sorted(counts.items())}
+    found = {
+        name: {"exact_match": right / total, "questions": total} for name, (right, total) in sorted(counts.items())
+    }
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if args.wrong:
         args.wrong.write_text(json.dumps(sorted(wrong), separators=(",", ":")) + "\n", encoding="utf-8")

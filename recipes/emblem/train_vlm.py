@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,7 +37,7 @@ from transformers import (
 )
 
 from liveedit.data.emblem import UNSEEN_HANDS, Emblem, Entity
-from liveedit.data.wordings import IMAGE_RELATIONS, TEXT_RELATIONS, Split, wordings
+from liveedit.data.wordings import IMAGE_RELATIONS, Split, wordings
 from liveedit.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 
 SEED = 0
@@ -68,7 +67,9 @@ def make_tokenizer(emblem: Emblem, size: int = 1600) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(corpus(emblem), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
@@ -117,7 +118,11 @@ def load_tower(path: Path) -> dict[str, Tensor]:
     pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for i in range(16):
         norms = iter(("_bn0", "_bn1", "_bn2") if i else ("_bn1", "_bn2"))
-        for ours, theirs in (("expand", "_expand_conv"), ("depthwise", "_depthwise_conv"), ("project", "_project_conv")):
+        for ours, theirs in (
+            ("expand", "_expand_conv"),
+            ("depthwise", "_depthwise_conv"),
+            ("project", "_project_conv"),
+        ):
             if i or ours != "expand":
                 pairs[f"blocks.{i}.{ours}"] = (f"_blocks.{i}.{theirs}", f"_blocks.{i}.{next(norms)}")
     folded = {}
@@ -175,7 +180,9 @@ class Packer:
         out.mask = torch.where(out.mask, 0.0, torch.finfo(torch.float32).min)[:, None]
         return out
 
-    def _row(self, prefix: list[int], pairs: list[tuple[str, str]]) -> tuple[list[int], list[int], list[int], list[int]]:
+    def _row(
+        self, prefix: list[int], pairs: list[tuple[str, str]]
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
         ids, positions = list(prefix), list(range(len(prefix)))
         segments, labels = [0] * len(prefix), [-100] * len(prefix)
         for k, (question, answer) in enumerate(pairs, start=1):
@@ -267,7 +274,9 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
     angle, zoom, stretch = draw(-0.25, 0.25), draw(0.85, 1.25), draw(0.85, 1.18)
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    theta = torch.stack([cos * stretch, -sin, draw(-0.12, 0.12), sin * stretch, cos, draw(-0.12, 0.12)], 1).view(b, 2, 3)
+    theta = torch.stack([cos * stretch, -sin, draw(-0.12, 0.12), sin * stretch, cos, draw(-0.12, 0.12)], 1).view(
+        b, 2, 3
+    )
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
     x = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
     grey = x.mean(1, keepdim=True)
@@ -287,7 +296,9 @@ def cache_features(tower: EfficientNetLite, emblem: Emblem, drawings: list[tuple
         pixels = ((torch.from_numpy(np.stack(images)) - 127) / 128).permute(0, 3, 1, 2)
         for view in range(VIEWS):
             seen = pixels if view == 0 else augment(pixels, generator)
-            out[i : i + 32, view] = tower.early(seen.contiguous(memory_format=torch.channels_last), FROZEN_BLOCKS).half().numpy()
+            out[i : i + 32, view] = (
+                tower.early(seen.contiguous(memory_format=torch.channels_last), FROZEN_BLOCKS).half().numpy()
+            )
         if i % 320 == 0:
             print(f"features {i}/{len(drawings)} {time.time() - start:.0f}s", flush=True)
     out.flush()
@@ -298,11 +309,19 @@ class Seeing:
     """The trained end of the tower and the projector, from cached feature maps to image tokens."""
 
     def __init__(self, model: LlavaForConditionalGeneration, features: np.ndarray) -> None:
-        self.tower, self.projector, self.features = model.model.vision_tower, model.model.multi_modal_projector, features
+        self.tower, self.projector, self.features = (
+            model.model.vision_tower,
+            model.model.multi_modal_projector,
+            features,
+        )
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained of the vision side."""
-        return [*self.tower.blocks[FROZEN_BLOCKS:].parameters(), *self.tower.head.parameters(), *self.projector.parameters()]
+        return [
+            *self.tower.blocks[FROZEN_BLOCKS:].parameters(),
+            *self.tower.head.parameters(),
+            *self.projector.parameters(),
+        ]
 
     def tokens(self, drawings: np.ndarray, views: np.ndarray) -> Tensor:
         """Image tokens (B, 16, D) of the drawings by index."""
@@ -318,7 +337,7 @@ class Seeing:
         self.projector.linear_2.bias.mul_(factor)
 
 
-def train_align(model: LlavaForConditionalGeneration, see: Seeing, data: "Drawings", names: Tensor, steps: int) -> None:
+def train_align(see: Seeing, data: "Drawings", names: Tensor, steps: int) -> None:
     """Stage 4: the mean image token of a drawing points to its entity's name (mean token embedding, then learnt)."""
     prototypes = nn.Parameter(F.normalize(names, dim=-1))
     parameters = see.parameters()
@@ -372,7 +391,13 @@ class Drawings:
 
 
 def train_join(
-    model: LlavaForConditionalGeneration, see: Seeing, data: Drawings, packer: Packer, emblem: Emblem, steps: int, file: Path
+    model: LlavaForConditionalGeneration,
+    see: Seeing,
+    data: Drawings,
+    packer: Packer,
+    emblem: Emblem,
+    steps: int,
+    file: Path,
 ) -> None:
     """Stage 5: drawings and text together; a checkpoint every 100 steps, resumed from if there is one."""
     parameters = [*model.model.language_model.parameters(), *see.parameters()]
@@ -403,14 +428,19 @@ def train_join(
         losses.append(loss.item())
         if step % 100 == 99 or step == steps - 1:
             print(f"join {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s", flush=True)
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, file.with_suffix(".new"))
+            torch.save(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
+                file.with_suffix(".new"),
+            )
             file.with_suffix(".new").rename(file)
         if step % 300 == 299 or step == steps - 1:
             print("  " + str(quick_check(model, see, data, packer, emblem)), flush=True)
 
 
 @torch.inference_mode()
-def quick_check(model: LlavaForConditionalGeneration, see: Seeing, data: Drawings, packer: Packer, emblem: Emblem) -> dict[str, float]:
+def quick_check(
+    model: LlavaForConditionalGeneration, see: Seeing, data: Drawings, packer: Packer, emblem: Emblem
+) -> dict[str, float]:
     """Exact match (all tokens right under teacher forcing) by group and relation, seen and unseen wordings, and of text."""
     out = {}
     for name, rows in data.checks().items():
@@ -419,8 +449,13 @@ def quick_check(model: LlavaForConditionalGeneration, see: Seeing, data: Drawing
         entities = [data.entities[data.entity[i]] for i in rows]
         for relation in relations:
             for split, pick in (("seen", 0), ("unseen", 3)):
-                asked = [[(wordings(IMAGE_RELATIONS[relation], split)[pick], emblem.answer(IMAGE_RELATIONS[relation], e))] for e in entities]
-                out[f"{name} {relation}{'' if split == 'seen' else ' new wording'}"] = exact(model, packer.pack(asked, True), tokens)
+                asked = [
+                    [(wordings(IMAGE_RELATIONS[relation], split)[pick], emblem.answer(IMAGE_RELATIONS[relation], e))]
+                    for e in entities
+                ]
+                out[f"{name} {relation}{'' if split == 'seen' else ' new wording'}"] = exact(
+                    model, packer.pack(asked, True), tokens
+                )
     for split in ("seen", "unseen"):
         sampler = Sampler(emblem, 1)
         facts = [[(wordings(r, split, subject=s)[0], a)] for r, s, a in sampler.random.sample(sampler.texts, 200)]
@@ -470,7 +505,7 @@ def main() -> None:
         with torch.no_grad():
             table = model.get_input_embeddings().weight
             names = torch.stack([table[packer.ids(f" {e.name}")].mean(0) for e in data.entities])
-        train_align(model, see, data, names, args.align_steps)
+        train_align(see, data, names, args.align_steps)
         see.rescale(data, float(table.norm(dim=-1).mean()))
         torch.save(model.state_dict(), align)
     model.load_state_dict(torch.load(align, weights_only=True))

@@ -177,7 +177,7 @@ def _describe(query: Query) -> Edit:
 def _read(file: Path) -> dict[str, Any]:
     try:
         stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        stored["version"], stored["editor"], stored["editor_fingerprint"], stored["model_fingerprint"], stored["edits"]  # noqa: B018
+        stored["version"], stored["editor"], stored["editor_fingerprint"], stored["model_fingerprint"], stored["edits"]
     except FileNotFoundError:
         raise BadInput(f"no edits in {file.parent}: check the path") from None
     except (ValueError, KeyError, TypeError):

@@ -95,7 +95,11 @@ def train(
 
 def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfig) -> dict[str, Any]:
     """What must agree for a run to be continued: everything but its length."""
-    settings = asdict(config) | {"editor": editor.name, "config": asdict(editor.config), "model": editor.vlm.fingerprint}
+    settings = asdict(config) | {
+        "editor": editor.name,
+        "config": asdict(editor.config),
+        "model": editor.vlm.fingerprint,
+    }
     if config.schedule == "step":
         settings.pop("steps")
     settings.pop("checkpoint_every")
@@ -175,7 +179,12 @@ def _resume(accelerator: Accelerator, folder: Path, scheduler: LambdaLR) -> int:
 
 
 def _report(
-    accelerator: Accelerator, step: int, config: TrainConfig, total: Tensor, terms: dict[str, Tensor], progress: Progress | None
+    accelerator: Accelerator,
+    step: int,
+    config: TrainConfig,
+    total: Tensor,
+    terms: dict[str, Tensor],
+    progress: Progress | None,
 ) -> None:
     """Log every tenth step, and tell ``progress`` about each."""
     values = {"loss": float(total.detach()), **{name: float(term.detach()) for name, term in terms.items()}}

@@ -117,7 +117,9 @@ def test_ids_are_unique(cases):
     assert len({case.id for case in made}) == len(made)
 
 
-@pytest.mark.parametrize("relation", [*IMAGE_RELATIONS.values(), TEXT_RELATIONS["country_of_capital"]], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "relation", [*IMAGE_RELATIONS.values(), TEXT_RELATIONS["country_of_capital"]], ids=lambda r: r.name
+)
 def test_a_relation_has_twelve_seen_and_four_unseen_wordings(relation):
     subjects = [None, "Japan"] if relation.name in IMAGE_RELATIONS else ["Tokyo"]
     for subject in subjects:

@@ -313,7 +313,9 @@ def test_rows_that_nothing_fires_in_are_bit_equal(vlm, editor, patch):
 
 
 @torch.no_grad()
-def test_generation_keeps_the_prompts_routing(vlm, patch):
+@pytest.mark.parametrize("positions", ["all", "answer"])
+def test_generation_keeps_the_prompts_routing(vlm, patch, positions):
+    patch = editor_with(patch, vlm, positions=positions)
     queries = [Query(query.prompt, image=query.image) for query in [*EDITS[:2], PLAIN]]
     with vlm.patched(patch):
         answers = vlm.generate(queries, max_new_tokens=5)

@@ -22,12 +22,16 @@ Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hu
 
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the records. Resumes if it holds some.")],
-    editors: Annotated[str, typer.Option(help="Methods by name, or folders of trained editors, separated by commas.")] = "liveedit,ft-l",
+    editors: Annotated[
+        str, typer.Option(help="Methods by name, or folders of trained editors, separated by commas.")
+    ] = "liveedit,ft-l",
     model: Model = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark.")] = "emblem",
     edits: Annotated[str, typer.Option(help="Numbers of edits in one pool, separated by commas.")] = "1,10,100,1000",
     max_cases: Annotated[int, typer.Option(help="Stop an N when windows with this many cases have been tested.")] = 200,
-    ask: Annotated[int | None, typer.Option(help="Ask about at most this many cases of a window, evenly spread.")] = None,
+    ask: Annotated[
+        int | None, typer.Option(help="Ask about at most this many cases of a window, evenly spread.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order of the cases.")] = 0,
 ) -> None:
     """Run the lifelong test; leave records, summary, tables, curves and a page in --out."""
@@ -74,7 +78,9 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 
     console.print("loading the embedded model …")
     edited: EditableVLM = load()
-    table = Table("drawing", "question", "before", "edit to", "after", "another hand's drawing", "a look-alike: before → after")
+    table = Table(
+        "drawing", "question", "before", "edit to", "after", "another hand's drawing", "a look-alike: before → after"
+    )
     for case in counterfactual_cases(Emblem(), "test")[:number]:
         probes = {probe.metric: probe.query for probe in case.probes}
         asked = [case.edits[0], probes["look_alike_image"], *filter(None, [probes.get("image_generality")])]

@@ -15,7 +15,9 @@ __all__ = ["data", "editors", "models"]
 
 def models() -> None:
     """List the families of models that can be edited."""
-    table = Table("model_type", "family", title="Families: any Hugging Face checkpoint of such a model_type can be edited")
+    table = Table(
+        "model_type", "family", title="Families: any Hugging Face checkpoint of such a model_type can be edited"
+    )
     for model_type, where in sorted(FAMILIES.items()):
         table.add_row(model_type, where.partition(":")[2])
     Console().print(table)

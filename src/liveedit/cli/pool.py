@@ -45,7 +45,11 @@ def edit(
 
 
 def ask(
-    prompt: Prompt, image: Image = None, pool: Pool = Path("edits"), model: Model = "emblem", editor: EditorName = "liveedit"
+    prompt: Prompt,
+    image: Image = None,
+    pool: Pool = Path("edits"),
+    model: Model = "emblem",
+    editor: EditorName = "liveedit",
 ) -> None:
     """Ask the edited model; say which edits took part in the answer."""
     console = Console()
@@ -53,7 +57,9 @@ def ask(
     query = Query(prompt, image=image)
     console.print(edited.generate(query)[0], markup=False)
     for made, weight in edited.explain(query):
-        console.print(f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}", style="dim", markup=False)
+        console.print(
+            f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}", style="dim", markup=False
+        )
 
 
 def edits(pool: Pool = Path("edits")) -> None:

@@ -14,11 +14,15 @@ __all__ = ["train"]
 
 
 def train(
-    out: Annotated[Path, typer.Argument(help="Folder for the editor, its checkpoints and logs. Resumes if it holds them.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the editor, its checkpoints and logs. Resumes if it holds them.")
+    ],
     editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "liveedit",
     model: Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')] = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark whose training split is used.")] = "emblem",
-    config: Annotated[Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the data order and of all draws.")] = None,
 ) -> None:

@@ -9,7 +9,6 @@ data card.
 import hashlib
 import io
 import json
-
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from liveedit.data.wordings import TEXT_RELATIONS, Relation
-
 
 __all__ = ["CHAIN", "EDITED", "UNSEEN_HANDS", "Emblem", "Entity", "Part", "part_of"]
 
@@ -130,7 +128,9 @@ class Emblem:
     def _rank(self, entities: list[Entity]) -> dict[str, list[str]]:
         thumbs = []
         for entity in entities:
-            views = [np.asarray(self.drawing(hand, entity.id).resize((12, 12)), dtype=np.float32) for hand in entity.hands]
+            views = [
+                np.asarray(self.drawing(hand, entity.id).resize((12, 12)), dtype=np.float32) for hand in entity.hands
+            ]
             thumb = np.mean(views, axis=0).ravel()
             thumbs.append((thumb - thumb.mean()) / (thumb.std() + 1e-6))
         similarity = np.stack(thumbs) @ np.stack(thumbs).T

@@ -134,7 +134,9 @@ class _Maker:
 
     def _about_another(self, entity: Entity) -> Query:
         other = self.random.choice([e for e in self.entities if e.id != entity.id])
-        return self._question(other, self.random.choice(other.seen_hands), IMAGE_RELATIONS[self.random.choice(EDITED[other.sort])])
+        return self._question(
+            other, self.random.choice(other.seen_hands), IMAGE_RELATIONS[self.random.choice(EDITED[other.sort])]
+        )
 
     def _question(self, entity: Entity, hand: str, relation: Relation) -> Query:
         answer = str(self.emblem.answer(relation, entity))
@@ -163,5 +165,7 @@ class _Maker:
         ]
         if relation.hops > 0:
             other = self.random.choice([name for name in EDITED[entity.sort] if name != relation.name])
-            probes.append(Probe("same_image_other_question", self._question(entity, hand, IMAGE_RELATIONS[other]), "before"))
+            probes.append(
+                Probe("same_image_other_question", self._question(entity, hand, IMAGE_RELATIONS[other]), "before")
+            )
         return probes

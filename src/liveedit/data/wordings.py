@@ -50,7 +50,9 @@ class Relation:
     nouns: tuple[str, ...]
 
 
-def _relations(sort: Literal["flag", "emoji"], rows: list[tuple[str, str, int, tuple[str, ...]]]) -> dict[str, Relation]:
+def _relations(
+    sort: Literal["flag", "emoji"], rows: list[tuple[str, str, int, tuple[str, ...]]]
+) -> dict[str, Relation]:
     return {name: Relation(name, sort, fact, hops, nouns) for name, fact, hops, nouns in rows}
 
 

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["EDITORS", "PAPERS", "load_editor", "new_editor"]
 
 EDITORS: dict[str, str] = {
+    "ft-l": "liveedit.editors.ft:FTL",
     "liveedit": "liveedit.editors.liveedit:LiveEdit",
 }
 
 PAPERS: dict[str, str] = {
+    "ft-l": "fine-tuning of the last layer, as compared in Chen et al., CVPR 2025, and Huang et al., NeurIPS 2024",
     "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
 }
 """Where each method was published."""

@@ -35,7 +35,10 @@ class AlignedGenerator(nn.Module):
         self.before, self.there, self.word = (nn.Linear(hidden_size, module_dim) for _ in range(3))
         self.context = CrossAttention(module_dim, hidden_size, module_dim, heads)
         self.key, self.value = _perceptron(module_dim, hidden_size), _perceptron(module_dim, hidden_size)
-        self.carry_state, self.carry_word = _identity(hidden_size, scale / hidden_size), _identity(hidden_size, 0.1 * scale)
+        self.carry_state, self.carry_word = (
+            _identity(hidden_size, scale / hidden_size),
+            _identity(hidden_size, 0.1 * scale),
+        )
 
     def forward(self, hidden: HiddenBatch, words: Tensor) -> tuple[Tensor, Tensor]:
         """U and V, each (B, r, D), of the edits whose states at the edit layer are ``hidden``.
@@ -72,7 +75,9 @@ class AlignedGenerator(nn.Module):
 
 def _perceptron(module_dim: int, out: int) -> nn.Sequential:
     """Two layers, the second one small at first, so that what is carried over leads."""
-    net = nn.Sequential(nn.LayerNorm(module_dim), nn.Linear(module_dim, 2 * module_dim), nn.GELU(), nn.Linear(2 * module_dim, out))
+    net = nn.Sequential(
+        nn.LayerNorm(module_dim), nn.Linear(module_dim, 2 * module_dim), nn.GELU(), nn.Linear(2 * module_dim, out)
+    )
     with torch.no_grad():
         net[-1].weight.mul_(0.1)
     return net

@@ -104,8 +104,8 @@ class Bank:
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "Bank":
         """The experts at ``index``, copied, in that order; a boolean tensor keeps those that are true."""
-        if not isinstance(index, slice | Tensor):
-            index = torch.tensor(index, dtype=torch.long)
+        if not isinstance(index, slice):
+            index = index.cpu() if isinstance(index, Tensor) else torch.tensor(index, dtype=torch.long)
         device = next(iter(self._buffer.tensors.values())).device
         place = torch.arange(len(self))[index].to(device)
         return Bank({name: tensor[place] for name, tensor in self.tensors().items()})

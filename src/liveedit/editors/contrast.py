@@ -22,8 +22,8 @@ __all__ = ["contrast"]
 def contrast(similarity: Tensor, threshold: Tensor | float, own: Tensor) -> Tensor:
     """The loss above, averaged over the queries.
 
-    ``similarity`` (Q, E) of queries to edits, ``threshold`` (Q, 1) or a number, ``own`` (Q,) the column of a query's own
-    edit, -1 if it has none.
+    ``similarity`` (Q, E) of queries to edits, ``threshold`` (Q, 1) or a number, ``own`` (Q,) the column of a query's
+    own edit, -1 if it has none.
     """
     margin = similarity - threshold
     belongs = own[:, None] == torch.arange(margin.shape[1], device=margin.device)

@@ -60,6 +60,11 @@ class LiveEditPatch(Patch):
     def __len__(self) -> int:
         return len(self.bank)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the experts."""
+        return self.bank.nbytes
+
     def __getitem__(self, index: slice) -> "LiveEditPatch":
         """Some of the edits, as in a list."""
         return self.select(index)

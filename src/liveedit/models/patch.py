@@ -36,6 +36,11 @@ class Patch:
         """How many edits it holds."""
         return 0
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes up."""
+        return 0
+
     def rewrite(self, query: Query) -> Query:
         """The query that is encoded in place of ``query``. Applied by ``VLM.encode`` and ``VLM.generate``."""
         return query

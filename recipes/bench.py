@@ -1,0 +1,112 @@
+"""Speed on this machine, on the embedded model: `make bench`.
+
+Prints edits, probes and training samples a second, and what a query costs with 0, 1,000 and 10,000 experts in the pool
+against the unedited model. Absolute times depend on the machine and on what else runs there; the ratios are taken in
+one run, unedited and edited queries turn by turn, the median of many.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from liveedit.data import load_cases
+from liveedit.editable import embedded, load_vlm
+from liveedit.editors import load_editor
+from liveedit.editors.liveedit import LiveEdit
+from liveedit.editors.routing import LiveEditPatch
+from liveedit.models.patch import Patch
+from liveedit.models.vlm import VLM
+from liveedit.types import Case, Query
+
+SIZES = (0, 1_000, 10_000)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that ``action`` takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def grown(editor: LiveEdit, patch: LiveEditPatch, size: int) -> LiveEditPatch:
+    """A pool of ``size`` experts: the real ones again and again, their keys slightly changed so that all differ."""
+    torch.manual_seed(0)
+    bank, rows = editor.empty().bank, patch.bank.tensors()
+    while len(bank) < size:
+        take = min(len(patch), size - len(bank))
+        bank = bank.append(
+            {n: t[:take] + (0.01 * torch.randn_like(t[:take]) if n.endswith("keys") else 0) for n, t in rows.items()}
+        )
+    return LiveEditPatch(editor, bank)
+
+
+def query_ratio(vlm: VLM, patch: Patch, queries: list[Query], repeats: int) -> tuple[float, float]:
+    """Median seconds of an unedited query, and the median ratio of an edited to an unedited one, turn by turn."""
+    plain, ratios = [], []
+    for query in queries * repeats:
+        unedited = timed(lambda query=query: vlm.generate([query]))
+        with vlm.patched(patch):
+            edited = timed(lambda query=query: vlm.generate([query]))
+        plain.append(unedited)
+        ratios.append(edited / unedited)
+    return statistics.median(plain), statistics.median(ratios)
+
+
+def training_speed(editor: LiveEdit, cases: list[Case], steps: int = 8, batch: int = 24) -> float:
+    """Training samples a second, hidden states prepared before."""
+    examples = editor.prepare(cases[: 2 * batch])
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(editor.networks().parameters(), lr=0.0)
+
+    def step() -> None:
+        order = torch.randperm(len(examples), generator=generator)[:batch].tolist()
+        loss, _ = editor.loss([examples[i] for i in order], generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    step()
+    return batch / statistics.median(timed(step) for _ in range(steps))
+
+
+def main() -> None:
+    """Measure and print; ``--out`` keeps the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    vlm = load_vlm()
+    editor = load_editor(vlm, embedded("liveedit"))
+    assert isinstance(editor, LiveEdit)
+    cases = load_cases("emblem", "test")
+    edits = [case.edits[0] for case in cases[:200]]
+    editor.edit(edits[:8])
+    found: dict[str, float] = {"edits_per_second": len(edits) / timed(lambda: editor.edit(edits))}
+    patch = editor.edit(edits)
+    probes = [probe.query for case in cases[:24] for probe in case.probes]
+    with vlm.patched(patch):
+        found["probes_per_second"] = len(probes) / timed(lambda: vlm.generate(probes))
+    found["training_samples_per_second"] = training_speed(editor, load_cases("emblem", "val"))
+    queries = [case.edits[0] for case in cases[:20]]
+    vlm.generate(queries)
+    for size in SIZES:
+        seconds, ratio = query_ratio(vlm, grown(editor, patch, size), queries, args.repeats)
+        found[f"query_ratio_{size}"] = ratio
+        found["unedited_query_seconds"] = seconds
+    table = Table("measured", "value", title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), f"{value:.3g}")
+    Console().print(table)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

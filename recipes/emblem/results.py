@@ -1,0 +1,38 @@
+"""Put the results of the lifelong test into the README, and keep their summary.
+
+    liveedit eval --out runs/emblem --max-cases 200 --ask 200
+    python recipes/emblem/results.py runs/emblem
+
+Copies ``summary.json`` to ``docs/results/emblem.json`` and writes the tables of ``table.md`` between the README's
+markers. Nothing is typed by hand.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from liveedit.report import read_records, summary, tables
+from liveedit.report.scores import as_json
+from liveedit.report.table import markdown
+
+ROOT = Path(__file__).parents[2]
+MARKS = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- results end -->)", re.DOTALL)
+SHOWN = 2
+"""How many tables the README shows: the main one in both scores."""
+
+
+def main() -> None:
+    """Write both files."""
+    numbers = summary(read_records(sys.argv[1]).records)
+    kept = ROOT / "docs" / "results" / "emblem.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(as_json(numbers))
+    readme = ROOT / "README.md"
+    text = markdown(tables(numbers)[:SHOWN])
+    readme.write_text(
+        MARKS.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", readme.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()
