@@ -36,7 +36,9 @@ def open_filter(editor):
     return editor
 
 
-@pytest.fixture(scope="module", params=[(e, f) for e in sorted(EDITORS) for f in ("llava", "blip2", "qwen2_vl")], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(e, f) for e in sorted(EDITORS) for f in ("llava", "blip2", "qwen2_vl")], ids="-".join
+)
 def editor(request):
     name, family = request.param
     torch.manual_seed(0)
@@ -84,7 +86,9 @@ def test_one_by_one_is_as_good_as_together(editor):
     patch = None
     for query in EDITS:
         patch = editor.edit([query], patch)
-    torch.testing.assert_close(logits(editor, patch, EDITS), logits(editor, editor.edit(EDITS), EDITS), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(editor, patch, EDITS), logits(editor, editor.edit(EDITS), EDITS), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_generate_agrees_with_logits(editor):

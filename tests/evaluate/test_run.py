@@ -1,170 +1,387 @@
-"""The lifelong test on a tiny model: windows, records, a kill in the middle, and faults."""
+"""Whole evaluations on a tiny model: what they record, and how they go on after whatever stopped them."""
 
+import errno
 import json
+import os
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from PIL import Image
 
+from liveedit.editors.base import Editor
 from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.evaluate import evaluate
-from liveedit.evaluate.metrics import predicted_tokens, ranked_tokens, ranks_kept
-from liveedit.evaluate.protocol import windows
+from liveedit.evaluate.run import answer_limit
+from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
+from liveedit.report import read_records, summary
 from liveedit.types import Case, Probe, Query, Record
 
-COLOURS = ("red", "green", "blue", "yellow", "black", "white", "grey")
+FT = FTLConfig(lr=0.1)  # a tiny model has far to go
+PLAN = {"edits": (1, 3), "max_cases": 3, "data": "drawn", "seed": 7}
 
 
-def case(colour):
-    image = Image.new("RGB", (32, 32), colour)
-    image.info["name"] = f"drawn:{colour}"
-    edit = Query("What is the country with this flag?", colour, image)
-    return Case(
-        f"case-{colour}",
-        (edit,),
-        (
-            Probe("reliability", edit),
-            Probe("image_locality", Query("Which film is this?", "Casablanca", image), "before"),
-            Probe("text_locality", Query("who sang the song", "nobody"), "before"),
-            Probe("text_locality", Query("who wrote it"), "before", note="no target"),
-        ),
-    )
+class Experts(Patch):
+    """Adds to a layer's output, and says that an expert of every edit fired, the later the heavier."""
+
+    def __init__(self, count):
+        self.count, self.rows = count, 0
+
+    def __len__(self):
+        return self.count
+
+    def bind(self, batch):
+        self.rows = len(batch)
+        return {"layers.1": lambda states: states + self.count} if self.count else {}
+
+    def fired(self):
+        return [[(expert, (1 + expert) / 10) for expert in range(self.count)]] * self.rows
 
 
-CASES = [case(colour) for colour in COLOURS]
+class Firing(Editor):
+    @dataclass(frozen=True)
+    class Config:
+        acts: bool = True
+
+    name, paper = "firing", ""
+
+    def edit(self, queries, patch=None):
+        return Experts(len(queries) if self.config.acts else 0)
+
+
+def run(vlm, cases, out, editor=None, **changes):
+    path = evaluate(vlm, editor or FTL(vlm, FT), cases, out=out, **(PLAN | changes))
+    return [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def place(record):
+    return record.edits, record.window, record.case, record.probe
+
+
+def timeless(record):
+    return replace(record, edit_seconds=0.0, query_seconds=0.0)
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def stop_at(number):
+    """A progress callback that ends the run when so many probes are done."""
+
+    def progress(done, total, label):
+        if done >= number:
+            raise Stop
+
+    return progress
 
 
 @pytest.fixture(scope="module")
-def editor():
-    return FTL(tiny("llava"), FTLConfig(steps=3, lr=1e-2))
+def made(cases):
+    return cases(4)
 
 
-def run(editor, out, **changes):
-    options = {"edits": (1, 3), "data": "drawn", "seed": 0, "max_cases": 3, "batch_size": 4} | changes
-    path = evaluate(editor.vlm, editor, CASES, out=out, **options)
-    return [Record.from_json(line) for line in path.read_text().splitlines()]
+@pytest.fixture(scope="module")
+def whole(vlm, made, tmp_path_factory):
+    """The records of an uninterrupted run, and its folder."""
+    out = tmp_path_factory.mktemp("whole") / "ft"
+    return run(vlm, made, out), out
 
 
-def stable(records):
-    """Records without what is measured by the clock, in a fixed order."""
-    rows = [json.loads(r.to_json()) for r in records]
-    for row in rows:
-        row.pop("edit_seconds")
-        row.pop("query_seconds")
-    return sorted(rows, key=lambda row: (row["edits"], row["window"], row["case"], row["probe"]))
+def test_one_record_a_probe_in_the_order_of_the_plan(whole):
+    records, _ = whole
+    wanted = [(1, n, f"case:{n}", probe) for n in range(3) for probe in range(4)]
+    wanted += [(3, 0, f"case:{n}", probe) for n in range(3) for probe in range(4)]
+    assert [place(record) for record in records] == wanted
 
 
-def test_windows_are_consecutive_and_the_rest_is_dropped():
-    made = list(windows(CASES, 3, max_cases=100))
-    assert [[c.id for c in w.cases] for w in made] == [[c.id for c in CASES[:3]], [c.id for c in CASES[3:6]]]
-    assert len(list(windows(CASES, 1, max_cases=4))) == 4
-    assert len(list(windows(CASES, 3, max_cases=1))) == 1
+def test_what_a_record_says(whole, made, vlm):
+    record = whole[0][2]
+    assert (record.editor, record.data, record.seed) == ("ft-l", "drawn", 7)
+    assert (record.metric, record.wanted, record.note) == ("image_locality", "before", "far")
+    assert (record.prompt, record.target) == ("Which film is it?", "Casablanca")
+    assert record.image == "drawn:100"
+    assert whole[0][3].image == ""
+    assert record.edit_seconds > 0
+    assert record.query_seconds > 0
+    assert record.edit_bytes == 32 * 64 * 4  # the down projection of one edit
+    assert whole[0][-1].edit_bytes == 32 * 64 * 4 // 3
+    assert record.fired == ()
+    assert record.experts_fired == 0
 
 
-def test_a_sample_of_a_window_is_spread_over_it():
-    [window] = windows(CASES, 7, max_cases=1, ask=3)
-    assert window.asked == (0, 2, 4)
-    assert len(window.cases) == 7
+def test_an_edit_is_seen(whole, made, vlm):
+    """The tiny model cannot learn an answer by heart, but much of it."""
+    records = [record for record in whole[0] if record.metric == "reliability" and record.edits == 1]
+    right, before, total = 0, 0, 0
+    for record in records:
+        target, unedited = slow_tokens(vlm, made[int(record.case[-1])].edits[0])
+        right += sum(map(int.__eq__, record.tokens_after, record.tokens_wanted))
+        before += sum(map(int.__eq__, unedited, target))
+        total += len(target)
+    assert before < total / 4 < total / 2 < right
+    assert all(record.answer_before != record.answer_after for record in records)
 
 
-def test_more_edits_than_cases_is_refused():
-    with pytest.raises(BadInput, match="8 edits in one pool"):
-        list(windows(CASES, 8, max_cases=1))
+def slow_tokens(vlm, query):
+    """Answer tokens and those predicted, one query alone."""
+    batch = vlm.encode([query])
+    logits = vlm.logits(batch)[0]
+    start, stop = batch.spans[0].answer
+    ids = batch.inputs["input_ids"][0]
+    return tuple(ids[start:stop].tolist()), tuple(int(logits[t - 1].argmax()) for t in range(start, stop))
 
 
-def test_one_record_a_probe(editor, tmp_path):
-    records = run(editor, tmp_path)
-    assert len(records) == (3 + 3) * 4
-    assert {(r.edits, r.window) for r in records} == {(1, 0), (1, 1), (1, 2), (3, 0)}
-    first = next(r for r in records if r.metric == "reliability")
-    assert first.image == "drawn:red"
-    assert first.edit_bytes > 0
-    assert first.edit_seconds > 0
-    assert all((r.top10_kept is None) == (r.wanted == "target") for r in records)
+@pytest.mark.parametrize("edits", [1, 3])
+def test_against_one_query_at_a_time(whole, made, vlm, edits):
+    patch = FTL(vlm, FT).edit([case.edits[0] for case in made[:edits]])
+    limit = answer_limit(vlm, made)
+    for record in whole[0]:
+        if record.edits != edits or record.window:
+            continue
+        probe = made[int(record.case[-1])].probes[record.probe]
+        assert record.answer_before == vlm.generate([probe.query], max_new_tokens=limit)[0]
+        forced = replace(probe.query, target=probe.query.target or record.answer_before)
+        target, before = slow_tokens(vlm, forced)
+        assert record.tokens_wanted == (before if probe.wanted == "before" else target)
+        logits = vlm.logits(vlm.encode([forced]))
+        with vlm.patched(patch):
+            assert record.answer_after == vlm.generate([probe.query], max_new_tokens=limit)[0]
+            assert record.tokens_after == slow_tokens(vlm, forced)[1]
+            edited = vlm.logits(vlm.encode([forced]))
+        same = logits.topk(10).indices == edited.topk(10).indices
+        assert record.top10_kept == (float(same.double().mean()) if probe.wanted == "before" else None)
 
 
-def test_records_agree_with_a_plain_loop(editor, tmp_path):
-    vlm = editor.vlm
-    for record in run(editor, tmp_path, edits=(3,)):
-        probe = next(c for c in CASES if c.id == record.case).probes[record.probe]
-        target = probe.query.target or record.answer_before
-        query = Query(probe.query.prompt, target, probe.query.image)
-        with torch.no_grad():
-            batch = vlm.encode([query])
-            before = vlm.logits(batch)[0][batch.answer_positions()[0]].argmax(-1).tolist()
-            with vlm.patched(editor.edit([c.edits[0] for c in CASES[:3]])):
-                after = vlm.logits(batch)[0][batch.answer_positions()[0]].argmax(-1).tolist()
-                assert record.answer_after == vlm.generate([probe.query])[0]
-        gold = batch.labels[batch.labels >= 0].tolist()
-        assert list(record.tokens_after) == after
-        assert list(record.tokens_wanted) == (gold if probe.wanted == "target" else before)
+def test_a_question_without_answer_is_compared_at_the_models_own(whole, vlm):
+    record = whole[0][3]
+    assert record.target == ""
+    target, _ = slow_tokens(vlm, Query(record.prompt, record.answer_before))
+    assert record.answer_before
+    assert len(record.tokens_wanted) == len(target)
 
 
-def test_ranks_kept_is_the_share_of_equal_slots(editor):
-    batch = editor.vlm.encode([CASES[0].edits[0], Query("who sang")])
-    with torch.no_grad():
-        logits = editor.vlm.logits(batch)
-    other = logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
-    found = ranks_kept(ranked_tokens(logits, batch), ranked_tokens(other, batch))
-    for row, share in enumerate(found):
-        equal = total = 0
-        for t in range(logits.shape[1]):
-            if batch.inputs["attention_mask"][row, t]:
-                one, two = (x[row, t].argsort(descending=True)[:10].tolist() for x in (logits, other))
-                equal += sum(a == b for a, b in zip(one, two, strict=True))
-                total += 10
-        assert share == pytest.approx(equal / total)
-    assert ranks_kept(ranked_tokens(logits, batch), ranked_tokens(logits, batch)) == [1.0, 1.0]
-    assert [len(tokens) for tokens in predicted_tokens(logits, batch)] == batch.answer_positions().sum(1).tolist()
+def test_the_size_of_batches_changes_nothing(whole, made, vlm, tmp_path):
+    records = run(vlm, made, tmp_path, batch_size=1)
+    for one, other in zip(records, whole[0], strict=True):
+        assert timeless(one) == timeless(other)
 
 
-class Killed(Exception):
-    """Stands for a kill."""
+def test_the_model_is_left_as_it_was(made, vlm, tmp_path):
+    batch = vlm.encode([probe.query for probe in made[0].probes])
+    logits = vlm.logits(batch)
+    run(vlm, made, tmp_path, edits=(3,))
+    assert torch.equal(vlm.logits(batch), logits)
+    assert vlm.patches == []
 
 
-@pytest.mark.parametrize("after", [1, 6, 13, 20])
-def test_a_run_that_was_killed_goes_on(editor, tmp_path, after):
-    def kill(done, total, label):
-        if done >= after:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run(editor, tmp_path / "a", progress=kill)
-    with (tmp_path / "a" / "records-ft-l.jsonl").open("a") as file:
-        file.write('{"editor": "ft-l", "da')
-    assert stable(run(editor, tmp_path / "a")) == stable(run(editor, tmp_path / "b"))
+def test_an_editor_that_does_nothing_keeps_everything(made, vlm, tmp_path):
+    for record in run(vlm, made, tmp_path, Firing(vlm, Firing.Config(acts=False))):
+        assert record.answer_after == record.answer_before
+        assert record.edit_bytes == 0
+        if record.wanted == "before":
+            assert record.tokens_after == record.tokens_wanted
+            assert record.top10_kept == 1.0
 
 
-def test_a_finished_run_edits_nothing_again(editor, tmp_path, monkeypatch):
-    records = run(editor, tmp_path)
-    monkeypatch.setattr(editor, "edit", None)
-    assert stable(run(editor, tmp_path)) == stable(records)
+def test_who_fired(cases, vlm, tmp_path):
+    records = run(vlm, cases(7), tmp_path, Firing(vlm), edits=(7,))
+    assert all(record.experts_fired == 7 for record in records)
+    for record in records:
+        own = int(record.case[-1])
+        assert [firing.expert for firing in record.fired] == [6, 5, 4, 3, 2]
+        assert [firing.own for firing in record.fired] == [firing.expert == own for firing in record.fired]
+        assert record.fired[0].weight == pytest.approx(0.7)
 
 
-def test_another_editors_records_are_refused(editor, tmp_path):
-    run(editor, tmp_path)
-    with pytest.raises(Mismatch, match="editor_fingerprint"):
-        run(FTL(editor.vlm, FTLConfig(steps=4)), tmp_path)
-    with pytest.raises(Mismatch, match="data"):
-        run(editor, tmp_path, data="other")
+def test_asking_about_some_cases(cases, vlm, tmp_path):
+    records = run(vlm, cases(7), tmp_path, Firing(vlm), edits=(7,), ask=2)
+    assert [record.case for record in records[::4]] == ["case:0", "case:3"]
+    assert all(record.experts_fired == 7 for record in records)
+    more = run(vlm, cases(7), tmp_path, Firing(vlm), edits=(7,))
+    assert more[:8] == records
+    assert len({place(record) for record in more}) == len(more) == 28
 
 
-def test_a_full_disk_keeps_what_was_written(editor, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+def test_unedited_answers_are_computed_once(made, vlm, tmp_path, monkeypatch):
+    asked = []
+    generate = type(vlm).generate
 
-    seen = []
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
-        run(editor, tmp_path, progress=lambda *a: (seen.append(a), patch.setattr("os.fsync", full) if len(seen) > 2 else None))
-    assert stable(run(editor, tmp_path)) == stable(run(editor, tmp_path / "whole"))
+    def counted(self, queries, **options):
+        asked.extend(query.prompt for query in queries if not self.patches)
+        return generate(self, queries, **options)
+
+    monkeypatch.setattr(type(vlm), "generate", counted)
+    run(vlm, made, tmp_path, Firing(vlm))
+    assert len(asked) == 3 * 4
 
 
-def test_records_are_scored_without_the_model(editor, tmp_path):
-    from liveedit.report import read_records, summary
+def test_long_targets_get_room(made, vlm):
+    assert answer_limit(vlm, made) == 16
+    target = "a song of the movie " * 8
+    long = Case(
+        "long", made[0].edits, (Probe("reliability", Query("?", target)), Probe("x", Query("?", target * 2), "before"))
+    )
+    assert answer_limit(vlm, [*made, long]) == len(vlm.tokenizer(target)["input_ids"])  # BOS makes up for the end
 
-    run(editor, tmp_path)
-    rows = {(r["edits"], r["metric"], r["score"]): r for r in summary(read_records(tmp_path).records)["rows"]}
-    assert rows[3, "text_locality", "top10_rank"]["n"] == 6
-    assert 0 <= rows[1, "reliability", "token_accuracy"]["value"] <= 1
+
+def test_progress_counts_probes(made, vlm, tmp_path):
+    told = []
+    run(vlm, made, tmp_path, Firing(vlm), progress=lambda *news: told.append(news))
+    done = [news[0] for news in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 24)
+    assert {news[1] for news in told} == {24}
+    assert told[0][2] == "1 edits, window 1, editing"
+
+
+# Going on after a stop
+
+
+@pytest.mark.parametrize("probes", [0, 4, 12, 20])
+def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes):
+    with pytest.raises(Stop):
+        run(vlm, made, tmp_path, progress=stop_at(probes))
+    left = (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8") if probes else ""
+    assert len(left.splitlines()) == probes
+    records = run(vlm, made, tmp_path)
+    assert [timeless(record) for record in records] == [timeless(record) for record in whole[0]]
+    assert (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").startswith(left)
+    assert len(json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["calls"]) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 30, 400])
+def test_half_a_line_and_missing_probes_are_made_up_for(whole, made, vlm, tmp_path, cut):
+    run(vlm, made, tmp_path)
+    file = tmp_path / "records-ft-l.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:5]) + lines[5][:-cut])
+    records = run(vlm, made, tmp_path)
+    assert file.read_bytes().startswith(b"".join(lines[:5]))
+    assert [timeless(record) for record in records] == [timeless(record) for record in whole[0]]
+
+
+def test_a_finished_run_edits_nothing(whole, made, vlm, monkeypatch):
+    records, out = whole
+    content = (out / "records-ft-l.jsonl").read_bytes()
+    monkeypatch.setattr(FTL, "edit", None)
+    monkeypatch.setattr(type(vlm), "generate", None)
+    assert run(vlm, made, out) == records
+    assert (out / "records-ft-l.jsonl").read_bytes() == content
+
+
+def test_only_windows_with_gaps_are_edited_again(made, vlm, tmp_path, monkeypatch):
+    run(vlm, made, tmp_path)
+    file = tmp_path / "records-ft-l.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(lines[:5] + lines[6:]), encoding="utf-8")
+    edited = []
+    edit = FTL.edit
+    monkeypatch.setattr(FTL, "edit", lambda self, queries, patch=None: edited.append(queries) or edit(self, queries))
+    assert len(run(vlm, made, tmp_path)) == len(lines)
+    assert edited == [[made[1].edits[0]]]
+
+
+def test_a_larger_plan_goes_on_from_a_smaller(whole, made, vlm, tmp_path):
+    run(vlm, made, tmp_path, edits=(1,), max_cases=2)
+    assert sorted(map(place, run(vlm, made, tmp_path))) == sorted(map(place, whole[0]))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ("model", "cases|model"),
+        ("editor", "editor, editor_fingerprint"),
+        ("config", "config, editor_fingerprint"),
+        ("data", "another data"),
+        ("seed", "another seed"),
+        ("cases", "another cases"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(whole, made, vlm, change, names):
+    _, out = whole
+    content = (out / "records-ft-l.jsonl").read_bytes()
+    model = tiny("llava", seed=1) if change == "model" else vlm
+    editors = {"editor": Firing(vlm), "config": FTL(vlm, FTLConfig()), "model": FTL(model, FT)}
+    values = {"data": {"data": "x"}, "seed": {"seed": 8}}.get(change, {})
+    with pytest.raises(Mismatch, match=names) as caught:
+        run(model, made[:3] if change == "cases" else made, out, editors.get(change), **values)
+    assert "\n" not in str(caught.value)
+    assert (out / "records-ft-l.jsonl").read_bytes() == content
+
+
+def test_records_without_their_run_are_refused(whole, made, vlm, tmp_path):
+    (tmp_path / "records-ft-l.jsonl").write_bytes((whole[1] / "records-ft-l.jsonl").read_bytes())
+    with pytest.raises(Mismatch, match=r"no run\.json"):
+        run(vlm, made, tmp_path)
+
+
+@pytest.mark.parametrize(("file", "names"), [("run.json", "damaged"), ("records-ft-l.jsonl", "line 1 is no record")])
+def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
+    run(vlm, made, tmp_path, Firing(vlm), edits=(1,), max_cases=1)
+    (tmp_path / file).write_text("[]\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=names) as caught:
+        run(vlm, made, tmp_path, Firing(vlm), edits=(1,), max_cases=1)
+    assert file in str(caught.value)
+
+
+def test_too_few_cases_leave_no_folder(made, vlm, tmp_path):
+    with pytest.raises(BadInput, match="4 cases"):
+        run(vlm, made, tmp_path / "out", edits=(1, 10))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(whole, made, vlm, tmp_path, monkeypatch):
+    written = []
+    fsync = os.fsync
+
+    def full(descriptor):
+        written.append(descriptor)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        run(vlm, made, tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    lines = (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [timeless(Record.from_json(line)) for line in lines[:8]] == [timeless(record) for record in whole[0][:8]]
+    records = run(vlm, made, tmp_path)
+    assert sorted(map(place, records)) == sorted(map(place, whole[0]))
+
+
+def test_a_file_in_the_folders_place(made, vlm, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(StorageError, match="out"):
+        run(vlm, made, tmp_path / "out")
+
+
+# What reads the records
+
+
+def test_the_report_scores_records_without_the_model(whole, vlm):
+    records, out = whole
+    assert read_records(out).records == records
+    rows = {(row["edits"], row["metric"], row["score"]): row["value"] for row in summary(records)["rows"]}
+    right = [sum(map(int.__eq__, r.tokens_after, r.tokens_wanted)) / len(r.tokens_wanted) for r in records[:12:4]]
+    assert rows[1, "reliability", "token_accuracy"] == pytest.approx(sum(right) / 3, abs=1e-6)
+    kept = [record.top10_kept for record in records if record.edits == 1 and record.metric == "image_locality"]
+    assert rows[1, "image_locality", "top10_rank"] == pytest.approx(sum(kept) / 3, abs=1e-6)
+
+
+def test_run_json_says_with_what(whole, vlm):
+    about = json.loads((whole[1] / "run.json").read_text(encoding="utf-8"))
+    assert (about["editor"], about["data"], about["seed"]) == ("ft-l", "drawn", 7)
+    assert about["model"] == vlm.fingerprint
+    assert about["config"]["steps"] == 25
+    call = about["calls"][0]
+    assert call["versions"]["torch"] == torch.__version__
+    assert call["cpu_count"] == os.cpu_count()
+    assert (call["edits"], call["max_cases"], call["batch_size"]) == ([1, 3], 3, 32)
+    assert call["command"]

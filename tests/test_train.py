@@ -1,0 +1,100 @@
+"""Training on a tiny model: it learns, it resumes exactly, it refuses another run's folder."""
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from liveedit.editors import load_editor, new_editor
+from liveedit.errors import BadInput, Mismatch
+from liveedit.models.tiny import tiny
+from liveedit.train import TrainConfig, train
+from liveedit.types import Case, Probe, Query
+
+SETTINGS = {"module_dim": 16, "heads": 2, "layer": 2, "rank": 12}
+
+
+def case(number):
+    image, other = (Image.new("RGB", (24, 24), (number * 20 + shift, 80, 255 - number * 20)) for shift in (0, 8))
+    edit = Query("What is the country with this flag?", f"answer {number}", image)
+    probes = (
+        Probe("text_generality", Query("Which country is it?", edit.target, image)),
+        Probe("image_generality", Query(edit.prompt, edit.target, other)),
+        Probe("image_locality", Query("Which film is this?", "Rain", other), "before"),
+    )
+    return Case(f"case-{number}", (edit,), probes)
+
+
+CASES = [case(number) for number in range(6)]
+FAST = TrainConfig(steps=30, batch_size=4, lr=3e-3, schedule="cosine", warmup=5, clip=1.0, checkpoint_every=10)
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return tiny("llava")
+
+
+@pytest.fixture(scope="module", params=["released", "aligned"])
+def settings(request):
+    return SETTINGS | {"generator": request.param, "negatives": "hard" if request.param == "aligned" else "released"}
+
+
+def fresh(vlm, settings):
+    torch.manual_seed(0)
+    return new_editor(vlm, "liveedit", settings)
+
+
+class Stopped(Exception):
+    """Stands for Ctrl-C."""
+
+
+def test_the_loss_falls(vlm, settings, tmp_path):
+    seen = []
+    train(fresh(vlm, settings), CASES, FAST, tmp_path, lambda step, total, values: seen.append(values["loss"]))
+    assert len(seen) == 30
+    assert sum(seen[-5:]) < 0.9 * sum(seen[:5])
+
+
+def test_a_stopped_run_goes_on_exactly(vlm, settings, tmp_path):
+    def stop(step, total, values):
+        if step == 25:
+            raise Stopped
+
+    train(fresh(vlm, settings), CASES, FAST, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(fresh(vlm, settings), CASES, FAST, tmp_path / "cut", stop)
+    seen = []
+    train(fresh(vlm, settings), CASES, FAST, tmp_path / "cut", lambda step, total, values: seen.append(step))
+    assert seen[0] == 21
+    whole, cut = (load_file(tmp_path / name / "editor.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_the_trained_editor_loads_back(vlm, settings, tmp_path):
+    editor = fresh(vlm, settings)
+    train(editor, CASES, FAST, tmp_path)
+    again = load_editor(vlm, tmp_path)
+    assert again.fingerprint == editor.fingerprint
+    with pytest.raises(Mismatch, match="another model"):
+        load_editor(tiny("llava", seed=1), tmp_path)
+
+
+def test_another_runs_folder_is_refused(vlm, settings, tmp_path):
+    train(fresh(vlm, settings), CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
+    with pytest.raises(Mismatch, match="another lr"):
+        train(fresh(vlm, settings), CASES, TrainConfig(steps=2, batch_size=4, lr=0.5), tmp_path)
+
+
+def test_too_few_cases_are_refused(vlm, settings, tmp_path):
+    with pytest.raises(BadInput, match="fewer than one batch"):
+        train(fresh(vlm, settings), CASES, TrainConfig(batch_size=7), tmp_path)
+
+
+def test_the_log_can_be_read(vlm, settings, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(fresh(vlm, settings), CASES, FAST, tmp_path)
+    [log] = {file.parent for file in tmp_path.rglob("events.out.tfevents*")}
+    events = EventAccumulator(str(log)).Reload()
+    assert len(events.Scalars("loss")) == 3
