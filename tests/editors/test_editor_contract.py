@@ -1,11 +1,16 @@
 """What every registered editor promises. A new one is tested by being registered."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from liveedit.editors import EDITORS, PAPERS, new_editor
+from liveedit.editors import EDITORS, PAPERS, load_editor, new_editor
+from liveedit.editors.base import Editor
 from liveedit.errors import BadInput, Mismatch, UnknownName
+from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
@@ -50,8 +55,56 @@ def logits(editor, patch, queries):
         return editor.vlm.logits(editor.vlm.encode(queries))
 
 
-def test_it_names_its_paper(editor):
+def same(one, other):
+    """Whether two parameters are one object of the same bits."""
+    return one[0] is other[0] and torch.equal(one[1], other[1])
+
+
+def parameters(model):
+    return {name: (value, value.clone()) for name, value in model.named_parameters(remove_duplicate=False)}
+
+
+def hooks(model):
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [(name, [list(getattr(module, kind)) for kind in kinds]) for name, module in model.named_modules()]
+
+
+def greedy(vlm, query, steps):
+    """The answer by whole forward passes, one for each token."""
+    batch = vlm.encode([Query(query.prompt, image=query.image)])
+    tokens = []
+    for _ in range(steps):
+        tokens.append(int(vlm.logits(batch)[0, -1].argmax()))
+        batch = batch.extended(torch.tensor([tokens[-1:]]))
+        if tokens[-1] == vlm.model.generation_config.eos_token_id:
+            break
+    return vlm.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+
+def test_its_names_agree(editor):
+    assert EDITORS[editor.name].endswith(f":{type(editor).__name__}")
     assert PAPERS[editor.name] == editor.paper
+
+
+def test_its_settings_survive_json_and_shape_its_fingerprint(editor):
+    settings = asdict(editor.config)
+    assert editor.settings(json.loads(json.dumps(settings))) == editor.config
+    assert editor.fingerprint == editor.fingerprint
+    name, value = next((name, value) for name, value in settings.items() if isinstance(value, float))
+    changed = new_editor(editor.vlm, editor.name, settings | {name: value / 2})
+    assert changed.fingerprint != editor.fingerprint
+
+
+def test_a_trained_editor_comes_back_from_its_folder(editor, tmp_path):
+    if not hasattr(editor, "save_pretrained"):
+        assert load_editor(editor.vlm, editor.name).fingerprint == type(editor)(editor.vlm).fingerprint
+        return
+    patch = editor.edit(EDITS)
+    editor.save_pretrained(tmp_path / "editor")
+    patch.save(tmp_path / "patch")
+    again = load_editor(editor.vlm, tmp_path / "editor")
+    assert again.fingerprint == editor.fingerprint
+    assert torch.equal(logits(again, again.load_patch(tmp_path / "patch"), EDITS), logits(editor, patch, EDITS))
 
 
 def test_an_empty_patch_changes_nothing(editor):
@@ -59,23 +112,66 @@ def test_an_empty_patch_changes_nothing(editor):
     assert len(patch) == 0
     plain = editor.vlm.logits(editor.vlm.encode(EDITS + OTHERS))
     assert torch.equal(logits(editor, patch, EDITS + OTHERS), plain)
+    answers = editor.vlm.generate(EDITS + OTHERS, max_new_tokens=4)
+    with editor.vlm.patched(patch):
+        assert editor.vlm.generate(EDITS + OTHERS, max_new_tokens=4) == answers
+
+
+def test_nothing_to_edit_leaves_a_patch_as_it_is(editor):
+    patch = editor.edit(EDITS[:1])
+    same = editor.edit([], patch)
+    assert len(same) == 1
+    assert torch.equal(logits(editor, same, EDITS), logits(editor, patch, EDITS))
 
 
 def test_edit_is_pure_and_counts(editor):
-    state = {name: value.clone() for name, value in editor.vlm.model.state_dict().items()}
+    model = editor.vlm.model
+    held, hooked = parameters(model), hooks(model)
     first = editor.edit(EDITS[:1])
     seen = logits(editor, first, EDITS)
-    both = editor.edit(EDITS[1:], first)
-    assert (len(first), len(both)) == (1, 3)
+    both, other = editor.edit(EDITS[1:], first), editor.edit(EDITS[2:], first)
+    found = logits(editor, other, EDITS)
+    assert (len(first), len(both), len(other)) == (1, 3, 2)
     assert torch.equal(logits(editor, first, EDITS), seen)
-    assert all(torch.equal(value, state[name]) for name, value in editor.vlm.model.state_dict().items())
+    assert torch.equal(logits(editor, editor.edit(EDITS[2:], first), EDITS), found)
+    assert all(same(held[name], value) for name, value in parameters(model).items())
+    assert hooks(model) == hooked
+    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_an_edit_is_seen_and_leaving_restores_bit_for_bit(editor):
-    plain = editor.vlm.logits(editor.vlm.encode(EDITS))
+    model, batch = editor.vlm.model, editor.vlm.encode(EDITS)
+    plain, held, hooked = editor.vlm.logits(batch), parameters(model), hooks(model)
     patch = editor.edit(EDITS)
     assert not torch.equal(logits(editor, patch, EDITS), plain)
-    assert torch.equal(editor.vlm.logits(editor.vlm.encode(EDITS)), plain)
+    with pytest.raises(ZeroDivisionError), editor.vlm.patched(patch):
+        _ = 1 / 0
+    assert torch.equal(editor.vlm.logits(batch), plain)
+    assert all(same(held[name], value) for name, value in parameters(model).items())
+    assert hooks(model) == hooked
+
+
+def test_a_patch_says_what_it_takes(editor):
+    assert editor.edit(EDITS).nbytes > 0
+
+
+def test_who_fired_is_one_list_a_row(editor):
+    patch = editor.edit(EDITS)
+    logits(editor, patch, EDITS + OTHERS)
+    fired = patch.fired()
+    assert len(fired) in (0, len(EDITS + OTHERS))
+    assert all(0 <= expert < len(patch) for row in fired for expert, _ in row)
+
+
+def test_editing_does_not_depend_on_gradients_being_on(editor):
+    with torch.no_grad():
+        patch = editor.edit(EDITS)
+    assert torch.equal(logits(editor, patch, EDITS), logits(editor, editor.edit(EDITS), EDITS))
+
+
+def test_a_patched_model_is_not_edited(editor):
+    with editor.vlm.patched(editor.edit(EDITS[:1])), pytest.raises(BadInput, match="leave `patched`"):
+        editor.edit(EDITS[1:])
 
 
 def test_editing_is_deterministic(editor):
@@ -95,10 +191,7 @@ def test_generate_agrees_with_logits(editor):
     patch = editor.edit(EDITS)
     with editor.vlm.patched(patch), torch.no_grad():
         for query in EDITS:
-            [answer] = editor.vlm.generate([query], max_new_tokens=1)
-            batch = editor.vlm.encode([Query(query.prompt, image=query.image)])
-            token = editor.vlm.logits(batch)[0, -1].argmax()
-            assert answer == editor.vlm.tokenizer.decode([int(token)], skip_special_tokens=True).strip()
+            assert editor.vlm.generate([query], max_new_tokens=4) == [greedy(editor.vlm, query, 4)]
 
 
 def test_a_saved_patch_loads_back_bit_equal(editor, tmp_path):
@@ -118,15 +211,36 @@ def test_a_patch_of_another_editor_is_refused(editor, tmp_path):
         stranger.edit(EDITS[:1], patch)
     with pytest.raises((BadInput, Mismatch)):
         stranger.load_patch(tmp_path)
+    with pytest.raises(Mismatch):
+        editor.edit(EDITS[:1], Patch())
+
+
+def test_a_patch_of_another_model_is_refused(editor, tmp_path):
+    editor.edit(EDITS[:1]).save(tmp_path)
+    family = {"llava": "llava", "blip-2": "blip2", "qwen2_vl": "qwen2_vl"}[editor.vlm.model.config.model_type]
+    with pytest.raises(Mismatch, match="another model"):
+        new_editor(tiny(family, seed=1), editor.name, SMALL.get(editor.name, {})).load_patch(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 64])
+def test_what_is_no_patch_is_refused(editor, tmp_path, content):
+    if content is not None:
+        editor.edit(EDITS[:1]).save(tmp_path)
+        for file in tmp_path.iterdir():
+            file.write_bytes(content)
+    with pytest.raises(BadInput):
+        editor.load_patch(tmp_path)
 
 
 def test_taking_back_an_edit_gives_the_patch_without_it(editor):
     patch = editor.edit(EDITS)
-    try:
-        rest = editor.select(patch, [0, 2])
-    except BadInput as refusal:
-        assert "take back" in str(refusal)
+    if type(editor).select is Editor.select:
+        with pytest.raises(BadInput, match="take back"):
+            editor.select(patch, [0, 2])
         return
+    rest = editor.select(patch, [0, 2])
+    assert len(rest) == 2
+    assert torch.equal(logits(editor, editor.select(patch, [0, 1, 2]), EDITS), logits(editor, patch, EDITS))
     without = editor.edit([EDITS[0], EDITS[2]])
     torch.testing.assert_close(logits(editor, rest, EDITS), logits(editor, without, EDITS), rtol=1e-5, atol=1e-5)
 

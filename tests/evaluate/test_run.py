@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from liveedit.editors import new_editor
 from liveedit.editors.base import Editor
 from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
@@ -63,7 +64,7 @@ def timeless(record):
     return replace(record, edit_seconds=0.0, query_seconds=0.0)
 
 
-class Stop(Exception):  # noqa: N818
+class Stop(Exception):
     pass
 
 
@@ -195,6 +196,23 @@ def test_who_fired(cases, vlm, tmp_path):
         assert record.fired[0].weight == pytest.approx(0.7)
 
 
+def test_liveedits_experts_are_told(made, vlm, tmp_path):
+    torch.manual_seed(0)
+    editor = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "margin": -1e3})
+    records = run(vlm, made, tmp_path, editor, edits=(3,))
+    patch = editor.edit([case.edits[0] for case in made[:3]])
+    for record in records:
+        probe = made[int(record.case[-1])].probes[record.probe]
+        with vlm.patched(patch):
+            vlm.generate([probe.query])
+        wanted = patch.fired()[0]
+        assert record.experts_fired == len(wanted) == (0 if probe.query.image is None else 3)
+        assert [firing.expert for firing in record.fired] == [expert for expert, _ in wanted]
+        assert [firing.weight for firing in record.fired] == pytest.approx([weight for _, weight in wanted], rel=1e-4)
+        assert [firing.own for firing in record.fired] == [expert == int(record.case[-1]) for expert, _ in wanted]
+        assert record.edit_bytes == patch.nbytes // 3 > 0
+
+
 def test_asking_about_some_cases(cases, vlm, tmp_path):
     records = run(vlm, cases(7), tmp_path, Firing(vlm), edits=(7,), ask=2)
     assert [record.case for record in records[::4]] == ["case:0", "case:3"]
@@ -320,7 +338,7 @@ def test_records_without_their_run_are_refused(whole, made, vlm, tmp_path):
         run(vlm, made, tmp_path)
 
 
-@pytest.mark.parametrize(("file", "names"), [("run.json", "damaged"), ("records-ft-l.jsonl", "line 1 is no record")])
+@pytest.mark.parametrize(("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is no record")])
 def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
     run(vlm, made, tmp_path, Firing(vlm), edits=(1,), max_cases=1)
     (tmp_path / file).write_text("[]\n", encoding="utf-8")

@@ -88,10 +88,9 @@ def _show_corrections(console: Console, number: int = 8) -> None:
         edited.edit(case.edits[0])
         after = edited.generate(asked)
         drawing = case.edits[0].image.info["name"].removeprefix("emblem:")  # type: ignore[union-attr]
-        table.add_row(
-            drawing, case.edits[0].prompt, before[0], case.edits[0].target, after[0], after[2] if len(after) > 2 else "–",
-            f"{before[1]} → {after[1]}",
-        )  # fmt: skip
+        other = after[2] if len(after) > 2 else "–"
+        alike = f"{before[1]} → {after[1]}"
+        table.add_row(drawing, case.edits[0].prompt, before[0], case.edits[0].target, after[0], other, alike)
     console.print(table)
 
 

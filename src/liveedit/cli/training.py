@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liveedit.errors import BadInput
+
+if TYPE_CHECKING:
+    from liveedit.train import TrainConfig
 
 __all__ = ["train"]
 
@@ -28,17 +31,19 @@ def train(
 ) -> None:
     """Train an editor. Stop it at any time: the same command goes on from the last checkpoint."""
     settings = _settings(config)
-    training = settings.get("training", {})
-    training |= {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
 
     from liveedit.data import load_cases
     from liveedit.editable import load_vlm
     from liveedit.editors import new_editor
-    from liveedit.train import TrainConfig
+    from liveedit.editors.base import TrainableEditor
     from liveedit.train import train as run
 
     cases = [case for number in range(settings.get("cases", 1)) for case in load_cases(data, "train", number)]
     trained = new_editor(load_vlm(model), editor, settings.get("editor", {}))
+    if not isinstance(trained, TrainableEditor):
+        raise BadInput(f"{editor} has nothing to train: use it as it is")
+    changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    training = _training(settings.get("training", {}) | changes)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
@@ -50,8 +55,17 @@ def train(
             if not console.is_terminal and step % 100 == 0:
                 console.print(f"{step}/{total} {losses}")
 
-        run(trained, cases, TrainConfig(**training), out, progress)
+        run(trained, cases, training, out, progress)
     console.print(f"trained editor in {out}")
+
+
+def _training(values: dict[str, Any]) -> "TrainConfig":
+    from liveedit.train import TrainConfig
+
+    try:
+        return TrainConfig(**values)
+    except TypeError as error:
+        raise BadInput(f"the training settings are wrong: {str(error).partition(') ')[2]}") from None
 
 
 def _settings(config: Path | None) -> dict[str, Any]:

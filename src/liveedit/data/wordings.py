@@ -92,6 +92,7 @@ def wordings(relation: Relation, split: Split, *, subject: str | None = None) ->
 
     With ``subject`` (a name) the questions are text-only and about that name; without it they are about the image.
     """
+    seen: tuple[str, ...]
     seen, unseen = (FLAG, FLAG_UNSEEN) if relation.sort == "flag" else (DRAWING, DRAWING_UNSEEN)
     if subject is not None:
         seen, unseen = (subject,), subject

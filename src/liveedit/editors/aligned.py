@@ -75,12 +75,10 @@ class AlignedGenerator(nn.Module):
 
 def _perceptron(module_dim: int, out: int) -> nn.Sequential:
     """Two layers, the second one small at first, so that what is carried over leads."""
-    net = nn.Sequential(
-        nn.LayerNorm(module_dim), nn.Linear(module_dim, 2 * module_dim), nn.GELU(), nn.Linear(2 * module_dim, out)
-    )
+    last = nn.Linear(2 * module_dim, out)
     with torch.no_grad():
-        net[-1].weight.mul_(0.1)
-    return net
+        last.weight.mul_(0.1)
+    return nn.Sequential(nn.LayerNorm(module_dim), nn.Linear(module_dim, 2 * module_dim), nn.GELU(), last)
 
 
 def _identity(size: int, scale: float) -> nn.Linear:

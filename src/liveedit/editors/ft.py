@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from liveedit.editors import PAPERS
 from liveedit.editors.base import Editor
 from liveedit.editors.direct import WeightsPatch
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
@@ -30,8 +31,8 @@ from liveedit.types import Query
 
 __all__ = ["FTL", "FTLConfig"]
 
-MODULES = {"down": ("mlp.down_proj.", "fc2."), "mlp": ("mlp.", "fc1.", "fc2.")}
-"""How names of parameters begin within a layer, for Llama and its kin and for OPT."""
+PLACES = {"down": ("mlp.down_proj.", "fc2."), "mlp": ("mlp.", "fc1.", "fc2.")}
+"""How the names of matrices begin within a layer, for Llama and its kin and for OPT."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,21 @@ class FTL(Editor):
     """Fine-tuning of the last layer. Raises :class:`UnsupportedModel` where that has no MLP of a known form."""
 
     name = "ft-l"
-    paper = "Chen et al., CVPR 2025, and Huang et al., NeurIPS 2024: fine-tuning of the last layer, as a baseline"
+    paper = PAPERS["ft-l"]
     Config = FTLConfig
     config: FTLConfig
 
     def __init__(self, vlm: VLM, config: FTLConfig | None = None) -> None:
         super().__init__(vlm, config)
-        if self.config.weights not in MODULES:
-            raise BadInput(f"ft-l cannot train '{self.config.weights}': choose {' or '.join(MODULES)}")
+        if self.config.weights not in PLACES:
+            raise BadInput(f"ft-l cannot train '{self.config.weights}': choose {' or '.join(PLACES)}")
         last = vlm.num_layers - 1
-        begins = MODULES[self.config.weights]
+        begins = PLACES[self.config.weights]
         self.below = last - 1
         self.names = [
             f"{vlm.decoder_path}.layers.{last}.{name}"
-            for name, _ in vlm.layers[last].named_parameters()
-            if name.startswith(begins)
+            for name, parameter in vlm.layers[last].named_parameters()
+            if name.startswith(begins) and parameter.ndim == 2
         ]
         if not self.names or self.below < 0:
             raise UnsupportedModel("ft-l needs two decoder layers or more, the last with an MLP like Llama's or OPT's")

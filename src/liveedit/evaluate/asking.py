@@ -57,7 +57,7 @@ class Asker:
         self._before: dict[str, list[Before]] = {}
 
     def ask(self, case: Case, patch: Patch) -> list[tuple[Before, After]]:
-        """What the model shows for each probe of the case without and with ``patch``. It must not be patched already."""
+        """What the model, not patched so far, shows for each probe of the case without and with ``patch``."""
         before = iter(self._before_edits(case))
         batches = [[(probe, next(before)) for probe in probes] for probes in self._batches(case)]
         with self.vlm.patched(patch):

@@ -1,7 +1,7 @@
 """Journal: the folder of an evaluation, which survives a kill at any moment.
 
-``run.json`` says whose records these are, ``records-0.jsonl`` holds them, one a line, appended and synced to disk a few
-at a time. (0 is the number of the process that writes; a report reads the files of all.)
+``run.json`` says whose records these are, ``records-NAME.jsonl``, after the editor, holds them, one a line, appended
+and synced to disk a few at a time.
 """
 
 import json
@@ -23,13 +23,13 @@ Place = tuple[int, int, str, int]
 class Journal:
     """The records in ``folder``, to be added to.
 
-    ``identity`` is what all records of a folder must have in common; ``call`` describes this run, and is added to those
-    of earlier runs. Raises :class:`Mismatch` if the folder belongs to another identity, :class:`BadInput` if its files
-    are damaged, :class:`StorageError` where reading or writing fails.
+    ``identity`` is what all records of a folder must have in common, the editor's name among it; ``call`` describes
+    this run, and is added to those of earlier runs. Raises :class:`Mismatch` if the folder belongs to another identity,
+    :class:`BadInput` if its files are damaged, :class:`StorageError` where reading or writing fails.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], call: Mapping[str, Any]) -> None:
-        self.folder, self.path = folder, folder / "records-0.jsonl"
+        self.folder, self.path = folder, folder / f"records-{identity['editor']}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.done = {place(record) for record in self._read()}

@@ -38,24 +38,25 @@ class Window:
         return range(first, first + len(self.cases[place].edits))
 
 
-def windows(cases: Sequence[Case], n: int) -> list[tuple[Case, ...]]:
-    """Consecutive windows, each as few cases as hold ``n`` edits; what is left at the end is dropped.
+def windows(cases: Sequence[Case], n: int, max_cases: int | None = None, ask: int | None = None) -> list[Window]:
+    """Consecutive windows, each of as few cases as hold ``n`` edits; what is left at the end is dropped.
 
-    Where each case has one edit these are windows of ``n`` cases. Raises :class:`BadInput` where there are too few
-    cases for a single window.
+    Where each case has one edit these are windows of ``n`` cases. There are as many windows as cover ``max_cases``
+    cases, at least one. At most ``ask`` cases of a window, evenly spread, are asked about. ``None`` is no bound. Raises
+    :class:`BadInput` where the cases do not fill a single window.
     """
-    whole: list[tuple[Case, ...]] = []
-    window: list[Case] = []
-    held = 0
-    for case in cases:
-        window.append(case)
+    made: list[Window] = []
+    first = held = 0
+    for stop, case in enumerate(cases, start=1):
         held += len(case.edits)
         if held >= n:
-            whole.append(tuple(window))
-            window, held = [], 0
-    if not whole:
+            made.append(Window(n, len(made), tuple(cases[first:stop]), spread(stop - first, ask)))
+            first, held = stop, 0
+            if max_cases is not None and stop >= max_cases:
+                break
+    if not made:
         raise BadInput(f"{len(cases)} cases are too few for {n} edits in one pool: ask for at most {held} edits")
-    return whole
+    return made
 
 
 def spread(count: int, most: int | None) -> tuple[int, ...]:
@@ -66,21 +67,13 @@ def spread(count: int, most: int | None) -> tuple[int, ...]:
 
 
 def plan(cases: Sequence[Case], edits: Sequence[int], max_cases: int, ask: int | None = None) -> list[Window]:
-    """The windows to evaluate for each number in ``edits``: as many as cover ``max_cases`` cases, at least one.
+    """The :func:`windows` of each number in ``edits``.
 
-    ``ask`` bounds how many cases of a window are asked about. Raises :class:`BadInput` for numbers below one, for two
-    cases of the same id, and where there are too few cases for one window.
+    Raises :class:`BadInput` for numbers below one, for two cases of the same id, and where there are too few cases for
+    one window.
     """
     if not edits or min([*edits, max_cases, 1 if ask is None else ask]) < 1:
         raise BadInput("there is nothing to evaluate: give numbers of edits and of cases, from 1 on")
     if len({case.id for case in cases}) < len(cases):
         raise BadInput("two cases have the same id: records could not tell them apart")
-    planned = []
-    for n in dict.fromkeys(edits):
-        covered = 0
-        for index, window in enumerate(windows(cases, n)):
-            if covered >= max_cases:
-                break
-            planned.append(Window(n, index, window, spread(len(window), ask)))
-            covered += len(window)
-    return planned
+    return [window for n in dict.fromkeys(edits) for window in windows(cases, n, max_cases, ask)]

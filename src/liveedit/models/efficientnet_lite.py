@@ -11,6 +11,7 @@ checkpoint whose ``vision_config`` has ``model_type`` "efficientnet_lite".
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -29,7 +30,7 @@ STAGES = [  # (channels out, kernel, stride, expansion), one row a block
 ]
 
 
-class EfficientNetLiteConfig(PreTrainedConfig):
+class EfficientNetLiteConfig(PreTrainedConfig):  # type: ignore[misc]
     """Shape of the tower: square images of ``image_size`` pixels give (image_size / 32)² tokens of ``hidden_size``."""
 
     model_type = "efficientnet_lite"
@@ -68,12 +69,12 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (B, C, H, W) to (B, C', H', W')."""
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        wide = x if self.expand is None else F.relu6(self.expand(x))
+        y: Tensor = self.project(F.relu6(self.depthwise(wide)))
         return x + y if self.residual else y
 
 
-class EfficientNetLite(PreTrainedModel):
+class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]
     """The tower: ``pixel_values`` (B, 3, H, W) to a sequence of image tokens (B, H·W / 32², 1280), row by row."""
 
     config_class = EfficientNetLiteConfig
@@ -92,7 +93,8 @@ class EfficientNetLite(PreTrainedModel):
 
     def early(self, pixel_values: Tensor, blocks: int) -> Tensor:
         """The feature map (B, C, h, w) after the stem and the first ``blocks`` blocks."""
-        x = F.relu6(self.stem(pixel_values))
+        # Channels last: three times as fast on a CPU (docs/lab-log.md).
+        x = F.relu6(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks[:blocks]:
             x = block(x)
         return x

@@ -35,7 +35,7 @@ GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config 
 }
 
 
-class LayerReached(Exception):  # noqa: N818
+class LayerReached(Exception):
     """Ends a forward pass at the layer that was asked for."""
 
 
