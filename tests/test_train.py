@@ -50,13 +50,19 @@ class Stopped(Exception):
 
 def test_the_loss_falls(vlm, settings, tmp_path):
     seen = []
-    train(fresh(vlm, settings), CASES, FAST, tmp_path, lambda step, total, values: seen.append(values["loss"]))
+    train(
+        fresh(vlm, settings),
+        CASES,
+        FAST,
+        tmp_path,
+        lambda stage, step, total, values: seen.append(values["loss"]) if values else None,
+    )
     assert len(seen) == 30
     assert sum(seen[-5:]) < 0.9 * sum(seen[:5])
 
 
 def test_a_stopped_run_goes_on_exactly(vlm, settings, tmp_path):
-    def stop(step, total, values):
+    def stop(stage, step, total, values):
         if step == 25:
             raise Stopped
 
@@ -64,7 +70,13 @@ def test_a_stopped_run_goes_on_exactly(vlm, settings, tmp_path):
     with pytest.raises(Stopped):
         train(fresh(vlm, settings), CASES, FAST, tmp_path / "cut", stop)
     seen = []
-    train(fresh(vlm, settings), CASES, FAST, tmp_path / "cut", lambda step, total, values: seen.append(step))
+    train(
+        fresh(vlm, settings),
+        CASES,
+        FAST,
+        tmp_path / "cut",
+        lambda stage, step, total, values: seen.append(step) if values else None,
+    )
     assert seen[0] == 21
     whole, cut = (load_file(tmp_path / name / "editor.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()

@@ -24,7 +24,11 @@ from liveedit.types import Case
 
 __all__ = ["TrainConfig", "train"]
 
-Progress = Callable[[int, int, dict[str, float]], None]
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""Told the stage ("hidden states" or "training"), how much of it is done, how much there is, and the losses by name."""
+
+SLICE = 64
+"""Cases whose hidden states are computed between two reports of progress."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,9 @@ def train(
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(folder))
     set_seed(config.seed)
     _claim(folder, _identity(editor, cases, config), accelerator)
-    examples = _prepared(editor, cases, folder, accelerator)
+    examples = _prepared(editor, cases, folder, accelerator, progress)
     loss = _Loss(editor)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=config.lr)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=config.lr, fused=True)
     scheduler = LambdaLR(optimizer, lambda step: _rate(step, config))
     loss, optimizer = accelerator.prepare(loss, optimizer)
     first = _resume(accelerator, folder, scheduler)
@@ -122,12 +126,16 @@ def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> 
 
 
 def _prepared(
-    editor: TrainableEditor, cases: Sequence[Case], folder: Path, accelerator: Accelerator
+    editor: TrainableEditor, cases: Sequence[Case], folder: Path, accelerator: Accelerator, progress: Progress | None
 ) -> Sequence[Example]:
     """The cases with their hidden states, computed once and kept in ``folder``."""
     file = folder / "cache.pt"
     if not file.exists() and accelerator.is_main_process:
-        examples = editor.prepare(cases)
+        examples: list[Example] = []
+        for start in range(0, len(cases), SLICE):
+            examples += editor.prepare(cases[start : start + SLICE])
+            if progress is not None:
+                progress("hidden states", len(examples), len(cases), {})
         torch.save(examples, file.with_suffix(".part"))
         file.with_suffix(".part").rename(file)
     accelerator.wait_for_everyone()
@@ -191,4 +199,4 @@ def _report(
     if step % 10 == 0:
         accelerator.log(values, step=step)
     if progress is not None and accelerator.is_main_process:
-        progress(step, config.steps, values)
+        progress("training", step, config.steps, values)

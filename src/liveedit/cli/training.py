@@ -47,13 +47,14 @@ def train(
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("hidden states", total=None)
+        task = bar.add_task("hidden states", total=len(cases))
 
-        def progress(step: int, total: int, values: dict[str, float]) -> None:
+        def progress(stage: str, done: int, total: int, values: dict[str, float]) -> None:
             losses = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-            bar.update(task, completed=step, total=total, description=losses if step % 20 == 0 else None)
-            if not console.is_terminal and step % 100 == 0:
-                console.print(f"{step}/{total} {losses}")
+            shown = losses if values and done % 20 == 0 else None if values else stage
+            bar.update(task, completed=done, total=total, description=shown)
+            if values and not console.is_terminal and done % 100 == 0:
+                console.print(f"{done}/{total} {losses}", soft_wrap=True)
 
         run(trained, cases, training, out, progress)
     console.print(f"trained editor in {out}")
