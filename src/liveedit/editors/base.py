@@ -150,7 +150,9 @@ class TrainableEditor(Editor):
         """Write ``config.json`` and ``editor.safetensors``. Raises :class:`StorageError` where that fails."""
         folder = Path(folder)
         about = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.networks().state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.networks().state_dict().items()
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(state, folder / f"{WEIGHTS}.part")

@@ -82,7 +82,8 @@ class LiveEditConfig:
     ``layer`` (from 0) is the decoder layer whose output is edited, ``module_dim`` d_m, ``queries`` the k vectors of a
     feature, ``scale`` the divisor of what the generator puts out. ``eos`` ends every target with the end of text.
     ``negatives`` "released" trains routing on the released pairs, "hard" every query of a batch against every edit of
-    it (``contrast.py``). ``generality`` and ``locality`` are the metrics whose probes are trained on.
+    it (``contrast.py``). ``shared`` gives the edit side and the input side one extractor of φ, so that an input that
+    equals an edit is similar to it from the start. ``generality`` and ``locality`` are the metrics trained on.
 
     At query time: ``positions`` adds the residual at every position, or from the last prompt token on (in training
     too). ``top_k`` cuts the experts kept (Eq. 5) to the k most similar in ψ, before they are weighed (Eq. 7).
@@ -103,6 +104,7 @@ class LiveEditConfig:
     text_only: Literal["never", "text_key"] = "never"
     eos: bool = False
     negatives: Literal["released", "hard"] = "released"
+    shared: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("image_locality",)
 
@@ -126,8 +128,10 @@ class LiveEdit(TrainableEditor):
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.hidden_size}: change heads")
         sizes = (vlm.hidden_size, c.module_dim, c.heads)
         self.generator = GENERATORS[c.generator](*sizes, c.rank, c.scale)
-        self.edit_features = FeatureExtractor(*sizes, c.queries)
         self.input_features = InputExtractor(*sizes, c.queries, image_tokens(vlm))
+        self.edit_features = FeatureExtractor(*sizes, c.queries)
+        if c.shared:
+            self.edit_features.share_vision(self.input_features)
         self.norm = nn.LayerNorm(vlm.hidden_size)
         parts = ("generator", "edit_features", "input_features", "norm")
         self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts})

@@ -95,6 +95,10 @@ class FeatureExtractor(nn.Module):
         self.look = CrossAttention(module_dim, hidden_size, module_dim, heads)
         self.read = CrossAttention(module_dim, hidden_size, module_dim, heads)
 
+    def share_vision(self, other: "FeatureExtractor") -> None:
+        """Take the other extractor's weights for φ, now and in training."""
+        self.vision_norm, self.phi, self.ask, self.look = other.vision_norm, other.phi, other.ask, other.look
+
     def vision_key(self, image: Part, prompt: Part) -> Tensor:
         """φ (B, k, d_m) = CA_φ2(CA_φ1(φ, h_p), h_v)."""
         question = self.ask(self.phi, prompt.map(self.vision_norm))
