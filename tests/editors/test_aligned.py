@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from liveedit.editors.aligned import AlignedGenerator
-from liveedit.editors.contrast import contrast
+from liveedit.editors.contrast import OWN, contrast
 from liveedit.editors.liveedit import LiveEdit, LiveEditConfig
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
@@ -87,7 +87,7 @@ def test_contrast_is_the_sum_over_all_edits():
     for q in range(5):
         for e in range(3):
             m = float(similarity[q, e] - threshold[q])
-            expected += math.log1p(math.exp(-m if own[q] == e else m))
+            expected += OWN * math.log1p(math.exp(-m)) if own[q] == e else math.log1p(math.exp(m))
     assert float(contrast(similarity, threshold, own)) == pytest.approx(expected / 5, rel=1e-5)
 
 

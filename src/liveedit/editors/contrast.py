@@ -6,17 +6,21 @@ alike, the same image under another question. Here the batch's edits, generality
 included, all meet all edits. With m the similarity above the threshold (the sentinel's similarity for φ, 0 for ψ), and
 o the query's own edit, if it has one,
 
-    l = ρ₁(−m_o) + Σ_{e≠o} ρ₁(m_e),        ρ₁(x) = log(1 + eˣ)
+    l = w ρ₁(−m_o) + Σ_{e≠o} ρ₁(m_e),        ρ₁(x) = log(1 + eˣ)
 
 so that the own edit has to pass and all others have to fail: the sum is not averaged over the edits, because one
-stranger that passes is enough to spoil an answer.
+stranger that passes is enough to spoil an answer. The weight w of the own edit keeps the sum from closing the filter to
+it: with w = 1 and batches of 24, three of four drawings by another hand were turned away (docs/lab-log.md).
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["contrast"]
+__all__ = ["OWN", "contrast"]
+
+OWN = 8.0
+"""w, what turning away the own edit costs against letting one stranger pass."""
 
 
 def contrast(similarity: Tensor, threshold: Tensor | float, own: Tensor) -> Tensor:
@@ -27,4 +31,5 @@ def contrast(similarity: Tensor, threshold: Tensor | float, own: Tensor) -> Tens
     """
     margin = similarity - threshold
     belongs = own[:, None] == torch.arange(margin.shape[1], device=margin.device)
-    return F.softplus(torch.where(belongs, -margin, margin)).sum(1).mean()
+    cost = torch.where(belongs, OWN * F.softplus(-margin), F.softplus(margin))
+    return cost.sum(1).mean()
