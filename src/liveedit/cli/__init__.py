@@ -1,6 +1,7 @@
 """The command line: one file a group of commands, nothing heavy imported before a command runs."""
 
 import errno
+import os
 import sys
 
 import typer
@@ -33,6 +34,8 @@ app.command("data")(lists.data)
 
 def main() -> None:
     """Run the command line. A user's mistake is one line on standard error and exit status 1, never a traceback."""
+    if not sys.stderr.isatty():  # bars are for people
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     console = Console(stderr=True, soft_wrap=True)
     try:
         app()

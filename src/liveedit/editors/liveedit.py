@@ -128,8 +128,8 @@ class LiveEdit(TrainableEditor):
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.hidden_size}: change heads")
         sizes = (vlm.hidden_size, c.module_dim, c.heads)
         self.generator = GENERATORS[c.generator](*sizes, c.rank, c.scale)
-        self.input_features = InputExtractor(*sizes, c.queries, image_tokens(vlm))
         self.edit_features = FeatureExtractor(*sizes, c.queries)
+        self.input_features = InputExtractor(*sizes, c.queries, image_tokens(vlm))
         if c.shared:
             self.edit_features.share_vision(self.input_features)
         self.norm = nn.LayerNorm(vlm.hidden_size)
