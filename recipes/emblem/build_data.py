@@ -68,7 +68,7 @@ HANDS = {
     "flagpack": Hand("flagpack", "1.2.8", "Flagpack", "MIT", "Copyright 2021 Yummygum"),
     "fluent": Hand("fluent-emoji", "1.2.7", "Fluent Emoji", "MIT", "Copyright Microsoft Corporation"),
     "fluent-flat": Hand("fluent-emoji-flat", "1.2.6", "Fluent Emoji Flat", "MIT", "Copyright Microsoft Corporation"),
-    "fxemoji": Hand("fxemoji", "1.2.2", "FxEmojis", "Apache-2.0", "Copyright Mozilla Foundation"),
+    "fxemoji": Hand("fxemoji", "1.2.2", "FxEmojis", "CC-BY-4.0", "Copyright Mozilla Foundation"),
     "noto": Hand("noto", "1.2.9", "Noto Emoji", "Apache-2.0", "Copyright Google Inc"),
     "noto-v1": Hand("noto-v1", "1.2.5", "Noto Emoji, first version", "Apache-2.0", "Copyright Google Inc"),
     "twemoji": Hand("twemoji", "1.2.5", "Twemoji", "CC-BY-4.0", "Copyright Twitter, Inc and other contributors"),
