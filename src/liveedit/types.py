@@ -24,12 +24,14 @@ class Query:
 
     ``prompt`` is plain text without image placeholders or chat template; the model's family adds those. ``target`` is
     the answer wanted: what an edit writes, what a probe expects, empty for a question that is only asked. ``image`` is
-    a picture, a path to one, or ``None`` for a text-only question.
+    a picture, a path to one, or ``None`` for a text-only question. ``fact`` names what is asked where a benchmark knows
+    it ("flag-jp:capital"): queries of one fact have one answer, whatever their wordings and drawings.
     """
 
     prompt: str
     target: str = ""
     image: "Image | str | Path | None" = None
+    fact: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

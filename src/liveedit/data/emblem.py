@@ -21,7 +21,7 @@ from PIL import Image
 
 from liveedit.data.wordings import TEXT_RELATIONS, Relation
 
-__all__ = ["CHAIN", "EDITED", "UNSEEN_HANDS", "Emblem", "Entity", "Part", "part_of"]
+__all__ = ["CHAIN", "EDITED", "UNSEEN_HANDS", "Emblem", "Entity", "Part", "part_of", "role_of"]
 
 Part = Literal["train", "val", "test"]
 
@@ -57,10 +57,28 @@ class Entity:
         return tuple(hand for hand in self.hands if hand != UNSEEN_HANDS[self.sort])
 
 
+Role = Literal["renamed", "retold", "bystander"]
+
+
 def part_of(entity: str) -> Part:
-    """Which split an entity id belongs to: 55 % train, 5 % val, 40 % test, by a hash of the id."""
-    share = int(hashlib.sha256(entity.encode()).hexdigest()[:8], 16) / 0x1_0000_0000
-    return "train" if share < 0.55 else "val" if share < 0.60 else "test"
+    """Which split an entity id belongs to: 50 % train, 4 % val, 46 % test, by a hash of the id."""
+    share = _share(entity, 0)
+    return "train" if share < 0.50 else "val" if share < 0.54 else "test"
+
+
+def role_of(entity: str) -> Role:
+    """What a pool of test edits does to an entity, by a hash of the id.
+
+    44 % are *renamed*: what they are is edited, and all their facts but one that follows from it. 44 % are *retold*:
+    all their facts are edited, never what they are. 12 % are *bystanders*, of which nothing is edited.
+    """
+    share = _share(entity, 1)
+    return "renamed" if share < 0.44 else "retold" if share < 0.88 else "bystander"
+
+
+def _share(entity: str, which: int) -> float:
+    """The ``which``-th number in 0..1 that the hash of an id gives."""
+    return int(hashlib.sha256(entity.encode()).hexdigest()[8 * which : 8 * which + 8], 16) / 0x1_0000_0000
 
 
 class Emblem:

@@ -59,7 +59,7 @@ def _relations(
 IMAGE_RELATIONS: dict[str, Relation] = _relations(
     "flag",
     [
-        ("country", "name", 0, ("{s}", "the name of {s}", "the usual name of {s}")),
+        ("country", "name", 0, ("{s}", "the name of {s}", "the country name of {s}")),
         ("capital", "capital", 1, ("the capital of {s}", "the capital city of {s}", "the name of the capital of {s}")),
         ("continent", "continent", 1, ("the continent of {s}", "the continent that holds {s}", "the name of the continent of {s}")),
         ("region", "region", 1, ("the region of {s}", "the part of the world around {s}", "the name of the region of {s}")),
@@ -73,7 +73,7 @@ IMAGE_RELATIONS: dict[str, Relation] = _relations(
 ) | _relations(
     "emoji",
     [
-        ("name", "name", 0, ("{s}", "the name of {s}", "the usual name of {s}")),
+        ("name", "name", 0, ("{s}", "the name of {s}", "the name for {s}")),
         ("kind", "kind", 1, ("the kind of {s}", "the sort of thing that fits {s}", "the name of the kind of {s}")),
         ("group", "group", 2, ("the group of {s}", "the large group that holds {s}", "the name of the group of {s}")),
     ],
