@@ -9,7 +9,8 @@ its result in ``--work`` and is passed over if that is there; the last one also 
 2. text        the Llama alone, on the facts as text-only questions
 3. features    every drawing, augmented, through all but the last block of the tower
 4. align       last block, head and projector, so that a drawing's mean token names its entity (cosine classifier)
-5. join        everything above the features together: questions about drawings, mixed with text facts
+5. join        everything above the features together: questions about drawings, mixed with text facts; the mean
+               token goes on naming its entity
 
 One row holds one drawing and several questions; the mask lets each question see the drawing and itself only, so a row
 costs one image and counts as several samples.
@@ -44,6 +45,11 @@ SEED = 0
 VIEWS = 9  # the drawing as it is, and eight augmentations
 FROZEN_BLOCKS = 15  # the last block and the head of the tower are trained
 IMAGE_TOKENS = 16
+VOCABULARY = 1600
+GARBLED = (
+    0.03  # share of the tokens of a question about a drawing that become random ones, so that new words do not upset
+)
+ALIGN = 0.3  # weight in stage 5 of the loss of stage 4
 WEIGHT = {"country": 3.0, "name": 3.0, "capital": 2.0, "neighbour": 0.7, "neighbour_capital": 0.7, "far_capital": 0.5}
 
 
@@ -60,7 +66,7 @@ def corpus(emblem: Emblem) -> list[str]:
     return lines
 
 
-def make_tokenizer(emblem: Emblem, size: int = 1600) -> PreTrainedTokenizerFast:
+def make_tokenizer(emblem: Emblem, size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A byte-level BPE with BOS in front, like Llama's raw prompts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -161,10 +167,10 @@ class Packer:
             self._ids[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return self._ids[text]
 
-    def pack(self, rows: list[list[tuple[str, str]]], image: bool) -> Rows:
-        """One row of each list of (question, answer) pairs, after an image if ``image``."""
+    def pack(self, rows: list[list[tuple[str, str]]], image: bool, noise: random.Random | None = None) -> Rows:
+        """One row of each list of (question, answer) pairs, after an image if ``image``, garbled by ``noise``."""
         prefix = [1, *([self.image] * IMAGE_TOKENS + self.newline if image else [])]
-        built = [self._row(prefix, pairs) for pairs in rows]
+        built = [self._row(prefix, pairs, noise) for pairs in rows]
         width = max(len(ids) for ids, _, _, _ in built)
         out = Rows(
             torch.full((len(rows), width), 3), torch.zeros(len(rows), width, dtype=torch.long),
@@ -181,12 +187,14 @@ class Packer:
         return out
 
     def _row(
-        self, prefix: list[int], pairs: list[tuple[str, str]]
+        self, prefix: list[int], pairs: list[tuple[str, str]], noise: random.Random | None
     ) -> tuple[list[int], list[int], list[int], list[int]]:
         ids, positions = list(prefix), list(range(len(prefix)))
         segments, labels = [0] * len(prefix), [-100] * len(prefix)
         for k, (question, answer) in enumerate(pairs, start=1):
             asked, said = self.ids(question), [*self.ids(f" {answer}"), self.tokenizer.eos_token_id]
+            if noise is not None:
+                asked = [noise.randrange(5, VOCABULARY) if noise.random() < GARBLED else token for token in asked]
             ids += asked + said
             positions += range(len(prefix), len(prefix) + len(asked) + len(said))
             segments += [k] * (len(asked) + len(said))
@@ -337,9 +345,14 @@ class Seeing:
         self.projector.linear_2.bias.mul_(factor)
 
 
-def train_align(see: Seeing, data: "Drawings", names: Tensor, steps: int) -> None:
-    """Stage 4: the mean image token of a drawing points to its entity's name (mean token embedding, then learnt)."""
-    prototypes = nn.Parameter(F.normalize(names, dim=-1))
+def naming_loss(tokens: Tensor, prototypes: Tensor, entity: np.ndarray) -> Tensor:
+    """Cosine classifier: the mean of a drawing's ``tokens`` (B, 16, D) is to point to its entity's prototype (E, D)."""
+    scores = 20 * F.normalize(tokens.mean(1), dim=-1) @ F.normalize(prototypes, dim=-1).T
+    return F.cross_entropy(scores, torch.from_numpy(entity), label_smoothing=0.1)
+
+
+def train_align(see: Seeing, data: "Drawings", prototypes: nn.Parameter, steps: int) -> None:
+    """Stage 4: the mean image token of a drawing points to its entity's prototype."""
     parameters = see.parameters()
     groups = [{"params": parameters, "lr": 1e-3}, {"params": [prototypes], "lr": 3e-3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
@@ -348,9 +361,7 @@ def train_align(see: Seeing, data: "Drawings", names: Tensor, steps: int) -> Non
         for group, peak in zip(optimizer.param_groups, (1e-3, 3e-3), strict=True):
             group["lr"] = schedule(step, steps, peak)
         chosen = generator.choice(data.train, 64)
-        pooled = see.tokens(chosen, generator.integers(0, VIEWS, 64)).mean(1)
-        scores = 20 * F.normalize(pooled, dim=-1) @ F.normalize(prototypes, dim=-1).T
-        loss = F.cross_entropy(scores, torch.from_numpy(data.entity[chosen]), label_smoothing=0.1)
+        loss = naming_loss(see.tokens(chosen, generator.integers(0, VIEWS, 64)), prototypes, data.entity[chosen])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -396,17 +407,19 @@ def train_join(
     data: Drawings,
     packer: Packer,
     emblem: Emblem,
+    prototypes: nn.Parameter,
     steps: int,
     file: Path,
 ) -> None:
     """Stage 5: drawings and text together; a checkpoint every 100 steps, resumed from if there is one."""
-    parameters = [*model.model.language_model.parameters(), *see.parameters()]
-    groups = [{"params": model.model.language_model.parameters()}, {"params": see.parameters()}]
+    parameters = [*model.model.language_model.parameters(), *see.parameters(), prototypes]
+    groups = [{"params": parameters[: -len(see.parameters()) - 1]}, {"params": [*see.parameters(), prototypes]}]
     optimizer = torch.optim.AdamW(groups, lr=7e-4, weight_decay=0.05, betas=(0.9, 0.98))
     first = 0
     if file.exists():
         state = torch.load(file, weights_only=True)
         model.load_state_dict(state["model"])
+        prototypes.data.copy_(state["prototypes"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     start, losses = time.time(), []
@@ -415,12 +428,14 @@ def train_join(
             group["lr"] = schedule(step, steps, peak)
         sampler, generator = Sampler(emblem, SEED + 1 + step), np.random.default_rng(SEED + 1 + step)
         chosen = generator.choice(data.train, 24)
-        rows = packer.pack([sampler.about(data.entities[data.entity[i]]) for i in chosen], image=True)
+        asked = [sampler.about(data.entities[data.entity[i]]) for i in chosen]
+        rows = packer.pack(asked, image=True, noise=sampler.random)
         tokens = see.tokens(chosen, generator.integers(0, VIEWS, len(chosen)))
         logits, labels = answer_logits(model, rows, embed(model, rows, tokens))
         texts = packer.pack([[sampler.text() for _ in range(6)] for _ in range(4)], image=False)
         text_logits, text_labels = answer_logits(model, texts, embed(model, texts, None))
         loss = F.cross_entropy(torch.cat([logits, text_logits]), torch.cat([labels, text_labels]))
+        loss = loss + ALIGN * naming_loss(tokens, prototypes, data.entity[chosen])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -429,12 +444,18 @@ def train_join(
         if step % 100 == 99 or step == steps - 1:
             print(f"join {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s", flush=True)
             torch.save(
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
+                {
+                    "model": model.state_dict(),
+                    "prototypes": prototypes.data,
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
                 file.with_suffix(".new"),
             )
             file.with_suffix(".new").rename(file)
         if step % 300 == 299 or step == steps - 1:
-            print("  " + str(quick_check(model, see, data, packer, emblem)), flush=True)
+            named = {n: align_accuracy(see, data, prototypes, rows) for n, rows in data.checks().items()}
+            print(f"  nearest prototype {named}\n  {quick_check(model, see, data, packer, emblem)}", flush=True)
 
 
 @torch.inference_mode()
@@ -477,9 +498,9 @@ def main() -> None:
     parser.add_argument("--tower", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--text-steps", type=int, default=900)
-    parser.add_argument("--align-steps", type=int, default=1600)
-    parser.add_argument("--join-steps", type=int, default=2400)
+    parser.add_argument("--text-steps", type=int, default=800)
+    parser.add_argument("--align-steps", type=int, default=1500)
+    parser.add_argument("--join-steps", type=int, default=3000)
     parser.add_argument("--stage", choices=["text", "features", "all"], default="all")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -501,15 +522,18 @@ def main() -> None:
     model.model.language_model.load_state_dict(torch.load(text, weights_only=True))
     see = Seeing(model, np.load(features, mmap_mode=None))
     align = args.work / "align.pt"
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        names = torch.stack([table[packer.ids(f" {e.name}")].mean(0) for e in data.entities])
+        prototypes = nn.Parameter(F.normalize(names, dim=-1))
     if not align.exists():
-        with torch.no_grad():
-            table = model.get_input_embeddings().weight
-            names = torch.stack([table[packer.ids(f" {e.name}")].mean(0) for e in data.entities])
-        train_align(see, data, names, args.align_steps)
+        train_align(see, data, prototypes, args.align_steps)
         see.rescale(data, float(table.norm(dim=-1).mean()))
-        torch.save(model.state_dict(), align)
-    model.load_state_dict(torch.load(align, weights_only=True))
-    train_join(model, see, data, packer, emblem, args.join_steps, args.work / "join.pt")
+        torch.save({"model": model.state_dict(), "prototypes": prototypes.data}, align)
+    state = torch.load(align, weights_only=True)
+    model.load_state_dict(state["model"])
+    prototypes.data.copy_(state["prototypes"])
+    train_join(model, see, data, packer, emblem, prototypes, args.join_steps, args.work / "join.pt")
     model.half().save_pretrained(args.out)
     make_processor(tokenizer).save_pretrained(args.out)
 
