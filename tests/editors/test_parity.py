@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from liveedit.editors.draws import Draws, Pairs
 from liveedit.editors.liveedit import LiveEdit, LiveEditConfig
+from liveedit.editors.objective import replay
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -197,7 +198,7 @@ def step(recording):
     """Loss, terms, and the editor before and after one Adam step."""
     editor = recording.editor()
     examples = editor.prepare(recording.cases())
-    total, terms = editor.replay(examples, recording.draws())
+    total, terms = replay(editor, examples, recording.draws())
     optimizer = torch.optim.Adam(editor.networks().parameters(), lr=LR)
     total.backward()
     optimizer.step()

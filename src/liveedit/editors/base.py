@@ -31,12 +31,13 @@ CONFIG, WEIGHTS = "config.json", "editor.safetensors"
 class Example:
     """A case as training reads it, on the CPU in float32 and without padding.
 
-    ``rows`` holds by kind, the metric's name, what the edit layer puts out for that query, as a batch of one. ``base``
-    holds for the kinds that must not change the unedited log-probabilities (n, V) where the n answer tokens are
-    predicted.
+    ``rows`` holds by kind, the metric's name, what the edit layer puts out for that query, as a batch of one; ``facts``
+    the query's :attr:`Query.fact`. ``base`` holds for the kinds that must not change the unedited log-probabilities
+    (n, V) where the n answer tokens are predicted.
     """
 
     rows: dict[str, HiddenBatch] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
     base: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -8,7 +8,7 @@ Mixture-of-Experts", CVPR 2025 (arXiv 2411.15432). Released code: github.com/qiz
     (5)      keep the experts with ⟨φ̄, φ̂⟩ > ⟨φ̄, φ̄_Θ⟩          routing.LiveEditPatch.route
     (6)      h + Σ w ρ(h Uᵀ) V                                 nets.residual
     (7)      w = σ(z) softmax(z), z = ⟨ψ̄, ψ̂⟩, over those kept  nets.soft_routing
-    (8-16)   training                                          LiveEdit.replay, losses
+    (8-16)   training                                          objective, losses
 
 Where paper and released code differ the code is followed, because the published numbers were made with it and it is
 what can be compared number for number:
@@ -30,7 +30,7 @@ taken of probabilities without adding 1e-8, which the stable forms do not need. 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -42,21 +42,11 @@ from liveedit.editors import PAPERS
 from liveedit.editors.aligned import AlignedGenerator
 from liveedit.editors.bank import Bank
 from liveedit.editors.base import Example, TrainableEditor, alone
-from liveedit.editors.contrast import contrast
-from liveedit.editors.draws import Draws, RowName, draw
-from liveedit.editors.losses import absolute_routing, hard_routing, info_nce, kl, nll, relative_routing
-from liveedit.editors.nets import (
-    FeatureExtractor,
-    InputExtractor,
-    Part,
-    ReleasedGenerator,
-    image_and_prompt,
-    own_similarity,
-    residual,
-    similarity,
-    soft_routing,
-)
-from liveedit.editors.routing import LiveEditPatch, pictured, reach
+from liveedit.editors.draws import EDIT, draw
+from liveedit.editors.metric import EditSide, MetricExtractor
+from liveedit.editors.nets import FeatureExtractor, InputExtractor, ReleasedGenerator, image_and_prompt
+from liveedit.editors.objective import replay
+from liveedit.editors.routing import LiveEditPatch, pictured
 from liveedit.errors import BadInput, Mismatch, UnknownName
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
@@ -69,8 +59,6 @@ GENERATORS: dict[str, type[nn.Module]] = {"released": ReleasedGenerator, "aligne
 """Expert generators by name. Each is made from (D, d_m, heads, rank, scale) and maps the edits' HiddenBatch and the
 model's output embedding (V, D) to U and V, each (B, r, D)."""
 
-EDIT = "reliability"
-"""The kind of the training rows that are the edits themselves."""
 CHUNK = 32
 """Queries that go through the VLM together."""
 
@@ -81,13 +69,19 @@ class LiveEditConfig:
 
     ``layer`` (from 0) is the decoder layer whose output is edited, ``module_dim`` d_m, ``queries`` the k vectors of a
     feature, ``scale`` the divisor of what the generator puts out. ``eos`` ends every target with the end of text.
+    ``features`` "released" are two extractors that compare by inner products, "metric" one whose keys have unit length
+    (``metric.py``). ``generality`` and ``locality`` are the metrics trained on.
+
     ``negatives`` "released" trains routing on the released pairs, "hard" every query of a batch against every edit of
-    it (``contrast.py``). ``shared`` gives the edit side and the input side one extractor of φ, so that an input that
-    equals an edit is similar to it from the start. ``generality`` and ``locality`` are the metrics trained on.
+    it (``contrast.py``). Hard negatives know two more settings: ``written`` is how many examples of a batch write their
+    answers, ``None`` for all; the others are routed all the same, which costs far less. ``drop`` is the share of image
+    and prompt tokens that the extractors do not see, drawn anew for each row.
 
     At query time: ``positions`` adds the residual at every position, or from the last prompt token on (in training
     too). ``top_k`` cuts the experts kept (Eq. 5) to the k most similar in ψ, before they are weighed (Eq. 7).
-    ``margin`` is added to the sentinel's similarity. ``text_only``: a query without image meets no edit, or it meets
+    ``gate`` "vision" keeps the experts whose image matches better than the sentinel (Eq. 5), "both" those that are
+    likelier to belong to the query than not, by image and question together (``contrast.py``); ``margin`` is how far
+    above the one or the other they must be. ``text_only``: a query without image meets no edit, or it meets
     those with z > 0, that is, with σ(z) above one half.
     """
 
@@ -99,12 +93,15 @@ class LiveEditConfig:
     layer: int = 21
     generator: Literal["released", "aligned"] = "released"
     positions: Literal["all", "answer"] = "all"
-    top_k: int | None = None
+    gate: Literal["vision", "both"] = "vision"
     margin: float = 0.0
+    top_k: int | None = None
     text_only: Literal["never", "text_key"] = "never"
     eos: bool = False
+    features: Literal["released", "metric"] = "released"
     negatives: Literal["released", "hard"] = "released"
-    shared: bool = False
+    written: int | None = None
+    drop: float = 0.0
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("image_locality",)
 
@@ -115,7 +112,7 @@ class LiveEdit(TrainableEditor):
     name = "liveedit"
     paper = PAPERS["liveedit"]
     Config = LiveEditConfig
-    query_time = frozenset({"positions", "top_k", "margin", "text_only", "generality", "locality"})
+    query_time = frozenset({"positions", "gate", "margin", "top_k", "text_only", "generality", "locality"})
     config: LiveEditConfig
 
     def __init__(self, vlm: VLM, config: LiveEditConfig | None = None) -> None:
@@ -126,16 +123,22 @@ class LiveEdit(TrainableEditor):
             raise UnknownName(f"unknown generator '{c.generator}': known: {', '.join(GENERATORS)}")
         if c.module_dim % c.heads or vlm.hidden_size % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.hidden_size}: change heads")
+        if c.negatives == "released" and (c.written is not None or c.drop):
+            raise BadInput("written and drop are for hard negatives: leave them, or set negatives to hard")
         sizes = (vlm.hidden_size, c.module_dim, c.heads)
         self.generator = GENERATORS[c.generator](*sizes, c.rank, c.scale)
-        self.edit_features = FeatureExtractor(*sizes, c.queries)
-        self.input_features = InputExtractor(*sizes, c.queries, image_tokens(vlm))
-        if c.shared:
-            self.edit_features.share_vision(self.input_features)
+        self.input_features, self.edit_features = self._extractors(*sizes, c.queries, image_tokens(vlm))
         self.norm = nn.LayerNorm(vlm.hidden_size)
         parts = ("generator", "edit_features", "input_features", "norm")
         self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts})
         self._networks.to(next(vlm.layers[c.layer].parameters()).device)
+
+    def _extractors(self, *sizes: int) -> tuple[InputExtractor, FeatureExtractor | EditSide]:
+        """The feature extractors of both sides."""
+        if self.config.features == "metric":
+            metric = MetricExtractor(*sizes)
+            return metric, EditSide(metric)
+        return InputExtractor(*sizes), FeatureExtractor(*sizes[:-1])
 
     def networks(self) -> nn.ModuleDict:
         """Generator, feature extractors and norm."""
@@ -166,7 +169,7 @@ class LiveEdit(TrainableEditor):
         """
         image, prompt = image_and_prompt(hidden.hidden, hidden.spans)
         vision_keys = self.edit_features.vision_key(image, prompt)
-        expert_in, expert_out = self._factors(hidden)
+        expert_in, expert_out = self.factors(hidden)
         return {
             "vision_keys": vision_keys.masked_fill(~image.mask.any(1)[:, None, None], torch.nan),
             "text_keys": self.edit_features.text_key(prompt),
@@ -194,7 +197,8 @@ class LiveEdit(TrainableEditor):
             raise Mismatch(f"the edits in {folder} were made by another editor: load that editor, or make them again")
         return LiveEditPatch(self, bank)
 
-    def _factors(self, hidden: HiddenBatch) -> tuple[Tensor, Tensor]:
+    def factors(self, hidden: HiddenBatch) -> tuple[Tensor, Tensor]:
+        """U and V, each (B, r, D), of the edits whose states at the edit layer are ``hidden``."""
         factors: tuple[Tensor, Tensor] = self.generator(hidden, self.vlm.model.get_output_embeddings().weight)
         return factors
 
@@ -229,8 +233,8 @@ class LiveEdit(TrainableEditor):
         for start in range(0, len(asked), CHUNK):
             chunk = asked[start : start + CHUNK]
             rows = [alone(row) for row in self._hidden([query for *_, query in chunk]).rows()]
-            for (index, kind, _), row in zip(chunk, rows, strict=True):
-                examples[index].rows[kind] = row
+            for (index, kind, query), row in zip(chunk, rows, strict=True):
+                examples[index].rows[kind], examples[index].facts[kind] = row, query.fact
             still = [(examples[index], kind) for index, kind, _ in chunk if kind in self.config.locality]
             bases = self._base([example.rows[kind] for example, kind in still])
             for (example, kind), base in zip(still, bases, strict=True):
@@ -255,12 +259,12 @@ class LiveEdit(TrainableEditor):
         """The unedited log-probabilities (n, V) at the n answer positions of each row."""
         if not rows:
             return []
-        hidden = self._onto(HiddenBatch.stack(rows))
+        hidden = self.onto(HiddenBatch.stack(rows))
         positions = hidden.answer_positions()
         base = self.vlm.resume(self.config.layer, hidden, positions).float().log_softmax(-1).cpu()
         return [part.clone() for part in base.split_with_sizes(positions.sum(1).tolist())]
 
-    def _onto(self, hidden: HiddenBatch) -> HiddenBatch:
+    def onto(self, hidden: HiddenBatch) -> HiddenBatch:
         """``hidden`` where the edit layer is, in the VLM's type."""
         hidden = hidden.to(self.device)
         hidden.hidden = hidden.hidden.to(self.vlm.dtype)
@@ -268,96 +272,9 @@ class LiveEdit(TrainableEditor):
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`TrainableEditor.loss`."""
-        kinds = [[kind for kind, row in example.rows.items() if pictured(row.spans[0])] for example in examples]
-        return self.replay(examples, draw(kinds, EDIT, self.config.generality, self.config.locality, generator))
-
-    def replay(self, examples: Sequence[Example], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch under given draws. All rows go through the VLM's upper layers together, once."""
-        kinds = (EDIT, *self.config.generality, *self.config.locality)
-        rows = [(kind, j) for kind in kinds for j, example in enumerate(examples) if kind in example.rows]
-        hidden = self._onto(HiddenBatch.stack([examples[j].rows[kind] for kind, j in rows]))
-        image, prompt = image_and_prompt(hidden.hidden, hidden.spans)
-        psi = self.input_features.text_key(prompt)
-        mixed = torch.stack([draws.mixed[kind][j] for kind, j in rows]).to(self.device)
-        changed = hidden.hidden + self._change(examples, hidden, psi, prompt, mixed).to(hidden.hidden.dtype)
-        logits = self.vlm.resume(self.config.layer, replace(hidden, hidden=changed), hidden.answer_positions())
-        place = {row: index for index, row in enumerate(rows)}
-        terms = output_terms(examples, rows, hidden, logits)
-        if self.config.negatives == "hard":
-            terms |= self._contrast_terms(image, prompt, psi, rows)
-        else:
-            terms |= self._routing_terms(image, prompt, psi, place, draws)
-        return torch.stack(list(terms.values())).sum(), terms
-
-    def _change(
-        self, examples: Sequence[Example], hidden: HiddenBatch, psi: Tensor, prompt: Part, mixed: Tensor
-    ) -> Tensor:
-        """What the batch's experts add to the rows, (R, T, D), by soft routing alone (after Eq. 8)."""
-        U, V = self._factors(self._onto(HiddenBatch.stack([example.rows[EDIT] for example in examples])))
-        edits = torch.arange(len(examples), device=self.device)  # the edits themselves are the first rows
-        z = similarity(psi, self.edit_features.text_key(prompt.pick(edits)))
-        change = residual(self.norm(hidden.hidden.float()), U, V, soft_routing(z, mixed))
-        return change if self.config.positions == "all" else change * reach(hidden.spans, change)
-
-    def _routing_terms(
-        self, image: Part, prompt: Part, psi: Tensor, place: dict[RowName, int], draws: Draws
-    ) -> dict[str, Tensor]:
-        """Eq. 13, 15 and 16 on the pairs drawn."""
-        bar, hat = self.input_features, self.edit_features
-        terms: dict[str, Tensor] = {}
-        for name, pairs in (("hard_neighbour", draws.neighbours), ("hard_sentinel", draws.strangers)):
-            if not pairs.inputs:
-                continue
-            a = torch.tensor([place[row] for row in pairs.inputs], device=self.device)
-            b = torch.tensor([place[row] for row in pairs.edits], device=self.device)
-            own = torch.arange(len(a), device=self.device)
-            if pairs is draws.neighbours:
-                z = similarity(psi[a], hat.text_key(prompt.pick(b)))
-                terms |= {"soft_relative": relative_routing(z), "soft_absolute": absolute_routing(z)}
-            phi = bar.vision_key(image.pick(a), prompt.pick(a))
-            sentinel = own_similarity(phi, bar.sentinel_key(prompt.pick(a)))
-            wanted = own if pairs is draws.neighbours else torch.full_like(own, len(own))
-            terms[name] = hard_routing(similarity(phi, hat.vision_key(image.pick(b), prompt.pick(b))), sentinel, wanted)
-        return terms
-
-    def _contrast_terms(self, image: Part, prompt: Part, psi: Tensor, rows: Sequence[RowName]) -> dict[str, Tensor]:
-        """Every row against every edit of the batch: own ones pass and come first, all others fail."""
-        bar, hat = self.input_features, self.edit_features
-        edits = torch.tensor([index for index, (kind, _) in enumerate(rows) if kind == EDIT], device=self.device)
-        own = torch.tensor([-1 if kind in self.config.locality else j for kind, j in rows], device=self.device)
-        phi = bar.vision_key(image, prompt)
-        vision = similarity(phi, hat.vision_key(image.pick(edits), prompt.pick(edits)))
-        sentinel = own_similarity(phi, bar.sentinel_key(prompt))
-        z = similarity(psi, hat.text_key(prompt.pick(edits)))
-        mine = own >= 0
-        return {
-            "hard": contrast(vision, sentinel[:, None], own),
-            "soft_absolute": contrast(z, 0.0, own),
-            "soft_relative": info_nce(z[mine], own[mine]),
-        }
-
-
-def output_terms(
-    examples: Sequence[Example], rows: Sequence[RowName], hidden: HiddenBatch, logits: Tensor
-) -> dict[str, Tensor]:
-    """Eq. 9-11 by kind: the mean over the rows of a kind of their likelihood or, if they must not change, divergence.
-
-    ``rows`` names the rows of ``hidden``, those of a kind together; ``logits`` (N, V) are the edited ones at its answer
-    positions.
-    """
-    positions = hidden.answer_positions()
-    labels, row = hidden.labels.roll(-1, 1)[positions], positions.nonzero()[:, 0]
-    terms = {}
-    for kind in dict.fromkeys(kind for kind, _ in rows):
-        chosen = [index for index, (other, _) in enumerate(rows) if other == kind]
-        base = [examples[j].base[kind] for other, j in rows if other == kind and kind in examples[j].base]
-        here = (row >= chosen[0]) & (row <= chosen[-1])
-        edited, owner, count = logits[here], row[here] - chosen[0], len(chosen)
-        if base:
-            terms[kind] = kl(edited, torch.cat(base).to(logits.device), owner, count).mean()
-        else:
-            terms[kind] = nll(edited, labels[here], owner, count).mean()
-    return terms
+        written = examples[: self.config.written]
+        kinds = [[kind for kind, row in example.rows.items() if pictured(row.spans[0])] for example in written]
+        return replay(self, examples, draw(kinds, self.config.generality, self.config.locality, generator))
 
 
 def image_tokens(vlm: VLM) -> int:

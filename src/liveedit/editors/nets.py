@@ -41,6 +41,13 @@ class Part:
         """The same stretch with ``function`` applied to its states."""
         return Part(function(self.states), self.mask)
 
+    def drop(self, share: float, generator: torch.Generator) -> "Part":
+        """Without a random ``share`` of each row's states; the last one is always kept."""
+        places = torch.arange(self.mask.shape[1], device=self.mask.device)
+        last = places == self.mask.sum(1, keepdim=True) - 1
+        kept = torch.rand(self.mask.shape, generator=generator).to(self.mask.device) >= share
+        return Part(self.states, self.mask & (kept | last))
+
     def pick(self, rows: Tensor) -> "Part":
         """The stretches of some rows, by their indices."""
         return Part(self.states[rows], self.mask[rows])
@@ -94,10 +101,6 @@ class FeatureExtractor(nn.Module):
         self.ask = CrossAttention(module_dim, hidden_size, module_dim, heads)
         self.look = CrossAttention(module_dim, hidden_size, module_dim, heads)
         self.read = CrossAttention(module_dim, hidden_size, module_dim, heads)
-
-    def share_vision(self, other: "FeatureExtractor") -> None:
-        """Take the other extractor's weights for φ, now and in training."""
-        self.vision_norm, self.phi, self.ask, self.look = other.vision_norm, other.phi, other.ask, other.look
 
     def vision_key(self, image: Part, prompt: Part) -> Tensor:
         """φ (B, k, d_m) = CA_φ2(CA_φ1(φ, h_p), h_v)."""
