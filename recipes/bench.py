@@ -36,14 +36,14 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def grown(editor: LiveEdit, patch: LiveEditPatch, size: int) -> LiveEditPatch:
-    """A pool of ``size`` experts: the real ones again and again, their keys slightly changed so that all differ."""
-    torch.manual_seed(0)
-    bank, rows = editor.empty().bank, patch.bank.tensors()
+    """A pool of ``size`` experts: the real ones first, then vision keys of one with the text keys of another."""
+    if size <= len(patch):
+        return patch.select(slice(size))
+    generator, bank, rows = torch.Generator().manual_seed(0), patch.bank, patch.bank.tensors()
     while len(bank) < size:
-        take = min(len(patch), size - len(bank))
-        bank = bank.append(
-            {n: t[:take] + (0.01 * torch.randn_like(t[:take]) if n.endswith("keys") else 0) for n, t in rows.items()}
-        )
+        others = torch.randperm(len(patch), generator=generator)
+        pairs = rows | {"text_keys": rows["text_keys"][others]}
+        bank = bank.append({name: tensor[: size - len(bank)] for name, tensor in pairs.items()})
     return LiveEditPatch(editor, bank)
 
 
@@ -86,7 +86,7 @@ def main() -> None:
     editor = load_editor(vlm, embedded("liveedit"))
     assert isinstance(editor, LiveEdit)
     cases = load_cases("emblem", "test")
-    edits = [case.edits[0] for case in cases[:200]]
+    edits = [case.edits[0] for case in cases[:1000]]
     editor.edit(edits[:8])
     found: dict[str, float] = {"edits_per_second": len(edits) / timed(lambda: editor.edit(edits))}
     patch = editor.edit(edits)
@@ -94,7 +94,7 @@ def main() -> None:
     with vlm.patched(patch):
         found["probes_per_second"] = len(probes) / timed(lambda: vlm.generate(probes))
     found["training_samples_per_second"] = training_speed(editor, load_cases("emblem", "val"))
-    queries = [case.edits[0] for case in cases[:20]]
+    queries = edits[:20]
     vlm.generate(queries)
     for size in SIZES:
         seconds, ratio = query_ratio(vlm, grown(editor, patch, size), queries, args.repeats)
