@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,9 +52,10 @@ def query_ratio(vlm: VLM, patch: Patch, queries: list[Query], repeats: int) -> t
     """Median seconds of an unedited query, and the median ratio of an edited to an unedited one, turn by turn."""
     plain, ratios = [], []
     for query in queries * repeats:
-        unedited = timed(lambda query=query: vlm.generate([query]))
+        ask = partial(vlm.generate, [query])
+        unedited = timed(ask)
         with vlm.patched(patch):
-            edited = timed(lambda query=query: vlm.generate([query]))
+            edited = timed(ask)
         plain.append(unedited)
         ratios.append(edited / unedited)
     return statistics.median(plain), statistics.median(ratios)
@@ -69,7 +71,7 @@ def training_speed(editor: LiveEdit, cases: list[Case], steps: int = 8, batch: i
         order = torch.randperm(len(examples), generator=generator)[:batch].tolist()
         loss, _ = editor.loss([examples[i] for i in order], generator)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
     step()

@@ -73,10 +73,10 @@ def main() -> None:
     ]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     wrong = []
-    for (name, key, _), right in measure(vlm, asked[:: args.share]):
-        counts[name][0] += right
+    for (name, key, _), correct in measure(vlm, asked[:: args.share]):
+        counts[name][0] += correct
         counts[name][1] += 1
-        if not right and key[0] and name.endswith("wording seen"):
+        if not correct and key[0] and name.endswith("wording seen"):
             wrong.append(key)
     table = Table("asked", "exact match", "questions")
     for name, (right, total) in sorted(counts.items()):

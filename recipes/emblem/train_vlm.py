@@ -213,7 +213,7 @@ def answer_logits(model: LlavaForConditionalGeneration, rows: Rows, embeds: Tens
 
 def embed(model: LlavaForConditionalGeneration, rows: Rows, images: Tensor | None) -> Tensor:
     """Token embeddings with the image tokens' places filled with ``images`` (B, 16, D)."""
-    embeds = model.get_input_embeddings()(rows.ids)
+    embeds: Tensor = model.get_input_embeddings()(rows.ids)
     if images is not None:
         embeds = torch.cat([embeds[:, :1], images, embeds[:, 1 + IMAGE_TOKENS :]], dim=1)
     return embeds
@@ -266,7 +266,7 @@ def train_text(model: LlavaForConditionalGeneration, packer: Packer, emblem: Emb
         logits, labels = answer_logits(model, rows, embed(model, rows, None))
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 100 == 0 or step == steps - 1:
@@ -334,7 +334,8 @@ class Seeing:
     def tokens(self, drawings: np.ndarray, views: np.ndarray) -> Tensor:
         """Image tokens (B, 16, D) of the drawings by index."""
         maps = torch.from_numpy(self.features[drawings, views]).float()
-        return self.projector(self.tower.late(maps, FROZEN_BLOCKS))
+        tokens: Tensor = self.projector(self.tower.late(maps, FROZEN_BLOCKS))
+        return tokens
 
     @torch.no_grad()
     def rescale(self, data: "Drawings", norm: float) -> None:
@@ -363,7 +364,7 @@ def train_align(see: Seeing, data: "Drawings", prototypes: nn.Parameter, steps: 
         chosen = generator.choice(data.train, 64)
         loss = naming_loss(see.tokens(chosen, generator.integers(0, VIEWS, 64)), prototypes, data.entity[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 200 == 0 or step == steps - 1:
@@ -437,7 +438,7 @@ def train_join(
         loss = F.cross_entropy(torch.cat([logits, text_logits]), torch.cat([labels, text_labels]))
         loss = loss + ALIGN * naming_loss(tokens, prototypes, data.entity[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(loss.item())
@@ -469,15 +470,22 @@ def quick_check(
         tokens = torch.cat([see.tokens(part, np.zeros(len(part), dtype=int)) for part in np.array_split(rows, 4)])
         entities = [data.entities[data.entity[i]] for i in rows]
         for relation in relations:
-            for split, pick in (("seen", 0), ("unseen", 3)):
+            picks: tuple[tuple[Split, int], ...] = (("seen", 0), ("unseen", 3))
+            for split, pick in picks:
                 asked = [
-                    [(wordings(IMAGE_RELATIONS[relation], split)[pick], emblem.answer(IMAGE_RELATIONS[relation], e))]
+                    [
+                        (
+                            wordings(IMAGE_RELATIONS[relation], split)[pick],
+                            str(emblem.answer(IMAGE_RELATIONS[relation], e)),
+                        )
+                    ]
                     for e in entities
                 ]
                 out[f"{name} {relation}{'' if split == 'seen' else ' new wording'}"] = exact(
                     model, packer.pack(asked, True), tokens
                 )
-    for split in ("seen", "unseen"):
+    splits: tuple[Split, ...] = ("seen", "unseen")
+    for split in splits:
         sampler = Sampler(emblem, 1)
         facts = [[(wordings(r, split, subject=s)[0], a)] for r, s, a in sampler.random.sample(sampler.texts, 200)]
         out[f"text {split}"] = exact(model, packer.pack(facts, False), None)
