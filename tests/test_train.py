@@ -1,12 +1,20 @@
 """Training on a tiny model: it learns, it resumes exactly, it refuses another run's folder."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from liveedit.editors import load_editor, new_editor
-from liveedit.errors import BadInput, Mismatch
+from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.tiny import tiny
 from liveedit.train import TrainConfig, train
 from liveedit.types import Case, Probe, Query
@@ -92,6 +100,38 @@ def test_the_trained_editor_loads_back(vlm, settings, tmp_path):
         load_editor(tiny("llava", seed=1), tmp_path)
 
 
+def test_the_editor_goes_to_the_hub_and_comes_back(vlm, settings, tmp_path, monkeypatch):
+    """The Hub's client is replaced by a folder; all else is real."""
+
+    class Api:
+        def create_repo(self, repo, *, private, exist_ok):
+            assert private
+            assert exist_ok
+            return SimpleNamespace(repo_id=repo)
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            assert "liveedit" in commit_message
+            shutil.copytree(folder_path, tmp_path / repo_id)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
+    editor = fresh(vlm, settings)
+    editor.push_to_hub("someone/editor", private=True)
+    assert load_editor(vlm, "someone/editor").fingerprint == editor.fingerprint
+
+
+def test_what_the_hub_does_not_have_is_said_in_one_line(vlm, settings, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no such thing\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+    with pytest.raises(BadInput, match="no trained editor in someone/else"):
+        load_editor(vlm, "someone/else")
+    with pytest.raises(StorageError, match=r"as someone/else: no such thing$"):
+        fresh(vlm, settings).push_to_hub("someone/else")
+
+
 def test_another_runs_folder_is_refused(vlm, settings, tmp_path):
     train(fresh(vlm, settings), CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
     with pytest.raises(Mismatch, match="another lr"):
@@ -110,3 +150,47 @@ def test_the_log_can_be_read(vlm, settings, tmp_path):
     [log] = {file.parent for file in tmp_path.rglob("events.out.tfevents*")}
     events = EventAccumulator(str(log)).Reload()
     assert len(events.Scalars("loss")) == 3
+
+
+PROCESS = """
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+from test_train import CASES, SETTINGS, fresh
+from liveedit.models.tiny import tiny
+from liveedit.train import TrainConfig, train
+
+settings = SETTINGS | {"generator": "aligned", "negatives": "hard", "features": "metric", "drop": 0.1}
+editor = fresh(tiny("llava"), settings)
+plan = TrainConfig(steps=int(sys.argv[3]), batch_size=4, lr=1e-2, checkpoint_every=2)
+train(editor, CASES, plan, Path(sys.argv[2]))
+assert os.environ["WORLD_SIZE"] == "2"
+torch.save(editor.networks().state_dict(), Path(sys.argv[2]) / f"rank-{os.environ['RANK']}.pt")
+"""
+
+
+def launch(folder, steps):
+    """Train in two processes on the CPU."""
+    script = folder.parent / "process.py"
+    script.write_text(PROCESS, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
+    command += [Path(__file__).parent, folder, steps]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(folder / "editor.safetensors"), [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+
+
+def test_two_processes_train_one_editor_and_go_on_exactly(tmp_path):
+    whole, ranks = launch(tmp_path / "whole", 4)
+    for name, weight in whole.items():
+        assert torch.equal(weight, ranks[0][name])
+        assert torch.equal(weight, ranks[1][name])
+    half, _ = launch(tmp_path / "cut", 2)
+    assert any(not torch.equal(half[name], weight) for name, weight in whole.items())
+    resumed, _ = launch(tmp_path / "cut", 4)
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())

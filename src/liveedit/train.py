@@ -166,6 +166,7 @@ def _checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: La
     """Save everything that the run needs to go on; the one before is removed when the new one is whole."""
     target = folder / "checkpoints" / f"step-{step:07d}"
     accelerator.save_state(str(target.with_suffix(".part")))
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         torch.save(scheduler.state_dict(), target.with_suffix(".part") / "schedule.pt")
         target.with_suffix(".part").rename(target)

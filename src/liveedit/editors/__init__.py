@@ -36,13 +36,16 @@ def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None)
 
 
 def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
-    """The editor for ``vlm`` in the folder of a trained one, or by the name of a method that needs no training.
+    """The editor for ``vlm``: a trained one's folder or Hugging Face id, or a method's name if it needs no training.
 
-    Raises :class:`UnknownName` for a name that is not registered, :class:`BadInput` for a folder without an editor and
-    for the name of a method that has to be trained, :class:`Mismatch` for an editor trained for another model.
+    Raises :class:`UnknownName` for a name that is not registered, :class:`BadInput` for a folder or id without an
+    editor and for the name of a method that has to be trained, :class:`Mismatch` for an editor trained for another
+    model.
     """
     folder = Path(source)
-    if not folder.is_dir():
+    if not folder.is_dir() and "/" in str(source):
+        folder = _download(str(source))
+    elif not folder.is_dir():
         editor = resolve("editor", str(source), EDITORS)
         if hasattr(editor, "from_pretrained"):
             raise BadInput(f"{source} has to be trained for this model first: give the folder of a trained editor")
@@ -53,3 +56,13 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
     except (OSError, ValueError, KeyError, TypeError):
         raise BadInput(f"{folder} holds no editor: give the folder of a trained one") from None
     return resolve("editor", name, EDITORS).from_pretrained(vlm, folder)  # type: ignore[no-any-return]
+
+
+def _download(repo: str) -> Path:
+    """The local copy of a trained editor on the Hugging Face Hub."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=["config.json", "editor.safetensors"]))
+    except (OSError, ValueError):
+        raise BadInput(f"no trained editor in {repo}: give a folder, or an id that Hugging Face has") from None

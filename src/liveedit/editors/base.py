@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
@@ -161,6 +162,23 @@ class TrainableEditor(Editor):
             (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise StorageError(f"cannot write the editor to {folder}: {error}") from error
+
+    def push_to_hub(self, repo: str, *, private: bool = False) -> str:
+        """Put what :meth:`save_pretrained` writes on the Hugging Face Hub, under the id ``repo``; its address.
+
+        Needs a token with the right to write (``hf auth login``). Raises :class:`StorageError` where that fails.
+        """
+        from huggingface_hub import HfApi
+
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            try:
+                found = HfApi().create_repo(repo, private=private, exist_ok=True)
+                HfApi().upload_folder(repo_id=found.repo_id, folder_path=folder, commit_message=f"{self.name} editor")
+            except Exception as error:  # of whichever HTTP library the client uses
+                reason = str(error).partition("\n")[0]
+                raise StorageError(f"cannot put the editor on Hugging Face as {repo}: {reason}") from error
+        return str(found)
 
     @classmethod
     def from_pretrained(cls, vlm: VLM, folder: str | Path, **changes: Any) -> Self:
