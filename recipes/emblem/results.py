@@ -1,6 +1,6 @@
 """Put the results of the lifelong test into the README, and keep their summary.
 
-    liveedit eval --out runs/emblem --max-cases 60 --ask 60
+    liveedit eval --out runs/emblem --max-cases 1000
     python recipes/emblem/results.py runs/emblem
 
 Copies ``summary.json`` to ``docs/results/emblem.json`` and writes the tables of ``table.md`` between the README's
