@@ -3,8 +3,8 @@
     liveedit eval --out runs/emblem --max-cases 1000
     python recipes/emblem/results.py runs/emblem
 
-Copies ``summary.json`` to ``docs/results/emblem.json`` and writes the tables of ``table.md`` between the README's
-markers. Nothing is typed by hand.
+Copies ``summary.json`` and ``table.md`` to ``docs/results`` and writes the main tables between the README's markers.
+Nothing is typed by hand.
 """
 
 import re
@@ -22,11 +22,12 @@ SHOWN = ("Token accuracy (teacher-forced)", "Exact match (free generation)")
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the three files."""
     numbers = summary(read_records(sys.argv[1]).records)
-    kept = ROOT / "docs" / "results" / "emblem.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(as_json(numbers))
+    kept = ROOT / "docs" / "results"
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "emblem.json").write_bytes(as_json(numbers))
+    (kept / "emblem.md").write_text(markdown(tables(numbers)), encoding="utf-8")
     readme = ROOT / "README.md"
     text = markdown(table for table in tables(numbers) if table.title in SHOWN).partition("### ")[2]
     readme.write_text(
