@@ -122,7 +122,7 @@ class _Maker:
         hand = hand or self.random.choice(entity.seen_hands)
         become = entity if truly else self._other_answer(entity, relation)
         target = str(self.emblem.answer(relation, become))
-        if self.part == "train" and relation.hops == 0 and self.random.random() < SPARE:
+        if not truly and self.part == "train" and relation.hops == 0 and self.random.random() < SPARE:
             become, target = entity, self.random.choice(self.emblem.words)
         prompt = self.random.choice(wordings(relation, "seen"))
         edit = Query(prompt, target, self._image(hand, entity), f"{entity.id}:{relation.name}")
