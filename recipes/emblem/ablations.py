@@ -2,8 +2,8 @@
 
     python recipes/emblem/ablations.py --out runs/ablations [--only NAME …]
 
-The first variants change the shipped editor at query time, 40 seconds each on two cores. The others are trained anew by
-the recipe named, with the settings named changed: 13 to 40 minutes each. A stopped run goes on where it was. Writes
+The first variants change the shipped editor at query time, 40 seconds each on two cores. The others need an editor that
+is trained for this: 13 to 40 minutes each. A stopped run goes on where it was. Writes
 ``docs/results/ablations.md``, with the variants that have been evaluated so far.
 """
 
@@ -32,47 +32,64 @@ FIVE = ("reliability", "text_generality", "image_generality", "text_locality", "
 HARD = ("look_alike_image", "same_image_other_question", "question_alone")
 
 
+SHIPPED = "as shipped"
+TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the released form": ("liveedit-released.json", {}),
+    "targets without end": ("liveedit.json", {"eos": False}),
+    "released extractors": ("liveedit.json", {"features": "released"}),
+}
+"""Editors that are trained for this: the recipe, and the settings that differ from it."""
+
+
 @dataclass(frozen=True)
 class Variant:
-    """Settings that differ from the shipped editor's or, where there is a recipe to train it by, from the recipe's."""
+    """An editor, shipped or trained, with some settings of query time changed."""
 
     name: str
+    editor: str = SHIPPED
     changes: dict[str, Any] = field(default_factory=dict)
-    recipe: str = ""
 
 
 VARIANTS = (
     Variant("as shipped"),
-    Variant("margin 0", {"margin": 0.0}),
-    Variant("margin 2", {"margin": 2.0}),
-    Variant("gate by vision alone", {"gate": "vision", "margin": 0.0}),
-    Variant("gate by vision alone, margin 3", {"gate": "vision", "margin": 3.0}),
-    Variant("top-k 1", {"top_k": 1}),
-    Variant("text meets edits", {"text_only": "text_key"}),
-    Variant("residual at every position", {"positions": "all"}),
-    Variant("the released form", recipe="liveedit-released.json"),
-    Variant("released extractors", {"features": "released"}, "liveedit.json"),
-    Variant("targets without end", {"eos": False}, "liveedit.json"),
-    Variant("no token dropped", {"drop": 0.0}, "liveedit.json"),
+    Variant("margin 0", changes={"margin": 0.0}),
+    Variant("margin 2", changes={"margin": 2.0}),
+    Variant("gate by vision alone", changes={"gate": "vision", "margin": 0.0}),
+    Variant("gate by vision alone, margin 3", changes={"gate": "vision", "margin": 3.0}),
+    Variant("top-k 1", changes={"top_k": 1}),
+    Variant("text meets edits", changes={"text_only": "text_key"}),
+    Variant("residual at every position", changes={"positions": "all"}),
+    Variant("the released form", "the released form"),
+    Variant("the released form, top-k 1", "the released form", {"top_k": 1}),
+    Variant("the released form, residual from the answer on", "the released form", {"positions": "answer"}),
+    Variant("targets without end", "targets without end"),
+    Variant("released extractors", "released extractors"),
 )
 
 
-def editor_of(variant: Variant, vlm: VLM, folder: Path) -> LiveEdit:
-    """The variant's editor, trained in ``folder`` if it has to be."""
-    if not variant.recipe:
+def place(out: Path, name: str) -> Path:
+    """The folder of an editor or a variant."""
+    return out / name.replace(" ", "-").replace(",", "")
+
+
+def editor_of(variant: Variant, vlm: VLM, out: Path) -> LiveEdit:
+    """The variant's editor, which is trained first if it has to be."""
+    if variant.editor == SHIPPED:
         return LiveEdit.from_pretrained(vlm, embedded("liveedit"), **variant.changes)
-    recipe = json.loads((HERE / variant.recipe).read_text(encoding="utf-8"))
-    editor = new_editor(vlm, "liveedit", recipe["editor"] | variant.changes)
-    assert isinstance(editor, LiveEdit)
+    folder = place(out, variant.editor) / "editor"
     if not (folder / "config.json").exists():
+        file, settings = TRAININGS[variant.editor]
+        recipe = json.loads((HERE / file).read_text(encoding="utf-8"))
+        editor = new_editor(vlm, "liveedit", recipe["editor"] | settings)
+        assert isinstance(editor, LiveEdit)
         cases = [case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)]
         with Progress() as bar:
-            task = bar.add_task(variant.name)
+            task = bar.add_task(variant.editor)
             train(
                 editor, cases, TrainConfig(**recipe["training"]), folder,
                 lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
             )  # fmt: skip
-    return LiveEdit.from_pretrained(vlm, folder)
+    return LiveEdit.from_pretrained(vlm, folder, **variant.changes)
 
 
 def row(name: str, numbers: Summary) -> str:
@@ -92,10 +109,10 @@ def main() -> None:
     args = parser.parse_args()
     vlm, cases, lines = load_vlm(), load_cases("emblem", "test", 0), []
     for variant in VARIANTS:
-        folder = args.out / variant.name.replace(" ", "-").replace(",", "")
+        folder = place(args.out, variant.name)
         if variant.name in args.only:
             Console().print(variant.name)
-            editor = editor_of(variant, vlm, folder / "editor")
+            editor = editor_of(variant, vlm, args.out)
             evaluate(
                 vlm, editor, cases,
                 edits=(EDITS,), data="emblem", seed=0, out=folder / "records", max_cases=EDITS, ask=ASKED,
