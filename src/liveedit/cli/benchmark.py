@@ -65,8 +65,7 @@ def demo(
     console = Console()
     _show_corrections(console)
     for name in ("liveedit", "ft-l"):
-        counts = (1, 10, 100, 1000) if name == "liveedit" else (1, 10, 100)
-        _run(console, "emblem", name, "emblem", counts, out, max_cases=cases, ask=cases, seed=0)
+        _run(console, "emblem", name, "emblem", (1, 10, 100, 1000), out, max_cases=cases, ask=cases, seed=0)
     report(out)
 
 
