@@ -52,7 +52,7 @@ def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):
     write_report(save(tmp_path / "records-0.jsonl", [record()]), tmp_path)
     [accuracy, exact, cost] = terminal_tables(tmp_path)
     assert accuracy[0] == "emblem: Token accuracy (teacher-forced)"
-    assert exact[1:] == (["N", "Editor", "Rel"], [["10", "liveedit", "100.0 (100–100)"]])
+    assert exact[1:] == (["N", "Editor", "Rel"], [["10", "liveedit", "100.0\n100–100"]])
     assert cost[0] == "emblem: Time and memory"
 
 

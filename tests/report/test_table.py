@@ -79,7 +79,12 @@ def test_csv_is_one_rectangle_in_percent(run):
 def test_terminal_rows(record):
     head, rows = terminal_rows(tables(summary([record()]))[0])
     assert head == ["N", "Editor", "Rel"]
-    assert rows == [["10", "liveedit", "100.0 (100–100)"]]
+    assert rows == [["10", "liveedit", "100.0\n100–100"]]
+
+
+def test_terminal_rows_of_other_probes_leave_out_the_interval(record):
+    [accuracy, _] = tables(summary([record(metric="portability_1hop")]))[:2]
+    assert terminal_rows(accuracy) == (["N", "Editor", "Portability 1-hop"], [["10", "liveedit", "100.0"]])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def report(out: Annotated[Path, typer.Argument(help="Folder with the records of 
     page = write_report(out, out, images=Emblem().find)
     console = Console()
     for title, header, rows in terminal_tables(out):
-        table = Table(*header, title=title)
+        table = Table(title=title)
+        for number, heading in enumerate(header):
+            table.add_column(heading, no_wrap=number < 2, overflow="fold", justify="left" if number == 1 else "right")
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -77,9 +79,9 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 
     console.print("loading the embedded model …")
     edited: EditableVLM = load()
-    table = Table(
-        "drawing", "question", "before", "edit to", "after", "another hand's drawing", "a look-alike: before → after"
-    )
+    table = Table()
+    for heading in ("drawing", "question", "before", "edit to", "after", "another hand's drawing", "a look-alike"):
+        table.add_column(heading, overflow="fold")
     for case in counterfactual_cases(Emblem(), "test")[:number]:
         probes = {probe.metric: probe.query for probe in case.probes}
         asked = [case.edits[0], probes["look_alike_image"], *filter(None, [probes.get("image_generality")])]

@@ -52,7 +52,7 @@ def write_report(records_path: str | Path, folder: str | Path, images: Images | 
 
 
 def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables of the report in ``folder`` that fit a terminal, as (title, heading, rows): the scores and the cost.
+    """The tables of the report in ``folder`` that fit a terminal, as (title, heading, rows): scores and cost.
 
     Raises :class:`BadInput` where :func:`write_report` or :func:`write_summary` has not been.
     """
@@ -61,7 +61,7 @@ def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[
         numbers: Summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise BadInput(f"cannot read {path}: make the report anew from its records") from None
-    shown = [table for table in tables(numbers) if table.kind in ("main", "cost")]
+    shown = [table for table in tables(numbers) if table.kind != "firing"]
     return [(f"{table.data}: {table.title}", *terminal_rows(table)) for table in shown]
 
 

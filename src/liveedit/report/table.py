@@ -247,16 +247,18 @@ def _csv_number(value: float | None, unit: Unit) -> str:
 
 
 def terminal_rows(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The heading and the rows as plain text, with the interval in whole percent: ``97.3 (95–99)``."""
+    """The heading and the rows as plain text; in the main tables the interval, in whole percent, stands below."""
     head = ["N", "Editor", *(heading for _, heading in table.columns)]
-    return head, [[f"{line.edits:,}", line.editor, *map(_terminal_cell, line.cells)] for line in table.lines]
+    cell = _terminal_cell if table.kind == "main" else lambda cell: cell.text
+    return head, [[f"{line.edits:,}", line.editor, *map(cell, line.cells)] for line in table.lines]
 
 
 def _terminal_cell(cell: Cell) -> str:
+    """``97.3``, and ``95–99`` on a second line."""
     return (
         cell.text
         if cell.low is None or cell.high is None
-        else f"{cell.text} ({100 * cell.low:.0f}–{100 * cell.high:.0f})"
+        else f"{cell.text}\n{100 * cell.low:.0f}–{100 * cell.high:.0f}"
     )
 
 
