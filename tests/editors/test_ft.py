@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from liveedit.editors.direct import WeightsPatch
-from liveedit.editors.ft import FTL, FTLConfig
+from liveedit.editors.ft import FTL, FTM, FTLConfig, FTMConfig
 from liveedit.errors import BadInput, Mismatch, StorageError, UnsupportedModel
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -204,3 +204,61 @@ def test_a_model_without_such_an_mlp():
     vlm.layers[-1].mlp = torch.nn.Identity()
     with pytest.raises(UnsupportedModel, match="MLP"):
         FTL(vlm)
+
+
+IMAGES = [query for query in EDITS if query.image is not None]
+
+
+@pytest.fixture(scope="module")
+def connector(vlm):
+    return FTM(vlm, FTMConfig(lr=3e-2))
+
+
+@pytest.mark.parametrize("query", IMAGES, ids=lambda query: query.target)
+def test_the_connector_learns_an_edit(vlm, connector, query):
+    with torch.no_grad():
+        before = float(loss(vlm, query))
+        with vlm.patched(connector.edit([query])):
+            assert float(loss(vlm, query)) < 0.75 * before
+
+
+def test_the_connector_against_training_the_whole_model(vlm):
+    config = FTMConfig(lr=1e-3, steps=3)
+    made = FTM(vlm, config).edit(IMAGES)
+    model = copy.deepcopy(vlm.model)
+    tuned = [model.get_parameter(name).requires_grad_() for name in made.weights()]
+    for query in IMAGES:
+        optimizer = torch.optim.AdamW(tuned, lr=config.lr, weight_decay=0.0)
+        for _ in range(config.steps):
+            optimizer.zero_grad()
+            loss(vlm, query, model).backward()
+            optimizer.step()
+    moved = 0
+    for name, value in made.weights().items():
+        start, end = vlm.model.get_parameter(name), model.get_parameter(name)
+        close = ((value - end).abs() <= 2e-4 + 2e-2 * (end - start).abs()).float().mean()  # else: no gradient but noise
+        assert close > 0.97, name
+        moved += int((value != start).sum())
+    assert moved
+
+
+def test_the_connector_leaves_questions_without_image_alone(vlm, connector):
+    batch = vlm.encode(EDITS[2:])
+    plain = vlm.logits(batch)
+    with vlm.patched(connector.edit(IMAGES)):
+        assert torch.equal(vlm.logits(batch), plain)
+    with pytest.raises(BadInput, match="give the image"):
+        connector.edit(EDITS[2:])
+
+
+def test_the_vision_tower_runs_once_an_edit(vlm):
+    if not vlm.tower_path:
+        return
+    counts = []
+    tower = vlm.model.get_submodule(vlm.tower_path)
+    deep = next(module for name, module in tower.named_modules() if name.endswith("layers.0"))
+    handle = deep.register_forward_hook(lambda *_: counts.append(1))
+    FTM(vlm, FTMConfig(steps=5, stop=0.0)).edit(IMAGES[:1])
+    handle.remove()
+    assert counts == [1]
+    assert "forward" not in vars(tower)

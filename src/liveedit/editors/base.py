@@ -98,6 +98,40 @@ class Editor(ABC):
         """SHA-256 over all that shapes a patch: the name and the settings."""
         return sha256(json.dumps([self.name, asdict(self.config)], sort_keys=True).encode()).hexdigest()
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a patch says about where it comes from."""
+        return {"editor": self.fingerprint, "model": self.vlm.fingerprint}
+
+    def check(self, query: Query) -> None:
+        """Raise :class:`BadInput` for a query that this method cannot edit."""
+        if not query.target.strip():
+            raise BadInput(f"an edit needs a target: say what '{query.prompt}' is to be answered")
+
+    def begin(self, queries: Sequence[Query], patch: Patch | None) -> None:
+        """What :meth:`edit` demands: queries that can be edited, an unedited VLM, a patch of this editor."""
+        for query in queries:
+            self.check(query)
+        if self.vlm.patches:
+            raise BadInput("an edit starts from the unedited model: leave `patched` before editing or training")
+        if patch is not None:
+            self.own(patch)
+
+    def own(self, patch: Patch) -> None:
+        """Raise :class:`Mismatch` for another editor's patch."""
+        maker = getattr(patch, "editor", None)
+        if not isinstance(maker, Editor) or maker.origin != self.origin:
+            raise Mismatch("the patch was made by another editor: go on with the editor that made it")
+
+    def claim(self, about: Mapping[str, str], folder: Path) -> None:
+        """Raise :class:`Mismatch` if what a patch in ``folder`` says about itself names another model or editor."""
+        for kind, mine in reversed(self.origin.items()):
+            if about.get(kind) != mine:
+                made, load = ("on", "that model") if kind == "model" else ("by", "that editor")
+                raise Mismatch(
+                    f"the edits in {folder} were made {made} another {kind}: load {load}, or make them again"
+                )
+
     def load_patch(self, folder: Path) -> Patch:
         """The patch that ``Patch.save`` wrote.
 

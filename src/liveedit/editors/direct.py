@@ -1,20 +1,24 @@
-"""WeightsPatch: new values for parameters of the model, what methods that change weights make."""
+"""What methods that change weights share: WeightsPatch, the values they reach, and DirectEditor, which gets there."""
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.editors.base import Editor
+from liveedit.errors import BadInput, StorageError
 from liveedit.models.patch import Patch
+from liveedit.types import Query
 
-if TYPE_CHECKING:
-    from liveedit.editors.base import Editor
-
-__all__ = ["WeightsPatch"]
+__all__ = ["DirectEditor", "WeightsPatch"]
 
 
 class WeightsPatch(Patch):
@@ -22,7 +26,7 @@ class WeightsPatch(Patch):
 
     FILE = "weights.safetensors"
 
-    def __init__(self, editor: "Editor", values: Mapping[str, Tensor], count: int) -> None:
+    def __init__(self, editor: Editor, values: Mapping[str, Tensor], count: int) -> None:
         self.editor, self.values, self.count = editor, dict(values), count
 
     def __len__(self) -> int:
@@ -40,7 +44,7 @@ class WeightsPatch(Patch):
     def save(self, folder: Path) -> None:
         """Write the values, and whose they are; whole or not at all. Raises :class:`StorageError` where that fails."""
         folder, part = Path(folder), Path(folder) / f"{self.FILE}.part"
-        about = {"editor": self.editor.fingerprint, "model": self.editor.vlm.fingerprint, "edits": str(len(self))}
+        about = self.editor.origin | {"edits": str(len(self))}
         values = {name: value.detach().cpu().contiguous() for name, value in self.values.items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,7 @@ class WeightsPatch(Patch):
             raise StorageError(f"cannot write {folder / self.FILE}: {error}") from error
 
     @classmethod
-    def load(cls, editor: "Editor", folder: Path) -> Self:
+    def load(cls, editor: Editor, folder: Path) -> Self:
         """What :meth:`save` wrote, each value where the model has its parameter.
 
         Raises :class:`BadInput` for a file that is missing or broken, :class:`Mismatch` for one of another editor or
@@ -66,9 +70,72 @@ class WeightsPatch(Patch):
             count = int(about["edits"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise BadInput(f"{file} cannot be read ({error}): it is cut off or no patch") from error
-        if about.get("model") != editor.vlm.fingerprint:
-            raise Mismatch(f"the edits in {folder} were made on another model: load that model, or make them again")
-        if about.get("editor") != editor.fingerprint:
-            raise Mismatch(f"the edits in {folder} were made by another editor: load that editor, or make them again")
-        model = editor.vlm.model
-        return cls(editor, {name: value.to(model.get_parameter(name).device) for name, value in values.items()}, count)
+        editor.claim(about, folder)
+        device = editor.vlm.device
+        return cls(editor, {name: value.to(device) for name, value in values.items()}, count)
+
+
+class DirectEditor(Editor):
+    """Moves values of its own by gradient descent, edit after edit, each from where the one before left them.
+
+    A method says where the values start and how they are moved. They are float32, whatever the model's type. Single
+    edits cannot be taken back.
+    """
+
+    patch_class: ClassVar[type[WeightsPatch]] = WeightsPatch
+    """What the values make."""
+
+    @abstractmethod
+    def start(self) -> dict[str, Tensor]:
+        """The values before any edit, by the names that the patch knows."""
+
+    @abstractmethod
+    def optimizer(self, values: Sequence[Tensor]) -> Optimizer:
+        """A new optimiser, for one edit."""
+
+    @contextmanager
+    def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
+        """The logits (n, V) that predict the answer, under the patch on the model then, and its n tokens (n,)."""
+        batch = self.vlm.encode([query], eos=self.config.eos)
+        positions = batch.answer_positions()
+        with self.vlm.vision_once():
+            yield lambda: self.vlm.logits(batch)[positions], batch.labels.roll(-1, 1)[positions]
+
+    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> WeightsPatch:
+        """See :meth:`Editor.edit`. Each edit goes on from the values that the one before left."""
+        self.begin(queries, patch)
+        held = self.patch_class(self, {}, 0) if patch is None else patch
+        assert isinstance(held, WeightsPatch)
+        if not queries:
+            return held
+        values = {name: held.values.get(name, value) for name, value in self.start().items()}
+        values = {name: value.detach().float().clone().requires_grad_() for name, value in values.items()}
+        for query in queries:
+            self.fit(values, query)
+        return self.patch_class(
+            self, {name: value.detach() for name, value in values.items()}, len(held) + len(queries)
+        )
+
+    @torch.enable_grad()
+    def fit(self, values: dict[str, Tensor], query: Query) -> None:
+        """Move ``values``, in place, until the model answers ``query`` with its target.
+
+        That is until the mean negative log-likelihood of the target's tokens is below ``config.stop``, or for
+        ``config.steps`` steps.
+        """
+        optimizer = self.optimizer(list(values.values()))
+        moving = self.patch_class(self, values, 1)
+        with self.answering(query) as (logits, target):
+            for _ in range(self.config.steps):
+                with self.vlm.patched(moving):
+                    predicted = logits()
+                loss = F.cross_entropy(predicted.float(), target.to(predicted.device))
+                if loss < self.config.stop:
+                    break
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+
+    def load_patch(self, folder: Path) -> WeightsPatch:
+        """See :meth:`Editor.load_patch`."""
+        return self.patch_class.load(self, folder)

@@ -1,56 +1,78 @@
-"""FT-L: fine-tune a piece of the last decoder layer on each edit, one after another.
+"""FT-L and FT-M: fine-tune a piece of the model on each edit, one after another.
 
-The baseline of Chen et al. (LiveEdit, CVPR 2025) and of Huang et al. (VLKEB, NeurIPS 2024). For an edit (v, p, o)
+The baselines of Chen et al. (LiveEdit, CVPR 2025) and of Huang et al. (VLKEB, NeurIPS 2024, there FT (LLM) and FT
+(Vis)). For an edit (v, p, o)
 
     minimise  −(1/|o|) Σ_t log f(o_t | v, p, o_<t)  over the weights, by AdamW, until it is below ``stop``
 
-The defaults are those released with LiveEdit: the MLP's down projection (OPT: ``fc2``), learning rate 1e-3, 25 steps,
-no weight decay. VLKEB's form moves all of the MLP (``weights="mlp"``; its files leave out the gate for LLaVA), with a
-rate of 1e-4 or 2e-4 and 10 to 20 steps.
+FT-L moves the MLP of the last decoder layer, FT-M what connects the vision tower to the text decoder: the projector of
+LLaVA, the Q-Former of BLIP-2, the merger of Qwen2-VL. The defaults are those released with LiveEdit: of the MLP the
+down projection alone (OPT: ``fc2``), learning rate 1e-3, 25 steps, no weight decay. VLKEB's form moves all of the MLP
+(``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of 1e-4 or 2e-4 and 10 to 20 steps.
 
-Nothing below the last layer changes, so its input is computed once an edit; a step costs that layer and the output
-embedding. The weights in training are float32, whatever the model's type.
+What the weights do not change is computed once an edit: for FT-L all below the last layer, so that a step costs that
+layer and the output embedding; for FT-M the vision tower. The weights in training are float32, whatever the model's
+type. FT-M changes what images look like, so a question without image is as it was, and cannot be edited.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from liveedit.editors import PAPERS
-from liveedit.editors.base import Editor
-from liveedit.editors.direct import WeightsPatch
-from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.patch import Patch
+from liveedit.editors.direct import DirectEditor
+from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-__all__ = ["FTL", "FTLConfig"]
+__all__ = ["FTL", "FTM", "FTLConfig", "FTMConfig"]
 
 PLACES = {"down": ("mlp.down_proj.", "fc2."), "mlp": ("mlp.", "fc1.", "fc2.")}
 """How the names of matrices begin within a layer, for Llama and its kin and for OPT."""
 
 
 @dataclass(frozen=True)
-class FTLConfig:
+class FTMConfig:
     """Settings; the defaults are LiveEdit's released ones.
 
-    ``weights`` are the down projection or the whole MLP of the last layer. An edit takes up to ``steps`` steps at the
-    rate ``lr`` and ends early at a loss below ``stop``. ``eos`` ends every target with the end of text.
+    An edit takes up to ``steps`` steps at the rate ``lr`` and ends early at a loss below ``stop``. ``eos`` ends every
+    target with the end of text.
     """
 
-    weights: Literal["down", "mlp"] = "down"
     lr: float = 1e-3
     steps: int = 25
     stop: float = 1e-2
     eos: bool = False
 
 
-class FTL(Editor):
+@dataclass(frozen=True)
+class FTLConfig(FTMConfig):
+    """The settings of FT-M, and ``weights``: the down projection or the whole MLP of the last layer."""
+
+    weights: Literal["down", "mlp"] = "down"
+
+
+class FineTuning(DirectEditor):
+    """What both have in common: parameters of the model, moved by AdamW. ``names`` are the parameters."""
+
+    names: list[str]
+    config: FTMConfig
+
+    def start(self) -> dict[str, Tensor]:
+        """See :meth:`DirectEditor.start`."""
+        return {name: self.vlm.model.get_parameter(name) for name in self.names}
+
+    def optimizer(self, values: Sequence[Tensor]) -> Optimizer:
+        """See :meth:`DirectEditor.optimizer`."""
+        return torch.optim.AdamW(values, lr=self.config.lr, weight_decay=0.0)
+
+
+class FTL(FineTuning):
     """Fine-tuning of the last layer. Raises :class:`UnsupportedModel` where that has no MLP of a known form."""
 
     name = "ft-l"
@@ -73,49 +95,28 @@ class FTL(Editor):
         if not self.names or self.below < 0:
             raise UnsupportedModel("ft-l needs two decoder layers or more, the last with an MLP like Llama's or OPT's")
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> WeightsPatch:
-        """See :meth:`Editor.edit`. Each edit goes on from the weights that the one before left."""
-        held = WeightsPatch(self, {}, 0) if patch is None else self._own(patch)
-        for query in queries:
-            if not query.target.strip():
-                raise BadInput(f"an edit needs a target: say what '{query.prompt}' is to be answered")
-        if self.vlm.patches:
-            raise BadInput("an edit starts from the unedited model: leave `patched` before editing")
-        if not queries:
-            return held
-        start = {name: held.values.get(name, self.vlm.model.get_parameter(name)) for name in self.names}
-        values = {name: value.detach().float().clone().requires_grad_() for name, value in start.items()}
-        for query in queries:
-            self._fit(values, query)
-        return WeightsPatch(self, {name: value.detach() for name, value in values.items()}, len(held) + len(queries))
-
-    def load_patch(self, folder: Path) -> WeightsPatch:
-        """See :meth:`Editor.load_patch`."""
-        return WeightsPatch.load(self, folder)
-
-    @torch.enable_grad()
-    def _fit(self, values: dict[str, Tensor], query: Query) -> None:
-        """Train ``values``, in place, until the model answers ``query`` with its target."""
+    @contextmanager
+    def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
+        """See :meth:`DirectEditor.answering`. The layers below run once."""
         hidden = self.vlm.hidden(self.vlm.encode([query], eos=self.config.eos), self.below)
         positions = hidden.answer_positions()
-        target = hidden.labels.roll(-1, 1)[positions]
-        optimizer = torch.optim.AdamW(values.values(), lr=self.config.lr, weight_decay=0.0)
-        moving = WeightsPatch(self, values, 1)
-        for _ in range(self.config.steps):
-            with self.vlm.patched(moving):
-                logits = self.vlm.resume(self.below, hidden, positions)
-            loss = F.cross_entropy(logits.float(), target.to(logits.device))
-            if loss < self.config.stop:
-                break
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        yield lambda: self.vlm.resume(self.below, hidden, positions), hidden.labels.roll(-1, 1)[positions]
 
-    def _own(self, patch: Patch) -> WeightsPatch:
-        if not isinstance(patch, WeightsPatch) or self._marks(patch.editor) != self._marks(self):
-            raise Mismatch("the patch was made by another editor: go on with the editor that made it")
-        return patch
 
-    @staticmethod
-    def _marks(editor: Editor) -> tuple[str, str]:
-        return editor.fingerprint, editor.vlm.fingerprint
+class FTM(FineTuning):
+    """Fine-tuning of what connects vision tower and text decoder."""
+
+    name = "ft-m"
+    paper = PAPERS["ft-m"]
+    Config = FTMConfig
+
+    def __init__(self, vlm: VLM, config: FTMConfig | None = None) -> None:
+        super().__init__(vlm, config)
+        connector = vlm.model.get_submodule(vlm.connector_path)
+        self.names = [f"{vlm.connector_path}.{name}" for name, _ in connector.named_parameters()]
+
+    def check(self, query: Query) -> None:
+        """See :meth:`Editor.check`. Raises :class:`BadInput` for a question without image, too."""
+        super().check(query)
+        if query.image is None:
+            raise BadInput(f"ft-m edits what images look like: give the image that '{query.prompt}' is about")

@@ -31,7 +31,6 @@ taken of probabilities without adding 1e-8, which the stable forms do not need. 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -46,8 +45,9 @@ from liveedit.editors.draws import EDIT, draw
 from liveedit.editors.metric import EditSide, MetricExtractor
 from liveedit.editors.nets import FeatureExtractor, InputExtractor, ReleasedGenerator, image_and_prompt
 from liveedit.editors.objective import replay
+from liveedit.editors.pool import PoolEditor
 from liveedit.editors.routing import LiveEditPatch, pictured
-from liveedit.errors import BadInput, Mismatch, UnknownName
+from liveedit.errors import BadInput, UnknownName
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -106,12 +106,13 @@ class LiveEditConfig:
     locality: tuple[str, ...] = ("image_locality",)
 
 
-class LiveEdit(TrainableEditor):
+class LiveEdit(TrainableEditor, PoolEditor):
     """The editor: expert generator, feature extractors of both sides, and the LayerNorm before the experts."""
 
     name = "liveedit"
     paper = PAPERS["liveedit"]
     Config = LiveEditConfig
+    patch_class = LiveEditPatch
     query_time = frozenset({"positions", "gate", "margin", "top_k", "text_only", "generality", "locality"})
     config: LiveEditConfig
 
@@ -154,9 +155,9 @@ class LiveEdit(TrainableEditor):
     @torch.no_grad()
     def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> "LiveEditPatch":
         """See :meth:`Editor.edit`. An edit without image needs ``text_only="text_key"``; only text meets it."""
-        before = self.empty() if patch is None else self._own(patch)
-        for query in queries:
-            self._check(query)
+        self.begin(queries, patch)
+        before = self.empty() if patch is None else patch
+        assert isinstance(before, LiveEditPatch)
         bank = before.bank
         for start in range(0, len(queries), CHUNK):
             bank = bank.append(self.experts(self._hidden(queries[start : start + CHUNK])))
@@ -184,40 +185,18 @@ class LiveEdit(TrainableEditor):
         none = {"vision_keys": key, "text_keys": key, "expert_in": factor, "expert_out": factor}
         return LiveEditPatch(self, Bank(none))
 
-    def select(self, patch: Patch, index: Sequence[int]) -> "LiveEditPatch":
-        """See :meth:`Editor.select`."""
-        return self._own(patch).select(index)
-
-    def load_patch(self, folder: Path) -> "LiveEditPatch":
-        """See :meth:`Editor.load_patch`."""
-        bank, about = Bank.load(Path(folder) / LiveEditPatch.FILE)
-        if about.get("model") != self.vlm.fingerprint:
-            raise Mismatch(f"the edits in {folder} were made on another model: load that model, or make them again")
-        if about.get("editor") != self.fingerprint:
-            raise Mismatch(f"the edits in {folder} were made by another editor: load that editor, or make them again")
-        return LiveEditPatch(self, bank)
-
     def factors(self, hidden: HiddenBatch) -> tuple[Tensor, Tensor]:
         """U and V, each (B, r, D), of the edits whose states at the edit layer are ``hidden``."""
         factors: tuple[Tensor, Tensor] = self.generator(hidden, self.vlm.model.get_output_embeddings().weight)
         return factors
 
-    def _check(self, query: Query) -> None:
-        if not query.target.strip():
-            raise BadInput(f"an edit needs a target: say what '{query.prompt}' is to be answered")
+    def check(self, query: Query) -> None:
+        """See :meth:`Editor.check`. Raises :class:`BadInput` for an edit without image that nothing could meet."""
+        super().check(query)
         if query.image is None and self.config.text_only == "never":
             raise BadInput(f"the edit '{query.prompt}' has no image: add one, or set text_only to 'text_key'")
 
-    def _own(self, patch: Patch) -> "LiveEditPatch":
-        if not isinstance(patch, LiveEditPatch) or (
-            patch.editor is not self and patch.editor.fingerprint != self.fingerprint
-        ):
-            raise Mismatch("the patch was made by another editor: go on with the editor that made it")
-        return patch
-
     def _hidden(self, queries: Sequence[Query]) -> HiddenBatch:
-        if self.vlm.patches:
-            raise BadInput("an edit is read off the unedited model: leave `patched` before editing or training")
         return self.vlm.hidden(self.vlm.encode(queries, eos=self.config.eos), self.config.layer)
 
     # Training
@@ -228,6 +207,7 @@ class LiveEdit(TrainableEditor):
 
         Of several probes of a metric the first counts. Those without image are left out unless edits act on them.
         """
+        self.begin([], None)
         examples = [Example() for _ in cases]
         asked = [(index, *row) for index, case in enumerate(cases) for row in self._rows(case).items()]
         for start in range(0, len(asked), CHUNK):
@@ -245,7 +225,7 @@ class LiveEdit(TrainableEditor):
         """The queries of a case that training reads, by kind."""
         if len(case.edits) != 1 or case.edits[0].image is None:
             raise BadInput(f"case {case.id} is not one edit of what an image shows: LiveEdit cannot be trained on it")
-        self._check(case.edits[0])
+        self.check(case.edits[0])
         kinds = (*self.config.generality, *self.config.locality)
         text = self.config.text_only == "text_key"
         asked = {

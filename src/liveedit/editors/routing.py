@@ -5,7 +5,6 @@ Shapes: B rows, T tokens, E experts in the patch, n experts kept by a row, D wid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,8 +13,9 @@ from torch import Tensor
 from liveedit.editors.bank import Bank
 from liveedit.editors.contrast import log_odds
 from liveedit.editors.nets import image_and_prompt, own_similarity, residual, similarity, soft_routing
+from liveedit.editors.pool import BankPatch
 from liveedit.models.batch import Batch, Spans
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.patch import SiteFn
 
 if TYPE_CHECKING:
     from liveedit.editors.liveedit import LiveEdit
@@ -46,7 +46,7 @@ class Routing:
         return expert, weight.clamp(min=0.0)
 
 
-class LiveEditPatch(Patch):
+class LiveEditPatch(BankPatch):
     """Experts, and the editor whose networks route to them.
 
     ``bank`` holds ``vision_keys`` and ``text_keys`` (E, k, d_m), ``expert_in`` and ``expert_out`` (E, r, D).
@@ -54,17 +54,11 @@ class LiveEditPatch(Patch):
 
     FILE = "liveedit.safetensors"
 
+    editor: "LiveEdit"
+
     def __init__(self, editor: "LiveEdit", bank: Bank) -> None:
-        self.editor, self.bank = editor, bank.to(editor.device)
+        super().__init__(editor, bank.to(editor.device))
         self.last_routing: list[list[tuple[int, float]]] = []
-
-    def __len__(self) -> int:
-        return len(self.bank)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the experts."""
-        return self.bank.nbytes
 
     def __getitem__(self, index: slice) -> "LiveEditPatch":
         """Some of the edits, as in a list."""
@@ -101,11 +95,6 @@ class LiveEditPatch(Patch):
             best = z.masked_fill(~keep, -torch.inf).topk(min(config.top_k, len(self)), dim=1).indices
             keep &= torch.zeros_like(keep).scatter(1, best, True)
         return Routing(vision, sentinel, keep, soft_routing(z, keep))
-
-    def save(self, folder: Path) -> None:
-        """Write the experts, and whose they are. Raises :class:`StorageError` where that fails."""
-        about = {"editor": self.editor.fingerprint, "model": self.editor.vlm.fingerprint}
-        self.bank.save(Path(folder) / self.FILE, about)
 
 
 class Execution:

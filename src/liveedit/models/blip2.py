@@ -22,6 +22,8 @@ class Blip2(VLM):
 
     hf_class = "Blip2ForConditionalGeneration"
     decoder_path = "language_model.model.decoder"
+    tower_path = "vision_model"
+    connector_path = "qformer"
     image_mark = ""
 
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:

@@ -22,6 +22,8 @@ class Qwen2VLProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
 class Qwen2VL(VLM):
     """The image stands between two tokens of its own, which count as text."""
 
+    tower_path = ""
+    connector_path = "model.visual.merger"
     image_mark = "<|vision_start|><|image_pad|><|vision_end|>"
 
     @classmethod

@@ -51,6 +51,10 @@ class VLM(Encoder):
     """The class of ``transformers`` that reads the checkpoint."""
     decoder_path: ClassVar[str] = "model.language_model"
     """The module of the text decoder, the one that owns ``layers``."""
+    tower_path: ClassVar[str] = "model.vision_tower"
+    """The vision tower, without what connects it to the text decoder; empty if the one is within the other."""
+    connector_path: ClassVar[str] = "model.multi_modal_projector"
+    """What connects the vision tower to the text decoder."""
 
     def __new__(cls, model: Any = None, *_: Any, **__: Any) -> "VLM":
         """An instance of the family for ``model``, if not of the class asked for."""
@@ -247,6 +251,34 @@ class VLM(Encoder):
                     undo.callback(own.pop, "forward")
                 own["forward"] = lambda *_, **__: hidden
             yield
+
+    @contextmanager
+    def vision_once(self) -> Iterator[None]:
+        """Within it the vision tower runs once: what it put out for the first batch it puts out for all.
+
+        A family whose tower holds the connector, too, has it run every time.
+        """
+        if not self.tower_path:
+            yield
+            return
+        tower = self.model.get_submodule(self.tower_path)
+        own, run = vars(tower), tower.forward
+        found: list[Any] = []
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            if not found:
+                found.append(run(*args, **kwargs))
+            return found[0]
+
+        before = own.get("forward")
+        own["forward"] = once
+        try:
+            yield
+        finally:
+            if before is None:
+                del own["forward"]
+            else:  # accelerate's
+                own["forward"] = before
 
     def check_layer(self, layer: int) -> None:
         """Raise :class:`BadInput` unless the text decoder has this layer."""

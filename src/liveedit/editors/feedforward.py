@@ -1,0 +1,66 @@
+"""Where the feed-forward network of a decoder layer is read and written, for methods that act on it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liveedit.errors import UnsupportedModel
+from liveedit.models.batch import Batch
+from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.vlm import VLM
+
+__all__ = ["FeedForward", "Recorder", "feed_forward", "last_prompt_tokens"]
+
+PLACES = (("post_attention_layernorm", "mlp"), ("final_layer_norm", "fc2"))
+"""The module before the network and its last one within a layer, for Llama and its kin and for OPT."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """Sites: ``reads`` puts out what the network takes, ``writes`` puts out what it adds to the stream, (B, T, D)."""
+
+    layer: int
+    reads: str
+    writes: str
+
+
+def feed_forward(vlm: VLM, layer: int | None) -> FeedForward:
+    """The network of ``layer``, counted from 0; ``None`` is the one after two thirds of the layers.
+
+    Raises :class:`BadInput` for a layer that does not exist or has none below it, :class:`UnsupportedModel` where the
+    layer has no feed-forward network of a known form.
+    """
+    layer = 2 * vlm.num_layers // 3 if layer is None else layer
+    vlm.check_layer(layer)
+    vlm.check_layer(layer - 1)
+    children = dict(vlm.layers[layer].named_children())
+    for reads, writes in PLACES:
+        if reads in children and writes in children:
+            return FeedForward(layer, f"layers.{layer}.{reads}", f"layers.{layer}.{writes}")
+    raise UnsupportedModel("the decoder's layers have no feed-forward network like Llama's or OPT's")
+
+
+def last_prompt_tokens(batch: Batch) -> Tensor:
+    """Where each row's prompt ends, (B,): the token that predicts the first one of the answer."""
+    return torch.tensor([span.prompt[1] - 1 for span in batch.spans], device=batch.labels.device)
+
+
+class Recorder(Patch):
+    """Keeps what sites put out, (B, T, D), and changes nothing."""
+
+    def __init__(self, *sites: str) -> None:
+        self.sites, self.seen = sites, dict[str, Tensor]()
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
+        """See :meth:`Patch.bind`."""
+        return {site: self.keeper(site) for site in self.sites}
+
+    def keeper(self, site: str) -> SiteFn:
+        """The function at a site."""
+
+        def keep(output: Tensor) -> Tensor:
+            self.seen[site] = output
+            return output
+
+        return keep

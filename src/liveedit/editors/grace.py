@@ -1,0 +1,218 @@
+"""GRACE: a codebook at one layer; inputs near a key get the value learnt there.
+
+Hartvigsen, Sankaranarayanan, Palangi, Kim, Ghassemi: "Aging with GRACE: Lifelong Model Editing with Discrete Key-Value
+Adaptors", NeurIPS 2023 (arXiv 2211.11031). With x what the feed-forward network f of layer l takes at the last prompt
+token, and codebook entries of key k, value v, radius ε and label y,
+
+    f(x)  becomes  v_j  with  j = argmin_i ‖x − k_i‖,  if  ‖x − k_j‖ ≤ ε_j                      (section 3.2)
+
+An edit (x, y) whose nearest entry j is at the distance d                                       (Algorithm 1)
+
+    adds    (x, v, ε_init, y)                          if there is none or d > ε_init + ε_j
+    expands ε_j to max(ε_j, d)                         else, if y = y_j
+    splits  ε_j = d/2, and adds (x, v, d/2, y)         else
+
+v is what minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t), found by Adam. Rate, steps and ε_init are EasyEdit's.
+
+Departures. EasyEdit replaces at the position that the *last edit* had, wrong for any query of another length; here it
+is each row's own last prompt token. v starts at f(x) in place of noise. Where one input is edited again, which would
+split a distance of 0, the later edit takes the place of the earlier. An edit that expands an entry keeps the entry's
+value for itself, so that every edit can be taken back: what remains is inserted anew, in order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from liveedit.editors import PAPERS
+from liveedit.editors.bank import Bank
+from liveedit.editors.base import Editor
+from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, last_prompt_tokens
+from liveedit.editors.pool import BankPatch, PoolEditor
+from liveedit.models.batch import Batch
+from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.vlm import VLM
+from liveedit.types import Query
+
+__all__ = ["GRACE", "GraceConfig", "GracePatch"]
+
+CHUNK = 32
+"""Edits whose values are learnt together. They do not depend on one another."""
+
+MERGED = -1.0
+"""The radius of an edit whose input another entry answers: no input is within it."""
+
+SAME = 1e-4
+"""Keys are of one input if they differ by less than this share of their length, which is rounding."""
+
+
+@dataclass(frozen=True)
+class GraceConfig:
+    """Settings; the defaults are EasyEdit's. ``layer`` counts from 0, ``None`` is after two thirds of the layers.
+
+    ``radius`` is ε_init. ``eos`` ends every target with the end of text.
+    """
+
+    layer: int | None = None
+    lr: float = 1.0
+    steps: int = 20
+    radius: float = 1.0
+    eos: bool = False
+
+
+class GracePatch(BankPatch):
+    """``bank`` holds ``key`` and ``value`` (E, D) and ``label`` (E,), a hash of the target; ``radii`` (E,) follow."""
+
+    FILE = "grace.safetensors"
+    editor: "GRACE"
+
+    def __init__(self, editor: Editor, bank: Bank, radii: Tensor | None = None) -> None:
+        super().__init__(editor, bank)
+        self.last: list[list[tuple[int, float]]] = []
+        if radii is None:
+            radii = torch.empty(0)
+            for number in range(len(bank)):
+                radii, _ = insert(bank["key"][: number + 1], bank["label"], radii, self.editor.config.radius)
+        self.radii = radii
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
+        """See :meth:`Patch.bind`. Decoded tokens follow from the prompt's last one, and are left alone."""
+        self.last = [[] for _ in batch.spans]
+        if not len(self):
+            return {}
+        found: list[Tensor] = []
+        places = last_prompt_tokens(batch)
+
+        def look(x: Tensor) -> Tensor:
+            if not found:
+                found.append(self.nearest(x[torch.arange(len(x)), places].float()))
+            return x
+
+        def replace(output: Tensor) -> Tensor:
+            if output.shape[1] <= int(places.max()):  # a decoded token
+                return output
+            [entry] = found
+            rows = (entry >= 0).nonzero()[:, 0]
+            if not len(rows):
+                return output
+            values = self.bank["value"][entry[rows]].to(output.dtype)
+            return output.index_put((rows, places[rows]), values)
+
+        return {self.editor.place.reads: look, self.editor.place.writes: replace}
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The entry (B,) that each ``x`` (B, D) is within the radius of, -1 for none."""
+        exact = "donot_use_mm_for_euclid_dist"
+        distance = torch.cdist(x, self.bank["key"], compute_mode=exact)
+        distance = distance.masked_fill(self.radii.to(x.device) < 0, torch.inf)
+        least, entry = distance.min(1)
+        entry = torch.where(least <= self.radii.to(x.device)[entry], entry, -1)
+        self.last = [[(found, 1.0)] if found >= 0 else [] for found in entry.tolist()]
+        return entry
+
+    def fired(self) -> list[list[tuple[int, float]]]:
+        """See :meth:`Patch.fired`."""
+        return self.last
+
+
+class GRACE(PoolEditor):
+    """The codebook's editor. Raises :class:`UnsupportedModel` where the layer has no feed-forward network."""
+
+    name = "grace"
+    paper = PAPERS["grace"]
+    Config = GraceConfig
+    patch_class = GracePatch
+    config: GraceConfig
+
+    def __init__(self, vlm: VLM, config: GraceConfig | None = None) -> None:
+        super().__init__(vlm, config)
+        self.place: FeedForward = feed_forward(vlm, self.config.layer)
+
+    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> GracePatch:
+        """See :meth:`Editor.edit`."""
+        self.begin(queries, patch)
+        none = torch.empty(0, self.vlm.hidden_size, device=self.vlm.device)
+        empty = GracePatch(self, Bank({"key": none, "value": none, "label": none[:, 0].long()}))
+        made = empty if patch is None else patch
+        assert isinstance(made, GracePatch)
+        bank, radii = made.bank, made.radii
+        for start in range(0, len(queries), CHUNK):
+            chunk = queries[start : start + CHUNK]
+            keys, values = self.learn(chunk)
+            for query, key, value in zip(chunk, keys, values, strict=True):
+                label = torch.tensor([label_of(query.target)], device=key.device)
+                radii, merged = insert(
+                    torch.cat([bank["key"], key[None]]), torch.cat([bank["label"], label]), radii, self.config.radius
+                )
+                kept = value if merged is None else bank["value"][merged]
+                bank = bank.append({"key": key[None], "value": kept[None], "label": label})
+        return GracePatch(self, bank, radii)
+
+    @torch.enable_grad()
+    def learn(self, queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, D) of edits."""
+        batch, below = self.vlm.encode(queries, eos=self.config.eos), self.place.layer - 1
+        record, places = Recorder(self.place.reads, self.place.writes), last_prompt_tokens(batch)
+        with self.vlm.patched(record):
+            self.vlm.hidden(batch, self.place.layer)
+        rows = torch.arange(len(queries), device=places.device)
+        keys, start = (record.seen[site][rows, places].float() for site in (self.place.reads, self.place.writes))
+        hidden = self.vlm.hidden(batch, below)
+        positions = hidden.answer_positions()
+        targets, owner = hidden.labels.roll(-1, 1)[positions], positions.nonzero()[:, 0]
+        share = 1.0 / positions.sum(1)[owner]
+        values = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([values], lr=self.config.lr)
+        trial = Written(self.place.writes, values)
+        for _ in range(self.config.steps):
+            with self.vlm.patched(trial):
+                logits = self.vlm.resume(below, hidden, positions)
+            loss = (F.cross_entropy(logits.float(), targets, reduction="none") * share).sum()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        return keys, values.detach()
+
+
+class Written(Patch):
+    """Values (B, D) in the place of what the network adds at each row's last prompt token."""
+
+    def __init__(self, site: str, values: Tensor) -> None:
+        self.site, self.values = site, values
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
+        """See :meth:`Patch.bind`."""
+        rows, places = torch.arange(len(batch), device=self.values.device), last_prompt_tokens(batch)
+        return {self.site: lambda output: output.index_put((rows, places), self.values.to(output.dtype))}
+
+
+def insert(keys: Tensor, labels: Tensor, radii: Tensor, start: float) -> tuple[Tensor, int | None]:
+    """The radii (E,) once the last of ``keys`` (E, D) is in the codebook, and the entry it expanded, if it did.
+
+    ``radii`` (E-1,) are those before it, ``start`` is ε_init.
+    """
+    new = len(keys) - 1
+    if not bool((radii >= 0).any()):
+        return torch.cat([radii, torch.tensor([start])]), None
+    distance = torch.linalg.vector_norm(keys[:new] - keys[new], dim=1).cpu().masked_fill(radii < 0, torch.inf)
+    d, near = float(distance.min()), int(distance.argmin())
+    radii = torch.cat([radii, torch.tensor([start])])
+    if d > start + float(radii[near]):
+        return radii, None
+    if int(labels[near]) == int(labels[new]):
+        radii[near], radii[new] = max(float(radii[near]), d), MERGED
+        return radii, near
+    if d < SAME * float(keys[new].norm()):
+        radii[new], radii[near] = radii[near].clone(), MERGED
+    else:
+        radii[near] = radii[new] = d / 2
+    return radii, None
+
+
+def label_of(target: str) -> int:
+    """A number for a target, the same for the same text."""
+    return int.from_bytes(sha256(target.strip().encode()).digest()[:7], "big")

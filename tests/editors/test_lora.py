@@ -1,0 +1,71 @@
+"""LoRA: what the weights become, and that one adapter goes from edit to edit."""
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from liveedit.editors.lora import LoRA, LoRAConfig
+from liveedit.errors import UnsupportedModel
+from liveedit.models.tiny import tiny
+from liveedit.types import Query
+
+EDITS = [
+    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
+    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
+    Query("who sang the song", "Elvis Presley"),
+]
+
+
+@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
+def vlm(request):
+    return tiny(request.param)
+
+
+def loss(vlm, query):
+    batch = vlm.encode([query])
+    with torch.no_grad():
+        return float(F.cross_entropy(vlm.logits(batch)[batch.answer_positions()], batch.labels[batch.labels >= 0]))
+
+
+@pytest.mark.parametrize("query", EDITS, ids=lambda query: query.target)
+def test_an_edit_takes(vlm, query):
+    before = loss(vlm, query)
+    with vlm.patched(LoRA(vlm, LoRAConfig(lr=1e-2)).edit([query])):
+        assert loss(vlm, query) < 0.75 * before
+
+
+def test_the_weights_are_the_old_ones_plus_a_product_of_low_rank(vlm):
+    editor = LoRA(vlm, LoRAConfig(rank=3, alpha=6.0, lr=1e-2, steps=4))
+    patch = editor.edit(EDITS[:2])
+    assert len(patch.weights()) == 2 * vlm.num_layers
+    for name, value in patch.weights().items():
+        a, b = patch.values[f"{name}.A"], patch.values[f"{name}.B"]
+        change = value - vlm.model.get_parameter(name)
+        expected = torch.tensor([[sum(2.0 * b[i, r] * a[r, j] for r in range(3)) for j in range(4)] for i in range(4)])
+        torch.testing.assert_close(change[:4, :4], expected, rtol=1e-4, atol=1e-5)
+        assert torch.linalg.matrix_rank(change, atol=1e-4) <= 3
+    assert any(bool(value.any()) for name, value in patch.values.items() if name.endswith(".B"))
+
+
+def test_before_the_first_step_nothing_changes(vlm):
+    patch = LoRA(vlm, LoRAConfig(steps=0)).edit(EDITS[:1])
+    for name, value in patch.weights().items():
+        assert torch.equal(value, vlm.model.get_parameter(name))
+
+
+def test_one_adapter_goes_from_edit_to_edit(vlm):
+    editor = LoRA(vlm, LoRAConfig(steps=3))
+    first = editor.edit(EDITS[:1])
+    both = editor.edit(EDITS[1:2], first)
+    assert both.values.keys() == first.values.keys()
+    assert both.nbytes == first.nbytes
+    assert all(torch.equal(both.values[n], value) for n, value in editor.edit(EDITS[:2]).values.items())
+
+
+def test_attention_without_such_projections_is_refused():
+    vlm = tiny("llava")
+    for layer in vlm.layers:
+        layer.self_attn = torch.nn.Identity()
+    with pytest.raises(UnsupportedModel, match="q_proj"):
+        LoRA(vlm)
