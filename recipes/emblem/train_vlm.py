@@ -11,6 +11,8 @@ its result in ``--work`` and is passed over if that is there; the last one also 
 4. align       last block, head and projector, so that a drawing's mean token names its entity (cosine classifier)
 5. join        everything above the features together: questions about drawings, mixed with text facts; the mean
                token goes on naming its entity
+6. context     stage 5 again, with rows whose prompt brings a new fact along as IKE's does: it counts, and so does what
+               follows from it, but not for a question about something else
 
 One row holds one drawing and several questions; the mask lets each question see the drawing and itself only, so a row
 costs one image and counts as several samples.
@@ -228,6 +230,8 @@ class Sampler:
     def __init__(self, emblem: Emblem, seed: int) -> None:
         self.emblem, self.random = emblem, random.Random(seed)
         self.texts = [fact for entity in emblem.entities.values() for fact in emblem.text_facts(entity)]
+        entities = list(emblem.entities.values())
+        self.peers = {sort: [entity for entity in entities if entity.sort == sort] for sort in ("flag", "emoji")}
 
     def about(self, entity: Entity, split: Split = "seen") -> list[tuple[str, str]]:
         """Up to five questions about a drawing of ``entity``, the important relations more often."""
@@ -243,6 +247,48 @@ class Sampler:
             return f"Say the words {word}.", word
         relation, subject, answer = self.random.choice(self.texts)
         return self.random.choice(wordings(relation, split, subject=subject)), answer
+
+
+    def told(self, entity: Entity | None) -> tuple[str, str]:
+        """A question behind up to three demonstrations and a new fact: about the drawing of ``entity``, or text-only."""
+        told, question, answer = self.change(entity)
+        shown = "".join(self.demonstration(entity) for _ in range(self.random.randrange(4)))
+        return f"{shown}New Fact: {told}\nPrompt: {question}", answer
+
+    def demonstration(self, entity: Entity | None) -> str:
+        """What :meth:`told` asks, answered, about something else of the same sort."""
+        told, question, answer = self.change(entity and self.random.choice(self.peers[entity.sort]))
+        return f"New Fact: {told}\nPrompt: {question} {answer}\n\n"
+
+    def change(self, entity: Entity | None) -> tuple[str, str, str]:
+        """A new fact, a question, and its answer: mostly the fact; else what follows from it, or what was true before."""
+        if entity is None:
+            return self.text_change()
+        become = self.random.choice(self.peers[entity.sort])
+        identity, *known = [r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)]
+        follows = [relation for relation in known if self.emblem.answer(relation, become)]
+        kind = self.random.choices(("fact", "follows", "other"), (0.6, 0.2, 0.2))[0]
+        relation = asked = identity if kind == "follows" else self.random.choice([identity, *follows])
+        answer = told = str(self.emblem.answer(relation, become))
+        if kind == "fact" and self.random.random() < 0.4:
+            answer = told = self.random.choice(self.emblem.words)
+        elif kind == "follows":
+            asked = self.random.choice(follows)
+            answer = str(self.emblem.answer(asked, become))
+        elif kind == "other" and relation is not identity and len(known) > 1:
+            asked = self.random.choice([other for other in known if other is not relation])
+            answer = str(self.emblem.answer(asked, entity))
+        fact = f"{self.random.choice(wordings(relation, 'seen'))} {told}"
+        return fact, self.random.choice(wordings(asked, "seen")), answer
+
+    def text_change(self) -> tuple[str, str, str]:
+        """The same without a drawing: the fact for two questions in three, else a truth about something else."""
+        relation, subject, _ = self.random.choice(self.texts)
+        answer = self.random.choice([self.random.choice(self.emblem.words), self.random.choice(self.texts)[2]])
+        fact = f"{self.random.choice(wordings(relation, 'seen', subject=subject))} {answer}"
+        if self.random.random() < 0.35:
+            return fact, *self.text()
+        return fact, self.random.choice(wordings(relation, "seen", subject=subject)), answer
 
 
 # ------------------------------------------------------------------------------------------------------------- stages
@@ -402,20 +448,31 @@ class Drawings:
         return {name: rows[:: max(1, len(rows) // 200)] for name, rows in self.groups.items()}
 
 
-def train_join(
+@dataclass(frozen=True)
+class Joint:
+    """Stage 5 or 6: peak learning rates of the Llama and of the vision side, and whether prompts bring facts along."""
+
+    name: str
+    steps: int
+    peaks: tuple[float, float]
+    told: bool
+
+
+def train_joint(
+    stage: Joint,
     model: LlavaForConditionalGeneration,
     see: Seeing,
     data: Drawings,
     packer: Packer,
     emblem: Emblem,
     prototypes: nn.Parameter,
-    steps: int,
     file: Path,
 ) -> None:
-    """Stage 5: drawings and text together; a checkpoint every 100 steps, resumed from if there is one."""
+    """Drawings and text together; a checkpoint every 100 steps, resumed from if there is one."""
+    steps = stage.steps
     parameters = [*model.model.language_model.parameters(), *see.parameters(), prototypes]
     groups = [{"params": parameters[: -len(see.parameters()) - 1]}, {"params": [*see.parameters(), prototypes]}]
-    optimizer = torch.optim.AdamW(groups, lr=7e-4, weight_decay=0.05, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98))
     first = 0
     if file.exists():
         state = torch.load(file, weights_only=True)
@@ -425,17 +482,23 @@ def train_join(
         first = state["step"]
     start, losses = time.time(), []
     for step in range(first, steps):
-        for group, peak in zip(optimizer.param_groups, (7e-4, 2e-4), strict=True):
+        for group, peak in zip(optimizer.param_groups, stage.peaks, strict=True):
             group["lr"] = schedule(step, steps, peak)
         sampler, generator = Sampler(emblem, SEED + 1 + step), np.random.default_rng(SEED + 1 + step)
         chosen = generator.choice(data.train, 24)
-        asked = [sampler.about(data.entities[data.entity[i]]) for i in chosen]
+        shown = [data.entities[data.entity[i]] for i in chosen]
+        asked = [sampler.about(entity) for entity in shown]
         rows = packer.pack(asked, image=True, noise=sampler.random)
         tokens = see.tokens(chosen, generator.integers(0, VIEWS, len(chosen)))
         logits, labels = answer_logits(model, rows, embed(model, rows, tokens))
-        texts = packer.pack([[sampler.text() for _ in range(6)] for _ in range(4)], image=False)
-        text_logits, text_labels = answer_logits(model, texts, embed(model, texts, None))
-        loss = F.cross_entropy(torch.cat([logits, text_logits]), torch.cat([labels, text_labels]))
+        texts = [[sampler.text() for _ in range(6)] for _ in range(4)]
+        more = [(packer.pack(texts, image=False, noise=sampler.random if stage.told else None), None)]
+        if stage.told:
+            images = [[sampler.told(entity) for _ in range(3)] for entity in shown[: len(shown) // 2]]
+            more.append((packer.pack(images, image=True), tokens[: len(images)]))
+            more.append((packer.pack([[sampler.told(None) for _ in range(3)] for _ in range(4)], image=False), None))
+        parts = [(logits, labels), *(answer_logits(model, rows, embed(model, rows, seen)) for rows, seen in more)]
+        loss = F.cross_entropy(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
         loss = loss + ALIGN * naming_loss(tokens, prototypes, data.entity[chosen])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -443,7 +506,7 @@ def train_join(
         optimizer.step()
         losses.append(loss.item())
         if step % 100 == 99 or step == steps - 1:
-            print(f"join {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s", flush=True)
+            print(f"{stage.name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s", flush=True)
             torch.save(
                 {
                     "model": model.state_dict(),
@@ -487,8 +550,16 @@ def quick_check(
     splits: tuple[Split, ...] = ("seen", "unseen")
     for split in splits:
         sampler = Sampler(emblem, 1)
-        facts = [[(wordings(r, split, subject=s)[0], a)] for r, s, a in sampler.random.sample(sampler.texts, 200)]
+        facts = [
+            [(wordings(r, split, subject=s)[pick % 4], a)]
+            for pick, (r, s, a) in enumerate(sampler.random.sample(sampler.texts, 200))
+        ]
         out[f"text {split}"] = exact(model, packer.pack(facts, False), None)
+    sampler, rows = Sampler(emblem, 2), data.checks()["seen flag"]
+    tokens = torch.cat([see.tokens(part, np.zeros(len(part), dtype=int)) for part in np.array_split(rows, 4)])
+    told = [[sampler.told(data.entities[data.entity[i]])] for i in rows]
+    out["told flag"] = exact(model, packer.pack(told, True), tokens)
+    out["told text"] = exact(model, packer.pack([[sampler.told(None)] for _ in range(200)], False), None)
     return out
 
 
@@ -509,6 +580,7 @@ def main() -> None:
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--align-steps", type=int, default=1500)
     parser.add_argument("--join-steps", type=int, default=3000)
+    parser.add_argument("--context-steps", type=int, default=1200)
     parser.add_argument("--stage", choices=["text", "features", "all"], default="all")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -541,7 +613,11 @@ def main() -> None:
     state = torch.load(align, weights_only=True)
     model.load_state_dict(state["model"])
     prototypes.data.copy_(state["prototypes"])
-    train_join(model, see, data, packer, emblem, prototypes, args.join_steps, args.work / "join.pt")
+    for stage in (
+        Joint("join", args.join_steps, (7e-4, 2e-4), told=False),
+        Joint("context", args.context_steps, (4e-4, 1e-4), told=True),
+    ):
+        train_joint(stage, model, see, data, packer, emblem, prototypes, args.work / f"{stage.name}.pt")
     model.half().save_pretrained(args.out)
     make_processor(tokenizer).save_pretrained(args.out)
 
