@@ -248,7 +248,6 @@ class Sampler:
         relation, subject, answer = self.random.choice(self.texts)
         return self.random.choice(wordings(relation, split, subject=subject)), answer
 
-
     def told(self, entity: Entity | None) -> tuple[str, str]:
         """A question behind up to three demonstrations and a new fact: about the drawing of ``entity``, or text-only."""
         told, question, answer = self.change(entity)
@@ -265,7 +264,9 @@ class Sampler:
         if entity is None:
             return self.text_change()
         become = self.random.choice(self.peers[entity.sort])
-        identity, *known = [r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)]
+        identity, *known = [
+            r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)
+        ]
         follows = [relation for relation in known if self.emblem.answer(relation, become)]
         kind = self.random.choices(("fact", "follows", "other"), (0.6, 0.2, 0.2))[0]
         relation = asked = identity if kind == "follows" else self.random.choice([identity, *follows])
@@ -506,7 +507,10 @@ def train_joint(
         optimizer.step()
         losses.append(loss.item())
         if step % 100 == 99 or step == steps - 1:
-            print(f"{stage.name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s", flush=True)
+            print(
+                f"{stage.name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s",
+                flush=True,
+            )
             torch.save(
                 {
                     "model": model.state_dict(),

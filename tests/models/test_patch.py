@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from liveedit.editors.feedforward import Recorder
 from liveedit.errors import Mismatch, UnsupportedModel
 from liveedit.models.patch import Patch, main_output, site_layer
 from liveedit.models.tiny import tiny
@@ -15,6 +16,14 @@ class Weights(Patch):
 
     def weights(self):
         return self.values
+
+
+class Sites(Patch):
+    def __init__(self, functions):
+        self.functions = functions
+
+    def bind(self, batch):
+        return self.functions
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +159,22 @@ def test_the_text_model_alone_sees_a_patch(tied):
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, min_new_tokens=3, do_sample=False
         )
     assert grown == [tokens[:, :stop].tolist() for stop in range(ids.shape[1], tokens.shape[1])]
+
+
+@pytest.mark.parametrize(("family", "norm", "inside"), [
+    ("llava", "layers.1.post_attention_layernorm", "layers.1.mlp"),
+    ("blip2", "layers.1.final_layer_norm", "layers.1.fc1"),
+])  # fmt: skip
+def test_a_site_can_be_what_a_module_takes_in(family, norm, inside):
+    vlm = tiny(family)
+    batch, record = vlm.encode(QUERIES), Recorder(norm, f"{inside}@input")
+    with vlm.patched(record):
+        plain = vlm.logits(batch)
+    assert torch.equal(record.seen[norm].view_as(record.seen[f"{inside}@input"]), record.seen[f"{inside}@input"])
+    doubled, output = Sites({f"{inside}@input": lambda x: 2 * x}), Sites({norm: lambda x: 2 * x})
+    with vlm.patched(doubled):
+        seen = vlm.logits(batch)
+    with vlm.patched(output):
+        assert torch.equal(vlm.logits(batch), seen)
+    assert not torch.equal(seen, plain)
+    assert torch.equal(vlm.logits(batch), plain)

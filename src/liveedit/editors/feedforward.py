@@ -7,18 +7,18 @@ from torch import Tensor
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models.batch import Batch
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.patch import INPUT, Patch, SiteFn
 from liveedit.models.vlm import VLM
 
 __all__ = ["FeedForward", "Recorder", "feed_forward", "last_prompt_tokens"]
 
-PLACES = (("post_attention_layernorm", "mlp"), ("final_layer_norm", "fc2"))
-"""The module before the network and its last one within a layer, for Llama and its kin and for OPT."""
+PLACES = (("mlp", "mlp"), ("fc1", "fc2"))
+"""The network's first module and its last one within a layer, for Llama and its kin and for OPT."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
-    """Sites: ``reads`` puts out what the network takes, ``writes`` puts out what it adds to the stream, (B, T, D)."""
+    """Sites: ``reads`` is what the network takes, ``writes`` what it adds to the stream, both (B, T, D)."""
 
     layer: int
     reads: str
@@ -37,7 +37,7 @@ def feed_forward(vlm: VLM, layer: int | None) -> FeedForward:
     children = dict(vlm.layers[layer].named_children())
     for reads, writes in PLACES:
         if reads in children and writes in children:
-            return FeedForward(layer, f"layers.{layer}.{reads}", f"layers.{layer}.{writes}")
+            return FeedForward(layer, f"layers.{layer}.{reads}{INPUT}", f"layers.{layer}.{writes}")
     raise UnsupportedModel("the decoder's layers have no feed-forward network like Llama's or OPT's")
 
 
@@ -47,7 +47,7 @@ def last_prompt_tokens(batch: Batch) -> Tensor:
 
 
 class Recorder(Patch):
-    """Keeps what sites put out, (B, T, D), and changes nothing."""
+    """Keeps the states at sites, (B, T, D), and changes nothing."""
 
     def __init__(self, *sites: str) -> None:
         self.sites, self.seen = sites, dict[str, Tensor]()

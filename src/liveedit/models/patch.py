@@ -23,10 +23,13 @@ from liveedit.types import Query
 if TYPE_CHECKING:
     from liveedit.models.vlm import VLM
 
-__all__ = ["Patch", "SiteFn", "attached", "main_output", "site_layer"]
+__all__ = ["INPUT", "Patch", "SiteFn", "attached", "main_output", "site_layer"]
 
 SiteFn = Callable[[Tensor], Tensor]
-"""A module's output (B, T', D) to what replaces it, of the same shape, dtype and device."""
+"""What a module puts out or takes in (B, T', D) to what replaces it, of the same shape, dtype and device."""
+
+INPUT = "@input"
+"""The end of a site that stands for what the module takes in."""
 
 
 class Patch:
@@ -48,11 +51,11 @@ class Patch:
     def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
         """What to do at which site for this batch.
 
-        A site is the path of a module below the text decoder: ``"layers.21"``, ``"layers.31.mlp"``. Called once a
-        batch, before its first layer runs. Each function is then called on the module's output (B, T, D) for the whole
-        batch and, where tokens are generated with a cache, again on the output (B, 1, D) for each of them: what it
-        finds out about the prompt the first time, it keeps for the others. A function that returns its argument
-        leaves the model's result bit for bit as it is.
+        A site is the path of a module below the text decoder: ``"layers.21"``, ``"layers.31.mlp"`` are what these put
+        out, ``"layers.31.mlp@input"`` is what the latter takes in. Called once a batch, before its first layer runs.
+        Each function is then called on the states (B, T, D) there for the whole batch and, where tokens are generated
+        with a cache, again on the states (B, 1, D) of each of them: what it finds out about the prompt the first time,
+        it keeps for the others. A function that returns its argument leaves the model's result bit for bit as it is.
 
         In a call that the VLM has encoded itself ``batch`` is that batch; in a raw Hugging Face call it holds
         ``input_ids`` and ``attention_mask`` only, and every token after the image counts as prompt.
@@ -198,13 +201,18 @@ class Watch:
             layer = site_layer(site)
             if layer is not None and layer <= self.vlm.skipped:
                 continue
+            path = site.removesuffix(INPUT)
             try:
-                module = self.vlm.decoder.get_submodule(site)
+                module = self.vlm.decoder.get_submodule(path)
             except AttributeError:
                 known = f"its layers are 0 to {self.vlm.num_layers - 1}"
-                raise UnsupportedModel(f"the text decoder has no module '{site}': {known}") from None
-            # First in line, so that whoever else watches this module sees the patched output.
-            self.sites.callback(module.register_forward_hook(act(function, rows), prepend=True).remove)
+                raise UnsupportedModel(f"the text decoder has no module '{path}': {known}") from None
+            # First in line, so that whoever else watches this module sees the patched states.
+            if path == site:
+                handle = module.register_forward_hook(act(function, rows), prepend=True)
+            else:
+                handle = module.register_forward_pre_hook(act_before(function, rows), prepend=True)
+            self.sites.callback(handle.remove)
 
     def predicts(self, _module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> Tensor:
         """After the output embedding: merge the logits."""
@@ -219,10 +227,23 @@ def act(function: SiteFn, rows: int) -> Callable[[nn.Module, tuple[Any, ...], An
     """The forward hook that puts ``function`` on a module's output, a tensor or a tuple that begins with it."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        states = main_output(output)
-        flat = states.ndim == 2  # OPT lays the tokens of all rows end to end within its feed-forward network
-        states = function(states.reshape(rows, -1, states.shape[-1]) if flat else states)
-        states = states.flatten(0, 1) if flat else states
+        states = in_rows(function, main_output(output), rows)
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
     return hook
+
+
+def act_before(function: SiteFn, rows: int) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+    """The hook that puts ``function`` on what a module takes in as its first argument."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        return (in_rows(function, args[0], rows), *args[1:])
+
+    return hook
+
+
+def in_rows(function: SiteFn, states: Tensor, rows: int) -> Tensor:
+    """``function`` of the states (B, T, D), which OPT lays end to end (B · T, D) within its feed-forward network."""
+    if states.ndim == 3:
+        return function(states)
+    return function(states.reshape(rows, -1, states.shape[-1])).flatten(0, 1)
