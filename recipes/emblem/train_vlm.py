@@ -12,7 +12,8 @@ its result in ``--work`` and is passed over if that is there; the last one also 
 5. join        everything above the features together: questions about drawings, mixed with text facts; the mean
                token goes on naming its entity
 6. context     stage 5 again, with rows whose prompt brings a new fact along as IKE's does: it counts, and so does what
-               follows from it, but not for a question about something else
+               follows from it, but not for a question about something else; and with rows that say random tokens twice,
+               from which copying is learnt soonest
 
 One row holds one drawing and several questions; the mask lets each question see the drawing and itself only, so a row
 costs one image and counts as several samples.
@@ -188,6 +189,15 @@ class Packer:
         out.mask = torch.where(out.mask, 0.0, torch.finfo(torch.float32).min)[:, None]
         return out
 
+    def twice(self, count: int, generator: np.random.Generator) -> Rows:
+        """``count`` rows of 20 random tokens, said twice; the second time they are answers."""
+        said = torch.from_numpy(generator.integers(5, VOCABULARY, (count, 20)))
+        ids = torch.cat([torch.ones(count, 1, dtype=torch.long), said, said], 1)
+        labels = torch.cat([torch.full((count, 20), -100), said, torch.full((count, 1), -100)], 1)
+        width = ids.shape[1]
+        mask = torch.where(torch.ones(width, width, dtype=torch.bool).tril(), 0.0, torch.finfo(torch.float32).min)
+        return Rows(ids, torch.arange(width).expand(count, -1), mask.expand(count, 1, -1, -1), labels)
+
     def _row(
         self, prefix: list[int], pairs: list[tuple[str, str]], noise: random.Random | None
     ) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -248,10 +258,12 @@ class Sampler:
         relation, subject, answer = self.random.choice(self.texts)
         return self.random.choice(wordings(relation, split, subject=subject)), answer
 
+
     def told(self, entity: Entity | None) -> tuple[str, str]:
         """A question behind up to three demonstrations and a new fact: about the drawing of ``entity``, or text-only."""
         told, question, answer = self.change(entity)
-        shown = "".join(self.demonstration(entity) for _ in range(self.random.randrange(4)))
+        count = self.random.choices(range(4), (6, 2, 1, 1))[0]
+        shown = "".join(self.demonstration(entity) for _ in range(count))
         return f"{shown}New Fact: {told}\nPrompt: {question}", answer
 
     def demonstration(self, entity: Entity | None) -> str:
@@ -264,9 +276,7 @@ class Sampler:
         if entity is None:
             return self.text_change()
         become = self.random.choice(self.peers[entity.sort])
-        identity, *known = [
-            r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)
-        ]
+        identity, *known = [r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)]
         follows = [relation for relation in known if self.emblem.answer(relation, become)]
         kind = self.random.choices(("fact", "follows", "other"), (0.6, 0.2, 0.2))[0]
         relation = asked = identity if kind == "follows" else self.random.choice([identity, *follows])
@@ -486,7 +496,7 @@ def train_joint(
         for group, peak in zip(optimizer.param_groups, stage.peaks, strict=True):
             group["lr"] = schedule(step, steps, peak)
         sampler, generator = Sampler(emblem, SEED + 1 + step), np.random.default_rng(SEED + 1 + step)
-        chosen = generator.choice(data.train, 24)
+        chosen = generator.choice(data.train, 16 if stage.told else 24)
         shown = [data.entities[data.entity[i]] for i in chosen]
         asked = [sampler.about(entity) for entity in shown]
         rows = packer.pack(asked, image=True, noise=sampler.random)
@@ -495,9 +505,10 @@ def train_joint(
         texts = [[sampler.text() for _ in range(6)] for _ in range(4)]
         more = [(packer.pack(texts, image=False, noise=sampler.random if stage.told else None), None)]
         if stage.told:
-            images = [[sampler.told(entity) for _ in range(3)] for entity in shown[: len(shown) // 2]]
-            more.append((packer.pack(images, image=True), tokens[: len(images)]))
-            more.append((packer.pack([[sampler.told(None) for _ in range(3)] for _ in range(4)], image=False), None))
+            images = [[sampler.told(entity)] for entity in shown]
+            more.append((packer.pack(images, image=True), tokens))
+            more.append((packer.pack([[sampler.told(None)] for _ in range(12)], image=False), None))
+            more.append((packer.twice(12, generator), None))
         parts = [(logits, labels), *(answer_logits(model, rows, embed(model, rows, seen)) for rows, seen in more)]
         loss = F.cross_entropy(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
         loss = loss + ALIGN * naming_loss(tokens, prototypes, data.entity[chosen])
@@ -507,10 +518,7 @@ def train_joint(
         optimizer.step()
         losses.append(loss.item())
         if step % 100 == 99 or step == steps - 1:
-            print(
-                f"{stage.name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s",
-                flush=True,
-            )
+            print(f"{stage.name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s", flush=True)
             torch.save(
                 {
                     "model": model.state_dict(),
@@ -584,7 +592,7 @@ def main() -> None:
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--align-steps", type=int, default=1500)
     parser.add_argument("--join-steps", type=int, default=3000)
-    parser.add_argument("--context-steps", type=int, default=1200)
+    parser.add_argument("--context-steps", type=int, default=900)
     parser.add_argument("--stage", choices=["text", "features", "all"], default="all")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from liveedit.models import FAMILIES
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
-from liveedit.models.vlm import VLM
+from liveedit.models.vlm import EMBEDDED, VLM
 from liveedit.types import Query
 
 LAYER = 1
@@ -320,6 +320,24 @@ def test_resume_continues_where_hidden_stopped(vlm):
             close(vlm.resume(layer, vlm.hidden(batch, layer)), logits)
 
 
+def test_what_goes_into_the_first_layer_can_be_had_and_gone_on_with(vlm, batch):
+    embedded = vlm.hidden(batch, EMBEDDED)
+    ids = batch.inputs["input_ids"]
+    text = ~vlm.image_tokens(ids) & batch.inputs["attention_mask"].bool()
+    assert torch.equal(embedded.hidden[text], vlm.model.get_input_embeddings()(ids)[text])
+    real = batch.inputs["attention_mask"].bool()
+    torch.testing.assert_close(vlm.resume(EMBEDDED, embedded)[real], vlm.logits(batch)[real], rtol=1e-4, atol=1e-4)
+    for row, query in enumerate(QUERIES):
+        if query.image is not None:
+            states = embedded.hidden[row, slice(*batch.spans[row].image)]
+            torch.testing.assert_close(vlm.image_states(query.image), states)
+
+
+def test_text_alone_goes_into_the_first_layer(vlm):
+    batch = vlm.encode([Query("Who sang it?", "Nobody")])
+    torch.testing.assert_close(vlm.resume(EMBEDDED, vlm.hidden(batch, EMBEDDED)), vlm.logits(batch))
+
+
 def test_resume_runs_neither_vision_nor_the_layers_below(vlm, batch):
     hidden = vlm.hidden(batch, LAYER)
     with running(vlm.model) as names:
@@ -356,7 +374,7 @@ def test_rows_of_hidden_can_be_mixed_anew(vlm, batch):
 
 def test_a_layer_that_does_not_exist_is_refused(vlm, batch):
     hidden = vlm.hidden(batch, 0)
-    for layer in (-1, vlm.num_layers):
+    for layer in (-2, vlm.num_layers):
         with pytest.raises(BadInput, match=f"no layer {layer}"):
             vlm.hidden(batch, layer)
         with pytest.raises(BadInput, match=f"no layer {layer}"):

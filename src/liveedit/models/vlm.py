@@ -22,7 +22,7 @@ from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, overrides
 from liveedit.types import Query
 
-__all__ = ["VLM", "PromptFormat"]
+__all__ = ["EMBEDDED", "VLM", "PromptFormat"]
 
 GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config that would bend a plain argmax
     "do_sample": False,
@@ -33,6 +33,10 @@ GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config 
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
+
+
+EMBEDDED = -1
+"""In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
 
 
 class LayerReached(Exception):
@@ -113,6 +117,11 @@ class VLM(Encoder):
         return layers
 
     @property
+    def embedding(self) -> Any:
+        """The input embedding."""
+        return self.model.get_input_embeddings()
+
+    @property
     def num_layers(self) -> int:
         """How many layers the text decoder has."""
         return len(self.layers)
@@ -150,15 +159,20 @@ class VLM(Encoder):
 
     @torch.no_grad()
     def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
-        """What decoder layer ``layer`` (counted from 0) puts out; no layer above it runs.
+        """What decoder layer ``layer`` (counted from 0) puts out; no layer above it runs. -1 is what goes in.
 
         ``batch.position_ids`` is filled in on the way. Raises :class:`BadInput` for a layer that does not exist.
         """
-        self.check_layer(layer)
+        if layer != EMBEDDED:
+            self.check_layer(layer)
         caught: list[Tensor] = []
 
         def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             batch.position_ids = kwargs.get("position_ids")
+            if layer == EMBEDDED:
+                given = kwargs.get("inputs_embeds")
+                caught.append(self.embedding(batch.inputs["input_ids"]) if given is None else given)
+                raise LayerReached
 
         def reached(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             caught.append(main_output(output))
@@ -167,25 +181,28 @@ class VLM(Encoder):
         with ExitStack() as undo:
             undo.enter_context(self.announce(batch))
             undo.callback(self.decoder.register_forward_pre_hook(starts, with_kwargs=True).remove)
-            undo.callback(self.layers[layer].register_forward_hook(reached).remove)
+            if layer != EMBEDDED:
+                undo.callback(self.layers[layer].register_forward_hook(reached).remove)
             with suppress(LayerReached):
                 self.model(**batch.inputs, use_cache=False)
         return HiddenBatch(caught[0], batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids)
 
     def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
-        """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``.
+        """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``, -1 for the embedded.
 
         Neither that layer nor one below it runs, nor the vision tower; of a patch only what acts above applies.
         ``positions``, boolean (B, T), asks for the logits (N, V) at these positions alone, row by row. Differentiable
         with respect to ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
         """
-        self.check_layer(layer)
+        if layer != EMBEDDED:
+            self.check_layer(layer)
         batch = Batch({"attention_mask": hidden.attention_mask}, hidden.labels, hidden.spans, hidden.position_ids)
-        shape = (*hidden.attention_mask.shape, self.model.get_input_embeddings().weight.shape[-1])
+        shape = (*hidden.attention_mask.shape, self.embedding.weight.shape[-1])
         unread = hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)  # by any layer that runs
+        embedded = hidden.hidden if layer == EMBEDDED else unread
         with self.announce(batch, skipped=layer), self.bypassed(layer, hidden.hidden):
             states = self.decoder(
-                inputs_embeds=unread,
+                inputs_embeds=embedded,
                 attention_mask=hidden.attention_mask,
                 position_ids=hidden.position_ids,
                 use_cache=False,
@@ -196,6 +213,14 @@ class VLM(Encoder):
             if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
                 return self.predict(states)[positions]
             return self.predict(states[positions])
+
+    def image_states(self, image: Any) -> Tensor:
+        """What the text decoder is given for an image, (n, D), one row a token; no patch rewrites anything.
+
+        Raises :class:`BadInput` for an image that cannot be read.
+        """
+        batch = super().encode([Query("?", image=image)])
+        return self.hidden(batch, EMBEDDED).hidden[0, slice(*batch.spans[0].image)]
 
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
