@@ -29,3 +29,20 @@ def model(embedded_vlm):
     from liveedit.editors import load_editor
 
     return EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("liveedit")))
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder(tmp_path_factory):
+    """The folder of a tiny random sentence encoder."""
+    import torch
+    import transformers
+
+    from liveedit.models.tiny import tokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    text = tokenizer("<s>", ["</s>", "<pad>"])
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    transformers.BertModel(transformers.BertConfig(vocab_size=len(text), **sizes)).save_pretrained(folder)
+    text.save_pretrained(folder)
+    return str(folder)

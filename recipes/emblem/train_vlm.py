@@ -258,7 +258,6 @@ class Sampler:
         relation, subject, answer = self.random.choice(self.texts)
         return self.random.choice(wordings(relation, split, subject=subject)), answer
 
-
     def told(self, entity: Entity | None) -> tuple[str, str]:
         """A question behind up to three demonstrations and a new fact: about the drawing of ``entity``, or text-only."""
         told, question, answer = self.change(entity)
@@ -276,7 +275,9 @@ class Sampler:
         if entity is None:
             return self.text_change()
         become = self.random.choice(self.peers[entity.sort])
-        identity, *known = [r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)]
+        identity, *known = [
+            r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)
+        ]
         follows = [relation for relation in known if self.emblem.answer(relation, become)]
         kind = self.random.choices(("fact", "follows", "other"), (0.6, 0.2, 0.2))[0]
         relation = asked = identity if kind == "follows" else self.random.choice([identity, *follows])
@@ -503,7 +504,8 @@ def train_joint(
         tokens = see.tokens(chosen, generator.integers(0, VIEWS, len(chosen)))
         logits, labels = answer_logits(model, rows, embed(model, rows, tokens))
         texts = [[sampler.text() for _ in range(6)] for _ in range(4)]
-        more = [(packer.pack(texts, image=False, noise=sampler.random if stage.told else None), None)]
+        more: list[tuple[Rows, Tensor | None]] = []
+        more.append((packer.pack(texts, image=False, noise=sampler.random if stage.told else None), None))
         if stage.told:
             images = [[sampler.told(entity)] for entity in shown]
             more.append((packer.pack(images, image=True), tokens))
@@ -518,7 +520,10 @@ def train_joint(
         optimizer.step()
         losses.append(loss.item())
         if step % 100 == 99 or step == steps - 1:
-            print(f"{stage.name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s", flush=True)
+            print(
+                f"{stage.name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - start:.0f}s",
+                flush=True,
+            )
             torch.save(
                 {
                     "model": model.state_dict(),

@@ -18,8 +18,10 @@ EDITORS: dict[str, str] = {
     "ft-l": "liveedit.editors.ft:FTL",
     "ft-m": "liveedit.editors.ft:FTM",
     "grace": "liveedit.editors.grace:GRACE",
+    "ike": "liveedit.editors.ike:IKE",
     "liveedit": "liveedit.editors.liveedit:LiveEdit",
     "lora": "liveedit.editors.lora:LoRA",
+    "lte": "liveedit.editors.lte:LTE",
     "t-patcher": "liveedit.editors.tpatcher:TPatcher",
 }
 
@@ -27,8 +29,10 @@ PAPERS: dict[str, str] = {
     "ft-l": "fine-tuning of the last layer, as compared in Chen et al., CVPR 2025, and Huang et al., NeurIPS 2024",
     "ft-m": "fine-tuning of what connects vision and text, as compared in the same papers",
     "grace": "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, NeurIPS 2023",
+    "ike": "Zheng et al., Can We Edit Factual Knowledge by In-Context Learning?, EMNLP 2023",
     "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
+    "lte": "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
 }
 """Where each method was published."""

