@@ -101,6 +101,8 @@ def test_its_settings_survive_json_and_shape_its_fingerprint(editor):
 def test_a_trained_editor_comes_back_from_its_folder(editor, tmp_path):
     if not hasattr(editor, "save_pretrained"):
         assert load_editor(editor.vlm, editor.name).fingerprint == type(editor)(editor.vlm).fingerprint
+        (tmp_path / "config.json").write_text(json.dumps({"editor": editor.name, "config": asdict(editor.config)}))
+        assert load_editor(editor.vlm, tmp_path).fingerprint == editor.fingerprint
         return
     patch = editor.edit(EDITS)
     editor.save_pretrained(tmp_path / "editor")

@@ -48,7 +48,9 @@ def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None)
 
 
 def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
-    """The editor for ``vlm``: a trained one's folder or Hugging Face id, or a method's name if it needs no training.
+    """The editor for ``vlm``: an editor's folder or Hugging Face id, or a method's name if it needs no training.
+
+    The folder of a method without training holds a ``config.json`` alone, with the method and its settings.
 
     Raises :class:`UnknownName` for a name that is not registered, :class:`BadInput` for a folder or id without an
     editor and for the name of a method that has to be trained, :class:`Mismatch` for an editor trained for another
@@ -67,7 +69,10 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
         name = str(about["editor"])
     except (OSError, ValueError, KeyError, TypeError):
         raise BadInput(f"{folder} holds no editor: give the folder of a trained one") from None
-    return resolve("editor", name, EDITORS).from_pretrained(vlm, folder)  # type: ignore[no-any-return]
+    editor = resolve("editor", name, EDITORS)
+    if hasattr(editor, "from_pretrained"):
+        return editor.from_pretrained(vlm, folder)  # type: ignore[no-any-return]
+    return new_editor(vlm, name, about.get("config"))
 
 
 def _download(repo: str) -> Path:
