@@ -14,7 +14,7 @@ from liveedit.models import FAMILIES
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
-from liveedit.models.vlm import EMBEDDED, VLM
+from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Query
 
 LAYER = 1
@@ -321,12 +321,12 @@ def test_resume_continues_where_hidden_stopped(vlm):
 
 
 def test_what_goes_into_the_first_layer_can_be_had_and_gone_on_with(vlm, batch):
-    embedded = vlm.hidden(batch, EMBEDDED)
+    embedded = vlm.hidden(batch, EMBEDDINGS)
     ids = batch.inputs["input_ids"]
     text = ~vlm.image_tokens(ids) & batch.inputs["attention_mask"].bool()
     assert torch.equal(embedded.hidden[text], vlm.model.get_input_embeddings()(ids)[text])
     real = batch.inputs["attention_mask"].bool()
-    torch.testing.assert_close(vlm.resume(EMBEDDED, embedded)[real], vlm.logits(batch)[real], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vlm.resume(EMBEDDINGS, embedded)[real], vlm.logits(batch)[real], rtol=1e-4, atol=1e-4)
     for row, query in enumerate(QUERIES):
         if query.image is not None:
             states = embedded.hidden[row, slice(*batch.spans[row].image)]
@@ -335,7 +335,7 @@ def test_what_goes_into_the_first_layer_can_be_had_and_gone_on_with(vlm, batch):
 
 def test_text_alone_goes_into_the_first_layer(vlm):
     batch = vlm.encode([Query("Who sang it?", "Nobody")])
-    torch.testing.assert_close(vlm.resume(EMBEDDED, vlm.hidden(batch, EMBEDDED)), vlm.logits(batch))
+    torch.testing.assert_close(vlm.resume(EMBEDDINGS, vlm.hidden(batch, EMBEDDINGS)), vlm.logits(batch))
 
 
 def test_resume_runs_neither_vision_nor_the_layers_below(vlm, batch):

@@ -21,7 +21,7 @@ from functools import cached_property
 
 from liveedit.data import load_cases
 from liveedit.editors import PAPERS
-from liveedit.editors.memory import MemoryEditor, fact
+from liveedit.editors.context import ContextEditor, fact
 from liveedit.editors.retriever import By, Retriever
 from liveedit.editors.sentence import MINILM
 from liveedit.models.vlm import VLM
@@ -43,7 +43,7 @@ class IKEConfig:
     by: By = "both"
 
 
-class IKE(MemoryEditor):
+class IKE(ContextEditor):
     """In-context editing. What it keeps of an edit are its demonstrations and its fact."""
 
     name = "ike"
@@ -63,13 +63,13 @@ class IKE(MemoryEditor):
         return [sentence for case in load_cases(self.config.demonstrations, "train") for sentence in shown(case)]
 
     def tell(self, query: Query) -> str:
-        """See :meth:`MemoryEditor.tell`."""
+        """See :meth:`ContextEditor.tell`."""
         told = fact(query)
         chosen = self.nearest(demonstration(told, told)) if self.config.k and self.sentences else []
         return "".join([*chosen, f"New Fact: {told}\nPrompt: "])
 
     def prompt(self, told: str, question: str) -> str:
-        """See :meth:`MemoryEditor.prompt`."""
+        """See :meth:`ContextEditor.prompt`."""
         return told + question
 
     def nearest(self, sentence: str) -> list[str]:

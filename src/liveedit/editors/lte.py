@@ -27,12 +27,12 @@ from torch.nn import functional as F
 
 from liveedit.editors import PAPERS
 from liveedit.editors.base import Example, TrainableEditor, alone
-from liveedit.editors.memory import MemoryEditor, MemoryPatch, fact
+from liveedit.editors.context import ContextEditor, ContextPatch, fact
 from liveedit.editors.retriever import By, Retriever
 from liveedit.editors.sentence import MINILM
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
-from liveedit.models.vlm import EMBEDDED, VLM
+from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Case, Query
 
 __all__ = ["LTE", "LTEConfig"]
@@ -79,7 +79,7 @@ class Weights(Patch):
         return self.values
 
 
-class LTEPatch(MemoryPatch):
+class LTEPatch(ContextPatch):
     """Told edits on the trained weights."""
 
     FILE = "lte.safetensors"
@@ -90,7 +90,7 @@ class LTEPatch(MemoryPatch):
         return {name: value.detach() for name, value in self.editor.values.items()} if len(self) else {}
 
 
-class LTE(TrainableEditor, MemoryEditor):
+class LTE(TrainableEditor, ContextEditor):
     """The editor: a text decoder that follows facts, and the facts."""
 
     name = "lte"
@@ -122,11 +122,11 @@ class LTE(TrainableEditor, MemoryEditor):
         return {path + name.replace("/", "."): value for name, value in self._layers.items()}
 
     def tell(self, query: Query) -> str:
-        """See :meth:`MemoryEditor.tell`."""
+        """See :meth:`ContextEditor.tell`."""
         return f"[Updated Information] {fact(query)}\n[Query] "
 
     def prompt(self, told: str, question: str) -> str:
-        """See :meth:`MemoryEditor.prompt`."""
+        """See :meth:`ContextEditor.prompt`."""
         return told + question
 
     # Training
@@ -139,7 +139,7 @@ class LTE(TrainableEditor, MemoryEditor):
         asked = [(index, kind, query) for index, case in enumerate(cases) for kind, query in self.rows(case).items()]
         for start in range(0, len(asked), CHUNK):
             chunk = asked[start : start + CHUNK]
-            hidden = self.vlm.hidden(self.vlm.encode([query for *_, query in chunk], eos=self.config.eos), EMBEDDED)
+            hidden = self.vlm.hidden(self.vlm.encode([query for *_, query in chunk], eos=self.config.eos), EMBEDDINGS)
             for (index, kind, _), row in zip(chunk, hidden.rows(), strict=True):
                 examples[index].rows[kind] = alone(row)
                 if kind.startswith(PLAIN):
@@ -164,7 +164,7 @@ class LTE(TrainableEditor, MemoryEditor):
         hidden = HiddenBatch.stack(rows).to(self.vlm.device)
         hidden.hidden = hidden.hidden.to(self.vlm.dtype)
         positions = hidden.answer_positions()
-        said = self.vlm.resume(EMBEDDED, hidden, positions).float().log_softmax(-1)
+        said = self.vlm.resume(EMBEDDINGS, hidden, positions).float().log_softmax(-1)
         return list(said.split_with_sizes(positions.sum(1).tolist()))
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002

@@ -22,7 +22,7 @@ from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, overrides
 from liveedit.types import Query
 
-__all__ = ["EMBEDDED", "VLM", "PromptFormat"]
+__all__ = ["EMBEDDINGS", "VLM", "PromptFormat"]
 
 GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config that would bend a plain argmax
     "do_sample": False,
@@ -35,7 +35,7 @@ GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config 
 }
 
 
-EMBEDDED = -1
+EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
 
 
@@ -163,13 +163,13 @@ class VLM(Encoder):
 
         ``batch.position_ids`` is filled in on the way. Raises :class:`BadInput` for a layer that does not exist.
         """
-        if layer != EMBEDDED:
+        if layer != EMBEDDINGS:
             self.check_layer(layer)
         caught: list[Tensor] = []
 
         def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             batch.position_ids = kwargs.get("position_ids")
-            if layer == EMBEDDED:
+            if layer == EMBEDDINGS:
                 given = kwargs.get("inputs_embeds")
                 caught.append(self.embedding(batch.inputs["input_ids"]) if given is None else given)
                 raise LayerReached
@@ -182,7 +182,7 @@ class VLM(Encoder):
             undo.enter_context(self.announce(batch))
             first = self.decoder.register_forward_pre_hook(starts, with_kwargs=True, prepend=True)  # before patches
             undo.callback(first.remove)
-            if layer != EMBEDDED:
+            if layer != EMBEDDINGS:
                 undo.callback(self.layers[layer].register_forward_hook(reached).remove)
             with suppress(LayerReached):
                 self.model(**batch.inputs, use_cache=False)
@@ -195,12 +195,12 @@ class VLM(Encoder):
         ``positions``, boolean (B, T), asks for the logits (N, V) at these positions alone, row by row. Differentiable
         with respect to ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
         """
-        if layer != EMBEDDED:
+        if layer != EMBEDDINGS:
             self.check_layer(layer)
         batch = Batch({"attention_mask": hidden.attention_mask}, hidden.labels, hidden.spans, hidden.position_ids)
         shape = (*hidden.attention_mask.shape, self.embedding.weight.shape[-1])
         unread = hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)  # by any layer that runs
-        embedded = hidden.hidden if layer == EMBEDDED else unread
+        embedded = hidden.hidden if layer == EMBEDDINGS else unread
         with self.announce(batch, skipped=layer), self.bypassed(layer, hidden.hidden):
             states = self.decoder(
                 inputs_embeds=embedded,
@@ -221,7 +221,7 @@ class VLM(Encoder):
         Raises :class:`BadInput` for an image that cannot be read.
         """
         batch = super().encode([Query("?", image=image)])
-        return self.hidden(batch, EMBEDDED).hidden[0, slice(*batch.spans[0].image)]
+        return self.hidden(batch, EMBEDDINGS).hidden[0, slice(*batch.spans[0].image)]
 
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""

@@ -16,7 +16,7 @@ from liveedit.models.batch import Batch
 from liveedit.models.patch import Patch, SiteFn
 from liveedit.types import Query
 
-__all__ = ["MemoryEditor", "MemoryPatch", "fact"]
+__all__ = ["ContextEditor", "ContextPatch", "fact"]
 
 
 def fact(query: Query) -> str:
@@ -24,14 +24,14 @@ def fact(query: Query) -> str:
     return f"{query.prompt.strip()} {query.target.strip()}"
 
 
-class MemoryPatch(BankPatch):
+class ContextPatch(BankPatch):
     """``bank`` holds the retriever's keys, ``told`` what is put before the prompt of a query that an edit is about.
 
     It acts where queries are encoded, so a raw Hugging Face call, which brings token ids, does not see it.
     """
 
-    FILE = "memory.safetensors"
-    editor: "MemoryEditor"
+    FILE = "context.safetensors"
+    editor: "ContextEditor"
 
     def __init__(self, editor: Editor, bank: Bank, told: Sequence[str] = ()) -> None:
         super().__init__(editor, bank)
@@ -67,7 +67,7 @@ class MemoryPatch(BankPatch):
         self.bank.save(Path(folder) / self.FILE, self.editor.origin | {"told": json.dumps(self.told)})
 
     @classmethod
-    def load(cls, editor: "MemoryEditor", folder: Path) -> Self:
+    def load(cls, editor: "ContextEditor", folder: Path) -> Self:
         """What :meth:`save` wrote. Raises :class:`BadInput` where that is broken, :class:`Mismatch` for another's."""
         bank, about = Bank.load(Path(folder) / cls.FILE)
         editor.claim(about, folder)
@@ -77,10 +77,10 @@ class MemoryPatch(BankPatch):
             raise BadInput(f"{folder} holds no texts of edits ({error}): it is broken, make the edits again") from error
 
 
-class MemoryEditor(PoolEditor):
+class ContextEditor(PoolEditor):
     """An editor that keeps edits as texts."""
 
-    patch_class: ClassVar[type[MemoryPatch]] = MemoryPatch
+    patch_class: ClassVar[type[ContextPatch]] = ContextPatch
     retriever: Retriever
     """Chooses the edit that a query is about."""
 
@@ -92,22 +92,22 @@ class MemoryEditor(PoolEditor):
     def prompt(self, told: str, question: str) -> str:
         """The prompt that brings what :meth:`tell` said to a question."""
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> MemoryPatch:
+    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> ContextPatch:
         """See :meth:`Editor.edit`."""
         self.begin(queries, patch)
         held = self.patch_class(self, Bank(self.retriever.empty)) if patch is None else patch
-        assert isinstance(held, MemoryPatch)
+        assert isinstance(held, ContextPatch)
         if not queries:
             return held
         bank = held.bank.append(self.retriever.keys([query.prompt for query in queries], queries))
         return self.patch_class(self, bank, (*held.told, *(self.tell(query) for query in queries)))
 
-    def select(self, patch: Patch, index: Sequence[int]) -> MemoryPatch:
+    def select(self, patch: Patch, index: Sequence[int]) -> ContextPatch:
         """See :meth:`Editor.select`."""
         self.own(patch)
-        assert isinstance(patch, MemoryPatch)
+        assert isinstance(patch, ContextPatch)
         return self.patch_class(self, patch.bank.select(index), [patch.told[place] for place in index])
 
-    def load_patch(self, folder: Path) -> MemoryPatch:
+    def load_patch(self, folder: Path) -> ContextPatch:
         """See :meth:`Editor.load_patch`."""
         return self.patch_class.load(self, folder)
