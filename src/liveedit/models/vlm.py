@@ -15,14 +15,17 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, overrides
 from liveedit.types import Query
 
-__all__ = ["VLM", "PromptFormat"]
+__all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "reading"]
+
+EMBEDDINGS = -1
+"""The layer number that stands for the embeddings, which the first layer builds on."""
 
 GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config that would bend a plain argmax
     "do_sample": False,
@@ -144,21 +147,40 @@ class VLM(Encoder):
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in."""
+        batch, places = self.prefixed(batch)
         with self.announce(batch):
             logits: Tensor = self.model(**batch.inputs, use_cache=False).logits
-        return logits
+        return logits if places is None else logits[torch.arange(len(batch), device=places.device)[:, None], places]
+
+    def prefixed(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """The batch with what the patches put before the text of its rows, and where (B, T) its own tokens are in it.
+
+        The batch itself and ``None`` where they put nothing.
+        """
+        places: Tensor | None = None
+        for patch in self.patches:
+            if prefix := patch.prefix(batch):
+                if batch.prefix:
+                    raise UnsupportedModel("two patches put vectors before one text: take one of them off")
+                batch, places = batch.prefixed(prefix, self.pad_token_id)
+        return batch, places
 
     @torch.no_grad()
     def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
         """What decoder layer ``layer`` (counted from 0) puts out; no layer above it runs.
 
-        ``batch.position_ids`` is filled in on the way. Raises :class:`BadInput` for a layer that does not exist.
+        Layer -1 stands for the embeddings that the text decoder takes in. ``batch.position_ids`` is filled in on the
+        way. Raises :class:`BadInput` for a layer that does not exist.
         """
-        self.check_layer(layer)
+        if layer != EMBEDDINGS:
+            self.check_layer(layer)
         caught: list[Tensor] = []
 
         def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             batch.position_ids = kwargs.get("position_ids")
+            if layer == EMBEDDINGS:
+                caught.append(kwargs["inputs_embeds"])
+                raise LayerReached
 
         def reached(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             caught.append(main_output(output))
@@ -167,7 +189,8 @@ class VLM(Encoder):
         with ExitStack() as undo:
             undo.enter_context(self.announce(batch))
             undo.callback(self.decoder.register_forward_pre_hook(starts, with_kwargs=True).remove)
-            undo.callback(self.layers[layer].register_forward_hook(reached).remove)
+            if layer != EMBEDDINGS:
+                undo.callback(self.layers[layer].register_forward_hook(reached).remove)
             with suppress(LayerReached):
                 self.model(**batch.inputs, use_cache=False)
         return HiddenBatch(caught[0], batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids)
@@ -177,15 +200,17 @@ class VLM(Encoder):
 
         Neither that layer nor one below it runs, nor the vision tower; of a patch only what acts above applies.
         ``positions``, boolean (B, T), asks for the logits (N, V) at these positions alone, row by row. Differentiable
-        with respect to ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
+        with respect to ``hidden.hidden``. Layer -1 stands for the embeddings. Raises :class:`BadInput` for a layer that
+        does not exist.
         """
-        self.check_layer(layer)
+        if layer != EMBEDDINGS:
+            self.check_layer(layer)
         batch = Batch({"attention_mask": hidden.attention_mask}, hidden.labels, hidden.spans, hidden.position_ids)
         shape = (*hidden.attention_mask.shape, self.model.get_input_embeddings().weight.shape[-1])
         unread = hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)  # by any layer that runs
         with self.announce(batch, skipped=layer), self.bypassed(layer, hidden.hidden):
             states = self.decoder(
-                inputs_embeds=unread,
+                inputs_embeds=hidden.hidden if layer == EMBEDDINGS else unread,
                 attention_mask=hidden.attention_mask,
                 position_ids=hidden.position_ids,
                 use_cache=False,
@@ -207,7 +232,7 @@ class VLM(Encoder):
         answers: list[str] = []
         for start in range(0, len(queries), batch_size):
             asked = [Query(query.prompt, image=query.image) for query in queries[start : start + batch_size]]
-            batch = self.encode(asked, padding_side="left")
+            batch, _ = self.prefixed(self.encode(asked, padding_side="left"))
             options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
             with self.announce(batch):
                 tokens = self.model.generate(**batch.inputs, **options)
