@@ -14,7 +14,11 @@ from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-SMALL = {"liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}}
+SMALL = {
+    "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},
+    "recipe": {"key_dim": 16, "layer": 2},
+    "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
+}
 RETRIEVING = ("ike", "lte")
 """Settings that make a method fit a tiny model."""
 

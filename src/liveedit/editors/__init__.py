@@ -22,6 +22,8 @@ EDITORS: dict[str, str] = {
     "liveedit": "liveedit.editors.liveedit:LiveEdit",
     "lora": "liveedit.editors.lora:LoRA",
     "lte": "liveedit.editors.lte:LTE",
+    "recipe": "liveedit.editors.recipe:Recipe",
+    "serac": "liveedit.editors.serac:Serac",
     "t-patcher": "liveedit.editors.tpatcher:TPatcher",
 }
 
@@ -33,6 +35,8 @@ PAPERS: dict[str, str] = {
     "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
     "lte": "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
+    "recipe": "Chen et al., Lifelong Knowledge Editing for LLMs with Retrieval-Augmented Continuous Prompts, EMNLP 2024",
+    "serac": "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
 }
 """Where each method was published."""

@@ -4,7 +4,7 @@ Shapes: B rows, T tokens (padding included), D width of the text decoder, V size
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -96,13 +96,15 @@ class Batch:
     ``inputs`` is what the Hugging Face model takes, opaque but for ``input_ids`` and ``attention_mask``, both (B, T).
     ``labels`` (B, T) hold ``input_ids`` on the answer tokens and -100 elsewhere; they are not shifted.
     ``position_ids`` (…, B, T) is what the text decoder was given, filled in by ``VLM.hidden``; ``None`` where the
-    decoder makes its own.
+    decoder makes its own. ``prefix`` holds by row the vectors (n, D) that a patch has put before its text: the first n
+    tokens of its prompt are fillers, whose embeddings they replace.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     spans: list[Spans]
     position_ids: Tensor | None = None
+    prefix: dict[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -120,6 +122,50 @@ class Batch:
         inputs["input_ids"] = torch.cat([self.inputs["input_ids"], input_ids], 1)
         inputs["attention_mask"] = F.pad(self.inputs["attention_mask"], gap, value=1)
         return replace(self, inputs=inputs, labels=F.pad(self.labels, gap, value=IGNORED))
+
+    def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":
+        """The batch with ``prefix`` before the text of its rows, and where (B, T) its own tokens are in that one.
+
+        ``filler`` is the token that stands in for each vector. Rows that get fewer are padded, on the left if all rows
+        end together, so that generation can go on behind them.
+        """
+        B, T = self.labels.shape
+        most = max(len(vectors) for vectors in prefix.values())
+        left = all(span.stop == T for span in self.spans)
+        count = torch.tensor([len(prefix.get(row, ())) for row in range(B)])[:, None]
+        first = torch.tensor([span.prompt[0] for span in self.spans])[:, None]
+        padding = (most - count) * left
+        places = torch.arange(T) + padding + count * (torch.arange(T) >= first)
+        fillers = torch.arange(T + most) - first - padding
+        fillers, places = ((fillers >= 0) & (fillers < count)).to(self.labels.device), places.to(self.labels.device)
+
+        def spread(value: Tensor, padded: int) -> Tensor:
+            return value.new_full((B, T + most), padded).scatter(1, places, value)
+
+        inputs = {
+            name: spread(value, 0) if value.shape == self.labels.shape else value for name, value in self.inputs.items()
+        }
+        inputs["input_ids"] = spread(self.inputs["input_ids"], filler)
+        inputs["attention_mask"] = inputs["attention_mask"].masked_fill(fillers, 1)
+        spans = [
+            longer(span.shift(int(gap)), int(more))
+            for span, gap, more in zip(self.spans, padding[:, 0], count[:, 0], strict=True)
+        ]
+        return Batch(inputs, spread(self.labels, IGNORED), spans, None, prefix), places
+
+    def embedded(self, embeddings: Tensor) -> Tensor:
+        """``embeddings`` (B, T, D) of the batch's tokens with the vectors of its prefix in their places."""
+        for row, vectors in self.prefix.items():
+            places = torch.arange(len(vectors), device=embeddings.device) + self.spans[row].prompt[0]
+            index = (torch.full_like(places, row), places)
+            embeddings = embeddings.index_put(index, vectors.to(embeddings))
+        return embeddings
+
+
+def longer(span: Spans, count: int) -> Spans:
+    """The spans of a row whose prompt begins with ``count`` tokens more."""
+    (first, last), (start, stop) = span.prompt, span.answer
+    return replace(span, prompt=(first, last + count), answer=(start + count, stop + count))
 
 
 @dataclass(slots=True)

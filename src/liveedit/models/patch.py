@@ -1,8 +1,9 @@
 """Patch, what has been learnt as a value, and the one place that puts it on a model.
 
-A patch acts in up to four places, all of them doing nothing unless overridden:
+A patch acts in up to five places, all of them doing nothing unless overridden:
 
     rewrite   the query, before it is encoded           (in-context methods)
+    prefix    vectors before the text of a row          (continuous prompts)
     bind      the outputs of modules of the text decoder (routed experts, memory neurons)
     weights   parameters of the Hugging Face model       (fine-tuning and hyper-networks)
     merge     the logits                                 (a second model beside the first)
@@ -47,6 +48,14 @@ class Patch:
     def rewrite(self, query: Query) -> Query:
         """The query that is encoded in place of ``query``. Applied by ``VLM.encode`` and ``VLM.generate``."""
         return query
+
+    def prefix(self, batch: Batch) -> dict[int, Tensor]:  # noqa: ARG002
+        """The vectors (n, D) that stand before the text of some rows, as if they were embeddings of n more tokens.
+
+        By the row's index; every other row stays as it is. Applied by ``VLM.logits``, whose result leaves the
+        positions of the vectors out, and by ``VLM.generate``, to a batch that the VLM has encoded itself.
+        """
+        return {}
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
         """What to do at which site for this batch.
@@ -104,8 +113,8 @@ def attached(vlm: "VLM", patch: Patch) -> Iterator[None]:
     """Put ``patch`` on the model; on leaving, also by an exception, every parameter and hook is as it was."""
     with ExitStack() as undo:
         exchange(vlm, patch.weights(), undo)
-        acts, merges = overrides(patch, "bind"), overrides(patch, "merge")
-        if acts or merges:
+        merges = overrides(patch, "merge")
+        if merges or overrides(patch, "bind") or overrides(patch, "prefix"):
             watch = Watch(vlm, patch, merges)
             undo.callback(watch.release)
             embedding, head = vlm.model.get_input_embeddings(), vlm.model.get_output_embeddings()
@@ -165,8 +174,11 @@ class Watch:
         if args and args[0].ndim == 2:
             self.input_ids = args[0]
 
-    def begins(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the text decoder: bind a new batch, or go on with the one whose tokens are in the cache."""
+    def begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before the text decoder: bind a new batch, or go on with the one whose tokens are in the cache.
+
+        The vectors before the text of a new batch take the place of the embeddings of its filler tokens.
+        """
         given = kwargs.get("input_ids")  # else its caller has embedded them already
         input_ids = self.input_ids if given is None else given
         past = kwargs.get("past_key_values")
@@ -174,8 +186,11 @@ class Watch:
             self.release()
             self.batch = self.plain(input_ids, kwargs) if self.vlm.announced is None else self.vlm.announced
             self.attach(self.patch.bind(self.batch))
+            if self.batch.prefix:
+                return args, kwargs | {"inputs_embeds": self.batch.embedded(kwargs["inputs_embeds"])}
         elif self.merges and self.batch is not None and input_ids is not None:
             self.batch = self.batch.extended(input_ids)
+        return None
 
     def ends(self, *_: Any) -> None:
         """After the text decoder, also if it raised: forget the token ids, the next call brings its own."""
@@ -198,10 +213,10 @@ class Watch:
         """Hook the functions to their sites, but for the sites in layers that this call skips."""
         rows = 0 if self.batch is None else len(self.batch)
         for site, function in functions.items():
-            layer = site_layer(site)
+            path = site.removesuffix(INPUT)
+            layer = site_layer(path)
             if layer is not None and layer <= self.vlm.skipped:
                 continue
-            path = site.removesuffix(INPUT)
             try:
                 module = self.vlm.decoder.get_submodule(path)
             except AttributeError:

@@ -15,14 +15,14 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, overrides
 from liveedit.types import Query
 
-__all__ = ["EMBEDDINGS", "VLM", "PromptFormat"]
+__all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "reading"]
 
 GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config that would bend a plain argmax
     "do_sample": False,
@@ -153,15 +153,30 @@ class VLM(Encoder):
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in."""
+        batch, places = self.prefixed(batch)
         with self.announce(batch):
             logits: Tensor = self.model(**batch.inputs, use_cache=False).logits
-        return logits
+        return logits if places is None else logits[torch.arange(len(batch), device=places.device)[:, None], places]
+
+    def prefixed(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """The batch with what the patches put before the text of its rows, and where (B, T) its own tokens are in it.
+
+        The batch itself and ``None`` where they put nothing.
+        """
+        places: Tensor | None = None
+        for patch in self.patches:
+            if prefix := patch.prefix(batch):
+                if batch.prefix:
+                    raise UnsupportedModel("two patches put vectors before one text: take one of them off")
+                batch, places = batch.prefixed(prefix, self.pad_token_id)
+        return batch, places
 
     @torch.no_grad()
     def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
-        """What decoder layer ``layer`` (counted from 0) puts out; no layer above it runs. -1 is what goes in.
+        """What decoder layer ``layer`` (counted from 0) puts out; no layer above it runs.
 
-        ``batch.position_ids`` is filled in on the way. Raises :class:`BadInput` for a layer that does not exist.
+        Layer -1 stands for what goes into the first. ``batch.position_ids`` is filled in on the
+        way. Raises :class:`BadInput` for a layer that does not exist.
         """
         if layer != EMBEDDINGS:
             self.check_layer(layer)
@@ -193,7 +208,8 @@ class VLM(Encoder):
 
         Neither that layer nor one below it runs, nor the vision tower; of a patch only what acts above applies.
         ``positions``, boolean (B, T), asks for the logits (N, V) at these positions alone, row by row. Differentiable
-        with respect to ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
+        with respect to ``hidden.hidden``. Layer -1 stands for the embeddings. Raises :class:`BadInput` for a layer that
+        does not exist.
         """
         if layer != EMBEDDINGS:
             self.check_layer(layer)
@@ -233,7 +249,7 @@ class VLM(Encoder):
         answers: list[str] = []
         for start in range(0, len(queries), batch_size):
             asked = [Query(query.prompt, image=query.image) for query in queries[start : start + batch_size]]
-            batch = self.encode(asked, padding_side="left")
+            batch, _ = self.prefixed(self.encode(asked, padding_side="left"))
             options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
             with self.announce(batch):
                 tokens = self.model.generate(**batch.inputs, **options)
