@@ -142,8 +142,10 @@ class LTE(TrainableEditor, ContextEditor):
             hidden = self.vlm.hidden(self.vlm.encode([query for *_, query in chunk], eos=self.config.eos), EMBEDDINGS)
             for (index, kind, _), row in zip(chunk, hidden.rows(), strict=True):
                 examples[index].rows[kind] = alone(row)
-                if kind.startswith(PLAIN):
-                    examples[index].base[kind.removeprefix(PLAIN)] = self.answers([row])[0].cpu()
+            plain = [(examples[index], kind) for index, kind, _ in chunk if kind.startswith(PLAIN)]
+            bases = self.answers([example.rows[kind] for example, kind in plain]) if plain else []
+            for (example, kind), base in zip(plain, bases, strict=True):
+                example.base[kind.removeprefix(PLAIN)] = base.cpu().clone()
         return examples
 
     def rows(self, case: Case) -> dict[str, Query]:
