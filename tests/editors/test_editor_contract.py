@@ -114,6 +114,10 @@ def test_a_trained_editor_comes_back_from_its_folder(editor, tmp_path):
     again = load_editor(editor.vlm, tmp_path / "editor")
     assert again.fingerprint == editor.fingerprint
     assert torch.equal(logits(again, again.load_patch(tmp_path / "patch"), EDITS), logits(editor, patch, EDITS))
+    editor.save_pretrained(tmp_path / "half", torch.float16)
+    half = load_editor(editor.vlm, tmp_path / "half")
+    for value, kept in zip(half.networks().parameters(), editor.networks().parameters(), strict=True):
+        assert torch.equal(value, kept.half().float())
 
 
 def test_an_empty_patch_changes_nothing(editor):

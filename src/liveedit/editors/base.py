@@ -182,12 +182,16 @@ class TrainableEditor(Editor):
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``editor.safetensors``. Raises :class:`StorageError` where that fails."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``editor.safetensors``, floating-point values as ``dtype`` if one is given.
+
+        Raises :class:`StorageError` where that fails.
+        """
         folder = Path(folder)
         about = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
         state = {
-            name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.networks().state_dict().items()
+            name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).clone().contiguous()
+            for name, tensor in self.networks().state_dict().items()
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
