@@ -125,7 +125,7 @@ def _check(name: str, found: "Place") -> None:
         console.print(line, markup=False, highlight=False)
     if result.problems:
         raise BadInput(
-            f"{name} has {len(result.problems):,} problems, listed in {_listed(name, result)}: mend them first"
+            f"{name} has faults ({len(result.problems):,}), all listed in {_listed(name, result)}: mend them first"
         )
 
 

@@ -37,10 +37,10 @@ TITLES: dict[str, str] = {
     "emblem-corrections": "the same drawings where the embedded model is wrong; edits give the true answer",
     "e-vqa": "MMEdit: questions about COCO photos that BLIP-2 answered wrongly",
     "e-ic": "MMEdit: captions of COCO photos that BLIP-2 got wrong",
-    "vlkeb": "photos of entities; edits make them answered as another entity",
-    "vlkeb-multihop": "the same, and what follows from the edit over 1 to 4 hops",
-    "vlkeb-onehop": "the same, and what follows over one hop",
-    "vlkeb-onehop-edited": "the same, with the fact that leads there edited too",
+    "vlkeb": "photos of entities; edits make them answered as another one",
+    "vlkeb-multihop": "vlkeb, and what follows from the edit over 1 to 4 hops",
+    "vlkeb-onehop": "vlkeb, and what follows over one hop",
+    "vlkeb-onehop-edited": "vlkeb-onehop, the fact that leads there edited too",
 }
 
 

@@ -1,5 +1,6 @@
 """Downloading a published benchmark from the Hugging Face Hub."""
 
+import errno
 import shutil
 import tarfile
 import zipfile
@@ -32,19 +33,17 @@ def fetch(source: Source, folder: Path) -> Place:
 
 
 def _download(source: Source, folder: Path) -> None:
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         snapshot_download(source.repo, repo_type="dataset", local_dir=folder)
-    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError):
+    except Exception as error:  # of whichever HTTP library the client uses
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise StorageError(f"cannot write to {folder} ({error.strerror}): set LIVEEDIT_HOME elsewhere") from None
         raise BadInput(
-            f"cannot reach {source.repo} on the Hugging Face Hub: connect and run `liveedit data fetch {source.name}` "
-            f"again, or download it elsewhere and run `liveedit data add {source.name}`"
+            f"cannot get {source.repo} from the Hugging Face Hub: connect and run `liveedit data fetch {source.name}` "
+            f"again, or run `liveedit data add {source.name}` on a copy of your own ({source.where})"
         ) from None
-    except OSError as error:
-        raise StorageError(f"cannot download to {folder} ({error}): free some space or set LIVEEDIT_HOME") from None
 
 
 def _unpack(archive: Path) -> None:

@@ -4,8 +4,8 @@ Measured on the published files, every image-locality probe of E-VQA's and E-IC'
 three of VLKEB's do, two in three of E-VQA's edited images are edited in training too, and of every third edit of VLKEB
 another photo was edited to the same answer. An editor that was trained on these is compared with one that was not.
 
-Taking such cases out of the tests would leave none of E-VQA's and E-IC's and 769 of VLKEB's, too few for 1,000 edits. So
-the test stays as published, and :func:`clean` takes out of training what returns in the test:
+Taking such cases out of the tests would leave none of E-VQA's and E-IC's and 769 of VLKEB's, too few for 1,000 edits.
+So the test stays as published, and :func:`clean` takes out of training what returns in the test:
 
 - a case is left out if its image, or the rephrase of it, shows a subject that any image of the test shows;
 - a locality probe that asks about such a subject, or whose text returns, is exchanged for the next one in the file that
@@ -47,14 +47,13 @@ def clean(train: Sequence[Annotation], test: Sequence[Annotation], source: Sourc
     for row in train:
         if {source.subject(row.image), source.subject(row.image_rephrase)} & shown:
             continue
-        probes: dict[str, str] = {}
-        if source.subject(row.m_loc) in shown:
-            other = next(images)
-            probes |= {"m_loc": other.m_loc, "m_loc_q": other.m_loc_q, "m_loc_a": other.m_loc_a}
-        if row.loc in asked:
-            other = next(texts)
-            probes |= {"loc": other.loc, "loc_ans": other.loc_ans}
-        kept.append(replace(row, **probes))
+        image = next(images) if source.subject(row.m_loc) in shown else row
+        text = next(texts) if row.loc in asked else row
+        kept.append(
+            replace(
+                row, m_loc=image.m_loc, m_loc_q=image.m_loc_q, m_loc_a=image.m_loc_a, loc=text.loc, loc_ans=text.loc_ans
+            )
+        )
     return kept
 
 

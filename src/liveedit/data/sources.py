@@ -22,7 +22,7 @@ class Source:
 
     ``files`` are the annotation files by role, ``counts`` the records published in each; train and test are needed,
     the others are not. ``shows`` finds in an image's path what it is an image of. ``repo`` is the data set on the
-    Hugging Face Hub, empty if there is none; ``where`` tells where the data is otherwise.
+    Hugging Face Hub, empty if there is none; ``where`` tells where else the data is.
     """
 
     name: str
@@ -75,7 +75,7 @@ VLKEB = Source(
     {"train": 5000, "test": 3174, "onehop": 1278},
     ENTITY,
     repo="HymanH/VLKEB-data",
-    where="VLKEB is the data set HymanH/VLKEB-data on the Hugging Face Hub and hymanh/vlkeb-data on Kaggle",
+    where="it is hymanh/vlkeb-data on Kaggle too",
 )
 
 SOURCES: dict[str, str] = {
