@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from liveedit.cli import benchmark, lists, pool, training
+from liveedit.cli import benchmark, data, lists, pool, training
 from liveedit.errors import LiveEditError
 
 __all__ = ["app", "main"]
@@ -29,7 +29,7 @@ app.command("eval")(benchmark.evaluate)
 app.command("report")(benchmark.report)
 app.command("models")(lists.models)
 app.command("editors")(lists.editors)
-app.command("data")(lists.data)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ def evaluate(
     ] = "liveedit,ft-l",
     model: Model = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark.")] = "emblem",
+    split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
+    prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
     edits: Annotated[str, typer.Option(help="Numbers of edits in one pool, separated by commas.")] = "1,10,100,1000",
     max_cases: Annotated[int, typer.Option(help="Stop an N when windows with this many cases have been tested.")] = 200,
     ask: Annotated[
@@ -38,16 +40,21 @@ def evaluate(
     console = Console()
     counts = _counts(edits)
     for name in editors.split(","):
-        _run(console, model, name.strip(), data, counts, out, max_cases=max_cases, ask=ask, seed=seed)
+        _run(
+            console, model, name.strip(), data, counts, out, max_cases=max_cases, ask=ask, seed=seed, split=split,
+            prompts=prompts,
+        )  # fmt: skip
     report(out)
 
 
 def report(out: Annotated[Path, typer.Argument(help="Folder with the records of `liveedit eval`.")]) -> None:
     """Make summary, tables, curves and the page from records, without the model."""
     from liveedit.data.emblem import Emblem
+    from liveedit.data.images import open_image
     from liveedit.report import terminal_tables, write_report
 
-    page = write_report(out, out, images=Emblem().find)
+    emblem = Emblem()
+    page = write_report(out, out, images=lambda name: emblem.find(name) or open_image(name))
     console = Console()
     for title, header, rows in terminal_tables(out):
         table = Table(title=title)
@@ -97,7 +104,7 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 
 def _run(
     console: Console, model: str, editor: str, data: str, counts: tuple[int, ...], out: Path, *,
-    max_cases: int, ask: int | None, seed: int,
+    max_cases: int, ask: int | None, seed: int, split: str = "clean", prompts: str = "plain",
 ) -> None:  # fmt: skip
     """Evaluate one editor, with a progress bar."""
     from liveedit.data import load_cases
@@ -105,9 +112,10 @@ def _run(
     from liveedit.evaluate import evaluate as run
 
     edited = load(model, editor)
+    cases = load_cases(data, "test", seed, split=split, prompts=prompts)
     with _bar(console, edited.editor.name) as progress:
         run(
-            edited.vlm, edited.editor, load_cases(data, "test", seed), edits=counts, data=data, seed=seed,
+            edited.vlm, edited.editor, cases, edits=counts, data=data, seed=seed,
             out=out / edited.editor.name, max_cases=max_cases, ask=ask, progress=progress,
         )  # fmt: skip
 

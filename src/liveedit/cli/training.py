@@ -23,6 +23,8 @@ def train(
     editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "liveedit",
     model: Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')] = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark whose training split is used.")] = "emblem",
+    split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
+    prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
     config: Annotated[
         Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
     ] = None,
@@ -38,7 +40,11 @@ def train(
     from liveedit.editors.base import TrainableEditor
     from liveedit.train import train as run
 
-    cases = [case for number in range(settings.get("cases", 1)) for case in load_cases(data, "train", number)]
+    cases = [
+        case
+        for number in range(settings.get("cases", 1))
+        for case in load_cases(data, "train", number, split=split, prompts=prompts)
+    ]
     trained = new_editor(load_vlm(model), editor, settings.get("editor", {}))
     if not isinstance(trained, TrainableEditor):
         raise BadInput(f"{editor} has nothing to train: use it as it is")

@@ -1,0 +1,79 @@
+"""Looking through a published benchmark before anything runs on it: every record, every image."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from liveedit.data.annotations import IMAGES, Annotation, parse
+from liveedit.data.images import open_image
+from liveedit.data.places import Place
+from liveedit.data.sources import Source
+from liveedit.errors import BadInput
+
+__all__ = ["Check", "check"]
+
+Progress = Callable[[int, int], None]
+"""Told how many images are looked at, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found: sound records by file, distinct images, and a line on each thing that differs or is wrong.
+
+    ``notes`` are differences from what was published, which hinder nothing; ``problems`` must be mended.
+    """
+
+    records: dict[str, int]
+    images: int
+    notes: list[str]
+    problems: list[str]
+
+
+def check(source: Source, place: Place, progress: Progress | None = None) -> Check:
+    """Read all records and decode all images of a benchmark.
+
+    Raises :class:`BadInput` only for an annotation file that is missing, cut off or no list of records.
+    """
+    records, notes, problems = {}, [], []
+    mentions: dict[str, str] = {}
+    for role, file in place.files.items():
+        rows, faults = parse(file)
+        records[file.name] = len(rows)
+        problems += faults
+        total, published = len(rows) + len({fault.partition(":")[0] for fault in faults}), source.counts.get(role)
+        if published is not None and total != published:
+            notes.append(f"{file.name} has {total:,} records, the published one {published:,}")
+        for row in rows:
+            mentions |= {path: mention for path, mention in _mentions(file, row) if path not in mentions}
+    problems += _image_problems(place.images, mentions, progress)
+    return Check(records, len(mentions), notes, problems)
+
+
+def _mentions(file: Path, row: Annotation) -> list[tuple[str, str]]:
+    """Each image of a record, and where it is named."""
+    return [
+        (path, f"{file.name}, record {row.number}: '{name}'") for name, path in zip(IMAGES, row.images, strict=True)
+    ]
+
+
+def _image_problems(folder: Path, mentions: dict[str, str], progress: Progress | None) -> list[str]:
+    """A line on each image that is missing or cannot be decoded, in the order in which they are named."""
+    if mentions and not any((folder / path).exists() for path in mentions):
+        return [f"none of {len(mentions):,} images is in {folder}: give the folder that holds {next(iter(mentions))}"]
+    problems = []
+    with ThreadPoolExecutor() as pool:
+        for done, (path, fault) in enumerate(pool.map(lambda path: (path, _fault(folder / path)), mentions), start=1):
+            if fault:
+                problems.append(f"{mentions[path]}: {fault}")
+            if progress is not None:
+                progress(done, len(mentions))
+    return problems
+
+
+def _fault(image: Path) -> str:
+    try:
+        open_image(image)
+    except BadInput as error:
+        return str(error)
+    return ""

@@ -1,0 +1,107 @@
+"""Where the user keeps published benchmarks: a small JSON in the user's data folder, never a copy of the data."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from liveedit.data.annotations import Annotation, read
+from liveedit.data.sources import Role, Source, source
+from liveedit.errors import BadInput, StorageError
+
+__all__ = ["Place", "add_place", "annotations", "home", "locate", "place", "places"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The annotation files of a benchmark by role, and the folder that its image paths start from."""
+
+    files: dict[Role, Path]
+    images: Path
+
+
+def home() -> Path:
+    """LiveEdit's folder for the user's data: ``$LIVEEDIT_HOME``, or ``liveedit`` in ``$XDG_DATA_HOME``."""
+    if own := os.environ.get("LIVEEDIT_HOME"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_DATA_HOME")
+    return (Path(shared) if shared else Path.home() / ".local" / "share") / "liveedit"
+
+
+def places() -> dict[str, Place]:
+    """Every benchmark that was added. Raises :class:`BadInput` if the file that lists them is damaged."""
+    file = home() / "data.json"
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            name: Place({role: Path(path) for role, path in row["files"].items()}, Path(row["images"]))
+            for name, row in stored.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadInput(f"{file} is damaged: delete it, and add the benchmarks again") from None
+
+
+def place(name: str) -> Place:
+    """Where a benchmark is. Raises :class:`BadInput` if it was not added."""
+    found = places().get(source(name).name)
+    if found is None:
+        fetch = f" (`liveedit data fetch {name}` downloads it)" if source(name).repo else ""
+        raise BadInput(f"{name} is not here yet: run `liveedit data add {name} --annotations DIR --images DIR`{fetch}")
+    return found
+
+
+def add_place(name: str, found: Place) -> None:
+    """Remember where a benchmark is, wholly or not at all. Raises :class:`StorageError` if that cannot be written."""
+    rows = {
+        name: {"files": {role: str(path) for role, path in row.files.items()}, "images": str(row.images)}
+        for name, row in (places() | {name: found}).items()
+    }
+    file = home() / "data.json"
+    part = file.with_suffix(".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        raise StorageError(f"cannot write {file} ({error.strerror}): free some space or set LIVEEDIT_HOME") from None
+
+
+def locate(published: Source, annotations: Sequence[Path], images: Path) -> Place:
+    """The place that files, or folders to look through for them by name, and a folder of images make up.
+
+    Raises :class:`BadInput` where a path does not exist, a file is missing or one is there twice.
+    """
+    for path in (*annotations, images):
+        if not path.expanduser().exists():
+            raise BadInput(f"there is nothing at {path}: check the path")
+    if not images.expanduser().is_dir():
+        raise BadInput(f"{images} is no folder: give the one that the image paths start from")
+    files: dict[Role, Path] = {}
+    for role, name in published.files.items():
+        found = {path for given in annotations for path in _find(given.expanduser().resolve(), name)}
+        if len(found) > 1:
+            raise BadInput(f"{name} is there more than once, {' and '.join(map(str, sorted(found)))}: name one of them")
+        if found:
+            files[role] = found.pop()
+        elif role in ("train", "test"):
+            raise BadInput(f"no {name} in {', '.join(map(str, annotations))}: {published.name} needs it")
+    return Place(files, images.expanduser().resolve())
+
+
+def _find(given: Path, name: str) -> list[Path]:
+    return list(given.rglob(name)) if given.is_dir() else [given] * (given.name == name)
+
+
+def annotations(name: str, role: Role) -> list[Annotation]:
+    """The records of one file of a benchmark that was added.
+
+    Raises :class:`BadInput` if the benchmark or this file of it was not added, or the file is faulty.
+    """
+    found = place(name)
+    if role not in found.files:
+        missing = source(name).files[role]
+        raise BadInput(f"{name} was added without {missing}: run `liveedit data add {name}` again, with that file too")
+    return read(found.files[role])
