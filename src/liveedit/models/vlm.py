@@ -253,17 +253,18 @@ class VLM(Encoder):
             yield
 
     @contextmanager
-    def vision_once(self) -> Iterator[None]:
+    def vision_once(self, found: list[Any] | None = None) -> Iterator[None]:
         """Within it the vision tower runs once: what it put out for the first batch it puts out for all.
 
-        A family whose tower holds the connector, too, has it run every time.
+        ``found``, a list that is empty at first, keeps that for another time with the same pictures. A family whose
+        tower holds the connector, too, has it run every time.
         """
         if not self.tower_path:
             yield
             return
         tower = self.model.get_submodule(self.tower_path)
         own, run = vars(tower), tower.forward
-        found: list[Any] = []
+        found = [] if found is None else found
 
         def once(*args: Any, **kwargs: Any) -> Any:
             if not found:
