@@ -7,20 +7,23 @@ lets the vision tower, which takes half the time of a small model, run once a ba
 """
 
 import time
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from liveedit.evaluate.metrics import answers, best, kept, predictions
-from liveedit.models.patch import Patch, overrides
+from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
 __all__ = ["After", "Asker", "Before"]
+
+Row = TypeVar("Row")
 
 SEEN_BYTES = 1 << 30
 """What the vision tower put out is kept for so many bytes; where that is full it runs again."""
@@ -62,14 +65,14 @@ class Asker:
     def __init__(self, vlm: VLM, max_new_tokens: int, batch_size: int) -> None:
         self.vlm, self.max_new_tokens, self.batch_size = vlm, max_new_tokens, batch_size
         self._before: dict[str, list[Before]] = {}
-        self._seen: dict[tuple[str, int], list[Any]] = {}
+        self._seen: dict[str, Any] = {}
         self._room = SEEN_BYTES
         self._tower = self._tower_weights()
 
     def before(self, case: Case) -> list[Before]:
         """What the model, not patched so far, shows for each probe of the case."""
         if case.id not in self._before:
-            self._before[case.id] = [row for some in self._batches(case) for row in self._unedited(case, *some)]
+            self._before[case.id] = [row for probes in self._batches(case.probes) for row in self._unedited(probes)]
         return self._before[case.id]
 
     def knows(self, case: Case) -> bool:
@@ -78,18 +81,18 @@ class Asker:
 
     def ask(self, case: Case, patch: Patch) -> list[tuple[Before, After]]:
         """What the model, not patched so far, shows for each probe of the case without and with ``patch``."""
-        before = self.before(case)
+        pairs = list(zip(case.probes, self.before(case), strict=True))
         with self.vlm.patched(patch):
-            after = [row for some in self._batches(case) for row in self._edited(case, *some, patch)]
-        return list(zip(before, after, strict=True))
+            after = [row for batch in self._batches(pairs) for row in self._edited(batch, patch)]
+        return list(zip(self.before(case), after, strict=True))
 
-    def _batches(self, case: Case) -> list[tuple[int, Sequence[Probe]]]:
-        """The probes that go through together, each batch behind the place of its first."""
-        return [(i, case.probes[i : i + self.batch_size]) for i in range(0, len(case.probes), self.batch_size)]
+    def _batches(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        """The rows that go through together."""
+        return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
 
-    def _unedited(self, case: Case, first: int, probes: Sequence[Probe]) -> list[Before]:
+    def _unedited(self, probes: Sequence[Probe]) -> list[Before]:
         queries = [probe.query for probe in probes]
-        with self._seeing((case.id, first)):
+        with self._seeing():
             texts, _ = self._generate(queries)
             forced = [
                 probe.query.target if probe.wanted == "target" or probe.query.target.strip() else text
@@ -103,35 +106,33 @@ class Asker:
             rows.append(Before(text, forced[row], tokens[row] if stays else targets[row], top))
         return rows
 
-    def _edited(self, case: Case, first: int, probes: Sequence[Probe], patch: Patch) -> list[After]:
-        queries = [probe.query for probe in probes]
-        befores = self.before(case)[first : first + len(probes)]
-        with self._seeing((case.id, first)):
+    def _edited(self, batch: Sequence[tuple[Probe, Before]], patch: Patch) -> list[After]:
+        queries = [probe.query for probe, _ in batch]
+        with self._seeing():
             texts, seconds = self._generate(queries)
-            fired = patch.fired() or [[] for _ in probes]
-            logits, real, _, tokens = self._force(queries, [before.forced for before in befores])
+            fired = patch.fired() or [[] for _ in batch]
+            logits, real, _, tokens = self._force(queries, [before.forced for _, before in batch])
         rows = []
-        for row, before in enumerate(befores):
+        for row, (_, before) in enumerate(batch):
             top = None if before.best is None else best(logits[row], real[row])
             one, ten = (None if top is None or before.best is None else kept(before.best, top, n) for n in (1, 10))
             rows.append(After(texts[row], tokens[row], one, ten, fired[row], seconds))
         return rows
 
     @contextmanager
-    def _seeing(self, batch: tuple[str, int]) -> Iterator[None]:
-        """Within it the vision tower runs once for the batch, or not at all if what it put out is kept.
+    def _seeing(self) -> Iterator[None]:
+        """Within it the vision tower runs once for a batch, or not at all if what it put out is kept from before.
 
-        It runs as always under a patch that changes the tower, or rewrites what is asked.
+        Nothing is kept, or taken from before, under a patch that changes the tower.
         """
-        if any(overrides(patch, "rewrite") for patch in self.vlm.patches) or self._tower_weights() != self._tower:
+        new: dict[str, Any] = {}
+        same = self._tower_weights() == self._tower
+        with self.vlm.vision_once(ChainMap(new, self._seen) if same else new):
             yield
-            return
-        found = self._seen.get(batch, [])
-        with self.vlm.vision_once(found):
-            yield
-        if found and batch not in self._seen and (size := sum(tensors(found).values())) <= self._room:
-            self._seen[batch] = found
-            self._room -= size
+        for pictures, output in new.items() if same else ():
+            if (size := sum(tensors(output).values())) <= self._room:
+                self._seen[pictures] = output
+                self._room -= size
 
     def _tower_weights(self) -> list[int]:
         """Which tensors the vision tower computes with."""

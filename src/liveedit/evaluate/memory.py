@@ -13,8 +13,8 @@ __all__ = ["PeakMemory"]
 class PeakMemory:
     """The highest memory since it was made, less what was taken then: of a CUDA device, or of the process.
 
-    On a CUDA device it is what torch has allocated there. Elsewhere it is the resident memory of the process, exact to a
-    few MB on Linux; other systems cannot forget an earlier peak, so there only what goes beyond it counts.
+    On a CUDA device it is what torch has allocated there. Elsewhere it is the resident memory of the process, exact to
+    a few MB on Linux; other systems cannot forget an earlier peak, so there only what goes beyond it counts.
     """
 
     def __init__(self, device: torch.device) -> None:
