@@ -15,6 +15,7 @@ LAYERS = {  # each part may import from itself, from parts of a lower number, an
     "editors": 3,
     "train": 4, "evaluate": 4, "editable": 4,
     "cli": 5,
+    "__main__": 6,
 }  # fmt: skip
 ALLOWED_SIDEWAYS = {("models", "data")}  # a model opens the images that a query names
 LIGHT = ["liveedit", "liveedit.types", "liveedit.errors", "liveedit.registry", "liveedit.report", "liveedit.cli"]

@@ -20,7 +20,7 @@ from liveedit.data import load_cases
 from liveedit.editable import embedded, load_vlm
 from liveedit.editors import new_editor
 from liveedit.editors.liveedit import LiveEdit
-from liveedit.evaluate import evaluate
+from liveedit.evaluate import Windows, evaluate
 from liveedit.models.vlm import VLM
 from liveedit.report import read_records, summary
 from liveedit.report.scores import Summary
@@ -114,8 +114,7 @@ def main() -> None:
             Console().print(variant.name)
             editor = editor_of(variant, vlm, args.out)
             evaluate(
-                vlm, editor, cases,
-                edits=(EDITS,), data="emblem", seed=0, out=folder / "records", max_cases=EDITS, ask=ASKED,
+                vlm, editor, cases, Windows((EDITS,), EDITS, ASKED), data="emblem", seed=0, out=folder / "records"
             )  # fmt: skip
         if (folder / "records").exists():
             lines.append(row(variant.name, summary(read_records(folder / "records").records)))

@@ -71,11 +71,14 @@ class Firing:
 class Record:
     """Everything one probe showed; scores are computed from it without the model.
 
-    ``tokens_wanted`` and ``tokens_after`` are the token ids compared under teacher forcing, one a target token: for a
-    locality probe ``tokens_wanted`` are what the unedited model predicted. ``top10_kept`` is the share of (position,
-    rank) slots of the ordered ten best tokens, over all positions, that the edits left alone (VLKEB's locality);
-    ``None`` where it is not asked. ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds``
-    and ``edit_bytes`` are per edit, ``query_seconds`` per generated answer, all measured in this run.
+    ``edits`` is how many edits the pool held, and ``later`` how many of them came after the case's own; ``protocol`` is
+    ``windows``, ``stream`` or ``gap``. ``tokens_wanted`` and ``tokens_after`` are the token ids compared under teacher
+    forcing, one a target token: for a locality probe ``tokens_wanted`` are what the unedited model predicted.
+    ``top1_kept`` is the share of all positions whose best token the edits left alone, ``top10_kept`` that of (position,
+    rank) slots of the ordered ten best (VLKEB's text and image locality); ``None`` where they are not asked.
+    ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds`` and ``edit_bytes`` are per
+    edit, ``query_seconds`` per generated answer; ``peak_bytes`` is how far memory rose while the pool was edited and
+    asked about: the CUDA device's where the model is on one, otherwise the process's. All are measured in this run.
     """
 
     editor: str
@@ -101,6 +104,10 @@ class Record:
     edit_seconds: float = 0.0
     edit_bytes: int = 0
     query_seconds: float = 0.0
+    protocol: str = "windows"
+    later: int = 0
+    peak_bytes: int = 0
+    top1_kept: float | None = None
     version: int = field(default=1)
 
     def to_json(self) -> str:

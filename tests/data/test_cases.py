@@ -63,7 +63,7 @@ def test_wordings_of_text_generality_are_never_trained_on(cases):
     trained = {text for relation in IMAGE_RELATIONS.values() for text in wordings(relation, "seen")}
     for case in made:
         for probe in case.probes:
-            if probe.query.image is not None:
+            if probe.query.image is not None and probe.metric != "image_alone":
                 reworded = probe.metric == "text_generality"
                 assert (probe.query.prompt in trained) == (part == "train" or not reworded), probe
                 assert probe.query.prompt != case.edits[0].prompt or not reworded
@@ -72,7 +72,7 @@ def test_wordings_of_text_generality_are_never_trained_on(cases):
 def test_a_fact_names_entity_and_relation_of_what_is_shown(cases):
     _, made = cases
     for case in made:
-        for query in [*case.edits, *(probe.query for probe in case.probes)]:
+        for query in [*case.edits, *(probe.query for probe in case.probes if probe.metric != "image_alone")]:
             id, _, relation = query.fact.partition(":")
             assert (query.image is not None) == bool(query.fact)
             if query.fact:
@@ -119,6 +119,14 @@ def test_locality_probes_are_about_others(cases):
                 assert probe.wanted == "before"
             if probe.metric in ("text_locality", "question_alone"):
                 assert probe.query.image is None
+
+
+def test_an_image_alone_is_the_edited_one_without_a_question(cases):
+    _, made = cases
+    for case in made:
+        [alone] = [probe for probe in case.probes if probe.metric == "image_alone"]
+        assert (alone.query.prompt, alone.query.target, alone.wanted) == ("", "", "before")
+        assert alone.query.image is case.edits[0].image
 
 
 def test_portability_follows_from_the_new_answer(emblem):

@@ -1,21 +1,68 @@
-"""Which cases are edited together, and which are asked about."""
+"""Which cases are edited together, and when which of them are asked about."""
 
 import pytest
 
 from liveedit.errors import BadInput
-from liveedit.evaluate.protocol import plan, spread, windows
+from liveedit.evaluate.protocol import STRIDE, Gap, Stream, Windows, plan, spread
 from liveedit.types import Case
 
 
-def numbers(window):
-    return [int(case.id.removeprefix("case:")) for case in window.cases]
+def number(case):
+    return int(case.id.removeprefix("case:"))
+
+
+def asked(cases, protocol):
+    """(N, window, edited, asked) of each point, by the numbers of the cases."""
+    found = {}
+    for ask in plan(cases, protocol):
+        edited = tuple(number(case) for case in ask.pool.cases[: ask.point.made])
+        found.setdefault((ask.point.edits, ask.point.window, edited), []).append(number(ask.case))
+    return found
+
+
+def windows(cases, n, max_cases=1000, ask=None):
+    return asked(cases, Windows((n,), max_cases, ask))
+
+
+def doubled(cases):
+    return [Case(case.id, case.edits * 2, case.probes) for case in cases]
+
+
+# Windows
 
 
 def test_windows_are_consecutive_and_the_rest_is_dropped(cases):
     made = cases(7)
-    assert [numbers(window) for window in windows(made, 3)] == [[0, 1, 2], [3, 4, 5]]
-    assert [numbers(window) for window in windows(made, 1)] == [[n] for n in range(7)]
+    assert windows(made, 3) == {(3, 0, (0, 1, 2)): [0, 1, 2], (3, 1, (3, 4, 5)): [3, 4, 5]}
+    assert windows(made, 1) == {(1, n, (n,)): [n] for n in range(7)}
     assert len(windows(made, 7)) == 1
+
+
+@pytest.mark.parametrize(("n", "max_cases"), [(1, 9), (2, 8), (4, 12), (4, 13), (5, 1), (12, 40)])
+@pytest.mark.parametrize("others", [(), (1, 4), (3,)])
+def test_windows_against_a_slow_loop(cases, n, max_cases, others):
+    made, slow = cases(40), {}
+    for first in range(0, 40, n):
+        if first + n <= 40 and (first == 0 or first < max_cases):
+            slow[n, first // n, tuple(range(first, first + n))] = list(range(first, first + n))
+    planned = asked(made, Windows((*others, n), max_cases))
+    assert {key: value for key, value in planned.items() if key[0] == n} == slow
+
+
+def test_windows_that_begin_alike_are_one_pool(cases):
+    asks = plan(cases(30), Windows((10, 1, 2), 30))
+    pools = list(dict.fromkeys(ask.pool for ask in asks))
+    assert [number(pool.cases[0]) for pool in pools] == list(range(30))
+    assert [(point.edits, point.made, point.window) for point in pools[0].points] == [(1, 1, 0), (2, 2, 0), (10, 10, 0)]
+    assert pools[0].steps == [(0, 1), (1, 2), (2, 10)]
+    assert [(point.edits, point.window) for point in pools[10].points] == [(1, 10), (2, 5), (10, 1)]
+    assert [(point.edits, point.window) for point in pools[13].points] == [(1, 13)]
+
+
+def test_a_long_pool_is_edited_in_strides(cases):
+    [pool] = {ask.pool for ask in plan(cases(250), Windows((250,)))}
+    assert STRIDE == 100
+    assert pool.steps == [(0, 100), (100, 200), (200, 250)]
 
 
 def test_too_few_cases_for_one_window(cases):
@@ -24,23 +71,20 @@ def test_too_few_cases_for_one_window(cases):
 
 
 def test_a_case_with_several_edits_counts_as_many(cases):
-    twice = [Case(case.id, case.edits * 2, case.probes) for case in cases(5)]
-    made = windows(twice, 4)
-    assert [numbers(window) for window in made] == [[0, 1], [2, 3]]
-    assert made[0].queries == [*twice[0].edits, *twice[1].edits]
-    assert [made[0].own(place) for place in (0, 1)] == [range(2), range(2, 4)]
+    twice = doubled(cases(5))
+    assert list(windows(twice, 4)) == [(4, 0, (0, 1)), (4, 1, (2, 3))]
+    first = plan(twice, Windows((4,)))[:2]
+    assert first[0].pool.queries(0, 2) == [*twice[0].edits, *twice[1].edits]
+    assert [ask.own for ask in first] == [range(2), range(2, 4)]
+    assert [ask.later for ask in first] == [2, 0]
+    assert list(windows(twice, 3)) == [(3, 0, (0, 1)), (3, 1, (2, 3))]
 
 
 @pytest.mark.parametrize(("n", "max_cases", "count"), [(1, 5, 5), (10, 5, 1), (10, 11, 2), (10, 1000, 3), (25, 5, 1)])
 def test_windows_until_enough_cases_are_covered(cases, n, max_cases, count):
     made = windows(cases(30), n, max_cases)
-    assert [(window.edits, window.index) for window in made] == [(n, index) for index in range(count)]
-    assert all(window.asked == tuple(range(n)) for window in made)
-
-
-def test_the_plan_of_several_numbers(cases):
-    planned = plan(cases(30), (1, 10, 1), 2)
-    assert [(window.edits, window.index) for window in planned] == [(1, 0), (1, 1), (10, 0)]
+    assert [key[:2] for key in made] == [(n, index) for index in range(count)]
+    assert all(len(places) == n for places in made.values())
 
 
 def test_asked_cases_are_evenly_spread(cases):
@@ -48,24 +92,73 @@ def test_asked_cases_are_evenly_spread(cases):
     assert spread(10, 4) == (0, 2, 5, 7)
     assert spread(7, 3) == (0, 2, 4)
     assert spread(10, 1) == (0,)
-    [window] = windows(cases(30), 30, ask=3)
-    assert window.asked == (0, 10, 20)
-    assert len(window.queries) == 30
+    assert list(windows(cases(30), 30, ask=3).values()) == [[0, 10, 20]]
+
+
+# One pool that grows
+
+
+def test_a_stream_asks_all_that_was_edited(cases):
+    planned = plan(cases(30), Stream((10, 1, 25)))
+    assert len({ask.pool for ask in planned}) == 1
+    assert asked(cases(30), Stream((10, 1, 25))) == {
+        (n, 0, tuple(range(n))): list(range(n)) for n in (1, 10, 25)
+    }  # fmt: skip
+    assert all(ask.later == ask.point.edits - 1 - ask.place for ask in planned)
+    assert list(asked(cases(30), Stream((10, 25), ask=2)).values()) == [[0, 5], [0, 12]]
+
+
+def test_a_gap_is_exact(cases):
+    """VLKEB's loop: after each edit s the one that is exactly `gap` behind is tested, if it is among the first ones."""
+    gaps, first = (2, 5), 6
+    planned = [(ask.point.edits, ask.place, ask.later) for ask in plan(cases(20), Gap(gaps, first))]
+    slow = []
+    for made in range(1, first + max(gaps) + 1):
+        slow += [(made, place, gap) for gap in sorted(gaps, reverse=True) if 0 <= (place := made - 1 - gap) < first]
+    assert planned == slow
+    assert len(planned) == len(gaps) * first
+
+
+def test_a_gap_is_edited_case_by_case_and_ends_with_its_last_question(cases):
+    [pool] = {ask.pool for ask in plan(cases(20), Gap((2, 5), 6))}
+    assert len(pool.cases) == 11
+    assert pool.steps[-2:] == [(9, 10), (10, 11)]
+    assert {ask.place for ask in plan(cases(20), Gap((2,), 6, ask=2))} == {0, 3}
+
+
+def test_a_gap_of_cases_with_two_edits(cases):
+    planned = plan(doubled(cases(5)), Gap((3,), 2))
+    assert [(ask.point.edits, ask.later) for ask in planned] == [(8, 6), (10, 6)]
+
+
+# Refusals
 
 
 @pytest.mark.parametrize(
-    ("edits", "max_cases", "ask"), [((), 5, None), ((0,), 5, None), ((1,), 0, None), ((1,), 5, 0), ((1, -1), 5, 3)]
-)
-def test_numbers_start_at_one(cases, edits, max_cases, ask):
+    "protocol",
+    [
+        Windows((), 5), Windows((0,), 5), Windows((1,), 0), Windows((1,), 5, 0), Windows((1, -1), 5, 3),
+        Stream(()), Stream((0,)), Stream((1,), 0), Gap((), 2), Gap((0,), 2), Gap((1,), 0),
+    ],
+)  # fmt: skip
+def test_numbers_start_at_one(cases, protocol):
     with pytest.raises(BadInput, match="from 1 on"):
-        plan(cases(3), edits, max_cases, ask)
+        plan(cases(3), protocol)
 
 
-def test_all_numbers_are_checked_before_the_first_window(cases):
-    with pytest.raises(BadInput, match="3 cases are too few for 1000 edits"):
-        plan(cases(3), (1, 1000), 2)
+@pytest.mark.parametrize(
+    ("protocol", "names"),
+    [
+        (Windows((1, 1000), 2), "3 cases are too few for 1000 edits"),
+        (Stream((1, 4)), "3 cases are too few for 4 edits in one pool: ask for at most 3"),
+        (Gap((1, 2), 2), "3 cases are too few for 2 and 2 after them"),
+    ],
+)
+def test_all_numbers_are_checked_before_the_first_edit(cases, protocol, names):
+    with pytest.raises(BadInput, match=names):
+        plan(cases(3), protocol)
 
 
 def test_cases_of_one_id_are_refused(cases):
     with pytest.raises(BadInput, match="same id"):
-        plan(cases(2) * 2, (1,), 5)
+        plan(cases(2) * 2, Windows((1,), 5))

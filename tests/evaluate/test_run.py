@@ -12,7 +12,7 @@ from liveedit.editors import new_editor
 from liveedit.editors.base import Editor
 from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
-from liveedit.evaluate import evaluate
+from liveedit.evaluate import Windows, evaluate
 from liveedit.evaluate.run import answer_limit
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
@@ -20,7 +20,7 @@ from liveedit.report import read_records, summary
 from liveedit.types import Case, Probe, Query, Record
 
 FT = FTLConfig(lr=0.1)  # a tiny model has far to go
-PLAN = {"edits": (1, 3), "max_cases": 3, "data": "drawn", "seed": 7}
+PLAN = Windows((1, 3), 3)
 
 
 class Experts(Patch):
@@ -51,8 +51,8 @@ class Firing(Editor):
         return Experts(len(queries) if self.config.acts else 0)
 
 
-def run(vlm, cases, out, editor=None, **changes):
-    path = evaluate(vlm, editor or FTL(vlm, FT), cases, out=out, **(PLAN | changes))
+def run(vlm, cases, out, editor=None, protocol=PLAN, **changes):
+    path = evaluate(vlm, editor or FTL(vlm, FT), cases, protocol, out=out, **({"data": "drawn", "seed": 7} | changes))
     return [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -61,7 +61,7 @@ def place(record):
 
 
 def timeless(record):
-    return replace(record, edit_seconds=0.0, query_seconds=0.0)
+    return replace(record, edit_seconds=0.0, query_seconds=0.0, peak_bytes=0)
 
 
 class Stop(Exception):
@@ -71,11 +71,11 @@ class Stop(Exception):
 def stop_at(number):
     """A progress callback that ends the run when so many probes are done."""
 
-    def progress(done, total, label):
-        if done >= number:
+    def watcher(news):
+        if news.done >= number:
             raise Stop
 
-    return progress
+    return watcher
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_the_size_of_batches_changes_nothing(whole, made, vlm, tmp_path):
 def test_the_model_is_left_as_it_was(made, vlm, tmp_path):
     batch = vlm.encode([probe.query for probe in made[0].probes])
     logits = vlm.logits(batch)
-    run(vlm, made, tmp_path, edits=(3,))
+    run(vlm, made, tmp_path, protocol=Windows((3,), 3))
     assert torch.equal(vlm.logits(batch), logits)
     assert vlm.patches == []
 
@@ -187,7 +187,7 @@ def test_an_editor_that_does_nothing_keeps_everything(made, vlm, tmp_path):
 
 
 def test_who_fired(cases, vlm, tmp_path):
-    records = run(vlm, cases(7), tmp_path, Firing(vlm), edits=(7,))
+    records = run(vlm, cases(7), tmp_path, Firing(vlm), Windows((7,)))
     assert all(record.experts_fired == 7 for record in records)
     for record in records:
         own = int(record.case[-1])
@@ -199,7 +199,7 @@ def test_who_fired(cases, vlm, tmp_path):
 def test_liveedits_experts_are_told(made, vlm, tmp_path):
     torch.manual_seed(0)
     editor = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "margin": -1e3})
-    records = run(vlm, made, tmp_path, editor, edits=(3,))
+    records = run(vlm, made, tmp_path, editor, Windows((3,)))
     patch = editor.edit([case.edits[0] for case in made[:3]])
     for record in records:
         probe = made[int(record.case[-1])].probes[record.probe]
@@ -214,11 +214,11 @@ def test_liveedits_experts_are_told(made, vlm, tmp_path):
 
 
 def test_asking_about_some_cases(cases, vlm, tmp_path):
-    records = run(vlm, cases(7), tmp_path, Firing(vlm), edits=(7,), ask=2)
+    records = run(vlm, cases(7), tmp_path, Firing(vlm), Windows((7,), ask=2))
     assert [record.case for record in records[::4]] == ["case:0", "case:3"]
     assert all(record.experts_fired == 7 for record in records)
-    more = run(vlm, cases(7), tmp_path, Firing(vlm), edits=(7,))
-    assert more[:8] == records
+    more = run(vlm, cases(7), tmp_path, Firing(vlm), Windows((7,)))
+    assert [record for record in more if record.case in ("case:0", "case:3")] == records
     assert len({place(record) for record in more}) == len(more) == 28
 
 
@@ -246,12 +246,15 @@ def test_long_targets_get_room(made, vlm):
 
 def test_progress_counts_probes(made, vlm, tmp_path):
     told = []
-    run(vlm, made, tmp_path, Firing(vlm), progress=lambda *news: told.append(news))
-    done = [news[0] for news in told]
+    run(vlm, made, tmp_path, Firing(vlm), watcher=told.append, label="x")
+    done = [news.done for news in told]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 24)
-    assert {news[1] for news in told} == {24}
-    assert told[0][2] == "1 edits, window 1, editing"
+    assert {(news.editor, news.total) for news in told} == {("x", 24)}
+    assert [news.stage for news in told[:2]] == ["unedited model", "unedited model"]
+    assert told[0].seconds_left is None
+    assert told[-1].seconds_left == 0
+    assert all(news.seconds_left > 0 for news in told[-4:-1])
 
 
 # Going on after a stop
@@ -260,7 +263,7 @@ def test_progress_counts_probes(made, vlm, tmp_path):
 @pytest.mark.parametrize("probes", [0, 4, 12, 20])
 def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes):
     with pytest.raises(Stop):
-        run(vlm, made, tmp_path, progress=stop_at(probes))
+        run(vlm, made, tmp_path, watcher=stop_at(probes))
     left = (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8") if probes else ""
     assert len(left.splitlines()) == probes
     records = run(vlm, made, tmp_path)
@@ -302,7 +305,7 @@ def test_only_windows_with_gaps_are_edited_again(made, vlm, tmp_path, monkeypatc
 
 
 def test_a_larger_plan_goes_on_from_a_smaller(whole, made, vlm, tmp_path):
-    run(vlm, made, tmp_path, edits=(1,), max_cases=2)
+    run(vlm, made, tmp_path, protocol=Windows((1,), 2))
     assert sorted(map(place, run(vlm, made, tmp_path))) == sorted(map(place, whole[0]))
 
 
@@ -313,7 +316,7 @@ def test_a_larger_plan_goes_on_from_a_smaller(whole, made, vlm, tmp_path):
     ("change", "names"),
     [
         ("model", "cases|model"),
-        ("editor", "editor, editor_fingerprint"),
+        ("editor", "editor, editor_fingerprint, method"),
         ("config", "config, editor_fingerprint"),
         ("data", "another data"),
         ("seed", "another seed"),
@@ -340,16 +343,16 @@ def test_records_without_their_run_are_refused(whole, made, vlm, tmp_path):
 
 @pytest.mark.parametrize(("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is no record")])
 def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
-    run(vlm, made, tmp_path, Firing(vlm), edits=(1,), max_cases=1)
+    run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     (tmp_path / file).write_text("[]\n", encoding="utf-8")
     with pytest.raises(BadInput, match=names) as caught:
-        run(vlm, made, tmp_path, Firing(vlm), edits=(1,), max_cases=1)
+        run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     assert file in str(caught.value)
 
 
 def test_too_few_cases_leave_no_folder(made, vlm, tmp_path):
     with pytest.raises(BadInput, match="4 cases"):
-        run(vlm, made, tmp_path / "out", edits=(1, 10))
+        run(vlm, made, tmp_path / "out", protocol=Windows((1, 10)))
     assert not (tmp_path / "out").exists()
 
 
@@ -401,5 +404,5 @@ def test_run_json_says_with_what(whole, vlm):
     call = about["calls"][0]
     assert call["versions"]["torch"] == torch.__version__
     assert call["cpu_count"] == os.cpu_count()
-    assert (call["edits"], call["max_cases"], call["batch_size"]) == ([1, 3], 3, 32)
+    assert (call["protocol"], call["edits"], call["max_cases"], call["batch_size"]) == ("windows", [1, 3], 3, 32)
     assert call["command"]

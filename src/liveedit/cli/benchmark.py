@@ -1,19 +1,25 @@
 """`liveedit eval`, `report`, `demo`: the lifelong test, its tables and pages."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from liveedit.cli.entrants import Entrant, entrants, load_entrants
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
+    from liveedit.evaluate import Progress as News
+    from liveedit.evaluate import Protocol
+    from liveedit.evaluate.progress import Watcher
+    from liveedit.types import Case
 
 __all__ = ["demo", "evaluate", "report"]
 
@@ -23,28 +29,48 @@ Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hu
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the records. Resumes if it holds some.")],
     editors: Annotated[
-        str, typer.Option(help="Methods by name, or folders of trained editors, separated by commas.")
+        str,
+        typer.Option(
+            help="Methods by NAME, FOLDERs or ids of trained editors, NAME:FOLDER, each also as LABEL=…, separated by "
+            'commas; "all" for every method that is ready.'
+        ),
     ] = "liveedit,ft-l",
     model: Model = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark.")] = "emblem",
     split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
     prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
-    edits: Annotated[str, typer.Option(help="Numbers of edits in one pool, separated by commas.")] = "1,10,100,1000",
-    max_cases: Annotated[int, typer.Option(help="Stop an N when windows with this many cases have been tested.")] = 200,
+    protocol: Annotated[str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")] = "windows",
+    edits: Annotated[
+        str, typer.Option(help="windows, stream: numbers of edits in one pool, separated by commas.")
+    ] = "1,10,100,1000",
+    gaps: Annotated[
+        str, typer.Option(help="gap: ask about a case after so many further ones, separated by commas.")
+    ] = "10,20,50,100",
+    max_cases: Annotated[
+        int, typer.Option(help="windows: stop an N once so many cases have been tested; gap: test the first so many.")
+    ] = 200,
     ask: Annotated[
-        int | None, typer.Option(help="Ask about at most this many cases of a window, evenly spread.")
+        int | None, typer.Option(help="Ask about at most this many cases of a window or at a point, evenly spread.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order of the cases.")] = 0,
+    trained: Annotated[
+        Path | None,
+        typer.Option(help="Where trained editors are, a folder each by name; default: editors beside --out."),
+    ] = None,
 ) -> None:
-    """Run the lifelong test; leave records, summary, tables, curves and a page in --out."""
-    console = Console()
-    counts = _counts(edits)
-    for name in editors.split(","):
-        _run(
-            console, model, name.strip(), data, counts, out, max_cases=max_cases, ask=ask, seed=seed, split=split,
-            prompts=prompts,
-        )  # fmt: skip
-    report(out)
+    """Run the lifelong test; leave records, summary, tables, curves and a page in --out.
+
+    For several processes: accelerate launch --num_processes 2 -m liveedit eval … (--cpu before -m without GPUs).
+    """
+    asked = entrants(editors)
+    chosen = _protocol(protocol, _numbers("--edits", edits), _numbers("--gaps", gaps), max_cases, ask)
+
+    from liveedit.data import load_cases
+
+    cases = load_cases(data, "test", seed, split=split, prompts=prompts)
+    trained = out.absolute().parent / "editors" if trained is None else trained
+    if _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed):
+        report(out)
 
 
 def report(out: Annotated[Path, typer.Argument(help="Folder with the records of `liveedit eval`.")]) -> None:
@@ -71,10 +97,13 @@ def demo(
     cases: Annotated[int, typer.Option(help="Cases asked about at each number of edits.")] = 60,
 ) -> None:
     """Watch the embedded model being corrected, then the lifelong test at 1, 10, 100 and 1,000 edits."""
-    console = Console()
-    _show_corrections(console)
-    for name in ("liveedit", "ft-l"):
-        _run(console, "emblem", name, "emblem", (1, 10, 100, 1000), out, max_cases=cases, ask=cases, seed=0)
+    from liveedit.data import load_cases
+    from liveedit.evaluate import Windows
+
+    _show_corrections(Console())
+    protocol = Windows(max_cases=cases, ask=cases)
+    drawn = load_cases("emblem", "test")
+    _run("emblem", entrants("liveedit,ft-l"), drawn, protocol, out, data="emblem", trained=out, seed=0)
     report(out)
 
 
@@ -103,36 +132,67 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 
 
 def _run(
-    console: Console, model: str, editor: str, data: str, counts: tuple[int, ...], out: Path, *,
-    max_cases: int, ask: int | None, seed: int, split: str = "clean", prompts: str = "plain",
-) -> None:  # fmt: skip
-    """Evaluate one editor, with a progress bar."""
-    from liveedit.data import load_cases
-    from liveedit.editable import load
-    from liveedit.evaluate import evaluate as run
+    model: str, asked: list[Entrant], cases: "list[Case]", protocol: "Protocol", out: Path, *,
+    data: str, trained: Path, seed: int,
+) -> bool:  # fmt: skip
+    """Evaluate the editors, with one progress bar over all; whether this is the process that reports on them."""
+    from liveedit.editable import load_vlm
+    from liveedit.evaluate import Evaluation, processes
 
-    edited = load(model, editor)
-    cases = load_cases(data, "test", seed, split=split, prompts=prompts)
-    with _bar(console, edited.editor.name) as progress:
-        run(
-            edited.vlm, edited.editor, cases, edits=counts, data=data, seed=seed,
-            out=out / edited.editor.name, max_cases=max_cases, ask=ask, progress=progress,
-        )  # fmt: skip
+    here = processes()
+    console = Console(quiet=not here.is_main_process)
+    vlm = load_vlm(model, **({"device_map": here.device} if here.device.type == "cuda" else {}))
+    evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed)
+    editors, skipped = load_entrants(vlm, model, asked, trained)
+    for line in skipped:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for label, editor in editors.items():
+        evaluation.add(editor, out / label, label)
+    with _bar(console) as watcher:
+        evaluation.run(watcher)
+    return bool(here.is_main_process)
 
 
 @contextmanager
-def _bar(console: Console, name: str) -> Iterator[Callable[[int, int, str], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} probes"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=f"{name} {label}")
+def _bar(console: Console) -> Iterator["Watcher"]:
+    """One bar over all editors, as long as the time that they take: what is spent, and what is left by estimate."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, shown="")
+        start = time.monotonic()
+
+        def watcher(news: "News") -> None:
+            spent, left = time.monotonic() - start, news.seconds_left
+            shown = f"{news.done:,}/{news.total:,} probes, {'time left unknown yet' if left is None else _about(left)}"
+            total = None if left is None else spent + left
+            bar.update(task, description=f"{news.editor}: {news.stage}", completed=spent, total=total, shown=shown)
+
+        yield watcher
 
 
-def _counts(text: str) -> tuple[int, ...]:
+def _about(seconds: float) -> str:
+    """A time left, no more exact than it can be known."""
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+
+def _protocol(name: str, edits: tuple[int, ...], gaps: tuple[int, ...], max_cases: int, ask: int | None) -> "Protocol":
+    from liveedit.evaluate import Gap, Stream, Windows
+
+    match name:
+        case "windows":
+            return Windows(edits, max_cases, ask)
+        case "stream":
+            return Stream(edits, ask)
+        case "gap":
+            return Gap(gaps, max_cases, ask)
+    raise BadInput(f"there is no protocol '{name}': choose windows, stream or gap")
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
-        counts = tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        raise BadInput(f"--edits takes numbers separated by commas, such as 1,10,100: got '{text}'")
-    return counts
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise BadInput(f"{option} takes numbers separated by commas, such as 1,10,100: got '{text}'")
+    return numbers

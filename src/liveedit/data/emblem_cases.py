@@ -16,9 +16,10 @@ portability_1hop … 3hop     what follows from the drawing showing the other en
 same_image_other_question   the same drawing, asked something that does not follow from the edit      as before
 look_alike_image            the most similar other entity's drawing, the same question                as before
 question_alone              the edit's question without an image                                      as before
+image_alone                 the edited drawing without a question                                     as before
 ==========================  ========================================================================  ========
 
-The last three are hard probes. Portability belongs to edits of what the drawing shows (country, name), the other
+The last four are hard probes. Portability belongs to edits of what the drawing shows (country, name), the other
 question to edits of one fact about it.
 
 All test edits fit into one pool without contradicting each other or a probe: what a probe asks is edited by its own
@@ -199,7 +200,10 @@ class _Maker:
         ]
 
     def _hard(self, entity: Entity, relation: Relation, hand: str, edit: Query) -> list[Probe]:
-        probes = [Probe("question_alone", Query(edit.prompt, edit.target), "before")]
+        probes = [
+            Probe("question_alone", Query(edit.prompt, edit.target), "before"),
+            Probe("image_alone", Query("", image=edit.image), "before"),
+        ]
         alike = [id for id in self.emblem.look_alikes[entity.id] if relation.name in self.still.get(id, ())]
         if alike:
             twin = self.emblem.entities[alike[0]]

@@ -1,6 +1,7 @@
-"""The lifelong test: what is edited together, what is asked afterwards, and one record a probe."""
+"""The lifelong test: what is edited in which order, what is asked when, and one record a probe."""
 
-from liveedit.evaluate.protocol import Window, plan, windows
-from liveedit.evaluate.run import evaluate
+from liveedit.evaluate.progress import Progress
+from liveedit.evaluate.protocol import Gap, Protocol, Stream, Windows
+from liveedit.evaluate.run import Evaluation, evaluate, processes
 
-__all__ = ["Window", "evaluate", "plan", "windows"]
+__all__ = ["Evaluation", "Gap", "Progress", "Protocol", "Stream", "Windows", "evaluate", "processes"]

@@ -1,39 +1,50 @@
-"""Journal: the folder of an evaluation, which survives a kill at any moment.
+"""Journal: the folder of an editor's evaluation, which survives a kill at any moment.
 
 ``run.json`` says whose records these are, ``records-NAME.jsonl``, after the editor, holds them, one a line, appended
-and synced to disk a few at a time.
+and synced to disk a few at a time. Of several processes each but the first appends to a file of its own,
+``records-NAME.partN.jsonl``; the first puts them together, in the order of the protocol, at the end and, where a kill
+has left some, at the beginning.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from liveedit.errors import BadInput, Mismatch, StorageError
-from liveedit.types import Record
+from liveedit.types import Case, Record
 
 __all__ = ["Journal", "Place"]
 
-Place = tuple[int, int, str, int]
-"""Where a record belongs: number of edits, window, case, probe."""
+Place = tuple[str, int, int, str, int]
+"""Where a record belongs: protocol, number of edits, window, case, probe."""
 
 
 class Journal:
-    """The records in ``folder``, to be added to.
+    """The records in ``folder`` about ``cases``, to be added to by ``process``; process 0 has to be there first.
 
     ``identity`` is what all records of a folder must have in common, the editor's name among it; ``call`` describes
     this run, and is added to those of earlier runs. Raises :class:`Mismatch` if the folder belongs to another identity,
     :class:`BadInput` if its files are damaged, :class:`StorageError` where reading or writing fails.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], call: Mapping[str, Any], cases: Sequence[Case],
+        process: int = 0,
+    ) -> None:  # fmt: skip
         self.folder, self.path = folder, folder / f"records-{identity['editor']}.jsonl"
+        self.own = self.path.with_suffix(f".part{process}.jsonl") if process else self.path
+        self._number = {case.id: number for number, case in enumerate(cases)}
+        self.done: set[Place] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.done = {place(record) for record in self._read()}
-            self._claim(dict(identity), dict(call))
+            if not process:
+                self._claim(dict(identity), dict(call))
+                self.merge()
+            self.done = {place(record) for record in self._read(self.path)}
         except OSError as error:
             raise self._failed(error) from None
 
@@ -42,30 +53,45 @@ class Journal:
 
         Raises :class:`StorageError` where writing fails; all records of earlier calls are still there.
         """
-        lines = "".join(f"{record.to_json()}\n" for record in records).encode()
         try:
-            with self.path.open("ab") as file:
-                file.write(lines)
+            with self.own.open("ab") as file:
+                file.write(lines(records))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._failed(error) from None
         self.done |= {place(record) for record in records}
 
-    def _read(self) -> list[Record]:
-        """The records that are there; half a line at the end, which a kill left, is cut off."""
-        if not self.path.exists():
+    def merge(self) -> None:
+        """Put the records of all processes into the one file, in the order of the protocol, each once.
+
+        Raises :class:`BadInput` for a damaged file, :class:`StorageError` where writing fails; then nothing is lost.
+        """
+        parts = sorted(self.folder.glob(f"{escape(self.path.stem)}.part*.jsonl"))
+        try:
+            found = {place(record): record for file in (self.path, *parts) for record in self._read(file)}
+            ordered = sorted(found, key=lambda where: (*where[:3], self._number.get(where[3], -1), where[4]))
+            if parts or ordered != list(found):
+                replace(self.path, lines([found[where] for where in ordered]))
+            for part in parts:
+                part.unlink()
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _read(self, file: Path) -> list[Record]:
+        """The records in a file; half a line at the end, which a kill left, is cut off."""
+        if not file.exists():
             return []
-        content = self.path.read_bytes()
+        content = file.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
+            os.truncate(file, len(whole))
         records = []
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 records.append(Record.from_json(line.decode()))
             except (KeyError, TypeError, ValueError, AttributeError):
-                raise BadInput(f"{self.path}, line {number} is no record: delete that line to have it anew") from None
+                raise BadInput(f"{file}, line {number} is no record: delete that line to have it anew") from None
         return records
 
     def _claim(self, identity: dict[str, Any], call: dict[str, Any]) -> None:
@@ -74,11 +100,9 @@ class Journal:
         about = json.loads(json.dumps(identity | {"calls": [{"time": datetime.now(UTC).isoformat(), **call}]}))
         if file.exists():
             about["calls"] = self._checked(file, about) + about["calls"]
-        elif self.done:
+        elif self.path.exists() and self.path.stat().st_size:
             raise Mismatch(f"{self.folder} holds records but no run.json to say whose: choose a new folder")
-        part = file.with_name("run.json.part")
-        part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        part.replace(file)
+        replace(file, (json.dumps(about, indent=1) + "\n").encode())
 
     def _checked(self, file: Path, about: dict[str, Any]) -> list[Any]:
         """The earlier calls in ``run.json``. Raises :class:`Mismatch` unless it is about the same as ``about``."""
@@ -100,4 +124,19 @@ class Journal:
 
 def place(record: Record) -> Place:
     """Where a record belongs."""
-    return record.edits, record.window, record.case, record.probe
+    return record.protocol, record.edits, record.window, record.case, record.probe
+
+
+def lines(records: Sequence[Record]) -> bytes:
+    """The records, one a line."""
+    return "".join(f"{record.to_json()}\n" for record in records).encode()
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = file.with_name(f"{file.name}.part")
+    with part.open("wb") as written:
+        written.write(content)
+        written.flush()
+        os.fsync(written.fileno())
+    part.replace(file)

@@ -33,10 +33,11 @@ def best(logits: Tensor, real: Tensor) -> Tensor:
     return logits[real].topk(min(RANKS, logits.shape[-1])).indices.int().cpu()
 
 
-def kept(before: Tensor, after: Tensor) -> float:
-    """The share of (position, rank) slots that hold the same token in both of :func:`best`'s lists, each (n, ranks).
+def kept(before: Tensor, after: Tensor, ranks: int = RANKS) -> float:
+    """The share of (position, rank) slots that hold the same token in both of :func:`best`'s lists, each (n, RANKS).
 
-    This is image locality in VLKEB's released code: over all positions, those of the image included. Where a method
-    has put text in front of the query, so that its row is longer, the last positions are compared.
+    Over all positions, those of the image included, the first ten ``ranks`` are image locality in VLKEB's and
+    EasyEdit's released code, and the first alone is their text locality. Where a method has put text in front of the
+    query, so that its row is longer, the last positions are compared.
     """
-    return float((before == after[-len(before) :]).double().mean())
+    return float((before == after[-len(before) :])[:, :ranks].double().mean())

@@ -1,4 +1,7 @@
-"""A whole evaluation: every window of the plan, one record a probe, to be stopped and gone on with at any time."""
+"""A whole evaluation: all that a protocol asks, one record a probe, to be stopped and gone on with at any time.
+
+Under ``accelerate launch`` what is asked is shared out among the processes; each edits the pools that it asks about.
+"""
 
 import json
 import os
@@ -6,125 +9,202 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 
 import liveedit
 from liveedit.editors.base import Editor
 from liveedit.evaluate.asking import After, Asker, Before
 from liveedit.evaluate.journal import Journal
-from liveedit.evaluate.protocol import Window, plan
+from liveedit.evaluate.memory import PeakMemory
+from liveedit.evaluate.progress import Clock, Progress, Watcher
+from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Firing, Query, Record
 
-__all__ = ["Progress", "evaluate"]
-
-Progress = Callable[[int, int, str], None]
-"""Told how many probes are done, how many there are, and at what the run is."""
+__all__ = ["Evaluation", "evaluate", "processes"]
 
 FIRED = 5
 """How many experts a record lists, the heaviest first."""
 SHORTEST = 16
 """Free answers may take this many tokens, or as many as the longest target with its end."""
+PATIENCE = timedelta(days=7)
+"""How long a process that has done its share waits for the others."""
+
+
+def processes() -> PartialState:
+    """The processes that share this run: those of ``accelerate launch``, otherwise this one."""
+    return PartialState(timeout=PATIENCE)
 
 
 def evaluate(
     vlm: VLM,
     editor: Editor,
     cases: Sequence[Case],
+    protocol: Protocol,
     *,
-    edits: Sequence[int] = (1, 10, 100, 1000),
     data: str,
     seed: int,
     out: Path,
-    max_cases: int = 200,
-    ask: int | None = None,
+    label: str = "",
     batch_size: int = 32,
-    progress: Progress | None = None,
+    watcher: Watcher | None = None,
 ) -> Path:
-    """Run the lifelong test and return the file of records, in the folder ``out``.
+    """An :class:`Evaluation` of one editor; the file of its records, in the folder ``out``, is returned."""
+    evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed, batch_size=batch_size)
+    evaluation.add(editor, out, label)
+    [path] = evaluation.run(watcher)
+    return path
 
-    For each number in ``edits`` windows of so many edits are evaluated until they cover ``max_cases`` cases; of each
-    window's cases at most ``ask``, evenly spread, are asked about. ``data`` and ``seed`` name the cases and their
-    order in the records. Whatever ``out`` holds already is not done again.
 
-    Raises :class:`BadInput` where there are too few cases, :class:`Mismatch` if ``out`` belongs to another model,
-    editor, data or seed, :class:`StorageError` where writing fails; the records written so far stay.
+class Evaluation:
+    """The test of any number of editors on one model and benchmark; what the unedited model shows is asked once.
+
+    ``data`` and ``seed`` name the cases and their order in the records. Raises :class:`BadInput` where there are too
+    few cases for the protocol.
     """
-    planned = plan(cases, edits, max_cases, ask)
-    limit = answer_limit(vlm, cases)
-    identity = _identity(vlm, editor, cases) | {"data": data, "seed": seed, "max_new_tokens": limit}
-    settings = {"edits": list(edits), "max_cases": max_cases, "ask": ask, "batch_size": batch_size}
-    journal = Journal(Path(out), identity, _call(vlm) | settings)
-    run = _Run(editor, Asker(vlm, limit, batch_size), journal, planned, data, seed, progress)
-    for window in planned:
-        run.evaluate(window)
-    return journal.path
+
+    def __init__(
+        self, vlm: VLM, cases: Sequence[Case], protocol: Protocol, *, data: str, seed: int, batch_size: int = 32
+    ) -> None:
+        self.vlm, self.cases, self.protocol, self.data, self.seed = vlm, cases, protocol, data, seed
+        self.asks = plan(cases, protocol)
+        self.asker = Asker(vlm, answer_limit(vlm, cases), batch_size)
+        self.processes, self.clock = processes(), Clock()
+        self.done = self.total = 0
+        self._runs: list[_Run] = []
+
+    def add(self, editor: Editor, out: Path, label: str = "") -> None:
+        """Have ``editor`` tested; its records, in the folder ``out``, call it ``label``, or by its own name.
+
+        Whatever ``out`` holds already is not done again. Raises :class:`Mismatch` if ``out`` belongs to another model,
+        editor, data or seed, :class:`BadInput` if its files are damaged, :class:`StorageError` where writing fails.
+        """
+        label = label or editor.name
+        identity = _identity(self.vlm, editor, self.cases) | {"editor": label, "data": self.data, "seed": self.seed}
+        identity["max_new_tokens"] = self.asker.max_new_tokens
+        call = _call(self.vlm) | {"protocol": self.protocol.name, **asdict(self.protocol)}
+        call |= {"batch_size": self.asker.batch_size, "processes": self.processes.num_processes}
+        with self.processes.main_process_first():
+            journal = Journal(Path(out), identity, call, self.cases, self.processes.process_index)
+        self._runs.append(_Run(self, editor, label, journal))
+
+    def run(self, watcher: Watcher | None = None) -> list[Path]:
+        """Test the editors one after another; the files of their records are returned.
+
+        Raises :class:`StorageError` where writing fails; the records written so far stay.
+        """
+        self.processes.wait_for_everyone()  # who reads the records of earlier calls has to be done with that
+        self._share()
+        for run in self._runs:
+            run.run(watcher)
+        self.processes.wait_for_everyone()
+        if self.processes.is_main_process:
+            for run in self._runs:
+                run.journal.merge()
+        return [run.journal.path for run in self._runs]
+
+    def _share(self) -> None:
+        """Give each editor's run what this process is to ask, and tell the clock how much work that is.
+
+        What is missing, editor after editor, is cut into as many pieces as there are processes: so few pools are edited
+        twice.
+        """
+        missing = [(run, ask) for run in self._runs for ask in self.asks if run.missing(ask)]
+        with self.processes.split_between_processes(missing) as share:
+            for run, ask in share:
+                run.asks.append(ask)
+        self.done = sum(len(ask.case.probes) - len(run.missing(ask)) for run in self._runs for ask in self.asks)
+        self.total = self.done + sum(len(run.missing(ask)) for run, ask in share)
+        self.clock.left["unedited", ""] = len({ask.case.id for _, ask in share if not self.asker.knows(ask.case)})
+        for run in self._runs:
+            self.clock.left["ask", run.label] = len(run.asks)
+            self.clock.left["edit", run.label] = sum(pool.held[asks[-1].point.made] for pool, asks in by_pool(run.asks))
 
 
 class _Run:
-    """One evaluation under way."""
+    """The test of one editor; ``asks`` is this process's share of what is not on record yet."""
 
-    def __init__(
-        self, editor: Editor, asker: Asker, journal: Journal, planned: Sequence[Window], data: str, seed: int,
-        progress: Progress | None,
-    ) -> None:  # fmt: skip
-        self.editor, self.asker, self.journal, self.planned = editor, asker, journal, planned
-        self.data, self.seed, self.progress = data, seed, progress
-        self.total = sum(len(window.cases[place].probes) for window in planned for place in window.asked)
-        self.remaining = sum(len(self._missing(window, place)) for window in planned for place in window.asked)
+    def __init__(self, evaluation: Evaluation, editor: Editor, label: str, journal: Journal) -> None:
+        self.evaluation, self.editor, self.label, self.journal = evaluation, editor, label, journal
+        self.asker, self.clock = evaluation.asker, evaluation.clock
+        self.asks: list[Ask] = []
 
-    def evaluate(self, window: Window) -> None:
-        """Edit what belongs to the window, ask what is not on record yet. Nothing is edited if nothing is to ask."""
-        asked = [place for place in window.asked if self._missing(window, place)]
-        if not asked:
-            return
-        self._tell(window, "editing")
-        queries = window.queries
-        patch, seconds = self._edit(queries)
-        cost = {"edit_seconds": seconds / len(queries), "edit_bytes": getattr(patch, "nbytes", 0) // max(1, len(patch))}
-        for place in asked:
-            self._tell(window, "asking")
-            missing = self._missing(window, place)
-            shown = self.asker.ask(window.cases[place], patch)
-            self.journal.append([self._record(window, place, probe, *shown[probe], cost) for probe in missing])
-            self.remaining -= len(missing)
-        self._tell(window, "done")
-
-    def _edit(self, queries: Sequence[Query]) -> tuple[Patch, float]:
-        """The patch with all edits, and the seconds that it took."""
-        start = time.perf_counter()
-        patch = self.editor.edit(queries)
-        if self.asker.vlm.device.type == "cuda":
-            torch.cuda.synchronize()
-        return patch, time.perf_counter() - start
-
-    def _missing(self, window: Window, place: int) -> list[int]:
+    def missing(self, ask: Ask) -> list[int]:
         """The probes of a case that are not on record yet."""
-        case = window.cases[place]
-        done = self.journal.done
-        return [i for i in range(len(case.probes)) if (window.edits, window.index, case.id, i) not in done]
+        where = self.evaluation.protocol.name, ask.point.edits, ask.point.window, ask.case.id
+        return [probe for probe in range(len(ask.case.probes)) if (*where, probe) not in self.journal.done]
 
-    def _record(
-        self, window: Window, place: int, number: int, before: Before, after: After, cost: dict[str, Any]
-    ) -> Record:
-        case, own = window.cases[place], window.own(place)
-        probe = case.probes[number]
+    def run(self, watcher: Watcher | None) -> None:
+        """Ask what is to be asked, pool by pool."""
+        self.watcher = watcher
+        for pool, asks in by_pool(self.asks):
+            self._unedited(asks)
+            self._pool(pool, asks)
+        if self.asks:
+            self._tell("done")
+
+    def _unedited(self, asks: Sequence[Ask]) -> None:
+        """Have the unedited model asked first, so that what is kept of it does not count as the edits' memory."""
+        for ask in asks:
+            if not self.asker.knows(ask.case):
+                self._tell("unedited model")
+                with self.clock.doing("unedited", "", 1):
+                    self.asker.before(ask.case)
+
+    def _pool(self, pool: Pool, asks: Sequence[Ask]) -> None:
+        """Edit a pool as far as there is something to ask, and ask it on the way."""
+        patch: Patch | None = None
+        seconds, memory = 0.0, PeakMemory(self.asker.vlm.device)
+        for start, stop in pool.steps:
+            if start >= asks[-1].point.made:
+                break
+            self._tell(f"editing {pool.held[stop]} of {pool.held[-1]}")
+            began = time.perf_counter()
+            patch = self._edit(pool.queries(start, stop), patch)
+            seconds += time.perf_counter() - began
+            cost = {
+                "edit_seconds": seconds / pool.held[stop],
+                "edit_bytes": getattr(patch, "nbytes", 0) // max(1, len(patch)),
+            }
+            for ask in (ask for ask in asks if ask.point.made == stop):
+                self._tell(f"{ask.point.edits} edits, {ask.point.window + 1}, asking")
+                missing = self.missing(ask)
+                with self.clock.doing("ask", self.label, 1):
+                    shown = self.asker.ask(ask.case, patch)
+                cost["peak_bytes"] = memory.rise()
+                self.journal.append([self._record(ask, probe, *shown[probe], cost) for probe in missing])
+                self.evaluation.done += len(missing)
+
+    def _edit(self, queries: Sequence[Query], patch: Patch | None) -> Patch:
+        """The patch with the queries edited into it."""
+        with self.clock.doing("edit", self.label, len(queries)):
+            made = self.editor.edit(queries, patch)
+            if self.asker.vlm.device.type == "cuda":
+                torch.cuda.synchronize()
+        return made
+
+    def _record(self, ask: Ask, number: int, before: Before, after: After, cost: dict[str, Any]) -> Record:
+        probe = ask.case.probes[number]
         heaviest = sorted(after.fired, key=lambda pair: -pair[1])[:FIRED]
         return Record(
-            editor=self.editor.name,
-            data=self.data,
-            edits=window.edits,
-            window=window.index,
-            seed=self.seed,
-            case=case.id,
+            editor=self.label,
+            data=self.evaluation.data,
+            edits=ask.point.edits,
+            window=ask.point.window,
+            seed=self.evaluation.seed,
+            case=ask.case.id,
             probe=number,
             metric=probe.metric,
             wanted=probe.wanted,
@@ -136,17 +216,25 @@ class _Run:
             answer_after=after.answer,
             tokens_wanted=before.wanted,
             tokens_after=after.tokens,
+            top1_kept=after.top1_kept,
             top10_kept=after.top10_kept,
-            fired=tuple(Firing(expert, weight, expert in own) for expert, weight in heaviest),
+            fired=tuple(Firing(expert, weight, expert in ask.own) for expert, weight in heaviest),
             experts_fired=len(after.fired),
             query_seconds=after.seconds,
+            protocol=self.evaluation.protocol.name,
+            later=ask.later,
             **cost,
         )
 
-    def _tell(self, window: Window, stage: str) -> None:
-        if self.progress is not None:
-            label = f"{window.edits} edits, window {window.index + 1}, {stage}"
-            self.progress(self.total - self.remaining, self.total, label)
+    def _tell(self, stage: str) -> None:
+        if self.watcher is not None:
+            done, total = self.evaluation.done, self.evaluation.total
+            self.watcher(Progress(self.label, stage, done, total, self.clock.seconds_left()))
+
+
+def by_pool(asks: Sequence[Ask]) -> list[tuple[Pool, list[Ask]]]:
+    """What is asked of each pool, in the given order, which has the asks of a pool next to each other."""
+    return [(pool, list(some)) for pool, some in groupby(asks, key=attrgetter("pool"))]
 
 
 def answer_limit(vlm: VLM, cases: Sequence[Case]) -> int:
@@ -169,7 +257,7 @@ def _identity(vlm: VLM, editor: Editor, cases: Sequence[Case]) -> dict[str, Any]
     return {
         "model": vlm.fingerprint,
         "prompt_format": vlm.prompt_format,
-        "editor": editor.name,
+        "method": editor.name,
         "config": asdict(editor.config),
         "editor_fingerprint": editor.fingerprint,
         "cases": _digest(cases),

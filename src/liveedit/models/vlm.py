@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from hashlib import sha256
@@ -295,22 +295,24 @@ class VLM(Encoder):
             yield
 
     @contextmanager
-    def vision_once(self) -> Iterator[None]:
-        """Within it the vision tower runs once: what it put out for the first batch it puts out for all.
+    def vision_once(self, found: MutableMapping[str, Any] | None = None) -> Iterator[None]:
+        """Within it the vision tower runs once for the same pictures, and then puts out again what it put out for them.
 
-        A family whose tower holds the connector, too, has it run every time.
+        ``found`` brings what it put out earlier, by :func:`digest` of what it took in, and keeps what is new. A family
+        whose tower holds the connector, too, has it run every time.
         """
         if not self.tower_path:
             yield
             return
         tower = self.model.get_submodule(self.tower_path)
         own, run = vars(tower), tower.forward
-        found: list[Any] = []
+        known: MutableMapping[str, Any] = {} if found is None else found
 
         def once(*args: Any, **kwargs: Any) -> Any:
-            if not found:
-                found.append(run(*args, **kwargs))
-            return found[0]
+            key = digest(args, kwargs)
+            if key not in known:
+                known[key] = run(*args, **kwargs)
+            return known[key]
 
         before = own.get("forward")
         own["forward"] = once
@@ -355,3 +357,15 @@ def checksum(tensor: Tensor) -> bytes:
     bits = tensor.detach().reshape(-1).contiguous().view(integers[tensor.element_size()])
     samples: bytes = bits[:: max(1, len(bits) // 1024)].cpu().numpy().tobytes()
     return samples + str(int(bits.sum(dtype=torch.int64))).encode()
+
+
+def digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """SHA-256 over the arguments of a call: the bits of tensors, of anything else what it prints."""
+    sha = sha256()
+    for name, value in [*enumerate(args), *sorted(kwargs.items())]:
+        if isinstance(value, Tensor):
+            sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            sha.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+        else:
+            sha.update(f"{name} {value!r}".encode())
+    return sha.hexdigest()

@@ -1,0 +1,138 @@
+"""Streams and gaps on a tiny model, against loops that edit one by one and ask one query at a time."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from liveedit.editors.base import Editor
+from liveedit.editors.ft import FTL, FTLConfig
+from liveedit.evaluate import Gap, Stream, evaluate
+from liveedit.models.patch import Patch
+from liveedit.types import Record
+
+FT = FTLConfig(lr=0.1, steps=5)
+PROTOCOLS = {"stream": Stream((1, 2, 4)), "gap": Gap((1, 3), 2)}
+
+
+class Counted(Patch):
+    """Holds the targets that were edited, and says that the expert of each fired."""
+
+    def __init__(self, targets, rows=0):
+        self.targets, self.rows = targets, rows
+
+    def __len__(self):
+        return len(self.targets)
+
+    def bind(self, batch):
+        self.rows = len(batch)
+        return {}
+
+    def fired(self):
+        return [[(expert, 1.0) for expert in range(len(self))]] * self.rows
+
+
+class Counting(Editor):
+    @dataclass(frozen=True)
+    class Config:
+        size: int = 1
+
+    name, paper = "counting", ""
+    calls = ()
+
+    def edit(self, queries, patch=None):
+        self.calls += ((len(patch or ()), len(queries)),)
+        return Counted([*(patch.targets if patch else []), *(query.target for query in queries)])
+
+
+class Stop(Exception):
+    pass
+
+
+def run(vlm, cases, protocol, out, editor=None, **options):
+    path = evaluate(vlm, editor or FTL(vlm, FT), cases, protocol, data="drawn", seed=0, out=out, **options)
+    return [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def timeless(record):
+    return replace(record, edit_seconds=0.0, query_seconds=0.0, peak_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def made(cases):
+    return cases(6)
+
+
+@pytest.fixture(scope="module", params=list(PROTOCOLS))
+def whole(request, vlm, made, tmp_path_factory):
+    """A protocol and the records of an uninterrupted run."""
+    protocol = PROTOCOLS[request.param]
+    return protocol, run(vlm, made, protocol, tmp_path_factory.mktemp(request.param))
+
+
+def slow_plan(name):
+    """(edits made, case) of each question, written from the protocols' definitions."""
+    if name == "stream":
+        return [(made, case) for made in (1, 2, 4) for case in range(made)]
+    return [(made, case) for made in range(1, 6) for case in range(2) if made - 1 - case in (1, 3)]
+
+
+def test_every_case_is_asked_when_it_is_due(whole):
+    protocol, records = whole
+    asked = [(record.edits, int(record.case[-1]), record.later) for record in records[::4]]
+    assert asked == [(made, case, made - 1 - case) for made, case in slow_plan(protocol.name)]
+    assert {record.protocol for record in records} == {protocol.name}
+    assert [record.probe for record in records] == [0, 1, 2, 3] * len(asked)
+
+
+def test_against_one_edit_and_one_query_at_a_time(whole, made, vlm):
+    _, records = whole
+    editor, patch, held = FTL(vlm, FT), None, 0
+    for record in sorted(records, key=lambda record: record.edits):
+        while held < record.edits:
+            patch, held = editor.edit([made[held].edits[0]], patch), held + 1
+        probe = made[int(record.case[-1])].probes[record.probe]
+        forced = replace(probe.query, target=probe.query.target or vlm.generate([probe.query], max_new_tokens=16)[0])
+        batch = vlm.encode([forced])
+        start, stop = batch.spans[0].answer
+        before = vlm.logits(batch)[0]
+        with vlm.patched(patch):
+            assert record.answer_after == vlm.generate([probe.query], max_new_tokens=16)[0]
+            after = vlm.logits(batch)[0]
+        assert record.tokens_after == tuple(int(after[t - 1].argmax()) for t in range(start, stop))
+        kept = [float((before.topk(n).indices == after.topk(n).indices).double().mean()) for n in (1, 10)]
+        assert [record.top1_kept, record.top10_kept] == (kept if probe.wanted == "before" else [None, None])
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [("stream", ((0, 1), (1, 1), (2, 2))), ("gap", ((0, 2), (2, 1), (3, 1), (4, 1)))],
+)
+def test_the_pool_grows_and_is_never_made_anew(name, calls, vlm, made, tmp_path):
+    editor = Counting(vlm)
+    records = run(vlm, made, PROTOCOLS[name], tmp_path, editor)
+    assert editor.calls == calls
+    assert all(record.experts_fired == record.edits for record in records)
+    for record in records:
+        assert [firing.expert for firing in record.fired if firing.own] in ([int(record.case[-1])], [])
+    assert all(record.peak_bytes >= 0 for record in records)
+
+
+@pytest.mark.parametrize("probes", [4, 8, 12])
+def test_a_killed_run_goes_on(whole, vlm, made, tmp_path, probes):
+    protocol, records = whole
+
+    def stop(news):
+        if news.done >= probes:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(vlm, made, protocol, tmp_path, watcher=stop)
+    editor = Counting(vlm)
+    assert [timeless(r) for r in run(vlm, made, protocol, tmp_path)] == [timeless(record) for record in records]
+    assert editor.calls == ()
+
+
+def test_protocols_share_a_folder(vlm, made, tmp_path):
+    several = [run(vlm, made, protocol, tmp_path, Counting(vlm)) for protocol in PROTOCOLS.values()]
+    assert len(several[1]) == len(several[0]) + 4 * len(slow_plan("gap"))
+    assert run(vlm, made, PROTOCOLS["stream"], tmp_path, Counting(vlm)) == several[1]
