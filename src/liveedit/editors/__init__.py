@@ -18,8 +18,10 @@ EDITORS: dict[str, str] = {
     "ft-l": "liveedit.editors.ft:FTL",
     "ft-m": "liveedit.editors.ft:FTM",
     "grace": "liveedit.editors.grace:GRACE",
+    "ke": "liveedit.editors.ke:KE",
     "liveedit": "liveedit.editors.liveedit:LiveEdit",
     "lora": "liveedit.editors.lora:LoRA",
+    "mend": "liveedit.editors.mend:MEND",
     "t-patcher": "liveedit.editors.tpatcher:TPatcher",
 }
 
@@ -27,8 +29,10 @@ PAPERS: dict[str, str] = {
     "ft-l": "fine-tuning of the last layer, as compared in Chen et al., CVPR 2025, and Huang et al., NeurIPS 2024",
     "ft-m": "fine-tuning of what connects vision and text, as compared in the same papers",
     "grace": "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, NeurIPS 2023",
+    "ke": "De Cao et al., Editing Factual Knowledge in Language Models, EMNLP 2021",
     "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
+    "mend": "Mitchell et al., Fast Model Editing at Scale, ICLR 2022",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
 }
 """Where each method was published."""
