@@ -74,7 +74,7 @@ def train(
     _claim(folder, _identity(editor, cases, config), accelerator)
     examples = _prepared(editor, cases, folder, accelerator, progress)
     loss = _Loss(editor)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=config.lr, fused=True)
+    optimizer = torch.optim.Adam(_groups(editor), lr=config.lr, fused=True)
     scheduler = LambdaLR(optimizer, lambda step: _rate(step, config))
     loss, optimizer = accelerator.prepare(loss, optimizer)
     first = _resume(accelerator, folder, scheduler)
@@ -152,6 +152,14 @@ def _batch(
         batch = [examples[i] for i in share]
     draws = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 64 + accelerator.process_index)
     return batch, draws
+
+
+def _groups(editor: TrainableEditor) -> list[dict[str, Any]]:
+    """The parameters of the networks, those with a learning rate of their own apart."""
+    networks, rates = editor.networks(), editor.rates()
+    groups: list[dict[str, Any]] = [{"params": list(networks[name].parameters()), "lr": rates[name]} for name in rates]
+    apart = {id(tensor) for group in groups for tensor in group["params"]}
+    return [{"params": [tensor for tensor in networks.parameters() if id(tensor) not in apart]}, *groups]
 
 
 def _rate(step: int, config: TrainConfig) -> float:

@@ -34,12 +34,13 @@ class Example:
 
     ``rows`` holds by kind, the metric's name, what the edit layer puts out for that query, as a batch of one; ``facts``
     the query's :attr:`Query.fact`. ``base`` holds for the kinds that must not change the unedited log-probabilities
-    (n, V) where the n answer tokens are predicted.
+    (n, V) where the n answer tokens are predicted. ``about`` is the edit in words, for methods that read it.
     """
 
     rows: dict[str, HiddenBatch] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     base: dict[str, Tensor] = field(default_factory=dict)
+    about: str = ""
 
 
 def alone(row: HiddenBatch) -> HiddenBatch:
@@ -152,6 +153,10 @@ class TrainableEditor(Editor):
     @abstractmethod
     def networks(self) -> nn.ModuleDict:
         """All that is trained; the same object at every call."""
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates of networks that do not take the training's, by name in :meth:`networks`."""
+        return {}
 
     @abstractmethod
     def prepare(self, cases: Sequence[Case]) -> list[Example]:

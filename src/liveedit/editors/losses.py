@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["absolute_routing", "hard_routing", "info_nce", "kl", "nll", "relative_routing"]
+__all__ = ["absolute_routing", "forward_kl", "hard_routing", "info_nce", "kl", "nll", "relative_routing"]
 
 
 def nll(logits: Tensor, labels: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -24,6 +24,12 @@ def kl(edited: Tensor, base: Tensor, rows: Tensor, count: int) -> Tensor:
     ``edited`` (N, V) are logits, ``base`` (N, V) log-probabilities of the unedited model.
     """
     divergence = F.kl_div(base, edited.float().log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    return row_means(divergence, rows, count)
+
+
+def forward_kl(edited: Tensor, base: Tensor, rows: Tensor, count: int) -> Tensor:
+    """KL(base ‖ edited), the direction of MEND and KE, of the same arguments as :func:`kl`: (count,)."""
+    divergence = F.kl_div(edited.float().log_softmax(-1), base, reduction="none", log_target=True).sum(-1)
     return row_means(divergence, rows, count)
 
 

@@ -1,0 +1,160 @@
+"""MEND: Eq. 3 and the running statistics against loops, the two ways to combine tokens, and recorded numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from liveedit.editors.gradients import Factors
+from liveedit.editors.mend import MEND, GradientTransform, MENDConfig
+from liveedit.errors import BadInput
+from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM
+from liveedit.types import Query
+
+PARITY = Path(__file__).parents[1] / "parity"
+EDITS = [
+    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
+    Query("who sang the song", "Elvis Presley"),
+]
+SMALL = {"rank": 8, "alpha": 1e-3}
+
+
+def drawn(network):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return network
+
+
+def some_factors(rows=2, tokens=5, d_in=4, d_out=3):
+    generator = torch.Generator().manual_seed(0)
+    u, delta = (torch.randn(rows, tokens, d, generator=generator) for d in (d_in, d_out))
+    u[0, 2:], delta[0, 2:] = 0, 0  # a row with two tokens
+    return Factors(u, delta)
+
+
+def test_the_transformation_against_a_loop():
+    network, factors = drawn(GradientTransform(3, 4, rank=2, modes=2)), some_factors()
+    network.observe(factors)
+    seen = torch.stack(
+        [torch.cat([factors.u[b, t], factors.delta[b, t]]) for b in (0, 1) for t in range(5 if b else 2)]
+    )
+    mean, std = seen.mean(0), seen.std(0)
+    for mode in (0, 1):
+        found = network(factors, mode)
+        for b in (0, 1):
+            for t in range(5):
+                if b == 0 and t > 1:
+                    assert not found.u[b, t].any()
+                    assert not found.delta[b, t].any()
+                    continue
+                z = (torch.cat([factors.u[b, t], factors.delta[b, t]]) - mean) / std
+                for layer in (network.first, network.second):
+                    inner = layer.u @ (layer.v @ z) + layer.bias
+                    z = z + torch.relu(layer.scale[mode] * inner + layer.shift[mode])
+                torch.testing.assert_close(torch.cat([found.u[b, t], found.delta[b, t]]), z, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_of_parts_are_those_of_the_whole():
+    whole, parts, factors = GradientTransform(3, 4, 2, 1), GradientTransform(3, 4, 2, 1), some_factors()
+    whole.observe(factors)
+    for row in (0, 1):
+        parts.observe(factors.pick(torch.tensor([row])))
+    for name, value in whole.named_buffers():
+        torch.testing.assert_close(parts.get_buffer(name), value)
+
+
+def test_at_first_the_network_is_the_identity():
+    network, factors = GradientTransform(3, 4, rank=2, modes=1), some_factors()
+    found = network(factors, 0)
+    assert torch.equal(found.u, factors.u)
+    assert torch.equal(found.delta, factors.delta)
+    (found.u.sum() + found.delta.sum()).backward()
+    assert network.first.u.grad.any(), "at the identity, too, there is something to learn from"
+
+
+def test_matrices_of_one_shape_share_a_network_and_have_a_mode_each():
+    editor = MEND(tiny("llava"), MENDConfig(**SMALL))  # 3 layers: gate and up 64 x 32, down 32 x 64
+    assert {name: len(network.first.scale) for name, network in editor.transforms.items()} == {"64x32": 6, "32x64": 3}
+    assert editor.modes == [0, 1, 0, 2, 3, 1, 4, 5, 2]
+    assert [matrix.name.rsplit("layers.")[-1] for matrix in editor.matrices[:3]] == [
+        f"1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")
+    ]
+
+
+def test_the_mean_is_over_the_tokens_of_all_edits():
+    vlm = tiny("llava")
+    torch.manual_seed(0)
+    summed = MEND(vlm, MENDConfig(**SMALL))
+    mean = MEND(vlm, MENDConfig(**SMALL, combine="mean"))
+    mean.networks().load_state_dict(summed.networks().state_dict())
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(mean.edit(EDITS).changes(), summed.edit(EDITS).changes())
+    patch, counts, sums = mean.empty(), {}, {}
+    for query in EDITS:
+        with vlm.patched(patch):
+            factors = summed.gradients(summed._hidden([query]))
+        for matrix in summed.matrices:
+            found = summed.changes(factors, [""])[matrix.site]
+            counts[matrix.name] = counts.get(matrix.name, 0) + int((found.u[0] != 0).any(-1).sum())
+            for u, delta in zip(found.u[0].detach(), found.delta[0].detach(), strict=True):
+                sums[matrix.name] = sums.get(matrix.name, 0) + torch.outer(delta, u)
+        patch = mean.edit([query], patch)
+    for name, change in patch.changes().items():
+        torch.testing.assert_close(change, sums[name] / counts[name], rtol=1e-3, atol=1e-7)
+    assert len(set(counts.values())) > 1, "the last layer has a gradient at the answer alone"
+
+
+def test_the_loss_weighs_its_terms():
+    editor = MEND(tiny("llava"), MENDConfig(**SMALL, c_edit=0.5, c_loc=2.0))
+    terms = {name: torch.tensor(value) for name, value in {"reliability": 1.0, "image_generality": 3.0}.items()}
+    terms["text_locality"] = torch.tensor(5.0)
+    assert float(editor.objective(terms, {}, 0.0)) == 0.5 * 1 + 0.5 * 3 + 2 * 5
+
+
+def test_another_way_to_combine_is_refused():
+    with pytest.raises(BadInput, match="choose sum or mean"):
+        MEND(tiny("llava"), MENDConfig(combine="max"))
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """What ``tests/parity/README.md`` describes."""
+    facts = json.loads((PARITY / "mend" / "golden.json").read_text(encoding="utf-8"))
+    tensors = load_file(PARITY / "mend" / "golden.safetensors")
+    images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
+    edits, asked = ([Query(p, t, images[i]) for i, p, t in facts[name]] for name in ("edits", "queries"))
+    editor = MEND(VLM.load(PARITY / "tiny-llava", prompt_format="raw"), MENDConfig(**facts["config"]))
+    weights = {name.removeprefix("editor."): value for name, value in tensors.items() if name.startswith("editor.")}
+    return editor, weights, edits, asked, tensors
+
+
+def test_parity_of_the_statistics(recorded):
+    editor, weights, edits, _, _ = recorded
+    for query in edits[:2]:
+        editor.observe(editor.gradients(editor._hidden([query])))
+    for name, buffer in editor.networks().named_buffers():
+        torch.testing.assert_close(buffer, weights[name], rtol=1e-4, atol=1e-5 * float(weights[name].abs().max()))
+
+
+def test_parity_of_edits(recorded):
+    editor, weights, edits, asked, tensors = recorded
+    editor.networks().load_state_dict(weights)
+    patch = editor.empty()
+    for number, query in enumerate(edits[2:], 1):
+        patch = editor.edit([query], patch)
+        for name, value in tensors.items():
+            if name.startswith(f"change_{number}."):
+                change = patch.changes()[name.removeprefix(f"change_{number}.")]
+                torch.testing.assert_close(change, value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+        for index, question in enumerate(asked):
+            batch = editor.vlm.encode([question])
+            torch.testing.assert_close(editor.vlm.logits(batch), tensors[f"q{index}.base_logits"], rtol=0, atol=1e-5)
+            with editor.vlm.patched(patch):
+                logits = editor.vlm.logits(batch)
+            torch.testing.assert_close(logits, tensors[f"q{index}.edited_logits_{number}"], rtol=0, atol=1e-5)
