@@ -14,7 +14,11 @@ from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-SMALL = {"liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}}
+SMALL = {
+    "lemoe": {"batch": 2, "rank": 4, "steps": 4, "lr": 1e-2},
+    "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},
+    "wise": {"shard": 1, "merge": 2, "steps": 4},
+}
 """Settings that make a method fit a tiny model."""
 
 

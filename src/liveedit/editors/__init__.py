@@ -18,18 +18,22 @@ EDITORS: dict[str, str] = {
     "ft-l": "liveedit.editors.ft:FTL",
     "ft-m": "liveedit.editors.ft:FTM",
     "grace": "liveedit.editors.grace:GRACE",
+    "lemoe": "liveedit.editors.lemoe:LEMoE",
     "liveedit": "liveedit.editors.liveedit:LiveEdit",
     "lora": "liveedit.editors.lora:LoRA",
     "t-patcher": "liveedit.editors.tpatcher:TPatcher",
+    "wise": "liveedit.editors.wise:WISE",
 }
 
 PAPERS: dict[str, str] = {
     "ft-l": "fine-tuning of the last layer, as compared in Chen et al., CVPR 2025, and Huang et al., NeurIPS 2024",
     "ft-m": "fine-tuning of what connects vision and text, as compared in the same papers",
     "grace": "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, NeurIPS 2023",
+    "lemoe": "Wang and Li, LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing, EMNLP 2024",
     "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
+    "wise": "Wang et al., WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, NeurIPS 2024",
 }
 """Where each method was published."""
 
