@@ -15,9 +15,11 @@ from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
 SMALL = {
+    "lemoe": {"batch": 2, "rank": 4, "steps": 4, "lr": 1e-2},
     "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},
     "recipe": {"key_dim": 16, "layer": 2},
     "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
+    "wise": {"shard": 1, "merge": 2, "steps": 4},
 }
 RETRIEVING = ("ike", "lte")
 """Settings that make a method fit a tiny model."""

@@ -20,6 +20,7 @@ EDITORS: dict[str, str] = {
     "grace": "liveedit.editors.grace:GRACE",
     "ike": "liveedit.editors.ike:IKE",
     "ke": "liveedit.editors.ke:KE",
+    "lemoe": "liveedit.editors.lemoe:LEMoE",
     "liveedit": "liveedit.editors.liveedit:LiveEdit",
     "lora": "liveedit.editors.lora:LoRA",
     "lte": "liveedit.editors.lte:LTE",
@@ -27,6 +28,7 @@ EDITORS: dict[str, str] = {
     "recipe": "liveedit.editors.recipe:Recipe",
     "serac": "liveedit.editors.serac:Serac",
     "t-patcher": "liveedit.editors.tpatcher:TPatcher",
+    "wise": "liveedit.editors.wise:WISE",
 }
 
 PAPERS: dict[str, str] = {
@@ -35,6 +37,7 @@ PAPERS: dict[str, str] = {
     "grace": "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, NeurIPS 2023",
     "ike": "Zheng et al., Can We Edit Factual Knowledge by In-Context Learning?, EMNLP 2023",
     "ke": "De Cao et al., Editing Factual Knowledge in Language Models, EMNLP 2021",
+    "lemoe": "Wang and Li, LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing, EMNLP 2024",
     "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
     "lte": "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
@@ -42,6 +45,7 @@ PAPERS: dict[str, str] = {
     "recipe": "Chen et al., Lifelong Knowledge Editing for LLMs with Retrieval-Augmented Prompts, EMNLP 2024",
     "serac": "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
+    "wise": "Wang et al., WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, NeurIPS 2024",
 }
 """Where each method was published."""
 

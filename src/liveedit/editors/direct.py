@@ -1,4 +1,7 @@
-"""What methods that change weights share: WeightsPatch, the values they reach, and DirectEditor, which gets there."""
+"""What methods that move values by gradient descent share.
+
+ValuesPatch, the values they reach; WeightsPatch, where those are weights; DirectEditor, which gets there.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,23 +21,19 @@ from liveedit.errors import BadInput, StorageError
 from liveedit.models.patch import Patch
 from liveedit.types import Query
 
-__all__ = ["DirectEditor", "WeightsPatch"]
+__all__ = ["DirectEditor", "ValuesPatch", "WeightsPatch"]
 
 
-class WeightsPatch(Patch):
-    """``count`` edits written into ``values``: new values in full, by the name of the parameter in the HF model."""
+class ValuesPatch(Patch):
+    """``count`` edits written into ``values``, tensors by name that hold all of them together."""
 
-    FILE = "weights.safetensors"
+    FILE: ClassVar[str]
 
     def __init__(self, editor: Editor, values: Mapping[str, Tensor], count: int) -> None:
         self.editor, self.values, self.count = editor, dict(values), count
 
     def __len__(self) -> int:
         return self.count
-
-    def weights(self) -> dict[str, Tensor]:
-        """See :meth:`Patch.weights`."""
-        return self.values
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +54,7 @@ class WeightsPatch(Patch):
 
     @classmethod
     def load(cls, editor: Editor, folder: Path) -> Self:
-        """What :meth:`save` wrote, each value where the model has its parameter.
+        """What :meth:`save` wrote, where the model is.
 
         Raises :class:`BadInput` for a file that is missing or broken, :class:`Mismatch` for one of another editor or
         another model.
@@ -73,6 +72,16 @@ class WeightsPatch(Patch):
         editor.claim(about, folder)
         device = editor.vlm.device
         return cls(editor, {name: value.to(device) for name, value in values.items()}, count)
+
+
+class WeightsPatch(ValuesPatch):
+    """``values`` are new parameters in full, by their names in the Hugging Face model."""
+
+    FILE = "weights.safetensors"
+
+    def weights(self) -> dict[str, Tensor]:
+        """See :meth:`Patch.weights`."""
+        return self.values
 
 
 class DirectEditor(Editor):

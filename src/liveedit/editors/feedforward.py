@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models.batch import Batch
+from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.patch import INPUT, Patch, SiteFn
 from liveedit.models.vlm import VLM
 
-__all__ = ["FeedForward", "Recorder", "feed_forward", "last_prompt_tokens"]
+__all__ = ["FeedForward", "Recorder", "down_projection", "feed_forward", "last_prompt_tokens", "prompt_tokens"]
 
 PLACES = (("mlp", "mlp"), ("fc1", "fc2"))
 """The network's first module and its last one within a layer, for Llama and its kin and for OPT."""
+
+DOWN = ("mlp.down_proj", "fc2")
+"""Its last matrix, which puts out what the network adds to the stream, for the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,30 @@ def feed_forward(vlm: VLM, layer: int | None) -> FeedForward:
         if reads in children and writes in children:
             return FeedForward(layer, f"layers.{layer}.{reads}{INPUT}", f"layers.{layer}.{writes}")
     raise UnsupportedModel("the decoder's layers have no feed-forward network like Llama's or OPT's")
+
+
+def down_projection(vlm: VLM, layer: int) -> str:
+    """The path below the text decoder of the last matrix of the network of ``layer``, (D, H) for inner width H.
+
+    Raises :class:`BadInput` for a layer that does not exist or has none below it, :class:`UnsupportedModel` where the
+    layer has no feed-forward network of a known form.
+    """
+    vlm.check_layer(layer)
+    vlm.check_layer(layer - 1)
+    for name in DOWN:
+        if name in dict(vlm.layers[layer].named_modules()):
+            return f"layers.{layer}.{name}"
+    raise UnsupportedModel("the decoder's layers have no feed-forward network like Llama's or OPT's")
+
+
+def prompt_tokens(batch: Batch | HiddenBatch) -> Tensor:
+    """Which tokens (B, T) stand before the answer, image included and padding not."""
+    places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+    starts, stops = (
+        torch.tensor(ends, device=places.device)[:, None]
+        for ends in zip(*((span.start, span.prompt[1]) for span in batch.spans), strict=True)
+    )
+    return (starts <= places) & (places < stops)
 
 
 def last_prompt_tokens(batch: Batch) -> Tensor:
