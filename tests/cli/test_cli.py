@@ -34,6 +34,12 @@ def test_help_answers_at_once_and_lists_every_command():
         assert command in done.stdout
 
 
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "liveedit", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "eval" in done.stdout
+
+
 @pytest.mark.parametrize(("command", "shows"), [("models", "llava"), ("editors", "liveedit"), ("data", "emblem")])
 def test_lists(command, shows):
     done = run(command)
@@ -64,6 +70,9 @@ def test_edit_ask_list_forget(flag, tmp_path):
         (["forget", "abc", "--pool", "nothing"], "no edits in nothing"),
         (["report", "nothing"], "no records"),
         (["eval", "--out", "x", "--edits", "one"], "--edits takes numbers"),
+        (["eval", "--out", "x", "--gaps", "10,0"], "--gaps takes numbers"),
+        (["eval", "--out", "x", "--protocol", "gaps"], "choose windows, stream or gap"),
+        (["eval", "--out", "x", "--editors", "a/b=ft-l"], "--editors takes NAME"),
         (["eval", "--out", "x", "--data", "emblen"], "did you mean emblem"),
         (["train", "x", "--config", "missing.json"], "missing.json"),
     ],
