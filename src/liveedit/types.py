@@ -75,7 +75,9 @@ class Record:
     locality probe ``tokens_wanted`` are what the unedited model predicted. ``top10_kept`` is the share of (position,
     rank) slots of the ordered ten best tokens, over all positions, that the edits left alone (VLKEB's locality);
     ``None`` where it is not asked. ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds``
-    and ``edit_bytes`` are per edit, ``query_seconds`` per generated answer, all measured in this run.
+    and ``edit_bytes`` are per edit, ``query_seconds`` per generated answer, all measured in this run. ``protocol`` is
+    "windows", "gap" or "stream"; ``later`` counts the edits made after the case's own before it was asked, and
+    ``peak_bytes`` is the peak memory.
     """
 
     editor: str
@@ -101,6 +103,9 @@ class Record:
     edit_seconds: float = 0.0
     edit_bytes: int = 0
     query_seconds: float = 0.0
+    protocol: str = "windows"
+    later: int = 0
+    peak_bytes: int = 0
     version: int = field(default=1)
 
     def to_json(self) -> str:
