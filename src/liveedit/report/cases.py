@@ -1,8 +1,8 @@
 """What the page shows of single cases: the questions, and side by side what the unedited model and each editor answered.
 
 All of it is one compact JSON value in which every text, picture and answer stands once and is named by its number. A
-page shows so many cases, evenly spread, that it stays small: of each benchmark those that most editors at most N were
-asked about, in the order of the first seed.
+page shows so many cases that it stays small: of each benchmark, evenly spread over those that were asked about most often,
+in the first seed. At first it shows the largest N of the first protocol.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from liveedit.report.columns import Columns, probe_scores, size_of
+from liveedit.report.columns import Columns, distinct, probe_scores, size_of
 from liveedit.report.files import Reading
 from liveedit.report.table import label, setting_label
 from liveedit.types import Record
@@ -46,12 +46,11 @@ def chosen(table: Columns) -> np.ndarray:
     for data in np.unique(table.rows["data"]):
         rows = table.rows[table.rows["data"] == data]
         rows = rows[rows["seed"] == rows["seed"].min()]
-        asked = np.unique(rows[["case", "protocol", "edits", "editor"]])
-        cases, times = np.unique(asked["case"], return_counts=True)
-        common = cases[times == times.max()]
-        most = max(1, min(CASES, ANSWERS * len(cases) // len(rows)) // len(table.texts["data"]))
-        spread = common[np.arange(min(most, len(common))) * len(common) // min(most, len(common))]
-        found.append(rows[np.isin(rows["case"], spread)])
+        asked = distinct(rows, "case", "protocol", "edits", "editor")
+        cases, times = np.unique(rows["case"][asked], return_counts=True)
+        most = max(1, min(len(cases), CASES, ANSWERS * len(cases) // len(rows)) // len(table.texts["data"]))
+        often = cases[times >= np.sort(times)[-most]]
+        found.append(rows[np.isin(rows["case"], often[np.arange(most) * len(often) // most])])
     return np.concatenate(found)
 
 
@@ -66,8 +65,9 @@ def cases_json(reading: Reading, table: Columns, editors: Sequence[str]) -> tupl
     texts, pictures, outcomes, settings, metrics = (Numbering() for _ in range(5))
     order = {name: number for number, name in enumerate(editors)}
     shown = chosen(table)
-    for protocol, edits in np.unique(shown[["protocol", "edits"]]):
-        settings(setting_label(table.named("protocol", protocol), int(edits)))
+    sizes = table.sizes()
+    for protocol, edits in sizes:
+        settings(setting_label(protocol, edits))
     probes: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(dict)
     edited: dict[tuple[str, str], tuple[str, str, str]] = {}
     for _, record in reading.pick(shown["number"]):
@@ -82,7 +82,7 @@ def cases_json(reading: Reading, table: Columns, editors: Sequence[str]) -> tupl
     value = {
         "editors": list(editors),
         "settings": settings.values,
-        "start": settings(_largest(table)),
+        "start": max(place for place, (protocol, _) in enumerate(sizes) if protocol == sizes[0][0]),
         "metrics": [[name, label(name)] for name in metrics.values],
         "texts": texts.values,
         "outcomes": outcomes.values,
@@ -90,16 +90,9 @@ def cases_json(reading: Reading, table: Columns, editors: Sequence[str]) -> tupl
             [case[0], _edit(edited.get(case), texts, pictures), [probe for _, probe in sorted(members.items())]]
             for case, members in sorted(probes.items())
         ],
-        "of": len(np.unique(table.rows[["data", "case"]])),
+        "of": len(distinct(table.rows, "data", "case")),
     }
     return value, pictures.values
-
-
-def _largest(table: Columns) -> str:
-    """The setting that is shown first: the most edits in one pool."""
-    protocol = "windows" if "windows" in table.texts["protocol"] else table.texts["protocol"][0]
-    edits = table.rows["edits"][table.rows["protocol"] == table.texts["protocol"].index(protocol)]
-    return setting_label(protocol, int(edits.max()))
 
 
 def _asked(record: Record, texts: Numbering, pictures: Numbering) -> list[Any]:

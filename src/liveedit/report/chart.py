@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from liveedit.report.columns import OURS
 from liveedit.report.scores import Summary
 
-__all__ = ["Axis", "Block", "Panel", "Point", "Style", "image_of", "panel_svg", "styles"]
+__all__ = ["Axis", "Block", "Panel", "Point", "Style", "images_of", "panel_svg", "styles"]
 
-EMPHASISED = "liveedit"
 COLOURS = ("#0077bb", "#ee7733", "#009988", "#ee3377", "#33bbee", "#cc3311", "#8a8a8a")
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"))
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
@@ -92,8 +92,8 @@ class Style:
 
 def styles(summary: Summary) -> dict[str, Style]:
     """A style for each editor: LiveEdit first, then the others in the order of their names."""
-    editors = sorted({row["editor"] for row in summary["rows"]} - {EMPHASISED})
-    first = {EMPHASISED: _style(0, 2.4)} if any(row["editor"] == EMPHASISED for row in summary["rows"]) else {}
+    editors = sorted({row["editor"] for row in summary["rows"]} - {OURS})
+    first = {OURS: _style(0, 2.4)} if any(row["editor"] == OURS for row in summary["rows"]) else {}
     return first | {editor: _style(i, 1.3) for i, editor in enumerate(editors, start=1)}
 
 
@@ -104,9 +104,10 @@ def _style(i: int, width: float) -> Style:
     return Style(COLOURS[colour + 1], marker, glyph, DASHES[turn % len(DASHES)], width)
 
 
-def image_of(blocks: Sequence[Block], drawn: dict[str, Style], format: Literal["svg", "png"]) -> bytes:
-    """All blocks below one another in one figure, three panels a row."""
-    return _saved(_figure(blocks, drawn), format)
+def images_of(blocks: Sequence[Block], drawn: dict[str, Style]) -> dict[str, bytes]:
+    """All blocks below one another in one figure, three panels a row, as "svg" and as "png"."""
+    figure = _figure(blocks, drawn)
+    return {format: _saved(figure, format) for format in ("svg", "png")}
 
 
 def panel_svg(prefix: str, panel: Panel, axis: Axis, drawn: dict[str, Style]) -> str:
@@ -160,9 +161,7 @@ def _axes(figure: Figure, x: float, y: float) -> Any:
 
 def _legend(figure: Figure, drawn: dict[str, Style]) -> None:
     handles = [
-        Line2D(
-            [], [], color=s.colour, marker=s.marker, linestyle=s.dash, linewidth=s.width, markersize=4, label=editor
-        )
+        Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, linewidth=s.width, markersize=4, label=editor)
         for editor, s in drawn.items()
     ]
     figure.legend(handles=handles, loc="upper center", ncols=LEGEND_COLUMNS, frameon=False)
@@ -174,7 +173,7 @@ def _draw(axes: Any, points: Sequence[Point], axis: Axis, drawn: dict[str, Style
     for i, editor in enumerate(drawn):
         if line := sorted((point for point in points if point.editor == editor), key=lambda point: point.x):
             shift = 1.04 ** (i - (len(drawn) - 1) / 2) if len(places) == 1 and axis == "edits" else 1.0
-            band = editor == EMPHASISED or len(shown) <= WITH_BANDS
+            band = editor == OURS or len(shown) <= WITH_BANDS
             _draw_line(axes, line, drawn[editor], f"editor-{i}", shift=shift, band=band)
     axes.set(ylim=(-4, 104), yticks=(0, 25, 50, 75, 100))
     _set_x(axes, axis, places)
@@ -255,5 +254,3 @@ def _saved(figure: Figure, format: str, *, fonttype: str = "path", transparent: 
     with mpl.rc_context({"svg.hashsalt": "liveedit", "svg.fonttype": fonttype}):
         figure.savefig(out, format=format, dpi=160, transparent=transparent, metadata=nothing)
     return out.getvalue()
-
-

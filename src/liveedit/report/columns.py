@@ -22,7 +22,7 @@ import numpy as np
 
 from liveedit.types import Record
 
-__all__ = ["SCORES", "Columns", "columns", "normalise", "probe_scores", "size_of"]
+__all__ = ["SCORES", "Columns", "columns", "distinct", "normalise", "probe_scores", "size_of"]
 
 SCORES = ("token_accuracy", "exact_match", "contains", "top1_kept", "top10_rank", "unedited_match")
 
@@ -36,6 +36,8 @@ ROW = np.dtype(
         *((name, "f8") for name in ("edit_seconds", "query_seconds", "edit_bytes", "peak_bytes")),
     ]
 )
+PROTOCOLS = ("windows", "stream", "gap")
+OURS = "liveedit"
 PLACE = ("data", "protocol", "edits", "editor", "seed", "case", "window", "probe")
 """What tells a record from all others, in the order of the table's rows."""
 
@@ -44,13 +46,18 @@ PLACE = ("data", "protocol", "edits", "editor", "seed", "case", "window", "probe
 class Columns:
     """``rows`` (records,) of :data:`ROW`, sorted by :data:`PLACE`, each record once, its later copy where it has two.
 
-    ``texts`` are what the numbers in the columns of :data:`TEXTS` stand for, sorted. ``number`` is the place in the
+    ``texts`` are what the numbers in the columns of :data:`TEXTS` stand for. ``number`` is the place in the
     pass over the records, ``edits`` what :func:`size_of` says, a score that a record cannot give is NaN.
     """
 
     rows: np.ndarray
     texts: dict[str, list[str]]
     repeated: int
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """Each (protocol, N), the protocols in their order."""
+        first = distinct(self.rows, "protocol", "edits")
+        return [(self.named("protocol", row["protocol"]), int(row["edits"])) for row in self.rows[first]]
 
     def named(self, column: str, code: int) -> str:
         """The text that ``code`` stands for in ``column``."""
@@ -62,14 +69,28 @@ def columns(records: Iterable[Record]) -> Columns:
     codes: dict[str, dict[str, int]] = {name: {} for name in TEXTS}
     rows = np.fromiter(_rows(records, codes), dtype=ROW)
     for name, found in codes.items():
-        place = {text: number for number, text in enumerate(sorted(found))}
+        place = {text: number for number, text in enumerate(_in_order(found))}
         rows[name] = np.array([place[text] for text in found], dtype="i4")[rows[name]]
     order = np.lexsort([rows["number"], *(rows[name] for name in reversed(PLACE))])
     rows = rows[order]
-    last = np.ones(len(rows), dtype=bool)
-    if len(rows):
-        last[:-1] = np.any([rows[name][1:] != rows[name][:-1] for name in PLACE], axis=0)
-    return Columns(rows[last], {name: sorted(found) for name, found in codes.items()}, int((~last).sum()))
+    last = np.append(_changes(rows, PLACE), True)[: len(rows)]
+    return Columns(rows[last], {name: _in_order(found) for name, found in codes.items()}, int((~last).sum()))
+
+
+def distinct(rows: np.ndarray, *names: str) -> np.ndarray:
+    """The places of the first of ``rows`` with each combination of the columns ``names``, in the combinations' order."""
+    order = np.lexsort([rows[name] for name in reversed(names)])
+    return order[np.append(True, _changes(rows[order], names))[: len(rows)]]
+
+
+def _changes(rows: np.ndarray, names: Iterable[str]) -> np.ndarray:
+    """Whether each of ``rows`` but the first differs from the one before it in any column of ``names``."""
+    return np.any([rows[name][1:] != rows[name][:-1] for name in names], axis=0)
+
+
+def _in_order(texts: Iterable[str]) -> list[str]:
+    """Sorted, but protocols as in :data:`PROTOCOLS`, and LiveEdit behind its rivals as in its paper."""
+    return sorted(texts, key=lambda text: (text == OURS, PROTOCOLS.index(text) if text in PROTOCOLS else -1, text))
 
 
 def _rows(records: Iterable[Record], codes: dict[str, dict[str, int]]) -> Iterator[tuple[float, ...]]:

@@ -6,14 +6,15 @@ too; here these are benchmarks with "one-hop" in their names, one with that edit
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from dataclasses import replace
 
-from liveedit.report.chart import Axis, Block, Panel, Point, image_of, styles
+from liveedit.report.chart import Axis, Block, Panel, Point, images_of, styles
 from liveedit.report.scores import ScoreRow, Summary
 from liveedit.report.table import MAIN, SCORE_LABELS, label, score_label, settings, titled
 
-__all__ = ["curves", "figure_files", "forgetting", "hops"]
+__all__ = ["curves", "figure_files", "forgetting", "hops", "one_hop"]
 
+PAPER_SCORES = ("token_accuracy", "exact_match")
 HOP = re.compile(r"portability_(\d)hop")
 
 
@@ -47,7 +48,7 @@ def hops(summary: Summary) -> list[Block]:
     """Portability over hops, a panel each N, where questions at two distances or more were asked."""
     found = []
     for data, protocol in settings(summary):
-        for score in SCORE_LABELS:
+        for score in PAPER_SCORES:
             rows = [
                 (int(hop[1]), row)
                 for row in summary["rows"]
@@ -70,7 +71,7 @@ def forgetting(summary: Summary) -> list[Block]:
     """Reliability over the number of edits made later, where a protocol tells."""
     found = []
     for data, protocol in dict.fromkeys((row["data"], row["protocol"]) for row in summary["forgetting"]):
-        for score in SCORE_LABELS:
+        for score in PAPER_SCORES:
             points = [
                 Point(row["editor"], row["later"], row["value"], row["low"], row["high"])
                 for row in summary["forgetting"]
@@ -81,14 +82,31 @@ def forgetting(summary: Summary) -> list[Block]:
     return [block for block in found if block.panels]
 
 
+def one_hop(summary: Summary) -> list[Block]:
+    """Portability at one hop of the benchmarks with "one-hop" in their names, side by side, where there are several."""
+    found = []
+    for score in PAPER_SCORES:
+        rows = [
+            row
+            for row in summary["rows"]
+            if "one-hop" in row["data"] and (row["metric"], row["score"]) == ("portability_1hop", score)
+        ]
+        names = list(dict.fromkeys(row["data"] for row in rows))
+        panels = [_panel("portability_1hop", [row for row in rows if row["data"] == name]) for name in names]
+        panels = [replace(panel, title=name) for panel, name in zip(panels, names, strict=True)]
+        if len(names) > 1:
+            found.append(_block(names[0], rows[0]["protocol"], score, "edits", "at one hop over N edits", panels))
+    return found
+
+
 def figure_files(summary: Summary) -> dict[str, bytes]:
-    """The figures by file name, as SVG and PNG; the one over hops and that of forgetting only if there is any."""
+    """The figures by file name, as SVG and PNG, in the papers' scores; all but the curves only if there are any."""
     drawn = styles(summary)
-    formats: tuple[Literal["svg", "png"], ...] = ("svg", "png")
-    figures = {"curves": curves(summary), "hops": hops(summary), "forgetting": forgetting(summary)}
+    over_n = [block for block in curves(summary) if block.score in PAPER_SCORES]
+    figures = {"hops": hops(summary), "one-hop": one_hop(summary), "forgetting": forgetting(summary)}
+    shown = {"curves": over_n} | {name: blocks for name, blocks in figures.items() if blocks}
     return {
-        f"{name}.{format}": image_of(blocks, drawn, format)
-        for name, blocks in figures.items()
-        if blocks or name == "curves"
-        for format in formats
+        f"{name}.{format}": content
+        for name, blocks in shown.items()
+        for format, content in images_of(blocks, drawn).items()
     }

@@ -14,8 +14,8 @@ from PIL import Image
 from liveedit.errors import LiveEditError
 from liveedit.report.cases import cases_json, shortened
 from liveedit.report.chart import Block, panel_svg, styles
-from liveedit.report.columns import Columns
-from liveedit.report.figures import curves, forgetting, hops
+from liveedit.report.columns import Columns, distinct
+from liveedit.report.figures import PAPER_SCORES, curves, forgetting, hops, one_hop
 from liveedit.report.files import Reading
 from liveedit.report.scores import Summary, metric_order
 from liveedit.report.table import MAIN, Table, label, score_label, setting_label, settings, tables, titled
@@ -59,9 +59,9 @@ def _facts(reading: Reading, table: Columns) -> list[tuple[str, str]]:
         ("Benchmark", ", ".join(table.texts["data"])),
         ("Editors", ", ".join(table.texts["editor"])),
         ("Edits N", ", ".join(_setting_labels(table))),
-        ("Cases", f"{len(np.unique(rows[['data', 'case']])):,}"),
+        ("Cases", f"{len(distinct(rows, 'data', 'case')):,}"),
         ("Probes", f"{len(rows):,}"),
-        ("Windows", f"{len(np.unique(rows[['data', 'protocol', 'edits', 'seed', 'window']])):,}"),
+        ("Windows", f"{len(distinct(rows, 'data', 'protocol', 'edits', 'seed', 'window')):,}"),
         ("Seeds", ", ".join(map(str, np.unique(rows["seed"])))),
     ]
     if reading.half_lines:
@@ -72,8 +72,7 @@ def _facts(reading: Reading, table: Columns) -> list[tuple[str, str]]:
 
 
 def _setting_labels(table: Columns) -> list[str]:
-    found = np.unique(table.rows[["protocol", "edits"]])
-    return [setting_label(table.named("protocol", protocol), int(edits)) for protocol, edits in found]
+    return [setting_label(protocol, edits) for protocol, edits in table.sizes()]
 
 
 def _options(table: Columns, editors: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
@@ -91,7 +90,7 @@ def _sections(summary: Summary) -> list[dict[str, Any]]:
     panels = {}
     for number, block in enumerate(curves(summary)):
         panels[block.data, block.protocol, block.score] = _svgs(f"c{number}", block, drawn)
-    extra = [*hops(summary), *forgetting(summary)]
+    extra = [*hops(summary), *one_hop(summary), *forgetting(summary)]
     figures = [(block, _svgs(f"f{number}", block, drawn)) for number, block in enumerate(extra)]
     found = []
     for data, protocol in settings(summary):
@@ -119,10 +118,11 @@ def _svgs(prefix: str, block: Block, drawn: Any) -> list[tuple[str, str, Markup]
 
 
 def _block(score: str, own: Iterable[Table], panels: Sequence[tuple[str, str, Markup]]) -> dict[str, Any]:
-    """The papers' metrics first, ``folded`` the others."""
+    """The papers' metrics first, ``folded`` the others; ``minor`` are scores that no paper's table is about."""
     made = [table for table in own if table.score == score]
     return {
         "score": score_label(score),
+        "minor": score not in PAPER_SCORES,
         "main": {
             "tables": [table for table in made if table.kind == "main"],
             "panels": [panel for panel in panels if panel[0] in MAIN],

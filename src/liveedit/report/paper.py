@@ -5,8 +5,8 @@
 
 Each comes in two scores, token accuracy and exact match. The papers do not mean the same by locality, and each table
 has its own paper's: the first counts the best token at the answer's positions, the second at all positions the best
-token for text and the ten best by rank for images. ± is half the width of the 95 % interval; what it is in LiveEdit's Table 1 the paper does not say. The best of
-several editors at one N is bold.
+token for text and the ten best by rank for images. ± is half the width of the 95 % interval; what it is in LiveEdit's
+Table 1 the paper does not say. The best of several editors at one N is bold.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +114,7 @@ def _plus_minus(cell: Cell) -> str:
 
 
 def latex(table: Table) -> str:
-    """``table`` as a LaTeX table, for which the preamble needs ``\\usepackage{booktabs}``."""
+    """``table`` as a LaTeX table, for which the preamble has to load booktabs."""
     by_size = [list(lines) for _, lines in groupby(table.lines, lambda line: line.edits)]
     groups = ["".join(f"{_latex_line(line, i == 0)}\n" for i, line in enumerate(lines)) for lines in by_size]
     body = "\\midrule\n".join(groups)

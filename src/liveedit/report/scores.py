@@ -15,7 +15,7 @@ from typing import TypedDict, TypeVar
 import numpy as np
 
 from liveedit.errors import BadInput
-from liveedit.report.columns import SCORES, Columns, columns, probe_scores
+from liveedit.report.columns import SCORES, Columns, columns, distinct, probe_scores
 from liveedit.report.files import write_file
 from liveedit.types import Record
 
@@ -239,7 +239,7 @@ def _firing_row(group: _Group, metric: str, rows: np.ndarray) -> FiringRow:
 
 def _cost_row(group: _Group, rows: np.ndarray) -> CostRow:
     """An edit counts once, however many probes its case has."""
-    _, first = np.unique(rows[["seed", "window", "case"]], return_index=True)
+    first = distinct(rows, "seed", "window", "case")
     return CostRow(
         **group,
         edit_seconds=_mean(rows["edit_seconds"][first]),

@@ -178,7 +178,9 @@ def _score_table(kind: Kind, data: str, protocol: str, score: str, rows: Sequenc
     title = titled(score_label(score), protocol) + (", other probes" if kind == "other" else "")
     seeds = max((row["seeds"] for row in rows), default=1)
     note = f"{INTERVAL_NOTE}{f' of up to {seeds} seeds' if seeds > 1 else ''}."
-    return Table(kind, title, note, data, protocol, score, _metric_columns(rows), best_marked(lines), size_heading(protocol))
+    return Table(
+        kind, title, note, data, protocol, score, _metric_columns(rows), best_marked(lines), size_heading(protocol)
+    )
 
 
 def _firing_tables(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -212,17 +214,14 @@ def _cost_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> 
 
 def _forgetting_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """A line per (edits made later, editor), a column a score."""
-    named = sorted(
-        ({**row, "metric": row["score"], "edits": round(row["later"])} for row in rows),
-        key=lambda row: (row["edits"], row["editor"]),
-    )
-    cells = _lines(named, lambda row: Cell(row["metric"], row["value"], row["low"], row["high"]))
-    columns = tuple((name, REMEMBERED[name]) for name, _ in _metric_columns(named))
-    title = titled("Reliability after later edits", protocol)
+    held: dict[tuple[int, str], dict[str, Cell]] = {}
+    for row in sorted(rows, key=lambda row: float(row["later"])):
+        cell = Cell(row["score"], row["value"], row["low"], row["high"])
+        held.setdefault((round(row["later"]), row["editor"]), {})[row["score"]] = cell
+    lines = [Line(*key, tuple(cells.get(name, Cell(name)) for name in REMEMBERED)) for key, cells in held.items()]
+    title, columns = titled("Reliability after later edits", protocol), tuple(REMEMBERED.items())
     note = f"{INTERVAL_NOTE}."
-    return Table(
-        "forgetting", title, note, data, protocol, "forgetting", columns, best_marked(cells), "Later edits"
-    )
+    return Table("forgetting", title, note, data, protocol, "forgetting", columns, best_marked(lines), "Later edits")
 
 
 def _metric_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
