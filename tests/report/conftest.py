@@ -77,6 +77,14 @@ def make_probe(chance, editor, data, edits, case, probe):
     )
 
 
+def make_answers(right, **changes):
+    """A reliability record a case, right where ``right`` says so."""
+    return [
+        make_record(case=f"c{i:03}", **changes, **({} if r else {"answer_after": "Chile", "tokens_after": (1, 3)}))
+        for i, r in enumerate(right)
+    ]
+
+
 def save_records(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{record.to_json()}\n" for record in records), encoding="utf-8")
@@ -91,6 +99,11 @@ def record():
 @pytest.fixture
 def run():
     return make_run
+
+
+@pytest.fixture
+def answers():
+    return make_answers
 
 
 @pytest.fixture

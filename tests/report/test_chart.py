@@ -1,56 +1,79 @@
-"""Curves: the same file each time, a panel for each metric and score, a line for each editor."""
+"""Curves: the same file each time, a line for each editor, LiveEdit before all others."""
 
 from xml.etree import ElementTree
 
-from liveedit.report.chart import curves_png, curves_svg, panels, styles
+import pytest
+
+from liveedit.report.chart import Block, Panel, Point, images_of, panel_svg, styles
 from liveedit.report.scores import summary
 
 
-def test_svg_is_the_same_each_time(run):
-    numbers = summary(run(cases=3))
-    first = curves_svg(numbers)
-    assert first == curves_svg(numbers)
-    assert b"<dc:date>" not in first
-    assert ElementTree.fromstring(first).tag == "{http://www.w3.org/2000/svg}svg"
+def drawn(*editors):
+    return styles({"rows": [{"editor": editor} for editor in editors]})
 
 
-def test_png(run):
-    assert curves_png(summary(run(cases=3))).startswith(b"\x89PNG")
+def panel(editors=("ft", "liveedit"), places=(1, 10, 100)):
+    return Panel("reliability", "Rel", tuple(Point(e, x, 0.5, 0.4, 0.6) for e in editors for x in places))
 
 
-def test_a_panel_for_each_score_of_each_metric(run):
-    numbers = summary(run(cases=3))
-    drawn = panels(numbers)
-    assert {(p.score, p.metric) for p in drawn} == {(r["score"], r["metric"]) for r in numbers["rows"]}
-    assert [p.metric for p in drawn][:6] == [
-        "reliability", "text_generality", "image_generality", "text_locality", "image_locality", "average",
-    ]  # fmt: skip
+def block(axis="edits", **changes):
+    return Block("emblem", "windows", "exact_match", axis, "emblem: exact match", (panel(**changes),))
 
 
-def test_panels_name_their_lines_and_share_no_ids(run):
-    drawn = panels(summary(run(cases=3)))
-    ids = [part.split('"')[0] for panel in drawn for part in panel.svg.split(' id="')[1:]]
+def test_images_are_the_same_each_time():
+    first, again = (images_of([block()], drawn("ft", "liveedit")) for _ in range(2))
+    assert first == again
+    assert first["png"].startswith(b"\x89PNG")
+    assert b"<dc:date>" not in first["svg"]
+    assert ElementTree.fromstring(first["svg"]).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_figure_of_nothing(record):
+    assert images_of([], styles(summary([record(edits=0)])))["svg"]
+
+
+def test_panels_name_their_lines_and_share_no_ids():
+    svgs = [panel_svg(f"c{i}", panel(), "edits", drawn("ft", "liveedit")) for i in range(2)]
+    ids = [part.split('"')[0] for svg in svgs for part in svg.split(' id="')[1:]]
     assert len(ids) == len(set(ids))
-    assert all(panel.svg.count('data-editor="liveedit"') == 2 for panel in drawn)
-    assert not any("http" in panel.svg for panel in drawn)
+    assert all(svg.count('data-editor="liveedit"') == 2 for svg in svgs)  # band and line
+    assert not any("http" in svg for svg in svgs)
 
 
-def test_editor_names_are_escaped_and_never_read_as_mathematics(record):
+def test_among_many_editors_only_liveedit_has_a_band():
+    editors = ["liveedit", *(f"e{i}" for i in range(13))]
+    svg = panel_svg("c", panel(editors), "edits", drawn(*editors))
+    assert svg.count('data-editor="liveedit"') == 2
+    assert svg.count('data-editor="e7"') == 1
+
+
+def test_editor_names_are_escaped_and_never_read_as_mathematics():
     odd = 'a"><script>$x_1$'
-    numbers = summary([record(editor=odd, edits=n) for n in (1, 10)])
-    svg = panels(numbers)[0].svg
+    svg = panel_svg("c", panel([odd]), "edits", drawn(odd))
     assert "<script>" not in svg
     assert "a&quot;&gt;&lt;script&gt;$x_1$" in svg
-    ElementTree.fromstring(curves_svg(numbers))
+    ElementTree.fromstring(images_of([block(editors=[odd])], drawn(odd))["svg"])
 
 
-def test_one_size_and_no_edits_at_all(record):
-    assert "<path" in panels(summary([record(edits=100)]))[0].svg
-    unedited = summary([record(edits=0)])
-    assert panels(unedited) == []
-    assert curves_svg(unedited)
+@pytest.mark.parametrize("axis", ["edits", "hops", "later"])
+@pytest.mark.parametrize("places", [(1,), (1, 2, 4), (1, 10, 20, 50, 100, 1000)])
+def test_every_axis_takes_one_place_and_many(axis, places):
+    assert "<path" in panel_svg("c", panel(places=places), axis, drawn("ft", "liveedit"))
 
 
-def test_many_editors_look_different(record):
-    drawn = styles(summary([record(editor=f"e{i:02}") for i in range(14)]))
-    assert len({(s.colour, str(s.dash)) for s in drawn.values()}) == 14
+def test_no_later_edit_has_a_place_on_the_axis():
+    svg = panel_svg("c", panel(places=(0, 10, 100)), "later", drawn("ft", "liveedit"))
+    assert all(f">{place}</text>" in svg for place in (0, 10, 100))
+
+
+def test_many_editors_look_different():
+    shown = drawn("liveedit", *(f"e{i:02}" for i in range(14)))
+    assert len({(s.colour, str(s.dash)) for s in shown.values()}) == 15
+
+
+def test_liveedit_is_thicker_first_and_blue_for_itself():
+    shown = drawn("ft", "wise", "liveedit", *(f"e{i}" for i in range(9)))
+    assert next(iter(shown)) == "liveedit"
+    others = [style for name, style in shown.items() if name != "liveedit"]
+    assert all(s.width < shown["liveedit"].width and s.colour != shown["liveedit"].colour for s in others)
+    assert drawn("ft")["ft"] == drawn("ft", "liveedit")["ft"]

@@ -1,5 +1,8 @@
-"""The page: whole, safe, small, and the same each time."""
+"""The page: whole, safe, small, the same each time, and every answer beside the others."""
 
+import html as htmllib
+import json
+import random
 import re
 from html.parser import HTMLParser
 
@@ -7,26 +10,26 @@ import pytest
 from PIL import Image
 
 from liveedit.errors import BadInput
-from liveedit.report import page
+from liveedit.report import cases, page
+from liveedit.report.columns import columns
 from liveedit.report.files import Reading
-from liveedit.report.scores import summary
+from liveedit.report.scores import summarised
 from liveedit.types import Firing
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 
 
 class Nesting(HTMLParser):
-    """Fails on an end tag that closes nothing, counts elements, gathers text by class."""
+    """Fails on an end tag that closes nothing, gathers attributes."""
 
     def __init__(self):
         super().__init__()
-        self.open, self.cards = [], []
+        self.open, self.attributes = [], []
 
     def handle_starttag(self, tag, attrs):
         if tag not in VOID:
             self.open.append(tag)
-        if tag == "article":
-            self.cards.append(dict(attrs))
+        self.attributes.append(dict(attrs))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -36,102 +39,189 @@ def nothing(name):
     return None
 
 
-def draw(records, images=nothing, **reading):
-    html = page.render(Reading(records, **reading), summary(records), images)
-    parser = Nesting()
-    parser.feed(html)
-    assert parser.open == []
-    return html, parser.cards
-
-
 def photo(name):
     return Image.effect_noise((300, 200), 90).convert("RGB")
 
 
-def test_page_needs_nothing_from_elsewhere(run):
-    html, _ = draw(run(), photo)
+@pytest.fixture
+def draw(tmp_path, save):
+    """The page of records, and the JSON in it."""
+
+    def draw(records, images=nothing, half=""):
+        path = save(tmp_path / "records-0.jsonl", records)
+        with path.open("a") as file:
+            file.write(half)
+        reading = Reading([path])
+        table = columns(reading)
+        html = page.render(reading, table, summarised(table), images)
+        parser = Nesting()
+        parser.feed(html)
+        assert parser.open == []
+        found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+        return html, json.loads(found[1])
+
+    return draw
+
+
+def answers(data, case=0):
+    """{(metric, setting, editor): (answer, right, percent of tokens, experts)} of a case, read as the page reads it."""
+    return {
+        (data["metrics"][probe[0]][0], data["settings"][int(setting)], editor): (data["texts"][out[0]], *out[1:])
+        for probe in data["cases"][case][2]
+        for setting, row in probe[6].items()
+        for editor, number in zip(data["editors"], row, strict=True)
+        if number >= 0 and (out := data["outcomes"][number])
+    }
+
+
+def test_page_needs_nothing_from_elsewhere(run, draw):
+    html, _ = draw(run(cases=3), photo)
     assert not re.findall(r"https?://", html)
     assert not re.findall(r"<(?:link|img|iframe)\b| src=", html)
 
 
-def test_page_is_the_same_each_time(run):
-    assert draw(run())[0] == draw(run())[0]
+def test_page_is_the_same_each_time(run, draw):
+    assert draw(run(cases=2))[0] == draw(run(cases=2))[0]
 
 
-def test_answers_are_escaped(record):
-    evil = "<script>alert(1)</script>"
-    fields = ("prompt", "target", "answer_before", "answer_after", "image", "editor", "data", "case", "metric")
-    html, _ = draw([record(**dict.fromkeys(fields, evil)), record(**dict.fromkeys(fields, "\"'>" + evil), probe=1)])
-    assert "alert(1)" in html
-    assert html.count("<script>") == 1
-    assert "&lt;script&gt;alert(1)" in html
+def test_every_answer_stands_beside_the_others(run, draw):
+    records = run(cases=3)
+    _, data = draw(records)
+    assert (len(data["cases"]), data["of"]) == (3, 3)
+    for number in range(3):
+        own = [r for r in records if r.case == f"edit:{number}"]
+        found = answers(data, number)
+        assert len(found) == len(own)
+        for r in own:
+            said, right, tokens, _ = found[r.metric, f"{r.edits:,}", r.editor]
+            assert said == r.answer_after
+            assert right == (r.answer_after != "Chile")
+            assert tokens == (100 if right else 50)
 
 
-def test_a_card_tells_all(record):
-    card = record(
-        metric="look_alike_image", wanted="before", probe=1, answer_before="Chile", answer_after="Japan", case="a",
+def test_a_probe_tells_what_was_asked(record, draw):
+    probe = record(
+        metric="look_alike_image", wanted="before", probe=1, answer_before="Chile", answer_after="Japan", image="b",
         fired=(Firing(3, 0.75, own=True), Firing(9, 0.125, own=False)), experts_fired=5,
     )  # fmt: skip
-    html, cards = draw([card, record(case="a", prompt="Whose flag?")])
-    assert [c["data-verdict"] for c in cards] == ["right", "wrong"]
-    text = " ".join(re.sub(r"<[^>]*>", " ", html[html.rindex("<article") :]).split())
-    for part in ("✗ wrong", "Look-alike image", "as before", "Chile", "#3 0.75 own", "#9 0.12", "+ 3 more"):
-        assert part in text
-    assert "Edited: Whose flag? → Japan" in text
+    _, data = draw([probe, record(prompt="Whose flag?", image="a")])
+    [[benchmark, edit, probes]] = data["cases"]
+    names = [name for name, _ in data["pictures"]]
+    assert benchmark == "emblem"
+    assert (data["texts"][edit[0]], data["texts"][edit[1]], names[edit[2]]) == ("Whose flag?", "Japan", "a")
+    [rel, alike] = probes
+    assert data["texts"][rel[2]] == "Japan"
+    assert (data["texts"][rel[4]], rel[5]) == ("France", 0)
+    assert (alike[2], names[alike[3]], data["texts"][alike[4]], alike[5]) == (-1, "b", "Chile", None)
+    assert answers(data)["look_alike_image", "10", "liveedit"][3] == "#3 0.75 own, #9 0.12, + 3 more"
 
 
-def test_the_header_tells_what_was_left_out(record):
-    html, _ = draw([record()], half_lines=2, repeated=7)
-    assert "<dt>Half-written lines left out</dt><dd>2</dd>" in html
-    assert "<dt>Repeated records passed over</dt><dd>7</dd>" in html
+def test_texts_and_pictures_stand_once(record, draw):
+    records = [record(case=str(i), edits=n, editor=e) for n in (1, 10) for i in range(3) for e in "ab"]
+    html, data = draw(records, photo)
+    assert html.count("data:image/webp;base64,") == 1
+    assert len(data["texts"]) == len(set(data["texts"])) == 3
+    assert len(data["outcomes"]) == 1
+
+
+def test_a_missing_method_at_an_n_leaves_its_place_empty(record, draw):
+    _, data = draw([record(editor="a"), record(editor="b"), record(editor="a", edits=100)])
+    assert set(answers(data)) == {("reliability", "10", "a"), ("reliability", "10", "b"), ("reliability", "100", "a")}
+    assert data["settings"][data["start"]] == "100"
+
+
+def test_a_case_without_its_edit_is_shown(record, draw):
+    assert draw([record(metric="text_generality")])[1]["cases"][0][1] is None
+
+
+def test_seeds_and_protocols(record, draw):
+    records = [record(seed=s, answer_after=f"seed {s}") for s in (2, 1)]
+    html, data = draw([*records, record(seed=1, protocol="gap", later=20)])
+    assert data["settings"] == ["10", "gap 20"]
+    assert data["start"] == 0
+    assert answers(data)["reliability", "10", "liveedit"][0] == "seed 1"
+    assert "of the first seed" in html
+    assert 'data-edits="gap 20"' in html
+
+
+def test_answers_are_escaped(record, draw):
+    evil = "</script><script>alert(1)</script>"
+    fields = ("prompt", "target", "answer_before", "answer_after", "image", "editor", "data", "case", "metric")
+    html, data = draw([record(**dict.fromkeys(fields, evil)), record(**dict.fromkeys(fields, "\"'>" + evil), probe=1)])
+    assert evil not in html
+    assert html.count("</script>") == 2
+    assert htmllib.escape("<script>alert(1)", quote=False) in html
+    assert evil in data["texts"]
+
+
+def test_the_header_tells_what_was_left_out(record, draw):
+    html, _ = draw([record(), record()], half='{"editor"')
+    assert "<dt>Half-written lines left out</dt><dd>1</dd>" in html
+    assert "<dt>Repeated records passed over</dt><dd>1</dd>" in html
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), OSError("x"), BadInput("x"), ValueError("x")])
-def test_a_picture_that_is_lost_is_a_placeholder(record, error):
+def test_a_picture_that_is_lost_is_a_placeholder(record, draw, error):
     def broken(name):
         raise error
 
     for images in (nothing, broken):
-        html, _ = draw([record()], images)
-        assert "image not found" in html
-        assert "background-image: url(" not in html
-
-
-def test_a_picture_is_embedded_once(record):
-    records = [record(case=str(i), edits=n) for n in (1, 10) for i in range(3)]
-    html, cards = draw(records, photo)
-    assert len(cards) == 6
-    assert html.count("data:image/webp;base64,") == 1
+        _, data = draw([record()], images)
+        assert data["pictures"] == [["emblem:twemoji/jp", ""]]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK", "1"])
-def test_pictures_of_all_modes(record, mode):
+def test_pictures_of_all_modes(record, draw, mode):
     assert "data:image/webp" in draw([record()], lambda name: Image.new(mode, (40, 20)))[0]
 
 
-def test_a_large_run_stays_small(run):
-    editors = [f"editor-{i}" for i in range(8)]
-    html, cards = draw(run(editors, sizes=(1, 10, 100, 1000, 3000, 10000), cases=30), photo)
-    assert len(cards) == 360
-    assert len(html.encode()) < 3_000_000
+def test_pictures_shrink_until_they_fit(record, draw, monkeypatch):
+    records = [record(case=str(i), image=str(i)) for i in range(8)]
+    whole = len(draw(records, photo)[0])
+    monkeypatch.setattr(page, "PICTURE_BYTES", 20_000)
+    small, data = draw(records, photo)
+    assert len(small) < whole
+    assert sum(len(uri) for _, uri in data["pictures"]) <= 20_000
 
 
-def test_the_choice_mixes_metrics_editors_right_and_wrong(run):
-    records = run(sizes=(100,), cases=60)
-    chosen = page.choose(records, 60)
-    assert len(chosen) == 60
-    for metric in {r.metric for r in records}:
-        cards = [page.Card(r, None) for r in chosen if r.metric == metric]
-        assert {card.right for card in cards} == {True, False}
-        assert {card.record.editor for card in cards} == {"ft", "liveedit"}
+def test_a_large_run_shows_some_cases_evenly_spread(record, draw, monkeypatch):
+    monkeypatch.setattr(cases, "CASES", 5)
+    records = [record(case=f"c{i:02}", target=f"t{i:02}") for i in range(40)]
+    html, data = draw(records)
+    assert [data["texts"][edit[1]] for _, edit, _ in data["cases"]] == ["t00", "t08", "t16", "t24", "t32"]
+    assert "5 of 40 cases are shown" in html
 
 
-def test_the_choice_does_not_depend_on_the_order_of_records(run):
-    records = run(sizes=(10,), cases=30)
-    assert page.choose(records) == page.choose(records[::-1])
+def test_cases_that_were_asked_about_most_often_are_shown_first(record, draw, monkeypatch):
+    monkeypatch.setattr(cases, "CASES", 2)
+    records = [record(case=c, target=c) for c in "abcdef"] + [record(case=c, target=c, edits=100) for c in "be"]
+    _, data = draw(records)
+    assert [data["texts"][edit[1]] for _, edit, _ in data["cases"]] == ["b", "e"]
 
 
-def test_long_texts_are_cut(record):
+def test_many_answers_stay_few_bytes(draw, record):
+    """14 editors at 4 N answer 14 probes of 10 cases in 8 bytes an answer, beside the tables."""
+    chance = random.Random(0)
+    records = [
+        record(
+            editor=f"e{e}", edits=n, case=str(c), probe=p, metric=f"m{p}", prompt=f"question {c} {p}",
+            answer_after=chance.choice(("Japan", "Chile", "Peru")),
+        )
+        for e in range(14) for n in (1, 10, 100, 1000) for c in range(10) for p in range(14)
+    ]  # fmt: skip
+    [size] = [len(json.dumps(cases.cases_json(*reading_of(records), [f"e{e}" for e in range(14)])[0]))]
+    assert size < 8 * len(records)
+
+
+def reading_of(records):
+    class Held:
+        def pick(self, numbers):
+            return ((n, records[n]) for n in sorted(numbers))
+
+    return Held(), columns(records)
+
+
+def test_long_texts_are_cut(record, draw):
     html, _ = draw([record(answer_after="word " * 1000)])
     assert "word …" in html
     assert len(re.findall("word ", html)) < 100

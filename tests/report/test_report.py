@@ -10,7 +10,7 @@ from PIL import Image
 from liveedit.errors import BadInput, StorageError
 from liveedit.report import terminal_tables, write_report
 
-FILES = ["curves.png", "curves.svg", "index.html", "summary.json", "table.csv", "table.md"]
+FILES = ["curves.png", "curves.svg", "index.html", "summary.json", "table.csv", "table.md", "tables"]
 
 
 def test_report_writes_its_files(tmp_path, run, save):
@@ -24,8 +24,37 @@ def test_report_writes_its_files(tmp_path, run, save):
 def test_report_is_the_same_each_time(tmp_path, run, save):
     records = save(tmp_path / "records-0.jsonl", run(cases=3))
     reports = [write_report(records, tmp_path / name).parent for name in "ab"]
-    contents = [{file: (report / file).read_bytes() for file in FILES} for report in reports]
+    contents = [{p.name: p.read_bytes() for p in report.rglob("*") if p.is_file()} for report in reports]
+    assert len(contents[0]) == len(FILES) - 1 + 12
     assert contents[0] == contents[1]
+
+
+def test_a_report_again_in_its_own_folder_reads_records_alone(tmp_path, run, save):
+    save(tmp_path / "seed-0" / "records-0.jsonl", run(cases=2))
+    first = write_report(tmp_path, tmp_path).read_bytes()
+    assert write_report(tmp_path, tmp_path).read_bytes() == first
+
+
+def test_a_damaged_record_is_one_line_and_leaves_no_report(tmp_path, record, save):
+    path = save(tmp_path / "records-0.jsonl", [record()])
+    path.write_text(f"nonsense\n{path.read_text()}")
+    with pytest.raises(BadInput, match="line 1 is no record") as caught:
+        write_report(tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_seeds_and_protocols_in_one_report(tmp_path, record, save):
+    for editor in ("ft", "liveedit"):
+        for seed in (0, 1):
+            save(tmp_path / f"seed-{seed}" / editor / f"records-{editor}.jsonl", [record(editor=editor, seed=seed)])
+        save(tmp_path / "gap" / editor / "records-0.jsonl", [record(editor=editor, protocol="gap", later=20)])
+    folder = write_report(tmp_path, tmp_path / "out").parent
+    rows = json.loads((folder / "summary.json").read_text())["rows"]
+    assert {(r["editor"], r["protocol"], r["edits"], r["seeds"]) for r in rows} == {
+        (editor, *rest) for editor in ("ft", "liveedit") for rest in (("windows", 10, 2), ("gap", 20, 1))
+    }
+    assert (folder / "forgetting.svg").exists()
 
 
 def test_without_a_resolver_names_are_paths(tmp_path, record, save):
@@ -50,7 +79,7 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path, record, save)
 
 def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):
     write_report(save(tmp_path / "records-0.jsonl", [record()]), tmp_path)
-    [accuracy, exact, cost] = terminal_tables(tmp_path)
+    [accuracy, exact, _, cost] = terminal_tables(tmp_path)
     assert accuracy[0] == "emblem: Token accuracy (teacher-forced)"
     assert exact[1:] == (["N", "Editor", "Rel"], [["10", "liveedit", "100.0\n100–100"]])
     assert cost[0] == "emblem: Time and memory"

@@ -1,45 +1,17 @@
 """Scores computed by hand, and what intervals must satisfy."""
 
 import json
+import random
 
 import pytest
 
 from liveedit.errors import BadInput, StorageError
-from liveedit.report.scores import AVERAGED, normalise, probe_scores, summary, write_summary
+from liveedit.report.scores import AVERAGED, LATER, RESAMPLES, summary, write_summary
 from liveedit.types import Firing
 
 
 def rows_of(records):
     return {(row["metric"], row["score"]): row for row in summary(records)["rows"]}
-
-
-@pytest.mark.parametrize(
-    ("answer", "same_as"),
-    [(" Japan\n", "japan"), ("JAPAN.", "japan"), ("New   York .", "new york"), ("Straße", "STRASSE"), ("U.S.", "u.s")],
-)
-def test_normalise(answer, same_as):
-    assert normalise(answer) == normalise(same_as)
-
-
-def test_normalise_keeps_what_differs():
-    assert normalise("Japan..") != normalise("Japan")
-    assert normalise("new york") != normalise("newyork")
-
-
-@pytest.mark.parametrize(
-    ("changes", "scores"),
-    [
-        ({"answer_after": " japan. "}, {"exact_match": 1.0, "token_accuracy": 1.0}),
-        ({"answer_after": "Japan, I think"}, {"exact_match": 0.0, "token_accuracy": 1.0}),
-        ({"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 9, 3, 9)}, {"exact_match": 1.0, "token_accuracy": 0.5}),
-        ({"tokens_wanted": (), "tokens_after": ()}, {"exact_match": 1.0}),
-        ({"wanted": "before", "answer_after": "France"}, {"exact_match": 1.0, "token_accuracy": 1.0}),
-        ({"wanted": "before", "answer_after": "france"}, {"exact_match": 0.0, "token_accuracy": 1.0}),
-        ({"top10_kept": 0.25}, {"exact_match": 1.0, "token_accuracy": 1.0, "top10_rank": 0.25}),
-    ],
-)
-def test_probe_scores(record, changes, scores):
-    assert probe_scores(record(**changes)) == scores
 
 
 def test_scores_are_means_over_probes_not_over_cases(record):
@@ -106,6 +78,7 @@ def test_same_records_in_any_order_give_the_same_summary(run):
 def test_rows_are_ordered_by_data_edits_editor_and_metric(run):
     rows = summary(run(sizes=(100, 1, 10), editors=("liveedit", "ft"), data=("vlkeb", "emblem")))["rows"]
     keys = list(dict.fromkeys((row["data"], row["edits"], row["editor"]) for row in rows))
+    assert {row["protocol"] for row in rows} == {"windows"}
     assert keys == [(d, n, e) for d in ("emblem", "vlkeb") for n in (1, 10, 100) for e in ("ft", "liveedit")]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     assert metrics == [*AVERAGED, "average", "portability_1hop", "look_alike_image"]
@@ -128,6 +101,75 @@ def test_cost_counts_an_edit_once(record):
     records.append(record(case="b", edit_seconds=3.0, edit_bytes=300, query_seconds=1.1))
     [row] = summary(records)["cost"]
     assert (row["edit_seconds"], row["edit_bytes"], row["query_seconds"]) == (2.0, 200.0, 0.2)
+
+
+def test_peak_memory_is_the_largest(record):
+    records = [record(case=str(i), peak_bytes=size) for i, size in enumerate((100, 300, 200))]
+    assert summary(records)["cost"][0]["peak_bytes"] == 300
+
+
+def test_values_of_several_seeds_are_means_over_all_probes(answers):
+    records = [r for seed, right in enumerate(("1110", "1000", "1111")) for r in answers(map(int, right), seed=seed)]
+    row = rows_of(records)["reliability", "exact_match"]
+    assert row["value"] == pytest.approx(8 / 12, abs=1e-6)
+    assert (row["n"], row["seeds"]) == (12, 3)
+
+
+def test_interval_over_seeds_is_that_of_two_stages_of_resampling(answers):
+    """A slow loop: draw seeds with replacement, of each drawn seed as many cases as it has."""
+    rights = [[int(i % 10 < share) for i in range(30)] for share in (9, 7, 4)]
+    row = rows_of([r for seed, right in enumerate(rights) for r in answers(right, seed=seed)])["reliability", "exact_match"]
+    chance, means = random.Random(1), []
+    for _ in range(4 * RESAMPLES):
+        drawn = [chance.choice(seed) for seed in chance.choices(rights, k=3) for _ in seed]
+        means.append(sum(drawn) / len(drawn))
+    means.sort()
+    assert row["low"] == pytest.approx(means[len(means) * 25 // 1000], abs=0.025)
+    assert row["high"] == pytest.approx(means[len(means) * 975 // 1000], abs=0.025)
+    one = rows_of(answers(sum(rights, [])))["reliability", "exact_match"]
+    assert row["high"] - row["low"] > 1.5 * (one["high"] - one["low"])  # seeds that differ widen the interval
+
+
+def test_protocols_do_not_mix(record):
+    records = [record(protocol=p, answer_after=a) for p, a in (("windows", "Japan"), ("stream", "Chile"))]
+    values = {(row["protocol"], row["score"]): row["value"] for row in summary(records)["rows"]}
+    assert values["windows", "exact_match"] == 1.0
+    assert values["stream", "exact_match"] == 0.0
+
+
+def test_gaps_are_told_apart_by_the_edits_made_later(record):
+    records = [
+        record(case=str(i), protocol="gap", edits=i + gap + 1, later=gap) for gap in (10, 20) for i in range(5)
+    ]
+    rows = [row for row in summary(records)["rows"] if row["score"] == "exact_match"]
+    assert [(row["edits"], row["n"]) for row in rows] == [(10, 5), (20, 5)]
+
+
+def test_forgetting_is_reliability_by_later_edits(record):
+    chance = random.Random(0)
+    records = [
+        record(
+            case=str(case), protocol="stream", edits=n, later=n - 1 - case, metric=metric, probe=probe,
+            answer_after=chance.choice(("Japan", "Chile")),
+        )
+        for n in (10, 100) for case in range(min(n, 40)) for probe, metric in enumerate(("reliability", "text_generality"))
+    ]  # fmt: skip
+    expected = {}
+    for low, high in zip(LATER, (*LATER[1:], 10**9), strict=True):
+        asked = [r for r in records if low <= r.later < high and r.metric == "reliability"]
+        if asked:
+            later = sum(r.later for r in asked) / len(asked)
+            expected[round(later, 6)] = sum(r.answer_after == "Japan" for r in asked) / len(asked), len(asked)
+    found = {round(r["later"], 6): r for r in summary(records)["forgetting"] if r["score"] == "exact_match"}
+    assert list(found) == list(expected)
+    for later, (value, n) in expected.items():
+        assert found[later]["value"] == pytest.approx(value, abs=1e-6)
+        assert found[later]["n"] == n
+        assert found[later]["low"] <= found[later]["value"] <= found[later]["high"]
+
+
+def test_windows_tell_nothing_of_forgetting(run):
+    assert summary(run())["forgetting"] == []
 
 
 def test_no_records_is_bad_input(tmp_path):

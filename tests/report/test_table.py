@@ -24,6 +24,8 @@ def test_tables_of_a_benchmark(run):
         ("other", "token_accuracy"),
         ("main", "exact_match"),
         ("other", "exact_match"),
+        ("main", "contains"),
+        ("other", "contains"),
         ("main", "top10_rank"),
         ("firing", "fired"),
         ("firing", "own"),
@@ -62,7 +64,7 @@ def test_a_missing_metric_is_a_dash(record):
 
 
 def test_csv_is_one_rectangle_in_percent(run):
-    rows = list(csv.DictReader(io.StringIO(csv_text(summary(run())))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(tables(summary(run()))))))
     assert len({len(row) for row in rows}) == 1
     row = next(r for r in rows if (r["score"], r["edits"], r["editor"]) == ("exact_match", "10", "ft"))
     value = next(
@@ -74,6 +76,29 @@ def test_csv_is_one_rectangle_in_percent(run):
     assert float(row["look_alike_image_low"]) <= float(row["look_alike_image"])
     cost = next(r for r in rows if (r["score"], r["edits"], r["editor"]) == ("cost", "10", "ft"))
     assert (cost["edit_seconds"], cost["edit_bytes"], cost["reliability"]) == ("0.25", "2048", "")
+
+
+def test_other_protocols_have_tables_of_their_own(record):
+    records = [record(protocol=p, later=20, edits=50) for p in ("windows", "stream", "gap")]
+    made = {(t.protocol, t.kind, t.score): t for t in tables(summary(records))}
+    gap = made["gap", "main", "exact_match"]
+    assert (gap.title, gap.size, gap.lines[0].edits) == ("Exact match (free generation), gap", "Gap", 20)
+    assert made["windows", "main", "exact_match"].title == "Exact match (free generation)"
+    forgetting = made["stream", "forgetting", "forgetting"]
+    assert (forgetting.size, forgetting.lines[0].edits) == ("Later edits", 20)
+    assert [heading for _, heading in forgetting.columns] == ["Rel, token accuracy", "Rel, exact match"]
+    assert ("windows", "forgetting", "forgetting") not in made
+
+
+def test_several_seeds_are_named(record):
+    one, three = (tables(summary([record(seed=s) for s in range(n)]))[0] for n in (1, 3))
+    assert "seed" not in one.note
+    assert "3 seeds" in three.note
+
+
+def test_peak_memory_is_shown_where_it_was_measured(record):
+    columns = [[t for t in tables(summary([record(peak_bytes=n)])) if t.kind == "cost"][0].columns for n in (0, 10**9)]
+    assert [("peak_bytes", "Peak memory") in c for c in columns] == [False, True]
 
 
 def test_terminal_rows(record):

@@ -9,10 +9,12 @@ from pathlib import Path
 from PIL import Image
 
 from liveedit.errors import BadInput
-from liveedit.report.chart import curves_png, curves_svg
+from liveedit.report.columns import columns
+from liveedit.report.figures import figure_files
 from liveedit.report.files import Reading, read_records, write_file
 from liveedit.report.page import Images, render
-from liveedit.report.scores import Summary, as_json, summary, write_summary
+from liveedit.report.paper import paper_files
+from liveedit.report.scores import Summary, as_json, summarised, summary, write_summary
 from liveedit.report.table import Table, csv_text, markdown, tables, terminal_rows
 
 __all__ = [
@@ -32,19 +34,22 @@ __all__ = [
 def write_report(records_path: str | Path, folder: str | Path, images: Images | None = None) -> Path:
     """Read the records at ``records_path`` and write the report into ``folder``; the path of its page is returned.
 
-    Written are ``summary.json``, ``table.md``, ``table.csv``, ``curves.svg``, ``curves.png`` and ``index.html``, each
-    whole or not at all. ``images`` finds the pictures that records name; without it, names are taken as paths.
-    Raises :class:`BadInput` where there is no record or a broken one, :class:`StorageError` where a disk fails.
+    Written are ``summary.json``, ``table.md``, ``table.csv``, ``curves.svg`` and the other figures, ``tables/`` in the
+    form of the papers, and ``index.html``, each whole or not at all. ``images`` finds the pictures that records name;
+    without it, names are taken as paths. Raises :class:`BadInput` where there is no record or a broken one,
+    :class:`StorageError` where a disk fails.
     """
     reading, folder = read_records(records_path), Path(folder)
-    numbers = summary(reading.records)
+    table = columns(reading)
+    numbers = summarised(table)
+    made = tables(numbers)
     contents = {
         "summary.json": as_json(numbers),
-        "table.md": markdown(tables(numbers)).encode(),
-        "table.csv": csv_text(numbers).encode(),
-        "curves.svg": curves_svg(numbers),
-        "curves.png": curves_png(numbers),
-        "index.html": render(reading, numbers, images or _at_path).encode(),
+        "table.md": markdown(made).encode(),
+        "table.csv": csv_text(made).encode(),
+        **figure_files(numbers),
+        **{f"tables/{name}": content for name, content in paper_files(numbers).items()},
+        "index.html": render(reading, table, numbers, images or _at_path).encode(),
     }
     for name, content in contents.items():
         write_file(folder / name, content)

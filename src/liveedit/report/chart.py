@@ -1,36 +1,41 @@
-"""Curves of a summary: each metric over the number of edits, one line an editor, with its interval as a band.
+"""How curves look: panels in rows under headings, one line an editor, its interval as a band.
 
 Editors keep their colour, marker and dash through all panels; the colours are Paul Tol's "vibrant" ones, which the
-colour-blind can tell apart. The same summary gives the same SVG, byte for byte.
+colour-blind can tell apart. LiveEdit's line is thick, blue and above all others. Where many editors share a panel, only
+LiveEdit's has a band. The same numbers give the same SVG, byte for byte.
 """
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from liveedit.report.scores import SCORES, ScoreRow, Summary
-from liveedit.report.table import MAIN, label, score_label
+from liveedit.report.columns import OURS
+from liveedit.report.scores import Summary
 
-__all__ = ["Panel", "Style", "curves_png", "curves_svg", "panels", "styles"]
+__all__ = ["Axis", "Block", "Panel", "Point", "Style", "images_of", "panel_svg", "styles"]
 
 COLOURS = ("#0077bb", "#ee7733", "#009988", "#ee3377", "#33bbee", "#cc3311", "#8a8a8a")
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"))
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 INK, RULE = "#5f6570", "#8d939e"
 COLUMNS = 3
-LEGEND_COLUMNS = 6
+LEGEND_COLUMNS = 7
+WITH_BANDS = 4
+"""Up to so many editors have a band each."""
 PANEL, HEADING = (2.8, 1.95), 0.45
 """Inches: width and height of a panel with its margins, height of a heading above panels."""
+
+Axis = Literal["edits", "later", "hops"]
+"""What runs along x: N on a logarithmic axis, edits made later (0 has a place), hops."""
 
 
 class _Margins(NamedTuple):
@@ -43,6 +48,37 @@ class _Margins(NamedTuple):
 MARGINS = _Margins()
 
 
+class Point(NamedTuple):
+    """A number of an editor with its interval, all in 0..1."""
+
+    editor: str
+    x: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """The curves of ``name`` under its ``title``."""
+
+    name: str
+    title: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Panels under one heading: what was scored how, of a benchmark and protocol."""
+
+    data: str
+    protocol: str
+    score: str
+    axis: Axis
+    heading: str
+    panels: tuple[Panel, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Style:
     """How an editor is drawn; ``glyph`` is its marker as a character."""
@@ -51,87 +87,67 @@ class Style:
     marker: str
     glyph: str
     dash: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """The curves of one metric as an ``<svg>`` element that can stand in a page beside others."""
-
-    data: str
-    score: str
-    metric: str
-    svg: str
+    width: float
 
 
 def styles(summary: Summary) -> dict[str, Style]:
-    """A style for each editor, in the order of their names."""
-    editors = sorted({row["editor"] for row in summary["rows"]})
-    return {editor: _style(i) for i, editor in enumerate(editors)}
+    """A style for each editor: LiveEdit first, then the others in the order of their names."""
+    editors = sorted({row["editor"] for row in summary["rows"]} - {OURS})
+    first = {OURS: _style(0, 2.4)} if any(row["editor"] == OURS for row in summary["rows"]) else {}
+    return first | {editor: _style(i, 1.3) for i, editor in enumerate(editors, start=1)}
 
 
-def _style(i: int) -> Style:
-    marker, glyph = MARKERS[i % len(MARKERS)]
-    return Style(COLOURS[i % len(COLOURS)], marker, glyph, DASHES[i // len(COLOURS) % len(DASHES)])
+def _style(i: int, width: float) -> Style:
+    """The i-th: colours run fastest, the blue of the first is not used again."""
+    turn, colour = divmod(i - 1, len(COLOURS) - 1) if i else (0, -1)
+    marker, glyph = MARKERS[(colour + 1 + 2 * turn) % len(MARKERS)]
+    return Style(COLOURS[colour + 1], marker, glyph, DASHES[turn % len(DASHES)], width)
 
 
-def curves_svg(summary: Summary) -> bytes:
-    """All panels in one figure, three a row, under a heading for each benchmark and score."""
-    return _saved(_figure(summary), "svg", fonttype="path")
+def images_of(blocks: Sequence[Block], drawn: dict[str, Style]) -> dict[str, bytes]:
+    """All blocks below one another in one figure, three panels a row, as "svg" and as "png"."""
+    figure = _figure(blocks, drawn)
+    return {format: _saved(figure, format) for format in ("svg", "png")}
 
 
-def curves_png(summary: Summary) -> bytes:
-    """The figure of :func:`curves_svg` as pixels, on white."""
-    return _saved(_figure(summary), "png")
+def panel_svg(prefix: str, panel: Panel, axis: Axis, drawn: dict[str, Style]) -> str:
+    """One panel as an ``<svg>`` element that can stand in a page beside others.
+
+    It is transparent, its text is text, each line is a group with ``data-editor``; ``prefix`` keeps its ids apart.
+    """
+    with _look():
+        figure = Figure(figsize=(PANEL[0], PANEL[1] - MARGINS.top + 0.08))
+        _draw(_axes(figure, 0, 0), panel.points, axis, drawn)
+    svg = _saved(figure, "svg", fonttype="none", transparent=True).decode()
+    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"|<defs>\s*<style.*?</defs>', "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    for i, editor in enumerate(drawn):
+        svg = svg.replace(f'id="editor-{i}"', f'data-editor="{escape(editor)}"')
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
-def panels(summary: Summary) -> list[Panel]:
-    """Each metric's curves by themselves: transparent, text as text, each line in a group with ``data-editor``."""
-    drawn = styles(summary)
-    return [
-        Panel(data, score, metric, _panel_svg(f"c{number}", rows, drawn))
-        for number, (data, score, metric, rows) in enumerate(_curves(summary))
-    ]
-
-
-_Curve = tuple[str, str, str, list[ScoreRow]]
-
-
-def _curves(summary: Summary) -> Iterator[_Curve]:
-    """(data, score, metric, rows) in the order of the tables. N = 0 has no place on a logarithmic axis."""
-    rows = [row for row in summary["rows"] if row["edits"] > 0]
-    metrics = [*MAIN, *(m for m in dict.fromkeys(row["metric"] for row in rows) if m not in MAIN)]
-    for data in dict.fromkeys(row["data"] for row in rows):
-        for score in SCORES:
-            for metric in metrics:
-                if found := [r for r in rows if (r["data"], r["score"], r["metric"]) == (data, score, metric)]:
-                    yield data, score, metric, found
-
-
-def _figure(summary: Summary) -> Figure:
+def _figure(blocks: Sequence[Block], drawn: dict[str, Style]) -> Figure:
     """Places are reckoned by hand: matplotlib's layout engine does not give the same last digits each time."""
-    drawn = styles(summary)
-    blocks = [list(group) for _, group in groupby(_curves(summary), lambda curve: curve[:2])]
-    heights = [HEADING + PANEL[1] * ceil(len(curves) / COLUMNS) for curves in blocks]
+    heights = [HEADING + PANEL[1] * ceil(len(block.panels) / COLUMNS) for block in blocks]
     legend = 0.2 + 0.2 * ceil(len(drawn) / LEGEND_COLUMNS)
     with _look():
         figure = Figure(figsize=(PANEL[0] * COLUMNS, legend + sum(heights)))
         _legend(figure, drawn)
-        for i, curves in enumerate(blocks):
-            _draw_block(figure, sum(heights[i:]), curves, drawn)
+        for i, block in enumerate(blocks):
+            _draw_block(figure, sum(heights[i:]), block, drawn)
     return figure
 
 
-def _draw_block(figure: Figure, top: float, curves: Sequence[_Curve], drawn: dict[str, Style]) -> None:
-    """Draw the panels of one benchmark and score below ``top`` (inches from the foot of the figure)."""
-    data, score, *_ = curves[0]
+def _draw_block(figure: Figure, top: float, block: Block, drawn: dict[str, Style]) -> None:
+    """Draw a block below ``top`` (inches from the foot of the figure)."""
     width, height = figure.get_size_inches()
-    heading = f"{data}: {score_label(score)}, % over N edits"
-    figure.text(MARGINS.left / width, (top - 0.6 * HEADING) / height, heading, fontsize=9.5, fontweight="bold")
-    for i, (_, _, metric, rows) in enumerate(curves):
+    at = MARGINS.left / width, (top - 0.6 * HEADING) / height
+    figure.text(*at, block.heading, fontsize=9.5, fontweight="bold")
+    for i, panel in enumerate(block.panels):
         row, column = divmod(i, COLUMNS)
         axes = _axes(figure, column * PANEL[0], top - HEADING - (row + 1) * PANEL[1])
-        axes.set_title(label(metric), loc="left")
-        _draw(axes, rows, drawn)
+        axes.set_title(panel.title, loc="left")
+        _draw(axes, panel.points, block.axis, drawn)
 
 
 def _axes(figure: Figure, x: float, y: float) -> Any:
@@ -145,54 +161,59 @@ def _axes(figure: Figure, x: float, y: float) -> Any:
 
 def _legend(figure: Figure, drawn: dict[str, Style]) -> None:
     handles = [
-        Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, markersize=4, label=editor)
+        Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, linewidth=s.width, markersize=4, label=editor)
         for editor, s in drawn.items()
     ]
     figure.legend(handles=handles, loc="upper center", ncols=LEGEND_COLUMNS, frameon=False)
 
 
-def _panel_svg(prefix: str, rows: Sequence[ScoreRow], drawn: dict[str, Style]) -> str:
-    with _look():
-        figure = Figure(figsize=(PANEL[0], PANEL[1] - MARGINS.top + 0.08))
-        _draw(_axes(figure, 0, 0), rows, drawn)
-    svg = _saved(figure, "svg", fonttype="none", transparent=True).decode()
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"|<defs>\s*<style.*?</defs>', "", svg[svg.index("<svg") :], flags=re.DOTALL)
+def _draw(axes: Any, points: Sequence[Point], axis: Axis, drawn: dict[str, Style]) -> None:
+    places = sorted({point.x for point in points})
+    shown = [editor for editor in drawn if any(point.editor == editor for point in points)]
     for i, editor in enumerate(drawn):
-        svg = svg.replace(f'id="editor-{i}"', f'data-editor="{escape(editor)}"')
-    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+        if line := sorted((point for point in points if point.editor == editor), key=lambda point: point.x):
+            shift = 1.04 ** (i - (len(drawn) - 1) / 2) if len(places) == 1 and axis == "edits" else 1.0
+            band = editor == OURS or len(shown) <= WITH_BANDS
+            _draw_line(axes, line, drawn[editor], f"editor-{i}", shift=shift, band=band)
+    axes.set(ylim=(-4, 104), yticks=(0, 25, 50, 75, 100))
+    _set_x(axes, axis, places)
 
 
-def _draw(axes: Any, rows: Sequence[ScoreRow], drawn: dict[str, Style]) -> None:
-    sizes = sorted({row["edits"] for row in rows})
-    for i, (editor, style) in enumerate(drawn.items()):
-        if line := [row for row in rows if row["editor"] == editor]:
-            shift = 1.04 ** (i - (len(drawn) - 1) / 2) if len(sizes) == 1 else 1.0
-            _draw_line(axes, line, style, f"editor-{i}", shift=shift, shade=min(0.16, 0.8 / len(drawn)))
-    axes.set(xscale="log", ylim=(-4, 104), xlim=(sizes[0] / 1.3, sizes[-1] * 1.3))
-    axes.xaxis.set(major_locator=FixedLocator(_ticks(sizes)), minor_locator=NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1000:g}k" if n >= 1000 else f"{n:g}"))
-    axes.set_yticks((0, 25, 50, 75, 100))
-
-
-def _draw_line(axes: Any, rows: Sequence[ScoreRow], style: Style, name: str, *, shift: float, shade: float) -> None:
-    """Draw the band, or bars where a band would have no width, and the line, under one name in the SVG."""
-    x = [row["edits"] * shift for row in rows]
-    value, low, high = ([100 * row[key] for row in rows] for key in ("value", "low", "high"))
-    if len(rows) > 1:
-        axes.fill_between(x, low, high, color=style.colour, alpha=shade, linewidth=0, gid=name)
+def _set_x(axes: Any, axis: Axis, places: Sequence[float]) -> None:
+    if axis == "hops":
+        axes.set(xlim=(places[0] - 0.3, places[-1] + 0.3), xticks=places)
+        return
+    if axis == "later":
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        axes.set_xlim(-0.3, max(1, places[-1]) * 1.3)
     else:
+        axes.set(xscale="log", xlim=(places[0] / 1.3, places[-1] * 1.3))
+    axes.xaxis.set(major_locator=FixedLocator(_ticks(places)), minor_locator=NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1000:.3g}k" if n >= 1000 else f"{n:.3g}"))
+
+
+def _draw_line(axes: Any, points: Sequence[Point], style: Style, name: str, *, shift: float, band: bool) -> None:
+    """Draw the band, or bars where a band would have no width, and the line, under one name in the SVG."""
+    x = [point.x * shift for point in points]
+    value, low, high = ([100 * number for number in row] for row in list(zip(*points, strict=True))[2:])
+    above = 4 if style.width > 2 else 3
+    if len(points) == 1:
         axes.vlines(x, low, high, color=style.colour, alpha=0.5, linewidth=2, gid=name)
-    axes.plot(x, value, color=style.colour, marker=style.marker, linestyle=style.dash, gid=name)
+    elif band:
+        axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0, gid=name)
+    axes.plot(
+        x, value, color=style.colour, marker=style.marker, linestyle=style.dash, linewidth=style.width, zorder=above,
+        gid=name,
+    )  # fmt: skip
 
 
-def _ticks(sizes: Sequence[int]) -> list[int]:
-    """The numbers of edits that can be written below the axis without touching one another."""
-    least = (sizes[-1] / sizes[0]) ** (1 / 7)
-    ticks = [sizes[-1]]
-    for size in reversed(sizes[:-1]):
-        if ticks[-1] / size >= least:
-            ticks.append(size)
+def _ticks(places: Sequence[float]) -> list[float]:
+    """The places that can be written below the axis without touching one another; 0 is always apart."""
+    least = (places[-1] / max(places[0], 1)) ** (1 / 7)
+    ticks = [places[-1]]
+    for place in reversed(places[:-1]):
+        if place == 0 or ticks[-1] / place >= least:
+            ticks.append(place)
     return ticks[::-1]
 
 
@@ -219,7 +240,6 @@ def _look() -> Any:
             "ytick.color": RULE,
             "ytick.labelcolor": INK,
             "ytick.major.size": 0,
-            "lines.linewidth": 1.5,
             "lines.markersize": 3.6,
             "lines.markeredgewidth": 0,
         }

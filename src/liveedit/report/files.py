@@ -1,7 +1,9 @@
-"""Files of a report: the records it reads, and writing what it makes so that no reader sees half of it."""
+"""Files of a report: the records it reads, one at a time, and writing what it makes so that no reader sees half of it."""
 
 import tempfile
-from dataclasses import dataclass
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from liveedit.errors import BadInput, StorageError
@@ -10,30 +12,76 @@ from liveedit.types import Record
 __all__ = ["Reading", "read_records", "write_file"]
 
 
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """Records; ``half_lines`` were cut off by a kill and are left out, of ``repeated`` ones only the last is here."""
+    """The records in ``files``, read anew each time they are gone through, so that they never fill the memory.
 
-    records: list[Record]
-    half_lines: int = 0
-    repeated: int = 0
+    After a pass ``half_lines`` counts the last lines that a kill cut off, which are left out.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = tuple(files)
+        self.half_lines = 0
+        self._starts: list[array[int]] = []
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records in the order of the files. Raises as :func:`read_records` says."""
+        self.half_lines, self._starts = 0, []
+        for path in self.files:
+            self._starts.append(array("q"))
+            try:
+                yield from self._read(path, self._starts[-1])
+            except OSError as error:
+                raise _unreadable(path, error) from None
+
+    def _read(self, path: Path, starts: "array[int]") -> Iterator[Record]:
+        place = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        record = _record(line)
+                    except ValueError as error:
+                        if not line.endswith(b"\n"):
+                            self.half_lines += 1
+                            return
+                        raise BadInput(
+                            f"{path}, line {number} is no record ({error}): mend or delete that line"
+                        ) from None
+                    starts.append(place)
+                    yield record
+                place += len(line)
+
+    def pick(self, numbers: Iterable[int]) -> Iterator[tuple[int, Record]]:
+        """Records of the last pass by their places in it, counted from 0, in ascending order, with these places."""
+        wanted, first = sorted(numbers), 0
+        for path, starts in zip(self.files, self._starts, strict=True):
+            here = wanted[bisect_left(wanted, first) : bisect_left(wanted, first + len(starts))]
+            try:
+                with path.open("rb") as file:
+                    for number in here:
+                        file.seek(starts[number - first])
+                        yield number, _record(file.readline())
+            except OSError as error:
+                raise _unreadable(path, error) from None
+            except ValueError:
+                raise BadInput(f"{path} has changed while it was read: make the report anew") from None
+            first += len(starts)
+
+    @property
+    def records(self) -> list[Record]:
+        """All records in memory; of one that was written twice the later."""
+        found = {(r.editor, r.data, r.protocol, r.edits, r.window, r.seed, r.case, r.probe): r for r in self}
+        return [*found.values()]
 
 
 def read_records(path: str | Path) -> Reading:
     """The records in a JSONL file, or in all ``records-*.jsonl`` in and below a folder, in the order of their names.
 
     A last line without its newline that cannot be read is what a killed run leaves: it is passed over and counted.
-    Raises :class:`BadInput` where there is no file and for any other line that is no record, naming file and line;
-    :class:`StorageError` where reading fails.
+    Raises :class:`BadInput` where there is no file. Going through the records raises it for any other line that is no
+    record, naming file and line, and :class:`StorageError` where reading fails.
     """
-    found: dict[tuple[object, ...], Record] = {}
-    total = half_lines = 0
-    for file in _record_files(Path(path)):
-        records, half = _read_file(file)
-        total, half_lines = total + len(records), half_lines + half
-        for r in records:
-            found[r.editor, r.data, r.edits, r.window, r.seed, r.case, r.probe] = r
-    return Reading(list(found.values()), half_lines, repeated=total - len(found))
+    return Reading(_record_files(Path(path)))
 
 
 def _record_files(path: Path) -> list[Path]:
@@ -46,33 +94,16 @@ def _record_files(path: Path) -> list[Path]:
     raise BadInput(f"no records-*.jsonl in or below {path}: give the folder that an evaluation wrote")
 
 
-def _read_file(path: Path) -> tuple[list[Record], bool]:
-    """The file's records, and whether it ends in half a line."""
-    try:
-        *lines, last = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise StorageError(f"cannot read {path} ({error.strerror}): check its permissions and the disk") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                records.append(_record(line))
-            except ValueError as error:
-                raise BadInput(f"{path}, line {number} is no record ({error}): mend or delete that line") from None
-    if not last.strip():
-        return records, False
-    try:
-        return [*records, _record(last)], False
-    except ValueError:
-        return records, True
-
-
 def _record(line: bytes) -> Record:
     """The record on one line. Raises ``ValueError`` for any other text."""
     try:
         return Record.from_json(line.decode("utf-8"))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot read {path} ({error.strerror}): check its permissions and the disk")
 
 
 def write_file(path: Path, content: bytes) -> Path:

@@ -1,7 +1,7 @@
-"""Tables of a summary: one row per (N, editor), in the form of LiveEdit's Table 1, as Markdown, CSV or plain rows.
+"""Tables of a summary: one row per (N, editor), as Markdown, CSV or plain rows.
 
-For each benchmark: a table a score of the papers' metrics, a table a score of all other metrics, how often experts
-fired, and what edits and queries cost.
+For each benchmark and protocol: a table a score of the papers' metrics, a table a score of all other metrics, how often
+experts fired, what edits and queries cost, and how well early edits are remembered.
 """
 
 import csv
@@ -12,11 +12,29 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
-from liveedit.report.scores import AVERAGED, SCORES, Summary, metric_order
+from liveedit.report.scores import AVERAGED, Summary, metric_order
 
-__all__ = ["Cell", "Kind", "Line", "Table", "csv_text", "label", "markdown", "score_label", "tables", "terminal_rows"]
+__all__ = [
+    "MAIN",
+    "Cell",
+    "Kind",
+    "Line",
+    "Table",
+    "best_marked",
+    "csv_text",
+    "label",
+    "markdown",
+    "markdown_table",
+    "score_label",
+    "setting_label",
+    "settings",
+    "size_heading",
+    "tables",
+    "terminal_rows",
+    "titled",
+]
 
-Kind = Literal["main", "other", "firing", "cost"]
+Kind = Literal["main", "other", "firing", "cost", "forgetting"]
 Unit = Literal["percent", "count", "seconds", "bytes"]
 
 SHORT = {
@@ -34,7 +52,9 @@ MAIN = (*AVERAGED, "average")
 SCORE_LABELS = {
     "token_accuracy": "Token accuracy (teacher-forced)",
     "exact_match": "Exact match (free generation)",
-    "top10_rank": "Ten best tokens kept, by rank",
+    "contains": "Target contained (free generation)",
+    "top1_kept": "Best token kept, at all positions",
+    "top10_rank": "Ten best tokens kept, by rank, at all positions",
 }
 FIRING: dict[str, tuple[str, Unit]] = {
     "fired": ("Probes where an expert fired", "percent"),
@@ -45,8 +65,10 @@ COST: dict[str, tuple[str, Unit]] = {
     "edit_seconds": ("Time an edit", "seconds"),
     "edit_bytes": ("Memory an edit", "bytes"),
     "query_seconds": ("Time a query", "seconds"),
+    "peak_bytes": ("Peak memory", "bytes"),
 }
-INTERVAL_NOTE = "Percent, with the 95 % interval of a bootstrap over cases."
+REMEMBERED = {"token_accuracy": "Rel, token accuracy", "exact_match": "Rel, exact match"}
+INTERVAL_NOTE = "Percent, with the 95 % interval of a bootstrap over cases"
 
 
 def label(metric: str) -> str:
@@ -84,6 +106,11 @@ class Cell:
         """The interval in percent, ``95.1–98.9``, or nothing."""
         return "" if self.low is None or self.high is None else f"{100 * self.low:.1f}–{100 * self.high:.1f}"
 
+    @property
+    def spread(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -96,38 +123,67 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A heading, the columns after N and editor as (name, heading), and the rows."""
+    """A heading, the columns after N and editor as (name, heading), and the rows. ``size`` is the heading of N."""
 
     kind: Kind
     title: str
     note: str
     data: str
+    protocol: str
     score: str
     columns: tuple[tuple[str, str], ...]
     lines: tuple[Line, ...]
+    size: str = "N"
+
+
+def settings(summary: Summary) -> list[tuple[str, str]]:
+    """Each (benchmark, protocol) of the summary, in its order."""
+    return list(dict.fromkeys((row["data"], row["protocol"]) for row in summary["rows"]))
 
 
 def tables(summary: Summary) -> list[Table]:
-    """All tables: by benchmark the papers' metrics, the other metrics, firing, cost. Empty ones are left out."""
+    """All tables: by benchmark and protocol the papers' metrics, the others, firing, cost, forgetting; no empty one."""
     made = []
-    for data in dict.fromkeys(row["data"] for row in summary["rows"]):
-        for score in SCORES:
-            rows = [row for row in summary["rows"] if row["data"] == data and row["score"] == score]
-            main = [row for row in rows if row["metric"] in MAIN]
-            other = [row for row in rows if row["metric"] not in MAIN]
-            made.append(_score_table("main", score_label(score), data, score, main))
-            made.append(_score_table("other", f"{score_label(score)}, other probes", data, score, other))
-        made += _firing_tables(data, [row for row in summary["firing"] if row["data"] == data])
-        made.append(_cost_table(data, [row for row in summary["cost"] if row["data"] == data]))
+    for data, protocol in settings(summary):
+        scores, firing, cost, forgetting = (
+            [row for row in rows if (row["data"], row["protocol"]) == (data, protocol)]
+            for rows in (summary["rows"], summary["firing"], summary["cost"], summary["forgetting"])
+        )
+        for score in SCORE_LABELS:
+            rows = [row for row in scores if row["score"] == score]
+            made.append(_score_table("main", data, protocol, score, [row for row in rows if row["metric"] in MAIN]))
+            made.append(_score_table("other", data, protocol, score, [r for r in rows if r["metric"] not in MAIN]))
+        made += _firing_tables(data, protocol, firing)
+        made += [_cost_table(data, protocol, cost), _forgetting_table(data, protocol, forgetting)]
     return [table for table in made if table.lines]
 
 
-def _score_table(kind: Kind, title: str, data: str, score: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def size_heading(protocol: str) -> str:
+    """What heads the column of N."""
+    return "Gap" if protocol == "gap" else "N"
+
+
+def setting_label(protocol: str, edits: int) -> str:
+    """What tells one N of a protocol from all others, in words."""
+    return f"{edits:,}" if protocol == "windows" else f"{protocol} {edits:,}"
+
+
+def titled(title: str, protocol: str) -> str:
+    """``title``, with the protocol if it is not LiveEdit's windows."""
+    return title if protocol == "windows" else f"{title}, {protocol}"
+
+
+def _score_table(kind: Kind, data: str, protocol: str, score: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     lines = _lines(rows, lambda row: Cell(row["metric"], row["value"], row["low"], row["high"]))
-    return Table(kind, title, INTERVAL_NOTE, data, score, _metric_columns(rows), _with_best(lines))
+    title = titled(score_label(score), protocol) + (", other probes" if kind == "other" else "")
+    seeds = max((row["seeds"] for row in rows), default=1)
+    note = f"{INTERVAL_NOTE}{f' of up to {seeds} seeds' if seeds > 1 else ''}."
+    return Table(
+        kind, title, note, data, protocol, score, _metric_columns(rows), best_marked(lines), size_heading(protocol)
+    )
 
 
-def _firing_tables(data: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+def _firing_tables(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Editors none of whose experts ever fired have no experts, and no row."""
     with_experts = {row["editor"] for row in rows if row["experts"] > 0}
     rows = [row for row in rows if row["editor"] in with_experts]
@@ -135,22 +191,37 @@ def _firing_tables(data: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     def table(name: str, title: str, unit: Unit) -> Table:
         lines = _lines(rows, lambda row: Cell(row["metric"], row[name], unit=unit))
         note = "Percent of probes." if unit == "percent" else ""
-        return Table("firing", title, note, data, name, _metric_columns(rows), lines)
+        columns, title = _metric_columns(rows), titled(title, protocol)
+        return Table("firing", title, note, data, protocol, name, columns, lines, size_heading(protocol))
 
     return [table(name, title, unit) for name, (title, unit) in FIRING.items()]
 
 
-def _cost_table(data: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _cost_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    shown = {name: heading for name, heading in COST.items() if name != "peak_bytes" or any(r[name] for r in rows)}
     lines = tuple(
         Line(
             row["edits"],
             row["editor"],
-            tuple(Cell(name, row[name] or None, unit=unit) for name, (_, unit) in COST.items()),
+            tuple(Cell(name, row[name] or None, unit=unit) for name, (_, unit) in shown.items()),
         )
         for row in rows
     )
-    columns = tuple((name, heading) for name, (heading, _) in COST.items())
-    return Table("cost", "Time and memory", "Means, as measured in this run.", data, "cost", columns, lines)
+    columns = tuple((name, heading) for name, (heading, _) in shown.items())
+    title, note = titled("Time and memory", protocol), "Means, as measured in this run."
+    return Table("cost", title, note, data, protocol, "cost", columns, lines, size_heading(protocol))
+
+
+def _forgetting_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A line per (edits made later, editor), a column a score."""
+    held: dict[tuple[int, str], dict[str, Cell]] = {}
+    for row in sorted(rows, key=lambda row: float(row["later"])):
+        cell = Cell(row["score"], row["value"], row["low"], row["high"])
+        held.setdefault((round(row["later"]), row["editor"]), {})[row["score"]] = cell
+    lines = [Line(*key, tuple(cells.get(name, Cell(name)) for name in REMEMBERED)) for key, cells in held.items()]
+    title, columns = titled("Reliability after later edits", protocol), tuple(REMEMBERED.items())
+    note = f"{INTERVAL_NOTE}."
+    return Table("forgetting", title, note, data, protocol, "forgetting", columns, best_marked(lines), "Later edits")
 
 
 def _metric_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
@@ -168,7 +239,7 @@ def _lines(rows: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]]
     return tuple(line(*key, members) for key, members in groupby(rows, lambda row: (row["edits"], row["editor"])))
 
 
-def _with_best(lines: Sequence[Line]) -> tuple[Line, ...]:
+def best_marked(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Mark the highest value of each column at each N, where several editors compete."""
     marked: list[Line] = []
     for _, group in groupby(lines, lambda line: line.edits):
@@ -189,14 +260,15 @@ def markdown(made: Iterable[Table]) -> str:
     parts = ["# Results\n"]
     for data, group in groupby(made, lambda table: table.data):
         parts.append(f"## {_escaped(data)}\n")
-        parts += [_markdown_table(table) for table in group]
+        parts += [markdown_table(table) for table in group]
     return "\n".join(parts)
 
 
-def _markdown_table(table: Table) -> str:
-    head = ["N", "Editor", *(heading for _, heading in table.columns)]
+def markdown_table(table: Table, cell_text: Callable[[Cell], str] | None = None) -> str:
+    """One table under its title; ``cell_text`` writes a cell, if not as value and interval."""
+    head = [table.size, "Editor", *(heading for _, heading in table.columns)]
     rule = ["---:", ":---", *("---:" for _ in table.columns)]
-    body = [[f"{line.edits:,}", line.editor, *map(_markdown_cell, line.cells)] for line in table.lines]
+    body = [[f"{line.edits:,}", line.editor, *map(cell_text or _markdown_cell, line.cells)] for line in table.lines]
     rows = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (head, rule, *body)]
     return "\n".join([f"### {table.title}\n", *([f"{table.note}\n"] if table.note else []), *rows, ""])
 
@@ -211,18 +283,21 @@ def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def csv_text(summary: Summary) -> str:
-    """All numbers as one CSV sheet: a row per (data, score, N, editor), a column a metric, scores in percent.
+def csv_text(made: Iterable[Table]) -> str:
+    """The tables as one CSV sheet: a row per (data, protocol, score, N, editor), a column a metric, scores in percent.
 
     Each score has ``low`` and ``high`` beside it. The rows ``fired``, ``own`` (percent) and ``experts`` tell of firing,
-    the rows ``cost`` of seconds and bytes, each in columns of their own names.
+    ``cost`` of seconds and bytes, ``forgetting`` of reliability, where N is the number of later edits, each in columns
+    of their own names.
     """
-    sheet: dict[tuple[str, str, int, str], dict[str, str]] = {}
-    for table in tables(summary):
+    sheet: dict[tuple[str, str, str, int, str], dict[str, str]] = {}
+    for table in made:
         for line in table.lines:
-            key = table.data, table.score, line.edits, line.editor
-            names = dict(zip(("data", "score", "edits", "editor"), map(str, key), strict=True))
-            sheet.setdefault(key, names).update(_csv_numbers(line, intervals=table.kind in ("main", "other")))
+            key = table.data, table.protocol, table.score, line.edits, line.editor
+            names = dict(zip(("data", "protocol", "score", "edits", "editor"), map(str, key), strict=True))
+            sheet.setdefault(key, names).update(
+                _csv_numbers(line, intervals=table.kind in ("main", "other", "forgetting"))
+            )
     out = io.StringIO()
     writer = csv.DictWriter(
         out, list(dict.fromkeys(name for row in sheet.values() for name in row)), lineterminator="\n"
@@ -248,7 +323,7 @@ def _csv_number(value: float | None, unit: Unit) -> str:
 
 def terminal_rows(table: Table) -> tuple[list[str], list[list[str]]]:
     """The heading and the rows as plain text; in the main tables the interval, in whole percent, stands below."""
-    head = ["N", "Editor", *(heading for _, heading in table.columns)]
+    head = [table.size, "Editor", *(heading for _, heading in table.columns)]
     cell = _terminal_cell if table.kind == "main" else lambda cell: cell.text
     return head, [[f"{line.edits:,}", line.editor, *map(cell, line.cells)] for line in table.lines]
 
