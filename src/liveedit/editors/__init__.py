@@ -31,7 +31,7 @@ PAPERS: dict[str, str] = {
     "grace": "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, NeurIPS 2023",
     "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
-    "recipe": "Chen et al., Lifelong Knowledge Editing for LLMs with Retrieval-Augmented Continuous Prompts, EMNLP 2024",
+    "recipe": "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt Learning, EMNLP 2024",
     "serac": "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
 }
