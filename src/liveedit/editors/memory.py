@@ -1,7 +1,7 @@
 """What methods share that keep a memory of edits and look up, for each query, the one edit that it belongs to.
 
-MemoryPatch remembers which edit answered. MemoryEditor goes through queries and cases in chunks, and says for a batch of
-training which query belongs to which edit.
+MemoryPatch remembers which edit answered, MemoryEditor goes through queries and cases in chunks, and the functions say
+which query belongs to which edit.
 """
 
 from abc import abstractmethod

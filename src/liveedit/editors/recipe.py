@@ -12,20 +12,20 @@ knowledge sentinel, to statistics of their token states: one summary state, mean
     (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k but the own one, for all queries, each counted while its
          share is below ``hinge`` times the next best
 
-    point              paper                       released for VLMs             here
-    encoder            RoBERTa, trained            the same                      the VLM's own states, or a pretrained encoder
-    summary state      the pooler's                the same                      the last token's (of an encoder: the first's)
-    query at test      text                        text, the image is lost       image and text
-    retrieval          text                        text                          image and text (``scope="text"``: word embeddings,
-                                                                                 which know of no image)
-    key of an edit     question and answer         the same                      question: an edit and a query equal to it have one
-                                                                                 key from the start
-    perceptrons of (1) one for each side           the same                      one for both
-    r                  as it comes                 as it comes, over √d          of unit length, times a learned scale
-    p_k                from the edit's statistics  the same                      and the answer's embeddings, linearly mapped, so that
-                                                                                 answers never seen in training can be written
-    place of p_k       before the query            before the image              before the text, behind the image
-    queries of (5, 6)  one drawn an edit           one drawn an edit             all of the batch, hard ones included
+    point               paper                      released for VLMs        here
+    encoder             RoBERTa, trained           the same                 the VLM's own states, or a pretrained one
+    summary state       the pooler's               the same                 the last token's; of an encoder the first's
+    query at test       text                       the image is lost        image and text
+    retrieval reads     text                       the same                 image and text, or (``scope="text"``) word
+                                                                            embeddings, which know of no image
+    key of an edit      of question and answer     the same                 of the question, so that a query equal to
+                                                                            the edit has its key from the start
+    perceptrons in (1)  one for each side          the same                 one for both
+    r                   as it comes                divided by d^¼           of unit length, times a learned scale
+    p_k made from       the edit's statistics      the same                 and the embeddings of its answer, linearly
+                                                                            mapped: new answers can be written, too
+    place of p_k        before the query           before the image         before the text, behind the image
+    queries in (5, 6)   one drawn for each edit    the same                 all of the batch, hard ones included
 
 With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way round.
 """
@@ -61,10 +61,10 @@ POOLED = 4
 class RecipeConfig:
     """Settings. ``layer`` (from 0) is the decoder layer whose states are pooled, ``scope`` what retrieval may see.
 
-    ``encoder`` is a pretrained encoder of text, by folder or Hugging Face id, which is trained too, or ``None`` for the
-    VLM's own states. ``tokens`` is n_p, ``key_dim`` the width of r, ``prototypes`` the number of tokens of the sentinel.
-    ``margin`` is how far above the sentinel an edit has to be. ``written`` is how many examples of a batch train the
-    prompts, ``None`` for all. ``eos`` ends every target with the end of text.
+    ``encoder`` is a pretrained encoder of text, by folder or Hugging Face id, which is trained too, or ``None`` for
+    the VLM's own states. ``tokens`` is n_p, ``key_dim`` the width of r, ``prototypes`` how many tokens the sentinel
+    has. ``margin`` is how far above the sentinel an edit has to be. ``written`` is how many examples of a batch train
+    the prompts, ``None`` for all. ``eos`` ends every target with the end of text.
     """
 
     layer: int = 21
@@ -113,7 +113,7 @@ def statistics(part: Part, summary: Tensor) -> Tensor:
 
 
 def sentinel_loss(similarity: Tensor, sentinel: Tensor, hinge: float) -> Tensor:
-    """(6) for queries whose ``similarity`` to the edits is (R, E), at the own one ``NEVER``, and to r_Θ ``sentinel``."""
+    """(6) for ``similarity`` (R, E) to the edits, at the own one ``NEVER``, and ``sentinel`` (R,) to r_Θ."""
     share = torch.cat([sentinel[:, None], similarity], 1).softmax(1)
     counted = share[:, 0] < hinge * share[:, 1:].amax(1)
     loss = -torch.cat([sentinel[:, None], similarity], 1).log_softmax(1)[:, 0]
@@ -131,6 +131,21 @@ class Perceptron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(self.norm(x))
         return x + F.relu(self.second(x))
+
+
+class Retriever(Perceptron):
+    """(1) for edits, queries and the sentinel, whose prototype tokens it holds for each source of states by its width.
+
+    r (B, d) has the length at which an inner product is the learned scale times the cosine.
+    """
+
+    def __init__(self, widths: Sequence[int], width: int, prototypes: int) -> None:
+        super().__init__(POOLED * sum(widths), width)
+        self.scale = nn.Parameter(torch.tensor(log(SCALE)))
+        self.prototypes = nn.ParameterList([0.1 * torch.randn(1, prototypes, states) for states in widths])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(super().forward(x), dim=-1) * (0.5 * self.scale).exp()
 
 
 class Prompts(nn.Module):
@@ -164,7 +179,7 @@ class RecipePatch(MemoryPatch):
             self.last = [[] for _ in batch.spans]
             return {}
         editor = self.editor
-        key = editor.key(editor.features(editor.look(batch)))
+        key = editor.retriever(editor.features(editor.look(batch)))
         score = editor.above(key, self.bank["keys"])
         if editor.config.scope == "both":
             score = score.masked_fill(~kindred(batch.spans, self.bank["pictured"]), NEVER)
@@ -193,23 +208,14 @@ class Recipe(MemoryEditor):
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint(c.encoder))
             widths = [self.encoder.get_input_embeddings().embedding_dim]
         widths += [D] if c.scope == "both" else []
-        features = POOLED * sum(widths)
-        self.retriever, self.prompts = Perceptron(features, c.key_dim), Prompts(features, c.key_dim, c.tokens, D)
-        self.prototypes = nn.ParameterList(
-            [nn.Parameter(0.1 * torch.randn(1, c.prototypes, width)) for width in widths]
-        )
-        self.scale = nn.ParameterList([nn.Parameter(torch.tensor(log(SCALE)))])
-        parts = {
-            "retriever": self.retriever,
-            "prompts": self.prompts,
-            "prototypes": self.prototypes,
-            "scale": self.scale,
-        }
-        parts |= {} if self.encoder is None else {"encoder": self.encoder}
-        self._networks = nn.ModuleDict(parts).to(vlm.device)
+        self.retriever = Retriever(widths, c.key_dim, c.prototypes)
+        self.prompts = Prompts(POOLED * sum(widths), c.key_dim, c.tokens, D)
+        parts = {"retriever": self.retriever, "prompts": self.prompts}
+        self._networks = nn.ModuleDict(parts if self.encoder is None else parts | {"encoder": self.encoder})
+        self._networks.to(vlm.device)
 
     def networks(self) -> nn.ModuleDict:
-        """Retriever, sentinel, prompts, and the encoder if there is one."""
+        """Retriever with sentinel, prompts, and the encoder if there is one."""
         return self._networks
 
     # Reading
@@ -247,16 +253,13 @@ class Recipe(MemoryEditor):
 
     def sentinel(self) -> Tensor:
         """r_Θ (1, d)."""
-        states = list(self.prototypes)
+        states = list(self.retriever.prototypes)
         if self.encoder is not None:
             states[0] = self.encoder(inputs_embeds=states[0]).last_hidden_state
         parts = [Part(some, torch.ones_like(some[..., 0], dtype=torch.bool)) for some in states]
         first = torch.zeros(1, dtype=torch.long, device=self.device)
-        return self.key(torch.cat([statistics(part, first) for part in parts], 1))
-
-    def key(self, features: Tensor) -> Tensor:
-        """r (B, d), of the length at which an inner product is the scale times the cosine."""
-        return F.normalize(self.retriever(features), dim=-1) * (0.5 * self.scale[0]).exp()
+        key: Tensor = self.retriever(torch.cat([statistics(part, first) for part in parts], 1))
+        return key
 
     def above(self, query: Tensor, keys: Tensor) -> Tensor:
         """How far queries (B, d) are above the sentinel in their likeness to edits (E, d): (B, E), (3)."""
@@ -268,7 +271,7 @@ class Recipe(MemoryEditor):
         """See :meth:`MemoryEditor.entries`."""
         batch = self.vlm.encode(queries, eos=self.config.eos)
         return {
-            "keys": self.key(self.features(self.look(batch))),
+            "keys": self.retriever(self.features(self.look(batch))),
             "prompts": self.prompts(self.features(self.look(batch, answered=True)), self.answers(batch)),
             "pictured": pictured(batch.spans, self.device),
         }
@@ -299,7 +302,9 @@ class Recipe(MemoryEditor):
         longer, _ = batch.prefixed(dict.fromkeys(range(len(batch)), places), self.vlm.pad_token_id)
         rows = self.vlm.hidden(longer, EMBEDDINGS).rows()
         positions = batch.answer_positions()
-        base = self.vlm.logits(batch)[positions].float().log_softmax(-1).cpu().split(positions.sum(1).tolist())
+        base = (
+            self.vlm.logits(batch)[positions].float().log_softmax(-1).cpu().split_with_sizes(positions.sum(1).tolist())
+        )
         seen, known, answers = self.look(batch), self.look(batch, answered=True), self.answers(batch).cpu()
         for at, (example, kind, _) in enumerate(asked):
             assert isinstance(example, RecipeExample)
@@ -361,7 +366,7 @@ class Recipe(MemoryEditor):
         """(5) and (6) for every query of the batch and every edit of it, rivals left out."""
         c = self.config
         names = self.names(examples, EDIT, *c.generality, *c.locality)
-        key = self.key(self.features([examples[j].asked[kind] for kind, j in names]))
+        key: Tensor = self.retriever(self.features([examples[j].asked[kind] for kind, j in names]))
         spans = [examples[j].rows[kind].spans[0] for kind, j in names]
         own, rivals = (value.to(self.device) for value in belonging(examples, names, c.locality))
         apart = rivals

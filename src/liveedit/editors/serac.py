@@ -13,18 +13,17 @@ causal transformer. It reads the text of the edit, then what the VLM's first lay
 included, and writes what the VLM's last layer would have put out, so that the VLM's own norm and output embedding make
 the logits:
 
-    point                paper                    released for VLMs                         here
-    scope                text, BERT               text, BERT                                image and text, the VLM's states
-                                                                                            (``scope="text"``: word embeddings)
-    out of scope in (2)  sampled queries          VLKEB: text alone; LiveEdit: in-batch     every query of the batch against every
-                                                                                            edit of it, hard ones included
-    h                    a small language model   OPT-125M, or a second VLM (VLKEB)         fresh by default, or a pretrained one
-    input and output     h's own vocabulary       VLKEB: h's own; LiveEdit: the VLM's,      the VLM's, through linear maps that
-                                                  through residual blocks                   begin as identities
-    memory               x_e and y_e              VLKEB: text; LiveEdit: embeddings of      text: the scope has seen the image
-                                                  image and text
-    locality term        none                     KL of h to the VLM, of no use because     none
-                                                  h answers in scope only
+    point                paper                  released for VLMs                    here
+    scope reads          text, by BERT          the same                             image and text (VLM's states), or
+                                                                                     (``scope="text"``) word embeddings
+    out of scope in (2)  queries drawn for it   VLKEB: of text; LiveEdit: drawn      every query of a batch with every
+                                                                                     edit of it, hard ones included
+    h                    a language model       OPT-125M; VLKEB: or a second VLM     a fresh one, or a pretrained one
+    vocabulary           h's own                VLKEB: h's own; LiveEdit: the        the VLM's, between linear maps that
+                                                VLM's, between residual blocks       begin as identities
+    memory               x_e and y_e            VLKEB: text; LiveEdit: embeddings    text: the scope has seen the image
+                                                of image and text
+    locality             no term                KL from the VLM to h                 no term: h answers in scope only
 
 With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way round.
 """
@@ -37,7 +36,6 @@ import transformers
 from torch import Tensor, nn
 
 from liveedit.editors import PAPERS
-from liveedit.editors.bank import Bank
 from liveedit.editors.base import Example, alone
 from liveedit.editors.contrast import contrast, log_odds
 from liveedit.editors.draws import EDIT
@@ -65,11 +63,11 @@ NO_TOKEN = -1
 class SeracConfig:
     """Settings. ``layer`` (from 0) is the decoder layer whose output the scope reads, ``scope`` what it may see.
 
-    ``module_dim``, ``heads`` and ``queries`` are the sizes of its keys (d_m and k of LiveEdit), ``drop`` is the share of
-    image and prompt tokens hidden from it in training. A query is in scope above ``threshold``. ``counterfactual`` is a
-    pretrained decoder-only language model, by folder or Hugging Face id, or ``None`` for a fresh one of ``width`` and
-    ``depth``. ``tokens`` is the most that the text of an edit may have, ``written`` how many examples of a batch train
-    the counterfactual model, ``None`` for all. ``eos`` ends every target with the end of text.
+    ``module_dim``, ``heads`` and ``queries`` are the sizes of its keys (d_m and k of LiveEdit), ``drop`` is the share
+    of image and prompt tokens hidden from it in training. A query is in scope above ``threshold``. ``counterfactual``
+    is a pretrained decoder-only language model, by folder or Hugging Face id, or ``None`` for a fresh one of ``width``
+    and ``depth``. ``tokens`` is the most that the text of an edit may have, ``written`` how many examples of a batch
+    train the counterfactual model, ``None`` for all. ``eos`` ends every target with the end of text.
     """
 
     layer: int = 21
@@ -91,7 +89,7 @@ class SeracConfig:
 
 @dataclass(slots=True)
 class SeracExample(Example):
-    """A case: ``rows`` as the scope reads them, ``inputs`` as the counterfactual model does, and the edit's ``text``."""
+    """A case: ``rows`` as the scope reads them, ``inputs`` as the counterfactual model does, the edit's ``text``."""
 
     inputs: dict[str, HiddenBatch] = field(default_factory=dict)
     text: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -103,9 +101,10 @@ class Counterfactual(nn.Module):
     def __init__(self, hidden_size: int, source: str | None, width: int, depth: int, heads: int) -> None:
         super().__init__()
         if source is None:
+            nameless = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
             sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth}
             spread = {"initializer_range": width**-0.5, "num_attention_heads": heads}
-            self.model = transformers.LlamaModel(transformers.LlamaConfig(vocab_size=1, **sizes, **spread))
+            self.model = transformers.LlamaModel(transformers.LlamaConfig(vocab_size=1, **nameless, **sizes, **spread))
         else:
             with reading(source):
                 self.model = transformers.AutoModel.from_pretrained(checkpoint(source), dtype=torch.float32)
