@@ -1,8 +1,8 @@
 """Which editors an evaluation tests: what `--editors` says, loaded.
 
 Each is the name of a method, the folder or Hugging Face id of a trained editor, `NAME:FOLDER`, or one of these behind
-`LABEL=`; `all` stands for every method. A method that has to be trained is looked for by its name among the folders of
-trained editors, then among those that ship with the package.
+`LABEL=`; `all` stands for every method. A method is looked for by its name among the folders of trained editors, then
+among those that ship with the package; one without training that is in neither has its default settings.
 """
 
 import re
@@ -57,6 +57,7 @@ def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -
         for name in sorted(EDITORS) if entrant.source == ALL else [entrant.source]:
             try:
                 editor = _load(vlm, model, name, trained)
+                editor.empty()  # reads whatever else the method needs, such as a sentence encoder
             except LiveEditError as error:
                 if entrant.source != ALL:
                     raise
@@ -81,10 +82,12 @@ def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
     from liveedit.editors import EDITORS, load_editor
     from liveedit.registry import resolve
 
-    if source not in EDITORS or not hasattr(resolve("editor", source, EDITORS), "from_pretrained"):
+    if source not in EDITORS:
         return load_editor(vlm, source)
     for folder in (trained / source, *([embedded(source)] if model == EMBEDDED else [])):
         if (folder / "config.json").is_file():
             return load_editor(vlm, folder)
+    if not hasattr(resolve("editor", source, EDITORS), "from_pretrained"):
+        return load_editor(vlm, source)
     command = shlex.join(["liveedit", "train", str(trained / source), "--editor", source, "--model", model])
     raise BadInput(f"{source} has to be trained for this model first: {command}")
