@@ -111,8 +111,8 @@ def _run(
     from liveedit.editable import load
     from liveedit.evaluate import evaluate as run
 
-    edited = load(model, editor)
     cases = load_cases(data, "test", seed, split=split, prompts=prompts)
+    edited = load(model, editor)
     with _bar(console, edited.editor.name) as progress:
         run(
             edited.vlm, edited.editor, cases, edits=counts, data=data, seed=seed,
