@@ -78,7 +78,7 @@ def test_eval_runs_on_what_was_added(added, tmp_path):
         "--prompts", "paper", "--out", "run", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    [file] = (tmp_path / "run").rglob("records.jsonl")
+    [file] = (tmp_path / "run").rglob("records*.jsonl")
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert {record["data"] for record in records} == {"vlkeb-onehop-edited"}
     assert {"portability_1hop", "question_alone", "image_alone"} <= {record["metric"] for record in records}
