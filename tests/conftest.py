@@ -1,6 +1,9 @@
-"""What several tests share: the embedded model, loaded once a process."""
+"""What several tests share: the embedded model, loaded once a process, and a few records of published benchmarks."""
 
+import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +49,31 @@ def sentence_encoder(tmp_path_factory):
     transformers.BertModel(transformers.BertConfig(vocab_size=len(text), **sizes)).save_pretrained(folder)
     text.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The folders mmedit/ and vlkeb/ with a few records each and drawn images in images/; nothing is added yet."""
+    from PIL import Image
+
+    monkeypatch.setenv("LIVEEDIT_HOME", str(tmp_path / "home"))
+    root = tmp_path / "published"
+    shutil.copytree(Path(__file__).parent / "data" / "published", root)
+    for file in sorted(root.rglob("*.json")):
+        for number, row in enumerate(json.loads(file.read_text(encoding="utf-8"))):
+            for field in ("image", "image_rephrase", "m_loc"):
+                image = file.parent / "images" / row[field]
+                image.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (24, 24), (40 * number, 90, 120)).save(image)
+    return root
+
+
+@pytest.fixture
+def added(published):
+    """The same, with all three added."""
+    from liveedit.data.places import add_place, locate
+    from liveedit.data.sources import source
+
+    for name, folder in (("e-vqa", "mmedit"), ("e-ic", "mmedit"), ("vlkeb", "vlkeb")):
+        add_place(name, locate(source(name), [published / folder], published / folder / "images"))
+    return published

@@ -34,6 +34,7 @@ FIELDS = (
 IMAGES = ("image", "image_rephrase", "m_loc")
 """The fields that are paths to images."""
 MAY_BE_EMPTY = {"pred"}
+HOPS = {"1-hop": 1, "2-hop": 2, "3-hop": 3, "4-hop": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,5 +141,5 @@ def _portability(items: list[dict[str, Any]]) -> dict[str, Any]:
             fact = item["port_edit_q"], item["port_edit_a"]
         else:
             asked = item["Q&A"]["Question"], item["Q&A"]["Answer"]
-            hops.setdefault(int(item["port_type"].removesuffix("-hop")), asked)
+            hops.setdefault(HOPS[item["port_type"]], asked)
     return {"hops": hops, "fact": fact}

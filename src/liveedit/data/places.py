@@ -30,7 +30,10 @@ def home() -> Path:
 
 
 def places() -> dict[str, Place]:
-    """Every benchmark that was added. Raises :class:`BadInput` if the file that lists them is damaged."""
+    """Every benchmark that was added.
+
+    Raises :class:`BadInput` if the file that lists them is damaged, :class:`StorageError` if it cannot be read.
+    """
     file = home() / "data.json"
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
@@ -40,6 +43,8 @@ def places() -> dict[str, Place]:
         }
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise StorageError(f"cannot read {file} ({error.strerror}): mend it, or set LIVEEDIT_HOME elsewhere") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadInput(f"{file} is damaged: delete it, and add the benchmarks again") from None
 

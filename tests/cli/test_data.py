@@ -1,0 +1,86 @@
+"""`liveedit data` and what it makes known, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-c", "from liveedit.cli import main; main()", *words],
+        capture_output=True, text=True, cwd=cwd, check=False,
+    )  # fmt: skip
+
+
+def add(published, name="vlkeb", folder="vlkeb"):
+    where = published / folder
+    return run("data", "add", name, "--annotations", str(where), "--images", str(where / "images"))
+
+
+def test_add_list_check_leaks(published):
+    assert "liveedit data add" in run("data", "check", "vlkeb").stderr
+    done = add(published)
+    assert done.returncode == 0, done.stderr
+    assert "eval.json 3 records" in done.stdout
+    assert "note: eval.json has 3 records, the published one 3,174" in done.stdout
+    listed = run("data").stdout
+    assert [line.split()[-2] for line in listed.splitlines() if "│ vlkeb " in line] == ["yes"]
+    assert "is sound" in run("data", "check", "vlkeb").stdout
+    counted = run("data", "leaks", "vlkeb")
+    assert counted.returncode == 0
+    [line] = [line for line in counted.stdout.splitlines() if "image-locality probe is in" in line]
+    assert line.split("│")[2:4] == ["     1 ", "     0 "] or [part.strip() for part in line.split("│")[2:4]] == [
+        "1",
+        "0",
+    ]
+
+
+def test_faults_are_listed_on_a_screen_and_in_a_file_and_nothing_is_added(published, tmp_path):
+    file = published / "vlkeb" / "train.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps([row | {"alt": "", "loc": "", "src": ""} for row in rows]), encoding="utf-8")
+    done = add(published)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "vlkeb has faults (15)" in done.stderr
+    assert len(done.stdout.splitlines()) < 20
+    assert len((tmp_path / "home" / "vlkeb-problems.txt").read_text().splitlines()) == 15
+    assert not (tmp_path / "home" / "data.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["data", "leaks", "vlkebb"], "did you mean vlkeb"),
+        (["data", "fetch", "e-vqa"], "not on the Hugging Face Hub"),
+        (["data", "fetch", "vlkeb"], "connect and run"),
+        (["data", "add", "vlkeb", "--annotations", "nowhere", "--images", "."], "nothing at nowhere"),
+        (["eval", "--out", "x", "--data", "vlkeb"], "vlkeb is not here yet"),
+        (["eval", "--out", "x", "--split", "papers"], "choose clean or paper"),
+        (["train", "x", "--data", "e-vqa"], "e-vqa is not here yet"),
+        (["train", "x", "--prompts", "paper"], "leave --prompts out"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_failure(words, names, published, tmp_path):
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert names in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_eval_runs_on_what_was_added(added, tmp_path):
+    done = run(
+        "eval", "--data", "vlkeb-onehop-edited", "--editors", "ft-l", "--edits", "2", "--max-cases", "1",
+        "--prompts", "paper", "--out", "run", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [file] = (tmp_path / "run").rglob("records*.jsonl")
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert {record["data"] for record in records} == {"vlkeb-onehop-edited"}
+    assert {"portability_1hop", "question_alone", "image_alone"} <= {record["metric"] for record in records}
+    assert all(record["edits"] == 2 for record in records)
+    assert "data:image/webp" in (tmp_path / "run/index.html").read_text(encoding="utf-8")
