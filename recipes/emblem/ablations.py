@@ -118,7 +118,7 @@ def main() -> None:
                 edits=(EDITS,), data="emblem", seed=0, out=folder / "records", max_cases=EDITS, ask=ASKED,
             )  # fmt: skip
         if (folder / "records").exists():
-            lines.append(row(variant.name, summary(read_records(folder / "records").records)))
+            lines.append(row(variant.name, summary(read_records(folder / "records"))))
     table = (
         "| variant | Rel | T-Gen | I-Gen | T-Loc | I-Loc | Average | Rel exact | I-Gen exact | Average exact "
         "| look-alike | other question | question alone |\n|" + " --- |" + " ---: |" * 12 + "\n" + "\n".join(lines)
