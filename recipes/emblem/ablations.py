@@ -117,7 +117,7 @@ def main() -> None:
                 vlm, editor, cases, Windows((EDITS,), EDITS, ASKED), data="emblem", seed=0, out=folder / "records"
             )  # fmt: skip
         if (folder / "records").exists():
-            lines.append(row(variant.name, summary(read_records(folder / "records").records)))
+            lines.append(row(variant.name, summary(read_records(folder / "records"))))
     table = (
         "| variant | Rel | T-Gen | I-Gen | T-Loc | I-Loc | Average | Rel exact | I-Gen exact | Average exact "
         "| look-alike | other question | question alone |\n|" + " --- |" + " ---: |" * 12 + "\n" + "\n".join(lines)

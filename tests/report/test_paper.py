@@ -92,7 +92,11 @@ def test_latex_escapes_names_and_marks_the_best(record):
 
 
 def test_a_missing_metric_is_a_dash_and_a_missing_n_has_no_row(record):
-    records = [record(editor="a", edits=1), record(editor="a", edits=10), record(editor="b", edits=1, metric="text_locality")]
+    records = [
+        record(editor="a", edits=1),
+        record(editor="a", edits=10),
+        record(editor="b", edits=1, metric="text_locality"),
+    ]
     [table] = liveedit_tables(summary(records), "exact_match")
     assert [(line.edits, line.editor) for line in table.lines] == [(1, "a"), (1, "b"), (10, "a")]
     assert " & -- & " in latex(table)

@@ -118,7 +118,9 @@ def test_values_of_several_seeds_are_means_over_all_probes(answers):
 def test_interval_over_seeds_is_that_of_two_stages_of_resampling(answers):
     """A slow loop: draw seeds with replacement, of each drawn seed as many cases as it has."""
     rights = [[int(i % 10 < share) for i in range(30)] for share in (9, 7, 4)]
-    row = rows_of([r for seed, right in enumerate(rights) for r in answers(right, seed=seed)])["reliability", "exact_match"]
+    row = rows_of([r for seed, right in enumerate(rights) for r in answers(right, seed=seed)])[
+        "reliability", "exact_match"
+    ]
     chance, means = random.Random(1), []
     for _ in range(4 * RESAMPLES):
         drawn = [chance.choice(seed) for seed in chance.choices(rights, k=3) for _ in seed]
@@ -126,7 +128,7 @@ def test_interval_over_seeds_is_that_of_two_stages_of_resampling(answers):
     means.sort()
     assert row["low"] == pytest.approx(means[len(means) * 25 // 1000], abs=0.025)
     assert row["high"] == pytest.approx(means[len(means) * 975 // 1000], abs=0.025)
-    one = rows_of(answers(sum(rights, [])))["reliability", "exact_match"]
+    one = rows_of(answers([right for seed in rights for right in seed]))["reliability", "exact_match"]
     assert row["high"] - row["low"] > 1.5 * (one["high"] - one["low"])  # seeds that differ widen the interval
 
 
@@ -138,9 +140,7 @@ def test_protocols_do_not_mix(record):
 
 
 def test_gaps_are_told_apart_by_the_edits_made_later(record):
-    records = [
-        record(case=str(i), protocol="gap", edits=i + gap + 1, later=gap) for gap in (10, 20) for i in range(5)
-    ]
+    records = [record(case=str(i), protocol="gap", edits=i + gap + 1, later=gap) for gap in (10, 20) for i in range(5)]
     rows = [row for row in summary(records)["rows"] if row["score"] == "exact_match"]
     assert [(row["edits"], row["n"]) for row in rows] == [(10, 5), (20, 5)]
 
@@ -152,7 +152,8 @@ def test_forgetting_is_reliability_by_later_edits(record):
             case=str(case), protocol="stream", edits=n, later=n - 1 - case, metric=metric, probe=probe,
             answer_after=chance.choice(("Japan", "Chile")),
         )
-        for n in (10, 100) for case in range(min(n, 40)) for probe, metric in enumerate(("reliability", "text_generality"))
+        for n in (10, 100) for case in range(min(n, 40))
+        for probe, metric in enumerate(("reliability", "text_generality"))
     ]  # fmt: skip
     expected = {}
     for low, high in zip(LATER, (*LATER[1:], 10**9), strict=True):

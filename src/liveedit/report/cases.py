@@ -1,8 +1,8 @@
-"""What the page shows of single cases: the questions, and side by side what the unedited model and each editor answered.
+"""What the page shows of single cases: what was asked, and what the unedited model and each editor answered.
 
 All of it is one compact JSON value in which every text, picture and answer stands once and is named by its number. A
-page shows so many cases that it stays small: of each benchmark, evenly spread over those that were asked about most often,
-in the first seed. At first it shows the largest N of the first protocol.
+page shows so many cases that it stays small: of each benchmark, evenly spread over those that were asked about most
+often, in the first seed. At first it shows the largest N of the first protocol.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Records as one numpy table, 100 bytes a record, so that millions of them can be summarised in memory.
+"""Records as one numpy table, 128 bytes a record, so that millions of them can be summarised in memory.
 
 A record is read once, scored, and forgotten; texts are held as numbers. What one record is worth:
 
@@ -78,14 +78,16 @@ def columns(records: Iterable[Record]) -> Columns:
 
 
 def distinct(rows: np.ndarray, *names: str) -> np.ndarray:
-    """The places of the first of ``rows`` with each combination of the columns ``names``, in the combinations' order."""
-    order = np.lexsort([rows[name] for name in reversed(names)])
-    return order[np.append(True, _changes(rows[order], names))[: len(rows)]]
+    """The places of the first of ``rows`` with each combination of the columns ``names``, in their order."""
+    order: np.ndarray = np.lexsort([rows[name] for name in reversed(names)])
+    first = np.append(True, _changes(rows[order], names))
+    return np.compress(first[: len(rows)], order)
 
 
 def _changes(rows: np.ndarray, names: Iterable[str]) -> np.ndarray:
     """Whether each of ``rows`` but the first differs from the one before it in any column of ``names``."""
-    return np.any([rows[name][1:] != rows[name][:-1] for name in names], axis=0)
+    changes: np.ndarray = np.logical_or.reduce([rows[name][1:] != rows[name][:-1] for name in names])
+    return changes
 
 
 def _in_order(texts: Iterable[str]) -> list[str]:

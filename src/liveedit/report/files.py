@@ -1,4 +1,4 @@
-"""Files of a report: the records it reads, one at a time, and writing what it makes so that no reader sees half of it."""
+"""Files of a report: the records it reads one at a time, and writing so that no reader sees half a file."""
 
 import tempfile
 from array import array

@@ -149,7 +149,7 @@ def summarised(table: Columns) -> Summary:
 def _groups(table: Columns) -> Iterator[tuple[_Group, np.ndarray]]:
     """Each (data, protocol, edits, editor) with its rows, which stand together in the table."""
     names = ("data", "protocol", "edits", "editor")
-    new = np.any([table.rows[name][1:] != table.rows[name][:-1] for name in names], axis=0)
+    new = np.logical_or.reduce([table.rows[name][1:] != table.rows[name][:-1] for name in names])
     for rows in np.split(table.rows, np.flatnonzero(new) + 1):
         data, protocol, editor = (table.named(name, rows[0][name]) for name in ("data", "protocol", "editor"))
         yield _Group(data=data, protocol=protocol, edits=int(rows[0]["edits"]), editor=editor), rows

@@ -145,17 +145,19 @@ def tables(summary: Summary) -> list[Table]:
     """All tables: by benchmark and protocol the papers' metrics, the others, firing, cost, forgetting; no empty one."""
     made = []
     for data, protocol in settings(summary):
-        scores, firing, cost, forgetting = (
-            [row for row in rows if (row["data"], row["protocol"]) == (data, protocol)]
-            for rows in (summary["rows"], summary["firing"], summary["cost"], summary["forgetting"])
-        )
+        scores, firing = _own(summary["rows"], data, protocol), _own(summary["firing"], data, protocol)
         for score in SCORE_LABELS:
             rows = [row for row in scores if row["score"] == score]
             made.append(_score_table("main", data, protocol, score, [row for row in rows if row["metric"] in MAIN]))
             made.append(_score_table("other", data, protocol, score, [r for r in rows if r["metric"] not in MAIN]))
         made += _firing_tables(data, protocol, firing)
-        made += [_cost_table(data, protocol, cost), _forgetting_table(data, protocol, forgetting)]
+        made.append(_cost_table(data, protocol, _own(summary["cost"], data, protocol)))
+        made.append(_forgetting_table(data, protocol, _own(summary["forgetting"], data, protocol)))
     return [table for table in made if table.lines]
+
+
+def _own(rows: Iterable[Mapping[str, Any]], data: str, protocol: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if (row["data"], row["protocol"]) == (data, protocol)]
 
 
 def size_heading(protocol: str) -> str:
