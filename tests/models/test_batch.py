@@ -109,3 +109,46 @@ def test_moving():
         "meta"
     }
     assert hidden_batch(2).to("cpu").position_ids is None
+
+
+def asked(*parts, side):
+    """A batch of rows of (image tokens, prompt tokens, answer tokens), numbered, padded on ``side``."""
+    length = max(map(sum, parts))
+    spans = [Spans(*bounds).shift((length - sum(row)) * (side == "left")) for row in parts for bounds in [edges(*row)]]
+    ids, labels = torch.zeros(len(parts), length, dtype=torch.long), torch.full((len(parts), length), IGNORED)
+    for row, span in enumerate(spans):
+        ids[row, span.start : span.stop] = torch.arange(1, span.stop - span.start + 1)
+        labels[row, slice(*span.answer)] = ids[row, slice(*span.answer)]
+    return Batch({"input_ids": ids, "attention_mask": (ids > 0).long()}, labels, spans)
+
+
+def edges(image, prompt, answer):
+    return (0, 0), (0, image), (image, image + prompt), (image + prompt, image + prompt + answer)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_vectors_before_the_text_of_some_rows(side):
+    batch = asked((2, 3, 0), (0, 2, 0), (1, 1, 0), side=side)
+    prefix = {0: torch.ones(2, 4), 2: 2 * torch.ones(1, 4)}
+    longer, places = batch.prefixed(prefix, 99)
+    text = [[1, 2, 99, 99, 3, 4, 5], [1, 2], [1, 99, 2]]
+    gaps = [7 - len(row) if side == "left" else 0 for row in text]
+    real = [[int(0 <= at - gap < len(row)) for at in range(7)] for row, gap in zip(text, gaps, strict=True)]
+    assert longer.inputs["attention_mask"].tolist() == real
+    for row, span in enumerate(longer.spans):
+        assert longer.inputs["input_ids"][row, span.start : span.stop].tolist() == text[row]
+        assert span.image[1] - span.image[0] == [2, 0, 1][row]
+    assert torch.equal(longer.inputs["input_ids"].gather(1, places), batch.inputs["input_ids"])
+    embedded = longer.embedded(torch.zeros(3, 7, 4))
+    assert [row.nonzero()[:, 0].unique().tolist() for row in embedded] == [
+        [at + gap for at, token in enumerate(row) if token == 99] for row, gap in zip(text, gaps, strict=True)
+    ]
+    assert embedded[2].max() == 2
+
+
+def test_answers_move_with_their_labels():
+    batch = asked((2, 3, 2), (0, 2, 1), side="right")
+    longer, places = batch.prefixed({1: torch.ones(3, 4)}, 99)
+    assert torch.equal(longer.labels.gather(1, places), batch.labels)
+    for row, span in enumerate(longer.spans):
+        assert torch.equal(longer.labels[row, slice(*span.answer)], batch.labels[row][batch.labels[row] != IGNORED])

@@ -582,6 +582,43 @@ def test_rewriting_queries(vlm, batch):
         assert vlm.generate(QUERIES, max_new_tokens=3) == answers
 
 
+class Before(Patch):
+    """The vectors of one token, three times, before the text of some rows."""
+
+    def __init__(self, vlm, token, rows):
+        words = vlm.model.get_input_embeddings().weight[[token] * 3].clone()
+        self.vectors = dict.fromkeys(rows, words)
+
+    def prefix(self, batch):
+        return self.vectors
+
+
+def test_vectors_before_a_text_are_like_tokens_there(vlm, batch):
+    patch = Before(vlm, 77, (0, 1, 3))
+    longer, places = batch.prefixed(patch.vectors, 77)
+    expected = vlm.logits(replace(longer, prefix={}))[torch.arange(len(QUERIES))[:, None], places]
+    asked = vlm.encode([replace(QUERIES[0], target="")], padding_side="left")
+    tokens = raw_generate(vlm, replace(asked.prefixed({0: patch.vectors[0]}, 77)[0], prefix={}), 4)[:, -4:]
+    with unchanged(vlm, batch), vlm.patched(patch):
+        got = vlm.logits(batch)
+        assert got.shape[:2] == batch.labels.shape
+        close(got, expected, 1e-4)
+        with pytest.raises(UnsupportedModel, match="two patches"), vlm.patched(Before(vlm, 78, (1,))):
+            vlm.logits(batch)
+    with vlm.patched(Before(vlm, 77, (0,))):
+        answer = vlm.tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert vlm.generate(QUERIES[:1], max_new_tokens=4) == [answer.strip()]
+
+
+def test_the_decoder_goes_on_from_embeddings(vlm, batch):
+    hidden = vlm.hidden(batch, EMBEDDINGS)
+    close(vlm.resume(EMBEDDINGS, hidden), vlm.logits(batch), 1e-4)
+    stacked = HiddenBatch.stack(hidden.rows()[::-1])
+    resumed = real(vlm.resume(EMBEDDINGS, stacked), stacked.spans)[::-1]
+    for one, other in zip(resumed, real(vlm.logits(batch), batch.spans), strict=True):
+        close(one, other, 1e-4)
+
+
 def test_merging_logits(vlm, batch):
     class Favour(Patch):
         """Answers with the row's last token, plus the number of tokens so far: both must be up to date."""

@@ -43,7 +43,7 @@ def test_the_base_class_is_the_empty_patch(vlm):
     patch, batch, logits = Patch(), vlm.encode(QUERIES), torch.zeros(2, 1, 3)
     assert len(patch) == 0
     assert patch.rewrite(QUERIES[0]) is QUERIES[0]
-    assert patch.bind(batch) == patch.weights() == {}
+    assert patch.bind(batch) == patch.weights() == patch.prefix(batch) == {}
     assert patch.merge(batch, logits) is logits
     assert patch.fired() == []
 

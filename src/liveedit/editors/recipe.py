@@ -179,7 +179,7 @@ class RecipePatch(MemoryPatch):
             self.last = [[] for _ in batch.spans]
             return {}
         editor = self.editor
-        key = editor.retriever(editor.features(editor.look(batch)))
+        key = editor.retriever(editor.features(editor.look(batch, editor.states(batch))))
         score = editor.above(key, self.bank["keys"])
         if editor.config.scope == "both":
             score = score.masked_fill(~kindred(batch.spans, self.bank["pictured"]), NEVER)
@@ -220,10 +220,10 @@ class Recipe(MemoryEditor):
 
     # Reading
 
-    def look(self, batch: Batch, *, answered: bool = False) -> list[Seen]:
-        """What is read of each row's question, or of its question and answer."""
+    def look(self, batch: Batch, states: Tensor, *, answered: bool = False) -> list[Seen]:
+        """What is read of each row's question, or of its question and answer, out of ``states`` (B, T, D)."""
         span_of = [(span.prompt[0], span.stop if answered else span.prompt[1]) for span in batch.spans]
-        states, pooled = self.states(batch), torch.empty(len(batch), 0, device=self.device)
+        pooled = torch.empty(len(batch), 0, device=self.device)
         if self.encoder is None:
             text = cut(states, span_of)
             pooled = torch.cat([pooled, statistics(text, text.mask.sum(1) - 1)], 1)
@@ -270,9 +270,11 @@ class Recipe(MemoryEditor):
     def entries(self, queries: Sequence[Query]) -> dict[str, Tensor]:
         """See :meth:`MemoryEditor.entries`."""
         batch = self.vlm.encode(queries, eos=self.config.eos)
+        states = self.states(batch)
+        known = self.features(self.look(batch, states, answered=True))
         return {
-            "keys": self.retriever(self.features(self.look(batch))),
-            "prompts": self.prompts(self.features(self.look(batch, answered=True)), self.answers(batch)),
+            "keys": self.retriever(self.features(self.look(batch, states))),
+            "prompts": self.prompts(known, self.answers(batch)),
             "pictured": pictured(batch.spans, self.device),
         }
 
@@ -300,12 +302,13 @@ class Recipe(MemoryEditor):
         batch = self.vlm.encode([query for *_, query in asked], eos=self.config.eos)
         places = torch.zeros(self.config.tokens, self.vlm.hidden_size)
         longer, _ = batch.prefixed(dict.fromkeys(range(len(batch)), places), self.vlm.pad_token_id)
-        rows = self.vlm.hidden(longer, EMBEDDINGS).rows()
+        with self.vlm.vision_once():
+            rows = self.vlm.hidden(longer, EMBEDDINGS).rows()
+            states, logits = self.states(batch), self.vlm.logits(batch)
         positions = batch.answer_positions()
-        base = (
-            self.vlm.logits(batch)[positions].float().log_softmax(-1).cpu().split_with_sizes(positions.sum(1).tolist())
-        )
-        seen, known, answers = self.look(batch), self.look(batch, answered=True), self.answers(batch).cpu()
+        base = logits[positions].float().log_softmax(-1).cpu().split_with_sizes(positions.sum(1).tolist())
+        seen, known = self.look(batch, states), self.look(batch, states, answered=True)
+        answers = self.answers(batch).cpu()
         for at, (example, kind, _) in enumerate(asked):
             assert isinstance(example, RecipeExample)
             example.rows[kind] = alone(rows[at])

@@ -126,7 +126,7 @@ class Batch:
     def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":
         """The batch with ``prefix`` before the text of its rows, and where (B, T) its own tokens are in that one.
 
-        ``filler`` is the token that stands in for each vector. Rows that get fewer are padded, on the left if all rows
+        ``filler`` is the token that stands in for each vector and pads the rows that get fewer, on the left if all rows
         end together, so that generation can go on behind them.
         """
         B, T = self.labels.shape

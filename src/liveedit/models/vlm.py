@@ -153,23 +153,26 @@ class VLM(Encoder):
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in."""
-        batch, places = self.prefixed(batch)
-        with self.announce(batch):
-            logits: Tensor = self.model(**batch.inputs, use_cache=False).logits
+        with self.prefixed(batch) as (longer, places), self.announce(longer):
+            logits: Tensor = self.model(**longer.inputs, use_cache=False).logits
         return logits if places is None else logits[torch.arange(len(batch), device=places.device)[:, None], places]
 
-    def prefixed(self, batch: Batch) -> tuple[Batch, Tensor | None]:
-        """The batch with what the patches put before the text of its rows, and where (B, T) its own tokens are in it.
+    @contextmanager
+    def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
+        """The batch with what a patch puts before the text of its rows, and where (B, T) its own tokens are in it.
 
-        The batch itself and ``None`` where they put nothing.
+        The batch itself and ``None`` where none puts anything. Raises :class:`UnsupportedModel` where two patches do.
         """
         places: Tensor | None = None
-        for patch in self.patches:
-            if prefix := patch.prefix(batch):
-                if batch.prefix:
-                    raise UnsupportedModel("two patches put vectors before one text: take one of them off")
-                batch, places = batch.prefixed(prefix, self.pad_token_id)
-        return batch, places
+        with ExitStack() as undo:
+            for patch in self.patches:
+                if overrides(patch, "prefix"):
+                    undo.enter_context(self.vision_once())  # for the patch, which may look at the batch, and the model
+                    if prefix := patch.prefix(batch):
+                        if batch.prefix:
+                            raise UnsupportedModel("two patches put vectors before one text: take one of them off")
+                        batch, places = batch.prefixed(prefix, self.pad_token_id)
+            yield batch, places
 
     @torch.no_grad()
     def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
@@ -249,9 +252,8 @@ class VLM(Encoder):
         answers: list[str] = []
         for start in range(0, len(queries), batch_size):
             asked = [Query(query.prompt, image=query.image) for query in queries[start : start + batch_size]]
-            batch, _ = self.prefixed(self.encode(asked, padding_side="left"))
             options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
-            with self.announce(batch):
+            with self.prefixed(self.encode(asked, padding_side="left")) as (batch, _), self.announce(batch):
                 tokens = self.model.generate(**batch.inputs, **options)
             new = tokens[:, batch.labels.shape[1] :]
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
