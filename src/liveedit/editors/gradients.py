@@ -15,6 +15,7 @@ Shapes: B edits, n tokens of the longest, R rows that are asked about, T tokens 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -215,7 +216,7 @@ class GradientEditor(TrainableEditor):
             found[site] = Factors(record.seen[site + INPUT].detach().float().to(self.device) * reached, delta)
         return found
 
-    def load_patch(self, folder: Any) -> ChangePatch:
+    def load_patch(self, folder: Path) -> ChangePatch:
         """See :meth:`Editor.load_patch`."""
         return self.patch_class.load(self, folder)
 
