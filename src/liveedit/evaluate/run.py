@@ -1,7 +1,7 @@
 """A whole evaluation: all that a protocol asks, one record a probe, to be stopped and gone on with at any time.
 
-Under ``accelerate launch`` or ``torchrun`` what is asked is shared out among the processes; each edits the pools that it
-asks about.
+Under ``accelerate launch`` or ``torchrun`` what is asked is shared out among the processes; each edits the pools that
+it asks about.
 """
 
 import json
