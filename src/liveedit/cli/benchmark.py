@@ -60,7 +60,7 @@ def evaluate(
 ) -> None:
     """Run the lifelong test; leave records, summary, tables, curves and a page in --out.
 
-    For several processes: accelerate launch --num_processes 2 -m liveedit eval … (--cpu before -m without GPUs).
+    For several processes: accelerate launch --multi_gpu --num_processes 2 -m liveedit eval …, on CPUs too.
     """
     asked = entrants(editors)
     chosen = _protocol(protocol, _numbers("--edits", edits), _numbers("--gaps", gaps), max_cases, ask)

@@ -1,6 +1,7 @@
 """A whole evaluation: all that a protocol asks, one record a probe, to be stopped and gone on with at any time.
 
-Under ``accelerate launch`` what is asked is shared out among the processes; each edits the pools that it asks about.
+Under ``accelerate launch`` or ``torchrun`` what is asked is shared out among the processes; each edits the pools that
+it asks about.
 """
 
 import json
@@ -44,8 +45,8 @@ PATIENCE = timedelta(days=7)
 
 
 def processes() -> PartialState:
-    """The processes that share this run: those of ``accelerate launch``, otherwise this one."""
-    return PartialState(timeout=PATIENCE)
+    """The processes that share this run: those of ``accelerate launch`` or ``torchrun``, otherwise this one."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def evaluate(
