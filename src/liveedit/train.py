@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch
+from liveedit.runinfo import digest
 from liveedit.types import Case
 
 __all__ = ["TrainConfig", "train"]
@@ -107,7 +108,7 @@ def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfi
     if config.schedule == "step":
         settings.pop("steps")
     settings.pop("checkpoint_every")
-    return settings | {"cases": len(cases), "first_case": cases[0].id, "last_case": cases[-1].id}
+    return settings | {"cases": digest(cases)}
 
 
 def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> None:

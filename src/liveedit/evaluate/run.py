@@ -4,7 +4,6 @@ Under ``accelerate launch`` or ``torchrun`` what is asked is shared out among th
 it asks about.
 """
 
-import json
 import os
 import platform
 import shlex
@@ -13,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from hashlib import sha256
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -32,6 +30,7 @@ from liveedit.evaluate.progress import Clock, Progress, Watcher
 from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
+from liveedit.runinfo import digest, image_name
 from liveedit.types import Case, Firing, Query, Record
 
 __all__ = ["Evaluation", "evaluate", "processes"]
@@ -245,14 +244,6 @@ def answer_limit(vlm: VLM, cases: Sequence[Case]) -> int:
     return max(SHORTEST, *(len(row) + 1 for row in ids), 0)
 
 
-def image_name(query: Query) -> str:
-    """What records call a query's image: its path, or the ``name`` in a picture's ``info``; empty without image."""
-    image = query.image
-    if image is None:
-        return ""
-    return str(image.info.get("name", "") if hasattr(image, "info") else image)
-
-
 def _identity(vlm: VLM, editor: Editor, cases: Sequence[Case]) -> dict[str, Any]:
     """What the records of one folder must have in common."""
     return {
@@ -261,18 +252,8 @@ def _identity(vlm: VLM, editor: Editor, cases: Sequence[Case]) -> dict[str, Any]
         "method": editor.name,
         "config": asdict(editor.config),
         "editor_fingerprint": editor.fingerprint,
-        "cases": _digest(cases),
+        "cases": digest(cases),
     }
-
-
-def _digest(cases: Sequence[Case]) -> str:
-    """SHA-256 over all that the cases say, the pixels of their images excepted."""
-    digest = sha256()
-    for case in cases:
-        edits = [(query.prompt, query.target, image_name(query)) for query in case.edits]
-        probes = [(p.metric, p.wanted, p.query.prompt, p.query.target, image_name(p.query)) for p in case.probes]
-        digest.update(json.dumps([case.id, edits, probes]).encode())
-    return digest.hexdigest()
 
 
 def _call(vlm: VLM) -> dict[str, Any]:
