@@ -189,7 +189,7 @@ def _set_x(axes: Any, axis: Axis, places: Sequence[float]) -> None:
     else:
         axes.set(xscale="log", xlim=(places[0] / 1.3, places[-1] * 1.3))
     axes.xaxis.set(major_locator=FixedLocator(_ticks(places)), minor_locator=NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1000:.3g}k" if n >= 1000 else f"{n:.3g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1000:.3g}k" if n >= 1000 else f"{n:.0f}"))
 
 
 def _draw_line(axes: Any, points: Sequence[Point], style: Style, name: str, *, shift: float, band: bool) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from liveedit.report.chart import Axis, Block, Panel, Point, images_of, styles
 from liveedit.report.scores import ScoreRow, Summary
-from liveedit.report.table import MAIN, SCORE_LABELS, label, score_label, settings, titled
+from liveedit.report.table import MAIN, label, score_label, settings, titled
 
 __all__ = ["curves", "figure_files", "forgetting", "hops", "one_hop"]
 
@@ -19,10 +19,10 @@ HOP = re.compile(r"portability_(\d)hop")
 
 
 def curves(summary: Summary) -> list[Block]:
-    """Each metric over N: a block a benchmark, protocol and score. N = 0 has no place on a logarithmic axis."""
+    """Each metric over N: a block a benchmark, protocol and paper's score. N = 0 has no place on a logarithmic axis."""
     found = []
     for data, protocol in settings(summary):
-        for score in SCORE_LABELS:
+        for score in PAPER_SCORES:
             rows = [
                 row
                 for row in summary["rows"]
@@ -68,18 +68,19 @@ def _hop_panel(size: int, rows: Sequence[tuple[int, ScoreRow]]) -> Panel:
 
 
 def forgetting(summary: Summary) -> list[Block]:
-    """Reliability over the number of edits made later, where a protocol tells."""
+    """Reliability over the number of edits made later, a panel a score, where a protocol tells."""
     found = []
     for data, protocol in dict.fromkeys((row["data"], row["protocol"]) for row in summary["forgetting"]):
-        for score in PAPER_SCORES:
+        rows = [row for row in summary["forgetting"] if (row["data"], row["protocol"]) == (data, protocol)]
+        panels = []
+        for score in dict.fromkeys(row["score"] for row in rows):
             points = [
-                Point(row["editor"], row["later"], row["value"], row["low"], row["high"])
-                for row in summary["forgetting"]
-                if (row["data"], row["protocol"], row["score"]) == (data, protocol, score)
+                Point(r["editor"], r["later"], r["value"], r["low"], r["high"]) for r in rows if r["score"] == score
             ]
-            panels = [Panel("reliability", "Rel of earlier edits", tuple(points))]
-            found.append(_block(data, protocol, score, "later", "over edits made later", panels))
-    return [block for block in found if block.panels]
+            panels.append(Panel("reliability", score_label(score), tuple(points)))
+        heading = f"{data}: {titled('reliability', protocol)}, % over edits made later"
+        found.append(Block(data, protocol, "forgetting", "later", heading, tuple(panels)))
+    return found
 
 
 def one_hop(summary: Summary) -> list[Block]:
@@ -100,11 +101,10 @@ def one_hop(summary: Summary) -> list[Block]:
 
 
 def figure_files(summary: Summary) -> dict[str, bytes]:
-    """The figures by file name, as SVG and PNG, in the papers' scores; all but the curves only if there are any."""
+    """The figures by file name, as SVG and PNG; all but the curves only if there are any."""
     drawn = styles(summary)
-    over_n = [block for block in curves(summary) if block.score in PAPER_SCORES]
     figures = {"hops": hops(summary), "one-hop": one_hop(summary), "forgetting": forgetting(summary)}
-    shown = {"curves": over_n} | {name: blocks for name, blocks in figures.items() if blocks}
+    shown = {"curves": curves(summary)} | {name: blocks for name, blocks in figures.items() if blocks}
     return {
         f"{name}.{format}": content
         for name, blocks in shown.items()
