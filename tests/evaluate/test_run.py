@@ -268,7 +268,7 @@ def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes):
     assert len(left.splitlines()) == probes
     records = run(vlm, made, tmp_path)
     assert [timeless(record) for record in records] == [timeless(record) for record in whole[0]]
-    assert (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").startswith(left)
+    assert set(left.splitlines()) <= set((tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines())
     assert len(json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["calls"]) == 2
 
 
@@ -362,7 +362,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(whole, made, vlm, tmp_p
 
     def full(descriptor):
         written.append(descriptor)
-        if len(written) > 2:
+        if len(written) > 3:  # run.json and two cases
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
@@ -372,7 +372,8 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(whole, made, vlm, tmp_p
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     lines = (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [timeless(Record.from_json(line)) for line in lines[:8]] == [timeless(record) for record in whole[0][:8]]
+    first = [*whole[0][:4], *whole[0][12:16]]  # case 0 at one edit, then, in the same pool, at three
+    assert [timeless(Record.from_json(line)) for line in lines[:8]] == [timeless(record) for record in first]
     records = run(vlm, made, tmp_path)
     assert sorted(map(place, records)) == sorted(map(place, whole[0]))
 
