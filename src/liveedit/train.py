@@ -1,7 +1,8 @@
 """Training of editors: one loop for all that have networks to train.
 
 The backbone is frozen, so everything below the edit layer is computed once (:meth:`TrainableEditor.prepare`) and kept
-on disk beside the checkpoints; a step then costs the layers above it only. Devices and processes are accelerate's
+on disk beside the checkpoints; a step then costs the layers above it only. Where that is too much to keep, each step
+computes what its own batch needs (``cache``). Devices and processes are accelerate's
 (``accelerate launch -m liveedit train …``): each process takes its share of every batch. The batch of a step depends
 on the seed and the step alone, so a run that was stopped goes on exactly as it would have.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -34,7 +35,10 @@ SLICE = 64
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast. ``schedule`` "step" is the released one: the rate falls to a tenth at ``cut`` steps."""
+    """How long and how fast. ``schedule`` "step" is the released one: the rate falls to a tenth at ``cut`` steps.
+
+    ``cache`` keeps the hidden states of all cases, 4 bytes for each of D numbers a token, in memory and on disk.
+    """
 
     steps: int = 20_000
     batch_size: int = 8
@@ -45,6 +49,7 @@ class TrainConfig:
     clip: float | None = None
     seed: int = 0
     checkpoint_every: int = 500
+    cache: bool = True
 
 
 class _Loss(nn.Module):
@@ -70,10 +75,11 @@ def train(
     """
     if len(cases) < config.batch_size:
         raise BadInput(f"{len(cases)} cases are fewer than one batch of {config.batch_size}: lower --batch-size")
-    accelerator = Accelerator(log_with="tensorboard", project_dir=str(folder))
+    unread = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as the pooler of a pretrained encoder
+    accelerator = Accelerator(log_with="tensorboard", project_dir=str(folder), kwargs_handlers=[unread])
     set_seed(config.seed)
     _claim(folder, _identity(editor, cases, config), accelerator)
-    examples = _prepared(editor, cases, folder, accelerator, progress)
+    examples = _prepared(editor, cases, folder, accelerator, progress) if config.cache else []
     loss = _Loss(editor)
     optimizer = torch.optim.Adam(_groups(editor), lr=config.lr, fused=True)
     scheduler = LambdaLR(optimizer, lambda step: _rate(step, config))
@@ -81,7 +87,8 @@ def train(
     first = _resume(accelerator, folder, scheduler)
     accelerator.init_trackers("log")
     for step in range(first, config.steps):
-        batch, generator = _batch(examples, config, step, accelerator)
+        chosen, generator = _batch(len(cases), config, step, accelerator)
+        batch = [examples[i] for i in chosen] if config.cache else editor.prepare([cases[i] for i in chosen])
         total, terms = loss(batch, generator)
         optimizer.zero_grad()
         accelerator.backward(total)
@@ -104,10 +111,12 @@ def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfi
         "editor": editor.name,
         "config": asdict(editor.config),
         "model": editor.vlm.fingerprint,
+        "prompt_format": editor.vlm.prompt_format,
     }
     if config.schedule == "step":
         settings.pop("steps")
     settings.pop("checkpoint_every")
+    settings.pop("cache")
     return settings | {"cases": digest(cases)}
 
 
@@ -117,7 +126,7 @@ def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> 
     if file.exists():
         stored = json.loads(file.read_text(encoding="utf-8"))
         now = json.loads(json.dumps(identity))
-        different = sorted(key for key in now.keys() | stored.keys() if stored.get(key) != now.get(key))
+        different = sorted(key for key in stored if stored[key] != now.get(key))
         if different:
             raise Mismatch(f"{folder} holds a training with another {', '.join(different)}: choose a new folder")
     elif accelerator.is_main_process:
@@ -143,16 +152,14 @@ def _prepared(
     return list(torch.load(file, weights_only=False))
 
 
-def _batch(
-    examples: Sequence[Example], config: TrainConfig, step: int, accelerator: Accelerator
-) -> tuple[list[Example], torch.Generator]:
-    """This process's examples of a step, and the generator of its draws."""
+def _batch(count: int, config: TrainConfig, step: int, accelerator: Accelerator) -> tuple[list[int], torch.Generator]:
+    """Which of the cases this process takes in a step, and the generator of its draws."""
     order = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    chosen = torch.randperm(len(examples), generator=order)[: config.batch_size].tolist()
+    chosen = torch.randperm(count, generator=order)[: config.batch_size].tolist()
     with accelerator.split_between_processes(chosen) as share:
-        batch = [examples[i] for i in share]
+        mine = list(share)
     draws = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 64 + accelerator.process_index)
-    return batch, draws
+    return mine, draws
 
 
 def _groups(editor: TrainableEditor) -> list[dict[str, Any]]:

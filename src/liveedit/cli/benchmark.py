@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from liveedit.cli.entrants import Entrant, entrants, load_entrants
+from liveedit.cli.loading import Dtype, PromptForm, load_here
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Benchmark.")] = "emblem",
     split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
     prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
+    prompt_format: PromptForm = None,
+    dtype: Dtype = None,
     protocol: Annotated[str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")] = "windows",
     edits: Annotated[
         str, typer.Option(help="windows, stream: numbers of edits in one pool, separated by commas.")
@@ -69,7 +72,7 @@ def evaluate(
 
     cases = load_cases(data, "test", seed, split=split, prompts=prompts)
     trained = out.absolute().parent / "editors" if trained is None else trained
-    if _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed):
+    if _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed, form=(dtype, prompt_format)):
         report(out)
 
 
@@ -133,15 +136,14 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 
 def _run(
     model: str, asked: list[Entrant], cases: "list[Case]", protocol: "Protocol", out: Path, *,
-    data: str, trained: Path, seed: int,
+    data: str, trained: Path, seed: int, form: tuple[str | None, str | None] = (None, None),
 ) -> bool:  # fmt: skip
     """Evaluate the editors, with one progress bar over all; whether this is the process that reports on them."""
-    from liveedit.editable import load_vlm
     from liveedit.evaluate import Evaluation, processes
 
     here = processes()
     console = Console(quiet=not here.is_main_process)
-    vlm = load_vlm(model, **({"device_map": here.device} if here.device.type == "cuda" else {}))
+    vlm = load_here(model, *form)
     evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed)
     editors, skipped = load_entrants(vlm, model, asked, trained)
     for line in skipped:

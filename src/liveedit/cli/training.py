@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from liveedit.cli.loading import Dtype, PromptForm, load_here
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,17 +26,21 @@ def train(
     data: Annotated[str, typer.Option(help="Benchmark whose training split is used.")] = "emblem",
     split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
     prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
+    prompt_format: PromptForm = None,
+    dtype: Dtype = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the data order and of all draws.")] = None,
+    cache: Annotated[
+        bool | None, typer.Option(help="Keep all hidden states, on disk too; without, each step computes its own.")
+    ] = None,
 ) -> None:
     """Train an editor. Stop it at any time: the same command goes on from the last checkpoint."""
     settings = _settings(config)
 
     from liveedit.data import load_cases
-    from liveedit.editable import load_vlm
     from liveedit.editors import new_editor
     from liveedit.editors.base import TrainableEditor
     from liveedit.train import train as run
@@ -45,10 +50,11 @@ def train(
         for number in range(settings.get("cases", 1))
         for case in load_cases(data, "train", number, split=split, prompts=prompts)
     ]
-    trained = new_editor(load_vlm(model), editor, settings.get("editor", {}))
+    trained = new_editor(load_here(model, dtype, prompt_format), editor, settings.get("editor", {}))
     if not isinstance(trained, TrainableEditor):
         raise BadInput(f"{editor} has nothing to train: use it as it is")
-    changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    options = {"steps": steps, "seed": seed, "cache": cache}
+    changes = {name: value for name, value in options.items() if value is not None}
     training = _training(settings.get("training", {}) | changes)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))

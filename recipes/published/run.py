@@ -1,0 +1,217 @@
+"""From weights and data to the published tables: E-VQA, E-IC and VLKEB on BLIP2-OPT-2.7B and LLaVA-1.5-7B.
+
+    liveedit data add vlkeb --annotations DIR --images DIR                        # once; e-vqa and e-ic likewise
+    python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb --plan     # the commands, and their time
+    python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb
+
+Trains the methods that are trained, tests all of them by LiveEdit's protocol and, on VLKEB, by VLKEB's, and writes the
+papers' tables to ``--out/tables``. Every step is a `liveedit` command that goes on where it was stopped; so does this
+script, which runs them one after another and stops at one that fails. Data and prompts are the papers' own, the model
+computes in bfloat16. ``--processes N`` uses N GPUs. docs/published.md has the settings, their sources and the papers'
+figures. What a method takes is computed (``estimate.py``); one that does not fit into ``--memory`` is left out.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbones import BACKBONES, Backbone
+from estimate import BENCHMARKS, COSTS, Device, device_options, eval_hours, load, train_bytes, train_hours, windows
+from methods import LABELS, VLKEB_ONLY, Method, method
+from rich.console import Console
+
+from liveedit.data.places import place
+from liveedit.data.sources import source
+from liveedit.errors import LiveEditError
+
+__all__ = ["Step", "plan"]
+
+NO_TEXT = ("liveedit", "ft-m", "ft-vis")
+"""Methods that cannot edit a fact without an image, as published."""
+FINISHED = "editor.safetensors"
+"""What a training that is done leaves."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, what it is, and how many hours it takes by the estimate."""
+
+    what: str
+    command: list[str]
+    hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be made: the backbone, the benchmark, and where everything goes."""
+
+    backbone: str
+    data: str
+    out: Path
+    model: str
+    processes: int
+
+    @property
+    def editors(self) -> Path:
+        """The folder of trained editors."""
+        return self.out / "editors"
+
+    @property
+    def shape(self) -> Backbone:
+        """The backbone's."""
+        return BACKBONES[self.backbone]
+
+    def command(self, verb: str, *options: str, most: int | None = None) -> list[str]:
+        """A command of `liveedit` on this model, in at most ``most`` processes."""
+        count = min(self.processes, most or self.processes)
+        start = ["accelerate", "launch", "--num_processes", str(count), "-m", "liveedit"] if count > 1 else ["liveedit"]
+        published = ["--split", "paper", "--prompts", "paper", "--prompt-format", "raw"]
+        return [*start, verb, *options, "--model", self.model, "--dtype", "bfloat16", *published]
+
+    def methods(self, labels: Sequence[str]) -> list[Method]:
+        """The methods of some labels, with their settings for this table."""
+        cases = source(self.data).counts["train"]
+        return [method(label, self.backbone, self.data, cases) for label in labels]
+
+    def training(self, chosen: Method) -> list[str]:
+        """The command that trains a method."""
+        options = ["--config", str(chosen.file), "--steps", str(chosen.steps), "--data", self.data]
+        options += [] if self.shape.cached else ["--no-cache"]
+        folder = str(self.editors / chosen.label)
+        return self.command("train", folder, "--editor", chosen.name, *options, most=chosen.batch)
+
+    def evaluation(self, data: str, folder: str, labels: Sequence[str], *protocol: str) -> list[str]:
+        """The command that tests methods by one protocol."""
+        named = ",".join(f"{label}={self.editors / label}" for label in labels)
+        options = ["--out", str(self.out / folder), "--data", data, "--editors", named]
+        return self.command("eval", *options, *protocol)
+
+
+def plan(table: Table, labels: Sequence[str], device: Device) -> list[Step]:
+    """All steps. Raises :class:`BadInput` where the benchmark was not added."""
+    at, files = load(table.shape, table.data), place(table.data).files
+    steps, costs = [], {label: COSTS[label](at) for label in labels}
+    for chosen in table.methods(labels):
+        if chosen.training:
+            hours = train_hours(at, costs[chosen.label], device, chosen.steps, chosen.batch)
+            shared = min(table.processes, chosen.batch)
+            steps.append(Step(f"train {chosen.label}", table.training(chosen), hours / shared))
+
+    def test(what: str, data: str, edits: int, asks: int, some: Sequence[str], *protocol: str) -> Step:
+        hours = sum(eval_hours(at, costs[label], device, edits, asks) for label in some) / table.processes
+        command = table.evaluation(data, what, some, *protocol)
+        return Step(f"test {what}", command, hours)
+
+    def single(data: str, cases: int, some: Sequence[str], edits: int = 1) -> Step:
+        protocol = ("--protocol", "windows", "--edits", str(edits), "--max-cases", str(cases))
+        return test(data, data, edits * cases, cases, some, *protocol)
+
+    both = [label for label in labels if label not in VLKEB_ONLY]
+    numbers = ("--edits", "1,10,100,1000", "--max-cases", str(at.test_cases))
+    steps.append(test("windows", table.data, *windows(at, (1, 10, 100, 1000)), both, "--protocol", "windows", *numbers))
+    if table.data == "vlkeb":
+        stream = "vlkeb-multihop" if "multihop" in files else "vlkeb"
+        gap = ("--protocol", "gap", "--gaps", "10,20,50,100", "--max-cases", "200")
+        steps.append(test("gap", stream, 300, 800, labels, *gap))
+        if "onehop" in files:
+            told = [label for label in labels if label not in NO_TEXT]
+            cases = source("vlkeb").counts["onehop"]
+            steps += [single("vlkeb-onehop", cases, labels), single("vlkeb-onehop-edited", cases, told, edits=2)]
+        if "multihop" in files:
+            steps.append(single("vlkeb-multihop", at.test_cases, labels))
+    return [*steps, Step("report", ["liveedit", "report", str(table.out)])]
+
+
+def fitting(table: Table, labels: Sequence[str], device: Device, console: Console) -> list[str]:
+    """The methods whose training fits into the device's memory; the others are named."""
+    at, chosen = load(table.shape, table.data), []
+    for one in table.methods(labels):
+        held = train_bytes(at, COSTS[one.label](at), one.batch) / 1e9 if one.training else 0.0
+        if held <= device.memory:
+            chosen.append(one.label)
+        else:
+            console.print(f"{one.label} is left out: its training takes {held:.0f} GB (computed), --memory says less")
+    return chosen
+
+
+def untrained(table: Table, labels: Sequence[str]) -> None:
+    """Write the settings of the methods without training where `liveedit eval` looks for them."""
+    for chosen in table.methods(labels):
+        if not chosen.training:
+            folder = table.editors / chosen.label
+            folder.mkdir(parents=True, exist_ok=True)
+            about = json.dumps({"editor": chosen.name, "config": chosen.editor}, indent=1)
+            (folder / "config.json").write_text(about + "\n", encoding="utf-8")
+
+
+def done(step: Step) -> bool:
+    """Whether a step is a training that has left its editor."""
+    words = step.command
+    return "train" in words and (Path(words[words.index("train") + 1]) / FINISHED).is_file()
+
+
+def run(steps: Sequence[Step], console: Console) -> int:
+    """Run the steps in their order; the exit status of one that fails, else 0."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    for step in steps:
+        if done(step):
+            console.print(f"{step.what}: done already", markup=False)
+            continue
+        console.rule(step.what)
+        status = subprocess.run(step.command, env=os.environ | {"PATH": path}, check=False).returncode
+        if status:
+            console.print(f"stopped at '{step.what}'; once it is mended, the same command goes on from here, or alone:")
+            console.print(shlex.join(step.command), soft_wrap=True, markup=False, highlight=False)
+            return status
+    return 0
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone", choices=sorted(BACKBONES))
+    parser.add_argument("data", choices=BENCHMARKS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for editors, records and tables")
+    parser.add_argument("--model", help="folder or Hugging Face id of the weights; default: the published ones")
+    parser.add_argument("--editors", default=",".join(LABELS), help="some of the methods, separated by commas")
+    parser.add_argument("--processes", type=int, default=1, help="GPUs")
+    parser.add_argument("--plan", action="store_true", help="print the commands with their estimates, and run nothing")
+    device_options(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plan, print, and run."""
+    parser = options()
+    args = parser.parse_args(arguments)
+    labels = [label for label in LABELS if label in args.editors.split(",")]
+    if unknown := sorted({*args.editors.split(",")} - {*LABELS}):
+        parser.error(f"there is no method {', '.join(unknown)}: choose from {', '.join(LABELS)}")
+    console = Console()
+    table = Table(args.backbone, args.data, args.out, args.model or BACKBONES[args.backbone].source, args.processes)
+    try:
+        device = Device.read(args.tflops, args.memory, args.bandwidth)
+        labels = fitting(table, labels, device, console)
+        steps = plan(table, labels, device)
+    except LiveEditError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
+        return 1
+    for step in steps:
+        console.print(f"{step.what}, computed {step.hours:.1f} h", markup=False, highlight=False)
+        console.print(f"  {shlex.join(step.command)}", soft_wrap=True, markup=False, highlight=False)
+    total = sum(step.hours for step in steps)
+    console.print(f"in all {total:.0f} hours on {args.processes} x {args.tflops:g} TFLOP/s; computed, not measured")
+    if args.plan:
+        return 0
+    untrained(table, labels)
+    return run(steps, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
