@@ -98,9 +98,10 @@ def test_its_settings_survive_json_and_shape_its_fingerprint(editor):
     settings = asdict(editor.config)
     assert editor.settings(json.loads(json.dumps(settings))) == editor.config
     assert editor.fingerprint == editor.fingerprint
-    shaping = {name: settings[name] for name in settings.keys() - getattr(editor, "query_time", frozenset())}
-    name, value = next((name, value) for name, value in shaping.items() if type(value) in (int, float))
-    changed = new_editor(editor.vlm, editor.name, settings | {name: value / 2})
+    fixed = getattr(editor, "query_time", frozenset())
+    numbers = {name: n for name, n in settings.items() if name not in fixed and type(n) in (int, float)}
+    name = next((name for name, number in numbers.items() if type(number) is float), next(iter(numbers)))
+    changed = new_editor(editor.vlm, editor.name, settings | {name: type(numbers[name])(numbers[name] / 2)})
     assert changed.fingerprint != editor.fingerprint
 
 

@@ -188,14 +188,15 @@ class TrainableEditor(Editor):
         return digest.hexdigest()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``editor.safetensors``, floating-point values as ``dtype`` if one is given.
+        """Write ``config.json`` and ``editor.safetensors``, trained values as ``dtype`` if one is given.
 
-        Raises :class:`StorageError` where that fails.
+        Buffers, such as running sums, keep their own. Raises :class:`StorageError` where that fails.
         """
         folder = Path(folder)
         about = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
+        trained = dict(self.networks().named_parameters(remove_duplicate=False))
         state = {
-            name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).clone().contiguous()
+            name: tensor.detach().to("cpu", dtype if name in trained else None).clone().contiguous()
             for name, tensor in self.networks().state_dict().items()
         }
         try:
