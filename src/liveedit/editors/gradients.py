@@ -23,7 +23,7 @@ from torch import Tensor
 
 from liveedit.editors.base import Example, TrainableEditor, alone
 from liveedit.editors.direct import WeightsPatch
-from liveedit.editors.draws import EDIT
+from liveedit.editors.draws import EDIT, RowName
 from liveedit.editors.feedforward import Recorder
 from liveedit.editors.losses import forward_kl, nll
 from liveedit.errors import BadInput, UnsupportedModel
@@ -285,11 +285,22 @@ class GradientEditor(TrainableEditor):
         names = [(kind, j) for kind in kinds for j, example in enumerate(examples) if kind in example.rows]
         owners = torch.tensor([j for _, j in names], device=self.device)
         hidden = self.onto(HiddenBatch.stack([examples[j].rows[kind] for kind, j in names]))
+        with self.vlm.patched(RowChanges({site: made.pick(owners) for site, made in changes.items()})):
+            logits = self.vlm.resume(self.below, hidden, hidden.answer_positions())
+        terms, right = self._terms(examples, names, hidden, logits)
+        return self.objective(terms, changes, right), terms
+
+    def _terms(
+        self, examples: Sequence[Example], names: Sequence[RowName], hidden: HiddenBatch, logits: Tensor
+    ) -> tuple[dict[str, Tensor], float]:
+        """The mean over the rows of each kind, and the share of the edits' tokens that are predicted.
+
+        ``names`` are the rows, those of a kind together; ``logits`` (N, V) predict their answers' tokens.
+        """
         positions = hidden.answer_positions()
-        with self.vlm.patched(RowChanges({site: factors.pick(owners) for site, factors in changes.items()})):
-            logits = self.vlm.resume(self.below, hidden, positions)
-        labels, rows = hidden.labels.roll(-1, 1)[positions].to(logits.device), positions.nonzero()[:, 0]
-        rows, terms, right = rows.to(logits.device), dict[str, Tensor](), 0.0
+        labels = hidden.labels.roll(-1, 1)[positions].to(logits.device)
+        rows = positions.nonzero()[:, 0].to(logits.device)
+        terms, right = dict[str, Tensor](), 0.0
         for kind in dict.fromkeys(kind for kind, _ in names):
             chosen = [index for index, (other, _) in enumerate(names) if other == kind]
             here = (rows >= chosen[0]) & (rows <= chosen[-1])
@@ -301,4 +312,4 @@ class GradientEditor(TrainableEditor):
                 terms[kind] = nll(edited, labels[here], owner, len(chosen)).mean()
             if kind == EDIT:
                 right = float((edited.argmax(-1) == labels[here]).float().mean())
-        return self.objective(terms, changes, right), terms
+        return terms, right
