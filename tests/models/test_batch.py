@@ -95,6 +95,14 @@ def test_rows_stack_again_with_their_positions(axes):
     assert torch.equal(stacked.answer_positions().sum(1), torch.tensor([1, 1]))
 
 
+@pytest.mark.parametrize("axes", [(), (3,)])
+def test_rows_without_positions_count_them_from_0_beside_rows_that_have_some(axes):
+    known = hidden_batch(2, positions=torch.tensor([[6, 7]]).expand(*axes, 1, 2))
+    stacked = HiddenBatch.stack([known, hidden_batch(3)])
+    assert stacked.position_ids.shape == (*axes, 2, 3)
+    assert stacked.position_ids.reshape(-1, 2, 3)[-1].tolist() == [[6, 7, 0], [0, 1, 2]]
+
+
 def test_stacking_batches_of_several_rows():
     one, other = hidden_batch(4, 2), hidden_batch(5)
     stacked = HiddenBatch.stack([one, other])

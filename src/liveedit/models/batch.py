@@ -160,13 +160,23 @@ class HiddenBatch:
         parts = (self.hidden[row, real], self.attention_mask[row, real], self.labels[row, real])
         return HiddenBatch(*parts, [span.shift(-span.start)], positions)
 
+    def positions(self, axes: torch.Size) -> Tensor:
+        """``position_ids`` (…, B, T), counted from 0 where the decoder makes its own."""
+        if self.position_ids is not None:
+            return self.position_ids
+        return torch.arange(self.labels.shape[1], device=self.labels.device).expand(*axes, *self.labels.shape)
+
     @staticmethod
     def stack(rows: Sequence["HiddenBatch"]) -> "HiddenBatch":
-        """Batches as one, padded on the right. The rows must come from the same layer of the same VLM."""
+        """Batches as one, padded on the right. The rows must come from the same layer of the same VLM.
+
+        Where some have positions and some do not (Qwen2-VL's without an image), the latter's are counted from 0.
+        """
         length = max(row.hidden.shape[1] for row in rows)
         gaps = [length - row.hidden.shape[1] for row in rows]
         padded = [(row, gap) for row, gap in zip(rows, gaps, strict=True)]
-        positions = [F.pad(row.position_ids, (0, gap)) for row, gap in padded if row.position_ids is not None]
+        axes = next((row.position_ids.shape[:-2] for row in rows if row.position_ids is not None), None)
+        positions = [F.pad(row.positions(axes), (0, gap)) for row, gap in padded if axes is not None]
         return HiddenBatch(
             hidden=torch.cat([F.pad(row.hidden, (0, 0, 0, gap)) for row, gap in padded]),
             attention_mask=torch.cat([F.pad(row.attention_mask, (0, gap)) for row, gap in padded]),
