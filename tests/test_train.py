@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,3 +195,42 @@ def test_two_processes_train_one_editor_and_go_on_exactly(tmp_path):
     assert any(not torch.equal(half[name], weight) for name, weight in whole.items())
     resumed, _ = launch(tmp_path / "cut", 4)
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, settings, tmp_path):
+    kept, anew = (
+        train(fresh(vlm, settings), CASES, replace(FAST, steps=3, cache=cache), tmp_path / str(cache))
+        for cache in (True, False)
+    )
+    assert (kept / "cache.pt").exists()
+    assert not (anew / "cache.pt").exists()
+    one, other = (load_file(folder / "editor.safetensors") for folder in (kept, anew))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_another_form_of_prompts_is_another_run(settings, tmp_path):
+    for form in ("raw", "raw"):
+        asked = tiny("llava")
+        asked.prompt_format = form
+        train(fresh(asked, settings), CASES, replace(FAST, steps=1), tmp_path)
+    asked.prompt_format = "chat"
+    with pytest.raises(Mismatch, match="prompt_format"):
+        train(fresh(asked, settings), CASES, replace(FAST, steps=1), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["liveedit", "mend", "ke", "serac", "recipe", "lte"])
+def test_every_method_is_trained_and_edits_in_half_precision(name, tmp_path, sentence_encoder):
+    half = tiny("llava")
+    half.model.bfloat16()
+    changes = {
+        "liveedit": SETTINGS,
+        "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 32, "depth": 1},
+        "recipe": {"layer": 2, "key_dim": 16},
+        "lte": {"retriever": sentence_encoder},
+    }
+    editor = new_editor(half, name, changes.get(name, {}))
+    train(editor, CASES, TrainConfig(steps=2, batch_size=2, cache=False), tmp_path)
+    with half.patched(editor.edit([CASES[0].edits[0]])):
+        assert half.logits(half.encode([CASES[0].edits[0]])).dtype == torch.bfloat16
+        assert half.generate([CASES[0].edits[0]], max_new_tokens=2)

@@ -1,7 +1,7 @@
 """What the published recipes take: parameters trained, memory and hours, computed from shapes.
 
     python recipes/published/estimate.py --tflops 400 --memory 141           # writes docs/results/published.md
-    python recipes/published/measure.py                                      # measures the efficiency used in it
+    python recipes/published/estimate.py --measure                           # the efficiency anew: minutes on one core
 
 Nothing here was run on a real backbone: every number is computed. FLOPs come from the shapes (``backbones.py``) and
 from the mean lengths of the published questions and answers, which have to be added (`liveedit data add`), at four
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from backbones import BACKBONES, Backbone
 from methods import method
+from rich.console import Console
 
 from liveedit.data.places import annotations
 from liveedit.data.sources import source
@@ -161,9 +162,10 @@ def ke(at: Load) -> Cost:
     reader = 2 * 4 * hidden * (b.width + hidden + 2) + (2 * hidden + 1) * condition
     outputs = 2 * (b.width + b.inner) + 1
     conditioner = (condition + 2) * hidden + (hidden + 2) * outputs  # weight normalisation keeps a length a row
+    networks = 2 * (reader * (at.text + DECODED) + 6 * conditioner)
     return Cost(
-        edit=below + told + 2 * top,
-        step=4 * top + 3 * change,
+        edit=below + told + 2 * top + networks,
+        step=4 * top + 3 * (change + networks),
         prepare=below + told,
         trained=reader + 6 * conditioner,
         passed=at.tokens * 3,
@@ -393,8 +395,13 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     device_options(parser)
+    parser.add_argument("--measure", action="store_true", help="measure the efficiency first")
     parser.add_argument("--out", type=Path, default=DOC)
     args = parser.parse_args()
+    if args.measure:
+        from measure import measure
+
+        measure(EFFICIENCY, Console())
     command = f"python recipes/published/estimate.py --tflops {args.tflops:g} --memory {args.memory:g}"
     device = Device.read(args.tflops, args.memory, args.bandwidth)
     args.out.write_text(page(device, f"{command} --bandwidth {args.bandwidth:g}"), encoding="utf-8")

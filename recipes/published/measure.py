@@ -1,6 +1,4 @@
-"""Measure which share of a large product of matrices our code reaches: the efficiency that ``estimate.py`` uses.
-
-    python recipes/published/measure.py                # a few minutes on one core; writes efficiency.json beside it
+"""Which share of a large product of matrices our code reaches: the efficiency that ``estimate.py`` uses.
 
 A training step and an edit of each method, and a forward pass, are taken on the embedded model; their FLOPs are counted
 while they run, and divided by the seconds that the processor itself worked, so that other work on the machine counts
@@ -8,7 +6,6 @@ less. The reference is a product of float32 matrices of 1024 by 1024. The embedd
 backbones, whose products are larger and reach more: the estimates err on the long side.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -27,7 +24,10 @@ from liveedit.errors import LiveEditError
 from liveedit.models.vlm import VLM
 from liveedit.types import Case
 
-HERE = Path(__file__).parent
+__all__ = ["measure"]
+
+CASES, REPEATS = 8, 2
+"""Of a batch; of a measurement."""
 SMALLER: dict[str, dict[str, Any]] = {
     "liveedit": {"layer": 5, "module_dim": 256},
     "serac": {"layer": 5, "module_dim": 128, "width": 192, "depth": 2},
@@ -60,7 +60,7 @@ def step(editor: TrainableEditor, cases: list[Case]) -> Callable[[], object]:
     return action
 
 
-def measured(vlm: VLM, cases: list[Case], repeats: int, console: Console) -> dict[str, dict[str, tuple[float, float]]]:
+def measured(vlm: VLM, cases: list[Case], console: Console) -> dict[str, dict[str, tuple[float, float]]]:
     """(FLOPs, seconds) by kind of work and method."""
     found: dict[str, dict[str, tuple[float, float]]] = {"step": {}, "edit": {}, "query": {}}
     queries = [case.edits[0] for case in cases]
@@ -68,29 +68,23 @@ def measured(vlm: VLM, cases: list[Case], repeats: int, console: Console) -> dic
         try:
             editor = new_editor(vlm, name, SMALLER.get(name))
             if isinstance(editor, TrainableEditor):
-                found["step"][name] = speed(step(editor, cases), repeats)
+                found["step"][name] = speed(step(editor, cases), REPEATS)
             found["edit"][name] = speed(lambda editor=editor: editor.edit(queries), 1)  # type: ignore[misc]
         except LiveEditError as error:  # such as a sentence encoder that is not here
             console.print(f"{name} is left out: {error}", markup=False)
     batch = vlm.encode([probe.query for probe in cases[0].probes])
     with torch.no_grad():
-        found["query"]["forward"] = speed(lambda: vlm.logits(batch), repeats)
+        found["query"]["forward"] = speed(lambda: vlm.logits(batch), REPEATS)
     return found
 
 
-def main() -> None:
-    """Measure, print, and keep the shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=HERE / "efficiency.json")
-    args = parser.parse_args()
-    console = Console()
+def measure(out: Path, console: Console) -> None:
+    """Measure, print, and write the shares, by kind of work, to ``out``."""
     square = torch.randn(SIDE, SIDE)
     flops, seconds = speed(lambda: square @ square, 10)
     reference = flops / seconds
     console.print(f"large product: {reference / 1e9:.1f} GFLOP/s of the processor's time")
-    found = measured(load_vlm(), load_cases("emblem", "train")[: args.cases], args.repeats, console)
+    found = measured(load_vlm(), load_cases("emblem", "train")[:CASES], console)
     shares = {
         kind: sum(flops for flops, _ in by.values()) / sum(seconds for _, seconds in by.values()) / reference
         for kind, by in found.items()
@@ -99,9 +93,5 @@ def main() -> None:
         for name, (flops, seconds) in by.items():
             share = flops / seconds / reference
             console.print(f"{kind} {name}: {flops / 1e9:.2f} GFLOP, {seconds:.3f} s, share {share:.2f}")
-    how = f"measured on the embedded model, {args.cases} cases a batch, torch {torch.__version__} on the CPU"
-    args.out.write_text(json.dumps(shares | {"how": how}, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    how = f"measured on the embedded model, {CASES} cases a batch, torch {torch.__version__} on the CPU"
+    out.write_text(json.dumps(shares | {"how": how}, indent=1) + "\n", encoding="utf-8")
