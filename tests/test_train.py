@@ -211,7 +211,7 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, settings, t
 
 def test_another_form_of_prompts_is_another_run(settings, tmp_path):
     for form in ("raw", "raw"):
-        asked = tiny("llava")
+        asked = tiny("qwen2_vl")
         asked.prompt_format = form
         train(fresh(asked, settings), CASES, replace(FAST, steps=1), tmp_path)
     asked.prompt_format = "chat"
