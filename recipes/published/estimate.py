@@ -7,8 +7,10 @@ Nothing here was run on a real backbone: every number is computed. FLOPs come fr
 from the mean lengths of the published questions and answers, which have to be added (`liveedit data add`), at four
 characters a token. A time is
 
-    FLOPs / (tflops · efficiency)    or, where tokens are decoded, the time to read all weights once for each, if longer
+    FLOPs / (tflops · efficiency)
 
+or the time to start the kernels of all layers that run one after another, or for a decoded token to read all weights
+once, if longer. Reading and scaling images is not counted.
 ``--tflops`` is what large products of matrices in bf16 reach on the device: on an H200, whose peak is 989, 400 is a
 cautious guess. The efficiency is the share of that which our code reaches; ``measure.py`` measures it on the embedded
 model as the ratio to a large product on the same machine. Memory is
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones import BACKBONES, Backbone
-from methods import method
+from methods import VLKEB_ONLY, method
 from rich.console import Console
 
 from liveedit.data.places import annotations
@@ -48,6 +50,8 @@ DECODED = 16
 """Tokens that a free answer takes at least."""
 SMALL = 86_000_000
 """Parameters in the matrices of a small pretrained transformer of 12 layers and width 768: OPT-125M, RoBERTa-base."""
+STARTING = 5e-4
+"""Seconds until the dozen kernels of one layer are started from Python: an assumption."""
 DEMONSTRATIONS = 32
 """Of IKE, three lines each."""
 
@@ -87,7 +91,7 @@ def load(backbone: Backbone, data: str) -> Load:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a method.
+    """FLOPs of a method, and ``started``, the layers that an edit runs one after another, forwards and backwards.
 
     ``prepare`` is what a training example costs below the layers that are trained through, once if it is cached and
     at each step if not; ``step`` what it costs at each step in any case. ``edit`` is one edit. ``query`` is what a probe
@@ -96,6 +100,7 @@ class Cost:
     """
 
     edit: float
+    started: float = 0.0
     query: float = 0.0
     step: float = 0.0
     prepare: float = 0.0
@@ -220,11 +225,12 @@ def lte(at: Load) -> Cost:
     )
 
 
-def descent(at: Load, steps: int, layers: int) -> float:
-    """An edit by ``steps`` of gradient descent through the last ``layers``, what is below them having run once."""
+def descent(at: Load, steps: int, layers: int) -> Cost:
+    """``steps`` of gradient descent an edit through the last ``layers``, what is below them having run once."""
     b = at.backbone
     once = b.vision.flops + b.forward(at.tokens, b.layers - layers)
-    return once + steps * 2 * (b.forward(at.tokens, layers) + b.head(at.answer))
+    passes = steps * 2 * (b.forward(at.tokens, layers) + b.head(at.answer))
+    return Cost(edit=once + passes, started=b.layers + 3 * steps * layers)
 
 
 def ike(at: Load) -> Cost:
@@ -241,16 +247,16 @@ COSTS: dict[str, Callable[[Load], Cost]] = {
     "serac": serac,
     "recipe": recipe,
     "lte": lte,
-    "ft-l": lambda at: Cost(edit=descent(at, 25, 1)),
-    "ft-llm": lambda at: Cost(edit=descent(at, 15, 1)),
-    "ft-m": lambda at: Cost(edit=descent(at, 25, at.backbone.layers)),
-    "ft-vis": lambda at: Cost(edit=descent(at, 15, at.backbone.layers)),
-    "grace": lambda at: Cost(edit=descent(at, 20, at.backbone.layers // 3)),
+    "ft-l": lambda at: descent(at, 25, 1),
+    "ft-llm": lambda at: descent(at, 15, 1),
+    "ft-m": lambda at: descent(at, 25, at.backbone.layers),
+    "ft-vis": lambda at: descent(at, 15, at.backbone.layers),
+    "grace": lambda at: descent(at, 20, at.backbone.layers // 3),
     "ike": ike,
-    "lemoe": lambda at: Cost(edit=descent(at, 100, 2)),
-    "lora": lambda at: Cost(edit=descent(at, 5, at.backbone.layers)),
-    "t-patcher": lambda at: Cost(edit=descent(at, 25, 1)),
-    "wise": lambda at: Cost(edit=descent(at, 10, 6)),
+    "lemoe": lambda at: descent(at, 100, 2),
+    "lora": lambda at: descent(at, 5, at.backbone.layers),
+    "t-patcher": lambda at: descent(at, 25, 1),
+    "wise": lambda at: descent(at, 10, 6),
 }
 """What each method costs, by its label in ``settings/``."""
 
@@ -293,68 +299,56 @@ def cache_bytes(at: Load, cost: Cost) -> float:
 
 def train_hours(at: Load, cost: Cost, device: Device, steps: int, batch: int) -> float:
     """Of a training."""
-    prepared = at.train_cases if at.backbone.cached else steps * batch
-    return device.seconds("step", steps * batch * cost.step + prepared * cost.prepare) / 3600
+    b = at.backbone
+    prepared = at.train_cases if b.cached else steps * batch
+    work = device.seconds("step", steps * batch * cost.step + prepared * cost.prepare)
+    layers = cost.passed / cost.rows / at.tokens
+    return max(work, steps * STARTING * (3 * layers + (0 if b.cached else b.layers))) / 3600
 
 
 def query_seconds(at: Load, cost: Cost, device: Device) -> float:
     """Of a probe: the answer is generated, and forced once. Its batch shares the reading of the weights."""
     b, decoded = at.backbone, max(DECODED, at.answer + 1)
     flops = b.vision.flops + 2 * b.forward(at.tokens) + b.head(at.tokens) + cost.query
-    decoding = max(
-        2 * b.decoder / (device.bandwidth * 1e12) / PROBES, device.seconds("query", b.forward(1) + b.head(1))
-    )
+    reading, starting = 2 * b.decoder / (device.bandwidth * 1e12), STARTING * b.layers
+    decoding = max(reading / PROBES, starting / PROBES, device.seconds("query", b.forward(1) + b.head(1)))
     return device.seconds("query", flops) + decoded * decoding
 
 
 def windows(at: Load, numbers: Sequence[int]) -> tuple[int, int]:
-    """Cases edited and cases asked about in LiveEdit's protocol over all cases."""
-    from liveedit.evaluate.protocol import Windows
-    from liveedit.types import Case, Query
-
-    cases = [Case(str(number), (Query("?", "!"),), ()) for number in range(at.test_cases)]
-    pools = Windows(tuple(numbers), at.test_cases).pools(cases)
-    return sum(len(pool.cases) for pool in pools), sum(len(point.asked) for pool in pools for point in pool.points)
+    """Cases edited and cases asked about in LiveEdit's protocol over all cases; windows that begin together are one."""
+    pools = {start: n for n in sorted(numbers) for start in range(0, at.test_cases - n + 1, n)}
+    return sum(pools.values()), sum(at.test_cases // n * n for n in numbers)
 
 
 def eval_hours(at: Load, cost: Cost, device: Device, edits: int, asks: int) -> float:
     """Of ``edits`` edits and ``asks`` cases asked about."""
-    return (edits * device.seconds("edit", cost.edit) + asks * PROBES * query_seconds(at, cost, device)) / 3600
+    edit = max(device.seconds("edit", cost.edit), STARTING * max(cost.started, at.backbone.layers))
+    return (edits * edit + asks * PROBES * query_seconds(at, cost, device)) / 3600
 
 
-def table(name: str, device: Device) -> list[str]:
-    """The rows of one backbone, over all benchmarks."""
-    lines = []
-    for data in BENCHMARKS:
-        at = load(BACKBONES[name], data)
-        counts = windows(at, (1, 10, 100, 1000))
-        for label, costs in COSTS.items():
-            cost, used = costs(at), method(label, name, data, at.train_cases)
-            batch = used.batch
-            trained = f"{cost.trained / 1e6:,.0f}" if batch else "–"
-            held = train_bytes(at, cost, batch) / 1e9 if batch else 0.0
-            mark = " (does not fit)" if held > device.memory else ""
-            memory = f"{held:,.0f}{mark}" if batch else "–"
-            cache = f"{cache_bytes(at, cost) / 1e9:,.0f}" if batch else "–"
-            once = batch * (cost.step + (0 if at.backbone.cached else cost.prepare))
-            flops = f"{once / 1e12:,.0f}" if batch else "–"
-            hours = f"{train_hours(at, cost, device, used.steps, batch):,.1f}" if batch else "–"
-            tested = f"{eval_hours(at, cost, device, *counts):,.1f}"
-            answer = query_seconds(at, cost, device)
-            cells = [
-                data,
-                label,
-                trained,
-                memory,
-                cache,
-                flops,
-                f"{cost.edit / 1e12:,.1f}",
-                f"{answer:.2f}",
-                hours,
-                tested,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
+def table(name: str, data: str, device: Device) -> list[str]:
+    """The rows of one backbone and benchmark; the last has the hours of all that fits."""
+    at, lines, trained, tested = load(BACKBONES[name], data), [], 0.0, 0.0
+    counts = windows(at, (1, 10, 100, 1000))
+    for label, costs in COSTS.items():
+        if label in VLKEB_ONLY and data != "vlkeb":
+            continue
+        cost, used = costs(at), method(label, name, data, at.train_cases)
+        training, testing = 0.0, 0.0 if label in VLKEB_ONLY else eval_hours(at, cost, device, *counts)
+        cells, fits = ["–"] * 4, True
+        if used.training:
+            training = train_hours(at, cost, device, used.steps, used.batch)
+            held = train_bytes(at, cost, used.batch) / 1e9
+            fits = held <= device.memory
+            step = used.batch * (cost.step + (0 if at.backbone.cached else cost.prepare)) / 1e12
+            cells = [f"{cost.trained / 1e6:,.0f}", f"{held:,.0f}" if fits else f"{held:,.0f}, too much"]
+            cells += [f"{cache_bytes(at, cost) / 1e9:,.0f}", f"{step:.3g}"]
+        cells += [f"{cost.edit / 1e12:.3g}", f"{query_seconds(at, cost, device):.2f}"]
+        cells += [f"{hours:.1f}" if hours else "–" for hours in (training, testing)]
+        lines.append(f"| {data} | {label} | {' | '.join(cells)} |")
+        trained, tested = trained + training * fits, tested + testing * fits
+    return [*lines, f"| {data} | all that fit |{' |' * 6} {trained:.0f} | {tested:.0f} |"]
 
 
 HEAD = (
@@ -380,7 +374,8 @@ def page(device: Device, command: str) -> str:
     lines = ["", f"| {' | '.join(HEAD)} |", f"| --- | --- |{' ---: |' * (len(HEAD) - 2)}"]
     for name, backbone in BACKBONES.items():
         sizes = f"{backbone.parameters / 1e9:.2f} billion parameters, {backbone.decoder / 1e9:.2f} in the decoder"
-        parts += [f"\n## {name}\n\n`{backbone.source}`: {sizes}.", *lines, *table(name, device)]
+        parts += [f"\n## {name}\n\n`{backbone.source}`: {sizes}.", *lines]
+        parts += [row for data in BENCHMARKS for row in table(name, data, device)]
     return "\n".join(parts) + "\n"
 
 

@@ -14,6 +14,7 @@ from liveedit.cli import app
 from liveedit.cli.entrants import entrants
 from liveedit.data import BENCHMARKS as KNOWN
 from liveedit.editors import EDITORS, new_editor
+from liveedit.evaluate import Windows
 from liveedit.models.tiny import tiny
 from liveedit.registry import resolve
 from liveedit.train import TrainConfig
@@ -176,9 +177,11 @@ def test_memory_of_a_training_by_hand():
     assert held > 141e9  # so one H200 does not do
 
 
-def test_the_edits_of_the_windows():
+def test_the_edits_of_the_windows_are_those_of_the_protocol():
     at = estimate.Load(BACKBONES["llava-1.5-7b"], 1, 2093, 24, 4)
-    assert estimate.windows(at, (1, 10, 100, 1000)) == (2000 + 1800 + 1890 + 1884, 2093 + 2090 + 2000 + 2000)
+    pools = Windows(max_cases=2093).pools([Case(str(number), (Query("?", "!"),), ()) for number in range(2093)])
+    edits, asks = sum(len(pool.cases) for pool in pools), sum(len(at.asked) for pool in pools for at in pool.points)
+    assert estimate.windows(at, (1, 10, 100, 1000)) == (edits, asks) == (2000 + 1800 + 1890 + 1884, 8183)
 
 
 def case(number):
