@@ -197,26 +197,24 @@ def test_two_processes_train_one_editor_and_go_on_exactly(tmp_path):
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
 
 
-def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, settings, tmp_path):
-    kept, anew = (
-        train(fresh(vlm, settings), CASES, replace(FAST, steps=3, cache=cache), tmp_path / str(cache))
-        for cache in (True, False)
-    )
-    assert (kept / "cache.pt").exists()
-    assert not (anew / "cache.pt").exists()
-    one, other = (load_file(folder / "editor.safetensors") for folder in (kept, anew))
-    for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-3)
+def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
+    losses = {True: [], False: []}
+    for cache, seen in losses.items():
+        plan = replace(FAST, steps=3, cache=cache)
+        report = lambda stage, step, total, values, seen=seen: seen.append(values["loss"]) if values else None  # noqa: E731
+        train(fresh(vlm, SETTINGS), CASES, plan, tmp_path / str(cache), report)
+    assert (tmp_path / "True" / "cache.pt").exists()
+    assert not (tmp_path / "False" / "cache.pt").exists()
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+    assert len(losses[False]) == 3
 
 
-def test_another_form_of_prompts_is_another_run(settings, tmp_path):
-    for form in ("raw", "raw"):
-        asked = tiny("qwen2_vl")
-        asked.prompt_format = form
-        train(fresh(asked, settings), CASES, replace(FAST, steps=1), tmp_path)
-    asked.prompt_format = "chat"
+def test_another_form_of_prompts_is_another_run(tmp_path):
+    asked = tiny("qwen2_vl")
+    train(fresh(asked, SETTINGS), CASES, replace(FAST, steps=1), tmp_path)
+    asked.prompt_format = "raw"
     with pytest.raises(Mismatch, match="prompt_format"):
-        train(fresh(asked, settings), CASES, replace(FAST, steps=1), tmp_path)
+        train(fresh(asked, SETTINGS), CASES, replace(FAST, steps=1), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["liveedit", "mend", "ke", "serac", "recipe", "lte"])

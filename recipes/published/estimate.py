@@ -9,7 +9,8 @@ characters a token. A time is
 
     FLOPs / (tflops · efficiency)
 
-or, for each token that is decoded, the time to read all weights once or to start the kernels of all layers, if longer.
+or the time to start the kernels of all layers that run one after another, or for a decoded token to read all weights
+once, if longer. Reading and scaling images is not counted.
 ``--tflops`` is what large products of matrices in bf16 reach on the device: on an H200, whose peak is 989, 400 is a
 cautious guess. The efficiency is the share of that which our code reaches; ``measure.py`` measures it on the embedded
 model as the ratio to a large product on the same machine. Memory is
@@ -90,7 +91,7 @@ def load(backbone: Backbone, data: str) -> Load:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a method.
+    """FLOPs of a method, and ``started``, the layers that an edit runs one after another, forwards and backwards.
 
     ``prepare`` is what a training example costs below the layers that are trained through, once if it is cached and
     at each step if not; ``step`` what it costs at each step in any case. ``edit`` is one edit. ``query`` is what a probe
@@ -99,6 +100,7 @@ class Cost:
     """
 
     edit: float
+    started: float = 0.0
     query: float = 0.0
     step: float = 0.0
     prepare: float = 0.0
@@ -223,11 +225,12 @@ def lte(at: Load) -> Cost:
     )
 
 
-def descent(at: Load, steps: int, layers: int) -> float:
-    """An edit by ``steps`` of gradient descent through the last ``layers``, what is below them having run once."""
+def descent(at: Load, steps: int, layers: int) -> Cost:
+    """``steps`` of gradient descent an edit through the last ``layers``, what is below them having run once."""
     b = at.backbone
     once = b.vision.flops + b.forward(at.tokens, b.layers - layers)
-    return once + steps * 2 * (b.forward(at.tokens, layers) + b.head(at.answer))
+    passes = steps * 2 * (b.forward(at.tokens, layers) + b.head(at.answer))
+    return Cost(edit=once + passes, started=b.layers + 3 * steps * layers)
 
 
 def ike(at: Load) -> Cost:
@@ -244,16 +247,16 @@ COSTS: dict[str, Callable[[Load], Cost]] = {
     "serac": serac,
     "recipe": recipe,
     "lte": lte,
-    "ft-l": lambda at: Cost(edit=descent(at, 25, 1)),
-    "ft-llm": lambda at: Cost(edit=descent(at, 15, 1)),
-    "ft-m": lambda at: Cost(edit=descent(at, 25, at.backbone.layers)),
-    "ft-vis": lambda at: Cost(edit=descent(at, 15, at.backbone.layers)),
-    "grace": lambda at: Cost(edit=descent(at, 20, at.backbone.layers // 3)),
+    "ft-l": lambda at: descent(at, 25, 1),
+    "ft-llm": lambda at: descent(at, 15, 1),
+    "ft-m": lambda at: descent(at, 25, at.backbone.layers),
+    "ft-vis": lambda at: descent(at, 15, at.backbone.layers),
+    "grace": lambda at: descent(at, 20, at.backbone.layers // 3),
     "ike": ike,
-    "lemoe": lambda at: Cost(edit=descent(at, 100, 2)),
-    "lora": lambda at: Cost(edit=descent(at, 5, at.backbone.layers)),
-    "t-patcher": lambda at: Cost(edit=descent(at, 25, 1)),
-    "wise": lambda at: Cost(edit=descent(at, 10, 6)),
+    "lemoe": lambda at: descent(at, 100, 2),
+    "lora": lambda at: descent(at, 5, at.backbone.layers),
+    "t-patcher": lambda at: descent(at, 25, 1),
+    "wise": lambda at: descent(at, 10, 6),
 }
 """What each method costs, by its label in ``settings/``."""
 
@@ -296,8 +299,11 @@ def cache_bytes(at: Load, cost: Cost) -> float:
 
 def train_hours(at: Load, cost: Cost, device: Device, steps: int, batch: int) -> float:
     """Of a training."""
-    prepared = at.train_cases if at.backbone.cached else steps * batch
-    return device.seconds("step", steps * batch * cost.step + prepared * cost.prepare) / 3600
+    b = at.backbone
+    prepared = at.train_cases if b.cached else steps * batch
+    work = device.seconds("step", steps * batch * cost.step + prepared * cost.prepare)
+    layers = cost.passed / cost.rows / at.tokens
+    return max(work, steps * STARTING * (3 * layers + (0 if b.cached else b.layers))) / 3600
 
 
 def query_seconds(at: Load, cost: Cost, device: Device) -> float:
@@ -317,7 +323,8 @@ def windows(at: Load, numbers: Sequence[int]) -> tuple[int, int]:
 
 def eval_hours(at: Load, cost: Cost, device: Device, edits: int, asks: int) -> float:
     """Of ``edits`` edits and ``asks`` cases asked about."""
-    return (edits * device.seconds("edit", cost.edit) + asks * PROBES * query_seconds(at, cost, device)) / 3600
+    edit = max(device.seconds("edit", cost.edit), STARTING * max(cost.started, at.backbone.layers))
+    return (edits * edit + asks * PROBES * query_seconds(at, cost, device)) / 3600
 
 
 def table(name: str, data: str, device: Device) -> list[str]:
