@@ -211,7 +211,7 @@ class LEMoE(Editor):
     def draw(self, number: int) -> dict[str, Tensor]:
         """What the expert ``number`` starts from, as a row of each of the patch's tensors."""
         D, H, r = self.vlm.hidden_size, self.inner, self.config.rank
-        shapes = {"A1": (r, D), "B1": (H, r), "A2": (r, H), "B2": (D, r)}
+        shapes: dict[str, tuple[int, ...]] = {"A1": (r, D), "B1": (H, r), "A2": (r, H), "B2": (D, r)}
         shapes |= {"key": (D,), "down": (D // 4, D), "up": (D, D // 4)}
         generator = torch.Generator().manual_seed(self.config.seed + number)
         drawn = {name: SCALE * torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}

@@ -243,7 +243,7 @@ class Trial(Patch):
 
 def activation(A: Tensor, delta: Tensor, tokens: Tensor) -> Tensor:
     """Δ (B,) of rows: the mean of ‖A τᵀ‖ over their ``tokens`` (B, T), for ``A`` (B, T, H) and τ (D, H). Eq. 3."""
-    length = torch.linalg.vector_norm(A @ delta.T, dim=2)
+    length: Tensor = torch.linalg.vector_norm(A @ delta.T, dim=2)
     return (length * tokens).sum(1) / tokens.sum(1)
 
 

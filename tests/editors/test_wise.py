@@ -1,0 +1,219 @@
+"""WISE: activation, margins, routing, editing and merging against loops over the paper's equations."""
+
+import pytest
+import torch
+from PIL import Image
+
+from liveedit.editors.feedforward import Recorder
+from liveedit.editors.wise import OLD_SHARE, WISE, WISEConfig, WISEPatch, activation, ties
+from liveedit.errors import BadInput
+from liveedit.models.patch import INPUT, Patch
+from liveedit.models.tiny import tiny
+from liveedit.types import Query
+
+EDITS = [
+    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
+    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
+    Query("who sang the song", "Elvis Presley"),
+]
+
+
+@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
+def vlm(request):
+    return tiny(request.param)
+
+
+def states(vlm, patch, site, queries):
+    """What is at a site under the patch, and the batch."""
+    batch, record = vlm.encode(queries), Recorder(site)
+    with vlm.patched(record), vlm.patched(patch), torch.no_grad():  # the later one acts first
+        vlm.logits(batch)
+    return record.seen[site], batch
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def slow_activation(A, delta, span):
+    """The mean of ‖A τᵀ‖ over a row's tokens before the answer."""
+    lengths = [float((delta @ A[t]).square().sum().sqrt()) for t in range(span.start, span.prompt[1])]
+    return sum(lengths) / len(lengths)
+
+
+def test_activation_is_the_mean_over_the_tokens():
+    A, delta = noise(2, 4, 5), noise(3, 5, seed=1)
+    tokens = torch.tensor([[True, True, True, False], [False, True, True, True]])
+    found = activation(A, delta, tokens)
+    for row in range(2):
+        lengths = [(delta @ A[row, t]).norm() for t in range(4) if tokens[row, t]]
+        assert float(found[row]) == pytest.approx(float(sum(lengths)) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(("own", "other"), [(0.0, 0.0), (3.0, 9.0), (30.0, 1.0), (12.0, 4.0), (25.0, 18.0)])
+def test_the_margins_are_those_of_equation_5(own, other):
+    editor = WISE(tiny("llava"))
+    wanted = max(0.0, other - 5) + max(0.0, 20 - own) + max(0.0, 10 - (own - other))
+    assert float(editor.margin(torch.tensor([own]), torch.tensor([other]))) == pytest.approx(wanted)
+
+
+def test_each_row_goes_to_the_most_active_memory_above_its_threshold(vlm):
+    editor = WISE(vlm)
+    deltas = 0.1 * noise(2, *editor.shape)
+    A, batch = states(vlm, Patch(), editor.down + INPUT, EDITS)
+    found = [[slow_activation(A[row], delta, span) for delta in deltas] for row, span in enumerate(batch.spans)]
+    least = torch.tensor([sorted(row[m] for row in found)[1] / editor.config.ratio for m in range(2)])  # passed by one
+    patch = WISEPatch(editor, {"delta": deltas, "least": least}, 2)
+    plain, _ = states(vlm, Patch(), editor.down, EDITS)
+    side, _ = states(vlm, patch, editor.down, EDITS)
+    gone = []
+    for row in range(3):
+        above = [m for m in range(2) if found[row][m] > editor.config.ratio * float(least[m]) + 1e-6]
+        best = max(above, key=found[row].__getitem__, default=None)
+        gone.append(best)
+        if best is None:
+            assert torch.equal(side[row], plain[row])
+        else:
+            wanted = plain[row] + A[row] @ deltas[best].T
+            torch.testing.assert_close(side[row], wanted, rtol=1e-4, atol=1e-5)
+    assert None in gone
+    assert len(set(gone)) > 1
+
+
+class Copied(Patch):
+    """The side memory as the paper has it: another matrix in the place of W_v."""
+
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+    def weights(self):
+        return {self.name: self.value}
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2"])
+def test_an_edit_is_masked_descent_on_a_copy_of_the_matrix(family):
+    vlm = tiny(family)
+    config = WISEConfig(lr=0.3, steps=3, alpha=0.1, beta=2.0, gamma=1.5, clamp=0.2, mask=0.5)
+    editor = WISE(vlm, config)
+    patch = editor.edit(EDITS[:1])
+    name = f"{vlm.decoder_path}.{editor.down}.weight"
+    start = vlm.model.get_parameter(name).detach().clone()
+    value, mask = start.clone(), editor.mask(0)
+    [batch, strange] = [vlm.encode([query]) for query in (EDITS[0], Query(config.irrelevant))]
+    own, other = (
+        states(vlm, Patch(), editor.down + INPUT, [query])[0][0] for query in (EDITS[0], Query(config.irrelevant))
+    )
+    for _ in range(config.steps):
+        value = value.detach().requires_grad_()
+        with vlm.patched(Copied(name, value)):
+            logits = vlm.logits(batch)[0]
+        first, last = batch.spans[0].answer
+        likelihood = [-logits[t - 1].log_softmax(0)[batch.inputs["input_ids"][0, t]] for t in range(first, last)]
+        d_own = (own[: batch.spans[0].prompt[1]] @ (value - start).T).norm(dim=1).mean()
+        d_other = (other[: strange.spans[0].prompt[1]] @ (value - start).T).norm(dim=1).mean()
+        loss = sum(likelihood) / len(likelihood) + (d_other - 0.1).clamp(min=0)
+        loss = loss + (2.0 - d_own).clamp(min=0) + (1.5 - (d_own - d_other)).clamp(min=0)
+        [slope] = torch.autograd.grad(loss, [value])
+        value = start + (value - 0.3 * mask * slope - start).clamp(-0.2, 0.2)
+    torch.testing.assert_close(patch.values["delta"][0], (value - start).detach(), rtol=1e-3, atol=1e-4)
+    assert float(patch.values["least"][0]) == pytest.approx(
+        slow_activation(own, patch.values["delta"][0], batch.spans[0]), rel=1e-4
+    )
+
+
+def test_only_a_shard_s_own_share_of_entries_moves(vlm):
+    editor = WISE(vlm, WISEConfig(steps=2, shard=1, merge=4))
+    patch = editor.edit(EDITS)
+    masks = [editor.mask(shard) for shard in range(3)]
+    assert all(0.15 < float(mask.mean()) < 0.25 for mask in masks)
+    assert not torch.equal(masks[0], masks[1])
+    for delta, mask in zip(patch.values["delta"], masks, strict=True):
+        assert bool((delta[mask == 1] != 0).any())
+        assert bool((delta[mask == 0] == 0).all())
+
+
+def test_the_least_activation_is_that_of_the_weakest_edit(vlm):
+    editor = WISE(vlm, WISEConfig(steps=3))
+    made, least = None, []
+    for query in EDITS:
+        made = editor.edit([query], made)
+        A, batch = states(vlm, Patch(), editor.down + INPUT, [query])
+        least.append(slow_activation(A[0], made.values["delta"][0], batch.spans[0]))
+    assert len(made.values["delta"]) == 1
+    assert float(made.values["least"][0]) == pytest.approx(min(least), rel=1e-4)
+
+
+def slow_ties(deltas, weights, density):
+    """TIES entry by entry."""
+    kept = []
+    for delta in deltas:
+        order = delta.abs().flatten().argsort(descending=True)[: int(density * delta.numel())]
+        kept.append({int(place): float(delta.flatten()[place]) for place in order})
+    merged = torch.zeros_like(deltas[0]).flatten()
+    for place in range(merged.numel()):
+        entries = [(w, delta.get(place, 0.0)) for w, delta in zip(weights, kept, strict=True)]
+        sign = 1.0 if sum(w * x for w, x in entries) >= 0 else -1.0
+        agree = [(w, x) for w, x in entries if x * sign > 0]
+        if agree:
+            merged[place] = sum(w * x for w, x in agree) / sum(w for w, _ in agree)
+    return merged.reshape(deltas[0].shape)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.6, 0.2, 0.2]])
+def test_merging_is_that_of_ties(weights):
+    deltas = noise(len(weights), 6, 7)
+    found = ties(deltas, torch.tensor(weights), 0.53)
+    torch.testing.assert_close(found, slow_ties(list(deltas), weights, 0.53), rtol=1e-5, atol=1e-6)
+    assert bool((found == 0).any())
+
+
+def test_what_was_trimmed_away_stays_away():
+    apart = torch.zeros(2, 4, 4)
+    apart[0, 0], apart[1, 1] = 1.0, -2.0  # masks that do not meet
+    torch.testing.assert_close(ties(apart, torch.tensor([0.5, 0.5]), 0.53), apart.sum(0))
+
+
+@pytest.mark.parametrize("memory", ["merge", "retrieve"])
+def test_shards_are_merged_and_kept_as_the_memory_says(memory):
+    vlm = tiny("llava")
+    config = WISEConfig(steps=2, shard=1, merge=2, memory=memory)
+    editor, made, shards = WISE(vlm, config), None, []
+    counts, least = [], []
+    for query in [*EDITS, EDITS[0]]:
+        made = editor.edit([query], made)
+        counts.append(len(made.values["delta"]))
+        shards.append(made.values["delta"])
+        least.append(made.values["least"])
+    if memory == "merge":
+        assert counts == [1, 1, 2, 1]
+        old, third = shards[1][0], shards[2][1]
+        assert torch.equal(shards[2][0], old)
+        strange = editor.read(Query(config.irrelevant))[1:]
+        fourth = editor.fit(torch.zeros(editor.shape), editor.mask(3), EDITS[0], strange)
+        share = (1 - OLD_SHARE) / 2
+        wanted = ties(torch.stack([old, third, fourth[0]]), torch.tensor([OLD_SHARE, share, share]), config.density)
+        torch.testing.assert_close(shards[3][0], wanted)
+        assert float(least[3][0]) == pytest.approx(min([*least[2].tolist(), float(fourth[1])]))
+    else:
+        assert counts == [1, 1, 2, 2]
+        assert torch.equal(shards[3][0], shards[1][0])
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2"])
+def test_an_edit_is_answered_with_its_target(family):
+    vlm = tiny(family)
+    batch = vlm.encode(EDITS[:1])
+    with vlm.patched(WISE(vlm, WISEConfig(steps=30)).edit(EDITS[:1])), torch.no_grad():
+        predicted = vlm.logits(batch).argmax(-1)[batch.answer_positions()]
+    assert predicted.tolist() == batch.labels.roll(-1, 1)[batch.answer_positions()].tolist()
+
+
+def test_the_layer_is_after_five_sixths_by_default(vlm):
+    assert WISE(vlm).layer == 3
+    assert WISE(vlm, WISEConfig(layer=2)).down.startswith("layers.2.")
+
+
+@pytest.mark.parametrize("wrong", [{"shard": 0}, {"merge": 750}, {"memory": "none"}, {"layer": 0}, {"layer": 9}])
+def test_settings_that_cannot_be_are_refused(vlm, wrong):
+    with pytest.raises(BadInput):
+        WISE(vlm, WISEConfig(**wrong))
