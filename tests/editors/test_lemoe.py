@@ -44,36 +44,41 @@ def expert(x, values, i):
     return values["B2"][i] @ (values["A2"][i] @ F.relu(values["B1"][i] @ (values["A1"][i] @ x)))
 
 
-def drawn(vlm, config):
-    """A patch of one expert an edit, drawn so wide that routing and experts show."""
-    editor = LEMoE(vlm, LEMoEConfig(batch=1, steps=1, **config))
-    patch = editor.edit(EDITS)
-    generator = torch.Generator().manual_seed(7)
-    for name, scale in {"A1": 0.2, "B1": 0.2, "A2": 0.2, "B2": 0.2, "key": 0.2, "down": 2.0, "up": 0.2}.items():
-        patch.values[name] = scale * torch.randn(patch.values[name].shape, generator=generator)
-    return editor, patch
+def drawn(vlm):
+    """A patch of one expert an edit, drawn until the edits do not all meet the same."""
+    editor = LEMoE(vlm, LEMoEConfig(batch=1, steps=1))
+    patch, generator = editor.edit(EDITS), torch.Generator().manual_seed(0)
+    for _ in range(100):
+        for name in ("A1", "B1", "A2", "B2", "key", "down", "up"):
+            patch.values[name] = 0.3 * torch.randn(patch.values[name].shape, generator=generator)
+        if len(patch.route(patch.values["e"])[1].unique()) > 1:
+            return editor, patch
+    raise AssertionError("one expert is met by all")
 
 
 def test_each_query_meets_its_best_expert_at_every_token(vlm):
-    editor, patch = drawn(vlm, {})
+    editor, patch = drawn(vlm)
     place = editor.place
     asked = [*EDITS, Query("Which film is this?", "a cup", Image.new("RGB", (24, 24), "green"))]
     x, batch, _ = states(vlm, Patch(), place.reads, asked)
     plain, _, _ = states(vlm, Patch(), place.writes, asked)
     found, _, _ = states(vlm, patch, place.writes, asked)
+    chosen = []
     for row, span in enumerate(batch.spans):
         e = torch.stack([x[row, t] for t in range(span.start, span.prompt[1])]).mean(0)
         z = [score(e, patch.values, i) for i in range(3)]
         g = torch.tensor(z).softmax(0)
         i = max(range(3), key=z.__getitem__)
+        chosen.append(i)
         for t in range(span.start, span.stop):
             wanted = plain[row, t] + g[i] * expert(x[row, t], patch.values, i)
             torch.testing.assert_close(found[row, t], wanted, rtol=1e-4, atol=1e-4)
         assert patch.fired()[row] == [(i, pytest.approx(float(g[i]), abs=1e-5))]
+    assert len(set(chosen)) > 1
 
 
 def test_a_row_is_routed_by_itself(vlm):
-    _, patch = drawn(vlm, {})
+    _, patch = drawn(vlm)
     batch = vlm.encode(EDITS)
     with vlm.patched(patch), torch.no_grad():
         together = vlm.logits(batch)
