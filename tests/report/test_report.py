@@ -85,6 +85,16 @@ def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):
     assert cost[0] == "emblem: Time and memory"
 
 
+def test_of_many_editors_the_terminal_shows_the_papers_metrics_alone(tmp_path, record, save):
+    metrics = ("reliability", "look_alike_image")
+    records = [record(editor=f"e{i}", metric=m, probe=p) for i in range(5) for p, m in enumerate(metrics)]
+    write_report(save(tmp_path / "records-0.jsonl", records), tmp_path)
+    assert [(title.split(" (")[0], head) for title, head, _ in terminal_tables(tmp_path)] == [
+        ("emblem: Token accuracy", ["N", "Editor", "Rel"]),
+        ("emblem: Exact match", ["N", "Editor", "Rel"]),
+    ]
+
+
 def test_terminal_tables_without_a_report(tmp_path):
     with pytest.raises(BadInput, match="make the report"):
         terminal_tables(tmp_path)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from liveedit.errors import BadInput
 from liveedit.report.columns import columns
-from liveedit.report.figures import figure_files
+from liveedit.report.figures import PAPER_SCORES, figure_files
 from liveedit.report.files import Reading, read_records, write_file
 from liveedit.report.page import Images, render
 from liveedit.report.paper import paper_files
@@ -29,6 +29,9 @@ __all__ = [
     "write_report",
     "write_summary",
 ]
+
+FEW = 4
+"""Up to so many editors have all their tables in the terminal."""
 
 
 def write_report(records_path: str | Path, folder: str | Path, images: Images | None = None) -> Path:
@@ -59,6 +62,8 @@ def write_report(records_path: str | Path, folder: str | Path, images: Images | 
 def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[str]]]]:
     """The tables of the report in ``folder`` that fit a terminal, as (title, heading, rows): scores and cost.
 
+    Of more than :data:`FEW` editors these are the papers' metrics alone, in both scores.
+
     Raises :class:`BadInput` where :func:`write_report` or :func:`write_summary` has not been.
     """
     path = Path(folder) / "summary.json"
@@ -66,7 +71,12 @@ def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[
         numbers: Summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise BadInput(f"cannot read {path}: make the report anew from its records") from None
-    shown = [table for table in tables(numbers) if table.kind != "firing"]
+    few = len({row["editor"] for row in numbers["rows"]}) <= FEW
+    shown = [
+        table
+        for table in tables(numbers)
+        if (table.kind != "firing" if few else table.kind == "main" and table.score in PAPER_SCORES)
+    ]
     return [(f"{table.data}: {table.title}", *terminal_rows(table)) for table in shown]
 
 
