@@ -20,6 +20,7 @@ knowledge sentinel, to statistics of their token states: one summary state, mean
                                                                             embeddings, which know of no image
     key of an edit      of question and answer     the same                 of the question, so that a query equal to
                                                                             the edit has its key from the start
+    p_k reads           the encoder's states       the same                 word embeddings, or a pretrained encoder
     perceptrons in (1)  one for each side          the same                 one for both
     r                   as it comes                divided by d^¼           of unit length, times a learned scale
     p_k made from       the edit's statistics      the same                 and the embeddings of its answer, linearly
@@ -43,11 +44,23 @@ from liveedit.editors import PAPERS
 from liveedit.editors.base import Example, alone
 from liveedit.editors.draws import EDIT, RowName
 from liveedit.editors.losses import kl, nll
-from liveedit.editors.memory import NEVER, Asked, MemoryEditor, MemoryPatch, Scope, belonging, best, kindred, pictured
+from liveedit.editors.memory import (
+    NEVER,
+    NO_TOKEN,
+    Asked,
+    Memory,
+    MemoryEditor,
+    MemoryPatch,
+    Scope,
+    belonging,
+    best,
+    kindred,
+    pictured,
+)
 from liveedit.editors.metric import SCALE
 from liveedit.editors.nets import Part, cut
 from liveedit.models import checkpoint
-from liveedit.models.batch import Batch, HiddenBatch
+from liveedit.models.batch import Batch
 from liveedit.models.vlm import EMBEDDINGS, VLM, reading
 from liveedit.types import Query
 
@@ -64,7 +77,8 @@ class RecipeConfig:
     ``encoder`` is a pretrained encoder of text, by folder or Hugging Face id, which is trained too, or ``None`` for
     the VLM's own states. ``tokens`` is n_p, ``key_dim`` the width of r, ``prototypes`` how many tokens the sentinel
     has. ``margin`` is how far above the sentinel an edit has to be. ``written`` is how many examples of a batch train
-    the prompts, ``None`` for all. ``eos`` ends every target with the end of text.
+    the prompts, ``None`` for all, and ``fresh`` the share of these whose answers are exchanged for random tokens, so
+    that the prompts learn to tell and not the answers. ``eos`` ends every target with the end of text.
     """
 
     layer: int = 21
@@ -76,6 +90,7 @@ class RecipeConfig:
     hinge: float = 1.2
     margin: float = 0.0
     written: int | None = None
+    fresh: float = 0.0
     eos: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("text_locality", "image_locality")
@@ -90,15 +105,10 @@ class Seen:
 
 
 @dataclass(slots=True)
-class RecipeExample(Example):
-    """A case: what is ``asked`` in each query, what the edit makes ``known``, and the embeddings of its answer.
-
-    ``rows`` hold the embeddings that the decoder takes in, with places for the prompt before the text.
-    """
+class RecipeExample(Memory):
+    """A case: what is ``asked`` in each query. ``inputs`` have places for the prompt before the text."""
 
     asked: dict[str, Seen] = field(default_factory=dict)
-    known: Seen | None = None
-    answer: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def statistics(part: Part, summary: Tensor) -> Tensor:
@@ -110,6 +120,11 @@ def statistics(part: Part, summary: Tensor) -> Tensor:
     most = states.masked_fill(~real, -infinite).amax(1)
     least = states.masked_fill(~real, infinite).amin(1)
     return torch.cat([one, mean, most, least], 1).masked_fill(~any_real, 0.0)
+
+
+def last_statistics(part: Part) -> Tensor:
+    """The same with each row's last state as its summary, as in a causal model."""
+    return statistics(part, (part.mask.sum(1) - 1).clamp(min=0))
 
 
 def sentinel_loss(similarity: Tensor, sentinel: Tensor, hinge: float) -> Tensor:
@@ -179,7 +194,7 @@ class RecipePatch(MemoryPatch):
             self.last = [[] for _ in batch.spans]
             return {}
         editor = self.editor
-        key = editor.retriever(editor.features(editor.look(batch, editor.states(batch))))
+        key = editor.retriever(editor.features(editor.look(batch)))
         score = editor.above(key, self.bank["keys"])
         if editor.config.scope == "both":
             score = score.masked_fill(~kindred(batch.spans, self.bank["pictured"]), NEVER)
@@ -209,7 +224,7 @@ class Recipe(MemoryEditor):
             widths = [self.encoder.get_input_embeddings().embedding_dim]
         widths += [D] if c.scope == "both" else []
         self.retriever = Retriever(widths, c.key_dim, c.prototypes)
-        self.prompts = Prompts(POOLED * sum(widths), c.key_dim, c.tokens, D)
+        self.prompts = Prompts(POOLED * widths[0], c.key_dim, c.tokens, D)
         parts = {"retriever": self.retriever, "prompts": self.prompts}
         self._networks = nn.ModuleDict(parts if self.encoder is None else parts | {"encoder": self.encoder})
         self._networks.to(vlm.device)
@@ -220,36 +235,42 @@ class Recipe(MemoryEditor):
 
     # Reading
 
-    def look(self, batch: Batch, states: Tensor, *, answered: bool = False) -> list[Seen]:
-        """What is read of each row's question, or of its question and answer, out of ``states`` (B, T, D)."""
-        span_of = [(span.prompt[0], span.stop if answered else span.prompt[1]) for span in batch.spans]
-        pooled = torch.empty(len(batch), 0, device=self.device)
+    def look(self, batch: Batch) -> list[Seen]:
+        """What is read of each row's question."""
+        pooled, questions = torch.empty(len(batch), 0, device=self.device), [span.prompt for span in batch.spans]
+        if self.config.scope == "both":
+            states = self.vlm.hidden(batch, self.config.layer).hidden.to(self.device)
+        else:
+            states = self.words(batch.inputs["input_ids"])
         if self.encoder is None:
-            text = cut(states, span_of)
-            pooled = torch.cat([pooled, statistics(text, text.mask.sum(1) - 1)], 1)
+            pooled = torch.cat([pooled, last_statistics(cut(states, questions))], 1)
         if self.config.scope == "both":
-            image = cut(states, [span.image for span in batch.spans])
-            pooled = torch.cat([pooled, statistics(image, (image.mask.sum(1) - 1).clamp(min=0))], 1)
-        ids = [row[start:stop] for row, (start, stop) in zip(batch.inputs["input_ids"], span_of, strict=True)]
-        texts = self.vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [Seen(row, text) for row, text in zip(pooled, texts, strict=True)]
-
-    def states(self, batch: Batch) -> Tensor:
-        """The states (B, T, D) of its layer, or word embeddings, which know of no image."""
-        if self.config.scope == "both":
-            return self.vlm.hidden(batch, self.config.layer).hidden.to(self.device)
-        words: Tensor = self.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])
-        return words.to(self.device)
+            pooled = torch.cat([pooled, last_statistics(cut(states, [span.image for span in batch.spans]))], 1)
+        ids = [row[slice(*part)] for row, part in zip(batch.inputs["input_ids"], questions, strict=True)]
+        return [Seen(row, text) for row, text in zip(pooled, self.decoded(ids), strict=True)]
 
     def features(self, seen: Sequence[Seen]) -> Tensor:
-        """The statistics (B, F), those of a trained encoder first."""
+        """The statistics (B, F) of questions, those of a trained encoder first."""
         pooled = torch.stack([row.pooled for row in seen]).to(self.device)
+        return pooled if self.encoder is None else torch.cat([self.encoded([row.text for row in seen]), pooled], 1)
+
+    def known(self, tokens: Tensor) -> Tensor:
+        """The statistics (B, F) of edits, whose prompts and answers ``tokens`` (B, n) are."""
         if self.encoder is None:
-            return pooled
-        inputs = self.tokenizer([row.text for row in seen], return_tensors="pt", padding=True, truncation=True)
-        inputs = inputs.to(self.device)
+            return last_statistics(Part(self.words(tokens), tokens != NO_TOKEN))
+        return self.encoded(self.decoded([row[row != NO_TOKEN] for row in tokens]))
+
+    def decoded(self, ids: Sequence[Tensor]) -> list[str]:
+        """Token ids as text."""
+        texts: list[str] = self.vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return texts
+
+    def encoded(self, texts: list[str]) -> Tensor:
+        """The statistics (B, F) of a trained encoder's states."""
+        assert self.encoder is not None
+        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
         part = Part(self.encoder(**inputs).last_hidden_state, inputs["attention_mask"].bool())
-        return torch.cat([statistics(part, torch.zeros_like(part.mask[:, 0], dtype=torch.long)), pooled], 1)
+        return statistics(part, torch.zeros_like(part.mask[:, 0], dtype=torch.long))
 
     def sentinel(self) -> Tensor:
         """r_Θ (1, d)."""
@@ -270,11 +291,12 @@ class Recipe(MemoryEditor):
     def entries(self, queries: Sequence[Query]) -> dict[str, Tensor]:
         """See :meth:`MemoryEditor.entries`."""
         batch = self.vlm.encode(queries, eos=self.config.eos)
-        states = self.states(batch)
-        known = self.features(self.look(batch, states, answered=True))
+        ids = batch.inputs["input_ids"]
+        texts = [row[span.prompt[0] : span.stop] for row, span in zip(ids, batch.spans, strict=True)]
+        known = self.known(nn.utils.rnn.pad_sequence(texts, True, NO_TOKEN))
         return {
-            "keys": self.retriever(self.features(self.look(batch, states))),
-            "prompts": self.prompts(known, self.answers(batch)),
+            "keys": self.retriever(self.features(self.look(batch))),
+            "prompts": self.prompts(known, self.answers(batch.labels)),
             "pictured": pictured(batch.spans, self.device),
         }
 
@@ -284,12 +306,12 @@ class Recipe(MemoryEditor):
         prompts = torch.empty(0, c.tokens, self.vlm.hidden_size)
         return {"keys": torch.empty(0, c.key_dim), "prompts": prompts, "pictured": torch.empty(0, dtype=torch.bool)}
 
-    def answers(self, batch: Batch) -> Tensor:
-        """The embeddings (B, n_p, D) of each row's first answer tokens, 0 beyond its last."""
-        words: Tensor = self.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])
-        part = cut(words, [span.answer for span in batch.spans])
-        words = (part.states * part.mask[..., None])[:, : self.config.tokens]
-        return F.pad(words, (0, 0, 0, self.config.tokens - words.shape[1])).to(self.device)
+    def answers(self, labels: Tensor) -> Tensor:
+        """The embeddings (B, n_p, D) of each row's first answer tokens, 0 beyond its last; ``labels`` (B, T)."""
+        tokens = nn.utils.rnn.pad_sequence([row[row >= 0] for row in labels], True, NO_TOKEN)[:, : self.config.tokens]
+        tokens = F.pad(tokens, (0, self.config.tokens - tokens.shape[1]), value=NO_TOKEN)
+        vectors: Tensor = self.words(tokens) * (tokens != NO_TOKEN).to(self.device)[..., None]
+        return vectors
 
     # Training
 
@@ -303,20 +325,20 @@ class Recipe(MemoryEditor):
         places = torch.zeros(self.config.tokens, self.vlm.hidden_size)
         longer, _ = batch.prefixed(dict.fromkeys(range(len(batch)), places), self.vlm.pad_token_id)
         with self.vlm.vision_once():
-            rows = self.vlm.hidden(longer, EMBEDDINGS).rows()
-            states, logits = self.states(batch), self.vlm.logits(batch)
+            rows, seen = self.vlm.hidden(longer, EMBEDDINGS).rows(), self.look(batch)
+            logits = self.vlm.logits(batch)
         positions = batch.answer_positions()
         base = logits[positions].float().log_softmax(-1).cpu().split_with_sizes(positions.sum(1).tolist())
-        seen, known = self.look(batch, states), self.look(batch, states, answered=True)
-        answers = self.answers(batch).cpu()
         for at, (example, kind, _) in enumerate(asked):
             assert isinstance(example, RecipeExample)
-            example.rows[kind] = alone(rows[at])
-            example.asked[kind] = stored(seen[at])
+            example.inputs[kind] = alone(rows[at])
+            example.asked[kind] = Seen(seen[at].pooled.cpu().clone(), seen[at].text)
             if kind in self.config.locality:
                 example.base[kind] = base[at].clone()
             if kind == EDIT:
-                example.known, example.answer = stored(known[at]), answers[at].clone()
+                span, ids = batch.spans[at], batch.inputs["input_ids"][at].cpu()
+                example.text = ids[span.prompt[0] : span.stop].clone()
+                example.answer = ids[slice(*span.answer)].clone()
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`TrainableEditor.loss`."""
@@ -328,11 +350,10 @@ class Recipe(MemoryEditor):
         """(4): of each example the edit, one query in its scope and one out of it, drawn at random."""
         c = self.config
         groups = {"reliability": (EDIT,), "generality": c.generality, "locality": c.locality}
-        known = self.features([example.known for example in examples if example.known is not None])
-        prompts = self.prompts(known, torch.stack([example.answer for example in examples]).to(self.device))
         drawn = {name: self.draw(examples, kinds, generator) for name, kinds in groups.items()}
         names = [row for rows in drawn.values() for row in rows]
-        rows = HiddenBatch.stack([examples[j].rows[kind] for kind, j in names]).to(self.device)
+        written = self.written(examples, names, generator)
+        rows, prompts = written.rows, self.prompts(self.known(written.text), self.answers(written.said))
         first = torch.tensor([span.prompt[0] for span in rows.spans], device=self.device)[:, None]
         index = (
             torch.arange(len(names), device=self.device)[:, None],
@@ -370,7 +391,7 @@ class Recipe(MemoryEditor):
         c = self.config
         names = self.names(examples, EDIT, *c.generality, *c.locality)
         key: Tensor = self.retriever(self.features([examples[j].asked[kind] for kind, j in names]))
-        spans = [examples[j].rows[kind].spans[0] for kind, j in names]
+        spans = [examples[j].inputs[kind].spans[0] for kind, j in names]
         own, rivals = (value.to(self.device) for value in belonging(examples, names, c.locality))
         apart = rivals
         if c.scope == "both":
@@ -386,8 +407,3 @@ class Recipe(MemoryEditor):
             "sentinel": sentinel_loss(others[inside], sentinel[inside], c.hinge)
             + (sentinel_loss(others[~inside], sentinel[~inside], c.hinge) if bool((~inside).any()) else 0.0),
         }
-
-
-def stored(seen: Seen) -> Seen:
-    """The same in memory of its own, on the CPU."""
-    return Seen(seen.pooled.cpu().clone(), seen.text)

@@ -29,7 +29,7 @@ With ``scope="both"`` a query without image never belongs to an edit with one, n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 import transformers
@@ -42,7 +42,19 @@ from liveedit.editors.draws import EDIT
 from liveedit.editors.feedforward import Recorder
 from liveedit.editors.liveedit import image_tokens
 from liveedit.editors.losses import nll
-from liveedit.editors.memory import NEVER, Asked, MemoryEditor, MemoryPatch, Scope, belonging, best, kindred, pictured
+from liveedit.editors.memory import (
+    NEVER,
+    NO_TOKEN,
+    Asked,
+    Memory,
+    MemoryEditor,
+    MemoryPatch,
+    Scope,
+    belonging,
+    best,
+    kindred,
+    pictured,
+)
 from liveedit.editors.metric import EditSide, MetricExtractor
 from liveedit.editors.nets import Part, image_and_prompt, own_similarity, similarity
 from liveedit.errors import BadInput
@@ -56,7 +68,6 @@ __all__ = ["Counterfactual", "Serac", "SeracConfig", "SeracPatch"]
 
 INPUTS = f"layers.0{INPUT}"
 """The site of what the first layer takes in."""
-NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,8 @@ class SeracConfig:
     of image and prompt tokens hidden from it in training. A query is in scope above ``threshold``. ``counterfactual``
     is a pretrained decoder-only language model, by folder or Hugging Face id, or ``None`` for a fresh one of ``width``
     and ``depth``. ``tokens`` is the most that the text of an edit may have, ``written`` how many examples of a batch
-    train the counterfactual model, ``None`` for all. ``eos`` ends every target with the end of text.
+    train the counterfactual model, ``None`` for all, and ``fresh`` the share of these whose answers are exchanged for
+    random tokens, so that it learns to read and not the answers. ``eos`` ends every target with the end of text.
     """
 
     layer: int = 21
@@ -82,17 +94,10 @@ class SeracConfig:
     depth: int = 12
     tokens: int = 128
     written: int | None = None
+    fresh: float = 0.0
     eos: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("text_locality", "image_locality")
-
-
-@dataclass(slots=True)
-class SeracExample(Example):
-    """A case: ``rows`` as the scope reads them, ``inputs`` as the counterfactual model does, the edit's ``text``."""
-
-    inputs: dict[str, HiddenBatch] = field(default_factory=dict)
-    text: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 class Counterfactual(nn.Module):
@@ -255,10 +260,8 @@ class Serac(MemoryEditor):
     def texts(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (B, n, D) of edits' ``tokens`` (B, …), and which of them are real (B, n)."""
         real = tokens != NO_TOKEN
-        tokens, real = tokens[:, : int(real.sum(1).max())], real[:, : int(real.sum(1).max())]
-        words = self.vlm.model.get_input_embeddings()
-        embeddings: Tensor = words(tokens.clamp(min=0).to(words.weight.device))
-        return embeddings.float().to(self.device), real.long()
+        longest = int(real.sum(1).max())
+        return self.words(tokens[:, :longest]), real[:, :longest].long()
 
     # Scope
 
@@ -266,8 +269,7 @@ class Serac(MemoryEditor):
         """What the scope may see: the states of its layer, or word embeddings, which know of no image, (B, T, D)."""
         if self.config.scope == "both":
             return hidden.to(self.device)
-        embeddings: Tensor = self.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])
-        return embeddings.to(self.device)
+        return self.words(batch.inputs["input_ids"])
 
     def keys(self, image: Part, prompt: Part) -> dict[str, Tensor]:
         """φ̂ and ψ̂ of edits, (E, k, d_m)."""
@@ -287,10 +289,6 @@ class Serac(MemoryEditor):
 
     # Training
 
-    def example(self) -> SeracExample:
-        """See :meth:`MemoryEditor.example`."""
-        return SeracExample()
-
     def observe(self, asked: Sequence[Asked]) -> None:
         """See :meth:`MemoryEditor.observe`."""
         record, batch = Recorder(INPUTS), self.vlm.encode([query for *_, query in asked], eos=self.config.eos)
@@ -300,33 +298,29 @@ class Serac(MemoryEditor):
         inputs = replace(hidden, hidden=record.seen[INPUTS]).rows()
         ids = batch.inputs["input_ids"]
         for (example, kind, _), row, taken, text, span in zip(asked, rows, inputs, ids, batch.spans, strict=True):
-            assert isinstance(example, SeracExample)
             example.rows[kind] = alone(row)
             if kind not in self.config.locality:
                 example.inputs[kind] = alone(taken)
             if kind == EDIT:
                 example.text = self.text(text, span).cpu().clone()
+                example.answer = text[slice(*span.answer)].cpu().clone()
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`TrainableEditor.loss`."""
-        terms = self.answer_terms(examples[: self.config.written]) | {"scope": self.scope_term(examples, generator)}
+        written = [example for example in examples[: self.config.written] if isinstance(example, Memory)]
+        terms = self.answer_terms(written, generator) | {"scope": self.scope_term(examples, generator)}
         return torch.stack(list(terms.values())).sum(), terms
 
-    def answer_terms(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def answer_terms(self, examples: Sequence[Memory], generator: torch.Generator) -> dict[str, Tensor]:
         """(3) for each kind of queries in scope, averaged over its rows."""
         names = self.names(examples, EDIT, *self.config.generality)
-        chosen = [examples[j] for _, j in names]
-        made = [example for example in chosen if isinstance(example, SeracExample)]
-        rows = HiddenBatch.stack([example.inputs[kind] for example, (kind, _) in zip(made, names, strict=True)]).to(
-            self.device
-        )
-        tokens = nn.utils.rnn.pad_sequence([example.text for example in made], True, NO_TOKEN).to(self.device)
-        text, real = self.texts(tokens)
+        written = self.written(examples, names, generator)
+        rows, (text, real) = written.rows, self.texts(written.text[[j for _, j in names]])
         mask = torch.cat([real, rows.attention_mask], 1)
         states = self.counterfactual(torch.cat([text, rows.hidden], 1), mask)[:, text.shape[1] :]
         positions = rows.answer_positions()
-        written = replace(rows, hidden=states.to(self.vlm.dtype))
-        logits = self.vlm.resume(self.vlm.num_layers - 1, written, positions)
+        last = replace(rows, hidden=states.to(self.vlm.dtype))
+        logits = self.vlm.resume(self.vlm.num_layers - 1, last, positions)
         loss = nll(logits, rows.labels.roll(-1, 1)[positions], positions.nonzero()[:, 0], len(names))
         kinds = dict.fromkeys(kind for kind, _ in names)
         return {kind: loss[[at for at, (other, _) in enumerate(names) if other == kind]].mean() for kind in kinds}
