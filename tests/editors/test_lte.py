@@ -74,6 +74,18 @@ def test_loss_against_a_loop(lte):
     assert total.item() == pytest.approx(sum(WEIGHTS[name] * value for name, value in terms.items()), rel=1e-3)
 
 
+def test_fresh_answers_stand_in_the_fact_and_in_all_that_asks_for_it(sentence_encoder):
+    lte = LTE(tiny("llava"), LTEConfig(retriever=sentence_encoder, fresh=1.0))
+    stranger = Probe("image_generality", Query("What is this?", "Chad", BLUE))
+    case = lte.renewed(Case("one", (EDIT,), (*CASE.probes[:2], stranger, *CASE.probes[3:])))
+    answer = case.edits[0].target
+    assert answer not in ("", "Japan")
+    assert [probe.query.target for probe in case.probes] == [answer, answer, "Chad", "a cup", "Nobody at all"]
+    assert {answer in lte.told(case.edits[0], probe.query).prompt for probe in case.probes} == {True}
+    assert lte.renewed(case) != case
+    assert LTE(lte.vlm, LTEConfig(retriever=sentence_encoder)).renewed(CASE) is CASE
+
+
 def test_the_loss_falls_along_its_gradient(lte):
     examples = lte.prepare([CASE])
     optimizer = torch.optim.Adam(lte.networks().parameters(), lr=1e-3)

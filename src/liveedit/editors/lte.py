@@ -15,9 +15,11 @@ Departures. The input and output embeddings stay as they are. The edit's image, 
 fact, is not shown again, because the query's own follows: it has its say in the retrieval (``retriever.py``;
 ``by="text"`` is the released form), whose key of an edit is its question without the answer. Locality is judged against
 the model as it was before the training, not, as released, against the trained one. Without edits the model is as it
-was: the trained weights come with the first.
+was: the trained weights come with the first. With ``fresh``, some cases are trained with another answer, random tokens
+in words: what it takes from the fact it cannot have learnt, so it learns to read.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -53,7 +55,8 @@ class LTEConfig:
     ``retriever`` is the sentence encoder, a Hugging Face id or a folder (released: multi-qa-mpnet-base-dot-v1), ``by``
     what it goes by; an edit is told where the cosine of the texts is above ``threshold`` and, by both, that of the
     images above ``image_threshold``. ``rel``, ``gen`` and ``loc`` weigh the losses, ``generality`` and ``locality`` are
-    the metrics trained on. ``eos`` ends every target with the end of text.
+    the metrics trained on. ``fresh`` is the share of cases with random answers. ``eos`` ends every target with the end
+    of text.
     """
 
     retriever: str = MINILM
@@ -63,6 +66,7 @@ class LTEConfig:
     rel: float = 1.0
     gen: float = 1.0
     loc: float = 1.0
+    fresh: float = 0.0
     eos: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("image_locality", "text_locality")
@@ -136,6 +140,7 @@ class LTE(TrainableEditor, ContextEditor):
         """See :meth:`TrainableEditor.prepare`. Of several probes of a metric the first counts."""
         self.begin([], None)
         examples = [Example() for _ in cases]
+        cases = [self.renewed(case) for case in cases]
         asked = [(index, kind, query) for index, case in enumerate(cases) for kind, query in self.rows(case).items()]
         for start in range(0, len(asked), CHUNK):
             chunk = asked[start : start + CHUNK]
@@ -147,6 +152,22 @@ class LTE(TrainableEditor, ContextEditor):
             for (example, kind), base in zip(plain, bases, strict=True):
                 example.base[kind.removeprefix(PLAIN)] = base.cpu().clone()
         return examples
+
+    def renewed(self, case: Case) -> Case:
+        """The case, or one with a random answer, of as many tokens, in the edit and in all probes that ask for it."""
+        [edit] = case.edits
+        dice, tokenizer = random.Random(f"{case.id} {edit.prompt}"), self.vlm.tokenizer
+        length = len(tokenizer(edit.target, add_special_tokens=False)["input_ids"])
+        answer = tokenizer.decode(dice.choices(range(len(tokenizer)), k=length), skip_special_tokens=True).strip()
+        if dice.random() >= self.config.fresh or not answer:
+            return case
+        probes = [
+            replace(probe, query=replace(probe.query, target=answer))
+            if probe.wanted == "target" and probe.query.target == edit.target
+            else probe
+            for probe in case.probes
+        ]
+        return replace(case, edits=(replace(edit, target=answer),), probes=tuple(probes))
 
     def rows(self, case: Case) -> dict[str, Query]:
         """The queries of a case by kind: with the fact in front, and those of locality also without."""
