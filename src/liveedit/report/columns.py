@@ -131,7 +131,7 @@ def probe_scores(record: Record) -> dict[str, float]:
     if wanted := record.tokens_wanted:
         same = sum(a == b for a, b in zip(record.tokens_after, wanted, strict=False))
         scores["token_accuracy"] = same / len(wanted)
-    if (kept := getattr(record, "top1_kept", None)) is not None:
+    if (kept := record.top1_kept) is not None:
         scores["top1_kept"] = kept
     if record.top10_kept is not None:
         scores["top10_rank"] = record.top10_kept
