@@ -1,16 +1,24 @@
-"""GRACE: the codebook against Algorithm 1 of the paper, what it replaces, and what an edit learns."""
+"""GRACE: the codebook against Algorithm 1 of the paper, what it replaces, what an edit learns, and recorded numbers."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from liveedit.editors.bank import Bank
 from liveedit.editors.feedforward import Recorder, feed_forward, last_prompt_tokens
-from liveedit.editors.grace import GRACE, GraceConfig, insert, label_of
+from liveedit.editors.grace import GRACE, SAME, GraceConfig, GracePatch, insert, label_of
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
+PARITY = Path(__file__).parents[1] / "parity"
 EDITS = [
     Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
     Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
@@ -50,7 +58,8 @@ def test_the_codebook_is_that_of_algorithm_1(seed):
         merged += into is not None
     book = algorithm_1(keys, labels.tolist(), 0.5)
     assert 0 < merged < 60
-    assert [round(float(r), 4) for r in radii[radii >= 0]] == [round(entry["radius"], 4) for entry in book]
+    paper = torch.tensor([entry["radius"] for entry in book])
+    torch.testing.assert_close(radii[radii >= 0], paper, rtol=0, atol=SAME * float(keys.norm(dim=1).max()))
     assert torch.equal(keys[radii >= 0], torch.stack([entry["key"] for entry in book]))
 
 
@@ -74,6 +83,20 @@ def test_an_edit_that_expands_an_entry_shares_its_value(vlm):
         alone = vlm.logits(vlm.encode([near]))
     with vlm.patched(patch):
         assert torch.equal(vlm.logits(vlm.encode([near])), alone)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("target", ["Japan", "a place far away", "Brazil or Peru"])
+def test_an_edit_that_expands_an_entry_is_within_it_in_any_batch(vlm, target, side):
+    near = Query("What is this country with this flag?", "Japan", EDITS[0].image)
+    keys, _ = GRACE(vlm, GraceConfig(steps=0)).learn([EDITS[0], near])
+    editor = GRACE(vlm, GraceConfig(radius=0.75 * float((keys[0] - keys[1]).norm()), steps=0))
+    patch = editor.edit([EDITS[0], near])
+    assert float(patch.radii[0]) > editor.config.radius
+    for others in ([], EDITS[1:], [Query("Who?", "nobody", EDITS[1].image)]):
+        with vlm.patched(patch):
+            vlm.logits(vlm.encode([Query(near.prompt, target, near.image), *others], padding_side=side))
+        assert patch.fired()[0] == [(0, 1.0)]
 
 
 def test_within_the_radius_the_value_stands_at_the_last_prompt_token(vlm):
@@ -126,3 +149,107 @@ def test_where_it_can_be_put(vlm):
     del strange.layers[2].mlp
     with pytest.raises(UnsupportedModel, match="feed-forward"):
         GRACE(strange)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """What ``tests/parity/README.md`` describes: the editor, the queries of a list, the facts and the tensors."""
+    facts = json.loads((PARITY / "grace" / "golden.json").read_text(encoding="utf-8"))
+    tensors = load_file(PARITY / "grace" / "golden.safetensors")
+    images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
+    editor = GRACE(VLM.load(PARITY / "tiny-llava", prompt_format="raw"), GraceConfig(**facts["config"]))
+
+    def queries(entries):
+        return [Query(prompt, target, None if i is None else images[i]) for i, prompt, target in entries]
+
+    return editor, queries, facts, tensors
+
+
+@pytest.fixture(scope="module")
+def stages(recorded):
+    """Our patch after each of the recorded edits, made one by one."""
+    editor, queries, facts, _ = recorded
+    patches: list[GracePatch] = []
+    for query in queries(facts["edits"]):
+        patches.append(editor.edit([query], patches[-1] if patches else None))
+    return patches
+
+
+def operation(before, after):
+    """What an edit did to the radii of a codebook."""
+    if len(after) == len(before):
+        return "expand"
+    return "split" if bool((after[:-1] < before).any()) else "add"
+
+
+def expanded(facts):
+    """The number of each recorded edit that expands an entry, and the entry."""
+    steps = enumerate(zip(facts["operations"], facts["chosen"], strict=True), 1)
+    return {number: entry for number, (name, entry) in steps if name == "expand"}
+
+
+def test_parity_of_the_codebook(recorded, stages):
+    _, _, facts, tensors = recorded
+    radii = [torch.empty(0), *(patch.radii[patch.radii >= 0] for patch in stages)]
+    assert [operation(*pair) for pair in pairwise(radii)] == facts["operations"]
+    assert set(facts["operations"]) == {"add", "expand", "split"}
+    rounding = SAME * float(stages[0].bank["key"].norm())
+    for number, ours in enumerate(radii[1:], 1):
+        more = ours - tensors[f"radii_{number}"]  # an expansion by the rounding, a split by 1e-5
+        assert -1e-5 <= float(more.min()) <= float(more.max()) <= rounding + 1e-5
+    keys = stages[-1].bank["key"][stages[-1].radii >= 0]
+    torch.testing.assert_close(keys, tensors["keys"], rtol=0, atol=1e-5)
+
+
+def test_parity_of_the_values(recorded, stages):
+    """Each entry's at the edit that made it; what the authors' code goes on learning in an expanding edit is not."""
+    editor, queries, facts, tensors = recorded
+    later = expanded(facts)
+    made = [number for number in range(1, len(stages) + 1) if number not in later]
+    values = torch.stack([tensors[f"values_{number}"][-1] for number in made])
+    places = [number - 1 for number in made]
+    torch.testing.assert_close(stages[-1].bank["value"][places], values, rtol=1e-4, atol=1e-3)
+    together = editor.edit(queries(facts["edits"]))
+    torch.testing.assert_close(together.bank["value"][places], values, rtol=1e-4, atol=1e-3)
+    for number, entry in later.items():
+        assert not torch.allclose(tensors[f"values_{number}"][entry], tensors[f"values_{number - 1}"][entry], atol=1.0)
+
+
+def test_parity_of_the_logits(recorded, stages):
+    """Of every query after every edit with the authors' values, with ours where the entry was not expanded."""
+    editor, queries, facts, tensors = recorded
+    later, answered = expanded(facts), set()
+    for index, query in enumerate(queries(facts["queries"])):
+        batch = editor.vlm.encode([query])
+        base = tensors[f"q{index}.base_logits"]
+        size = base.shape[1]
+        torch.testing.assert_close(editor.vlm.logits(batch)[:, -size:], base, rtol=0, atol=1e-5)
+        for number, ours in enumerate(stages, 1):
+            theirs = ours.bank["value"].clone()
+            theirs[ours.radii >= 0] = tensors[f"values_{number}"]
+            given = GracePatch(editor, Bank({**ours.bank.tensors(), "value": theirs}), ours.radii)
+            expected = tensors[f"q{index}.edited_logits_{number}"]
+            with editor.vlm.patched(given):
+                torch.testing.assert_close(editor.vlm.logits(batch)[:, -size:], expected, rtol=0, atol=1e-5)
+            entries = (ours.radii >= 0).nonzero()[:, 0].tolist()
+            fired = [entries.index(entry) for entry, _ in given.fired()[0]]
+            assert bool(fired) == (not torch.equal(expected, base))
+            answered.update(fired)
+            if not any(entry in fired and at <= number for at, entry in later.items()):
+                with editor.vlm.patched(ours):
+                    torch.testing.assert_close(editor.vlm.logits(batch)[:, -size:], expected, rtol=0, atol=1e-4)
+    assert answered == set(range(len(tensors["keys"]))), "every entry answers some query"
+
+
+def test_where_the_authors_code_does_otherwise(recorded):
+    """One target after prompts of two lengths, which they split and we merge; one input edited again."""
+    editor, queries, facts, _ = recorded
+    start, apart = editor.config.radius, facts["apart"]
+    length = editor.edit(queries(apart["length"]["edits"]))
+    d = float((length.bank["key"][0] - length.bank["key"][1]).norm())
+    assert start < d < 2 * start
+    assert apart["length"]["radii"] == pytest.approx([d / 2 - 1e-5, d / 2], abs=4e-6)
+    assert length.radii.tolist() == pytest.approx([d, -1.0], abs=2e-3)
+    again = editor.edit(queries(apart["again"]["edits"]))
+    assert apart["again"]["radii"] == pytest.approx([-1e-5, 0.0], abs=1e-5)
+    assert again.radii.tolist() == [-1.0, start]

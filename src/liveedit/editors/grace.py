@@ -14,10 +14,16 @@ An edit (x, y) whose nearest entry j is at the distance d                       
 
 v is what minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t), found by Adam. Rate, steps and ε_init are EasyEdit's.
 
-Departures. EasyEdit replaces at the position that the *last edit* had, wrong for any query of another length; here it
-is each row's own last prompt token. v starts at f(x) in place of noise. Where one input is edited again, which would
-split a distance of 0, the later edit takes the place of the earlier. An edit that expands an entry keeps the entry's
-value for itself, so that every edit can be taken back: what remains is inserted anew, in order.
+Departures from the authors' code and from EasyEdit's, which carries it on. f is the whole network, theirs one matrix of
+it, Llama's last: here keys are as wide as the stream, for every model. v stands at each row's own last prompt token,
+and decoded tokens are left alone; the authors' setting for decoders replaces all tokens before that one, and EasyEdit
+replaces where the *last edit* had it, wrong for any query of another length. v starts at f(x), an option of theirs, in
+place of noise. Labels are the same if the text is; theirs are the same if the mean of the label ids is, to which every
+prompt token adds −100, and EasyEdit compares those of another entry. An edit expands an entry by the rounding of x more
+than d: at d its own input would be within the radius or not, as the rounding falls. It keeps the entry's value for
+itself, where theirs trains that further, so that every edit can be taken back: what remains is inserted anew, in order.
+A split leaves both at d/2, the paper's, theirs the older 1e-5 less. Where one input is edited again, which would split
+a distance of 0, the later edit takes the place of the earlier.
 """
 
 from collections.abc import Sequence
@@ -200,13 +206,13 @@ def insert(keys: Tensor, labels: Tensor, radii: Tensor, start: float) -> tuple[T
         return torch.cat([radii, torch.tensor([start])]), None
     distance = torch.linalg.vector_norm(keys[:new] - keys[new], dim=1).cpu().masked_fill(radii < 0, torch.inf)
     d, near = float(distance.min()), int(distance.argmin())
-    radii = torch.cat([radii, torch.tensor([start])])
+    radii, rounding = torch.cat([radii, torch.tensor([start])]), SAME * float(keys[new].norm())
     if d > start + float(radii[near]):
         return radii, None
     if int(labels[near]) == int(labels[new]):
-        radii[near], radii[new] = max(float(radii[near]), d), MERGED
+        radii[near], radii[new] = max(float(radii[near]), d + rounding), MERGED
         return radii, near
-    if d < SAME * float(keys[new].norm()):
+    if d < rounding:
         radii[new], radii[near] = radii[near].clone(), MERGED
     else:
         radii[near] = radii[new] = d / 2
