@@ -101,8 +101,8 @@ class Encoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type the model computes in."""
-        dtype: torch.dtype = self.model.dtype
+        """The floating-point type the text decoder computes in; a Q-Former beside it may stay in float32."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 
     def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:

@@ -7,6 +7,7 @@ from the authors' files by ``src/liveedit/models/minigpt4_convert.py``.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import transformers
 
 from liveedit.models.blip2 import Blip2
@@ -51,6 +52,12 @@ class MiniGPT4ForConditionalGeneration(transformers.Blip2ForConditionalGeneratio
         super().__init__(config)
         self.vision_model.post_layernorm.eps = 1e-5
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the Vicuna, and what a checkpoint is said to be in; the Q-Former's is float32 beside float16."""
+        dtype: torch.dtype = self.language_model.dtype
+        return dtype
+
 
 class MiniGPT4Processor(transformers.ProcessorMixin):  # type: ignore[misc]
     """As many image tokens as the Q-Former has queries, where the placeholder is. BLIP-2's puts them in front."""
@@ -62,7 +69,7 @@ class MiniGPT4Processor(transformers.ProcessorMixin):  # type: ignore[misc]
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
-    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
+    def replace_image_token(self, *_: Any, **__: Any) -> str:
         """What stands in the text for an image."""
         return self.image_token * self.num_query_tokens
 

@@ -11,13 +11,13 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from liveedit.models.minigpt4 import CHAT as MINIGPT4_CHAT
 from liveedit.models.minigpt4 import (
     IMAGE_TOKEN,
     MiniGPT4Config,
     MiniGPT4ForConditionalGeneration,
     MiniGPT4Processor,
 )
-from liveedit.models.minigpt4 import CHAT as MINIGPT4_CHAT
 from liveedit.models.qwen2_vl import Qwen2VLProcessor
 from liveedit.models.vlm import VLM
 
