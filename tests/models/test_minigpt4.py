@@ -102,6 +102,7 @@ def test_the_checkpoint_is_one_of_the_auto_classes(converted):
     logits = model(**processor(images=[asked.image], text=[text], return_tensors="pt")).logits[0]
     torch.testing.assert_close(logits[:, :400], GOLDEN["raw_0"], rtol=1e-4, atol=1e-4)
     assert (logits[:, model.config.image_token_id] == 0).all()
+    assert model.vision_model.post_layernorm.eps == 1e-5  # too little to be seen in the logits
 
 
 def test_half_precision_is_kept_but_for_the_qformer(weights, tmp_path):
