@@ -49,7 +49,9 @@ def open_filter(editor):
 
 
 @pytest.fixture(
-    scope="module", params=[(e, f) for e in sorted(EDITORS) for f in ("llava", "blip2", "qwen2_vl")], ids="-".join
+    scope="module",
+    params=[(e, f) for e in sorted(EDITORS) for f in ("llava", "blip2", "minigpt4", "qwen2_vl")],
+    ids="-".join,
 )
 def editor(request, sentence_encoder):
     name, family = request.param
@@ -233,7 +235,7 @@ def test_a_patch_of_another_editor_is_refused(editor, tmp_path):
 
 def test_a_patch_of_another_model_is_refused(editor, tmp_path):
     editor.edit(EDITS[:1]).save(tmp_path)
-    family = {"llava": "llava", "blip-2": "blip2", "qwen2_vl": "qwen2_vl"}[editor.vlm.model.config.model_type]
+    family = editor.vlm.model.config.model_type.replace("blip-2", "blip2")
     with pytest.raises(Mismatch, match="another model"):
         new_editor(tiny(family, seed=1), editor.name, SMALL.get(editor.name, {})).load_patch(tmp_path)
 

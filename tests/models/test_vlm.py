@@ -40,7 +40,7 @@ def test_unknown_model_type(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     with pytest.raises(UnsupportedModel, match="'mamba'") as caught:
         VLM.load(tmp_path)
-    assert "blip-2, llava, qwen2_vl" in one_line(caught)
+    assert "blip-2, llava, minigpt4, qwen2_vl" in one_line(caught)
 
 
 def test_a_config_without_model_type(tmp_path):
@@ -146,10 +146,32 @@ def test_joining_prompt_and_target(prompt, target, text):
 
 
 def test_default_format_is_chat_where_there_is_a_template():
-    assert [tiny(family).prompt_format for family in ("llava", "blip2", "qwen2_vl")] == ["raw", "raw", "chat"]
+    families = ("llava", "blip2", "minigpt4", "qwen2_vl")
+    assert [tiny(family).prompt_format for family in families] == ["raw", "raw", "chat", "chat"]
     llava = tiny("llava")
     with pytest.raises(BadInput, match="no chat template"):
         VLM(llava.model, llava.processor, "chat")
+
+
+@pytest.mark.parametrize(
+    ("family", "rendered"),
+    [
+        ("blip2", "Which flag?"),
+        ("llava", "<image>Which flag?"),
+        ("minigpt4", "###Human: <Img><ImageHere></Img> \x1fWhich flag?"),
+    ],
+)
+def test_the_prompts_of_vlkeb(family, rendered):
+    made = tiny(family)
+    vlm = VLM(made.model, made.processor, "paper")
+    assert vlm.render(Query("Which flag? ", image=FLAG)) == rendered
+    assert vlm.render(Query("Which flag? ")) == "Which flag?"
+
+
+def test_a_model_that_no_paper_edits_has_no_prompt_of_one():
+    made = tiny("qwen2_vl")
+    with pytest.raises(BadInput, match="no paper has a prompt for this model"):
+        VLM(made.model, made.processor, "paper")
 
 
 def test_a_template_that_writes_bos_itself():

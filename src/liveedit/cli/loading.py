@@ -12,20 +12,23 @@ if TYPE_CHECKING:
 __all__ = ["Dtype", "PromptForm", "load_here"]
 
 DTYPES = ("bfloat16", "float16", "float32")
+FORMS = ("raw", "chat", "paper")
 
 Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}; default: the checkpoint's own.")]
-PromptForm = Annotated[str | None, typer.Option(help="raw or chat; default: the chat template if the model has one.")]
+PromptForm = Annotated[
+    str | None, typer.Option(help=f"{', '.join(FORMS)} (VLKEB's); default: chat if the model has a template, else raw.")
+]
 
 
 def load_here(model: str, dtype: str | None, prompt_format: str | None) -> "VLM":
     """The model on this process's GPU if there is one, otherwise on the CPU.
 
-    Raises :class:`BadInput` for another ``dtype`` than :data:`DTYPES` and another form of prompts than raw and chat.
+    Raises :class:`BadInput` for another ``dtype`` than :data:`DTYPES` and another form of prompts than :data:`FORMS`.
     """
     if dtype not in (None, *DTYPES):
         raise BadInput(f"there is no --dtype '{dtype}': choose {', '.join(DTYPES)}")
-    if prompt_format not in (None, "raw", "chat"):
-        raise BadInput(f"there is no --prompt-format '{prompt_format}': choose raw or chat")
+    if prompt_format not in (None, *FORMS):
+        raise BadInput(f"there is no --prompt-format '{prompt_format}': choose {', '.join(FORMS)}")
 
     import torch
 

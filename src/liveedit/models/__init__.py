@@ -11,6 +11,7 @@ __all__ = ["FAMILIES", "checkpoint", "family"]
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
     "llava": "liveedit.models.llava:Llava",
+    "minigpt4": "liveedit.models.minigpt4:MiniGPT4",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
 }
 

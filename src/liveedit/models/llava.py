@@ -7,3 +7,5 @@ __all__ = ["Llava"]
 
 class Llava(VLM):
     """What the base class takes for granted: the placeholder and a line break, then the prompt."""
+
+    paper_mark = "<image>"

@@ -11,12 +11,19 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from liveedit.models.minigpt4 import CHAT as MINIGPT4_CHAT
+from liveedit.models.minigpt4 import (
+    IMAGE_TOKEN,
+    MiniGPT4Config,
+    MiniGPT4ForConditionalGeneration,
+    MiniGPT4Processor,
+)
 from liveedit.models.qwen2_vl import Qwen2VLProcessor
 from liveedit.models.vlm import VLM
 
 __all__ = ["TinyFamily", "tiny"]
 
-TinyFamily = Literal["llava", "blip2", "qwen2_vl"]
+TinyFamily = Literal["llava", "blip2", "minigpt4", "qwen2_vl"]
 
 WIDTH, LAYERS, HEADS = 32, 4, 4
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -38,7 +45,12 @@ def tiny(family: TinyFamily, seed: int = 0) -> VLM:
     The processor and the configuration are of the family's real classes, so what works here works on a checkpoint.
     The random state of torch is left as it was.
     """
-    builders: dict[str, Callable[[], tuple[Any, Any]]] = {"llava": llava, "blip2": blip2, "qwen2_vl": qwen2_vl}
+    builders: dict[str, Callable[[], tuple[Any, Any]]] = {
+        "llava": llava,
+        "blip2": blip2,
+        "minigpt4": minigpt4,
+        "qwen2_vl": qwen2_vl,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = builders[family]()
@@ -96,22 +108,41 @@ def llava() -> tuple[Any, Any]:
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
+def qformer_settings() -> dict[str, Any]:
+    """What BLIP-2 and MiniGPT-4 share: a ViT of 24 pixels and a Q-Former with 5 queries."""
+    qformer = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {
+        "vision_config": {"image_size": 24, "patch_size": 8, **VISION},
+        "qformer_config": {"encoder_hidden_size": 32, "vocab_size": 8, **qformer},
+        "num_query_tokens": 5,
+    }
+
+
 def blip2() -> tuple[Any, Any]:
     """BLIP-2: a ViT of 24 pixels, a Q-Former with 5 queries and an OPT."""
     text = tokenizer("</s>", ["</s>", "<pad>", "<image>"])
     text.image_token = transformers.AddedToken("<image>", normalized=False, special=True)
-    qformer = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     words = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": WIDTH, "dropout": 0.0}
     config = transformers.Blip2Config(
-        vision_config={"image_size": 24, "patch_size": 8, **VISION},
-        qformer_config={"encoder_hidden_size": 32, "vocab_size": 8, **qformer},
         text_config={**words, **text_settings(text)},
-        num_query_tokens=5,
         image_token_index=text.convert_tokens_to_ids("<image>"),
+        **qformer_settings(),
     )
     pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
     processor = transformers.Blip2Processor(pictures, text, num_query_tokens=5)
     return transformers.Blip2ForConditionalGeneration(config), processor
+
+
+def minigpt4() -> tuple[Any, Any]:
+    """MiniGPT-4: BLIP-2's ViT and Q-Former, a Llama, a chat template."""
+    text = tokenizer("<s>", ["</s>", "<pad>", IMAGE_TOKEN])
+    config = MiniGPT4Config(
+        text_config={"model_type": "llama", "intermediate_size": 64, **text_settings(text)},
+        image_token_index=text.convert_tokens_to_ids(IMAGE_TOKEN),
+        **qformer_settings(),
+    )
+    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    return MiniGPT4ForConditionalGeneration(config), MiniGPT4Processor(pictures, text, 5, MINIGPT4_CHAT)
 
 
 def qwen2_vl() -> tuple[Any, Any]:
