@@ -11,6 +11,7 @@ __all__ = ["FAMILIES", "checkpoint", "family"]
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
     "llava": "liveedit.models.llava:Llava",
+    "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
 }
 
