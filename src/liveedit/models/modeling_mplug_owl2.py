@@ -52,8 +52,8 @@ class MPlugOwl2Config(PreTrainedConfig):  # type: ignore[misc]
     model_type = "mplug_owl2"
     sub_configs_defaults = {"vision_config": CLIPVisionConfig, "text_config": LlamaConfig}  # noqa: RUF012
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     image_token_id: int = 32000
     num_query_tokens: int = 64
     abstractor_layers: int = 6
@@ -87,12 +87,18 @@ class ByModality(nn.Module):
         return y
 
 
+def double(module: nn.Module, *names: str) -> None:
+    """Give parts of ``module`` a second set of weights for image tokens."""
+    for name in names:
+        setattr(module, name, ByModality(getattr(module, name)))
+
+
 class AdaptiveAttention(LlamaAttention):  # type: ignore[misc]
     """Llama's attention with keys and values by modality; the queries are of one kind."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        self.k_proj, self.v_proj = ByModality(self.k_proj), ByModality(self.v_proj)
+        double(self, "k_proj", "v_proj")
 
     def forward(
         self,
@@ -121,8 +127,7 @@ class AdaptiveLayer(LlamaDecoderLayer):  # type: ignore[misc]
     def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.self_attn = AdaptiveAttention(config, layer_idx)
-        self.input_layernorm = ByModality(self.input_layernorm)
-        self.post_attention_layernorm = ByModality(self.post_attention_layernorm)
+        double(self, "input_layernorm", "post_attention_layernorm")
 
     def forward(self, hidden_states: Tensor, image: Tensor | None = None, **kwargs: Any) -> Tensor:
         """See :class:`LlamaDecoderLayer`; ``image`` as in :class:`ByModality`."""
