@@ -59,6 +59,7 @@ class MPlugOwl2Config(PreTrainedConfig):  # type: ignore[misc]
     abstractor_layers: int = 6
     abstractor_heads: int = 16
     abstractor_intermediate_size: int = 2816
+    abstractor_layer_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -180,7 +181,7 @@ class AbstractorLayer(nn.Module):
             nn.Linear(width, inner),
             nn.Linear(inner, width),
         )
-        self.inner_norm = nn.LayerNorm(inner, eps=config.vision_config.layer_norm_eps)
+        self.inner_norm = nn.LayerNorm(inner, eps=config.abstractor_layer_norm_eps)
 
     def forward(self, queries: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
         """``queries`` (B, q, D) after looking at ``tokens`` (B, n, D); ``places`` (q + n, D) are added to both."""

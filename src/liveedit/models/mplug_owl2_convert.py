@@ -29,10 +29,24 @@ TEXT = (  # what the authors' configuration and Llama's call alike
     *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling"),
     *("attention_bias", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
-VISION = (  # and CLIP's
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
-    *("image_size", "patch_size", "hidden_act", "layer_norm_eps"),
-)
+VISION: dict[str, Any] = {  # what theirs and CLIP's call alike, with their defaults
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "image_size": 448,
+    "patch_size": 14,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-6,
+}
+ABSTRACTOR = {  # our names and theirs
+    "num_query_tokens": "num_learnable_queries",
+    "abstractor_layers": "num_hidden_layers",
+    "abstractor_heads": "num_attention_heads",
+    "abstractor_intermediate_size": "intermediate_size",
+    "abstractor_layer_norm_eps": "layer_norm_eps",
+}
 NAMES = [  # the authors' names, as patterns, and ours; each is applied to what those before have left
     (r"^model\.(embed_tokens|layers|norm)\b", r"model.language_model.\1"),
     (r"\.multiway\.0\.", ".text."),
@@ -99,20 +113,16 @@ def convert(weights: Path, out: Path) -> None:
 
 def model_config(settings: dict[str, Any], weights: Path) -> MPlugOwl2Config:
     """Our configuration from the authors'. Raises :class:`BadInput` for that of another model."""
-    visual = settings.get("visual_config", {})
-    tower, abstractor = visual.get("visual_model", {}), visual.get("visual_abstractor", {})
-    if settings.get("model_type") != "mplug_owl2" or not tower or not abstractor:
+    if settings.get("model_type") != "mplug_owl2" or not settings.get("visual_config"):
         raise BadInput(f"{weights} is not the authors' mPLUG-Owl2: give the folder of mplug-owl2-llama2-7b")
-    text = {name: settings[name] for name in TEXT if name in settings}
-    config = MPlugOwl2Config(
-        vision_config={name: tower[name] for name in VISION if name in tower},
-        text_config=text,
-        image_token_id=settings["vocab_size"],
-        num_query_tokens=abstractor["num_learnable_queries"],
-        abstractor_layers=abstractor["num_hidden_layers"],
-        abstractor_heads=abstractor["num_attention_heads"],
-        abstractor_intermediate_size=abstractor["intermediate_size"],
-    )
+    with reading(weights / "config.json"):
+        tower, abstractor = (settings["visual_config"][name] for name in ("visual_model", "visual_abstractor"))
+        config = MPlugOwl2Config(
+            vision_config={name: tower.get(name, default) for name, default in VISION.items()},
+            text_config={name: settings[name] for name in TEXT if name in settings},
+            image_token_id=settings["vocab_size"],
+            **{ours: abstractor[theirs] for ours, theirs in ABSTRACTOR.items() if theirs in abstractor},
+        )
     config.architectures = [MPlugOwl2ForConditionalGeneration.__name__]
     return config
 
@@ -146,7 +156,8 @@ def read_weights(weights: Path) -> dict[str, Tensor]:
     for kind, file in (("safetensors", "model.safetensors"), ("bin", "pytorch_model.bin")):
         index = weights / f"{file}.index.json"
         if index.is_file():
-            files = sorted(set(read_json(index)["weight_map"].values()))
+            with reading(index):
+                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         elif (weights / file).is_file():
             files = [file]
         else:
@@ -216,8 +227,7 @@ def check(state: dict[str, Tensor], config: MPlugOwl2Config, weights: Path) -> N
 def read_json(file: Path) -> dict[str, Any]:
     """What a JSON file holds."""
     with reading(file):
-        read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return read
+        return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 @contextmanager
