@@ -70,8 +70,10 @@ def test_images_are_read_as_the_authors_read_them(owls, images, recorded):
 def test_prompts_are_the_authors(owls, images, form):
     for _, row in numbered(form):
         assert owls[form].render(query(row, images)) == row["text"]
-        count = owls[form].encode([query(row, images)]).labels.shape[1]
-        assert count == len(row["input_ids"]) + 8 * len(row["images"])
+        batch = owls[form].encode([query(row, images)])
+        ids, (start, stop) = batch.inputs["input_ids"][0].tolist(), batch.spans[0].image
+        assert stop - start == 9 * len(row["images"])
+        assert [*ids[:start], *[IMAGE] * len(row["images"]), *ids[stop:]] == row["input_ids"]
 
 
 @pytest.mark.parametrize("form", ["chat", "raw"])

@@ -272,7 +272,7 @@ class MPlugOwl2ForConditionalGeneration(LlavaForConditionalGeneration):  # type:
     """The model with its output embedding, and with LLaVA's way of generating text."""
 
     config: MPlugOwl2Config
-    _no_split_modules = ["AdaptiveLayer", "CLIPEncoderLayer", "AbstractorLayer"]  # noqa: RUF012
+    _no_split_modules = ["AbstractorLayer"]  # noqa: RUF012
 
     def __init__(self, config: MPlugOwl2Config) -> None:
         super(LlavaForConditionalGeneration, self).__init__(config)
