@@ -48,11 +48,12 @@ def open_filter(editor):
     return editor
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(e, f) for e in sorted(EDITORS) for f in ("llava", "blip2", "minigpt4", "qwen2_vl")],
-    ids="-".join,
-)
+FAMILIES = ("llava", "blip2", "qwen2_vl")
+PAIRS = [(name, family) for name in sorted(EDITORS) for family in FAMILIES]
+PAIRS += [(name, family) for name in ("liveedit", "lora") for family in ("minigpt4", "mplug_owl2")]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def editor(request, sentence_encoder):
     name, family = request.param
     torch.manual_seed(0)

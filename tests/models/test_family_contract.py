@@ -18,13 +18,15 @@ from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Query
 
 LAYER = 1
-TINY = {"llava": "llava", "blip-2": "blip2", "minigpt4": "minigpt4", "qwen2_vl": "qwen2_vl"}
+TINY = {family: family for family in ("llava", "minigpt4", "mplug_owl2", "qwen2_vl")} | {"blip-2": "blip2"}
 VISION = {
     "llava": "model.vision_tower",
     "blip-2": "vision_model",
     "minigpt4": "vision_model",
+    "mplug_owl2": "model.vision_tower",
     "qwen2_vl": "model.visual",
 }
+ASKED = {"qwen2_vl": "<|im_end|>\n<|im_start|>assistant\n", "mplug_owl2": " ASSISTANT: "}  # after a prompt in a chat
 
 
 def picture(seed: int, width: int, height: int) -> Image.Image:
@@ -41,9 +43,11 @@ QUERIES = [
 ]
 
 
-@pytest.fixture(
-    scope="module", params=["llava", "blip-2", "minigpt4 in raw prompts", "qwen2_vl", "qwen2_vl in raw prompts"]
-)
+FAMILY = ["llava", "blip-2", "minigpt4 in raw prompts", "mplug_owl2", "mplug_owl2 in raw prompts"]
+FAMILY += ["qwen2_vl", "qwen2_vl in raw prompts"]
+
+
+@pytest.fixture(scope="module", params=FAMILY)
 def vlm(request):
     made = tiny(TINY[request.param.split()[0]])
     made = VLM(made.model, made.processor, "raw") if "raw" in request.param else made
@@ -197,7 +201,8 @@ def test_one_blank_between_prompt_and_target(vlm, batch):
         if vlm.prompt_format == "raw":
             assert text.endswith(f"{query.prompt.strip()} {query.target.strip()}")
         else:
-            assert text.endswith(f"{query.prompt.strip()}<|im_end|>\n<|im_start|>assistant\n{query.target.strip()}")
+            between = ASKED[vlm.model.config.model_type]
+            assert text.endswith(f"{query.prompt.strip()}{between}{query.target.strip()}")
 
 
 def test_encodes_as_the_processor_does(vlm):
@@ -641,7 +646,7 @@ def test_merging_logits(vlm, batch):
     prompt = vlm.encode(asked, padding_side="left")
     ids = prompt.inputs["input_ids"]
     for _ in range(3):
-        ids = torch.cat([ids, (ids[:, -1:] + ids.shape[1]) % len(vlm.tokenizer)], 1)
+        ids = torch.cat([ids, (ids[:, -1:] + ids.shape[1]) % vlm.logits(prompt).shape[-1]], 1)
     with unchanged(vlm, batch), vlm.patched(Favour()):
         vlm.model.generation_config.eos_token_id, end = None, vlm.model.generation_config.eos_token_id
         tokens = raw_generate(vlm, prompt, 3)

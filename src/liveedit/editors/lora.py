@@ -11,6 +11,7 @@ rate of 0.1, falling by a tenth a step (``optimiser="sgd"``, ``steps=5``, ``lr=0
 here Adam goes on until the loss is below ``stop``. There is no dropout, so that an edit is the same each time.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -27,7 +28,8 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["LoRA", "LoRAConfig"]
 
-TARGETS = ("self_attn.q_proj.weight", "self_attn.v_proj.weight")
+TARGETS = re.compile(r"\.self_attn\.[qv]_proj\.(\w+\.)?weight$")
+"""Query and value projections; where they differ by modality each of them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class LoRA(DirectEditor):
         super().__init__(vlm, config)
         path = f"{vlm.decoder_path}.layers."
         self.names = [
-            name for name, _ in vlm.model.named_parameters() if name.startswith(path) and name.endswith(TARGETS)
+            name for name, _ in vlm.model.named_parameters() if name.startswith(path) and TARGETS.search(name)
         ]
         if not self.names:
             raise UnsupportedModel("lora needs attention with q_proj and v_proj: this model has none")

@@ -12,6 +12,7 @@ FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
     "llava": "liveedit.models.llava:Llava",
     "minigpt4": "liveedit.models.minigpt4:MiniGPT4",
+    "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
 }
 

@@ -11,6 +11,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from liveedit.models import mplug_owl2
 from liveedit.models.minigpt4 import CHAT as MINIGPT4_CHAT
 from liveedit.models.minigpt4 import (
     IMAGE_TOKEN,
@@ -18,12 +19,13 @@ from liveedit.models.minigpt4 import (
     MiniGPT4ForConditionalGeneration,
     MiniGPT4Processor,
 )
+from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config, MPlugOwl2ForConditionalGeneration
 from liveedit.models.qwen2_vl import Qwen2VLProcessor
 from liveedit.models.vlm import VLM
 
 __all__ = ["TinyFamily", "tiny"]
 
-TinyFamily = Literal["llava", "blip2", "minigpt4", "qwen2_vl"]
+TinyFamily = Literal["llava", "blip2", "minigpt4", "mplug_owl2", "qwen2_vl"]
 
 WIDTH, LAYERS, HEADS = 32, 4, 4
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -49,6 +51,7 @@ def tiny(family: TinyFamily, seed: int = 0) -> VLM:
         "llava": llava,
         "blip2": blip2,
         "minigpt4": minigpt4,
+        "mplug_owl2": owl2,
         "qwen2_vl": qwen2_vl,
     }
     with torch.random.fork_rng(devices=[]):
@@ -68,7 +71,7 @@ def spread(model: Any) -> None:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-        embedding.weight[model.config.image_token_id] = 0.0
+        embedding.weight[model.config.image_token_id :][:1] = 0.0  # which may have no row
 
 
 def tokenizer(bos: str | None, special: list[str]) -> PreTrainedTokenizerFast:
@@ -167,3 +170,21 @@ def qwen2_vl() -> tuple[Any, Any]:
     sizes = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     pictures = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2, size=sizes)
     return transformers.Qwen2VLForConditionalGeneration(config), Qwen2VLProcessor(pictures, text, chat_template=CHAT)
+
+
+def owl2() -> tuple[Any, Any]:
+    """mPLUG-Owl2: CLIP of 24 pixels, 5 + 1 image tokens, a Llama with weights of its own for them."""
+    text = tokenizer("<s>", ["</s>", "<pad>"])
+    config = MPlugOwl2Config(
+        vision_config={"image_size": 24, "patch_size": 8, "layer_norm_eps": 1e-6, **VISION},
+        text_config={"intermediate_size": 64, **text_settings(text)},
+        image_token_id=len(text),
+        num_query_tokens=5,
+        abstractor_layers=2,
+        abstractor_heads=2,
+        abstractor_intermediate_size=48,
+    )
+    text.add_special_tokens({"extra_special_tokens": [mplug_owl2.IMAGE]})
+    pictures = mplug_owl2.MPlugOwl2ImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    processor = mplug_owl2.MPlugOwl2Processor(pictures, text, num_image_tokens=6, chat_template=mplug_owl2.CHAT)
+    return MPlugOwl2ForConditionalGeneration(config), processor
