@@ -18,8 +18,9 @@ from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Query
 
 LAYER = 1
-TINY = {"llava": "llava", "blip-2": "blip2", "qwen2_vl": "qwen2_vl"}
+TINY = {"llava": "llava", "blip-2": "blip2", "qwen2_vl": "qwen2_vl", "qwen_vl": "qwen_vl"}
 VISION = {"llava": "model.vision_tower", "blip-2": "vision_model", "qwen2_vl": "model.visual"}
+VISION |= {"qwen_vl": "model.vision_tower"}
 
 
 def picture(seed: int, width: int, height: int) -> Image.Image:
@@ -36,7 +37,7 @@ QUERIES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llava", "blip-2", "qwen2_vl", "qwen2_vl in raw prompts"])
+@pytest.fixture(scope="module", params=["llava", "blip-2", "qwen2_vl", "qwen2_vl in raw prompts", "qwen_vl"])
 def vlm(request):
     made = tiny(TINY[request.param.split()[0]])
     made = VLM(made.model, made.processor, "raw") if "raw" in request.param else made

@@ -11,6 +11,7 @@ __all__ = ["FAMILIES", "checkpoint", "family"]
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
     "llava": "liveedit.models.llava:Llava",
+    "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
 }
 

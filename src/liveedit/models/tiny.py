@@ -11,12 +11,15 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.qwen2_vl import Qwen2VLProcessor
+from liveedit.models.qwen_vl import CHAT as QWEN_VL_CHAT
+from liveedit.models.qwen_vl import QwenVLProcessor
 from liveedit.models.vlm import VLM
 
 __all__ = ["TinyFamily", "tiny"]
 
-TinyFamily = Literal["llava", "blip2", "qwen2_vl"]
+TinyFamily = Literal["llava", "blip2", "qwen2_vl", "qwen_vl"]
 
 WIDTH, LAYERS, HEADS = 32, 4, 4
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -38,7 +41,12 @@ def tiny(family: TinyFamily, seed: int = 0) -> VLM:
     The processor and the configuration are of the family's real classes, so what works here works on a checkpoint.
     The random state of torch is left as it was.
     """
-    builders: dict[str, Callable[[], tuple[Any, Any]]] = {"llava": llava, "blip2": blip2, "qwen2_vl": qwen2_vl}
+    builders: dict[str, Callable[[], tuple[Any, Any]]] = {
+        "llava": llava,
+        "blip2": blip2,
+        "qwen2_vl": qwen2_vl,
+        "qwen_vl": qwen_vl,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = builders[family]()
@@ -136,3 +144,17 @@ def qwen2_vl() -> tuple[Any, Any]:
     sizes = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     pictures = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2, size=sizes)
     return transformers.Qwen2VLForConditionalGeneration(config), Qwen2VLProcessor(pictures, text, chat_template=CHAT)
+
+
+def qwen_vl() -> tuple[Any, Any]:
+    """Qwen-VL: a ViT of 24 pixels in patches of 8, resampled to 4 image tokens, Qwen-VL-Chat's template."""
+    text = tokenizer(None, ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<img>", "</img>", "<imgpad>"])
+    config = QwenVLConfig(
+        vision_config={"image_size": 24, "patch_size": 8, "num_positions": 4, **VISION},
+        text_config={"intermediate_size": 64, "num_key_value_heads": HEADS, **text_settings(text)},
+        image_token_id=text.convert_tokens_to_ids("<imgpad>"),
+        image_seq_length=4,
+        resampler_heads=HEADS,
+    )
+    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    return QwenVLForConditionalGeneration(config), QwenVLProcessor(pictures, text, 4, QWEN_VL_CHAT)
