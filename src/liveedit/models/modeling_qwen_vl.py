@@ -300,7 +300,7 @@ class TextModel(QwenVLPreTrainedModel):
 
 
 def ntk(times: Tensor) -> Tensor:
-    """α of dynamic NTK for a text ``times`` as long as those of pretraining: 1 up to 1, 3 up to 2, 7 up to 4 …"""
+    """α of dynamic NTK for a text ``times`` as long as those of pretraining: 1 up to 1, 3 up to 2, 7 up to 4."""
     return (2 ** torch.ceil(times.log2() + 1) - 1).clamp(min=1.0)
 
 
