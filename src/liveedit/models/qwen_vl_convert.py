@@ -84,9 +84,8 @@ def convert(weights: Path, out: Path) -> None:
         write(weights, part)
         part.rename(out)
     except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"cannot write {out} ({str(error).splitlines()[0]}): make room or name another folder"
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StorageError(f"cannot write {out} ({reason}): make room or name another folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -98,6 +97,8 @@ def write(weights: Path, out: Path) -> None:
     chat = generation.exists() and read_json(generation).get("chat_format") == "chatml"
     config = configuration(settings, weights)
     text = tokenizer(weights / "qwen.tiktoken", "<|im_end|>" if chat else "<|endoftext|>")
+    if text.convert_tokens_to_ids("<img>") != settings["visual"].get("image_start_id"):
+        raise BadInput(f"{weights / 'qwen.tiktoken'} is not the vocabulary of this config.json: download both again")
     config.image_token_id = text.convert_tokens_to_ids("<imgpad>")
     size = config.vision_config.image_size
     pictures = BlipImageProcessorPil(size={"height": size, "width": size})
@@ -145,7 +146,9 @@ def configuration(settings: dict[str, Any], weights: Path) -> QwenVLConfig:
             architectures=["QwenVLForConditionalGeneration"],
         )
     except (KeyError, TypeError) as error:
-        raise BadInput(f"{weights / 'config.json'} is not that of a Qwen-VL: it lacks {error}") from error
+        raise BadInput(
+            f"{weights / 'config.json'} is not that of a Qwen-VL: convert Qwen-VL or Qwen-VL-Chat"
+        ) from error
 
 
 class Vocabulary(TikTokenConverter):  # type: ignore[misc]
