@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.qwen_vl_convert import convert
 from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Query
@@ -53,6 +54,12 @@ def test_logits_and_greedy_tokens(chat, row):
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
     tokens = chat.model.generate(**given, attention_mask=torch.ones_like(given["input_ids"]), **settings)
     assert tokens[0, -6:].tolist() == row["greedy"]
+
+
+def test_the_default_size_is_that_of_the_released_weights():
+    with torch.device("meta"):
+        model = QwenVLForConditionalGeneration(QwenVLConfig())
+    assert sum(parameter.numel() for parameter in model.parameters()) * 2 == 19_313_870_336  # bytes, by their index
 
 
 def test_eager_attention_gives_the_same(chat):

@@ -18,10 +18,18 @@ Shapes: B rows, T tokens, D width of the text decoder, N images, P patches an im
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -57,6 +65,8 @@ class QwenVLTextConfig(Qwen2Config):  # type: ignore[misc]
     model_type = "qwen_vl_text"
     base_config_key = "text_config"
 
+    intermediate_size: int = 11008
+    max_position_embeddings: int = 8192
     seq_length: int = 2048
     use_dynamic_ntk: bool = True
     use_logn_attn: bool = True
@@ -68,8 +78,8 @@ class QwenVLConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "qwen_vl"
     sub_configs = {"vision_config": QwenVLVisionConfig, "text_config": QwenVLTextConfig}  # noqa: RUF012
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     image_token_id: int = 151859
     image_seq_length: int = 256
     resampler_heads: int = 32
@@ -127,14 +137,13 @@ class VisionTower(nn.Module):
         self.patch_embedding = nn.Conv2d(3, width, kernel_size=size, stride=size, bias=False)
         self.position_embedding = nn.Parameter(torch.randn(config.num_positions, width) * width**-0.5)
         self.pre_layernorm = nn.LayerNorm(width, eps=1e-6)
-        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.Sequential(*(VisionLayer(config) for _ in range(config.num_hidden_layers)))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) to states (N, P, W)."""
-        states = self.patch_embedding(pixel_values.to(self.position_embedding.dtype)).flatten(2).transpose(1, 2)
-        states = self.pre_layernorm(states + resized(self.position_embedding, states.shape[1]))
-        for layer in self.layers:
-            states = layer(states)
+        patches = self.patch_embedding(pixel_values.to(self.position_embedding.dtype)).flatten(2).transpose(1, 2)
+        positions = resized(self.position_embedding, patches.shape[1])
+        states: Tensor = self.layers(self.pre_layernorm(patches + positions))
         return states
 
 
@@ -167,7 +176,7 @@ def resized(positions: Tensor, count: int) -> Tensor:
     old, new = round(len(positions) ** 0.5), round(count**0.5)
     if old == new:
         return positions
-    grid = positions.float().unflatten(0, (old, old)).permute(2, 0, 1)[None]
+    grid = positions.float().T.reshape(1, -1, old, old)
     finer = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return finer[0].flatten(1).T.to(positions.dtype)
 
@@ -198,7 +207,8 @@ class TextAttention(Qwen2Attention):  # type: ignore[misc]
 def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The states (B, heads, T, d) rotated in float32 by angles (B, 1, T, d)."""
     full = states.float()
-    return (full * cos + rotate_half(full) * sin).to(states.dtype)
+    turned: Tensor = full * cos + rotate_half(full) * sin
+    return turned.to(states.dtype)
 
 
 class TextLayer(Qwen2DecoderLayer):  # type: ignore[misc]
@@ -374,5 +384,5 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):  #
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
 
 
-transformers.AutoConfig.register("qwen_vl", QwenVLConfig)
-transformers.AutoModelForImageTextToText.register(QwenVLConfig, QwenVLForConditionalGeneration)
+AutoConfig.register("qwen_vl", QwenVLConfig)
+AutoModelForImageTextToText.register(QwenVLConfig, QwenVLForConditionalGeneration)

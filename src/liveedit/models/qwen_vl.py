@@ -6,7 +6,7 @@ model was trained on it and VLKEB feeds it; the chat template is Qwen-VL-Chat's 
 
 from typing import Any
 
-import transformers
+from transformers import AutoProcessor, ProcessorMixin
 
 from liveedit.models.modeling_qwen_vl import QwenVLConfig
 from liveedit.models.vlm import VLM
@@ -23,7 +23,7 @@ CHAT = (  # each message counts its pictures anew
 )
 
 
-class QwenVLProcessor(transformers.ProcessorMixin):  # type: ignore[misc]
+class QwenVLProcessor(ProcessorMixin):  # type: ignore[misc]
     """Image processor and tokenizer; every image takes ``image_seq_length`` tokens."""
 
     def __init__(
@@ -39,7 +39,7 @@ class QwenVLProcessor(transformers.ProcessorMixin):  # type: ignore[misc]
         return self.image_token * self.image_seq_length
 
 
-transformers.AutoProcessor.register(QwenVLConfig, QwenVLProcessor)
+AutoProcessor.register(QwenVLConfig, QwenVLProcessor)
 
 
 class QwenVL(VLM):

@@ -185,7 +185,7 @@ def write_weights(weights: Path, out: Path, config: QwenVLConfig) -> None:
     files, places, total = weight_files(weights), dict[str, str](), 0
     for number, file in enumerate(files, 1):
         shard = f"model-{number:05}-of-{len(files):05}.safetensors"
-        found = {}
+        found = dict[str, Tensor]()
         for theirs, tensor in load(file).items():
             if not theirs.endswith(BUFFERS):
                 found |= converted(theirs, tensor, config.vision_config.num_attention_heads)
@@ -211,7 +211,7 @@ def converted(name: str, tensor: Tensor, vision_heads: int) -> dict[str, Tensor]
             name = name.replace(theirs, ours)
     if ".qkv_proj." in name:
         if "vision_tower" in name:  # query, key and value of the first head, then of the second …
-            tensor = tensor.unflatten(0, (vision_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+            tensor = tensor.reshape(vision_heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)
         parts = zip("qkv", tensor.chunk(3), strict=True)
         return {name.replace("qkv", letter): part.contiguous() for letter, part in parts}
     return {name: tensor.T.contiguous() if name.endswith("projector.proj.weight") else tensor}
