@@ -15,6 +15,7 @@ Departures from the authors' code (``modeling_qwen.py``, ``visual.py`` of Qwen/Q
 Shapes: B rows, T tokens, D width of the text decoder, N images, P patches an image, W width of the vision tower.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -290,21 +291,18 @@ class TextModel(QwenVLPreTrainedModel):
         the keys that were turned by it.
         """
         config, n = self.config, position_ids + 1
-        if cache is None or cache.get_seq_length() == 0:
-            alpha = (
-                ntk(n.amax(-1, keepdim=True) / config.seq_length)
-                if config.use_dynamic_ntk
-                else torch.ones_like(n[:, :1])
-            )
+        if cache is not None and cache.get_seq_length():
+            alpha = cache.ntk_alpha
+        else:
+            times = n.amax(-1, keepdim=True) / config.seq_length
+            alpha = ntk(times) if config.use_dynamic_ntk else torch.ones_like(times)
             if cache is not None:
                 cache.ntk_alpha = alpha
-        else:
-            alpha = cache.ntk_alpha
         d = config.hidden_size // config.num_attention_heads
-        base = config.rope_parameters["rope_theta"] * alpha.float() ** (d / (d - 2))
+        base = config.rope_parameters["rope_theta"] * alpha ** (d / (d - 2))
         frequencies = 1.0 / base ** (torch.arange(0, d, 2, device=n.device) / d)
         angles = (position_ids[..., None] * frequencies[:, None]).repeat(1, 1, 2)[:, None]
-        grown = n.float().log() / torch.tensor(config.seq_length).log()
+        grown = n.float().log() / math.log(config.seq_length)
         scale = grown.clamp(min=1.0) if config.use_logn_attn else torch.ones_like(grown)
         return angles.cos(), angles.sin(), scale[:, None, :, None]
 
