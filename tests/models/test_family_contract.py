@@ -18,13 +18,14 @@ from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Query
 
 LAYER = 1
-TINY = {family: family for family in ("llava", "minigpt4", "mplug_owl2", "qwen2_vl")} | {"blip-2": "blip2"}
+TINY = {family: family for family in ("llava", "minigpt4", "mplug_owl2", "qwen2_vl", "qwen_vl")} | {"blip-2": "blip2"}
 VISION = {
     "llava": "model.vision_tower",
     "blip-2": "vision_model",
     "minigpt4": "vision_model",
     "mplug_owl2": "model.vision_tower",
     "qwen2_vl": "model.visual",
+    "qwen_vl": "model.vision_tower",
 }
 ASKED = {"qwen2_vl": "<|im_end|>\n<|im_start|>assistant\n", "mplug_owl2": " ASSISTANT: "}  # after a prompt in a chat
 
@@ -44,7 +45,7 @@ QUERIES = [
 
 
 FAMILY = ["llava", "blip-2", "minigpt4 in raw prompts", "mplug_owl2", "mplug_owl2 in raw prompts"]
-FAMILY += ["qwen2_vl", "qwen2_vl in raw prompts"]
+FAMILY += ["qwen2_vl", "qwen2_vl in raw prompts", "qwen_vl"]
 
 
 @pytest.fixture(scope="module", params=FAMILY)

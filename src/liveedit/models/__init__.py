@@ -14,6 +14,7 @@ FAMILIES: dict[str, str] = {
     "minigpt4": "liveedit.models.minigpt4:MiniGPT4",
     "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
+    "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
 }
 
 

@@ -20,12 +20,15 @@ from liveedit.models.minigpt4 import (
     MiniGPT4Processor,
 )
 from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config, MPlugOwl2ForConditionalGeneration
+from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.qwen2_vl import Qwen2VLProcessor
+from liveedit.models.qwen_vl import CHAT as QWEN_VL_CHAT
+from liveedit.models.qwen_vl import QwenVLProcessor
 from liveedit.models.vlm import VLM
 
 __all__ = ["TinyFamily", "tiny"]
 
-TinyFamily = Literal["llava", "blip2", "minigpt4", "mplug_owl2", "qwen2_vl"]
+TinyFamily = Literal["llava", "blip2", "minigpt4", "mplug_owl2", "qwen2_vl", "qwen_vl"]
 
 WIDTH, LAYERS, HEADS = 32, 4, 4
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -53,6 +56,7 @@ def tiny(family: TinyFamily, seed: int = 0) -> VLM:
         "minigpt4": minigpt4,
         "mplug_owl2": owl2,
         "qwen2_vl": qwen2_vl,
+        "qwen_vl": qwen_vl,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -188,3 +192,17 @@ def owl2() -> tuple[Any, Any]:
     pictures = mplug_owl2.MPlugOwl2ImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
     processor = mplug_owl2.MPlugOwl2Processor(pictures, text, num_image_tokens=6, chat_template=mplug_owl2.CHAT)
     return MPlugOwl2ForConditionalGeneration(config), processor
+
+
+def qwen_vl() -> tuple[Any, Any]:
+    """Qwen-VL: a ViT of 24 pixels in patches of 8, resampled to 4 image tokens, Qwen-VL-Chat's template."""
+    text = tokenizer(None, ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<img>", "</img>", "<imgpad>"])
+    config = QwenVLConfig(
+        vision_config={"image_size": 24, "patch_size": 8, "num_positions": 4, **VISION},
+        text_config={"intermediate_size": 64, "num_key_value_heads": HEADS, **text_settings(text)},
+        image_token_id=text.convert_tokens_to_ids("<imgpad>"),
+        image_seq_length=4,
+        resampler_heads=HEADS,
+    )
+    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    return QwenVLForConditionalGeneration(config), QwenVLProcessor(pictures, text, 4, QWEN_VL_CHAT)
