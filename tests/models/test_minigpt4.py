@@ -70,7 +70,7 @@ def query(number):
     return Query(prompt, target, None if image is None else Image.fromarray(GOLDEN[f"image_{image}"].numpy()))
 
 
-@pytest.mark.parametrize("form", ["raw", "paper", "chat"])
+@pytest.mark.parametrize("form", ["raw", "vlkeb", "chat"])
 def test_it_computes_what_the_authors_code_does(converted, form):
     vlm = VLM.load(converted, prompt_format=form)
     assert isinstance(vlm, MiniGPT4)

@@ -159,19 +159,21 @@ def test_default_format_is_chat_where_there_is_a_template():
         ("blip2", "Which flag?"),
         ("llava", "<image>Which flag?"),
         ("minigpt4", "###Human: <Img><ImageHere></Img> \x1fWhich flag?"),
+        ("mplug_owl2", "<|image|>Which flag?"),
+        ("qwen_vl", "Picture 1: <img><imgpad></img>\nWhich flag?"),
     ],
 )
 def test_the_prompts_of_vlkeb(family, rendered):
     made = tiny(family)
-    vlm = VLM(made.model, made.processor, "paper")
+    vlm = VLM(made.model, made.processor, "vlkeb")
     assert vlm.render(Query("Which flag? ", image=FLAG)) == rendered
     assert vlm.render(Query("Which flag? ")) == "Which flag?"
 
 
-def test_a_model_that_no_paper_edits_has_no_prompt_of_one():
+def test_a_model_that_vlkeb_does_not_have_has_no_prompt_of_it():
     made = tiny("qwen2_vl")
-    with pytest.raises(BadInput, match="no paper has a prompt for this model"):
-        VLM(made.model, made.processor, "paper")
+    with pytest.raises(BadInput, match="VLKEB does not ask this model"):
+        VLM(made.model, made.processor, "vlkeb")
 
 
 def test_a_template_that_writes_bos_itself():

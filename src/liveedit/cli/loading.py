@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["Dtype", "PromptForm", "load_here"]
 
 DTYPES = ("bfloat16", "float16", "float32")
-FORMS = ("raw", "chat", "paper")
+FORMS = ("raw", "chat", "vlkeb")
 
 Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}; default: the checkpoint's own.")]
 PromptForm = Annotated[
-    str | None, typer.Option(help=f"{', '.join(FORMS)} (VLKEB's); default: chat if the model has a template, else raw.")
+    str | None, typer.Option(help=f"{', '.join(FORMS)}; default: chat if the model has a template, else raw.")
 ]
 
 

@@ -25,7 +25,7 @@ class Blip2(VLM):
     tower_path = "vision_model"
     connector_path = "qformer"
     image_mark = ""
-    paper_mark = ""
+    vlkeb_mark = ""
 
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
         if not model.config.use_decoder_only_language_model:

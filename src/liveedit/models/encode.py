@@ -14,8 +14,8 @@ from liveedit.types import Query
 
 __all__ = ["Encoder", "Picture", "PromptFormat"]
 
-PromptFormat = Literal["raw", "chat", "paper"]
-"""``raw`` is the bare prompt, as LiveEdit feeds it; ``paper`` what VLKEB feeds; ``chat`` the model's own template."""
+PromptFormat = Literal["raw", "chat", "vlkeb"]
+"""``raw`` is the bare prompt, as LiveEdit feeds it; ``vlkeb`` what VLKEB feeds; ``chat`` the model's own template."""
 
 Picture = tuple[dict[str, Tensor], int]
 """The model's inputs for one image, batched along their first axis, and how many image tokens it takes."""
@@ -26,7 +26,7 @@ class Encoder:
 
     image_mark: ClassVar[str] = "<image>\n"
     """What stands for the image in a raw prompt."""
-    paper_mark: ClassVar[str | None] = None
+    vlkeb_mark: ClassVar[str | None] = None
     """What stands for the image in VLKEB's prompt; ``None`` where VLKEB does not have the model."""
 
     model: Any
@@ -40,8 +40,8 @@ class Encoder:
         chat = self.templated or bool(self.tokenizer.chat_template)
         if prompt_format == "chat" and not chat:
             raise BadInput("this model has no chat template: use the prompt format 'raw'")
-        if prompt_format == "paper" and self.paper_mark is None:
-            raise BadInput("no paper has a prompt for this model: use the prompt format 'raw' or 'chat'")
+        if prompt_format == "vlkeb" and self.vlkeb_mark is None:
+            raise BadInput("VLKEB does not ask this model: use the prompt format 'raw' or 'chat'")
         self.prompt_format = prompt_format or ("chat" if chat else "raw")
 
     # What a family may say differently
@@ -49,7 +49,7 @@ class Encoder:
     def render(self, query: Query) -> str:
         """The text of a query up to where the answer begins, with one placeholder for the image if it has one."""
         prompt = query.prompt.rstrip()
-        mark = self.paper_mark if self.prompt_format == "paper" else self.image_mark
+        mark = self.vlkeb_mark if self.prompt_format == "vlkeb" else self.image_mark
         marked = prompt if query.image is None else f"{mark}{prompt}"
         if self.prompt_format != "chat":
             return marked

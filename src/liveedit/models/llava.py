@@ -8,4 +8,4 @@ __all__ = ["Llava"]
 class Llava(VLM):
     """What the base class takes for granted: the placeholder and a line break, then the prompt."""
 
-    paper_mark = "<image>"
+    vlkeb_mark = "<image>"

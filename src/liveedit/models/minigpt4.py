@@ -89,7 +89,7 @@ class MiniGPT4(Blip2):
     hf_class = "AutoModelForImageTextToText"
     decoder_path = "language_model.model"
     image_mark = f"{IMAGE_TOKEN}\n"
-    paper_mark = f"###Human: <Img>{IMAGE_TOKEN}</Img> {SEAM}"
+    vlkeb_mark = f"###Human: <Img>{IMAGE_TOKEN}</Img> {SEAM}"
     place = VLM.place
 
     def render(self, query: Query) -> str:
@@ -99,7 +99,7 @@ class MiniGPT4(Blip2):
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, made part by part."""
-        begin = [] if self.prompt_format == "paper" else [self.tokenizer.bos_token_id]
+        begin = [] if self.prompt_format == "vlkeb" else [self.tokenizer.bos_token_id]
         parts = [self.tokenizer(text.split(SEAM), add_special_tokens=False)["input_ids"] for text in texts]
         return [sum(ids, begin) for ids in parts]
 

@@ -73,7 +73,7 @@ class MPlugOwl2Processor(ProcessorMixin):  # type: ignore[misc]
 class MPlugOwl2(VLM):
     """Prompt and image tokens are the processor's; the rest is in LLaVA's places."""
 
-    image_mark = IMAGE
+    image_mark = vlkeb_mark = IMAGE
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, the BOS where the authors put it."""

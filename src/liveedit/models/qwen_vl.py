@@ -45,4 +45,4 @@ AutoProcessor.register(QwenVLConfig, QwenVLProcessor)
 class QwenVL(VLM):
     """The image stands between two tokens of its own, which count as text."""
 
-    image_mark = "Picture 1: <img><imgpad></img>\n"
+    image_mark = vlkeb_mark = "Picture 1: <img><imgpad></img>\n"
