@@ -1,0 +1,82 @@
+"""Make the released forms of rivals whose sound versions the table shows, an editor's folder each.
+
+    python recipes/emblem/released.py runs/released [--only NAME …]
+    liveedit eval --editors serac-text=runs/released/serac-text,… --out runs/table/seed-0
+
+Forms whose networks differ are trained, by the recipe of the sound version, in 10 to 20 minutes each on one core; the
+others are settings of the shipped editor. A stopped run goes on where it was. Prints what to give to ``--editors``.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from liveedit.data import load_cases
+from liveedit.editable import embedded, load_vlm
+from liveedit.editors import EDITORS, new_editor
+from liveedit.editors.base import TrainableEditor
+from liveedit.registry import resolve
+from liveedit.train import TrainConfig, train
+
+HERE = Path(__file__).parent
+
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ike-text": ("ike", {"by": "text"}),
+    "lte-text": ("lte", {"by": "text"}),
+    "lemoe-unrouted": ("lemoe", {"routing": 0.0}),
+    "mend-mean": ("mend", {"combine": "mean"}),
+    "serac-text": ("serac", {"scope": "text"}),
+    "recipe-text": ("recipe", {"scope": "text"}),
+}
+"""By label the method, and the settings that make it what was released."""
+
+
+def retrained(name: str, settings: dict[str, Any]) -> bool:
+    """Whether these settings need networks of their own."""
+    method = resolve("editor", name, EDITORS)
+    return issubclass(method, TrainableEditor) and not settings.keys() <= method.query_time
+
+
+def configured(name: str, settings: dict[str, Any], folder: Path) -> None:
+    """Leave the shipped editor with these settings in ``folder``."""
+    shutil.copytree(embedded(name), folder, dirs_exist_ok=True)
+    file = folder / "config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["config"] |= settings
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def trained(name: str, settings: dict[str, Any], folder: Path) -> None:
+    """Train the method with these settings, by its recipe, into ``folder``."""
+    recipe = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    editor = new_editor(load_vlm(), name, recipe["editor"] | settings)
+    assert isinstance(editor, TrainableEditor)
+    cases = [case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)]
+    with Progress() as bar:
+        task = bar.add_task(folder.name)
+        train(
+            editor, cases, TrainConfig(**recipe["training"]), folder,
+            lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Make what is asked for and not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="*", choices=FORMS, default=list(FORMS))
+    args = parser.parse_args()
+    for label in args.only:
+        (name, settings), folder = FORMS[label], args.out / label
+        if not (folder / "config.json").exists():
+            (trained if retrained(name, settings) else configured)(name, settings, folder)
+    Console().print(",".join(f"{label}={args.out / label}" for label in args.only), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
