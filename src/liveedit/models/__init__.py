@@ -15,12 +15,24 @@ FAMILIES: dict[str, str] = {
 }
 
 
+GENERIC = "liveedit.models.generic:Generic"
+"""What reads a model whose type has no family of its own."""
+
+
 def family(model_type: str) -> Any:
     """The VLM class for a Hugging Face ``model_type``. Raises :class:`UnsupportedModel` for one that none reads."""
-    if model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise UnsupportedModel(f"no family reads models of type '{model_type}': use a model of type {known}")
-    return resolve("model family", model_type, FAMILIES)
+    if model_type not in FAMILIES and model_type not in known_types():
+        raise UnsupportedModel(
+            f"no family reads models of type '{model_type}': `liveedit models` lists what can be read"
+        )
+    return resolve("model family", model_type, {model_type: GENERIC, **FAMILIES})
+
+
+def known_types() -> list[str]:
+    """The model types that transformers reads as models of images and text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
 def checkpoint(path: str | Path) -> str:

@@ -59,19 +59,23 @@ def spread(model: Any) -> None:
         embedding.weight[model.config.image_token_id] = 0.0
 
 
-def tokenizer(bos: str | None, special: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that reads any text; puts ``bos``, if any, in front. ``special`` begins with EOS and padding."""
+def tokenizer(bos: str | None, special: list[str], size: int = 360, **marks: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that reads any text; puts ``bos``, if any, in front. ``special`` begins with EOS and padding.
+
+    ``size`` bounds the vocabulary, ``marks`` are special tokens by the name that a processor asks for them.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    names = list(dict.fromkeys([*([bos] if bos else []), *special]))
-    trainer = trainers.BpeTrainer(vocab_size=360, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    names = list(dict.fromkeys([*([bos] if bos else []), *special, *marks.values()]))
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator(SENTENCES, trainer)
     if bos:
         begins = [(bos, core.token_to_id(bos))]
         core.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=begins)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=special[0], pad_token=special[1])
+    ends = {"bos_token": bos, "eos_token": special[0], "pad_token": special[1]}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **ends, extra_special_tokens=marks)
 
 
 def text_settings(text: PreTrainedTokenizerFast) -> dict[str, Any]:
