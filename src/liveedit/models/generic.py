@@ -58,7 +58,8 @@ class Generic(VLM):
         """Raise :class:`UnsupportedModel` for what is no single stack of layers that reads all of its input below."""
         if self.model.config.is_encoder_decoder:
             raise self.refuse("text is written by a decoder that reads an encoder again in every layer")
-        if any("cross_attn" in name or "crossattention" in name for name, _ in self.model.named_modules()):
+        decoder = self.model.get_decoder()
+        if any(word in name for name, _ in decoder.named_modules() for word in ("cross_attn", "crossattention")):
             raise self.refuse("its layers read the image again by cross attention")
 
     def find_decoder(self) -> str:
@@ -175,7 +176,7 @@ class Generic(VLM):
             if isinstance(value, Tensor) and value.shape[:2] == shape and name not in READ
         }
         mask, levels = (kwargs.get(name) for name in DEEPSTACK)
-        if mask is not None and levels is not None:
+        if mask is not None and levels:
             found.pop(DEEPSTACK[0], None)
             spread = [
                 level.new_zeros(*shape, level.shape[-1]).masked_scatter(mask[..., None], level) for level in levels

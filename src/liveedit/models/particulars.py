@@ -48,9 +48,99 @@ MARKS = [
     *("[IMG]", "[IMG_END]", "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<im_low>", "<low_res_im_start>"),
     *("<|tile_x_separator|>", "<|tile_y_separator|>", "<|img_thumbnail|>", "<IMG_START>", "<IMG_END>", "<IMG_COL>"),
     *("<IMG_ROW>", "<IMG_GRID>", "<IMG_ATOM>", "<|begin_of_image|>", "<|end_of_image|>", "<patch_newline>"),
+    *("|SPEAKER|", "|NEWLINE|"),
     *("<frame_start>", "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>"),
 ]
 """Special tokens that processors name themselves."""
 
-PARTICULARS: dict[str, dict[str, Any]] = {}
+ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
+"""Rotary positions in time, height and width for a head of 32."""
+GLM = {"text_config": {"rope_parameters": ROTARY}}
+
+PARTICULARS: dict[str, dict[str, Any]] = {
+    "aria": {
+        "config": {
+            "vision_config": {"image_size": 490, "patch_size": 70},
+            "text_config": {"moe_num_shared_experts": 1},
+            "projector_patch_to_query_dict": {49: 4},
+        },
+        "pictures": {"max_image_size": 490, "min_image_size": 336},
+        "processor": {"size_conversion": {490: 4}},
+    },
+    "aya_vision": {
+        "pictures": {"crop_to_patches": False},
+        "processor": {"img_size": 32, "downsample_factor": 2},
+        "tokens": {"image_token_id": "<|IMG_PATCH|>"},
+    },
+    "cohere2_vision": {"pictures_class": "GotOcr2ImageProcessorPil"},
+    "cosmos3_omni": {
+        "processor_class": "Qwen3VLProcessor",
+        "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
+    },
+    "deepseek_vl": {"processor": {"num_image_tokens": 16}},
+    "deepseek_vl_hybrid": {"processor": {"num_image_tokens": 16}},
+    "dots3_note": {"config": {"text_config": {"num_key_value_heads": 2}}},
+    "gemma3": {"config": {"mm_tokens_per_image": 4}, "processor": {"image_seq_length": 4}},
+    "glm46v": {"config": GLM},
+    "glm4v": {"config": GLM},
+    "glm4v_moe": {"config": GLM, "pictures_class": "Glm4vImageProcessorPil"},
+    "glm5_next": {"config": {"text_config": {"num_key_value_heads": 2}}},
+    "glm_ocr": {
+        "config": GLM,
+        "pictures_class": "Glm46VImageProcessorPil",
+        "processor_class": "Glm46VProcessor",
+    },
+    "glmga": {"config": GLM, "processor_class": "Glm46VProcessor"},
+    "got_ocr2": {
+        "config": {"vision_config": {"image_size": 64, "patch_size": 1}},
+        "pictures": {"size": {"height": 64, "width": 64}},
+    },
+    "granite_docling": {"processor": {"image_seq_len": 1}},
+    "idefics3": {"processor": {"image_seq_len": 4}},
+    "smolvlm": {"processor": {"image_seq_len": 4}},
+    "internvl": {"processor": {"image_seq_length": 4}},
+    "qianfan_ocr": {"processor": {"image_seq_length": 4}},
+    "janus": {"processor": {"num_image_tokens": 16}},
+    "kimi_k25": {"pictures_class": "Qwen2VLImageProcessorPil"},
+    "llava_onevision": {"processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}},
+    "minicpm_ocr": {"pictures_class": "MiniCPMV4_6ImageProcessorPil"},
+    "minimax_m3_vl": {"pictures_class": "Qwen2VLImageProcessorPil"},
+    "mistral3": {"processor": {"spatial_merge_size": 2}},
+    "mistral_large4": {"processor": {"spatial_merge_size": 2}},
+    "molmo2": {"config": {"adapter_config": {"vision_feature_layer": [1, 0]}}},
+    "ovis2": {
+        "processor": {"image_seq_length": 4},
+        "tokens": {
+            "image_token_id": "<IMG_ATOM>",
+            "visual_indicator_token_ids": ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"],
+        },
+    },
+    "paddleocr_vl": {"config": GLM},
+    "paligemma": {"pictures": {"image_seq_length": 16}},
+    "qwen2_5_omni_thinker": {
+        "processor_class": "Qwen2_5OmniProcessor",
+        "pictures_class": "Qwen2VLImageProcessorPil",
+        "config": GLM,
+    },
+    "qwen2_5_vl": {"config": GLM},
+    "qwen3_omni_moe_thinker": {
+        "processor_class": "Qwen3OmniMoeProcessor",
+        "pictures_class": "Qwen2VLImageProcessorPil",
+        "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
+    },
+    "qwen3_vl": {"config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}}},
+    "qwen3_vl_moe": {
+        "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
+        "pictures_class": "Qwen2VLImageProcessorPil",
+    },
+    "unlimited_ocr": {"pictures_class": "DeepseekOcr2ImageProcessorPil"},
+    "gemma4_unified": {"pictures_class": "Gemma4ImageProcessorPil"},
+    "video_llava": {
+        "pictures": {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+    },
+    "vipllava": {
+        "config": {"vision_feature_layers": [-1, -2]},
+        "processor": {"num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"},
+    },
+}
 """By type: settings of ``config``, of the ``pictures`` processor and of the ``processor``, and classes in their place."""

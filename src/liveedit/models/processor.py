@@ -53,9 +53,7 @@ def still(kind: type) -> Any:
 def processor_class(name: str) -> type:
     """A processor's class by its name, also where transformers hides it for want of torchvision."""
     kind: type = getattr(transformers, name)
-    if hasattr(kind, "from_pretrained") and issubclass(kind, ProcessorMixin):
-        return kind
-    hidden: type = getattr(import_module(kind.__module__), name)
+    hidden: type = getattr(import_module(kind.__module__), name, kind)
     return hidden
 
 

@@ -70,7 +70,9 @@ def shrink(model_type: str) -> tuple[Any, Any]:
     settings = merged(settled(own(), TEXT, {"vocab_size": len(text), **ends}), special.get("config", {}))
     config = own(**settings)
     processor = processing(model_type, config, text, special)
-    config = own(**merged(settings, tokens(config, processor)))
+    settings = merged(settings, tokens(config, processor))
+    chosen = {name: text.convert_tokens_to_ids(token) for name, token in special.get("tokens", {}).items()}
+    config = own(**settings | chosen)
     kind = getattr(transformers, special.get("model_class", "AutoModelForImageTextToText"))
     return (kind.from_config if hasattr(kind, "from_config") else kind)(config), processor
 

@@ -55,8 +55,9 @@ def spread(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-        embedding.weight[model.config.image_token_id] = 0.0
+    if (image := getattr(model.config, "image_token_id", None)) is not None:
+        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+            embedding.weight[image] = 0.0
 
 
 def tokenizer(bos: str | None, special: list[str], size: int = 360, **marks: str) -> PreTrainedTokenizerFast:
