@@ -11,6 +11,10 @@ __all__ = ["FAMILIES", "checkpoint", "family"]
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
     "llava": "liveedit.models.llava:Llava",
+    "minicpmv4_6": "liveedit.models.minicpm:MiniCPMV",
+    "minicpmv4_7": "liveedit.models.minicpm:MiniCPMV",
+    "molmo2": "liveedit.models.molmo2:Molmo2",
+    "paligemma": "liveedit.models.paligemma:PaliGemma",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
 }
 

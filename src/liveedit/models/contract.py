@@ -282,7 +282,12 @@ def encodes_as_the_processor_does(vlm: "VLM") -> None:
     """The inputs of a row equal those that the model's own processor makes of its prompt."""
     for query in QUERIES:
         ours = vlm.encode([replace(query, target="")]).inputs
-        theirs = vlm.processed(query)
+        try:
+            theirs = vlm.processed(query)
+        except (TypeError, ValueError):  # some processors refuse a text without an image
+            if query.image is not None:
+                raise
+            continue
         for name, value in theirs.items():
             if isinstance(value, Tensor) and name in ours:
                 expect(torch.equal(ours[name], vlm.put(value)), f"'{name}' is not as the processor makes it")

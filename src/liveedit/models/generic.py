@@ -40,6 +40,7 @@ class Generic(VLM):
         self.tower_path, self.connector_path = self.find_vision()  # type: ignore[misc]
         self.placeholder = self.find_placeholder()
         self.image_mark = self.find_mark()  # type: ignore[misc]
+        self.plain = False
         self.kinds = [name for name in TYPES if name in self.accepted()]
         self.check_probe()
 
@@ -113,6 +114,7 @@ class Generic(VLM):
     def check_probe(self) -> None:
         """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
         try:
+            self.plain = self.find_plain()
             probe(self)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
@@ -168,7 +170,10 @@ class Generic(VLM):
     # Going on from within
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:
-        """What the decoder was given of every token (B, T, …) besides mask and positions."""
+        """What the decoder was given of every token (B, T, …) besides mask and positions.
+
+        Where the model has made a mask of its own from the kinds of tokens, these.
+        """
         shape = batch.labels.shape
         found = {
             name: value
@@ -178,19 +183,47 @@ class Generic(VLM):
         mask, levels = (kwargs.get(name) for name in DEEPSTACK)
         if mask is not None and levels:
             found.pop(DEEPSTACK[0], None)
-            spread = [
-                level.new_zeros(*shape, level.shape[-1]).masked_scatter(mask[..., None], level) for level in levels
-            ]
+            spread = [level.new_zeros(*shape, level.shape[-1]).masked_scatter(mask[..., None], level) for level in levels]
             found[DEEPSTACK[1]] = torch.stack(spread, 2)
+        own = kwargs.get("attention_mask")
+        if isinstance(own, dict) or (isinstance(own, Tensor) and own.ndim > 2):
+            found |= {kind: batch.inputs[kind] for kind in self.kinds[:1]}
         return found
 
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
-        """The decoder's last states (B, T, D), given what it reads of every token."""
+        """The decoder's last states (B, T, D), given what it reads of every token.
+
+        Through the model around the decoder where that makes the mask.
+        """
         more: dict[str, Any] = dict(hidden.extra)
         if (levels := more.get(DEEPSTACK[1])) is not None:
             more[DEEPSTACK[0]] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)
             more[DEEPSTACK[1]] = [level.flatten(0, 1) for level in levels.unbind(2)]
-        return super().decode(embedded, replace(hidden, extra=more))
+        through = self.model.base_model if any(kind in more for kind in self.kinds) else self.decoder
+        states: Tensor = through(
+            inputs_embeds=embedded,
+            attention_mask=hidden.attention_mask,
+            position_ids=hidden.position_ids,
+            use_cache=False,
+            **more,
+        )[0]
+        return states
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is."""
+        if self.plain:
+            logits: Tensor = self.model.get_output_embeddings()(states)
+            return logits
+        return super().predict(states)
+
+    def find_plain(self) -> bool:
+        """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale."""
+        put_out: list[Tensor] = []
+        ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
+        head = self.model.get_output_embeddings()
+        with head.register_forward_hook(lambda _module, _args, output: put_out.append(output)), torch.no_grad():
+            logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        return torch.equal(put_out[0], logits)
 
 
 READ = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")

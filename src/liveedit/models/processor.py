@@ -69,4 +69,8 @@ def load_processor(source: str) -> Any:
         name = None
     if not (name := name or PROCESSOR_MAPPING_NAMES.get(model_type)):
         raise UnsupportedModel(f"the checkpoint names no processor, and transformers has none for '{model_type}'")
-    return still(processor_class(name)).from_pretrained(source)
+    try:
+        return still(processor_class(name)).from_pretrained(source)
+    except ImportError as error:  # transformers says what to install
+        reason = " ".join(str(error).split())
+        raise UnsupportedModel(f"the checkpoint's processor needs another library: {reason}") from error

@@ -16,6 +16,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from liveedit.errors import UnsupportedModel
+from liveedit.models import pictures as standins
 from liveedit.models import tiny
 from liveedit.models.particulars import MARKS, NAMED, PARTICULARS
 from liveedit.models.processor import processor_class, still
@@ -80,7 +81,8 @@ def shrink(model_type: str) -> tuple[Any, Any]:
 def settled(config: Any, sizes: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a configuration that change, its parts' included; ``words`` are those that the tokenizer gives."""
     settings: dict[str, Any] = {}
-    for name, value in vars(config).items():
+    absent = {name: kind() for name, kind in config.sub_configs.items() if "vision" in name and hasattr(kind, "model_type")}
+    for name, value in (absent | {name: value for name, value in vars(config).items() if value is not None}).items():
         if isinstance(value, PreTrainedConfig):
             inner = VISION if any(part in name for part in SEEING) else sizes
             settings[name] = {"model_type": value.model_type, **settled(value, inner, words)}
@@ -144,7 +146,7 @@ def pictures(model_type: str, config: Any, special: Mapping[str, Any]) -> Any:
     name = special.get("pictures_class") or names.get("pil")
     if name is None:
         raise UnsupportedModel(f"the image processor of the model type '{model_type}' needs torchvision")
-    kind = getattr(transformers, name)
+    kind = getattr(standins, name, None) or getattr(transformers, name)
     settings = {}
     for setting in ("size", "crop_size", "max_image_size", "patch_size", "image_grid_pinpoints"):
         value = getattr(kind, setting, None)
