@@ -10,6 +10,9 @@ __all__ = ["FAMILIES", "checkpoint", "family"]
 
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
+    "gemma4": "liveedit.models.gemma4:Gemma4",
+    "idefics2": "liveedit.models.idefics2:Idefics2",
+    "instructblip": "liveedit.models.instructblip:InstructBlip",
     "llava": "liveedit.models.llava:Llava",
     "minicpmv4_6": "liveedit.models.minicpm:MiniCPMV",
     "minicpmv4_7": "liveedit.models.minicpm:MiniCPMV",

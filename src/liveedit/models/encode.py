@@ -57,8 +57,9 @@ class Encoder:
 
     def processed(self, query: Query) -> dict[str, Any]:
         """What the model's own processor makes of the query's prompt, as it would be asked without LiveEdit."""
-        images = None if query.image is None else [open_image(query.image)]
-        return dict(self.processor(images=images, text=[self.render(query)], return_tensors="pt"))
+        images, text = None if query.image is None else [open_image(query.image)], self.render(query)
+        options = {"add_special_tokens": False} if self.begun(text) else {}
+        return dict(self.processor(images=images, text=[text], return_tensors="pt", **options))
 
     def image_tokens(self, input_ids: Tensor) -> Tensor:
         """Which of the tokens (B, T) stand for the image, boolean (B, T)."""
@@ -159,10 +160,13 @@ class Encoder:
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, with the special tokens that the template has not written itself."""
-        bos = self.tokenizer.bos_token
-        written = self.prompt_format == "chat" and bool(bos) and texts[0].startswith(bos)
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not written)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not self.begun(texts[0]))["input_ids"]
         return ids
+
+    def begun(self, text: str) -> bool:
+        """Whether the template has written the first special token itself."""
+        bos = self.tokenizer.bos_token
+        return self.prompt_format == "chat" and bool(bos) and text.startswith(bos)
 
     def check_placeholders(self, ids: list[int], wanted: int) -> None:
         """Raise :class:`BadInput` if the user's own text holds image placeholders."""

@@ -20,7 +20,7 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["Generic"]
 
-TYPES = ("mm_token_type_ids", "token_type_ids")
+TYPES = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")
 """What models call the kinds of tokens, 1 for those of an image."""
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 """What decoders with DeepStack (Meng et al., NeurIPS 2024) read of the image above their first layer."""

@@ -80,13 +80,14 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "processor": {"img_size": 32, "downsample_factor": 2},
         "tokens": {"image_token_id": "<|IMG_PATCH|>"},
     },
-    "cohere2_vision": {"pictures_class": "Cohere2VisionPictures"},
+    "cohere2_vision": {"pictures_class": "Cohere2VisionPictures", "pictures": {"patch_size": 2}},
     "cosmos3_omni": {
         "processor_class": "Qwen3VLProcessor",
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
     },
     "deepseek_vl": {"processor": {"num_image_tokens": 16}},
     "deepseek_vl_hybrid": {
+        "config": {"high_res_vision_config": {"global_attn_indexes": [0, 1]}},
         "pictures": {"high_res_size": {"height": 32, "width": 32}},
         "processor": {"num_image_tokens": 16},
     },
@@ -96,12 +97,30 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "processor": {"image_seq_length": 4},
         "tokens": {"image_token_id": "<image>"},
     },
-    "deepseek_ocr2": {"config": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}}},
+    "granite4_vision": {
+        "config": {"deepstack_layer_map": [[-1, 1], [-2, 2]]},
+        "processor": {"downsample_rate": "1/2"},
+    },
+    "gemma4": {
+        "config": {"text_config": {"vocab_size_per_layer_input": 480, "hidden_size_per_layer_input": 16}},
+        "pictures": {"max_soft_tokens": 70},
+    },
+    "deepseek_ocr2": {"config": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}}},
     "ernie4_5_vl_moe": {
         "config": {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [6, 6, 4]}}},
     },
-    "hunyuan_vl": {"config": {"text_config": {"head_dim": 32}}},
-    "llama4": {"pictures_class": "Llama4Pictures", "tokens": {"image_token_id": "<|patch|>"}},
+    "hunyuan_vl": {"config": {"text_config": {"head_dim": 32, "rope_parameters": ROTARY | {"mrope_section": [4, 4, 4, 4]}}}},
+    "llama4": {
+        "config": {
+            "vision_config": {
+                "intermediate_size": 128,
+                "projector_input_dim": 64,
+                "projector_output_dim": 64,
+                "vision_output_dim": 64,
+            }
+        },
+        "pictures_class": "Llama4Pictures", "tokens": {"image_token_id": "<|patch|>"},
+    },
     "lfm2_vl": {"pictures_class": "Lfm2VlPictures"},
     "glm46v": {"config": GLM},
     "glm4v": {"config": GLM},
@@ -114,14 +133,14 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "glmga": {"config": HALF, "processor_class": "Glm46VProcessor"},
     "got_ocr2": {
-        "config": {"vision_config": {"image_size": 64, "patch_size": 1}},
+        "config": {"vision_config": {"image_size": 64, "patch_size": 1, "global_attn_indexes": [], "window_size": 4}},
         "pictures": {"size": {"height": 64, "width": 64}},
     },
     "granite_docling": {"processor": {"image_seq_len": 1}},
     "idefics3": {"processor": {"image_seq_len": 4}},
     "smolvlm": {"processor": {"image_seq_len": 4}},
-    "internvl": {"processor": {"image_seq_length": 1}},
-    "qianfan_ocr": {"processor": {"image_seq_length": 1}},
+    "internvl": {"processor": {"image_seq_length": 4}},
+    "qianfan_ocr": {"processor": {"image_seq_length": 4}},
     "janus": {"processor": {"num_image_tokens": 16}},
     "kimi_k25": {"pictures_class": "Qwen2VLImageProcessorPil"},
     "llava_onevision": {"processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}},
@@ -147,12 +166,14 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "processor_class": "Qwen2_5OmniProcessor",
         "pictures_class": "Qwen2VLImageProcessorPil",
         "config": GLM,
+        "tokens": {"vision_start_token_id": "<|vision_bos|>", "vision_end_token_id": "<|vision_eos|>"},
     },
     "qwen2_5_vl": {"config": GLM},
     "qwen3_omni_moe_thinker": {
         "processor_class": "Qwen3OmniMoeProcessor",
         "pictures_class": "Qwen2VLImageProcessorPil",
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
+        "tokens": {"vision_start_token_id": "<|vision_bos|>", "vision_end_token_id": "<|vision_eos|>"},
     },
     "qwen3_vl": {"config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}}},
     "qwen3_vl_moe": {

@@ -203,9 +203,7 @@ class Watch:
             input_ids = input_ids.repeat_interleave(len(embedded) // len(input_ids), 0)
         if input_ids is None or (embedded is not None and embedded.shape[:2] != input_ids.shape):
             raise BadInput("a patched model needs input_ids: it reads off them where image and prompt are")
-        mask = kwargs.get("attention_mask")
-        if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
-            mask = torch.ones_like(input_ids)
+        mask = unpadded(kwargs.get("attention_mask"), input_ids)
         spans = find_spans(self.vlm.image_tokens(input_ids) & mask.bool(), mask)
         return Batch({"input_ids": input_ids, "attention_mask": mask}, torch.full_like(input_ids, IGNORED), spans)
 
@@ -236,6 +234,21 @@ class Watch:
     def release(self) -> None:
         """Take the hooks of the last batch off the sites."""
         self.sites.close()
+
+
+def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
+    """Which of the tokens (B, T) are not padding, from a decoder's mask (B, T) or (B, 1, T, T), or one for each kind.
+
+    In a mask of pairs of tokens padding is what does not see itself. Without any mask nothing is padding.
+    """
+    if isinstance(mask, dict):
+        mask = next((one for one in mask.values() if isinstance(one, Tensor)), None)
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        seen = mask.diagonal(dim1=-2, dim2=-1)[:, 0]
+        mask = (seen if seen.dtype == torch.bool else seen == 0).to(input_ids.dtype)
+    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+        return torch.ones_like(input_ids)
+    return mask
 
 
 def act(function: SiteFn, rows: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:

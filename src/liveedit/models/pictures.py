@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
+from transformers.image_utils import make_flat_list_of_images
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import (
+    Siglip2ImageProcessorKwargs,
+    Siglip2ImageProcessorPil,
+)
 
 __all__ = ["Cohere2VisionPictures", "Lfm2VlPictures", "Llama4Pictures", "Molmo2Pictures"]
 
@@ -18,7 +22,8 @@ __all__ = ["Cohere2VisionPictures", "Lfm2VlPictures", "Llama4Pictures", "Molmo2P
 class Cohere2VisionPictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
     """Command A Vision's: one tile an image."""
 
-    patch_size = 8
+    patch_size = 2
+    """Tokens along an edge of a tile."""
 
 
 class Llama4Pictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
@@ -32,15 +37,21 @@ class Llama4Pictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
         return made
 
 
+class Lfm2VlKwargs(Siglip2ImageProcessorKwargs, total=False):  # type: ignore[misc]
+    """Of LFM2-VL's own settings what its processor passes on."""
+
+    return_row_col_info: bool
+
+
 class Lfm2VlPictures(Siglip2ImageProcessorPil):  # type: ignore[misc]
     """LFM2-VL's: the patches of one tile, as SigLIP 2 takes them."""
 
+    valid_kwargs = Lfm2VlKwargs
     downsample_factor, encoder_patch_size, tile_size, use_thumbnail = 2, 8, 32, False
 
-    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+    def __call__(self, images: Any, *_: Any, **__: Any) -> BatchFeature:
         """Patches, and the image's size in them and in pixels."""
-        kwargs = {name: value for name, value in kwargs.items() if name != "return_row_col_info"}
-        made = super().preprocess([image.resize((32, 32)) for image in images], *args, **kwargs)
+        made = super().__call__([image.resize((32, 32)) for image in make_flat_list_of_images(images)], return_tensors="pt")
         count = len(made["spatial_shapes"])
         return BatchFeature(
             {**made, "image_rows": [1] * count, "image_cols": [1] * count, "image_sizes": [[32, 32]] * count}

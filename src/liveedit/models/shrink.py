@@ -90,6 +90,8 @@ def settled(config: Any, sizes: Mapping[str, Any], words: Mapping[str, Any]) -> 
             settings[name] = words[name]
         elif name in sizes and isinstance(value, (int, float)):
             settings[name] = sizes[name]
+        elif name in ("image_size", "patch_size") and isinstance(value, (list, tuple)):
+            settings[name] = [sizes[name]] * len(value)
         elif name == "rope_parameters" and isinstance(value, dict) and "mrope_section" in value:
             settings[name] = value | {"mrope_section": sections(int(HEAD * value.get("partial_rotary_factor", 1) / 2))}
         elif name == "image_grid_pinpoints":
@@ -135,6 +137,8 @@ def processing(model_type: str, config: Any, text: PreTrainedTokenizerFast, spec
     kind = processor_class(name)
     wanted = inspect.signature(kind.__init__).parameters
     parts = {"image_processor": pictures(model_type, config, special), "tokenizer": text, "qformer_tokenizer": text}
+    if "qformer_tokenizer" in wanted:
+        text.image_token = transformers.AddedToken(text.image_token, normalized=False, special=True)
     absent = dict.fromkeys(("video_processor", "feature_extractor"))
     given = absent | parts | {"patch_size": PATCH} | special.get("processor", {})
     return still(kind)(**{name: value for name, value in given.items() if name in wanted})
