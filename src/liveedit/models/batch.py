@@ -84,6 +84,11 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
+def per_token(name: str) -> bool:
+    """Whether an input of this name holds one value for each token (B, T)."""
+    return name in ("input_ids", "attention_mask") or name.endswith("token_type_ids")
+
+
 def predicting(labels: Tensor) -> Tensor:
     """Which positions (B, T) predict an answer token: those just before a label (B, T) that is not ignored."""
     return F.pad(labels[:, 1:] != IGNORED, (0, 1))
@@ -119,7 +124,7 @@ class Batch:
         """The batch followed by the tokens ``input_ids`` (B, T') that were generated since; they are in no span."""
         gap, inputs = (0, input_ids.shape[1]), dict(self.inputs)
         for name, value in self.inputs.items():
-            if value.shape == self.labels.shape:
+            if per_token(name):
                 inputs[name] = F.pad(value, gap)
         inputs["input_ids"] = torch.cat([self.inputs["input_ids"], input_ids], 1)
         inputs["attention_mask"] = F.pad(self.inputs["attention_mask"], gap, value=1)
@@ -144,9 +149,7 @@ class Batch:
         def spread(value: Tensor, padded: int) -> Tensor:
             return value.new_full((B, T + most), padded).scatter(1, places, value)
 
-        inputs = {
-            name: spread(value, 0) if value.shape == self.labels.shape else value for name, value in self.inputs.items()
-        }
+        inputs = {name: spread(value, 0) if per_token(name) else value for name, value in self.inputs.items()}
         inputs["input_ids"] = spread(self.inputs["input_ids"], filler)
         inputs["attention_mask"] = inputs["attention_mask"].masked_fill(fillers, 1)
         spans = [
@@ -219,7 +222,7 @@ class HiddenBatch:
         return torch.arange(self.labels.shape[1], device=self.labels.device).expand(*axes, *self.labels.shape)
 
     def extra_of(self, name: str, like: Tensor, gap: int) -> Tensor:
-        """``extra[name]`` with ``gap`` tokens of zeros behind; zeros alone, of the kind of ``like``, if it is not there."""
+        """``extra[name]`` with ``gap`` tokens of zeros behind; zeros of the kind of ``like`` if it is not there."""
         value = self.extra.get(name)
         if value is None:
             return like.new_zeros(len(self), self.labels.shape[1] + gap, *like.shape[2:])

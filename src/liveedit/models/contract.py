@@ -7,6 +7,7 @@ family that nobody has written must pass on loading, :func:`examine` all of them
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def examine(vlm: "VLM", names: Sequence[str] | None = None) -> Iterator[Finding]
         reason = None
         try:
             CHECKS[name](vlm)
-        except Exception as error:  # noqa: BLE001  # a model may fail in any way
+        except Exception as error:  # a model may fail in any way
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = reason if isinstance(error, Broken) else f"{type(error).__name__}: {reason}"
         yield Finding(name, str(CHECKS[name].__doc__).splitlines()[0], reason)
@@ -351,7 +352,7 @@ def placeholder_in_a_prompt_is_refused(vlm: "VLM") -> None:
     """A prompt or target that holds the image placeholder is refused in one line."""
     placeholder = getattr(vlm, "placeholder", None) or vlm.tokenizer.decode([vlm.image_token_id])
     for query in (Query(f"What is {placeholder}?"), Query("What?", f"a {placeholder}", WIDE)):
-        refused(lambda query=query: vlm.encode([query]), BadInput, "holds the image placeholder")
+        refused(partial(vlm.encode, [query]), BadInput, "holds the image placeholder")
 
 
 def refused(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
@@ -424,12 +425,15 @@ def what_goes_into_the_first_layer(vlm: "VLM") -> None:
     """Below the first layer texts are their embeddings, images what ``image_states`` says."""
     batch = vlm.encode(QUERIES)
     embedded, ids = vlm.hidden(batch, EMBEDDINGS), batch.inputs["input_ids"]
-    for row, query in enumerate(QUERIES):
-        if query.image is not None:
-            states = embedded.hidden[row, slice(*batch.spans[row].image)]
-            close(vlm.image_states(query.image), states, "an image's states alone and in a batch")
-        answer = slice(*batch.spans[row].answer)
+    for row, span in enumerate(batch.spans):
+        answer = slice(*span.answer)
         close(embedded.hidden[row, answer], vlm.embedding(ids[row, answer]), "an answer and its embeddings")
+    batch = vlm.encode([Query("?", image=image) for image in (WIDE, SQUARE)])
+    embedded = vlm.hidden(batch, EMBEDDINGS)
+    for row, (image, span) in enumerate(zip((WIDE, SQUARE), batch.spans, strict=True)):
+        close(
+            vlm.image_states(image), embedded.hidden[row, slice(*span.image)], "an image's states alone and in a batch"
+        )
 
 
 @check
@@ -487,8 +491,8 @@ def a_layer_that_does_not_exist_is_refused(vlm: "VLM") -> None:
     batch = vlm.encode(QUERIES[:1])
     hidden = vlm.hidden(batch, 0)
     for layer in (-2, vlm.num_layers):
-        refused(lambda layer=layer: vlm.hidden(batch, layer), BadInput, f"no layer {layer}")
-        refused(lambda layer=layer: vlm.resume(layer, hidden), BadInput, f"no layer {layer}")
+        refused(partial(vlm.hidden, batch, layer), BadInput, f"no layer {layer}")
+        refused(partial(vlm.resume, layer, hidden), BadInput, f"no layer {layer}")
 
 
 @check
@@ -651,7 +655,8 @@ def hidden_and_resume_under_a_patch(vlm: "VLM") -> None:
     with vlm.patched(Routed(layer)):
         at = vlm.hidden(batch, layer)
         expect(not torch.equal(at.hidden, plain.hidden), "what acts on the layer is not in its output")
-        rows_close(*(real(values, batch.spans) for values in (vlm.resume(layer, at), vlm.logits(batch))), "resume")
+        logits = real(vlm.logits(batch), batch.spans)
+        rows_close(real(vlm.resume(layer, at), batch.spans), logits, "resume under a patch on the layer")
         expect(torch.equal(vlm.resume(layer, plain), resumed), "what acts on the layer acts a second time")
     with vlm.patched(Routed(layer + 1)):
         logits = real(vlm.logits(batch), batch.spans)

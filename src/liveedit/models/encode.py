@@ -88,6 +88,10 @@ class Encoder:
             return {}
         return {"mm_token_type_ids": torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))}
 
+    def also_read(self, queries: Sequence[Query]) -> dict[str, Tensor]:  # noqa: ARG002
+        """What the model reads of the queries besides the tokens of its text decoder and the images."""
+        return {}
+
     # What all families share
 
     @property
@@ -131,7 +135,7 @@ class Encoder:
         for row, span in enumerate(spans):
             labels[row, slice(*span.answer)] = input_ids[row, slice(*span.answer)]
         inputs = {"input_ids": input_ids, "attention_mask": mask, **self.join([part for part, _ in pictures if part])}
-        inputs |= self.token_kinds(input_ids, spans)
+        inputs |= self.token_kinds(input_ids, spans) | self.also_read(queries)
         return Batch({name: self.put(value) for name, value in inputs.items()}, labels.to(self.device), spans)
 
     def pictures(self, queries: Sequence[Query]) -> list[Picture]:

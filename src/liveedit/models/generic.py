@@ -5,7 +5,6 @@ the text. On loading a probe goes through all of it; where the model does otherw
 """
 
 import inspect
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -141,7 +140,7 @@ class Generic(VLM):
 
     def tokenize(self, queries: Any, counts: list[Any], eos: bool) -> tuple[list[list[int]], list[int]]:
         """Token ids of each row and the number of answer tokens at its end; ``counts`` hold the images' texts."""
-        asked, full = [], []
+        asked, full = list[str](), list[str]()
         for query, expansion in zip(queries, counts, strict=True):
             prompt = self.render(query)
             for texts, text in ((asked, prompt), (full, joined(prompt, query.target))):
@@ -160,6 +159,14 @@ class Generic(VLM):
         if not all(rows):
             raise BadInput("a query is empty: give it a prompt, a target or an image")
         return rows, answers
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of rendered texts, with the special tokens that the processor adds."""
+        wanted = getattr(self.processor, "text_kwargs", {}).get("add_special_tokens", True)
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=wanted and not self.begun(texts[0]))[
+            "input_ids"
+        ]
+        return ids
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
         """The kinds of the tokens (B, T), 1 for those of an image, under the name that the model takes them by."""
@@ -183,7 +190,9 @@ class Generic(VLM):
         mask, levels = (kwargs.get(name) for name in DEEPSTACK)
         if mask is not None and levels:
             found.pop(DEEPSTACK[0], None)
-            spread = [level.new_zeros(*shape, level.shape[-1]).masked_scatter(mask[..., None], level) for level in levels]
+            spread = [
+                level.new_zeros(*shape, level.shape[-1]).masked_scatter(mask[..., None], level) for level in levels
+            ]
             found[DEEPSTACK[1]] = torch.stack(spread, 2)
         own = kwargs.get("attention_mask")
         if isinstance(own, dict) or (isinstance(own, Tensor) and own.ndim > 2):

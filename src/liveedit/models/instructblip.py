@@ -1,9 +1,10 @@
-"""InstructBLIP (Dai et al., NeurIPS 2023) with a decoder-only text model: BLIP-2 whose Q-Former reads the prompt, too."""
+"""InstructBLIP (Dai et al., NeurIPS 2023) with a decoder-only text model: a Q-Former that reads the prompt."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from liveedit.models.batch import Batch, PaddingSide
+from torch import Tensor
+
 from liveedit.models.blip2 import Blip2
 from liveedit.models.encode import PromptFormat
 from liveedit.types import Query
@@ -21,13 +22,8 @@ class InstructBlip(Blip2):
         if not hasattr(model.language_model.model, "decoder"):  # Vicuna, not OPT
             self.decoder_path = "language_model.model"  # type: ignore[misc]
 
-    def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
-        """As :meth:`VLM.encode`, with what the Q-Former reads; a blank image comes with an empty text."""
-        batch = super().encode(queries, padding_side=padding_side, eos=eos)
-        for patch in self.patches:
-            queries = [patch.rewrite(query) for query in queries]
-        asked = [self.render(query) for query in queries if query.image is not None] or [""]
+    def also_read(self, queries: Sequence[Query]) -> dict[str, Tensor]:
+        """The prompts of the queries with an image, in the Q-Former's tokens; the first text for a blank image."""
+        asked = [self.render(query) for query in queries if query.image is not None] or [self.render(queries[0])]
         read = self.processor.qformer_tokenizer(asked, padding=True, return_tensors="pt")
-        names = {"qformer_input_ids": "input_ids", "qformer_attention_mask": "attention_mask"}
-        batch.inputs |= {name: self.put(read[own]) for name, own in names.items()}
-        return batch
+        return {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}

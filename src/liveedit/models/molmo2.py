@@ -1,4 +1,4 @@
-"""Molmo 2 (Ai2, 2025): image tokens attend to one another in both directions; a text begins with BOS or, without, EOS."""
+"""Molmo 2 (Ai2, 2025): image tokens attend to one another in both directions; a text begins with BOS or EOS."""
 
 import torch
 from torch import Tensor

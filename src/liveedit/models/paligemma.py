@@ -24,7 +24,9 @@ class PaliGemma(Generic):
     def processed(self, query: Query) -> dict[str, Any]:
         """What the processor, which writes BOS and line break itself, makes of the query's prompt."""
         images = None if query.image is None else [open_image(query.image)]
-        return dict(self.processor(images=images, text=[f"{self.placeholder}{query.prompt.strip()}"], return_tensors="pt"))
+        return dict(
+            self.processor(images=images, text=[f"{self.placeholder}{query.prompt.strip()}"], return_tensors="pt")
+        )
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:
         """0 up to the end of the prompt, 1 for the answer and what is generated after it."""

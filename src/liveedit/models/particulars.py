@@ -65,6 +65,11 @@ ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5,
 HALF = {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [4, 2, 2], "partial_rotary_factor": 0.5}}}
 GLM = {"text_config": {"rope_parameters": ROTARY}}
 
+MERGED = {
+    "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
+    "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
+}
+
 PARTICULARS: dict[str, dict[str, Any]] = {
     "aria": {
         "config": {
@@ -105,11 +110,18 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {"text_config": {"vocab_size_per_layer_input": 480, "hidden_size_per_layer_input": 16}},
         "pictures": {"max_soft_tokens": 70},
     },
-    "deepseek_ocr2": {"config": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}}},
+    "deepseek_ocr2": {
+        "config": {
+            "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}
+        }
+    },
     "ernie4_5_vl_moe": {
         "config": {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [6, 6, 4]}}},
     },
-    "hunyuan_vl": {"config": {"text_config": {"head_dim": 32, "rope_parameters": ROTARY | {"mrope_section": [4, 4, 4, 4]}}}},
+    "hunyuan_vl": {
+        "config": {"text_config": {"head_dim": 32, "rope_parameters": ROTARY | {"mrope_section": [4, 4, 4, 4]}}}
+    },
+    "instructblip": {"processor": {"num_query_tokens": 32}},
     "llama4": {
         "config": {
             "vision_config": {
@@ -119,7 +131,8 @@ PARTICULARS: dict[str, dict[str, Any]] = {
                 "vision_output_dim": 64,
             }
         },
-        "pictures_class": "Llama4Pictures", "tokens": {"image_token_id": "<|patch|>"},
+        "pictures_class": "Llama4Pictures",
+        "tokens": {"image_token_id": "<|patch|>"},
     },
     "lfm2_vl": {"pictures_class": "Lfm2VlPictures"},
     "glm46v": {"config": GLM},
@@ -144,7 +157,8 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "janus": {"processor": {"num_image_tokens": 16}},
     "kimi_k25": {"pictures_class": "Qwen2VLImageProcessorPil"},
     "llava_onevision": {"processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}},
-    "minicpm_ocr": {"pictures_class": "MiniCPMV4_6ImageProcessorPil"},
+    "minicpmv4_6": MERGED,
+    "minicpmv4_7": MERGED,
     "minimax_m3_vl": {"pictures_class": "Qwen2VLImageProcessorPil"},
     "mistral3": {"processor_class": "LightOnOcrProcessor"},
     "mistral_large4": {"processor_class": "LightOnOcrProcessor"},
@@ -190,4 +204,4 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "processor": {"num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"},
     },
 }
-"""By type: settings of ``config``, of the ``pictures`` processor and of the ``processor``, and classes in their place."""
+"""By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, and classes in their place."""

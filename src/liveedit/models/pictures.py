@@ -37,7 +37,7 @@ class Llama4Pictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
         return made
 
 
-class Lfm2VlKwargs(Siglip2ImageProcessorKwargs, total=False):  # type: ignore[misc]
+class Lfm2VlKwargs(Siglip2ImageProcessorKwargs, total=False):  # type: ignore[misc,call-arg]
     """Of LFM2-VL's own settings what its processor passes on."""
 
     return_row_col_info: bool
@@ -48,10 +48,13 @@ class Lfm2VlPictures(Siglip2ImageProcessorPil):  # type: ignore[misc]
 
     valid_kwargs = Lfm2VlKwargs
     downsample_factor, encoder_patch_size, tile_size, use_thumbnail = 2, 8, 32, False
+    max_num_patches = 16
 
     def __call__(self, images: Any, *_: Any, **__: Any) -> BatchFeature:
         """Patches, and the image's size in them and in pixels."""
-        made = super().__call__([image.resize((32, 32)) for image in make_flat_list_of_images(images)], return_tensors="pt")
+        made = super().__call__(
+            [image.resize((32, 32)) for image in make_flat_list_of_images(images)], return_tensors="pt"
+        )
         count = len(made["spatial_shapes"])
         return BatchFeature(
             {**made, "image_rows": [1] * count, "image_cols": [1] * count, "image_sizes": [[32, 32]] * count}
@@ -67,7 +70,9 @@ class Molmo2Pictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
         """Patches (2n, 16, 192), which of them each token pools (8n, 4), grids (n, 4) and numbers of crops (n,)."""
         crops = []
         for image in images:
-            pixels = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR), np.float32) / 127.5 - 1
+            pixels = (
+                np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR), np.float32) / 127.5 - 1
+            )
             patches = pixels.reshape(4, 8, 4, 8, 3).swapaxes(1, 2).reshape(16, 192)
             crops += [torch.from_numpy(patches.copy())] * 2
         corners = torch.tensor([[0, 1, 4, 5]]) + torch.tensor([0, 2, 8, 10])[:, None]

@@ -1,4 +1,4 @@
-"""A processor without its parts for video and sound, which images and text do not need and which need more libraries."""
+"""A processor without its parts for video and sound, which images do not need and which need more libraries."""
 
 from functools import cache
 from importlib import import_module

@@ -1,14 +1,13 @@
 """A random tiny model of any type that transformers knows, from its configuration class with all sizes shrunk by name.
 
 Configuration, model and processor are of the type's real classes, so what holds here holds for a checkpoint. Nothing is
-downloaded. Sizes go by the name of the setting (:data:`TEXT`, :data:`VISION`); what a name cannot tell stands by type in
-:data:`PARTICULARS`.
+downloaded. Sizes go by the name of the setting (:data:`TEXT`, :data:`VISION`); what a name cannot tell stands by type
+in :data:`PARTICULARS`.
 """
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
-
 
 import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerFast
@@ -70,7 +69,7 @@ def shrink(model_type: str) -> tuple[Any, Any]:
     ends = {"bos_token_id": text.bos_token_id, "eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
     settings = merged(settled(own(), TEXT, {"vocab_size": len(text), **ends}), special.get("config", {}))
     config = own(**settings)
-    processor = processing(model_type, config, text, special)
+    processor = processing(model_type, text, special)
     settings = merged(settings, tokens(config, processor))
     chosen = {name: text.convert_tokens_to_ids(token) for name, token in special.get("tokens", {}).items()}
     config = own(**settings | chosen)
@@ -79,9 +78,11 @@ def shrink(model_type: str) -> tuple[Any, Any]:
 
 
 def settled(config: Any, sizes: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a configuration that change, its parts' included; ``words`` are those that the tokenizer gives."""
+    """The settings of a configuration that change, its parts' included; ``words`` are the tokenizer's."""
     settings: dict[str, Any] = {}
-    absent = {name: kind() for name, kind in config.sub_configs.items() if "vision" in name and hasattr(kind, "model_type")}
+    absent = {
+        name: kind() for name, kind in config.sub_configs.items() if "vision" in name and hasattr(kind, "model_type")
+    }
     for name, value in (absent | {name: value for name, value in vars(config).items() if value is not None}).items():
         if isinstance(value, PreTrainedConfig):
             inner = VISION if any(part in name for part in SEEING) else sizes
@@ -124,34 +125,36 @@ def tokens(config: Any, processor: Any) -> dict[str, Any]:
             ids[name] = value.to_dict() | inner
         elif stem != name and stem.endswith("_token") and stem not in ("bos_token", "eos_token", "pad_token"):
             token = getattr(processor, stem, None) or getattr(processor.tokenizer, stem, None)
+            token = getattr(token, "content", token)
             if isinstance(token, str):
                 ids[name] = processor.tokenizer.convert_tokens_to_ids(token)
     return ids
 
 
-def processing(model_type: str, config: Any, text: PreTrainedTokenizerFast, special: Mapping[str, Any]) -> Any:
+def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[str, Any]) -> Any:
     """The type's processor, without its parts for video and sound."""
     name = special.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(model_type)
     if name is None:
         raise UnsupportedModel(f"transformers has no processor for the model type '{model_type}'")
     kind = processor_class(name)
-    wanted = inspect.signature(kind.__init__).parameters
-    parts = {"image_processor": pictures(model_type, config, special), "tokenizer": text, "qformer_tokenizer": text}
-    if "qformer_tokenizer" in wanted:
-        text.image_token = transformers.AddedToken(text.image_token, normalized=False, special=True)
+    wanted = inspect.signature(kind).parameters
+    parts = {"image_processor": pictures(model_type, special), "tokenizer": text, "qformer_tokenizer": text}
     absent = dict.fromkeys(("video_processor", "feature_extractor"))
     given = absent | parts | {"patch_size": PATCH} | special.get("processor", {})
-    return still(kind)(**{name: value for name, value in given.items() if name in wanted})
+    processor = still(kind)(**{name: value for name, value in given.items() if name in wanted})
+    if "qformer_tokenizer" in wanted:  # which takes the image token as checkpoints have it
+        processor.image_token = transformers.AddedToken(processor.image_token, normalized=False, special=True)
+    return processor
 
 
-def pictures(model_type: str, config: Any, special: Mapping[str, Any]) -> Any:
+def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
     """The image processor that does without torchvision, its sizes shrunk by name."""
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     name = special.get("pictures_class") or names.get("pil")
     if name is None:
         raise UnsupportedModel(f"the image processor of the model type '{model_type}' needs torchvision")
     kind = getattr(standins, name, None) or getattr(transformers, name)
-    settings = {}
+    settings: dict[str, Any] = {}
     for setting in ("size", "crop_size", "max_image_size", "patch_size", "image_grid_pinpoints"):
         value = getattr(kind, setting, None)
         if setting == "image_grid_pinpoints" and value is not None:

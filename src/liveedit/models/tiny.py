@@ -32,16 +32,19 @@ CHAT = (  # Qwen2-VL's template for one turn
 )
 
 
-def tiny(family: TinyFamily, seed: int = 0) -> VLM:
+def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
     """A VLM of the family with random weights drawn from ``seed``: 4 layers of width 32, a byte-level tokenizer.
 
     The processor and the configuration are of the family's real classes, so what works here works on a checkpoint.
+    ``family`` may also be any other model type that transformers knows, read as :mod:`liveedit.models.shrink` says.
     The random state of torch is left as it was.
     """
+    from liveedit.models.shrink import shrink  # which takes its tokenizer from here
+
     builders: dict[str, Callable[[], tuple[Any, Any]]] = {"llava": llava, "blip2": blip2, "qwen2_vl": qwen2_vl}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, processor = builders[family]()
+        model, processor = builders[family]() if family in builders else shrink(family)
         spread(model)
     return VLM(model, processor)
 

@@ -234,7 +234,7 @@ class VLM(Encoder):
             return self.predict(states[positions])
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:  # noqa: ARG002
-        """What the decoder reads of every token besides mask and positions, by name (B, T, …), from what it was given."""
+        """What the decoder was given of every token besides mask and positions, by name (B, T, …)."""
         return {}
 
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
