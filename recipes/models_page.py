@@ -18,8 +18,8 @@ import transformers
 from PIL import Image
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types
-from liveedit.models.contract import CHECKS, SQUARE, WIDE, examine, probe
+from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types, pictures
+from liveedit.models.contract import CHECKS, SQUARE, WIDE, examine
 from liveedit.models.particulars import PARTICULARS
 from liveedit.models.tiny import CHAT, tiny
 from liveedit.models.vlm import VLM
@@ -77,8 +77,6 @@ def prompt_forms(vlm: VLM) -> str:
         vlm.processor.chat_template = CHAT.replace(OWN_MARK, getattr(vlm, "placeholder", vlm.image_mark.strip()))
     try:
         again = VLM(vlm.model, vlm.processor, other)
-        if "render" not in vars(type(vlm)):
-            probe(again)
         if again.prompt_format == other and not any(finding.reason for finding in examine(again, ENCODING)):
             forms.append(other)
     except Exception:  # then that form is not offered
@@ -89,11 +87,8 @@ def prompt_forms(vlm: VLM) -> str:
 def note(model_type: str) -> str:
     """What the tiny model has in place of the type's own."""
     special = PARTICULARS.get(model_type, {})
-    if "pictures_class" in special:
-        return "its image processor needs torchvision, another here"
-    if "processor_class" in special:
-        return f"{special['processor_class']} in place of its own"
-    return ""
+    stand_in = vars(pictures).get(special.get("pictures_class", ""))
+    return str(special.get("note", "needs torchvision" if stand_in else ""))
 
 
 def page(found: dict[str, Checked]) -> str:
@@ -104,7 +99,11 @@ def page(found: dict[str, Checked]) -> str:
         f"{record.checks} | {record.note} |"
         for name, record in passed.items()
     ]
-    refused = [f"| `{name}` | {record.reason} |" for name, record in found.items() if record.reason is not None]
+    refused = [
+        f"| `{name}` | {str(record.reason).replace('|', chr(92) + '|')} |"
+        for name, record in found.items()
+        if record.reason is not None
+    ]
     return "\n".join(
         [
             "# Models",
@@ -120,9 +119,9 @@ def page(found: dict[str, Checked]) -> str:
             f"## Passed: {len(passed)} of {len(found)}",
             "",
             "A type without a family of its own is read by `Generic` (`src/liveedit/models/generic.py`). Image tokens:",
-            "how many an image takes. Prompts: the forms that were run. Some image processors exist in transformers",
-            "with torchvision alone: the tiny model then has another that gives the same tensors, and a checkpoint",
-            "needs torchvision.",
+            "how many an image takes. Prompts: the forms that were run. What a checkpoint needs besides this package, the",
+            "note says: some processors exist in transformers with torchvision alone, and the tiny model then has another",
+            "that gives the same tensors.",
             "",
             "| model type | family | class | layers | image tokens | prompts | checks | note |",
             "|---|---|---|---|---|---|---|---|",

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from liveedit.data.images import open_image
+from liveedit.errors import BadInput
 from liveedit.models.batch import Spans
+from liveedit.models.encode import PromptFormat
 from liveedit.models.generic import Generic
 from liveedit.types import Query
 
@@ -15,6 +17,11 @@ __all__ = ["PaliGemma"]
 
 class PaliGemma(Generic):
     """Image tokens, BOS, the prompt and a line break; no template for chats."""
+
+    def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
+        if prompt_format == "chat":
+            raise BadInput("PaliGemma answers single prompts: use the prompt format 'raw'")
+        super().__init__(model, processor, "raw")
 
     def render(self, query: Query) -> str:
         """What the processor makes of the prompt, with one placeholder for the image."""

@@ -151,17 +151,15 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "granite_docling": {"processor": {"image_seq_len": 1}},
     "idefics3": {"processor": {"image_seq_len": 4}},
-    "smolvlm": {"processor": {"image_seq_len": 4}},
+    "smolvlm": {"processor": {"image_seq_len": 4}, "note": "needs num2words"},
     "internvl": {"processor": {"image_seq_length": 4}},
     "qianfan_ocr": {"processor": {"image_seq_length": 4}},
     "janus": {"processor": {"num_image_tokens": 16}},
-    "kimi_k25": {"pictures_class": "Qwen2VLImageProcessorPil"},
     "llava_onevision": {"processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}},
     "minicpmv4_6": MERGED,
     "minicpmv4_7": MERGED,
-    "minimax_m3_vl": {"pictures_class": "Qwen2VLImageProcessorPil"},
-    "mistral3": {"processor_class": "LightOnOcrProcessor"},
-    "mistral_large4": {"processor_class": "LightOnOcrProcessor"},
+    "minimax_m3_vl": {"pictures_class": "Qwen2VLImageProcessorPil", "note": "needs torchvision"},
+    "mistral3": {"processor_class": "LightOnOcrProcessor", "note": "needs torchvision"},
     "molmo2": {
         "config": {"adapter_config": {"vision_feature_layer": [1, 0]}},
         "pictures_class": "Molmo2Pictures",
@@ -194,8 +192,6 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
         "pictures_class": "Qwen2VLImageProcessorPil",
     },
-    "unlimited_ocr": {"pictures_class": "DeepseekOcr2ImageProcessorPil"},
-    "gemma4_unified": {"pictures_class": "Gemma4ImageProcessorPil"},
     "video_llava": {
         "pictures": {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
     },
@@ -204,4 +200,5 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "processor": {"num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"},
     },
 }
-"""By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, and classes in their place."""
+"""By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, classes in their place,
+and in a ``note`` what a checkpoint needs besides."""

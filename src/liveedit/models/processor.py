@@ -15,6 +15,17 @@ __all__ = ["load_processor", "processor_class", "still"]
 UNWANTED = ("video_processor", "feature_extractor", "audio_processor")
 
 
+class Settings:
+    """What another part says; ``None`` for what it does not know."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting."""
+        return getattr(self.part, name, None)
+
+
 class Still(ProcessorMixin):  # type: ignore[misc]
     """Stands between a processor's class and ``ProcessorMixin``, and keeps of its parts those for images and text."""
 
@@ -35,9 +46,9 @@ class Still(ProcessorMixin):  # type: ignore[misc]
         return super().from_args_and_dict(args, processor_dict, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """For a part that is not kept nothing; for that of videos the one for images, which has the same settings."""
+        """For a part that is not kept nothing; for that of videos the settings of the one for images."""
         if name in UNWANTED:
-            return self.image_processor if name == "video_processor" else None
+            return Settings(self.image_processor) if name == "video_processor" else None
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
 
