@@ -57,13 +57,15 @@ def test_answer_positions_predict_the_labels():
 
 def test_a_batch_grows_by_what_is_generated():
     ids = torch.tensor([[1, 2], [0, 3]])
-    inputs = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1], [0, 1]]), "kinds": torch.ones_like(ids)}
-    batch = Batch({**inputs, "pixels": torch.zeros(2, 3, 4)}, torch.full_like(ids, IGNORED), [])
+    tokens = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1], [0, 1]])}
+    inputs = {"token_type_ids": torch.ones_like(ids), "pixels": torch.zeros(2, 3, 4), "shapes": torch.zeros(2, 2)}
+    batch = Batch(tokens | inputs, torch.full_like(ids, IGNORED), [])
     grown = batch.extended(torch.tensor([[5], [6]]))
     assert grown.inputs["input_ids"].tolist() == [[1, 2, 5], [0, 3, 6]]
     assert grown.inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
-    assert grown.inputs["kinds"].tolist() == [[1, 1, 0], [1, 1, 0]]
+    assert grown.inputs["token_type_ids"].tolist() == [[1, 1, 0], [1, 1, 0]]
     assert grown.inputs["pixels"].shape == (2, 3, 4)
+    assert grown.inputs["shapes"].shape == (2, 2), "as wide as the rows by chance"
     assert grown.labels.tolist() == [[IGNORED] * 3] * 2
     assert batch.inputs["input_ids"] is ids
 

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from liveedit.cli import benchmark, data, lists, pool, training
+from liveedit.cli import benchmark, data, families, lists, pool, training
 from liveedit.errors import LiveEditError
 
 __all__ = ["app", "main"]
@@ -27,9 +27,9 @@ app.command("forget")(pool.forget)
 app.command("train")(training.train)
 app.command("eval")(benchmark.evaluate)
 app.command("report")(benchmark.report)
-app.command("models")(lists.models)
 app.command("editors")(lists.editors)
 app.add_typer(data.app, name="data")
+app.add_typer(families.app, name="models")
 
 
 def main() -> None:

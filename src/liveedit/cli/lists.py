@@ -1,22 +1,11 @@
-"""`liveedit models`, `editors`: what there is to choose from."""
+"""`liveedit editors`: what there is to choose from."""
 
 from rich.console import Console
 from rich.table import Table
 
 from liveedit.editors import EDITORS, PAPERS
-from liveedit.models import FAMILIES
 
-__all__ = ["editors", "models"]
-
-
-def models() -> None:
-    """List the families of models that can be edited."""
-    table = Table(
-        "model_type", "family", title="Families: any Hugging Face checkpoint of such a model_type can be edited"
-    )
-    for model_type, where in sorted(FAMILIES.items()):
-        table.add_row(model_type, where.partition(":")[2])
-    Console().print(table)
+__all__ = ["editors"]
 
 
 def editors() -> None:

@@ -47,7 +47,8 @@ def alone(row: HiddenBatch) -> HiddenBatch:
     """One row in float32 on the CPU, in memory of its own."""
     positions = None if row.position_ids is None else row.position_ids.cpu().clone()
     copies = (row.hidden.float().cpu().clone(), row.attention_mask.cpu().clone(), row.labels.cpu().clone())
-    return HiddenBatch(*copies, row.spans, positions)
+    extra = {name: value.cpu().clone() for name, value in row.extra.items()}
+    return HiddenBatch(*copies, row.spans, positions, extra)
 
 
 class Editor(ABC):

@@ -49,6 +49,7 @@ __all__ = ["LEMoE", "LEMoEConfig", "LEMoEPatch"]
 
 MATRICES = ("A1", "B1", "A2", "B2")
 ROUTER = ("key", "down", "up")
+EXTRA = "open.extra."
 
 SCALE = 0.01
 """Standard deviation of what an expert starts from."""
@@ -124,7 +125,8 @@ class LEMoEPatch(ValuesPatch):
             return []
         hidden, mask, labels, spans = (self.values[f"open.{name}"] for name in ("hidden", "mask", "labels", "spans"))
         found = [Spans(*((int(start), int(stop)) for start, stop in row)) for row in spans.tolist()]
-        return HiddenBatch(hidden, mask, labels, found, self.values.get("open.positions")).rows()
+        extra = {name.removeprefix(EXTRA): value for name, value in self.values.items() if name.startswith(EXTRA)}
+        return HiddenBatch(hidden, mask, labels, found, self.values.get("open.positions"), extra).rows()
 
 
 class LEMoE(Editor):
@@ -191,6 +193,7 @@ class LEMoE(Editor):
         if count % self.config.batch:
             spans = [[span.before, span.image, span.prompt, span.answer] for span in rows.spans]
             values |= {"open.hidden": rows.hidden, "open.mask": rows.attention_mask, "open.labels": rows.labels}
+            values |= {f"{EXTRA}{name}": value for name, value in rows.extra.items()}
             values["open.spans"] = torch.tensor(spans, device=rows.labels.device)
             if rows.position_ids is not None:
                 values["open.positions"] = rows.position_ids

@@ -1,29 +1,91 @@
 """VLM families by Hugging Face ``model_type``. Importing this package loads neither torch nor transformers."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.registry import resolve
 
-__all__ = ["FAMILIES", "checkpoint", "family"]
+__all__ = ["FAMILIES", "REFUSED", "Checked", "checked", "checkpoint", "family", "known_types"]
 
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
+    "gemma4": "liveedit.models.gemma4:Gemma4",
+    "idefics2": "liveedit.models.idefics2:Idefics2",
+    "instructblip": "liveedit.models.instructblip:InstructBlip",
     "llava": "liveedit.models.llava:Llava",
+    "minicpmv4_6": "liveedit.models.minicpm:MiniCPMV",
+    "minicpmv4_7": "liveedit.models.minicpm:MiniCPMV",
     "minigpt4": "liveedit.models.minigpt4:MiniGPT4",
+    "molmo2": "liveedit.models.molmo2:Molmo2",
     "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
+    "paligemma": "liveedit.models.paligemma:PaliGemma",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
     "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
 }
 
 
+REFUSED = {
+    "diffusion_gemma": "it writes by diffusion, not token by token",
+    "evolla": "it reads proteins, not images",
+    "instructblipvideo": "it reads videos alone",
+    "kosmos-2": "its image tokens are marked by a mask of positions, which no family reads",
+    "kosmos-2.5": "its image tokens are marked by a mask of positions, which no family reads",
+    "mistral4": "it reads no images",
+    "pi0": "it puts out a robot's actions, not text",
+    "pp_formulanet": "text is written by a decoder that reads an encoder again in every layer",
+    "shieldgemma2": "it classifies by questions of its own",
+    "udop": "text is written by a decoder that reads an encoder again in every layer",
+    "vision-encoder-decoder": "text is written by a decoder that reads an encoder again in every layer",
+}
+"""Model types of transformers that cannot be edited, and why. The generic family finds more by itself."""
+
+GENERIC = "liveedit.models.generic:Generic"
+"""What reads a model whose type has no family of its own."""
+
+
 def family(model_type: str) -> Any:
     """The VLM class for a Hugging Face ``model_type``. Raises :class:`UnsupportedModel` for one that none reads."""
-    if model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise UnsupportedModel(f"no family reads models of type '{model_type}': use a model of type {known}")
-    return resolve("model family", model_type, FAMILIES)
+    if model_type in REFUSED and model_type not in FAMILIES:
+        raise UnsupportedModel(f"models of type '{model_type}' cannot be edited: {REFUSED[model_type]}")
+    if model_type not in FAMILIES and model_type not in known_types():
+        raise UnsupportedModel(
+            f"no family reads models of type '{model_type}': `liveedit models` lists what can be read"
+        )
+    return resolve("model family", model_type, {model_type: GENERIC, **FAMILIES})
+
+
+def known_types() -> list[str]:
+    """The model types that transformers reads as models of images and text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of the contract on a tiny random model of a type; without ``reason`` every check holds.
+
+    ``layers`` is the path of the decoder's layers, ``image`` the rule for the number of image tokens, ``prompts`` the
+    forms of prompts that were run, ``note`` what the tiny model has in place of the type's own.
+    """
+
+    family: str = ""
+    model: str = ""
+    layers: str = ""
+    image: str = ""
+    prompts: str = ""
+    checks: int = 0
+    reason: str | None = None
+    note: str = ""
+
+
+def checked() -> dict[str, Checked]:
+    """By model type what ``recipes/models_page.py`` found when it was run last."""
+    text = Path(__file__).with_name("checked.json").read_text(encoding="utf-8")
+    return {model_type: Checked(**record) for model_type, record in json.loads(text).items()}
 
 
 def checkpoint(path: str | Path) -> str:

@@ -84,6 +84,11 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
+def per_token(name: str) -> bool:
+    """Whether an input of this name holds one value for each token (B, T)."""
+    return name in ("input_ids", "attention_mask") or name.endswith("token_type_ids")
+
+
 def predicting(labels: Tensor) -> Tensor:
     """Which positions (B, T) predict an answer token: those just before a label (B, T) that is not ignored."""
     return F.pad(labels[:, 1:] != IGNORED, (0, 1))
@@ -97,7 +102,8 @@ class Batch:
     ``labels`` (B, T) hold ``input_ids`` on the answer tokens and -100 elsewhere; they are not shifted.
     ``position_ids`` (…, B, T) is what the text decoder was given, filled in by ``VLM.hidden``; ``None`` where the
     decoder makes its own. ``prefix`` holds by row the vectors (n, D) that a patch has put before its text: the first n
-    tokens of its prompt are fillers, whose embeddings they replace.
+    tokens of its prompt are fillers, whose embeddings they replace. ``extra`` holds what else the decoder was given of
+    every token (B, T, …), by name, filled in by ``VLM.hidden``.
     """
 
     inputs: dict[str, Tensor]
@@ -105,6 +111,7 @@ class Batch:
     spans: list[Spans]
     position_ids: Tensor | None = None
     prefix: dict[int, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -117,7 +124,7 @@ class Batch:
         """The batch followed by the tokens ``input_ids`` (B, T') that were generated since; they are in no span."""
         gap, inputs = (0, input_ids.shape[1]), dict(self.inputs)
         for name, value in self.inputs.items():
-            if value.shape == self.labels.shape:
+            if per_token(name):
                 inputs[name] = F.pad(value, gap)
         inputs["input_ids"] = torch.cat([self.inputs["input_ids"], input_ids], 1)
         inputs["attention_mask"] = F.pad(self.inputs["attention_mask"], gap, value=1)
@@ -142,9 +149,7 @@ class Batch:
         def spread(value: Tensor, padded: int) -> Tensor:
             return value.new_full((B, T + most), padded).scatter(1, places, value)
 
-        inputs = {
-            name: spread(value, 0) if value.shape == self.labels.shape else value for name, value in self.inputs.items()
-        }
+        inputs = {name: spread(value, 0) if per_token(name) else value for name, value in self.inputs.items()}
         inputs["input_ids"] = spread(self.inputs["input_ids"], filler)
         inputs["attention_mask"] = inputs["attention_mask"].masked_fill(fillers, 1)
         spans = [
@@ -172,7 +177,8 @@ def longer(span: Spans, count: int) -> Spans:
 class HiddenBatch:
     """What the text decoder holds after one of its layers: enough to run the layers above, without image or HF inputs.
 
-    ``hidden`` (B, T, D), ``attention_mask`` and ``labels`` (B, T), ``position_ids`` (…, B, T) or ``None``.
+    ``hidden`` (B, T, D), ``attention_mask`` and ``labels`` (B, T), ``position_ids`` (…, B, T) or ``None``. ``extra``
+    holds what else the layers above read of every token (B, T, …), by name.
     """
 
     hidden: Tensor
@@ -180,6 +186,7 @@ class HiddenBatch:
     labels: Tensor
     spans: list[Spans]
     position_ids: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -192,7 +199,8 @@ class HiddenBatch:
         """The same values on ``device``."""
         positions = None if self.position_ids is None else self.position_ids.to(device)
         moved = (self.hidden.to(device), self.attention_mask.to(device), self.labels.to(device))
-        return HiddenBatch(*moved, self.spans, positions)
+        extra = {name: value.to(device) for name, value in self.extra.items()}
+        return HiddenBatch(*moved, self.spans, positions, extra)
 
     def rows(self) -> list["HiddenBatch"]:
         """Each row alone, as a batch of one without padding. Shares memory with this batch."""
@@ -204,7 +212,8 @@ class HiddenBatch:
         row, real = slice(index, index + 1), slice(span.start, span.stop)
         positions = None if self.position_ids is None else self.position_ids[..., row, real]
         parts = (self.hidden[row, real], self.attention_mask[row, real], self.labels[row, real])
-        return HiddenBatch(*parts, [span.shift(-span.start)], positions)
+        extra = {name: value[row, real] for name, value in self.extra.items()}
+        return HiddenBatch(*parts, [span.shift(-span.start)], positions, extra)
 
     def positions(self, axes: torch.Size) -> Tensor:
         """``position_ids`` (…, B, T), counted from 0 where the decoder makes its own."""
@@ -212,11 +221,19 @@ class HiddenBatch:
             return self.position_ids
         return torch.arange(self.labels.shape[1], device=self.labels.device).expand(*axes, *self.labels.shape)
 
+    def extra_of(self, name: str, like: Tensor, gap: int) -> Tensor:
+        """``extra[name]`` with ``gap`` tokens of zeros behind; zeros of the kind of ``like`` if it is not there."""
+        value = self.extra.get(name)
+        if value is None:
+            return like.new_zeros(len(self), self.labels.shape[1] + gap, *like.shape[2:])
+        return F.pad(value, (*(0, 0) * (value.ndim - 2), 0, gap))
+
     @staticmethod
     def stack(rows: Sequence["HiddenBatch"]) -> "HiddenBatch":
         """Batches as one, padded on the right. The rows must come from the same layer of the same VLM.
 
-        Where some have positions and some do not (Qwen2-VL's without an image), the latter's are counted from 0.
+        Where some have positions and some do not (Qwen2-VL's without an image), the latter's are counted from 0; what
+        some alone have in ``extra`` is 0 for the others.
         """
         length = max(row.hidden.shape[1] for row in rows)
         gaps = [length - row.hidden.shape[1] for row in rows]
@@ -229,4 +246,9 @@ class HiddenBatch:
             labels=torch.cat([F.pad(row.labels, (0, gap), value=IGNORED) for row, gap in padded]),
             spans=[span for row in rows for span in row.spans],
             position_ids=torch.cat(positions, -2) if positions else None,
+            extra={
+                name: torch.cat([row.extra_of(name, like, gap) for row, gap in padded])
+                for other in rows
+                for name, like in other.extra.items()
+            },
         )

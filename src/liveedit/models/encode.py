@@ -9,7 +9,7 @@ from torch import Tensor
 
 from liveedit.data.images import image_key, open_image
 from liveedit.errors import BadInput
-from liveedit.models.batch import IGNORED, Batch, PaddingSide, common_prefix, find_spans, pad_rows
+from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, common_prefix, find_spans, pad_rows
 from liveedit.types import Query
 
 __all__ = ["Encoder", "Picture", "PromptFormat"]
@@ -60,6 +60,12 @@ class Encoder:
         turn = [{"role": "user", "content": [*image, {"type": "text", "text": prompt}]}]
         return str(self.processor.apply_chat_template(turn, add_generation_prompt=True))
 
+    def processed(self, query: Query) -> dict[str, Any]:
+        """What the model's own processor makes of the query's prompt, as it would be asked without LiveEdit."""
+        images, text = None if query.image is None else [open_image(query.image)], self.render(query)
+        options = {"add_special_tokens": False} if self.begun(text) else {}
+        return dict(self.processor(images=images, text=[text], return_tensors="pt", **options))
+
     def image_tokens(self, input_ids: Tensor) -> Tensor:
         """Which of the tokens (B, T) stand for the image, boolean (B, T)."""
         return input_ids == self.image_token_id
@@ -80,6 +86,16 @@ class Encoder:
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The image inputs of all rows that have an image, one after the other, as the model takes them."""
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+    def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
+        """What the model is told of the kind of each token (B, T), by the name it takes it by."""
+        if not getattr(self.processor, "return_mm_token_type_ids", False):
+            return {}
+        return {"mm_token_type_ids": torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))}
+
+    def also_read(self, queries: Sequence[Query]) -> dict[str, Tensor]:  # noqa: ARG002
+        """What the model reads of the queries besides the tokens of its text decoder and the images."""
+        return {}
 
     # What all families share
 
@@ -124,8 +140,7 @@ class Encoder:
         for row, span in enumerate(spans):
             labels[row, slice(*span.answer)] = input_ids[row, slice(*span.answer)]
         inputs = {"input_ids": input_ids, "attention_mask": mask, **self.join([part for part, _ in pictures if part])}
-        if getattr(self.processor, "return_mm_token_type_ids", False):
-            inputs["mm_token_type_ids"] = torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))
+        inputs |= self.token_kinds(input_ids, spans) | self.also_read(queries)
         return Batch({name: self.put(value) for name, value in inputs.items()}, labels.to(self.device), spans)
 
     def pictures(self, queries: Sequence[Query]) -> list[Picture]:
@@ -154,10 +169,13 @@ class Encoder:
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, with the special tokens that the template has not written itself."""
-        bos = self.tokenizer.bos_token
-        written = self.prompt_format == "chat" and bool(bos) and texts[0].startswith(bos)
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not written)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not self.begun(texts[0]))["input_ids"]
         return ids
+
+    def begun(self, text: str) -> bool:
+        """Whether the template has written the first special token itself."""
+        bos = self.tokenizer.bos_token
+        return self.prompt_format == "chat" and bool(bos) and text.startswith(bos)
 
     def check_placeholders(self, ids: list[int], wanted: int) -> None:
         """Raise :class:`BadInput` if the user's own text holds image placeholders."""

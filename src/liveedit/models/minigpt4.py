@@ -97,6 +97,11 @@ class MiniGPT4(Blip2):
         text = super().render(query)
         return text + SEAM if self.prompt_format == "chat" else text
 
+    def processed(self, query: Query) -> dict[str, Any]:
+        """See :meth:`Encoder.processed`; its token ids of a raw prompt alone, for no processor makes them by parts."""
+        found = super().processed(query)
+        return {name: value for name, value in found.items() if self.prompt_format == "raw" or name == "pixel_values"}
+
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, made part by part."""
         begin = [] if self.prompt_format == "vlkeb" else [self.tokenizer.bos_token_id]

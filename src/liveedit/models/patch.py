@@ -117,6 +117,8 @@ def attached(vlm: "VLM", patch: Patch) -> Iterator[None]:
         if merges or overrides(patch, "bind") or overrides(patch, "prefix"):
             watch = Watch(vlm, patch, merges)
             undo.callback(watch.release)
+            for model in {vlm.model, vlm.model.base_model}:
+                undo.callback(model.register_forward_pre_hook(watch.asked, with_kwargs=True).remove)
             embedding, head = vlm.model.get_input_embeddings(), vlm.model.get_output_embeddings()
             undo.callback(embedding.register_forward_pre_hook(watch.embeds).remove)
             undo.callback(vlm.decoder.register_forward_pre_hook(watch.begins, with_kwargs=True).remove)
@@ -159,19 +161,26 @@ def exchange(vlm: "VLM", weights: dict[str, Tensor], undo: ExitStack) -> None:
 class Watch:
     """A patch at work: hooks that learn which batch goes through the model, and act on it.
 
-    The token ids are read off the input embedding and the start of a batch off the text decoder, because these two
-    modules run in every call, ``model.generate`` of families that never call their own ``forward`` included.
+    The token ids are read off the model's call, otherwise off the input embedding, and the start of a batch off the
+    text decoder: these two modules run in every call, ``model.generate`` of families that never call their own
+    ``forward`` included.
     """
 
     def __init__(self, vlm: "VLM", patch: Patch, merges: bool) -> None:
         self.vlm, self.patch, self.merges = vlm, patch, merges
         self.sites = ExitStack()
         self.input_ids: Tensor | None = None
+        self.told = False
         self.batch: Batch | None = None
 
+    def asked(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the model: keep the token ids (B, T') of the call, image tokens that it hides within too."""
+        if isinstance(input_ids := kwargs.get("input_ids"), Tensor):
+            self.input_ids, self.told = input_ids, True
+
     def embeds(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Before the input embedding: keep the token ids (B, T')."""
-        if args and args[0].ndim == 2:
+        """Before the input embedding of a model that was not called itself: keep the token ids (B, T')."""
+        if not self.told and args and args[0].ndim == 2:
             self.input_ids = args[0]
 
     def begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -194,7 +203,7 @@ class Watch:
 
     def ends(self, *_: Any) -> None:
         """After the text decoder, also if it raised: forget the token ids, the next call brings its own."""
-        self.input_ids = None
+        self.input_ids, self.told = None, False
 
     def plain(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> Batch:
         """The batch of a raw Hugging Face call. Raises :class:`BadInput` if the call hides its token ids."""
@@ -203,9 +212,7 @@ class Watch:
             input_ids = input_ids.repeat_interleave(len(embedded) // len(input_ids), 0)
         if input_ids is None or (embedded is not None and embedded.shape[:2] != input_ids.shape):
             raise BadInput("a patched model needs input_ids: it reads off them where image and prompt are")
-        mask = kwargs.get("attention_mask")
-        if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
-            mask = torch.ones_like(input_ids)
+        mask = unpadded(kwargs.get("attention_mask"), input_ids)
         spans = find_spans(self.vlm.image_tokens(input_ids) & mask.bool(), mask)
         return Batch({"input_ids": input_ids, "attention_mask": mask}, torch.full_like(input_ids, IGNORED), spans)
 
@@ -236,6 +243,21 @@ class Watch:
     def release(self) -> None:
         """Take the hooks of the last batch off the sites."""
         self.sites.close()
+
+
+def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
+    """Which of the tokens (B, T) are not padding, from a decoder's mask (B, T) or (B, 1, T, T), or one for each kind.
+
+    In a mask of pairs of tokens padding is what does not see itself. Without any mask nothing is padding.
+    """
+    if isinstance(mask, dict):
+        mask = next((one for one in mask.values() if isinstance(one, Tensor)), None)
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        seen = mask.diagonal(dim1=-2, dim2=-1)[:, 0]
+        mask = (seen if seen.dtype == torch.bool else seen == 0).to(input_ids.dtype)
+    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+        return torch.ones_like(input_ids)
+    return mask
 
 
 def act(function: SiteFn, rows: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:

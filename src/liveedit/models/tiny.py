@@ -44,12 +44,15 @@ CHAT = (  # Qwen2-VL's template for one turn
 )
 
 
-def tiny(family: TinyFamily, seed: int = 0) -> VLM:
+def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
     """A VLM of the family with random weights drawn from ``seed``: 4 layers of width 32, a byte-level tokenizer.
 
     The processor and the configuration are of the family's real classes, so what works here works on a checkpoint.
+    ``family`` may also be any other model type that transformers knows, read as :mod:`liveedit.models.shrink` says.
     The random state of torch is left as it was.
     """
+    from liveedit.models.shrink import shrink  # which takes its tokenizer from here
+
     builders: dict[str, Callable[[], tuple[Any, Any]]] = {
         "llava": llava,
         "blip2": blip2,
@@ -60,7 +63,7 @@ def tiny(family: TinyFamily, seed: int = 0) -> VLM:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, processor = builders[family]()
+        model, processor = builders[family]() if family in builders else shrink(family)
         spread(model)
     return VLM(model, processor)
 
@@ -74,23 +77,28 @@ def spread(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-        embedding.weight[model.config.image_token_id :][:1] = 0.0  # which may have no row
+    if (image := getattr(model.config, "image_token_id", None)) is not None:
+        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+            embedding.weight[image:][:1] = 0.0  # which may have no row
 
 
-def tokenizer(bos: str | None, special: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that reads any text; puts ``bos``, if any, in front. ``special`` begins with EOS and padding."""
+def tokenizer(bos: str | None, special: list[str], size: int = 360, **marks: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that reads any text; puts ``bos``, if any, in front. ``special`` begins with EOS and padding.
+
+    ``size`` bounds the vocabulary, ``marks`` are special tokens by the name that a processor asks for them.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    names = list(dict.fromkeys([*([bos] if bos else []), *special]))
-    trainer = trainers.BpeTrainer(vocab_size=360, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    names = list(dict.fromkeys([*([bos] if bos else []), *special, *marks.values()]))
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator(SENTENCES, trainer)
     if bos:
         begins = [(bos, core.token_to_id(bos))]
         core.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=begins)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=special[0], pad_token=special[1])
+    ends = {"bos_token": bos, "eos_token": special[0], "pad_token": special[1]}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **ends, extra_special_tokens=marks)
 
 
 def text_settings(text: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -186,7 +186,10 @@ class VLM(Encoder):
         caught: list[Tensor] = []
 
         def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            batch.position_ids = kwargs.get("position_ids")
+            positions = kwargs.get("position_ids")
+            if positions is not None:  # which some models give once for all rows
+                positions = positions.expand(*positions.shape[:-2], len(batch), -1)
+            batch.position_ids, batch.extra = positions, self.extra(batch, kwargs)
             if layer == EMBEDDINGS:
                 given = kwargs.get("inputs_embeds")
                 caught.append(self.embedding(batch.inputs["input_ids"]) if given is None else given)
@@ -204,7 +207,8 @@ class VLM(Encoder):
                 undo.callback(self.layers[layer].register_forward_hook(reached).remove)
             with suppress(LayerReached):
                 self.model(**batch.inputs, use_cache=False)
-        return HiddenBatch(caught[0], batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids)
+        mask = batch.inputs["attention_mask"]
+        return HiddenBatch(caught[0], mask, batch.labels, batch.spans, batch.position_ids, batch.extra)
 
     def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
         """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``, -1 for the embedded.
@@ -221,18 +225,28 @@ class VLM(Encoder):
         unread = hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)  # by any layer that runs
         embedded = hidden.hidden if layer == EMBEDDINGS else unread
         with self.announce(batch, skipped=layer), self.bypassed(layer, hidden.hidden):
-            states = self.decoder(
-                inputs_embeds=embedded,
-                attention_mask=hidden.attention_mask,
-                position_ids=hidden.position_ids,
-                use_cache=False,
-            )[0]
+            states = self.decode(embedded, hidden)
             if positions is None:
                 return self.predict(states)
             positions = positions.to(states.device)
             if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
                 return self.predict(states)[positions]
             return self.predict(states[positions])
+
+    def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:  # noqa: ARG002
+        """What the decoder was given of every token besides mask and positions, by name (B, T, …)."""
+        return {}
+
+    def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
+        """The text decoder's last states (B, T, D) from the embeddings (B, T, D), with the rest as in ``hidden``."""
+        states: Tensor = self.decoder(
+            inputs_embeds=embedded,
+            attention_mask=hidden.attention_mask,
+            position_ids=hidden.position_ids,
+            use_cache=False,
+            **hidden.extra,
+        )[0]
+        return states
 
     def image_states(self, image: Any) -> Tensor:
         """What the text decoder is given for an image, (n, D), one row a token; no patch rewrites anything.

@@ -1,0 +1,61 @@
+"""`liveedit models`: which models can be edited, and the contract run over a checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from liveedit.cli.loading import Dtype, PromptForm, load_here
+from liveedit.errors import UnsupportedModel
+from liveedit.models import FAMILIES, checked
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Which models can be edited; `check` runs the whole contract over one.")
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """List the model types that can be edited, and what was checked of each."""
+    if context.invoked_subcommand is not None:
+        return
+    table = Table("model_type", "family", "checked", title="Any Hugging Face checkpoint of such a model_type")
+    found = checked()
+    for model_type in sorted({*FAMILIES, *found}):
+        record = found.get(model_type)
+        family = FAMILIES.get(model_type, ":Generic").partition(":")[2]
+        if record is None:
+            table.add_row(model_type, family, "not yet")
+        elif record.reason is None:
+            table.add_row(model_type, family, f"{record.checks} checks passed")
+        else:
+            table.add_row(model_type, "[dim]none[/]", f"[dim]{record.reason}[/]".replace("[type", "\\[type"))
+    Console().print(table)
+
+
+@app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its Hugging Face id.")],
+    dtype: Dtype = None,
+    prompt_format: PromptForm = None,
+) -> None:
+    """Run the whole family contract over a checkpoint and print what holds. Exit status 1 if something does not."""
+    vlm = load_here(path, dtype, prompt_format)
+
+    from liveedit.models.contract import examine
+
+    console = Console(soft_wrap=True)
+    name = Path(path).name
+    console.print(f"{name}: {type(vlm).__name__}, layers at {vlm.decoder_path}.layers, {vlm.num_layers} of them")
+    console.print(f"vision tower: {vlm.tower_path or 'not apart'}; prompts: {vlm.prompt_format}")
+    failed = 0
+    for finding in examine(vlm):
+        failed += finding.reason is not None
+        mark, reason = ("[green]holds[/]", "") if finding.reason is None else ("[red]fails[/]", f": {finding.reason}")
+        console.print(f"{mark}  {finding.name}", highlight=False, end="")
+        console.print(reason or f": {finding.proves}", markup=False, highlight=False)
+    if failed:
+        raise UnsupportedModel(f"{failed} checks fail for {name}: editing it may not do what it should")
+    console.print("every check holds")

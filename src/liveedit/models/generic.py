@@ -1,0 +1,248 @@
+"""A family for models without one of their own, read by the conventions of Hugging Face.
+
+The model says where its decoder, its vision tower and its image tokens are, the processor what stands for an image in
+the text. On loading a probe goes through all of it; where the model does otherwise, it is refused with the reason.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
+from liveedit.models.contract import probe
+from liveedit.models.encode import Picture, PromptFormat, joined
+from liveedit.models.processor import load_processor
+from liveedit.models.vlm import VLM
+
+__all__ = ["Generic"]
+
+TYPES = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")
+"""What models call the kinds of tokens, 1 for those of an image."""
+DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
+"""What decoders with DeepStack (Meng et al., NeurIPS 2024) read of the image above their first layer."""
+
+
+class Generic(VLM):
+    """Finds in the model and its processor what other families know.
+
+    Raises :class:`UnsupportedModel`, with what could not be found or does not hold, for a model it cannot read.
+    """
+
+    def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
+        super().__init__(model, processor, prompt_format)
+        self.check_architecture()
+        self.paths = {id(module): name for name, module in model.named_modules()}
+        self.decoder_path = self.find_decoder()  # type: ignore[misc]  # of the class where the family is known
+        self.tower_path, self.connector_path = self.find_vision()  # type: ignore[misc]
+        self.placeholder = self.find_placeholder()
+        self.image_mark = self.find_mark()  # type: ignore[misc]
+        self.plain = False
+        self.kinds = [name for name in TYPES if name in self.accepted()]
+        self.check_probe()
+
+    @classmethod
+    def load_processor(cls, source: str) -> Any:
+        """The processor of a checkpoint, without its parts for video and sound."""
+        return load_processor(source)
+
+    # What is found
+
+    def refuse(self, reason: str) -> UnsupportedModel:
+        """The error for a model that does not follow the conventions."""
+        return UnsupportedModel(f"models of type '{self.model.config.model_type}' cannot be edited: {reason}")
+
+    def check_architecture(self) -> None:
+        """Raise :class:`UnsupportedModel` for what is no single stack of layers that reads all of its input below."""
+        if self.model.config.is_encoder_decoder:
+            raise self.refuse("text is written by a decoder that reads an encoder again in every layer")
+        decoder = self.model.get_decoder()
+        if any(word in name for name, _ in decoder.named_modules() for word in ("cross_attn", "crossattention")):
+            raise self.refuse("its layers read the image again by cross attention")
+
+    def find_decoder(self) -> str:
+        """The path of the module that owns the text decoder's ``layers``."""
+        count = self.model.config.get_text_config().num_hidden_layers
+        inner = self.paths.get(id(self.model.get_decoder()), "")
+        for name, module in self.model.get_submodule(inner).named_modules():
+            if isinstance(layers := getattr(module, "layers", None), nn.ModuleList) and len(layers) == count:
+                return ".".join(part for part in (inner, name) if part)
+        raise self.refuse(f"no list of {count} layers was found in its text decoder")
+
+    def find_vision(self) -> tuple[str, str]:
+        """The paths of the vision tower and of what connects it to the decoder; empty for what was not found."""
+        names = [name for name, _ in self.model.named_modules() if not name.startswith(self.decoder_path)]
+        tower = self.paths.get(id(self.model.get_encoder(modality="image")), "")
+        connectors = ("multi_modal_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter")
+        found = [name for word in connectors for name in names if name.rpartition(".")[2] == word]
+        outside = [name for name in found if not tower or not name.startswith(f"{tower}.")]
+        if outside or not found:
+            return tower, next(iter(outside), "")
+        return "", found[0]
+
+    def find_placeholder(self) -> str:
+        """What stands for the image in a text before the processor puts the image's tokens there."""
+        token = getattr(self.processor, "image_token", None)
+        if not isinstance(token, str):
+            raise self.refuse("its processor names no image token")
+        if getattr(self.model.config, "image_token_id", None) is None:
+            raise self.refuse("its configuration has no image_token_id")
+        return token
+
+    def find_mark(self) -> str:
+        """What the chat template writes for an image, otherwise the placeholder and a line break."""
+        if self.templated:
+            text = {"type": "text", "text": "?"}
+            with_image, without = (
+                str(self.processor.apply_chat_template([{"role": "user", "content": content}]))
+                for content in ([{"type": "image"}, text], [text])
+            )
+            start = common_prefix([*with_image.encode()], [*without.encode()])
+            mark = with_image.encode()[start : start + len(with_image.encode()) - len(without.encode())].decode()
+            if mark.count(self.placeholder) == 1:
+                return mark
+        return f"{self.placeholder}\n"
+
+    def accepted(self) -> set[str]:
+        """The names of what the model's forward takes, the inner model's included."""
+        models = (self.model, self.model.base_model)
+        return {name for model in models for name in inspect.signature(model.forward).parameters}
+
+    def check_probe(self) -> None:
+        """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
+        try:
+            self.plain = self.find_plain()
+            probe(self)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+            raise self.refuse(reason) from error
+
+    # Encoding, by the model's own processor
+
+    def picture(self, image: Any) -> Picture:
+        """What the processor makes of one image: the model's inputs, and the text that stands for it."""
+        made = self.processor(
+            images=[image], text=[self.placeholder], return_tensors="pt", return_text_replacement_offsets=True
+        )
+        if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != 1:
+            raise self.refuse("its processor does not say what it puts for an image")
+        unread = {"input_ids", "attention_mask", "labels", *TYPES}
+        inputs = {name: value for name, value in made.items() if name not in unread}
+        if odd := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
+            raise self.refuse(f"its processor gives {odd[0]} as {type(inputs[odd[0]]).__name__}, not as a tensor")
+        return inputs, replaced[0][0]["replacement"]
+
+    def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of all images, one after the other, filled up with zeros to the largest as processors do."""
+        return {name: stacked([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+    def tokenize(self, queries: Any, counts: list[Any], eos: bool) -> tuple[list[list[int]], list[int]]:
+        """Token ids of each row and the number of answer tokens at its end; ``counts`` hold the images' texts."""
+        asked, full = list[str](), list[str]()
+        for query, expansion in zip(queries, counts, strict=True):
+            prompt = self.render(query)
+            for texts, text in ((asked, prompt), (full, joined(prompt, query.target))):
+                if text.count(self.placeholder) != (query.image is not None):
+                    raise BadInput(
+                        "the prompt or target holds the image placeholder: leave it out, it is put in automatically"
+                    )
+                texts.append(text.replace(self.placeholder, expansion) if expansion else text)
+        ids = self.token_ids([*asked, *full])
+        rows, answers = [], []
+        for prompt_ids, row in zip(ids[: len(full)], ids[len(full) :], strict=True):
+            length = len(row) - common_prefix(prompt_ids, row)
+            end = [self.tokenizer.eos_token_id] if eos and length else []
+            rows.append([*row, *end])
+            answers.append(length + len(end))
+        if not all(rows):
+            raise BadInput("a query is empty: give it a prompt, a target or an image")
+        return rows, answers
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of rendered texts, with the special tokens that the processor adds."""
+        wanted = getattr(self.processor, "text_kwargs", {}).get("add_special_tokens", True)
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=wanted and not self.begun(texts[0]))[
+            "input_ids"
+        ]
+        return ids
+
+    def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
+        """The kinds of the tokens (B, T), 1 for those of an image, under the name that the model takes them by."""
+        if not self.kinds:
+            return {}
+        return {self.kinds[0]: torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))}
+
+    # Going on from within
+
+    def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+        """What the decoder was given of every token (B, T, …) besides mask and positions.
+
+        Where the model has made a mask of its own from the kinds of tokens, these.
+        """
+        shape = batch.labels.shape
+        found = {
+            name: value
+            for name, value in kwargs.items()
+            if isinstance(value, Tensor) and value.shape[:2] == shape and name not in READ
+        }
+        mask, levels = (kwargs.get(name) for name in DEEPSTACK)
+        if mask is not None and levels:
+            found.pop(DEEPSTACK[0], None)
+            spread = [
+                level.new_zeros(*shape, level.shape[-1]).masked_scatter(mask[..., None], level) for level in levels
+            ]
+            found[DEEPSTACK[1]] = torch.stack(spread, 2)
+        own = kwargs.get("attention_mask")
+        if isinstance(own, dict) or (isinstance(own, Tensor) and own.ndim > 2):
+            found |= {kind: batch.inputs[kind] for kind in self.kinds[:1]}
+        return found
+
+    def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
+        """The decoder's last states (B, T, D), given what it reads of every token.
+
+        Through the model around the decoder where that makes the mask.
+        """
+        more: dict[str, Any] = dict(hidden.extra)
+        if (levels := more.get(DEEPSTACK[1])) is not None:
+            more[DEEPSTACK[0]] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)
+            more[DEEPSTACK[1]] = [level.flatten(0, 1) for level in levels.unbind(2)]
+        through = self.model.base_model if any(kind in more for kind in self.kinds) else self.decoder
+        states: Tensor = through(
+            inputs_embeds=embedded,
+            attention_mask=hidden.attention_mask,
+            position_ids=hidden.position_ids,
+            use_cache=False,
+            **more,
+        )[0]
+        return states
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is."""
+        if self.plain:
+            logits: Tensor = self.model.get_output_embeddings()(states)
+            return logits
+        return super().predict(states)
+
+    def find_plain(self) -> bool:
+        """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale."""
+        put_out: list[Tensor] = []
+        ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
+        head = self.model.get_output_embeddings()
+        with head.register_forward_hook(lambda _module, _args, output: put_out.append(output)), torch.no_grad():
+            logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        return torch.equal(put_out[0], logits)
+
+
+READ = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")
+
+
+def stacked(values: list[Tensor]) -> Tensor:
+    """The tensors along their first axis, the others filled up with zeros to the largest."""
+    largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    padded = []
+    for value in values:
+        gaps = [gap for size, most in zip(value.shape[:0:-1], largest[::-1], strict=True) for gap in (0, most - size)]
+        padded.append(nn.functional.pad(value, gaps))
+    return torch.cat(padded)

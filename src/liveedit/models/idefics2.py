@@ -1,0 +1,26 @@
+"""Idefics2 (Laurençon et al., NeurIPS 2024): image tokens between two marks, where the placeholder was."""
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from liveedit.models.encode import Picture
+from liveedit.models.generic import Generic
+from liveedit.types import Query
+
+__all__ = ["Idefics2"]
+
+
+class Idefics2(Generic):
+    """Its processor writes the image's tokens into the text without saying which; a blank follows the last mark."""
+
+    def render(self, query: Query) -> str:
+        """The text; as the processor does, with a blank between image and word."""
+        return re.sub(rf"{re.escape(self.placeholder)}(?=[^\s<])", f"{self.placeholder} ", super().render(query))
+
+    def picture(self, image: Any) -> Picture:
+        """The pixels, and as many image tokens a part of the image as the resampler has latents."""
+        inputs: dict[str, Tensor] = dict(self.processor.image_processor([[image]], return_tensors="pt"))
+        mark, parts = self.processor.fake_image_token, inputs["pixel_values"].shape[1]
+        return inputs, (mark + self.placeholder * self.processor.image_seq_len) * parts + mark

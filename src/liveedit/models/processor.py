@@ -1,0 +1,87 @@
+"""A processor without its parts for video and sound, which images do not need and which need more libraries."""
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import transformers
+from transformers import ProcessorMixin
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+from liveedit.errors import UnsupportedModel
+
+__all__ = ["load_processor", "processor_class", "still"]
+
+UNWANTED = ("video_processor", "feature_extractor", "audio_processor")
+
+
+class Settings:
+    """What another part says; ``None`` for what it does not know."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting."""
+        return getattr(self.part, name, None)
+
+
+class Still(ProcessorMixin):  # type: ignore[misc]
+    """Stands between a processor's class and ``ProcessorMixin``, and keeps of its parts those for images and text."""
+
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        given = dict(zip(super().get_attributes(), parts, strict=False)) | named
+        super().__init__(**{name: part for name, part in given.items() if name not in UNWANTED})
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """The parts that are kept."""
+        return [name for name in super().get_attributes() if name not in UNWANTED]
+
+    @classmethod
+    def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The processor, each of its parts in its place."""
+        parts = dict(zip(cls.get_attributes(), args, strict=True))
+        args = [parts.get(name) for name in super().get_attributes()]
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """For a part that is not kept nothing; for that of videos the settings of the one for images."""
+        if name in UNWANTED:
+            return Settings(self.image_processor) if name == "video_processor" else None
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+
+@cache
+def still(kind: type) -> Any:
+    """The class of a processor without its parts for video and sound.
+
+    It bears the name of the class that it stands for, because ``save_pretrained`` writes that into the checkpoint.
+    """
+    return type(kind.__name__, (kind, Still), {"__module__": kind.__module__})
+
+
+def processor_class(name: str) -> type:
+    """A processor's class by its name, also where transformers hides it for want of torchvision."""
+    kind: type = getattr(transformers, name)
+    hidden: type = getattr(import_module(kind.__module__), name, kind)
+    return hidden
+
+
+def load_processor(source: str) -> Any:
+    """The processor of a checkpoint, without its parts for video and sound.
+
+    Raises :class:`UnsupportedModel` if neither the checkpoint nor transformers names one.
+    """
+    model_type = str(transformers.PreTrainedConfig.get_config_dict(source)[0].get("model_type"))
+    try:
+        name = ProcessorMixin.get_processor_dict(source)[0].get("processor_class")
+    except OSError:  # older checkpoints hold the settings of its parts alone
+        name = None
+    if not (name := name or PROCESSOR_MAPPING_NAMES.get(model_type)):
+        raise UnsupportedModel(f"the checkpoint names no processor, and transformers has none for '{model_type}'")
+    try:
+        return still(processor_class(name)).from_pretrained(source)
+    except ImportError as error:  # transformers says what to install
+        reason = " ".join(str(error).split())
+        raise UnsupportedModel(f"the checkpoint's processor needs another library: {reason}") from error

@@ -1,0 +1,53 @@
+"""`liveedit models` and `liveedit models check`."""
+
+import pytest
+from typer.testing import CliRunner
+
+from liveedit.cli import app
+from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.contract import CHECKS
+from liveedit.models.tiny import tiny
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("llava_next")
+    vlm = tiny("llava_next")
+    vlm.model.save_pretrained(path)
+    vlm.processor.save_pretrained(path)
+    return path
+
+
+def test_models_lists_families_and_what_was_checked():
+    done = run("models")
+    assert done.exit_code == 0
+    assert "llava_next" in done.stdout
+    assert f"{len(CHECKS)} checks" in " ".join(done.stdout.split())
+
+
+def test_check_reports_every_check(folder):
+    done = run("models", "check", str(folder))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("holds  ") == len(CHECKS)
+    assert "Generic, layers at model.language_model.layers" in done.stdout
+
+
+def test_check_says_what_fails(folder, monkeypatch):
+    def broken(vlm):
+        """Nothing holds."""
+        raise RuntimeError("so it is")
+
+    monkeypatch.setitem(CHECKS, "the_image_matters", broken)
+    done = run("models", "check", str(folder))
+    assert isinstance(done.exception, UnsupportedModel)
+    assert "fails  the_image_matters: RuntimeError: so it is" in done.stdout
+
+
+def test_check_of_no_folder_is_one_line(tmp_path):
+    done = run("models", "check", str(tmp_path / "nothing"))
+    assert isinstance(done.exception, BadInput)
+    assert "no model folder" in str(done.exception)

@@ -1,0 +1,120 @@
+"""The generic family: what it finds, and how it refuses what it cannot read."""
+
+import pytest
+import torch
+import transformers
+
+from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models import REFUSED, family
+from liveedit.models.batch import HiddenBatch
+from liveedit.models.contract import QUERIES, WIDE
+from liveedit.models.generic import Generic, stacked
+from liveedit.models.processor import load_processor, still
+from liveedit.models.shrink import shrink
+from liveedit.models.tiny import CHAT, tiny
+from liveedit.models.vlm import VLM
+from liveedit.types import Query
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return tiny("qwen3_vl")
+
+
+def test_it_finds_decoder_tower_and_tokens(vlm):
+    assert type(vlm) is Generic
+    assert (vlm.decoder_path, vlm.tower_path) == ("model.language_model", "")
+    assert vlm.connector_path == "model.visual.merger"
+    assert vlm.placeholder == "<image>"
+    other = tiny("llava_next")
+    assert other.tower_path == "model.vision_tower"
+    assert other.connector_path == "model.multi_modal_projector"
+
+
+def test_what_one_model_finds_is_not_another_models(vlm):
+    assert Generic.decoder_path == VLM.decoder_path
+    assert "image_mark" not in vars(Generic)
+
+
+def test_the_template_says_what_stands_around_an_image():
+    model, processor = shrink("qwen3_vl")
+    mark = "<|vision_start|><image><|vision_end|>"
+    processor.chat_template = CHAT.replace("<|vision_start|><|image_pad|><|vision_end|>", mark)
+    chat = VLM(model, processor)
+    assert (chat.prompt_format, chat.image_mark) == ("chat", mark)
+    raw = VLM(model, processor, "raw")
+    assert raw.render(Query("What?", image=WIDE)) == f"{mark}What?"
+
+
+def test_deepstack_goes_with_the_rows(vlm):
+    batch = vlm.encode(QUERIES)
+    rows = vlm.hidden(batch, 0).rows()
+    assert rows[0].extra["deepstack_visual_embeds"].shape[2:] == (2, vlm.hidden_size)
+    text = vlm.hidden(vlm.encode(QUERIES[1:2]), 0)
+    assert text.extra == {}
+    both = HiddenBatch.stack([text, rows[0]])
+    assert not both.extra["deepstack_visual_embeds"][0].any()
+    one = vlm.resume(0, both)[1, : rows[0].hidden.shape[1]]
+    torch.testing.assert_close(one, vlm.resume(0, rows[0])[0], atol=1e-4, rtol=1e-4)
+
+
+def test_images_that_differ_in_shape_are_filled_up():
+    assert stacked([torch.ones(1, 2, 3), torch.ones(2, 1, 4)]).shape == (3, 2, 4)
+    assert stacked([torch.ones(1, 2, 3), torch.ones(2, 1, 4)]).sum() == 6 + 8
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_what_cannot_be_edited_is_refused_by_name(model_type):
+    with pytest.raises(UnsupportedModel, match=rf"'{model_type}' cannot be edited: \w+"):
+        family(model_type)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"), [("blip", "cross attention"), ("git", "no list of 4 layers"), ("florence2", "an encoder")]
+)
+def test_what_is_found_not_to_work_is_refused(model_type, reason):
+    with pytest.raises(UnsupportedModel, match=reason):
+        tiny(model_type)
+
+
+def test_a_processor_without_an_image_token_is_refused(monkeypatch):
+    model, processor = shrink("llava_next")
+    processor.image_token = None
+    with pytest.raises(UnsupportedModel, match="names no image token"):
+        VLM(model, processor)
+
+
+def test_what_does_otherwise_than_editors_rely_on_is_refused(monkeypatch):
+    model, processor = shrink("llava_next")
+    monkeypatch.setattr(Generic, "resume", lambda self, layer, hidden: 1 + VLM.resume(self, layer, hidden))
+    with pytest.raises(UnsupportedModel, match="'llava_next' cannot be edited: resume from layer -1 and logits"):
+        VLM(model, processor)
+
+
+def test_placeholder_is_refused_before_anything_is_processed(vlm):
+    with pytest.raises(BadInput, match="placeholder"):
+        vlm.encode([Query("a <image>")])
+
+
+def test_shared_keys_and_values_are_refused():
+    model, processor = shrink("gemma4")
+    model.config.get_text_config().num_kv_shared_layers = 2
+    with pytest.raises(UnsupportedModel, match="keys and values from lower"):
+        VLM(model, processor)
+
+
+def test_a_processor_keeps_no_part_for_videos(tmp_path):
+    model, processor = shrink("qwen2_5_vl")
+    assert type(processor) is still(transformers.Qwen2_5_VLProcessor)
+    assert type(processor).__name__ == "Qwen2_5_VLProcessor"
+    assert type(processor).get_attributes() == ["image_processor", "tokenizer"]
+    model.config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert type(load_processor(str(tmp_path))) is type(processor)
+
+
+def test_a_type_without_processor_is_refused():
+    with pytest.raises(UnsupportedModel, match="no model type 'nothing'"):
+        shrink("nothing")
+    with pytest.raises(UnsupportedModel, match="needs torchvision"):
+        shrink("step3p7")
