@@ -1,12 +1,16 @@
-"""`liveedit models` and `liveedit models check`."""
+"""`liveedit models`, its `check` and its `convert`."""
+
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from liveedit.cli import app
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models.contract import CHECKS
 from liveedit.models.tiny import tiny
+
+PARITY = Path(__file__).parents[1] / "parity"
 
 
 def run(*arguments):
@@ -51,3 +55,19 @@ def test_check_of_no_folder_is_one_line(tmp_path):
     done = run("models", "check", str(tmp_path / "nothing"))
     assert isinstance(done.exception, BadInput)
     assert "no model folder" in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["mplug_owl2", "qwen_vl"])
+def test_convert_makes_a_checkpoint_of_the_authors_files(name, tmp_path):
+    done = run("models", "convert", name, str(PARITY / name), str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    done = run("models", "check", str(tmp_path / "out"))
+    assert "every check holds" in done.output
+
+
+def test_convert_of_what_is_not_there(tmp_path):
+    for name, message in (("minigpt4", "put the folder of Vicuna v0 there"), ("bert", "'bert'")):
+        done = run("models", "convert", name, str(tmp_path), str(tmp_path / "out"))
+        assert isinstance(done.exception, LiveEditError)
+        assert message in str(done.exception)
+        assert not (tmp_path / "out").exists()

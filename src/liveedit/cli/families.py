@@ -1,4 +1,4 @@
-"""`liveedit models`: which models can be edited, and the contract run over a checkpoint."""
+"""`liveedit models`: which models can be edited, the contract over a checkpoint, checkpoints of authors' files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,12 @@ from rich.table import Table
 
 from liveedit.cli.loading import Dtype, PromptForm, load_here
 from liveedit.errors import UnsupportedModel
-from liveedit.models import FAMILIES, checked
+from liveedit.models import CONVERTERS, FAMILIES, checked
+from liveedit.registry import resolve
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Which models can be edited; `check` runs the whole contract over one.")
+app = typer.Typer(help="Which models can be edited; check one, or convert one from its authors' files.")
 
 
 @app.callback(invoke_without_command=True)
@@ -59,3 +60,14 @@ def check(
     if failed:
         raise UnsupportedModel(f"{failed} checks fail for {name}: editing it may not do what it should")
     console.print("every check holds")
+
+
+@app.command()
+def convert(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(CONVERTERS)}.")],
+    weights: Annotated[Path, typer.Argument(help="Folder with the authors' files (docs/convert.md says which).")],
+    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint: a new or an empty one.")],
+) -> None:
+    """Write a checkpoint from the files that the authors of a model publish, wholly or not at all."""
+    resolve("converter", name, CONVERTERS)(weights, out)
+    Console().print(f"the checkpoint is in {out}: `liveedit models check {out}` examines it", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.registry import resolve
 
-__all__ = ["FAMILIES", "REFUSED", "Checked", "checked", "checkpoint", "family", "known_types"]
+__all__ = ["CONVERTERS", "FAMILIES", "REFUSED", "Checked", "checked", "checkpoint", "family", "known_types"]
 
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
@@ -26,6 +26,12 @@ FAMILIES: dict[str, str] = {
     "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
 }
 
+CONVERTERS: dict[str, str] = {
+    "minigpt4": "liveedit.models.minigpt4_convert:convert",
+    "mplug_owl2": "liveedit.models.mplug_owl2_convert:convert",
+    "qwen_vl": "liveedit.models.qwen_vl_convert:convert",
+}
+"""What reads the authors' files of models that transformers does not have: a folder of theirs to a folder of ours."""
 
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",

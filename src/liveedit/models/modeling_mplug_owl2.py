@@ -64,7 +64,7 @@ class MPlugOwl2Config(PreTrainedConfig):  # type: ignore[misc]
 
     def __post_init__(self, **kwargs: Any) -> None:
         if "visual_config" in kwargs:
-            raise ValueError("it is as its authors released it: convert it first")
+            raise ValueError("it is as its authors released it: use `liveedit models convert mplug_owl2`")
         super().__post_init__(**kwargs)
 
 
