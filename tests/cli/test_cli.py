@@ -72,7 +72,7 @@ def test_edit_ask_list_forget(flag, tmp_path):
         (["eval", "--out", "x", "--edits", "one"], "--edits takes numbers"),
         (["eval", "--out", "x", "--gaps", "10,0"], "--gaps takes numbers"),
         (["eval", "--out", "x", "--protocol", "gaps"], "choose windows, stream or gap"),
-        (["eval", "--out", "x", "--prompt-format", "plain"], "choose raw, chat, paper"),
+        (["eval", "--out", "x", "--prompt-format", "plain"], "choose raw, chat, vlkeb"),
         (["eval", "--out", "x", "--editors", "a/b=ft-l"], "--editors takes NAME"),
         (["eval", "--out", "x", "--data", "emblen"], "did you mean emblem"),
         (["train", "x", "--config", "missing.json"], "missing.json"),
