@@ -5,6 +5,7 @@ pairs of tokens, which is what it computes under a mask. tests/recipes/test_size
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["BACKBONES", "Backbone", "Vision"]
 
@@ -94,7 +95,7 @@ class Backbone:
 
 VIT_G = (39 * (4 * 1408**2 + 2 * 1408 * 6144), 257, 39 * 1408)
 Q_FORMER = ((12 * 12 * 768**2, 32, 12 * 768), (6 * 2 * 1408 * 768, 257, 0))  # the second: what it reads of the tower
-VICUNA = {"layers": 32, "width": 4096, "inner": 11008, "matrices": 3}
+VICUNA: dict[str, Any] = {"layers": 32, "width": 4096, "inner": 11008, "matrices": 3}
 
 BACKBONES = {
     "blip2-opt-2.7b": Backbone(
@@ -123,9 +124,7 @@ BACKBONES = {
         **VICUNA,
         vocabulary=32064,
         image_tokens=576,
-        vision=Vision(
-            324_487_168, 24, ((24 * 12 * 1024**2, 577, 24 * 1024), (1024 * 4096 + 4096**2, 576, 0))
-        ),
+        vision=Vision(324_487_168, 24, ((24 * 12 * 1024**2, 577, 24 * 1024), (1024 * 4096 + 4096**2, 576, 0))),
         cached=False,
     ),
     "mplug-owl2-7b": Backbone(

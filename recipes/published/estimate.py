@@ -34,7 +34,7 @@ from liveedit.data.places import annotations
 from liveedit.data.sources import source
 
 __all__ = [
-    "BENCHMARKS", "COSTS", "Cost", "DECODED", "Device", "LAYER", "Load", "Networks", "STARTING", "device_options",
+    "BENCHMARKS", "COSTS", "DECODED", "LAYER", "STARTING", "Cost", "Device", "Load", "Networks", "device_options",
     "eval_hours", "liveedit", "load", "networks", "train_bytes", "train_hours", "windows",
 ]  # fmt: skip
 

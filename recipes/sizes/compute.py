@@ -1,6 +1,6 @@
 """What LiveEdit takes on the papers' five backbones at full size: memory, and time against the arithmetic floor.
 
-    python recipes/sizes/compute.py              # writes docs/results/sizes.md
+    python recipes/sizes/page.py                 # writes it to docs/results/sizes.md
     python recipes/sizes/measure.py BACKBONE     # measures the same on the GPU that is here, and writes the page anew
 
 The model is in bfloat16, LiveEdit's networks and experts are float32. Shapes, FLOPs and the memory of training are those
@@ -14,23 +14,19 @@ once a phase, and activations only where gradients wait for them. What is expect
 are assumptions. Memory is weights, networks, pool, cache and what the widest layer works on, not what CUDA itself takes.
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "published"))
 
 from backbones import BACKBONES, Backbone
 from estimate import DECODED, LAYER, STARTING, Load, liveedit, networks, train_bytes
 
-__all__ = ["ANSWER", "BATCH", "CARDS", "MEASURED", "POOLS", "TEXT", "WORK", "Card", "Phase", "Work", "expert", "page", "works"]
-
-DOC = Path(__file__).parents[2] / "docs" / "results" / "sizes.md"
-MEASURED = DOC.with_suffix(".json")
+__all__ = [
+    "ANSWER", "BACKBONES", "BATCH", "CARDS", "DECODED", "MATRICES", "POOLS", "READING", "STARTING", "TEXT", "WORK", "Card",
+    "Phase", "Work", "expert", "filtering", "works",
+]  # fmt: skip
 
 TEXT, ANSWER = 24, 4
 """Tokens of a row that are no image, and of these its answer's: about the means of the published benchmarks."""
@@ -96,14 +92,19 @@ class Work:
 
     def milliseconds(self, card: Card) -> tuple[float, float]:
         """Its floor, and what is expected."""
-        return 1e3 * sum(phase.floor(card) for phase in self.phases), 1e3 * sum(
-            phase.expected(card) for phase in self.phases
-        )
+        floors, expected = ([getattr(phase, kind)(card) for phase in self.phases] for kind in ("floor", "expected"))
+        return 1e3 * sum(floors), 1e3 * sum(expected)
 
 
 def expert(b: Backbone) -> tuple[int, int]:
     """Bytes of an expert: of its keys, which every query reads, and of its factors U and V; 4 queries of 1024, rank 4."""
     return 4 * 2 * 4 * 1024, 4 * 2 * 4 * b.width
+
+
+def filtering(b: Backbone, experts: int) -> Phase:
+    """A query against the keys of all experts: two FLOPs for each number of 4 bytes."""
+    keys = experts * expert(b)[0]
+    return Phase(float32=keys / 2, moved=keys)
 
 
 def working(b: Backbone, tokens: float) -> float:
@@ -128,10 +129,10 @@ def edit(at: Load) -> Work:
 def query(at: Load, experts: int) -> Work:
     """A query, answered greedily in 16 tokens, with so many experts in the pool, one of which acts; 0 is unedited."""
     b, own = at.backbone, networks(at)
-    tokens, keys = at.tokens - at.answer, experts * expert(b)[0]
+    tokens, filtered = at.tokens - at.answer, filtering(b, experts)
     head, cache = 2 * b.vocabulary * b.width, 4 * b.layers * b.width * (tokens + DECODED)
     asked = Phase(b.forward(tokens) + b.head(1), moved=2 * b.layers * b.layer + head, layers=b.layers)
-    route = Phase(float32=own.query + keys / 2, moved=4 * own.routing + keys, layers=ATTENTIONS)  # 2 FLOPs for 4 bytes
+    route = Phase(float32=own.query + filtered.float32, moved=4 * own.routing + filtered.moved, layers=ATTENTIONS)
     read = 2 * b.layers * (b.layer - b.for_images) + head + cache
     decoded = Phase(b.forward(1) + b.head(1), moved=read, layers=b.layers + bool(experts), times=DECODED - 1)
     held = 2 * b.parameters + 4 * own.parameters + experts * sum(expert(b)) + cache + working(b, tokens)
@@ -156,9 +157,7 @@ def step(at: Load) -> Work:
     waiting = BATCH * cost.passed * 34 * b.width  # written, and read by the gradients
     weights = 2 * (upper * b.layer + b.vocabulary * b.width)
     through = Phase(BATCH * (cost.step - own.step), moved=2 * (weights + waiting), layers=3 * upper)
-    learnt = Phase(
-        float32=BATCH * own.step, moved=8 * own.parameters + 2 * BATCH * own.held, layers=3 * 4 * ATTENTIONS
-    )
+    learnt = Phase(float32=BATCH * own.step, moved=8 * own.parameters + 2 * BATCH * own.held, layers=3 * 4 * ATTENTIONS)
     adam = Phase(moved=28 * own.parameters)  # weight, gradient and two means read, all but the gradient written
     return Work((through, learnt, adam), train_bytes(at, cost, BATCH))
 
@@ -179,118 +178,3 @@ WORK = {
     "step": "a training step",
 }
 """What is done, in words."""
-
-Measurements = Mapping[str, Mapping[str, Any]]
-"""By backbone: the ``device``, and by work its ``ms`` and ``GB``, or ``None`` where it was too large."""
-
-
-def time(work: Work, card: Card) -> str:
-    """Floor and expectation in a cell."""
-    if work.memory > 1e9 * card.memory:
-        return "too large"
-    floor, expected = work.milliseconds(card)
-    return f"{floor:,.3g} / {expected:,.3g}" if expected < 1000 else f"{floor:,.0f} / {expected:,.0f}"
-
-
-def measured(measurements: Measurements, name: str, work: str) -> list[str]:
-    """What was measured, in two cells."""
-    if name not in measurements:
-        return ["not measured yet"] * 2
-    found = measurements[name][work]
-    return ["too large"] * 2 if found is None else [f"{found['GB']:.1f}", f"{found['ms']:,.1f}"]
-
-
-def table(name: str, measurements: Measurements) -> list[str]:
-    """The rows of a backbone."""
-    heads = ["", "TFLOP in bf16", "TFLOP in float32", "GB moved", "GB held", *(f"{card}, ms" for card in CARDS)]
-    heads += ["measured: GB held", "measured: ms"]
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
-    for key, work in works(name).items():
-        flops = [f"{work.total(what) / 1e12:.3g}" for what in ("flops", "float32")]
-        cells = [*flops, f"{work.total('moved') / 1e9:.1f}", f"{work.memory / 1e9:.1f}"]
-        cells += [time(work, card) for card in CARDS.values()] + measured(measurements, name, key)
-        lines.append(f"| {WORK[key]} | {' | '.join(cells)} |")
-    return lines
-
-
-def pools() -> list[str]:
-    """What 100,000 experts take beside each backbone."""
-    heads = ["", "an expert, kB", "keys of 100,000, GB", "all of them, GB", "with the model, GB"]
-    heads += [f"filtering, {card}, ms" for card in CARDS] + ["fits on"]
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 2)} --- |"]
-    for name, b in BACKBONES.items():
-        whole = query(Load(b, 0, 0, TEXT, ANSWER), 100_000).memory
-        keys, factors = expert(b)
-        reading = Phase(float32=1e5 * keys / 2, moved=1e5 * keys)
-        times = [f"{1e3 * reading.floor(card):.2f} / {1e3 * reading.expected(card):.2f}" for card in CARDS.values()]
-        fits = ", ".join(card for card, sheet in CARDS.items() if whole <= 1e9 * sheet.memory)
-        cells = [f"{(keys + factors) / 1e3:.0f}", f"{keys / 1e4:.1f}", f"{(keys + factors) / 1e4:.1f}"]
-        lines.append(f"| {name} | {' | '.join([*cells, f'{whole / 1e9:.1f}', *times, fits])} |")
-    return lines
-
-
-def page(measurements: Measurements) -> str:
-    """``docs/results/sizes.md``."""
-    sheets = [
-        f"| {name} | {card.memory:g} | {card.bandwidth:g} | {card.bf16:g} | {card.float32:g} |"
-        for name, card in CARDS.items()
-    ]
-    parts = [
-        "# LiveEdit at the papers' sizes\n",
-        "All but the last two columns of a table is **computed** from shapes by `python recipes/sizes/compute.py`, which\n"
-        "says what is counted; FLOPs and parameters are compared with the real classes on the meta device. The last two are\n"
-        "measured by `python recipes/sizes/measure.py BACKBONE` on random weights of full size, where a GPU was at hand.\n",
-        f"A row has the backbone's image tokens and {TEXT} others, {ANSWER} of them the answer. A query has no answer and is\n"
-        f"given {DECODED} tokens greedily; one expert acts on it, the others are filtered out. A training step takes {BATCH} cases of\n"
-        "four rows. Its hidden states are computed at each step, or once a case where they are kept. Model in bfloat16,\n"
-        "LiveEdit's networks and experts in float32.\n",
-        "Times are *floor / expected* in milliseconds. The floor is the larger of arithmetic at the card's peak and of\n"
-        f"what must be moved at its bandwidth, phase by phase. Expected is with {100 * MATRICES:.0f} % of the peak, {100 * READING:.0f} % of the bandwidth and at\n"
-        f"least {1e3 * STARTING:g} ms to start a layer from Python, which are assumptions. *Too large* is more than the card's memory.\n",
-        "| card | GB | TB/s | TFLOP/s in bf16 | TFLOP/s in float32 |\n| --- | ---: | ---: | ---: | ---: |",
-        *sheets,
-        "\n## 100,000 experts\n",
-        *sentences(),
-        "",
-        *pools(),
-        "\nA pool that grew edit by edit has room for up to as many again, and needs both while it grows.",
-    ]
-    for name, b in BACKBONES.items():
-        parts += [f"\n## {name}\n", f"{b.described}; {b.image_tokens} image tokens."]
-        parts += [f"Measured on {measurements[name]['device']}." if name in measurements else "", *table(name, measurements)]
-    return "\n".join(parts) + "\n"
-
-
-def sentences() -> list[str]:
-    """The table of pools in two sentences."""
-    small, large = BACKBONES["blip2-opt-2.7b"], BACKBONES["llava-1.5-7b"]
-    weigh = [sum(expert(b)) / 1e4 for b in (small, large)]
-    keys = expert(large)[0] / 1e4
-    filtering = Phase(float32=1e5 * expert(large)[0] / 2, moved=1e5 * expert(large)[0])
-    floors = [f"{1e3 * filtering.floor(card):.1f} ms on {name}" for name, card in CARDS.items()]
-    on = {
-        name: [model for model in BACKBONES if works(model)["query 100000"].memory <= 1e9 * card.memory]
-        for name, card in CARDS.items()
-    }
-    fits = "; ".join(
-        f"{card} {'all five' if len(models) == len(BACKBONES) else ', '.join(models) or 'none'}"
-        for card, models in on.items()
-    )
-    return [
-        f"They weigh {weigh[0]:.1f} GB beside BLIP2-OPT-2.7B and {weigh[1]:.1f} GB beside a language model of 7B, and to filter them a",
-        f"query reads their keys, {keys:.1f} GB: at least {', '.join(floors)}, once for a whole answer.",
-        f"Beside these models they fit: {fits}.",
-    ]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=DOC)
-    args = parser.parse_args(arguments)
-    stored = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
-    args.out.write_text(page(stored), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
