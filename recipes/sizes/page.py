@@ -1,6 +1,5 @@
-"""Writes docs/results/sizes.md: what ``compute.py`` computes and, beside it, what ``measure.py`` has measured.
-
-python recipes/sizes/page.py
+"""``python recipes/sizes/page.py`` writes docs/results/sizes.md: what ``compute.py`` computes and, beside it, what
+``measure.py`` has measured.
 """
 
 import json
@@ -70,29 +69,23 @@ def pools() -> list[str]:
     """What the largest pool takes beside each backbone: two sentences and a table."""
     count, whole = POOLS[-1], f"query {POOLS[-1]}"
     small, large = BACKBONES["blip2-opt-2.7b"], BACKBONES["llava-1.5-7b"]
-    gigabytes = {b.source: [count * part / 1e9 for part in expert(b)] for b in (small, large)}
+    beside, keys = [count * sum(expert(b)) / 1e9 for b in (small, large)], count * expert(large)[0] / 1e9
     floors = [f"{1e3 * filtering(large, count).floor(card):.1f} ms on the {name}" for name, card in CARDS.items()]
     fits = []
     for name, card in CARDS.items():
         models = [model for model in BACKBONES if works(model)[whole].memory <= 1e9 * card.memory]
         fits.append(f"on the {name} for {'all five' if len(models) == len(BACKBONES) else ', '.join(models) or 'none'}")
-    heads = [
-        "",
-        "an expert, kB",
-        "keys, GB",
-        "pool, GB",
-        "with the model, GB",
-        *(f"filtering: {card}, ms" for card in CARDS),
-    ]
+    heads = ["", "an expert, kB", "keys, GB", "pool, GB", "with the model, GB"]
+    heads += [f"filtering: {card}, ms" for card in CARDS]
     rows = []
     for name, b in BACKBONES.items():
-        (keys, factors), filtered = expert(b), Work((filtering(b, count),), memory=0)
-        sizes = [count * keys / 1e9, count * (keys + factors) / 1e9, works(name)[whole].memory / 1e9]
-        cells = [f"{(keys + factors) / 1e3:.0f}", *(f"{size:.1f}" for size in sizes)]
+        (read, factors), filtered = expert(b), Work((filtering(b, count),), memory=0)
+        sizes = [count * read / 1e9, count * (read + factors) / 1e9, works(name)[whole].memory / 1e9]
+        cells = [f"{(read + factors) / 1e3:.0f}", *(f"{size:.1f}" for size in sizes)]
         rows.append([name, *cells, *(time(filtered, card) for card in CARDS.values())])
     return [
-        f"A pool of {count:,} weighs {sum(gigabytes[small.source]):.1f} GB beside BLIP2-OPT-2.7B and {sum(gigabytes[large.source]):.1f} GB beside a decoder of 7B, and a query\n"
-        f"that filters it reads its keys, {gigabytes[large.source][0]:.1f} GB, once for a whole answer: at least {', '.join(floors)}.\n"
+        f"A pool of {count:,} weighs {beside[0]:.1f} GB beside BLIP2-OPT-2.7B and {beside[1]:.1f} GB beside a decoder of 7B, and a query that filters\n"
+        f"it reads its keys, {keys:.1f} GB, once for a whole answer: at least {', '.join(floors)}.\n"
         f"Beside the model it fits {', '.join(fits)}.",
         "",
         *grid(heads, rows),
