@@ -12,11 +12,12 @@ characters a token. A time is
 or the time to start the kernels of all layers that run one after another, or for a decoded token to read all weights
 once, if longer. Reading and scaling images is not counted.
 ``--tflops`` is what large products of matrices in bf16 reach on the device: on an H200, whose peak is 989, 400 is a
-cautious guess. The efficiency is the share of that which our code reaches; ``measure.py`` measures it on the embedded
+cautious guess. The efficiency is the share of that which our code reaches; ``efficiency.py`` measures it on the embedded
 model as the ratio to a large product on the same machine. Memory is
 
     2 bytes a weight of the model  +  16 bytes a trained one (itself, its gradient, Adam's two, in float32)
     +  34 · D bytes a token and layer that gradients pass (Korthikanti et al., 2022)  +  three copies of the logits
+    +  what LiveEdit's networks keep of an example for their gradients
 """
 
 import argparse
@@ -33,8 +34,8 @@ from liveedit.data.places import annotations
 from liveedit.data.sources import source
 
 __all__ = [
-    "BENCHMARKS", "COSTS", "Cost", "Device", "Load", "device_options", "eval_hours", "load", "train_bytes", "train_hours",
-    "windows",
+    "BENCHMARKS", "COSTS", "DECODED", "LAYER", "STARTING", "Cost", "Device", "Load", "Networks", "device_options",
+    "eval_hours", "liveedit", "load", "networks", "train_bytes", "train_hours", "windows",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -52,6 +53,8 @@ SMALL = 86_000_000
 """Parameters in the matrices of a small pretrained transformer of 12 layers and width 768: OPT-125M, RoBERTa-base."""
 STARTING = 5e-4
 """Seconds until the dozen kernels of one layer are started from Python: an assumption."""
+LAYER = 21
+"""That LiveEdit edits, counted from 0."""
 DEMONSTRATIONS = 32
 """Of IKE, three lines each."""
 
@@ -96,7 +99,7 @@ class Cost:
     ``prepare`` is what a training example costs below the layers that are trained through, once if it is cached and
     at each step if not; ``step`` what it costs at each step in any case. ``edit`` is one edit. ``query`` is what a probe
     costs besides the unedited model's answer. ``trained`` are the parameters trained, ``passed`` the tokens times
-    layers of an example that gradients pass, ``rows`` its rows.
+    layers of an example that gradients pass, ``held`` further bytes that they need, ``rows`` its rows.
     """
 
     edit: float
@@ -106,26 +109,64 @@ class Cost:
     prepare: float = 0.0
     trained: int = 0
     passed: float = 0.0
+    held: float = 0.0
     rows: int = 0
 
 
-def liveedit(at: Load) -> Cost:
-    """Layer 21 of 32, d_m 1024, 4 queries and rank 4; four rows an example."""
-    b, d_m, layer = at.backbone, 1024, 21
-    D, upper, rows = b.width, b.layers - layer - 1, 4
-    generator = 2 * at.tokens * 2 * D * (d_m + D)
-    vision, text = b.image_tokens * 4 * D * d_m, at.text * 4 * D * d_m
-    passes = 2 * rows * (b.forward(at.tokens, upper) + b.head(at.answer))
-    attention = (d_m + 1) * d_m + 2 * (D + 1) * d_m
+@dataclass(frozen=True)
+class Networks:
+    """LiveEdit's own networks, which compute in float32: d_m 1024, 4 queries and rank 4.
+
+    ``edit``, ``query`` and ``step`` are FLOPs: of one edit, of routing one query, of one training example forwards and
+    backwards. ``writing`` are the parameters that an edit reads, ``routing`` those that a query does. ``held`` are the
+    bytes that an example keeps for its gradients.
+    """
+
+    edit: float
+    query: float
+    step: float
+    writing: int
+    routing: int
+    held: float
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.writing + self.routing
+
+
+def networks(at: Load) -> Networks:
+    """Those for a backbone. Counted are keys and values of what is attended to, which is nearly all."""
+    b, d_m = at.backbone, 1024
+    D, attention = b.width, (d_m + 1) * d_m + 2 * (b.width + 1) * d_m
     extractor = 4 * D + 8 * d_m + 3 * attention
     writer = 2 * D + 4 * d_m + (d_m + 1) * d_m + (D + 1) * d_m + (D + 1) * D
+    look, read = b.image_tokens * 4 * D * d_m, at.text * 4 * D * d_m
+    write = at.tokens * 4 * D * (d_m + D)
+    tokens = 4 * b.image_tokens + 13 * at.text  # a step looks at 4 images an example and reads 13 prompts
+    return Networks(
+        edit=write + look + 2 * read,
+        query=2 * look + 3 * read,  # the sentinel is looked at like an image, and the prompt read for it again
+        step=3 * (write + 4 * look + 13 * read),
+        writing=extractor + 2 * writer,
+        routing=extractor + b.image_tokens * D + 2 * D,
+        held=4 * (tokens * 2 * (D + d_m) + at.tokens * (5 * D + 2 * d_m)),
+    )
+
+
+def liveedit(at: Load) -> Cost:
+    """Layer 21 of 32; four rows an example."""
+    b, own, rows = at.backbone, networks(at), 4
+    lower = LAYER + 1
+    upper = b.layers - lower
     return Cost(
-        edit=b.vision.flops + b.forward(at.tokens, layer + 1) + generator + 3 * (vision + text),
-        query=vision + 2 * text,
-        step=passes + 3 * (generator + 6 * vision + 7 * text),
-        prepare=rows * (b.vision.flops + b.forward(at.tokens, layer + 1)) + b.forward(at.tokens, upper),
-        trained=2 * extractor + 2 * writer + b.image_tokens * D + 2 * D,
+        edit=b.vision.flops + b.forward(at.tokens, lower) + own.edit,
+        query=own.query,
+        step=2 * rows * (b.forward(at.tokens, upper) + b.head(at.answer)) + own.step,
+        prepare=rows * (b.vision.flops + b.forward(at.tokens, lower)) + b.forward(at.tokens, upper),
+        trained=own.parameters,
         passed=rows * at.tokens * upper,
+        held=own.held,
         rows=rows,
     )
 
@@ -272,7 +313,7 @@ class Device:
 
     @classmethod
     def read(cls, tflops: float, memory: float, bandwidth: float) -> "Device":
-        """With the efficiency that ``measure.py`` measured."""
+        """With the efficiency that ``efficiency.py`` measured."""
         stored = json.loads(EFFICIENCY.read_text(encoding="utf-8"))
         return cls(tflops, memory, bandwidth, {kind: stored[kind] for kind in ("step", "edit", "query")})
 
@@ -287,7 +328,7 @@ def train_bytes(at: Load, cost: Cost, batch: int) -> float:
     cast = (
         4 * cost.trained if cost.trained == b.layers * b.layer else 0
     )  # LTE's weights and gradients in the model's type
-    activations = batch * cost.passed * 34 * b.width
+    activations = batch * (cost.passed * 34 * b.width + cost.held)
     logits = 3 * 4 * batch * cost.rows * at.answer * b.vocabulary
     return 2 * b.parameters + 16 * cost.trained + cast + activations + logits
 
@@ -367,14 +408,13 @@ def page(device: Device, command: str) -> str:
         f"`{command}`,\nwhich says what is counted. Efficiency against a large product of matrices: {shares};",
         f"{measured['how']}.\n",
         "*Device* is the memory of a training step. *Hidden states* are what a training would keep of all cases; for\n"
-        "LLaVA-1.5 they are computed at each step instead (`--no-cache`), which *a step* and *training* include.\n"
-        "*Windows* is the test at 1, 10, 100 and 1,000 edits over all cases. One device; N devices divide the hours\n"
-        "by about N, but not the memory.",
+        "the backbones with most image tokens they are computed at each step instead (`--no-cache`), which *a step* and\n"
+        "*training* include. *Windows* is the test at 1, 10, 100 and 1,000 edits over all cases. One device; N devices\n"
+        "divide the hours by about N, but not the memory.",
     ]
     lines = ["", f"| {' | '.join(HEAD)} |", f"| --- | --- |{' ---: |' * (len(HEAD) - 2)}"]
     for name, backbone in BACKBONES.items():
-        sizes = f"{backbone.parameters / 1e9:.2f} billion parameters, {backbone.decoder / 1e9:.2f} in the decoder"
-        parts += [f"\n## {name}\n\n`{backbone.source}`: {sizes}.", *lines]
+        parts += [f"\n## {name}\n\n{backbone.described}.", *lines]
         parts += [row for data in BENCHMARKS for row in table(name, data, device)]
     return "\n".join(parts) + "\n"
 
@@ -394,7 +434,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOC)
     args = parser.parse_args()
     if args.measure:
-        from measure import measure
+        from efficiency import measure
 
         measure(EFFICIENCY, Console())
     command = f"python recipes/published/estimate.py --tflops {args.tflops:g} --memory {args.memory:g}"

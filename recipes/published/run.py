@@ -1,8 +1,9 @@
-"""From weights and data to the published tables: E-VQA, E-IC and VLKEB on BLIP2-OPT-2.7B and LLaVA-1.5-7B.
+"""From weights and data to the published tables: E-VQA, E-IC and VLKEB on the five backbones of the papers.
 
     liveedit data add vlkeb --annotations DIR --images DIR                        # once; e-vqa and e-ic likewise
     python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb --plan     # the commands, and their time
     python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb
+    python recipes/published/run.py qwen-vl-7b vlkeb --out runs/qwen-vlkeb --model qwen-vl      # a folder (docs/convert.md)
 
 Trains the methods that are trained, tests all of them by LiveEdit's protocol and, on VLKEB, by VLKEB's, and writes the
 papers' tables to ``--out/tables``. Every step is a `liveedit` command that goes on where it was stopped; so does this
@@ -178,7 +179,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("backbone", choices=sorted(BACKBONES))
     parser.add_argument("data", choices=BENCHMARKS)
     parser.add_argument("--out", type=Path, required=True, help="folder for editors, records and tables")
-    parser.add_argument("--model", help="folder or Hugging Face id of the weights; default: the published ones")
+    parser.add_argument("--model", help="folder or Hugging Face id of the weights; default: the published id, if any")
     parser.add_argument("--editors", default=",".join(LABELS), help="some of the methods, separated by commas")
     parser.add_argument("--processes", type=int, default=1, help="GPUs")
     parser.add_argument("--plan", action="store_true", help="print the commands with their estimates, and run nothing")
@@ -193,8 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     labels = [label for label in LABELS if label in args.editors.split(",")]
     if unknown := sorted({*args.editors.split(",")} - {*LABELS}):
         parser.error(f"there is no method {', '.join(unknown)}: choose from {', '.join(LABELS)}")
+    model = args.model or BACKBONES[args.backbone].source
+    if model is None:
+        parser.error(
+            f"{args.backbone} is made from its authors' files (docs/convert.md): give the folder, --model FOLDER"
+        )
     console = Console()
-    table = Table(args.backbone, args.data, args.out, args.model or BACKBONES[args.backbone].source, args.processes)
+    table = Table(args.backbone, args.data, args.out, model, args.processes)
     try:
         device = Device.read(args.tflops, args.memory, args.bandwidth)
         labels = fitting(table, labels, device, console)

@@ -28,7 +28,7 @@ import run
 from backbones import BACKBONES, Backbone, Vision
 
 DEVICE = estimate.Device(400, 141, 4.8, {"step": 0.5, "edit": 0.5, "query": 0.5})
-TINY = Backbone("tiny", 4, 32, 64, 360, 3, biased=False, positions=0, image_tokens=9, vision=Vision(0, ()), cached=True)
+TINY = Backbone("tiny", 4, 32, 64, 360, 3, image_tokens=9, vision=Vision(0, 0, ()), cached=True)
 
 
 def parsed(command):
@@ -129,6 +129,14 @@ def test_a_plan_is_printed_and_nothing_is_run(added, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_a_backbone_without_an_id_needs_a_folder(added, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run.main(["qwen-vl-7b", "vlkeb", "--out", str(tmp_path / "out"), "--plan"])
+    assert "give the folder, --model FOLDER" in capsys.readouterr().err
+    assert run.main(["qwen-vl-7b", "vlkeb", "--out", str(tmp_path / "out"), "--plan", "--model", "a/folder"]) == 0
+    assert "--model a/folder" in capsys.readouterr().out
+
+
 def test_an_unknown_method_is_refused(added, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run.main(["llava-1.5-7b", "e-vqa", "--out", str(tmp_path), "--editors", "rome"])
@@ -158,7 +166,10 @@ def test_parameters_are_those_of_the_checkpoints(name, decoder, whole):
     assert (BACKBONES[name].decoder, BACKBONES[name].parameters) == (decoder, whole)
 
 
-@pytest.mark.parametrize(("name", "trained"), [("llava-1.5-7b", 103_135_232), ("blip2-opt-2.7b", 58_365_952)])
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [("llava-1.5-7b", 103_135_232), ("blip2-opt-2.7b", 58_365_952), ("minigpt4-vicuna-7b", 100_907_008)],
+)
 def test_the_parameters_of_liveedit_are_those_of_the_released_code(name, trained):
     assert estimate.liveedit(estimate.Load(BACKBONES[name], 1, 1, 20, 2)).trained == trained
 

@@ -1,0 +1,155 @@
+"""Measure on the GPU that is here what ``compute.py`` computes: random weights at full size, in bfloat16.
+
+    python recipes/sizes/measure.py llava-1.5-7b      # and minigpt4-vicuna-7b, blip2-opt-2.7b, mplug-owl2-7b, qwen-vl-7b
+
+Prints memory and time of one edit, one query with 0, 1,000 and 100,000 experts in the pool, and one training step, keeps
+them in docs/results/sizes.json and writes docs/results/sizes.md anew. Nothing is downloaded, and nothing means anything:
+weights, experts and pictures are random. Each number is the median of ``REPEATS`` runs after one that does not count;
+memory is the most that torch held in any of them. An image is read and scaled in each, on the CPU, and a training step
+brings its hidden states from there.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from compute import ANSWER, BACKBONES, BATCH, DECODED, POOLS, TEXT, WORK
+from full import full
+from page import MEASURED, write
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from liveedit.editors.bank import Bank
+from liveedit.editors.liveedit import LiveEdit, LiveEditConfig
+from liveedit.editors.routing import LiveEditPatch
+from liveedit.models.vlm import VLM
+from liveedit.types import Case, Probe, Query
+
+__all__ = ["Taken", "crowd", "keep", "main", "measure", "sized", "taken"]
+
+REPEATS = 5
+
+Taken = dict[str, float]
+"""``ms`` and ``GB``; the memory is 0 on a CPU, where nobody counts it."""
+
+
+def taken(action: Callable[[], object], device: torch.device) -> Taken | None:
+    """What ``action`` takes; ``None`` if it does not fit into the device's memory."""
+    cuda = device.type == "cuda"
+
+    def once() -> float:
+        start = time.perf_counter()
+        action()
+        if cuda:
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    try:
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        once()
+        seconds = statistics.median(once() for _ in range(REPEATS))
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    held = torch.cuda.max_memory_allocated(device) if cuda else 0
+    return {"ms": 1e3 * seconds, "GB": held / 1e9}
+
+
+def sized(vlm: VLM, text: int = TEXT) -> Query:
+    """An edit whose row has ``text`` tokens that are no image's, ``ANSWER`` of them its answer's: a digit is a token."""
+    query = Query("1", "1" * (ANSWER - 1), Image.effect_noise((480, 360), 60).convert("RGB"))  # and the blank before it
+    row = vlm.encode([query])
+    first, last = row.spans[0].image
+    return replace(query, prompt="1" * (1 + text - (row.labels.shape[1] - (last - first))))
+
+
+def crowd(patch: LiveEditPatch, experts: int) -> LiveEditPatch:
+    """The one edit of ``patch`` among so many experts, which are found for no image, or no edit at all for 0."""
+    rows: dict[str, Tensor] = {}
+    for name, own in patch.bank.tensors().items():
+        rows[name] = own.new_full((experts, *own.shape[1:]), math.nan if name == "vision_keys" else 0.0)
+        rows[name][:1] = own[: min(1, experts)]
+    return LiveEditPatch(patch.editor, Bank(rows))
+
+
+def case(number: int, edit: Query) -> Case:
+    """A case as LiveEdit is trained on it: the edit and three probes, all with an image."""
+    kinds = ("text_generality", "image_generality", "image_locality")
+    return Case(str(number), (edit,), tuple(Probe(kind, edit) for kind in kinds))
+
+
+def measure(vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS) -> dict[str, Taken | None]:
+    """Everything, by the names in ``compute.WORK``. Whatever sees the image finds the one edit (a margin of −∞)."""
+    editor = LiveEdit(vlm, replace(config, margin=-math.inf))
+    edit, device = sized(vlm), editor.device
+    asked = [Query(edit.prompt, image=edit.image)]
+    found = {"edit": taken(lambda: editor.edit([edit]), device)}
+    own = editor.edit([edit])
+
+    def ask(experts: int) -> Taken | None:
+        try:
+            patch = crowd(own, experts)
+        except torch.cuda.OutOfMemoryError:
+            return None
+        with vlm.patched(patch):
+            return taken(partial(vlm.generate, asked, max_new_tokens=DECODED), device)
+
+    found |= {f"query {experts}": ask(experts) for experts in pools}
+    cases = [case(number, edit) for number in range(BATCH)]
+    found["prepare"] = taken(lambda: editor.prepare(cases), device)
+    return found | {"step": taken(training_step(editor, cases), device) if found["prepare"] else None}
+
+
+def training_step(editor: LiveEdit, cases: Sequence[Case]) -> Callable[[], None]:
+    """A step of ``liveedit train`` whose hidden states are kept."""
+    examples = editor.prepare(cases)
+    optimizer = torch.optim.Adam(editor.networks().parameters(), lr=1e-4, fused=True)
+    dice = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        loss, _ = editor.loss(examples, dice)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    return step
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure one backbone, print, and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone", choices=sorted(BACKBONES))
+    args = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("error: there is no GPU here: run this on a machine with one", file=sys.stderr)
+        return 1
+    torch.manual_seed(0)
+    name, device = args.backbone, torch.device("cuda:0")
+    found = measure(full(name, device), LiveEditConfig())
+    keep(name, {"device": f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}", **found})
+    console = Console()
+    for work, numbers in found.items():
+        said = "does not fit" if numbers is None else f"{numbers['ms']:.1f} ms, {numbers['GB']:.1f} GB"
+        console.print(f"{WORK[work]}: {said}", highlight=False)
+    return 0
+
+
+def keep(name: str, found: dict[str, object]) -> None:
+    """Put what was measured on a backbone beside what was on others, and write the page anew."""
+    stored = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    stored[name] = found
+    MEASURED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    write(stored)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
