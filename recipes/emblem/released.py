@@ -25,13 +25,16 @@ from liveedit.train import TrainConfig, train
 
 HERE = Path(__file__).parent
 
+TEXT_SCOPE = {"scope": "text", "locality": ("text_locality", "image_locality")}
+"""Negatives as published: a text alone cannot tell look-alikes apart, and would learn to answer nothing."""
+
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ike-text": ("ike", {"by": "text"}),
     "lte-text": ("lte", {"by": "text"}),
     "lemoe-unrouted": ("lemoe", {"routing": 0.0}),
     "mend-mean": ("mend", {"combine": "mean"}),
-    "serac-text": ("serac", {"scope": "text"}),
-    "recipe-text": ("recipe", {"scope": "text"}),
+    "serac-text": ("serac", TEXT_SCOPE),
+    "recipe-text": ("recipe", TEXT_SCOPE),
 }
 """By label the method, and the settings that make it what was released."""
 
