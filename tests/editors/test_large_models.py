@@ -1,0 +1,135 @@
+"""Every editor on a model in half precision, in 8 and 4 bits, and spread over memory and disk."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from liveedit.editors import EDITORS, load_editor, new_editor
+from liveedit.errors import UnsupportedModel
+from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM
+from liveedit.types import Case, Probe, Query
+
+SMALL = {
+    "grace": {"layer": 2},
+    "ke": {"layers": 2},
+    "lemoe": {"batch": 2, "rank": 4, "steps": 8, "lr": 1e-2},
+    "liveedit": {"module_dim": 16, "heads": 2, "layer": 1, "rank": 16, "generator": "aligned"},
+    "lte": {"by": "text"},
+    "mend": {"layers": 2},
+    "recipe": {"key_dim": 16, "layer": 2},
+    "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
+}
+FORMS = {
+    "bfloat16": {"dtype": torch.bfloat16},
+    "float16": {"dtype": torch.float16},
+    "8 bits": {"quantize": "8bit"},
+    "4 bits": {"quantize": "4bit"},
+    "off-loaded": {"device_map": "auto", "max_memory": {"cpu": 300_000}},
+}
+CHANGING = ("ft-l", "ft-m", "ke", "lora", "lte", "mend")
+"""The methods that change weights, which those of the last three forms do not let them."""
+FLAG = Image.new("RGB", (40, 30), "red")
+EDITS = [Query("What is the country with this flag?", "Japan", FLAG)]
+CASES = [
+    Case(
+        str(number),
+        (Query("What is this?", word, Image.new("RGB", (24, 24), word)),),
+        (
+            Probe("text_generality", Query("What do you see?", word, Image.new("RGB", (24, 24), word)), "target"),
+            Probe("image_generality", Query("What is this?", word, Image.new("RGB", (30, 24), word)), "target"),
+            Probe("image_locality", Query("Who?", "nobody", Image.new("RGB", (24, 24), "white")), "unchanged"),
+            Probe("text_locality", Query("Who sang?", "nobody"), "unchanged"),
+        ),
+    )
+    for number, word in enumerate(("red", "blue"))
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path, vlm = tmp_path_factory.mktemp("llava"), tiny("llava")
+    vlm.model.save_pretrained(path)
+    vlm.processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def vlm(request, folder):
+    if "quantize" in FORMS[request.param] and importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("needs bitsandbytes")
+    made = VLM.load(folder, **FORMS[request.param])
+    made.logits(made.encode(EDITS))
+    made.form = request.param
+    return made
+
+
+@pytest.fixture(params=sorted(EDITORS))
+def editor(request, vlm, sentence_encoder):
+    torch.manual_seed(0)
+    settings = SMALL.get(request.param, {})
+    settings |= {"retriever": sentence_encoder} if request.param in ("ike", "lte") else {}
+    if request.param in CHANGING and "float" not in vlm.form:
+        with pytest.raises(UnsupportedModel, match="by a method that leaves the weights as they are") as caught:
+            new_editor(vlm, request.param, settings)
+        assert "\n" not in str(caught.value)
+        pytest.skip("changes weights")
+    return new_editor(vlm, request.param, settings)
+
+
+def likelihood(vlm, queries):
+    """The mean log-probability of the targets' tokens."""
+    batch = vlm.encode(queries)
+    positions = batch.answer_positions()
+    with torch.no_grad():
+        logs = vlm.logits(batch)[positions].float().log_softmax(-1)
+    return float(logs.gather(1, batch.labels.roll(-1, 1)[positions][:, None]).mean())
+
+
+def greedy(vlm, query, steps):
+    batch = vlm.encode([Query(query.prompt, image=query.image)])
+    tokens = []
+    for _ in range(steps):
+        tokens.append(int(vlm.logits(batch)[0, -1].argmax()))
+        batch = batch.extended(torch.tensor([tokens[-1:]]))
+    return vlm.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+
+def test_an_edit_takes_and_leaving_restores_bit_for_bit(editor, tmp_path):
+    vlm = editor.vlm
+    trained = hasattr(editor, "networks")
+    if trained:
+        fit(editor)
+    batch = vlm.encode(EDITS)
+    plain, before = vlm.logits(batch), likelihood(vlm, EDITS)
+    patch = editor.edit(EDITS)
+    with vlm.patched(patch):
+        assert torch.isfinite(vlm.logits(batch)).all()
+        if not trained and editor.name != "ike":
+            assert likelihood(vlm, EDITS) > before + 0.1
+        if "bits" not in vlm.form:  # which round what a call takes in together
+            assert vlm.generate(EDITS, max_new_tokens=3) == [greedy(vlm, EDITS[0], 3)]
+        edited = vlm.logits(batch)
+    assert torch.equal(vlm.logits(batch), plain)
+    patch.save(tmp_path)
+    with vlm.patched(editor.load_patch(tmp_path)):
+        assert torch.equal(vlm.logits(batch), edited)
+
+
+def fit(editor):
+    """Two steps of training, every network moved by a finite gradient."""
+    examples = editor.prepare(CASES)
+    parameters = [value for value in editor.networks().parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-4)
+    for step in range(2):
+        loss, _ = editor.loss(examples, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        assert loss.isfinite()
+        assert all(value.grad is None or value.grad.isfinite().all() for value in parameters)
+        assert any(value.grad is not None and value.grad.abs().max() > 0 for value in parameters)
+        optimizer.step()
