@@ -1,16 +1,13 @@
 """Every editor on a model in half precision, in 8 and 4 bits, and spread over memory and disk."""
 
 import importlib.util
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from liveedit.editors import EDITORS, load_editor, new_editor
+from liveedit.editors import EDITORS, new_editor
 from liveedit.errors import UnsupportedModel
-from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -50,19 +47,11 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path, vlm = tmp_path_factory.mktemp("llava"), tiny("llava")
-    vlm.model.save_pretrained(path)
-    vlm.processor.save_pretrained(path)
-    return path
-
-
 @pytest.fixture(scope="module", params=FORMS)
-def vlm(request, folder):
+def vlm(request, wide_llava):
     if "quantize" in FORMS[request.param] and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("needs bitsandbytes")
-    made = VLM.load(folder, **FORMS[request.param])
+    made = VLM.load(wide_llava, **FORMS[request.param])
     made.logits(made.encode(EDITS))
     made.form = request.param
     return made

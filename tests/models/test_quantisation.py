@@ -27,17 +27,15 @@ def save(vlm, folder):
     return folder
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request, tmp_path_factory):
-    """A full tiny model and the folder that it is in."""
-    vlm = tiny(request.param)
-    return vlm, save(vlm, tmp_path_factory.mktemp(request.param))
-
-
-@pytest.fixture(scope="module", params=["8bit", "4bit"])
-def quantised(request, family):
-    full, folder = family
-    return full, VLM.load(folder, quantize=request.param, prompt_format=full.prompt_format)
+@pytest.fixture(scope="module", params=["4bit llava", *(f"8bit {name}" for name in FAMILIES)])
+def quantised(request, tmp_path_factory, wide_llava):
+    """A full model and its quantised form."""
+    bits, name = request.param.split()
+    if bits == "4bit":
+        return VLM.load(wide_llava), VLM.load(wide_llava, quantize=bits)
+    full = tiny(name)
+    folder = save(full, tmp_path_factory.mktemp(name))
+    return full, VLM.load(folder, quantize=bits, prompt_format=full.prompt_format)
 
 
 def test_without_bitsandbytes_one_line_says_what_to_install(monkeypatch):
@@ -105,6 +103,12 @@ def test_hidden_and_resume_and_their_gradients(quantised):
 
 
 @installed
+def test_layers_that_would_be_computed_wrongly_are_refused(tmp_path):
+    with pytest.raises(UnsupportedModel, match="32 wide, in 4 bits on a CPU: use 8 bits, or a GPU"):
+        VLM.load(save(tiny("llava"), tmp_path), quantize="4bit")
+
+
+@installed
 def test_the_fingerprint_is_that_of_the_full_checkpoint(quantised):
     full, vlm = quantised
     assert vlm.fingerprint == full.fingerprint
@@ -132,7 +136,7 @@ def test_weights_cannot_be_changed(quantised):
         def weights(self):
             names = [name for name, value in vlm.layers[1].named_parameters() if not value.is_floating_point()]
             name = next(name for name in names if "q_proj" in name)
-            return {f"{vlm.decoder_path}.layers.1.{name}": torch.zeros(32, 32)}
+            return {f"{vlm.decoder_path}.layers.1.{name}": torch.zeros(1)}
 
     vlm = quantised[1]
     with pytest.raises(UnsupportedModel, match="load the model in full, or edit it by a method that") as caught:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
 
-__all__ = ["Bits", "check_changeable", "keep_gradients", "quantization"]
+__all__ = ["Bits", "check_changeable", "quantization", "settle"]
 
 Bits = Literal["8bit", "4bit"]
 
@@ -37,15 +37,22 @@ def quantization(bits: Bits, dtype: torch.dtype | None) -> Any:
     )
 
 
-def keep_gradients(model: Any) -> None:
-    """Have 4-bit layers on a CPU use the kernel that gradients pass through; the faster one has none.
+def settle(model: Any) -> None:
+    """Have the 4-bit layers of a model that is on a CPU use the kernel that gradients pass through.
 
-    And keep 8-bit layers from saying at each call that they compute in float16.
+    The faster one has none. And keep 8-bit layers from saying at each call that they compute in float16. Raises
+    :class:`UnsupportedModel` for what bitsandbytes computes wrongly on a CPU: 4-bit layers with rows that are not a
+    whole number of blocks.
     """
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+            if module.weight.device.type == "cpu" and module.in_features % module.weight.blocksize:
+                raise UnsupportedModel(
+                    f"bitsandbytes cannot compute '{name}', {module.in_features} wide, in 4 bits on a CPU: "
+                    "use 8 bits, or a GPU"
+                )
 
 
 def check_changeable(parameters: Iterable[tuple[str, Tensor]]) -> None:

@@ -24,7 +24,7 @@ from liveedit.models import checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, overrides
-from liveedit.models.quantisation import Bits, check_changeable, keep_gradients, quantization
+from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
 from liveedit.types import Query
 
 __all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "reading"]
@@ -72,7 +72,7 @@ class VLM(Encoder):
 
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
-        keep_gradients(model)
+        settle(model)
         self.patches: list[Patch] = []
         self.unquantised: Callable[[], VLM] | None = None
         self.announced: Batch | None = None
