@@ -53,4 +53,4 @@ def load_here(model: str, asked: Mapping[str, Any]) -> "VLM":
     from liveedit.evaluate import processes
 
     device = processes().device
-    return load_vlm(model, **{"device_map": device if device.type == "cuda" else None} | asked)
+    return load_vlm(model, **{"device_map": device if device.type == "cuda" else None, **asked})
