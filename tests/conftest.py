@@ -35,6 +35,22 @@ def model(embedded_vlm):
 
 
 @pytest.fixture(scope="session")
+def wide_llava(tmp_path_factory):
+    """The folder of a random LLaVA that is 64 wide: 4-bit weights come in blocks of that length."""
+    from liveedit.models import tiny
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "WIDTH", 64)
+        patch.setitem(tiny.VISION, "hidden_size", 64)
+        patch.setitem(tiny.VISION, "intermediate_size", 64)
+        vlm = tiny.tiny("llava")
+    folder = tmp_path_factory.mktemp("wide")
+    vlm.model.save_pretrained(folder)
+    vlm.processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def sentence_encoder(tmp_path_factory):
     """The folder of a tiny random sentence encoder."""
     import torch

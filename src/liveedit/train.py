@@ -111,6 +111,7 @@ def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfi
         "editor": editor.name,
         "config": asdict(editor.config),
         "model": editor.vlm.fingerprint,
+        "quantised": editor.vlm.quantised,
         "prompt_format": editor.vlm.prompt_format,
     }
     if config.schedule == "step":
@@ -126,7 +127,7 @@ def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> 
     if file.exists():
         stored = json.loads(file.read_text(encoding="utf-8"))
         now = json.loads(json.dumps(identity))
-        different = sorted(key for key in stored if stored[key] != now.get(key))
+        different = sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key))
         if different:
             raise Mismatch(f"{folder} holds a training with another {', '.join(different)}: choose a new folder")
     elif accelerator.is_main_process:

@@ -59,6 +59,19 @@ def test_edit_ask_list_forget(flag, tmp_path):
     assert run("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Japan")
 
 
+def test_a_model_in_8_bits_is_edited_and_asked(flag, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    done = run("edit", QUESTION, "Brazil", "--image", str(flag), "--quantize", "8bit", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Brazil" in done.stdout
+    assert run("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith(
+        "Brazil"
+    )  # in full, the same edit
+    done = run("edit", QUESTION, "Peru", "--image", str(flag), "--quantize", "8bit", "--editor", "ft-l", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "is quantised or off-loaded" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [
@@ -73,6 +86,9 @@ def test_edit_ask_list_forget(flag, tmp_path):
         (["eval", "--out", "x", "--gaps", "10,0"], "--gaps takes numbers"),
         (["eval", "--out", "x", "--protocol", "gaps"], "choose windows, stream or gap"),
         (["eval", "--out", "x", "--prompt-format", "plain"], "choose raw, chat, vlkeb"),
+        (["eval", "--out", "x", "--quantize", "3bit"], "choose 8bit, 4bit"),
+        (["ask", QUESTION, "--device-map", "everywhere"], "choose auto, balanced"),
+        (["train", "x", "--dtype", "half"], "choose bfloat16"),
         (["eval", "--out", "x", "--editors", "a/b=ft-l"], "--editors takes NAME"),
         (["eval", "--out", "x", "--data", "emblen"], "did you mean emblem"),
         (["train", "x", "--config", "missing.json"], "missing.json"),

@@ -1,10 +1,11 @@
 """`liveedit eval`, `report`, `demo`: the lifelong test, its tables and pages."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from liveedit.cli.entrants import Entrant, entrants, load_entrants
-from liveedit.cli.loading import Dtype, PromptForm, load_here
+from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def evaluate(
     prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
     prompt_format: PromptForm = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
     protocol: Annotated[str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")] = "windows",
     edits: Annotated[
         str, typer.Option(help="windows, stream: numbers of edits in one pool, separated by commas.")
@@ -65,14 +68,14 @@ def evaluate(
 
     For several processes: accelerate launch --multi_gpu --num_processes 2 -m liveedit eval …, on CPUs too.
     """
-    asked = entrants(editors)
+    asked, form = entrants(editors), options(dtype, quantize, device_map, prompt_format)
     chosen = _protocol(protocol, _numbers("--edits", edits), _numbers("--gaps", gaps), max_cases, ask)
 
     from liveedit.data import load_cases
 
     cases = load_cases(data, "test", seed, split=split, prompts=prompts)
     trained = out.absolute().parent / "editors" if trained is None else trained
-    if _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed, form=(dtype, prompt_format)):
+    if _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed, form=form):
         report(out)
 
 
@@ -136,14 +139,14 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 
 def _run(
     model: str, asked: list[Entrant], cases: "list[Case]", protocol: "Protocol", out: Path, *,
-    data: str, trained: Path, seed: int, form: tuple[str | None, str | None] = (None, None),
+    data: str, trained: Path, seed: int, form: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:  # fmt: skip
     """Evaluate the editors, with one progress bar over all; whether this is the process that reports on them."""
     from liveedit.evaluate import Evaluation, processes
 
     here = processes()
     console = Console(quiet=not here.is_main_process)
-    vlm = load_here(model, *form)
+    vlm = load_here(model, form)
     evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed)
     editors, skipped = load_entrants(vlm, model, asked, trained)
     for line in skipped:

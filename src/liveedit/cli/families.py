@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from liveedit.cli.loading import Dtype, PromptForm, load_here
+from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.errors import UnsupportedModel
 from liveedit.models import CONVERTERS, FAMILIES, checked
 from liveedit.registry import resolve
@@ -40,10 +40,12 @@ def models(context: typer.Context) -> None:
 def check(
     path: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its Hugging Face id.")],
     dtype: Dtype = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
     prompt_format: PromptForm = None,
 ) -> None:
     """Run the whole family contract over a checkpoint and print what holds. Exit status 1 if something does not."""
-    vlm = load_here(path, dtype, prompt_format)
+    vlm = load_here(path, options(dtype, quantize, device_map, prompt_format))
 
     from liveedit.models.contract import examine
 

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from liveedit.cli.loading import DeviceMap, Dtype, Quantize, options
 from liveedit.errors import BadInput
 from liveedit.types import Query
 
@@ -30,10 +31,13 @@ def edit(
     pool: Pool = Path("edits"),
     model: Model = "emblem",
     editor: EditorName = "liveedit",
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Correct one answer; show it before and after."""
     console = Console()
-    edited = _open(model, editor, pool, must_exist=False)
+    edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=False)
     query = Query(prompt, target, image)
     before = edited.generate(query)[0]
     made = edited.edit(query)[0]
@@ -50,10 +54,13 @@ def ask(
     pool: Pool = Path("edits"),
     model: Model = "emblem",
     editor: EditorName = "liveedit",
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Ask the edited model; say which edits took part in the answer."""
     console = Console()
-    edited = _open(model, editor, pool, must_exist=False)
+    edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=False)
     query = Query(prompt, image=image)
     console.print(edited.generate(query)[0], markup=False)
     for made, weight in edited.explain(query):
@@ -81,19 +88,22 @@ def forget(
     pool: Pool = Path("edits"),
     model: Model = "emblem",
     editor: EditorName = "liveedit",
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Take edits back."""
-    edited = _open(model, editor, pool, must_exist=True)
+    edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=True)
     edited.forget(ids)
     edited.save(pool)
     Console().print(f"forgot {len(ids)}, {len(edited.edits)} left")
 
 
-def _open(model: str, editor: str, pool: Path, *, must_exist: bool) -> "EditableVLM":
+def _open(model: str, editor: str, pool: Path, form: dict[str, Any], *, must_exist: bool) -> "EditableVLM":
     """The model with the edits of ``pool``, if there are any."""
     from liveedit.editable import load
 
-    edited = load(model, editor)
+    edited = load(model, editor, **form)
     if must_exist or pool.exists():
         edited.load(pool)
     return edited

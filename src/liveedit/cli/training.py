@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from liveedit.cli.loading import Dtype, PromptForm, load_here
+from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def train(
     prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
     prompt_format: PromptForm = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
     ] = None,
@@ -38,7 +40,7 @@ def train(
     ] = None,
 ) -> None:
     """Train an editor. Stop it at any time: the same command goes on from the last checkpoint."""
-    settings = _settings(config)
+    settings, form = _settings(config), options(dtype, quantize, device_map, prompt_format)
 
     from liveedit.data import load_cases
     from liveedit.editors import new_editor
@@ -50,11 +52,11 @@ def train(
         for number in range(settings.get("cases", 1))
         for case in load_cases(data, "train", number, split=split, prompts=prompts)
     ]
-    trained = new_editor(load_here(model, dtype, prompt_format), editor, settings.get("editor", {}))
+    trained = new_editor(load_here(model, form), editor, settings.get("editor", {}))
     if not isinstance(trained, TrainableEditor):
         raise BadInput(f"{editor} has nothing to train: use it as it is")
-    options = {"steps": steps, "seed": seed, "cache": cache}
-    changes = {name: value for name, value in options.items() if value is not None}
+    given = {"steps": steps, "seed": seed, "cache": cache}
+    changes = {name: value for name, value in given.items() if value is not None}
     training = _training(settings.get("training", {}) | changes)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))

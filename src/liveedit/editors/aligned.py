@@ -51,7 +51,8 @@ class AlignedGenerator(nn.Module):
         states = self.state_norm(hidden.hidden.float())
         before = cut(states, [(span.answer[0] - 1, span.answer[1] - 1) for span in hidden.spans])
         there = cut(states, [span.answer for span in hidden.spans])
-        word = self.word_norm(words[self._tokens(hidden, there)].float())
+        tokens = self._tokens(hidden, there).to(words.device)
+        word = self.word_norm(words[tokens].to(states))
         signal = cut(states, [(span.image[0], span.answer[1]) for span in hidden.spans])
         z = self.before(before.states) + self.there(there.states) + self.word(word)
         z = z + self.place.weight[: z.shape[1]]

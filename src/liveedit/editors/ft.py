@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from liveedit.editors import PAPERS
 from liveedit.editors.direct import DirectEditor
 from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -94,6 +95,7 @@ class FTL(FineTuning):
         ]
         if not self.names or self.below < 0:
             raise UnsupportedModel("ft-l needs two decoder layers or more, the last with an MLP like Llama's or OPT's")
+        check_changeable(self.start().items())
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
@@ -114,6 +116,7 @@ class FTM(FineTuning):
         super().__init__(vlm, config)
         connector = vlm.model.get_submodule(vlm.connector_path)
         self.names = [f"{vlm.connector_path}.{name}" for name, _ in connector.named_parameters()]
+        check_changeable(self.start().items())
 
     def check(self, query: Query) -> None:
         """See :meth:`Editor.check`. Raises :class:`BadInput` for a question without image, too."""

@@ -29,6 +29,7 @@ from liveedit.editors.losses import forward_kl, nll
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.patch import INPUT, Patch, SiteFn
+from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
 
@@ -70,9 +71,8 @@ class ChangePatch(WeightsPatch):
 
     def weights(self) -> dict[str, Tensor]:
         """See :meth:`Patch.weights`."""
-        model = self.editor.vlm.model
-        changes = self.changes()
-        return {name: model.get_parameter(name) + change.to(model.device) for name, change in changes.items()}
+        before = {name: self.editor.vlm.model.get_parameter(name) for name in self.changes()}
+        return {name: before[name] + change.to(before[name].device) for name, change in self.changes().items()}
 
     def changes(self) -> dict[str, Tensor]:
         """What is added to each parameter."""
@@ -153,6 +153,7 @@ class GradientEditor(TrainableEditor):
         ]
         if not self.matrices:
             raise UnsupportedModel(f"{self.name} needs layers with feed-forward networks like Llama's or OPT's")
+        check_changeable((matrix.name, vlm.model.get_parameter(matrix.name)) for matrix in self.matrices)
 
     @property
     def device(self) -> torch.device:

@@ -168,7 +168,7 @@ class KE(GradientEditor):
         self.learner = OneShotLearner([matrix.shape for matrix in self.matrices], width, self.config)
         self.constraint = Constraint(self.config)
         self._networks = nn.ModuleDict({"learner": self.learner, "constraint": self.constraint})
-        self._networks.to(next(vlm.layers[self.below + 1].parameters()).device)
+        self._networks.to(vlm.device)
 
     def networks(self) -> nn.ModuleDict:
         """The one-shot learner, and the constraint of its training."""
@@ -185,9 +185,7 @@ class KE(GradientEditor):
 
     def changes(self, factors: Mapping[str, Factors], about: Sequence[str]) -> dict[str, Factors]:
         """See :meth:`GradientEditor.changes`."""
-        texts = [
-            torch.tensor(ids, device=self.words.weight.device) for ids in self.vlm.tokenizer(list(about))["input_ids"]
-        ]
+        texts = [torch.tensor(ids, device=self.vlm.device) for ids in self.vlm.tokenizer(list(about))["input_ids"]]
         vectors = [self.words(ids).detach().float().to(self.device) for ids in texts]
         sites = [matrix.site for matrix in self.matrices]
         return dict(zip(sites, self.learner(vectors, [factors[site] for site in sites]), strict=True))

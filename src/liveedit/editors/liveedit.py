@@ -132,7 +132,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
         self.norm = nn.LayerNorm(vlm.hidden_size)
         parts = ("generator", "edit_features", "input_features", "norm")
         self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts})
-        self._networks.to(next(vlm.layers[c.layer].parameters()).device)
+        self._networks.to(vlm.device)
 
     def _extractors(self, *sizes: int) -> tuple[InputExtractor, FeatureExtractor | EditSide]:
         """The feature extractors of both sides."""
@@ -147,7 +147,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are: with the edit layer."""
+        """Where the networks are."""
         return self.norm.weight.device
 
     # Editing
@@ -187,7 +187,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
 
     def factors(self, hidden: HiddenBatch) -> tuple[Tensor, Tensor]:
         """U and V, each (B, r, D), of the edits whose states at the edit layer are ``hidden``."""
-        factors: tuple[Tensor, Tensor] = self.generator(hidden, self.vlm.model.get_output_embeddings().weight)
+        factors: tuple[Tensor, Tensor] = self.generator(hidden, self.vlm.unembedding)
         return factors
 
     def check(self, query: Query) -> None:
@@ -245,7 +245,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
         return [part.clone() for part in base.split_with_sizes(positions.sum(1).tolist())]
 
     def onto(self, hidden: HiddenBatch) -> HiddenBatch:
-        """``hidden`` where the edit layer is, in the VLM's type."""
+        """``hidden`` where the networks are, in the VLM's type."""
         hidden = hidden.to(self.device)
         hidden.hidden = hidden.hidden.to(self.vlm.dtype)
         return hidden

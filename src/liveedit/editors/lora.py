@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from liveedit.editors import PAPERS
 from liveedit.editors.direct import DirectEditor, WeightsPatch
 from liveedit.errors import UnsupportedModel
+from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
 
 __all__ = ["LoRA", "LoRAConfig"]
@@ -83,6 +84,7 @@ class LoRA(DirectEditor):
         ]
         if not self.names:
             raise UnsupportedModel("lora needs attention with q_proj and v_proj: this model has none")
+        check_changeable((name, vlm.model.get_parameter(name)) for name in self.names)
 
     def start(self) -> dict[str, Tensor]:
         """See :meth:`DirectEditor.start`."""

@@ -34,6 +34,7 @@ from liveedit.editors.retriever import By, Retriever
 from liveedit.editors.sentence import MINILM
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
+from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Case, Query
 
@@ -107,6 +108,7 @@ class LTE(TrainableEditor, ContextEditor):
     def __init__(self, vlm: VLM, config: LTEConfig | None = None) -> None:
         super().__init__(vlm, config)
         c = self.config
+        check_changeable(vlm.layers.named_parameters())
         self.retriever = Retriever(vlm, c.retriever, c.by, c.threshold, c.image_threshold)
         values = {
             name.replace(".", "/"): nn.Parameter(parameter.detach().float().clone())

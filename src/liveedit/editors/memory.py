@@ -139,8 +139,7 @@ class MemoryEditor(TrainableEditor, PoolEditor):
 
     def words(self, tokens: Tensor) -> Tensor:
         """The VLM's word embeddings (…, D) of token ids (…), in float32; of anything for a negative one."""
-        embedding = self.vlm.model.get_input_embeddings()
-        vectors: Tensor = embedding(tokens.clamp(min=0).to(embedding.weight.device))
+        vectors: Tensor = self.vlm.embedding(tokens.clamp(min=0).to(self.vlm.device))
         return vectors.float().to(self.device)
 
     def written(self, examples: Sequence[Memory], names: Sequence[RowName], dice: torch.Generator) -> "Written":

@@ -162,7 +162,7 @@ class MEND(GradientEditor):
             self.transforms[f"{high}x{wide}"] = network
         self.alpha = nn.ParameterList([torch.tensor(self.config.alpha) for _ in shapes])
         self._networks = nn.ModuleDict({"transforms": self.transforms, "alpha": self.alpha})
-        self._networks.to(next(vlm.layers[self.below + 1].parameters()).device)
+        self._networks.to(vlm.device)
 
     def networks(self) -> nn.ModuleDict:
         """The network of each shape, and the step sizes."""

@@ -248,6 +248,7 @@ def _identity(vlm: VLM, editor: Editor, cases: Sequence[Case]) -> dict[str, Any]
     """What the records of one folder must have in common."""
     return {
         "model": vlm.fingerprint,
+        "quantised": vlm.quantised,
         "prompt_format": vlm.prompt_format,
         "method": editor.name,
         "config": asdict(editor.config),

@@ -111,9 +111,10 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its inputs."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        """Where the model takes its inputs, and where all is that goes in or comes out, whatever its layers are on."""
+        embedding = self.model.get_input_embeddings()
+        device: torch.device = embedding.weight.device
+        return torch.device(embedding._hf_hook.execution_device) if device.type == "meta" else device  # off-loaded
 
     @property
     def dtype(self) -> torch.dtype:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, find_spans
+from liveedit.models.quantisation import check_changeable
 from liveedit.types import Query
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Patch:
         out, ``"layers.31.mlp@input"`` is what the latter takes in. Called once a batch, before its first layer runs.
         Each function is then called on the states (B, T, D) there for the whole batch and, where tokens are generated
         with a cache, again on the states (B, 1, D) of each of them: what it finds out about the prompt the first time,
-        it keeps for the others. A function that returns its argument leaves the model's result bit for bit as it is.
+        it keeps for the others. The states are where the VLM takes its inputs, whichever device the module is on. A
+        function that returns its argument leaves the model's result bit for bit as it is.
 
         In a call that the VLM has encoded itself ``batch`` is that batch; in a raw Hugging Face call it holds
         ``input_ids`` and ``attention_mask`` only, and every token after the image counts as prompt.
@@ -147,8 +149,7 @@ def exchange(vlm: "VLM", weights: dict[str, Tensor], undo: ExitStack) -> None:
         old = parameters.get(name)
         if old is None:
             raise Mismatch(f"the patch sets '{name}', which this model does not have: use the patch's own base model")
-        if old.is_meta or not old.is_floating_point():
-            raise UnsupportedModel(f"'{name}' is quantised or off-loaded: load the model in full to change its weights")
+        check_changeable([(name, old)])
         if old.shape != value.shape:
             shapes = f"{tuple(value.shape)} in the patch and {tuple(old.shape)} here"
             raise Mismatch(f"'{name}' is {shapes}: use the patch's own base model")
@@ -231,14 +232,14 @@ class Watch:
                 raise UnsupportedModel(f"the text decoder has no module '{path}': {known}") from None
             # First in line, so that whoever else watches this module sees the patched states.
             if path == site:
-                handle = module.register_forward_hook(act(function, rows), prepend=True)
+                handle = module.register_forward_hook(act(function, rows, self.vlm.device), prepend=True)
             else:
-                handle = module.register_forward_pre_hook(act_before(function, rows), prepend=True)
+                handle = module.register_forward_pre_hook(act_before(function, rows, self.vlm.device), prepend=True)
             self.sites.callback(handle.remove)
 
     def predicts(self, _module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> Tensor:
         """After the output embedding: merge the logits."""
-        return logits if self.batch is None else self.patch.merge(self.batch, logits)
+        return logits if self.batch is None else self.patch.merge(self.batch, logits.to(self.vlm.device)).to(logits)
 
     def release(self) -> None:
         """Take the hooks of the last batch off the sites."""
@@ -260,27 +261,31 @@ def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
     return mask
 
 
-def act(function: SiteFn, rows: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+def act(function: SiteFn, rows: int, device: torch.device) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
     """The forward hook that puts ``function`` on a module's output, a tensor or a tuple that begins with it."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        states = in_rows(function, main_output(output), rows)
+        states = in_rows(function, main_output(output), rows, device)
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
     return hook
 
 
-def act_before(function: SiteFn, rows: int) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+def act_before(function: SiteFn, rows: int, device: torch.device) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
     """The hook that puts ``function`` on what a module takes in as its first argument."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...]) -> Any:
-        return (in_rows(function, args[0], rows), *args[1:])
+        return (in_rows(function, args[0], rows, device), *args[1:])
 
     return hook
 
 
-def in_rows(function: SiteFn, states: Tensor, rows: int) -> Tensor:
-    """``function`` of the states (B, T, D), which OPT lays end to end (B · T, D) within its feed-forward network."""
+def in_rows(function: SiteFn, states: Tensor, rows: int, device: torch.device) -> Tensor:
+    """``function``, at work on ``device``, of the states (B, T, D) wherever they are.
+
+    OPT lays them end to end, (B · T, D), within its feed-forward network.
+    """
+    given = states.to(device)
     if states.ndim == 3:
-        return function(states)
-    return function(states.reshape(rows, -1, states.shape[-1])).flatten(0, 1)
+        return function(given).to(states.device)
+    return function(given.reshape(rows, -1, states.shape[-1])).flatten(0, 1).to(states.device)

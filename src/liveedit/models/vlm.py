@@ -3,23 +3,28 @@
 Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
+from weakref import finalize
 
 import torch
 import transformers
+from accelerate.utils import align_module_device
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.integrations.accelerate import load_offloaded_parameter
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, overrides
+from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
 from liveedit.types import Query
 
 __all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "reading"]
@@ -67,7 +72,9 @@ class VLM(Encoder):
 
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
+        settle(model)
         self.patches: list[Patch] = []
+        self.unquantised: Callable[[], VLM] | None = None
         self.announced: Batch | None = None
         self.skipped = -1
 
@@ -77,27 +84,41 @@ class VLM(Encoder):
         path: str | Path,
         *,
         dtype: torch.dtype | None = None,
+        quantize: Bits | None = None,
         device_map: Any = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
         prompt_format: PromptFormat | None = None,
     ) -> "VLM":
         """The model in a folder, or under a Hugging Face id, as the family of its ``model_type``.
 
-        ``dtype`` ``None`` keeps the checkpoint's own; ``device_map`` goes to ``from_pretrained``; ``prompt_format``
-        ``None`` means the chat template if there is one. Raises :class:`BadInput` where there is no checkpoint or a
-        broken one, :class:`UnsupportedModel` for a ``model_type`` that no family reads.
+        ``dtype`` ``None`` keeps the checkpoint's own. ``quantize`` reads the weights in 8 or 4 bits; a checkpoint that
+        holds quantised ones needs nothing. ``device_map`` goes to ``from_pretrained``: "auto" spreads the layers over
+        all devices, then memory, then disk, of each no more than ``max_memory`` says. ``prompt_format`` ``None`` means
+        the chat template if there is one. Raises :class:`BadInput` where there is no checkpoint or a broken one, and
+        where bitsandbytes is lacking, :class:`UnsupportedModel` for a ``model_type`` that no family reads.
         """
         source = checkpoint(path)
         with reading(path):
             config, _ = transformers.PreTrainedConfig.get_config_dict(source)
         chosen = family(str(config.get("model_type")))
-        with reading(path):
+        options: dict[str, Any] = {"dtype": dtype or "auto", "device_map": device_map, "max_memory": max_memory}
+        if quantize is not None:
+            if "quantization_config" in config:
+                raise BadInput(f"the weights of {path} are quantised already: leave the number of bits out")
+            own = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+            options["quantization_config"] = quantization(quantize, dtype or own)
+        with reading(path), ExitStack() as undo:
+            folder = undo.enter_context(TemporaryDirectory(prefix="liveedit-"))  # for weights that go to the disk anew
             model, report = getattr(transformers, chosen.hf_class).from_pretrained(
-                source, dtype=dtype or "auto", device_map=device_map, output_loading_info=True
+                source, offload_folder=folder, output_loading_info=True, **options
             )
             processor = chosen.load_processor(source)
+            finalize(model, undo.pop_all().close)
         if report["missing_keys"]:
             raise BadInput(f"the checkpoint {path} lacks {sorted(report['missing_keys'])[0]}: get all of its files")
         vlm: VLM = chosen(model, processor, prompt_format)
+        if quantize is not None:
+            vlm.unquantised = partial(VLM.load, path, dtype=dtype, device_map={"": "disk"})
         return vlm
 
     @classmethod
@@ -131,18 +152,41 @@ class VLM(Encoder):
         """D, the width of the text decoder."""
         return int(self.model.config.get_text_config().hidden_size)
 
+    @property
+    def unembedding(self) -> Tensor:
+        """The weights (V, D) of the output embedding, off the disk if they are there, on whichever device they are.
+
+        Raises :class:`UnsupportedModel` where they are quantised.
+        """
+        head = self.model.get_output_embeddings()
+        with align_module_device(head):
+            weight: Tensor = head.weight
+        check_changeable([("the output embedding", weight)])
+        return weight
+
+    @property
+    def quantised(self) -> str | None:
+        """How the weights are quantised, "llm_int8", "nf4", "gptq" …; ``None`` if they are not."""
+        config = getattr(self.model.config, "quantization_config", None)
+        if config is None:
+            return None
+        return str(config.quantization_method() if hasattr(config, "quantization_method") else config.quant_method)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the model type and, of every weight, name, type, shape, the sum of its bits and 1024 samples.
 
-        The settings in the config are left out, because a newer transformers may name them differently for the same
-        model. Integers are summed, so the device does not matter.
+        Weights that :meth:`load` has quantised count as they were before, looked up one by one where they are stored:
+        an editor trained on the full model opens on the quantised one. The settings in the config are left out, because
+        a newer transformers may name them differently for the same model. Integers are summed, so the device does not
+        matter.
         """
+        if self.unquantised is not None:
+            return self.unquantised().fingerprint
         digest = sha256(str(self.model.config.model_type).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            if not tensor.is_meta:
-                digest.update(checksum(tensor))
+            digest.update(checksum(load_offloaded_parameter(self.model, name) if tensor.is_meta else tensor))
         return digest.hexdigest()
 
     def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
@@ -154,7 +198,7 @@ class VLM(Encoder):
     def logits(self, batch: Batch) -> Tensor:
         """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in."""
         with self.prefixed(batch) as (longer, places), self.announce(longer):
-            logits: Tensor = self.model(**longer.inputs, use_cache=False).logits
+            logits: Tensor = self.model(**longer.inputs, use_cache=False).logits.to(self.device)
         return logits if places is None else logits[torch.arange(len(batch), device=places.device)[:, None], places]
 
     @contextmanager
@@ -207,8 +251,8 @@ class VLM(Encoder):
                 undo.callback(self.layers[layer].register_forward_hook(reached).remove)
             with suppress(LayerReached):
                 self.model(**batch.inputs, use_cache=False)
-        mask = batch.inputs["attention_mask"]
-        return HiddenBatch(caught[0], mask, batch.labels, batch.spans, batch.position_ids, batch.extra)
+        inputs = batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids, batch.extra
+        return HiddenBatch(caught[0], *inputs).to(self.device)
 
     def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
         """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``, -1 for the embedded.
@@ -230,7 +274,7 @@ class VLM(Encoder):
                 return self.predict(states)
             positions = positions.to(states.device)
             if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
-                return self.predict(states)[positions]
+                return self.predict(states)[positions.to(self.device)]
             return self.predict(states[positions])
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:  # noqa: ARG002
@@ -258,7 +302,7 @@ class VLM(Encoder):
 
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
-        return scaled(self.model.get_output_embeddings()(states), self.model.config.get_text_config())
+        return scaled(self.model.get_output_embeddings()(states), self.model.config.get_text_config()).to(self.device)
 
     @torch.no_grad()
     def generate(self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32) -> list[str]:
@@ -351,7 +395,7 @@ def reading(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong in reading the checkpoint at ``path`` into one line that says so."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise BadInput(f"cannot read the model {path}: {reason}") from error
 

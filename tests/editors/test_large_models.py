@@ -1,0 +1,135 @@
+"""Every editor on a model in half precision, in 8 and 4 bits, and spread over memory and disk."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from liveedit.editors import EDITORS, new_editor
+from liveedit.errors import UnsupportedModel
+from liveedit.models.vlm import VLM
+from liveedit.types import Case, Probe, Query
+
+SMALL = {
+    "grace": {"layer": 2},
+    "ke": {"layers": 2},
+    "lemoe": {"batch": 2, "rank": 4, "steps": 8, "lr": 1e-2},
+    "liveedit": {"module_dim": 16, "heads": 2, "layer": 1, "rank": 16, "generator": "aligned"},
+    "lte": {"by": "text"},
+    "mend": {"layers": 2},
+    "recipe": {"key_dim": 16, "layer": 2},
+    "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
+}
+FORMS = {
+    "bfloat16": {"dtype": torch.bfloat16},
+    "float16": {"dtype": torch.float16},
+    "8 bits": {"quantize": "8bit"},
+    "4 bits": {"quantize": "4bit"},
+    "off-loaded": {"device_map": "auto", "max_memory": {"cpu": 300_000}},
+}
+COLUMN = {"bfloat16": 1, "float16": 1, "8 bits": 3, "4 bits": 3, "off-loaded": 4}
+"""Where the table of the docs says what runs in a form."""
+PAGE = (Path(__file__).parents[2] / "docs" / "large-models.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| ([\w-]+)" + r" \| (yes|no)" * 4 + r" \|$", re.MULTILINE)
+TABLE = {row[0]: row for row in ROW.findall(PAGE)}
+FLAG = Image.new("RGB", (40, 30), "red")
+EDITS = [Query("What is the country with this flag?", "Japan", FLAG)]
+CASES = [
+    Case(
+        str(number),
+        (Query("What is this?", word, Image.new("RGB", (24, 24), word)),),
+        (
+            Probe("text_generality", Query("What do you see?", word, Image.new("RGB", (24, 24), word)), "target"),
+            Probe("image_generality", Query("What is this?", word, Image.new("RGB", (30, 24), word)), "target"),
+            Probe("image_locality", Query("Who?", "nobody", Image.new("RGB", (24, 24), "white")), "unchanged"),
+            Probe("text_locality", Query("Who sang?", "nobody"), "unchanged"),
+        ),
+    )
+    for number, word in enumerate(("red", "blue"))
+]
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def vlm(request, wide_llava):
+    if "quantize" in FORMS[request.param] and importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("needs bitsandbytes")
+    made = VLM.load(wide_llava, **FORMS[request.param])
+    made.logits(made.encode(EDITS))
+    made.form = request.param
+    return made
+
+
+@pytest.fixture(params=sorted(EDITORS))
+def editor(request, vlm, sentence_encoder):
+    torch.manual_seed(0)
+    settings = SMALL.get(request.param, {})
+    settings |= {"retriever": sentence_encoder} if request.param in ("ike", "lte") else {}
+    if TABLE[request.param][COLUMN[vlm.form]] == "no":
+        with pytest.raises(UnsupportedModel, match="by a method that leaves the weights as they are") as caught:
+            new_editor(vlm, request.param, settings)
+        assert "\n" not in str(caught.value)
+        return None
+    return new_editor(vlm, request.param, settings)
+
+
+def test_the_table_holds_every_method():
+    assert set(TABLE) == set(EDITORS)
+
+
+def likelihood(vlm, queries):
+    """The mean log-probability of the targets' tokens."""
+    batch = vlm.encode(queries)
+    positions = batch.answer_positions()
+    with torch.no_grad():
+        logs = vlm.logits(batch)[positions].float().log_softmax(-1)
+    return float(logs.gather(1, batch.labels.roll(-1, 1)[positions][:, None]).mean())
+
+
+def greedy(vlm, query, steps):
+    batch = vlm.encode([Query(query.prompt, image=query.image)])
+    tokens = []
+    for _ in range(steps):
+        tokens.append(int(vlm.logits(batch)[0, -1].argmax()))
+        batch = batch.extended(torch.tensor([tokens[-1:]]))
+    return vlm.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+
+def test_an_edit_takes_and_leaving_restores_bit_for_bit(editor, tmp_path):
+    if editor is None:  # refused, as it should be
+        return
+    vlm = editor.vlm
+    trained = hasattr(editor, "networks")
+    if trained:
+        fit(editor)
+    batch = vlm.encode(EDITS)
+    plain, before = vlm.logits(batch), likelihood(vlm, EDITS)
+    patch = editor.edit(EDITS)
+    with vlm.patched(patch):
+        assert torch.isfinite(vlm.logits(batch)).all()
+        if not trained and editor.name != "ike":
+            assert likelihood(vlm, EDITS) > before + 0.1
+        if "bits" not in vlm.form:  # which round what a call takes in together
+            assert vlm.generate(EDITS, max_new_tokens=3) == [greedy(vlm, EDITS[0], 3)]
+        edited = vlm.logits(batch)
+    assert torch.equal(vlm.logits(batch), plain)
+    patch.save(tmp_path)
+    with vlm.patched(editor.load_patch(tmp_path)):
+        assert torch.equal(vlm.logits(batch), edited)
+
+
+def fit(editor):
+    """Two steps of training, every network moved by a finite gradient."""
+    examples = editor.prepare(CASES)
+    parameters = [value for value in editor.networks().parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-4)
+    for step in range(2):
+        loss, _ = editor.loss(examples, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        assert loss.isfinite()
+        assert all(value.grad is None or value.grad.isfinite().all() for value in parameters)
+        assert any(value.grad is not None and value.grad.abs().max() > 0 for value in parameters)
+        optimizer.step()
