@@ -36,9 +36,14 @@ TYPES = [name for name, record in checked().items() if record.reason is None]
 NEEDS = {"smolvlm": "num2words"}
 """What a processor cannot do without, and this package can."""
 
-ROUTED = "its experts are all routed: no matrix sees every token"
-REFUSED: dict[tuple[str, str], str] = {}
-"""Pairs that cannot be, and what is said then. Nothing else is refused."""
+ROUTED = "routed experts alone"
+"""An MLP without a matrix that every token goes through: nothing to fine-tune, to take gradients of or to copy."""
+REFUSED = {
+    (name, family): ROUTED
+    for name in ("ft-l", "ke", "lemoe", "mend", "wise")
+    for family in ("qwen3_omni_moe_thinker", "qwen3_vl_moe")
+}
+"""Pairs that cannot be, and the reason given. Nothing else is refused."""
 
 QUICK = [
     *((name, "llama4") for name in ("ft-l", "lemoe", "wise")),
@@ -93,7 +98,9 @@ def product(pairs):
 def made(vlm, name, sentence_encoder):
     """The editor, trained a little where it has networks."""
     torch.manual_seed(0)
-    editor = new_editor(vlm, name, SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {}))
+    editor = new_editor(
+        vlm, name, SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {})
+    )
     if hasattr(editor, "networks"):
         examples = editor.prepare(CASES)
         optimizer = torch.optim.Adam(editor.networks().parameters(), lr=RATE)

@@ -56,7 +56,7 @@ def down_projection(vlm: VLM, layer: int) -> str:
     for name, _ in vlm.layers[layer].named_modules():
         if DOWN.fullmatch(name):
             return f"layers.{layer}.{name}"
-    raise UnsupportedModel("the decoder's layers have no last feed-forward matrix that every token goes through")
+    raise UnsupportedModel("the decoder's layers have no feed-forward network, or one of routed experts alone")
 
 
 def prompt_tokens(batch: Batch | HiddenBatch) -> Tensor:

@@ -96,7 +96,7 @@ class FTL(FineTuning):
             if wanted.fullmatch(name) and parameter.ndim > 1
         ]
         if not self.names or self.below < 0:
-            raise UnsupportedModel("ft-l needs two decoder layers or more, the last with an MLP like Llama's or OPT's")
+            raise UnsupportedModel("ft-l needs two decoder layers, the last with an MLP, not routed experts alone")
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
