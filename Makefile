@@ -4,13 +4,16 @@ BIN := .venv/bin
 # On a CPU-only machine the CPU build of torch is enough; override with TORCH="torch" for a CUDA build.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-all check bench clean
 
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
 
-test: .venv/ready ## the whole test suite
+test: .venv/ready ## the test suite
 	$(BIN)/python -m pytest
+
+test-all: test ## and every editor on every family
+	$(BIN)/python -m pytest -m slow --dist loadgroup
 
 check: .venv/ready ## style and types
 	$(BIN)/ruff check .

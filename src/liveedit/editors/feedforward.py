@@ -1,5 +1,6 @@
 """Where the feed-forward network of a decoder layer is read and written, for methods that act on it."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,11 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["FeedForward", "Recorder", "down_projection", "feed_forward", "last_prompt_tokens", "prompt_tokens"]
 
-PLACES = (("mlp", "mlp"), ("fc1", "fc2"))
-"""The network's first module and its last one within a layer, for Llama and its kin and for OPT."""
+PLACES = (("mlp", "mlp"), ("feed_forward", "feed_forward"), ("fc1", "fc2"))
+"""The network's first module and its last one within a layer, for Llama and its kin, for Llama 4 and for OPT."""
 
-DOWN = ("mlp.down_proj", "fc2")
-"""Its last matrix, which puts out what the network adds to the stream, for the same."""
+DOWN = re.compile(r"((mlp|feed_forward)\.)?(shared_experts?\.)?(down_proj|fc2|w2)")
+"""Its last matrix, which puts out what the network adds to the stream; among experts that of those for all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,10 @@ def down_projection(vlm: VLM, layer: int) -> str:
     """
     vlm.check_layer(layer)
     vlm.check_layer(layer - 1)
-    for name in DOWN:
-        if name in dict(vlm.layers[layer].named_modules()):
+    for name, _ in vlm.layers[layer].named_modules():
+        if DOWN.fullmatch(name):
             return f"layers.{layer}.{name}"
-    raise UnsupportedModel("the decoder's layers have no feed-forward network like Llama's or OPT's")
+    raise UnsupportedModel("the decoder's layers have no feed-forward network, or one of routed experts alone")
 
 
 def prompt_tokens(batch: Batch | HiddenBatch) -> Tensor:

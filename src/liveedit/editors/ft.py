@@ -7,14 +7,16 @@ The baselines of Chen et al. (LiveEdit, CVPR 2025) and of Huang et al. (VLKEB, N
 
 FT-L moves the MLP of the last decoder layer, FT-M what connects the vision tower to the text decoder: the projector of
 LLaVA, the Q-Former of BLIP-2, the merger of Qwen2-VL. The defaults are those released with LiveEdit: of the MLP the
-down projection alone (OPT: ``fc2``), learning rate 1e-3, 25 steps, no weight decay. VLKEB's form moves all of the MLP
-(``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of 1e-4 or 2e-4 and 10 to 20 steps.
+down projection alone (OPT: ``fc2``; among experts that of the shared one), learning rate 1e-3, 25 steps, no weight
+decay. VLKEB's form moves all of the MLP (``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of
+1e-4 or 2e-4 and 10 to 20 steps.
 
 What the weights do not change is computed once an edit: for FT-L all below the last layer, so that a step costs that
 layer and the output embedding; for FT-M the vision tower. The weights in training are float32, whatever the model's
 type. FT-M changes what images look like, so a question without image is as it was, and cannot be edited.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from torch.optim import Optimizer
 
 from liveedit.editors import PAPERS
 from liveedit.editors.direct import DirectEditor
+from liveedit.editors.feedforward import DOWN
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
@@ -33,8 +36,8 @@ from liveedit.types import Query
 
 __all__ = ["FTL", "FTM", "FTLConfig", "FTMConfig"]
 
-PLACES = {"down": ("mlp.down_proj.", "fc2."), "mlp": ("mlp.", "fc1.", "fc2.")}
-"""How the names of matrices begin within a layer, for Llama and its kin and for OPT."""
+PLACES = {"down": re.compile(rf"{DOWN.pattern}\.weight"), "mlp": re.compile(r"(mlp|feed_forward|fc1|fc2)\..+")}
+"""Names of matrices within a layer."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +89,15 @@ class FTL(FineTuning):
         if self.config.weights not in PLACES:
             raise BadInput(f"ft-l cannot train '{self.config.weights}': choose {' or '.join(PLACES)}")
         last = vlm.num_layers - 1
-        begins = PLACES[self.config.weights]
+        wanted = PLACES[self.config.weights]
         self.below = last - 1
         self.names = [
             f"{vlm.decoder_path}.layers.{last}.{name}"
             for name, parameter in vlm.layers[last].named_parameters()
-            if name.startswith(begins) and parameter.ndim == 2
+            if wanted.fullmatch(name) and parameter.ndim > 1
         ]
         if not self.names or self.below < 0:
-            raise UnsupportedModel("ft-l needs two decoder layers or more, the last with an MLP like Llama's or OPT's")
+            raise UnsupportedModel("ft-l needs two decoder layers, the last with an MLP, not routed experts alone")
         check_changeable(self.start().items())
 
     @contextmanager
@@ -106,7 +109,7 @@ class FTL(FineTuning):
 
 
 class FTM(FineTuning):
-    """Fine-tuning of what connects vision tower and text decoder."""
+    """Fine-tuning of what connects vision and text. Raises :class:`UnsupportedModel` where the family names nothing."""
 
     name = "ft-m"
     paper = PAPERS["ft-m"]
@@ -114,6 +117,8 @@ class FTM(FineTuning):
 
     def __init__(self, vlm: VLM, config: FTMConfig | None = None) -> None:
         super().__init__(vlm, config)
+        if not vlm.connector_path:
+            raise UnsupportedModel("ft-m needs a module between vision tower and text decoder: none was found")
         connector = vlm.model.get_submodule(vlm.connector_path)
         self.names = [f"{vlm.connector_path}.{name}" for name, _ in connector.named_parameters()]
         check_changeable(self.start().items())

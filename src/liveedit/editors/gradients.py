@@ -152,7 +152,7 @@ class GradientEditor(TrainableEditor):
             for shape in [(parameter.shape[0], parameter.shape[1])]
         ]
         if not self.matrices:
-            raise UnsupportedModel(f"{self.name} needs layers with feed-forward networks like Llama's or OPT's")
+            raise UnsupportedModel(f"{self.name} needs layers with a feed-forward network, not routed experts alone")
         check_changeable((matrix.name, vlm.model.get_parameter(matrix.name)) for matrix in self.matrices)
 
     @property

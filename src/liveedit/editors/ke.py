@@ -157,7 +157,7 @@ class KE(GradientEditor):
     name = "ke"
     paper = PAPERS["ke"]
     Config = KEConfig
-    leaves = ("up_proj.weight", "down_proj.weight", "fc1.weight", "fc2.weight")
+    leaves = ("up_proj.weight", "down_proj.weight", "fc1.weight", "fc2.weight", "w3.weight", "w2.weight")
     query_time = frozenset({"margin", "margin_min", "patience", "multiplier_lr", "generality", "locality"})
     config: KEConfig
 

@@ -146,7 +146,7 @@ class MEND(GradientEditor):
     paper = PAPERS["mend"]
     Config = MENDConfig
     patch_class = MENDPatch
-    leaves = ("gate_proj.weight", "up_proj.weight", "down_proj.weight", "fc1.weight", "fc2.weight")
+    leaves = tuple(f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2", "w1", "w2", "w3"))
     query_time = frozenset({"alpha_lr", "c_edit", "c_loc", "generality", "locality"})
     config: MENDConfig
 

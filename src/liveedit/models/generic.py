@@ -19,6 +19,11 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["Generic"]
 
+CONNECTORS = (
+    *("multi_modal_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter"),
+    *("vision_projection", "resampler_model", "visual_embeddings_table"),
+)
+"""What models call that which stands between vision tower and text decoder."""
 TYPES = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")
 """What models call the kinds of tokens, 1 for those of an image."""
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
@@ -75,8 +80,7 @@ class Generic(VLM):
         """The paths of the vision tower and of what connects it to the decoder; empty for what was not found."""
         names = [name for name, _ in self.model.named_modules() if not name.startswith(self.decoder_path)]
         tower = self.paths.get(id(self.model.get_encoder(modality="image")), "")
-        connectors = ("multi_modal_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter")
-        found = [name for word in connectors for name in names if name.rpartition(".")[2] == word]
+        found = [name for word in CONNECTORS for name in names if name.rpartition(".")[2] == word]
         outside = [name for name in found if not tower or not name.startswith(f"{tower}.")]
         if outside or not found:
             return tower, next(iter(outside), "")

@@ -1,0 +1,162 @@
+"""Every editor on every family: an edit takes, is generated as it is predicted, and leaves no trace.
+
+The whole product is slow and runs by ``make test-all``; by default run the families that differ in what editors look
+for, on editors that look for it.
+"""
+
+import importlib.util
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from liveedit.editors import EDITORS, new_editor
+from liveedit.errors import UnsupportedModel
+from liveedit.models import checked
+from liveedit.models.contract import cut, greedy
+from liveedit.models.tiny import tiny
+from liveedit.types import Case, Probe, Query
+
+SMALL = {
+    "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
+    "lemoe": {"batch": 2, "rank": 4, "steps": 10, "lr": 1e-2},
+    "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},
+    "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
+    "recipe": {"key_dim": 16, "layer": 2},
+    "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
+    "wise": {"shard": 1, "merge": 2, "steps": 10},
+}
+"""Settings that make a method fit a tiny model."""
+
+RETRIEVING = ("ike", "lte")
+STEPS, RATE = 20, 1e-2
+"""The training of an editor that has networks."""
+
+TYPES = [name for name, record in checked().items() if record.reason is None]
+NEEDS = {"smolvlm": "num2words"}
+"""What a processor cannot do without, and this package can."""
+
+ROUTED = "routed experts alone"
+"""An MLP without a matrix that every token goes through: nothing to fine-tune, to take gradients of or to copy."""
+REFUSED = {
+    (name, family): ROUTED
+    for name in ("ft-l", "ke", "lemoe", "mend", "wise")
+    for family in ("qwen3_omni_moe_thinker", "qwen3_vl_moe")
+}
+"""Pairs that cannot be, and the reason given. Nothing else is refused."""
+
+QUICK = [
+    *((name, "llama4") for name in ("ft-l", "lemoe", "wise")),
+    *((name, "lfm2_vl") for name in ("grace", "mend", "t-patcher")),
+    *((name, "qwen3_vl") for name in ("liveedit", "ke", "serac")),
+    *((name, "gemma3") for name in ("recipe", "ike", "lte")),
+    *((name, "ovis2") for name in ("ft-m", "lora")),
+]
+
+
+def picture(colour):
+    image = Image.new("RGB", (32, 32), colour)
+    ImageDraw.Draw(image).ellipse((8, 8, 24, 24), fill="white")
+    return image
+
+
+def case(number, target, colour, other):
+    edit = Query("What is the country with this flag?", target, picture(colour))
+    probes = (
+        Probe("text_generality", Query("Which country has this flag?", target, edit.image)),
+        Probe("image_generality", Query(edit.prompt, target, picture(other))),
+        Probe("image_locality", Query("Which film is this?", "Rain", picture(other)), "before"),
+        Probe("text_locality", Query("Who sang the song?", "nobody"), "before"),
+    )
+    return Case(f"case-{number}", (edit,), probes)
+
+
+CASES = [case(0, "Japan", "red", "crimson"), case(1, "Chad", "blue", "navy")]
+(EDIT,) = CASES[0].edits
+
+
+@pytest.fixture(scope="module")
+def vlm(request):
+    name = request.param
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        pytest.skip(f"{name} needs {NEEDS[name]}")
+    made = tiny({"blip-2": "blip2"}.get(name, name))
+    made.logits(made.encode([EDIT]))  # transformers puts hooks of its own on a vision tower when it first runs
+    return made
+
+
+def product(pairs):
+    """Pairs with those of a family together, in one process."""
+    return [
+        pytest.param(name, family, id=f"{name}-{family}", marks=pytest.mark.xdist_group(family))
+        for family in dict.fromkeys(family for _, family in pairs)
+        for name, owner in pairs
+        if owner == family
+    ]
+
+
+def made(vlm, name, sentence_encoder):
+    """The editor, trained a little where it has networks."""
+    torch.manual_seed(0)
+    editor = new_editor(
+        vlm, name, SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {})
+    )
+    if hasattr(editor, "networks"):
+        examples = editor.prepare(CASES)
+        optimizer = torch.optim.Adam(editor.networks().parameters(), lr=RATE)
+        for step in range(STEPS):
+            loss, _ = editor.loss(examples, torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return editor
+
+
+@torch.no_grad()
+def log_probability(vlm, query):
+    """Of the target's tokens, on average."""
+    batch = vlm.encode([query])
+    positions = batch.answer_positions()
+    predicted = vlm.logits(batch)[positions].log_softmax(-1)
+    return float(predicted.gather(1, batch.labels.roll(-1, 1)[positions][:, None]).mean())
+
+
+def state(model):
+    """Every parameter with a copy of its bits, and every hook."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    values = {name: (value, value.clone()) for name, value in model.named_parameters(remove_duplicate=False)}
+    return values, [(name, [list(getattr(module, kind)) for kind in kinds]) for name, module in model.named_modules()]
+
+
+def takes(vlm, name, sentence_encoder):
+    if reason := REFUSED.get((name, vlm.model.config.model_type)):
+        with pytest.raises(UnsupportedModel, match=reason):
+            new_editor(vlm, name, SMALL.get(name, {}))
+        return
+    editor = made(vlm, name, sentence_encoder)
+    values, hooks = state(vlm.model)
+    plain, before = vlm.logits(vlm.encode([EDIT])), log_probability(vlm, EDIT)
+    patch = editor.edit([EDIT])
+    with vlm.patched(patch), torch.no_grad():
+        after = log_probability(vlm, EDIT)
+        answer, expected = vlm.generate([EDIT], max_new_tokens=4), cut(vlm, greedy(vlm, EDIT, 4))
+    # In-context editing relies on what a model has learnt of examples, which a random one has not.
+    assert after != before if name == "ike" else after > before
+    assert answer == [expected]
+    assert torch.equal(vlm.logits(vlm.encode([EDIT])), plain)
+    now, left = state(vlm.model)
+    assert all(held[0] is now[key][0] and torch.equal(held[1], now[key][1]) for key, held in values.items())
+    assert left == hooks
+
+
+@pytest.mark.parametrize(("name", "vlm"), product(QUICK), indirect=["vlm"])
+def test_an_edit_takes_and_leaves_no_trace(vlm, name, sentence_encoder):
+    takes(vlm, name, sentence_encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "vlm"), product([(name, family) for family in TYPES for name in EDITORS]), indirect=["vlm"]
+)
+def test_every_pair(vlm, name, sentence_encoder):
+    takes(vlm, name, sentence_encoder)
