@@ -114,7 +114,8 @@ class Encoder:
         """Where the model takes its inputs, and where all is that goes in or comes out, whatever its layers are on."""
         embedding = self.model.get_input_embeddings()
         device: torch.device = embedding.weight.device
-        return torch.device(embedding._hf_hook.execution_device) if device.type == "meta" else device  # off-loaded
+        off_loaded = device.type == "meta" and hasattr(embedding, "_hf_hook")
+        return torch.device(embedding._hf_hook.execution_device) if off_loaded else device
 
     @property
     def dtype(self) -> torch.dtype:
