@@ -1,7 +1,8 @@
 """The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
 
-A **Query** asks a VLM one thing, about an image or several if it likes, and names the answer wanted. A **Case** is the edits (queries)
-plus the **probes** that say what must change and what must not. Evaluation writes one **Record** a probe.
+A **Query** asks a VLM one thing about the images that it brings, none, one or several, and names the answer wanted. A
+**Case** is the edits (queries) plus the **probes** that say what must change and what must not. Evaluation writes one
+**Record** a probe.
 """
 
 import json

@@ -166,11 +166,14 @@ class Encoder:
 
     def check_several(self) -> None:
         """Raise :class:`UnsupportedModel` if the model reads one image a prompt."""
-        reason = self.single
-        if not reason and self.prompt_format == "vlkeb":
-            reason = "VLKEB's prompt holds one"
-        if reason:
-            raise UnsupportedModel(f"several images in one prompt: {reason}; ask about one image at a time")
+        if self.single:
+            raise self.refuse_several(self.single)
+        if self.prompt_format == "vlkeb":
+            raise self.refuse_several("VLKEB's prompt holds one")
+
+    def refuse_several(self, reason: str) -> UnsupportedModel:
+        """The error for several images in one prompt."""
+        return UnsupportedModel(f"several images in one prompt: {reason}; ask about one image at a time")
 
     def asked_about(self, input_ids: Tensor, queries: Sequence[Query], pictures: Sequence[Picture]) -> Tensor:
         """Which of the tokens (B, T) stand for the image that a row's query is about, boolean (B, T)."""

@@ -20,7 +20,9 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["Generic"]
 
-TYPES = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")
+EXPERTS = "moe_mm_token_type_ids"
+"""Which tokens Ernie 4.5 sends to its experts for images: those of an image, and the marks around them."""
+TYPES = ("mm_token_type_ids", "token_type_ids", EXPERTS)
 """What models call the kinds of tokens, 1 for those of an image."""
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 """What decoders with DeepStack (Meng et al., NeurIPS 2024) read of the image above their first layer."""
@@ -123,13 +125,19 @@ class Generic(VLM):
     # Encoding, by the model's own processor
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """What the processor makes of the images of one query: the model's inputs, and the text that stands for each."""
-        made = self.processor(
-            images=nested(images),
-            text=[self.placeholder * len(images)],
-            return_tensors="pt",
-            return_text_replacement_offsets=True,
-        )
+        """What the processor makes of the images of one query: the model's inputs, and the text that stands for each.
+
+        Raises :class:`UnsupportedModel` for several images if the processor does not take them.
+        """
+        text = [self.placeholder * len(images)]
+        try:
+            made = self.processor(
+                images=nested(images), text=text, return_tensors="pt", return_text_replacement_offsets=True
+            )
+        except ValueError as error:
+            if len(images) < 2:
+                raise
+            raise self.refuse_several(f"its processor says '{str(error).splitlines()[0].rstrip('.')}'") from error
         if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != len(images):
             raise self.refuse("its processor does not say what it puts for an image")
         unread = {"input_ids", "attention_mask", "labels", *TYPES}
@@ -184,10 +192,14 @@ class Generic(VLM):
         return ids
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
-        """The kinds of the tokens (B, T), 1 for those of an image, under the name that the model takes them by."""
+        """The kinds of the tokens (B, T), 1 for those of an image, under the names that the model takes them by."""
         if not self.kinds:
             return {}
-        return {self.kinds[0]: torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))}
+        ids = input_ids.tolist()
+        found = {self.kinds[0]: torch.tensor(self.processor.create_mm_token_type_ids(ids))}
+        if EXPERTS in self.kinds:
+            found[EXPERTS] = torch.tensor(self.processor.create_moe_mm_token_type_ids(ids))
+        return found
 
     # Going on from within
 
