@@ -19,7 +19,7 @@ from PIL import Image
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types, pictures
-from liveedit.models.contract import CHECKS, SQUARE, WIDE, examine
+from liveedit.models.contract import CHECKS, SQUARE, WIDE, examine, reads_several
 from liveedit.models.particulars import PARTICULARS
 from liveedit.models.tiny import CHAT, tiny
 from liveedit.models.vlm import VLM
@@ -49,6 +49,7 @@ def examined(model_type: str) -> Checked:
         model=type(vlm.model).__name__,
         layers=f"{vlm.decoder_path}.layers",
         image=image_rule(vlm),
+        several=reads_several(vlm),
         prompts=prompt_forms(vlm),
         checks=len(findings) - len(failed),
         reason=failed[0] if failed else None,
@@ -96,6 +97,7 @@ def page(found: dict[str, Checked]) -> str:
     passed = {name: record for name, record in found.items() if record.reason is None}
     rows = [
         f"| `{name}` | {record.family} | `{record.model}` | `{record.layers}` | {record.image} | {record.prompts} | "
+        f"{'yes' if record.several else 'no'} | "
         f"{record.checks} | {record.note} |"
         for name, record in passed.items()
     ]
@@ -119,12 +121,12 @@ def page(found: dict[str, Checked]) -> str:
             f"## Passed: {len(passed)} of {len(found)}",
             "",
             "A type without a family of its own is read by `Generic` (`src/liveedit/models/generic.py`). Image tokens:",
-            "how many an image takes. Prompts: the forms that were run. What a checkpoint needs besides this package, the",
-            "note says: some processors exist in transformers with torchvision alone, and the tiny model then has another",
-            "that gives the same tensors.",
+            "how many an image takes. Prompts: the forms that were run. Several images: whether one prompt can hold them.",
+            "What a checkpoint needs besides this package, the note says: some processors exist in transformers with",
+            "torchvision alone, and the tiny model then has another that gives the same tensors.",
             "",
-            "| model type | family | class | layers | image tokens | prompts | checks | note |",
-            "|---|---|---|---|---|---|---|---|",
+            "| model type | family | class | layers | image tokens | prompts | several images | checks | note |",
+            "|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
             f"## Not: {len(refused)}",

@@ -32,6 +32,16 @@ def test_an_edit_takes_and_is_undone(model, flag):
     assert model.edits == ()
 
 
+def test_an_edit_of_the_image_asked_about(model, emblem, flag):
+    other = emblem.drawing("twemoji", "flag-fr")
+    [edit] = model.edit(Query(QUESTION, "Brazil", [other, flag]))
+    [first] = model.edit(Query(QUESTION, "Norway", [other, flag], about=0))
+    assert model.generate([Query(QUESTION, image=[other, flag])]) == ["Brazil"]
+    fired = dict(model.explain(Query(QUESTION, image=[other, flag])))
+    assert edit in fired
+    assert edit.image == first.image != ""
+
+
 def test_an_edit_reaches_another_hand_and_other_words(model, emblem, flag):
     model.edit(Query(QUESTION, "Brazil", flag))
     other = emblem.drawing("circle-flags", "flag-jp")

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import as_file, files
@@ -31,7 +31,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An edit as it is listed: a short id, what was asked, what is to be answered, a hash of the image, and when."""
+    """An edit as it is listed: a short id, what was asked, what is to be answered, a hash of the images, and when."""
 
     id: str
     prompt: str
@@ -90,7 +90,7 @@ class EditableVLM:
         for query in asked:
             if not query.prompt.strip() or not query.target.strip():
                 raise BadInput("an edit needs a question and a target: give both as text that is not empty")
-        opened = [Query(q.prompt, q.target, None if q.image is None else open_image(q.image)) for q in asked]
+        opened = [replace(query, image=[open_image(image) for image in query.images]) for query in asked]
         self.patch = self.editor.edit(opened, self.patch)
         made = [_describe(query) for query in opened]
         self._edits += made
@@ -168,7 +168,8 @@ class EditableVLM:
 
 def _describe(query: Query) -> Edit:
     """The listing of a new edit; its id is the hash of what it says and when."""
-    image = sha256(open_image(query.image).tobytes()).hexdigest()[:16] if query.image is not None else ""
+    pixels = b"".join(open_image(image).tobytes() for image in query.images)
+    image = sha256(pixels).hexdigest()[:16] if query.images else ""
     time = datetime.now(UTC).isoformat(timespec="microseconds")
     id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[:8]
     return Edit(id, query.prompt, query.target, image, time)

@@ -1,13 +1,17 @@
 """The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
 
-A **Query** asks a VLM one thing about at most one image and names the answer wanted. A **Case** is the edits (queries)
-plus the **probes** that say what must change and what must not. Evaluation writes one **Record** a probe.
+A **Query** asks a VLM one thing about the images that it brings, none, one or several, and names the answer wanted. A
+**Case** is the edits (queries) plus the **probes** that say what must change and what must not. Evaluation writes one
+**Record** a probe.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,12 +30,38 @@ class Query:
     the answer wanted: what an edit writes, what a probe expects, empty for a question that is only asked. ``image`` is
     a picture, a path to one, or ``None`` for a text-only question. ``fact`` names what is asked where a benchmark knows
     it ("flag-jp:capital"): queries of one fact have one answer, whatever their wordings and drawings.
+
+    ``image`` may also be a sequence of pictures and paths, which stand before the prompt in this order; one of a single
+    image is that image, an empty one ``None``. ``about`` is the place of the one that the question is about, counted as
+    Python does, so the last if nothing is said; ``None`` for all of them, as for the frames of a video. Raises
+    :class:`BadInput` for a place that no image has.
     """
 
     prompt: str
     target: str = ""
-    image: "Image | str | Path | None" = None
+    image: "Image | str | Path | Sequence[Image | str | Path] | None" = None
     fact: str = ""
+    about: int | None = -1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image, Sequence) and not isinstance(self.image, str):
+            images = tuple(self.image)
+            object.__setattr__(self, "image", images if len(images) > 1 else next(iter(images), None))
+        count = len(self.images)
+        if self.about is not None and count and not -count <= self.about < count:
+            raise BadInput(f"no image {self.about} among {count}: `about` counts them from 0, or is None for all")
+
+    @property
+    def images(self) -> "tuple[Image | str | Path, ...]":
+        """The images in their order; empty for a text-only question."""
+        if self.image is None:
+            return ()
+        return self.image if isinstance(self.image, tuple) else (self.image,)  # type: ignore[return-value]
+
+    @property
+    def asked(self) -> "tuple[Image | str | Path, ...]":
+        """Those of the images that the question is about."""
+        return self.images if self.about is None or not self.images else (self.images[self.about],)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 QUESTION = "What is the country with this flag?"
 
@@ -52,6 +53,11 @@ def test_edit_ask_list_forget(flag, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Brazil" in done.stdout
     assert run("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Brazil")
+    Image.new("RGB", (32, 32)).save(tmp_path / "other.png")
+    shown = ("--image", "other.png", "--image", str(flag), "--pool", "several")
+    several = run("edit", QUESTION, "Brazil", *shown, cwd=tmp_path)
+    assert several.returncode == 0, several.stderr
+    assert several.stdout.count("Brazil") == 2  # wanted and answered
     listed = run("edits", cwd=tmp_path).stdout
     assert "Brazil" in listed
     id = next(word for word in listed.split() if len(word) == 8 and all(c in "0123456789abcdef" for c in word))

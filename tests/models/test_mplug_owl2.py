@@ -41,12 +41,12 @@ def images(recorded):
 
 
 def numbered(form):
-    """The recorded queries of a prompt format that ask about one image at most, with their numbers."""
-    return [(at, row) for at, row in enumerate(GOLDEN["queries"]) if row["format"] == form and len(row["images"]) < 2]
+    """The recorded queries of a prompt format, with their numbers."""
+    return [(at, row) for at, row in enumerate(GOLDEN["queries"]) if row["format"] == form]
 
 
 def query(row, images):
-    return Query(row["prompt"], row["target"], images[row["images"][0]] if row["images"] else None)
+    return Query(row["prompt"], row["target"], [images[number] for number in row["images"]], about=None)
 
 
 def close(one, other):
@@ -63,7 +63,7 @@ def test_texts_are_read_as_the_authors_read_them(owls):
 
 def test_images_are_read_as_the_authors_read_them(owls, images, recorded):
     for image, pixels in zip(images, recorded["pixel_values"], strict=True):
-        close(owls["chat"].picture(image)[0]["pixel_values"][0], pixels)
+        close(owls["chat"].picture([image])[0]["pixel_values"][0], pixels)
 
 
 @pytest.mark.parametrize("form", ["chat", "raw"])

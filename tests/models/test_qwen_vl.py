@@ -35,11 +35,11 @@ def raw(chat):
 
 
 def query(row):
-    return Query(row["prompt"], image=IMAGES[row["images"][0]] if row["images"] else None)
+    return Query(row["prompt"], image=[IMAGES[index] for index in row["images"]])
 
 
 def inputs(vlm, row):
-    pictures = [vlm.picture(IMAGES[index])[0] for index in row["images"]]
+    pictures = [vlm.picture([IMAGES[index]])[0] for index in row["images"]]
     return {"input_ids": torch.tensor([row["input_ids"]]), **vlm.join(pictures)}
 
 
@@ -70,7 +70,7 @@ def test_eager_attention_gives_the_same(chat):
     close(logits, ROWS[3]["logits"])
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if len(row["images"]) < 2], ids=["text", "long", "image", "chat"])
+@pytest.mark.parametrize("row", ROWS, ids=["text", "long text", "image", "chat", "two images"])
 def test_prompts(chat, raw, row):
     vlm = chat if row["format"] == "chat" else raw
     assert vlm.encode([query(row)]).inputs["input_ids"].tolist() == [row["input_ids"]]

@@ -89,7 +89,7 @@ def test_parameters_are_those_of_the_real_classes(backbone):
 def test_flops_are_those_of_the_real_classes(backbone):
     name, vlm = backbone
     shape, at = BACKBONES[name], load(name)
-    pixels = vlm.picture(Image.new("RGB", (64, 48)))[0]["pixel_values"]
+    pixels = vlm.picture([Image.new("RGB", (64, 48))])[0]["pixel_values"]
     with torch.no_grad():
         assert flops(lambda: look(vlm, pixels.shape[-1])) == pytest.approx(shape.vision.flops, rel=0.01)
     states = meta(1, round(at.tokens), shape.width, dtype=BF16, grad=True)

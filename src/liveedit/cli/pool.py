@@ -20,14 +20,17 @@ __all__ = ["ask", "edit", "edits", "forget"]
 Pool = Annotated[Path, typer.Option(help="Folder that keeps the edits.")]
 Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')]
 EditorName = Annotated[str, typer.Option(help="Name of a method, or the folder of a trained editor.")]
-Image = Annotated[Path | None, typer.Option(help="The picture that the question is about.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(help="The picture that the question is about. Of several, given one by one, the last."),
+]
 Prompt = Annotated[str, typer.Argument(help="The question.")]
 
 
 def edit(
     prompt: Prompt,
     target: Annotated[str, typer.Argument(help="The answer wanted.")],
-    image: Image = None,
+    image: Images = None,
     pool: Pool = Path("edits"),
     model: Model = "emblem",
     editor: EditorName = "liveedit",
@@ -50,7 +53,7 @@ def edit(
 
 def ask(
     prompt: Prompt,
-    image: Image = None,
+    image: Images = None,
     pool: Pool = Path("edits"),
     model: Model = "emblem",
     editor: EditorName = "liveedit",

@@ -59,15 +59,15 @@ class Retriever:
 
     @torch.no_grad()
     def look(self, query: Query) -> Tensor:
-        """The direction (D,) of the mean image token of a query, 0 without image."""
+        """The direction (D,) of the mean token of the image that a query is about, 0 without image."""
         if query.image is None:
             return torch.zeros(self.vlm.hidden_size)
-        picture = open_image(query.image)
-        key = sha256(picture.tobytes()).digest()
+        pictures = [open_image(image) for image in query.asked]
+        key = sha256(b"".join(picture.tobytes() for picture in pictures)).digest()
         if key not in self.looks:
             if len(self.looks) >= REMEMBERED:
                 self.looks.clear()
-            states = self.vlm.image_states(picture).float()
+            states = self.vlm.image_states(pictures).float()
             self.looks[key] = F.normalize(states.mean(0), dim=0).cpu()
         return self.looks[key]
 

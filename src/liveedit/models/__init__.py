@@ -75,7 +75,8 @@ class Checked:
     """What came of the contract on a tiny random model of a type; without ``reason`` every check holds.
 
     ``layers`` is the path of the decoder's layers, ``image`` the rule for the number of image tokens, ``prompts`` the
-    forms of prompts that were run, ``note`` what the tiny model has in place of the type's own.
+    forms of prompts that were run, ``several`` whether it reads several images in one prompt, ``note`` what the tiny
+    model has in place of the type's own.
     """
 
     family: str = ""
@@ -83,6 +84,7 @@ class Checked:
     layers: str = ""
     image: str = ""
     prompts: str = ""
+    several: bool = False
     checks: int = 0
     reason: str | None = None
     note: str = ""

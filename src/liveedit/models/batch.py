@@ -25,6 +25,8 @@ class Spans:
 
     ``before`` holds what stands before the image (BOS, a system prompt), ``image`` the image tokens, ``prompt`` the
     text after the image up to and with the last prompt token, ``answer`` the answer. Padding belongs to none of them.
+    Of several images ``image`` is the one asked about, from the first to the last where all are; the others are in
+    ``before`` and ``prompt``.
     A text-only row has empty ``before`` and ``image`` and its whole text, BOS included, in ``prompt``.
     """
 

@@ -1,5 +1,6 @@
 """BLIP-2 (Li et al., ICML 2023) with a decoder-only text model: Q-Former tokens before the text, before its BOS too."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Blip2(VLM):
     connector_path = "qformer"
     image_mark = ""
     vlkeb_mark = ""
+    single = "BLIP-2 puts one before its text"
 
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
         if not model.config.use_decoder_only_language_model:
@@ -34,15 +36,15 @@ class Blip2(VLM):
             raise UnsupportedModel("this BLIP-2 has no image token: use a newer revision of the checkpoint")
         super().__init__(model, processor, prompt_format)
 
-    def place(self, ids: list[int], count: int) -> list[int]:
-        """``count`` image tokens, then the text."""
+    def place(self, ids: list[int], counts: list[int]) -> list[int]:
+        """The image tokens, then the text."""
         self.check_placeholders(ids, 0)
-        return [*[self.image_token_id] * count, *ids]
+        return [*[self.image_token_id] * sum(counts), *ids]
 
-    def picture(self, image: Image) -> Picture:
+    def picture(self, images: Sequence[Image]) -> Picture:
         """The pixels; every image takes as many tokens as the Q-Former has queries."""
-        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
-        return dict(inputs), self.model.config.num_query_tokens
+        inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
+        return dict(inputs), [self.model.config.num_query_tokens] * len(images)
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The pixels of all images. BLIP-2 always asks for some: without any it gets a blank one, unread."""

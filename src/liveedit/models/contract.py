@@ -23,7 +23,7 @@ from liveedit.types import Query
 if TYPE_CHECKING:
     from liveedit.models.vlm import VLM
 
-__all__ = ["CHECKS", "QUERIES", "Broken", "Check", "Routed", "examine", "probe"]
+__all__ = ["CHECKS", "QUERIES", "SEVERAL", "Broken", "Check", "Routed", "examine", "probe", "reads_several"]
 
 EMBEDDINGS = -1
 SIDES: tuple[PaddingSide, PaddingSide] = ("left", "right")
@@ -89,6 +89,15 @@ QUERIES = [
     Query("Which film is represented in this image?", "Casablanca", SQUARE),
     Query("What is the name of the film? ", " Gone with the Wind\n", WIDE),
 ]
+
+SEVERAL = [
+    Query("Which film is represented in the second image?", "Casablanca", [WIDE, SQUARE]),
+    Query("What is the country with this flag?", "Japan", WIDE),
+    Query("What is the name of the film?", "Gone with the Wind", [SQUARE, WIDE, SQUARE], about=0),
+    Query("who sang the song that was the title of the movie", "Elvis Presley"),
+    Query("Which film is this?", "Casablanca", [WIDE, WIDE], about=None),
+]
+"""With images of several sizes in one prompt, with one, and with none."""
 
 
 class Routed(Patch):
@@ -309,12 +318,74 @@ def images_of_a_batch_follow_one_another(vlm: "VLM") -> None:
 def an_image_is_processed_once(vlm: "VLM") -> None:
     """The processor sees each distinct image of a batch once."""
     calls, own = [], vlm.picture
-    vlm.picture = lambda image: calls.append(image) or own(image)  # type: ignore[method-assign,func-returns-value]
+    vlm.picture = lambda images: calls.append(images) or own(images)  # type: ignore[method-assign,func-returns-value]
     try:
         vlm.encode(QUERIES)
     finally:
         del vlm.picture
     expect(len(calls) == 2, f"two images were processed {len(calls)} times")
+
+
+def reads_several(vlm: "VLM") -> bool:
+    """Whether the model reads several images in one prompt; otherwise it must refuse them in one line."""
+    try:
+        vlm.encode(SEVERAL)
+    except UnsupportedModel as error:
+        expect("several images" in str(error) and len(str(error).splitlines()) == 1, "refused, but not in one line")
+        return False
+    return True
+
+
+@check
+def each_of_several_images_has_its_span(vlm: "VLM") -> None:
+    """Another image changes the embeddings within its own span alone, which is that of a query about it."""
+    if not reads_several(vlm):
+        return
+    shown, other = [WIDE, SQUARE, WIDE], picture(2, 30, 30)
+    ways = [Query("Which film is this?", "Casablanca", shown, about=about) for about in (0, 1, 2, None)]
+    batch = vlm.encode(ways)
+    *spans, whole = [span.image for span in batch.spans]
+    expect(spans[0][1] <= spans[1][0] and spans[1][1] <= spans[2][0], f"the spans {spans} overlap")
+    expect(whole == (spans[0][0], spans[2][1]), "the span of all is not from the first to the last")
+    marks = vlm.image_tokens(batch.inputs["input_ids"])[0]
+    expect(int(marks.sum()) == sum(int(marks[start:stop].sum()) for start, stop in spans), "image tokens in no span")
+    expect(all(bool(marks[start] & marks[stop - 1]) for start, stop in spans), "a span ends without an image token")
+    exchanged = vlm.encode([replace(ways[0], image=[WIDE, other, WIDE])])
+    one, another = (vlm.hidden(each, EMBEDDINGS).hidden[0] for each in (vlm.encode(ways[:1]), exchanged))
+    places = (one != another).any(-1).nonzero().flatten().tolist()
+    expect(bool(places), "another image changes nothing")
+    expect(spans[1][0] <= places[0] and places[-1] < spans[1][1], f"an image of {spans[1]} is in {places}")
+
+
+@check
+def several_images_are_read_as_by_the_processor(vlm: "VLM") -> None:
+    """Several images give the logits that the model gives for what its own processor makes of them."""
+    if not reads_several(vlm):
+        return
+    for query in (replace(query, target="") for query in SEVERAL if len(query.images) > 1):
+        batch = vlm.encode([query])
+        theirs = {name: vlm.put(value) for name, value in vlm.processed(query).items() if isinstance(value, Tensor)}
+        ids = batch.inputs["input_ids"]
+        expect(torch.equal(theirs.get("input_ids", ids), ids), "the tokens are not as the processor makes them")
+        close(
+            vlm.logits(batch), vlm.model(**batch.inputs | theirs, use_cache=False).logits, "logits and those of its own"
+        )
+
+
+@check
+def several_images_in_a_batch(vlm: "VLM") -> None:
+    """Rows of several images, of one and of none give the same logits and answers together and alone."""
+    if not reads_several(vlm):
+        return
+    loose = 5.0  # linear attention sums its decays over the padding, which is long here, in float32
+    alone = [vlm.logits(vlm.encode([query]))[0] for query in SEVERAL]
+    for side in SIDES:
+        batch = vlm.encode(SEVERAL, padding_side=side)
+        rows_close(real(vlm.logits(batch), batch.spans), alone, f"several images alone and padded on the {side}", loose)
+        resumed = vlm.resume(middle(vlm), vlm.hidden(batch, middle(vlm)))
+        rows_close(real(resumed, batch.spans), alone, "several images resumed", loose)
+    expected = [cut(vlm, greedy(vlm, query, 3)) for query in SEVERAL]
+    expect(vlm.generate(SEVERAL, max_new_tokens=3) == expected, "several images are answered otherwise in a batch")
 
 
 @check

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from liveedit.data.images import image_key, open_image
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, common_prefix, find_spans, pad_rows
 from liveedit.types import Query
 
@@ -17,8 +17,9 @@ __all__ = ["Encoder", "Picture", "PromptFormat"]
 PromptFormat = Literal["raw", "chat", "vlkeb"]
 """``raw`` is the bare prompt, as LiveEdit feeds it; ``vlkeb`` what VLKEB feeds; ``chat`` the model's own template."""
 
-Picture = tuple[dict[str, Tensor], int]
-"""The model's inputs for one image, batched along their first axis, and how many image tokens it takes."""
+Picture = tuple[dict[str, Tensor], list[Any]]
+"""The model's inputs for the images of one query, batched along their first axis; and of each, how many image tokens it
+takes, or what else :meth:`Encoder.tokenize` needs to know of it."""
 
 
 class Encoder:
@@ -28,6 +29,8 @@ class Encoder:
     """What stands for the image in a raw prompt."""
     vlkeb_mark: ClassVar[str | None] = None
     """What stands for the image in VLKEB's prompt; ``None`` where VLKEB does not have the model."""
+    single: ClassVar[str] = ""
+    """Why the model reads one image a prompt; empty where it reads several."""
 
     model: Any
     processor: Any
@@ -47,22 +50,25 @@ class Encoder:
     # What a family may say differently
 
     def render(self, query: Query) -> str:
-        """The text of a query up to where the answer begins, with one placeholder for the image if it has one."""
+        """The text of a query up to where the answer begins, with one placeholder for each image."""
         prompt = query.prompt.rstrip()
-        mark = self.vlkeb_mark if self.prompt_format == "vlkeb" else self.image_mark
-        marked = prompt if query.image is None else f"{mark}{prompt}"
+        marked = f"{self.marks(len(query.images))}{prompt}"
         if self.prompt_format != "chat":
             return marked
         if not self.templated:
             turn: list[dict[str, Any]] = [{"role": "user", "content": marked}]
             return str(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
-        image = [] if query.image is None else [{"type": "image"}]
-        turn = [{"role": "user", "content": [*image, {"type": "text", "text": prompt}]}]
+        images = [{"type": "image"} for _ in query.images]
+        turn = [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
         return str(self.processor.apply_chat_template(turn, add_generation_prompt=True))
+
+    def marks(self, count: int) -> str:
+        """What stands for ``count`` images before a prompt without template."""
+        return str(self.vlkeb_mark if self.prompt_format == "vlkeb" else self.image_mark) * count
 
     def processed(self, query: Query) -> dict[str, Any]:
         """What the model's own processor makes of the query's prompt, as it would be asked without LiveEdit."""
-        images, text = None if query.image is None else [open_image(query.image)], self.render(query)
+        images, text = nested(query.images), self.render(query)
         options = {"add_special_tokens": False} if self.begun(text) else {}
         return dict(self.processor(images=images, text=[text], return_tensors="pt", **options))
 
@@ -70,21 +76,24 @@ class Encoder:
         """Which of the tokens (B, T) stand for the image, boolean (B, T)."""
         return input_ids == self.image_token_id
 
-    def place(self, ids: list[int], count: int) -> list[int]:
-        """Token ids of a rendered text with its placeholder replaced by ``count`` image tokens; 0 for no image."""
-        self.check_placeholders(ids, min(count, 1))
-        if not count:
-            return ids
-        at = ids.index(self.image_token_id)
-        return [*ids[:at], *[self.image_token_id] * count, *ids[at + 1 :]]
+    def place(self, ids: list[int], counts: list[int]) -> list[int]:
+        """Token ids of a rendered text, each placeholder replaced by as many image tokens as ``counts`` says."""
+        self.check_placeholders(ids, len(counts))
+        left = iter(counts)
+        return [token for each in ids for token in [each] * (next(left) if each == self.image_token_id else 1)]
 
-    def picture(self, image: Image) -> Picture:
-        """What the processor makes of one image."""
-        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
-        return dict(inputs), self.processor.replace_image_token(inputs, 0).count(self.processor.image_token)
+    def picture(self, images: Sequence[Image]) -> Picture:
+        """What the processor makes of the images of one query."""
+        inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
+        texts = [self.processor.replace_image_token(inputs, place) for place in range(len(images))]
+        return dict(inputs), [text.count(self.processor.image_token) for text in texts]
+
+    def tokens_of(self, counted: Any) -> int:
+        """How many image tokens an image takes, from what :meth:`picture` says of it."""
+        return int(counted)
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The image inputs of all rows that have an image, one after the other, as the model takes them."""
+        """The image inputs of all rows that have images, one after the other, as the model takes them."""
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
@@ -124,12 +133,13 @@ class Encoder:
         return dtype
 
     def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
-        """The queries as one batch; text-only ones and ones with an image may be mixed.
+        """The queries as one batch; text-only ones and ones with an image or several may be mixed.
 
         Exactly one blank separates prompt and target, unless the prompt's format ends in white space. The answer is
         what the target adds to the tokens of the prompt; ``eos`` appends the end-of-text token to it. A query without
-        target has no answer. The image processor runs once for each distinct image. Raises :class:`BadInput` for no
-        query, an empty one, a prompt that holds the image placeholder, or an image that cannot be read.
+        target has no answer. The image processor runs once for the same images. Raises :class:`BadInput` for no query,
+        an empty one, a prompt that holds the image placeholder, or an image that cannot be read, and
+        :class:`UnsupportedModel` for several images where the model reads one.
         """
         if not queries:
             raise BadInput("there is no query to encode: give at least one")
@@ -137,7 +147,7 @@ class Encoder:
         rows, answers = self.tokenize(queries, [count for _, count in pictures], eos)
         input_ids = pad_rows(rows, self.pad_token_id, padding_side)
         mask = pad_rows([[1] * len(row) for row in rows], 0, padding_side)
-        spans = find_spans(self.image_tokens(input_ids), mask, answers)
+        spans = find_spans(self.asked_about(input_ids, queries, pictures), mask, answers)
         labels = torch.full_like(input_ids, IGNORED)
         for row, span in enumerate(spans):
             labels[row, slice(*span.answer)] = input_ids[row, slice(*span.answer)]
@@ -147,14 +157,39 @@ class Encoder:
 
     def pictures(self, queries: Sequence[Query]) -> list[Picture]:
         """The picture of each query; an empty one of no tokens where it has no image."""
-        done: dict[int | str | None, Picture] = {None: ({}, 0)}
-        keys = [None if query.image is None else image_key(query.image) for query in queries]
+        done: dict[tuple[int | str, ...], Picture] = {(): ({}, [])}
+        keys = [tuple(image_key(image) for image in query.images) for query in queries]
         for key, query in zip(keys, queries, strict=True):
-            if key not in done and query.image is not None:
-                done[key] = self.picture(open_image(query.image))
+            if len(key) > 1:
+                self.check_several()
+            if key not in done:
+                done[key] = self.picture([open_image(image) for image in query.images])
         return [done[key] for key in keys]
 
-    def tokenize(self, queries: Sequence[Query], counts: list[int], eos: bool) -> tuple[list[list[int]], list[int]]:
+    def check_several(self) -> None:
+        """Raise :class:`UnsupportedModel` if the model reads one image a prompt."""
+        if self.single:
+            raise self.refuse_several(self.single)
+        if self.prompt_format == "vlkeb":
+            raise self.refuse_several("VLKEB's prompt holds one")
+
+    def refuse_several(self, reason: str) -> UnsupportedModel:
+        """The error for several images in one prompt."""
+        return UnsupportedModel(f"several images in one prompt: {reason}; ask about one image at a time")
+
+    def asked_about(self, input_ids: Tensor, queries: Sequence[Query], pictures: Sequence[Picture]) -> Tensor:
+        """Which of the tokens (B, T) stand for the image that a row's query is about, boolean (B, T)."""
+        marks = self.image_tokens(input_ids)
+        for row, query, (_, counted) in zip(marks, queries, pictures, strict=True):
+            if len(counted) > 1 and query.about is not None:
+                places = row.nonzero().flatten().split([self.tokens_of(each) for each in counted])
+                row[:] = False
+                row[places[query.about]] = True
+        return marks
+
+    def tokenize(
+        self, queries: Sequence[Query], counts: list[list[Any]], eos: bool
+    ) -> tuple[list[list[int]], list[int]]:
         """Token ids of each row, image tokens in place, and the number of answer tokens at its end."""
         prompts = [self.render(query) for query in queries]
         texts = [joined(prompt, query.target) for prompt, query in zip(prompts, queries, strict=True)]
@@ -187,6 +222,12 @@ class Encoder:
     def put(self, value: Tensor) -> Tensor:
         """The tensor where the model takes it, floating-point ones in the model's type."""
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def nested(images: Sequence[Any]) -> list[Any] | None:
+    """The images of one text as processors take them."""
+    opened = [open_image(image) for image in images]
+    return [opened] if len(opened) > 1 else opened or None
 
 
 def joined(prompt: str, target: str) -> str:

@@ -5,6 +5,7 @@ the text. On loading a probe goes through all of it; where the model does otherw
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.contract import probe
-from liveedit.models.encode import Picture, PromptFormat, joined
+from liveedit.models.encode import Picture, PromptFormat, joined, nested
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM
 
@@ -24,7 +25,9 @@ CONNECTORS = (
     *("vision_projection", "resampler_model", "visual_embeddings_table"),
 )
 """What models call that which stands between vision tower and text decoder."""
-TYPES = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")
+EXPERTS = "moe_mm_token_type_ids"
+"""Which tokens Ernie 4.5 sends to its experts for images: those of an image, and the marks around them."""
+TYPES = ("mm_token_type_ids", "token_type_ids", EXPERTS)
 """What models call the kinds of tokens, 1 for those of an image."""
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 """What decoders with DeepStack (Meng et al., NeurIPS 2024) read of the image above their first layer."""
@@ -43,7 +46,7 @@ class Generic(VLM):
         self.decoder_path = self.find_decoder()  # type: ignore[misc]  # of the class where the family is known
         self.tower_path, self.connector_path = self.find_vision()  # type: ignore[misc]
         self.placeholder = self.find_placeholder()
-        self.image_mark = self.find_mark()  # type: ignore[misc]
+        self.image_mark = self.marks(1)  # type: ignore[misc]
         self.plain = False
         self.kinds = [name for name in TYPES if name in self.accepted()]
         self.check_probe()
@@ -95,19 +98,19 @@ class Generic(VLM):
             raise self.refuse("its configuration has no image_token_id")
         return token
 
-    def find_mark(self) -> str:
-        """What the chat template writes for an image, otherwise the placeholder and a line break."""
-        if self.templated:
+    def marks(self, count: int) -> str:
+        """What the chat template writes for ``count`` images, otherwise the placeholder and a line break for each."""
+        if self.templated and count:
             text = {"type": "text", "text": "?"}
-            with_image, without = (
-                str(self.processor.apply_chat_template([{"role": "user", "content": content}]))
-                for content in ([{"type": "image"}, text], [text])
+            with_images, without = (
+                str(self.processor.apply_chat_template([{"role": "user", "content": content}])).encode()
+                for content in ([*[{"type": "image"}] * count, text], [text])
             )
-            start = common_prefix([*with_image.encode()], [*without.encode()])
-            mark = with_image.encode()[start : start + len(with_image.encode()) - len(without.encode())].decode()
-            if mark.count(self.placeholder) == 1:
+            start = common_prefix(with_images, without)
+            mark = with_images[start : start + len(with_images) - len(without)].decode()
+            if mark.count(self.placeholder) == count:
                 return mark
-        return f"{self.placeholder}\n"
+        return f"{self.placeholder}\n" * count
 
     def accepted(self) -> set[str]:
         """The names of what the model's forward takes, the inner model's included."""
@@ -125,34 +128,54 @@ class Generic(VLM):
 
     # Encoding, by the model's own processor
 
-    def picture(self, image: Any) -> Picture:
-        """What the processor makes of one image: the model's inputs, and the text that stands for it."""
-        made = self.processor(
-            images=[image], text=[self.placeholder], return_tensors="pt", return_text_replacement_offsets=True
-        )
-        if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != 1:
+    def picture(self, images: Sequence[Any]) -> Picture:
+        """What the processor makes of the images of one query: the model's inputs, and the text that stands for each.
+
+        Raises :class:`UnsupportedModel` for several images if the processor does not take them.
+        """
+        text = [self.placeholder * len(images)]
+        try:
+            made = self.processor(
+                images=nested(images), text=text, return_tensors="pt", return_text_replacement_offsets=True
+            )
+        except ValueError as error:
+            if len(images) < 2:
+                raise
+            raise self.refuse_several(f"its processor says '{str(error).splitlines()[0].rstrip('.')}'") from error
+        if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != len(images):
             raise self.refuse("its processor does not say what it puts for an image")
         unread = {"input_ids", "attention_mask", "labels", *TYPES}
         inputs = {name: value for name, value in made.items() if name not in unread}
         if odd := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
             raise self.refuse(f"its processor gives {odd[0]} as {type(inputs[odd[0]]).__name__}, not as a tensor")
-        return inputs, replaced[0][0]["replacement"]
+        return inputs, [each["replacement"] for each in replaced[0]]
+
+    def tokens_of(self, counted: Any) -> int:
+        """How many image tokens the text that stands for an image holds."""
+        ids = self.tokenizer([counted], add_special_tokens=False, return_tensors="pt")["input_ids"]
+        return int(self.image_tokens(ids).sum())
+
+    def expand(self, text: str, expansions: Sequence[str]) -> str:
+        """The text with what stands for each image in place of its placeholder.
+
+        Raises :class:`BadInput` if the user's own text holds placeholders.
+        """
+        first, *rest = text.split(self.placeholder)
+        if len(rest) != len(expansions):
+            raise BadInput("the prompt or target holds the image placeholder: leave it out, it is put in automatically")
+        return first + "".join(f"{image}{words}" for image, words in zip(expansions, rest, strict=True))
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of all images, one after the other, filled up with zeros to the largest as processors do."""
         return {name: stacked([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
-    def tokenize(self, queries: Any, counts: list[Any], eos: bool) -> tuple[list[list[int]], list[int]]:
+    def tokenize(self, queries: Any, counts: list[list[Any]], eos: bool) -> tuple[list[list[int]], list[int]]:
         """Token ids of each row and the number of answer tokens at its end; ``counts`` hold the images' texts."""
         asked, full = list[str](), list[str]()
-        for query, expansion in zip(queries, counts, strict=True):
+        for query, expansions in zip(queries, counts, strict=True):
             prompt = self.render(query)
-            for texts, text in ((asked, prompt), (full, joined(prompt, query.target))):
-                if text.count(self.placeholder) != (query.image is not None):
-                    raise BadInput(
-                        "the prompt or target holds the image placeholder: leave it out, it is put in automatically"
-                    )
-                texts.append(text.replace(self.placeholder, expansion) if expansion else text)
+            asked.append(self.expand(prompt, expansions))
+            full.append(self.expand(joined(prompt, query.target), expansions))
         ids = self.token_ids([*asked, *full])
         rows, answers = [], []
         for prompt_ids, row in zip(ids[: len(full)], ids[len(full) :], strict=True):
@@ -173,10 +196,14 @@ class Generic(VLM):
         return ids
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
-        """The kinds of the tokens (B, T), 1 for those of an image, under the name that the model takes them by."""
+        """The kinds of the tokens (B, T), 1 for those of an image, under the names that the model takes them by."""
         if not self.kinds:
             return {}
-        return {self.kinds[0]: torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))}
+        ids = input_ids.tolist()
+        found = {self.kinds[0]: torch.tensor(self.processor.create_mm_token_type_ids(ids))}
+        if EXPERTS in self.kinds:
+            found[EXPERTS] = torch.tensor(self.processor.create_moe_mm_token_type_ids(ids))
+        return found
 
     # Going on from within
 

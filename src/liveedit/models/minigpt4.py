@@ -90,6 +90,7 @@ class MiniGPT4(Blip2):
     decoder_path = "language_model.model"
     image_mark = f"{IMAGE_TOKEN}\n"
     vlkeb_mark = f"###Human: <Img>{IMAGE_TOKEN}</Img> {SEAM}"
+    single = ""
     place = VLM.place
 
     def render(self, query: Query) -> str:

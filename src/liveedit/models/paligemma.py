@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liveedit.data.images import open_image
 from liveedit.errors import BadInput
 from liveedit.models.batch import Spans
-from liveedit.models.encode import PromptFormat
+from liveedit.models.encode import PromptFormat, nested
 from liveedit.models.generic import Generic
 from liveedit.types import Query
 
@@ -24,16 +23,13 @@ class PaliGemma(Generic):
         super().__init__(model, processor, "raw")
 
     def render(self, query: Query) -> str:
-        """What the processor makes of the prompt, with one placeholder for the image."""
-        mark = "" if query.image is None else self.placeholder
-        return f"{mark}{self.tokenizer.bos_token}{query.prompt.strip()}\n"
+        """What the processor makes of the prompt, with one placeholder for each image."""
+        return f"{self.placeholder * len(query.images)}{self.tokenizer.bos_token}{query.prompt.strip()}\n"
 
     def processed(self, query: Query) -> dict[str, Any]:
         """What the processor, which writes BOS and line break itself, makes of the query's prompt."""
-        images = None if query.image is None else [open_image(query.image)]
-        return dict(
-            self.processor(images=images, text=[f"{self.placeholder}{query.prompt.strip()}"], return_tensors="pt")
-        )
+        text = f"{self.placeholder * max(len(query.images), 1)}{query.prompt.strip()}"
+        return dict(self.processor(images=nested(query.images), text=[text], return_tensors="pt"))
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:
         """0 up to the end of the prompt, 1 for the answer and what is generated after it."""

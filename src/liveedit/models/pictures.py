@@ -69,6 +69,7 @@ class Molmo2Pictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
     def preprocess(self, images: Any, *_: Any, **__: Any) -> BatchFeature:
         """Patches (2n, 16, 192), which of them each token pools (8n, 4), grids (n, 4) and numbers of crops (n,)."""
         crops = []
+        images = make_flat_list_of_images(images)
         for image in images:
             pixels = (
                 np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR), np.float32) / 127.5 - 1

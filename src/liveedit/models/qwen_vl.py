@@ -46,3 +46,7 @@ class QwenVL(VLM):
     """The image stands between two tokens of its own, which count as text."""
 
     image_mark = vlkeb_mark = "Picture 1: <img><imgpad></img>\n"
+
+    def marks(self, count: int) -> str:
+        """The pictures, counted from 1."""
+        return "".join(f"Picture {number}: <img><imgpad></img>\n" for number in range(1, count + 1))

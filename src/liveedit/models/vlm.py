@@ -6,6 +6,7 @@ Shapes: B rows, T tokens (padding included), D width of the text decoder, V size
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -294,11 +295,11 @@ class VLM(Encoder):
         return states
 
     def image_states(self, image: Any) -> Tensor:
-        """What the text decoder is given for an image, (n, D), one row a token; no patch rewrites anything.
+        """What the text decoder is given for an image or several, (n, D), one row a token; no patch rewrites anything.
 
         Raises :class:`BadInput` for an image that cannot be read.
         """
-        batch = super().encode([Query("?", image=image)])
+        batch = super().encode([Query("?", image=image, about=None)])
         return self.hidden(batch, EMBEDDINGS).hidden[0, slice(*batch.spans[0].image)]
 
     def predict(self, states: Tensor) -> Tensor:
@@ -310,7 +311,7 @@ class VLM(Encoder):
         """The greedy answer to each query, stripped of white space; targets are ignored."""
         answers: list[str] = []
         for start in range(0, len(queries), batch_size):
-            asked = [Query(query.prompt, image=query.image) for query in queries[start : start + batch_size]]
+            asked = [replace(query, target="") for query in queries[start : start + batch_size]]
             options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
             with self.prefixed(self.encode(asked, padding_side="left")) as (batch, _), self.announce(batch):
                 tokens = self.model.generate(**batch.inputs, **options)
