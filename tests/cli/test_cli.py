@@ -58,6 +58,9 @@ def test_edit_ask_list_forget(flag, tmp_path):
     several = run("edit", QUESTION, "Brazil", *shown, cwd=tmp_path)
     assert several.returncode == 0, several.stderr
     assert several.stdout.count("Brazil") == 2  # wanted and answered
+    beyond = run("ask", QUESTION, *shown, "--about", "2", cwd=tmp_path)
+    assert beyond.returncode == 1
+    assert "no image 2 among 2" in beyond.stderr
     listed = run("edits", cwd=tmp_path).stdout
     assert "Brazil" in listed
     id = next(word for word in listed.split() if len(word) == 8 and all(c in "0123456789abcdef" for c in word))

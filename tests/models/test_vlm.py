@@ -71,6 +71,17 @@ def test_a_folder_without_config(tmp_path):
         VLM.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "model_type", "ours"),
+    [("QWenLMHeadModel", "qwen", "qwen_vl"), ("MPLUGOwl2LlamaForCausalLM", "mplug_owl2", "mplug_owl2")],
+)
+def test_a_checkpoint_for_the_authors_code_names_its_converter(theirs, model_type, ours, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [theirs], "model_type": model_type}))
+    with pytest.raises(UnsupportedModel, match=f"liveedit models convert {ours} {tmp_path} OUT") as caught:
+        VLM.load(tmp_path)
+    one_line(caught)
+
+
 def test_a_config_that_is_no_json(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BadInput, match="cannot read the model") as caught:

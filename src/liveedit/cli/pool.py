@@ -22,8 +22,9 @@ Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hu
 EditorName = Annotated[str, typer.Option(help="Name of a method, or the folder of a trained editor.")]
 Images = Annotated[
     list[Path] | None,
-    typer.Option(help="The picture that the question is about. Of several, given one by one, the last."),
+    typer.Option(help="A picture to show with the question; give the option again for each further one."),
 ]
+About = Annotated[int, typer.Option(help="Which of several pictures the question is about, from 0; -1 is the last.")]
 Prompt = Annotated[str, typer.Argument(help="The question.")]
 
 
@@ -31,6 +32,7 @@ def edit(
     prompt: Prompt,
     target: Annotated[str, typer.Argument(help="The answer wanted.")],
     image: Images = None,
+    about: About = -1,
     pool: Pool = Path("edits"),
     model: Model = "emblem",
     editor: EditorName = "liveedit",
@@ -41,7 +43,7 @@ def edit(
     """Correct one answer; show it before and after."""
     console = Console()
     edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=False)
-    query = Query(prompt, target, image)
+    query = Query(prompt, target, image, about=about)
     before = edited.generate(query)[0]
     made = edited.edit(query)[0]
     after = edited.generate(query)[0]
@@ -54,6 +56,7 @@ def edit(
 def ask(
     prompt: Prompt,
     image: Images = None,
+    about: About = -1,
     pool: Pool = Path("edits"),
     model: Model = "emblem",
     editor: EditorName = "liveedit",
@@ -64,7 +67,7 @@ def ask(
     """Ask the edited model; say which edits took part in the answer."""
     console = Console()
     edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=False)
-    query = Query(prompt, image=image)
+    query = Query(prompt, image=image, about=about)
     console.print(edited.generate(query)[0], markup=False)
     for made, weight in edited.explain(query):
         console.print(

@@ -8,7 +8,7 @@ from typing import Any
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.registry import resolve
 
-__all__ = ["CONVERTERS", "FAMILIES", "REFUSED", "Checked", "checked", "checkpoint", "family", "known_types"]
+__all__ = ["AUTHORS", "CONVERTERS", "FAMILIES", "REFUSED", "Checked", "checked", "checkpoint", "family", "known_types"]
 
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
@@ -32,6 +32,9 @@ CONVERTERS: dict[str, str] = {
     "qwen_vl": "liveedit.models.qwen_vl_convert:convert",
 }
 """What reads the authors' files of models that transformers does not have: a folder of theirs to a folder of ours."""
+
+AUTHORS = {"MPLUGOwl2LlamaForCausalLM": "mplug_owl2", "QWenLMHeadModel": "qwen_vl"}
+"""The classes of authors' own code that a checkpoint names which only a converter reads, and its converter."""
 
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",

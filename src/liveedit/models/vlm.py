@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.integrations.accelerate import load_offloaded_parameter
 
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models import checkpoint, family
+from liveedit.models import AUTHORS, checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, overrides
@@ -97,11 +97,15 @@ class VLM(Encoder):
         holds quantised ones needs nothing. ``device_map`` goes to ``from_pretrained``: "auto" spreads the layers over
         all devices, then memory, then disk, of each no more than ``max_memory`` says. ``prompt_format`` ``None`` means
         the chat template if there is one. Raises :class:`BadInput` where there is no checkpoint or a broken one, and
-        where bitsandbytes is lacking, :class:`UnsupportedModel` for a ``model_type`` that no family reads.
+        where bitsandbytes is lacking, :class:`UnsupportedModel` for a ``model_type`` that no family reads and for a
+        checkpoint that has to be converted first.
         """
         source = checkpoint(path)
         with reading(path):
             config, _ = transformers.PreTrainedConfig.get_config_dict(source)
+        for theirs in set(config.get("architectures") or ()) & set(AUTHORS):
+            order = f"liveedit models convert {AUTHORS[theirs]} {path} OUT"
+            raise UnsupportedModel(f"{path} is a checkpoint for its authors' code: make one for this with `{order}`")
         chosen = family(str(config.get("model_type")))
         options: dict[str, Any] = {"dtype": dtype or "auto", "device_map": device_map, "max_memory": max_memory}
         if quantize is not None:
