@@ -1,25 +1,30 @@
 """Put the results of the lifelong test into the README, and all tables into the docs.
 
-    liveedit eval --editors all --out runs/emblem/seed-0 --max-cases 1000 --seed 0
-    python recipes/emblem/results.py runs/emblem
+    liveedit eval --editors all --out runs/emblem/seed-0 --max-cases 60 --ask 60 --seed 0    # and the other seeds
+    liveedit eval --editors NAME=FOLDER,… --out runs/released --max-cases 60 --ask 60        # as released.py prints them
+    python recipes/emblem/results.py runs/emblem [--released runs/released]
 
 The folder holds the records of any number of editors, N and seeds, in any sub-folders. Copies ``summary.json`` and
 ``table.md`` to ``docs/results/emblem.*`` and writes two small tables between the README's markers: the average of the
-five metrics at each N in both scores, and the five at the largest N. Nothing is typed by hand.
+five metrics at each N in both scores, and the five at the largest N. With ``--released`` writes a third one, the
+methods' released forms above the sound ones on the same seeds, between the markers of ``docs/results.md``. Nothing is
+typed by hand.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from liveedit.report import Summary, read_records, summary, tables
 from liveedit.report.scores import AVERAGED, ScoreRow, as_json
 from liveedit.report.table import label, markdown
+from liveedit.types import Record
 
 ROOT = Path(__file__).parents[2]
-MARKS = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- results end -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- (?:results|released): .*? -->\n).*?(<!-- (?:results|released) end -->)", re.DOTALL)
 SCORES = ("token_accuracy", "exact_match")
+DATA = "emblem"
 
 
 def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[ScoreRow | None]]]]) -> str:
@@ -46,46 +51,74 @@ def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[Scor
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def readme_tables(numbers: Summary, data: str) -> str:
-    """Both tables of one benchmark."""
-    rows = [row for row in numbers["rows"] if (row["data"], row["protocol"]) == (data, "windows")]
-    found = {(row["editor"], row["edits"], row["metric"], row["score"]): row for row in rows}
-    editors, sizes = list(dict.fromkeys(r["editor"] for r in rows)), sorted({row["edits"] for row in rows})
-    editors.sort(key=lambda editor: (editor == "liveedit", editor))
-    last, seeds = sizes[-1], max(row["seeds"] for row in rows)
-    averages = [
+def scores(numbers: Summary) -> dict[tuple[str, int, str, str], ScoreRow]:
+    """The scores of the windows protocol by editor, N, metric and score."""
+    return {
+        (row["editor"], row["edits"], row["metric"], row["score"]): row
+        for row in numbers["rows"]
+        if (row["data"], row["protocol"]) == (DATA, "windows")
+    }
+
+
+def averages(numbers: Summary, editors: Sequence[str]) -> str:
+    """The average of the five metrics at each N, with a line that says so."""
+    found = scores(numbers)
+    sizes, seeds = sorted({n for _, n, _, _ in found}), max(row["seeds"] for row in found.values())
+    rows = [
         (editor, [[found.get((editor, n, "average", score))] for score in SCORES for n in sizes]) for editor in editors
     ]
-    single = [
-        (editor, [[found.get((editor, last, metric, score)) for score in SCORES] for metric in AVERAGED])
-        for editor in editors
-    ]
-    heads = [f"{name}, {n:,}" for name in ("token", "exact") for n in sizes]
     over = f"{seeds} seeds × cases" if seeds > 1 else "cases"
     return (
         f"Average of the five metrics after {', '.join(f'{n:,}' for n in sizes)} edits, in percent: token accuracy, then\n"
-        f"exact match; ± is half the width of a 95 % interval over {over}.\n\n{table(heads, averages)}\n"
-        f"The five metrics after {last:,} edits, token accuracy / exact match:\n\n"
-        f"{table([label(metric) for metric in AVERAGED], single)}"
+        f"exact match; ± is half the width of a 95 % interval over {over}.\n\n"
+        f"{table([f'{name}, {n:,}' for name in ('token', 'exact') for n in sizes], rows)}"
     )
+
+
+def single(numbers: Summary, editors: Sequence[str]) -> str:
+    """The five metrics at the largest N."""
+    found = scores(numbers)
+    last = max(n for _, n, _, _ in found)
+    rows = [
+        (editor, [[found.get((editor, last, metric, score)) for score in SCORES] for metric in AVERAGED])
+        for editor in editors
+    ]
+    return (
+        f"The five metrics after {last:,} edits, token accuracy / exact match:\n\n"
+        f"{table([label(metric) for metric in AVERAGED], rows)}"
+    )
+
+
+def beside_sound(released: Iterable[Record], sound: Iterable[Record]) -> str:
+    """The averages of the released forms, each above the sound version of its method on the same seeds."""
+    records = list(released)
+    seeds, forms = {record.seed for record in records}, sorted({record.editor for record in records})
+    methods = {form: form.rpartition("-")[0] for form in forms}
+    records += [record for record in sound if record.seed in seeds and record.editor in methods.values()]
+    return averages(summary(records), [editor for form in forms for editor in (form, methods[form])])
+
+
+def put(page: Path, text: str) -> None:
+    """Replace what stands between the markers of ``page``."""
+    old = page.read_text(encoding="utf-8")
+    page.write_text(MARKS.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", old), encoding="utf-8")
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
+    parser.add_argument("--released", type=Path, help="folder with the records of the released forms")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and docs")
     args = parser.parse_args()
-    numbers = summary(read_records(args.records))
-    kept = args.root / "docs" / "results"
-    kept.mkdir(parents=True, exist_ok=True)
-    (kept / "emblem.json").write_bytes(as_json(numbers))
-    (kept / "emblem.md").write_text(markdown(tables(numbers)), encoding="utf-8")
-    readme, text = args.root / "README.md", readme_tables(numbers, "emblem")
-    readme.write_text(
-        MARKS.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", readme.read_text(encoding="utf-8")),
-        encoding="utf-8",
-    )
+    numbers, docs = summary(read_records(args.records)), args.root / "docs"
+    (docs / "results").mkdir(parents=True, exist_ok=True)
+    (docs / "results" / "emblem.json").write_bytes(as_json(numbers))
+    (docs / "results" / "emblem.md").write_text(markdown(tables(numbers)), encoding="utf-8")
+    editors = sorted({editor for editor, *_ in scores(numbers)}, key=lambda editor: (editor == "liveedit", editor))
+    put(args.root / "README.md", f"{averages(numbers, editors)}\n{single(numbers, editors)}")
+    if args.released:
+        put(docs / "results.md", beside_sound(read_records(args.released), read_records(args.records)))
 
 
 if __name__ == "__main__":
