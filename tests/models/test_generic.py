@@ -116,5 +116,3 @@ def test_a_processor_keeps_no_part_for_videos(tmp_path):
 def test_a_type_without_processor_is_refused():
     with pytest.raises(UnsupportedModel, match="no model type 'nothing'"):
         shrink("nothing")
-    with pytest.raises(UnsupportedModel, match="needs torchvision"):
-        shrink("step3p7")

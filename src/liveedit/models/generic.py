@@ -5,7 +5,7 @@ the text. On loading a probe goes through all of it; where the model does otherw
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from liveedit.models.vlm import VLM
 __all__ = ["Generic"]
 
 CONNECTORS = (
-    *("multi_modal_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter"),
+    *("multi_modal_projector", "mm_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter"),
     *("vision_projection", "resampler_model", "visual_embeddings_table"),
 )
 """What models call that which stands between vision tower and text decoder."""
@@ -48,6 +48,7 @@ class Generic(VLM):
         self.placeholder = self.find_placeholder()
         self.image_mark = self.marks(1)  # type: ignore[misc]
         self.plain = False
+        self.lists: set[str] = set()
         self.kinds = [name for name in TYPES if name in self.accepted()]
         self.check_probe()
 
@@ -69,6 +70,12 @@ class Generic(VLM):
         decoder = self.model.get_decoder()
         if any(word in name for name, _ in decoder.named_modules() for word in ("cross_attn", "crossattention")):
             raise self.refuse("its layers read the image again by cross attention")
+        text = self.model.config.get_text_config()
+        sources = getattr(text, "kv_source_layers", None) or []
+        if len(set(sources)) < len(sources):
+            raise self.refuse("its upper layers take keys and values from lower ones")
+        if "shared" in (getattr(text, "indexer_types", None) or []):
+            raise self.refuse("its upper layers attend to the tokens that lower ones have chosen")
 
     def find_decoder(self) -> str:
         """The path of the module that owns the text decoder's ``layers``."""
@@ -113,9 +120,16 @@ class Generic(VLM):
         return f"{self.placeholder}\n" * count
 
     def accepted(self) -> set[str]:
-        """The names of what the model's forward takes, the inner model's included."""
-        models = (self.model, self.model.base_model)
-        return {name for model in models for name in inspect.signature(model.forward).parameters}
+        """The names of what the model's forward takes, the inner model's included, as far as ``generate`` does, too."""
+        inner, own, asked = (
+            set(inspect.signature(function).parameters)
+            for function in (
+                self.model.base_model.forward,
+                self.model.forward,
+                getattr(self.model, "prepare_inputs_for_generation", self.model.forward),
+            )
+        )
+        return (inner | own) & (own | asked)
 
     def check_probe(self) -> None:
         """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
@@ -145,10 +159,24 @@ class Generic(VLM):
         if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != len(images):
             raise self.refuse("its processor does not say what it puts for an image")
         unread = {"input_ids", "attention_mask", "labels", *TYPES}
-        inputs = {name: value for name, value in made.items() if name not in unread}
+        inputs = {name: self.held(name, value) for name, value in made.items() if name not in unread}
         if odd := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
             raise self.refuse(f"its processor gives {odd[0]} as {type(inputs[odd[0]]).__name__}, not as a tensor")
         return inputs, [each["replacement"] for each in replaced[0]]
+
+    def held(self, name: str, value: Any) -> Any:
+        """What the processor makes, as batches hold it: whole numbers in a list as a tensor."""
+        if not isinstance(value, list) or not all(isinstance(number, int) for number in flat(value)):
+            return value
+        if not self.lists:
+            self.model.register_forward_pre_hook(self.as_lists, with_kwargs=True)
+        self.lists.add(name)
+        return torch.tensor(value)
+
+    def as_lists(self, _model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """What the model is given, with lists for what the processor makes as lists."""
+        lists = {name: kwargs[name].tolist() for name in self.lists if isinstance(kwargs.get(name), Tensor)}
+        return args, kwargs | lists
 
     def tokens_of(self, counted: Any) -> int:
         """How many image tokens the text that stands for an image holds."""
@@ -167,7 +195,8 @@ class Generic(VLM):
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of all images, one after the other, filled up with zeros to the largest as processors do."""
-        return {name: stacked([part[name] for part in parts]) for name in parts[0]} if parts else {}
+        names = dict.fromkeys(name for part in parts for name in part)  # some only of images that are cut up
+        return {name: stacked([part[name] for part in parts if name in part]) for name in names}
 
     def tokenize(self, queries: Any, counts: list[list[Any]], eos: bool) -> tuple[list[list[int]], list[int]]:
         """Token ids of each row and the number of answer tokens at its end; ``counts`` hold the images' texts."""
@@ -250,11 +279,15 @@ class Generic(VLM):
         return states
 
     def predict(self, states: Tensor) -> Tensor:
-        """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is."""
-        if self.plain:
-            logits: Tensor = self.model.get_output_embeddings()(states)
-            return logits
-        return super().predict(states)
+        """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is.
+
+        Without those for which the output embedding has rows, but the vocabulary no token.
+        """
+        config = self.model.config.get_text_config()
+        if width := getattr(config, "logits_mup_width_multiplier", None):
+            states = states / width
+        logits: Tensor = self.model.get_output_embeddings()(states) if self.plain else super().predict(states)
+        return logits[..., : getattr(config, "unpadded_vocab_size", None)]
 
     def find_plain(self) -> bool:
         """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale."""
@@ -267,6 +300,12 @@ class Generic(VLM):
 
 
 READ = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")
+
+
+def flat(values: list[Any]) -> Iterator[Any]:
+    """What a list holds, and the lists within it."""
+    for value in values:
+        yield from flat(value) if isinstance(value, list) else [value]
 
 
 def stacked(values: list[Tensor]) -> Tensor:

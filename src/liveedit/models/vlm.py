@@ -405,8 +405,9 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def scaled(logits: Tensor, config: Any) -> Tensor:
     """What some text decoders do to the logits after the output embedding, by the names that their configs share."""
-    if factor := getattr(config, "logit_scale", None):
-        logits = logits * factor
+    for name in ("logit_scale", "output_multiplier"):
+        if factor := getattr(config, name, None):
+            logits = logits * factor
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor
     if cap := getattr(config, "final_logit_softcapping", None):
