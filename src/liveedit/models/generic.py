@@ -5,7 +5,9 @@ the text. On loading a probe goes through all of it; where the model does otherw
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import wraps
 from typing import Any
 
 import torch
@@ -134,7 +136,7 @@ class Generic(VLM):
     def check_probe(self) -> None:
         """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
         try:
-            self.plain = self.find_plain()
+            self.plain, self.layer_outputs = self.find_outputs()
             probe(self)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
@@ -169,14 +171,10 @@ class Generic(VLM):
         if not isinstance(value, list) or not all(isinstance(number, int) for number in flat(value)):
             return value
         if not self.lists:
-            self.model.register_forward_pre_hook(self.as_lists, with_kwargs=True)
+            inner = self.model.base_model
+            inner.get_image_features = listing(inner.get_image_features, self.lists)
         self.lists.add(name)
         return torch.tensor(value)
-
-    def as_lists(self, _model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """What the model is given, with lists for what the processor makes as lists."""
-        lists = {name: kwargs[name].tolist() for name in self.lists if isinstance(kwargs.get(name), Tensor)}
-        return args, kwargs | lists
 
     def tokens_of(self, counted: Any) -> int:
         """How many image tokens the text that stands for an image holds."""
@@ -289,17 +287,36 @@ class Generic(VLM):
         logits: Tensor = self.model.get_output_embeddings()(states) if self.plain else super().predict(states)
         return logits[..., : getattr(config, "unpadded_vocab_size", None)]
 
-    def find_plain(self) -> bool:
-        """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale."""
-        put_out: list[Tensor] = []
+    def find_outputs(self) -> tuple[bool, int]:
+        """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale.
+
+        And :attr:`layer_outputs`.
+        """
+        put_out: list[Any] = []
         ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
-        head = self.model.get_output_embeddings()
-        with head.register_forward_hook(lambda _module, _args, output: put_out.append(output)), torch.no_grad():
+        with torch.no_grad(), ExitStack() as undo:
+            for module in (self.layers[0], self.model.get_output_embeddings()):
+                undo.callback(module.register_forward_hook(lambda *args: put_out.append(args[2])).remove)
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-        return torch.equal(put_out[0], logits)
+        layer, head = put_out
+        return torch.equal(head, logits), len(layer) if isinstance(layer, tuple) else 0
 
 
 READ = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")
+
+
+def listing(function: Callable[..., Any], names: set[str]) -> Callable[..., Any]:
+    """The function, which gets lists of numbers where tensors are given under these names."""
+
+    @wraps(function)
+    def given(*args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        for name in names:
+            if isinstance(value := bound.arguments.get(name), Tensor):
+                bound.arguments[name] = value.tolist()
+        return function(*bound.args, **bound.kwargs)
+
+    return given
 
 
 def flat(values: list[Any]) -> Iterator[Any]:
