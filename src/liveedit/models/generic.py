@@ -23,8 +23,8 @@ from liveedit.models.vlm import VLM
 __all__ = ["Generic"]
 
 CONNECTORS = (
-    *("multi_modal_projector", "mm_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter"),
-    *("vision_projection", "resampler_model", "visual_embeddings_table"),
+    *("multi_modal_projector", "mm_projector", "connector", "projector", "aligner", "merger", "embed_vision"),
+    *("adapter", "vision_projection", "resampler_model", "visual_embeddings_table"),
 )
 """What models call that which stands between vision tower and text decoder."""
 EXPERTS = "moe_mm_token_type_ids"

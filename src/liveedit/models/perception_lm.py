@@ -32,9 +32,7 @@ class PerceptionLM(Generic):
     def processed(self, query: Query) -> dict[str, Any]:
         """What the processor makes of the query's prompt, before it puts images into one tensor."""
         text = self.render(query)
-        made = self.processor(
-            images=nested(query.images), text=[text], add_special_tokens=not self.begun(text)
-        )
+        made = self.processor(images=nested(query.images), text=[text], add_special_tokens=not self.begun(text))
         ids = {name: torch.tensor(made[name]) for name in ("input_ids", "attention_mask")}
         return ids | (tiles(made) if query.images else {})
 

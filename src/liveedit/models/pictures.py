@@ -1,8 +1,8 @@
 """Image processors for tiny models, where transformers has them with torchvision alone.
 
 :func:`without_torchvision` has the processor's own code run on the few functions of torchvision that it calls. The
-classes below stand for a whole processor, and give what it gives for an image of one tile. A checkpoint is read with its
-own.
+classes below stand for a whole processor, and give what it gives for an image of one tile. A checkpoint is read with
+its own.
 """
 
 import sys
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import BatchFeature, image_processing_backends
 from transformers.image_utils import make_flat_list_of_images
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
