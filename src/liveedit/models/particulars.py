@@ -230,7 +230,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
                 "num_attention_heads": 2,
             },
         },
-        "pictures": {"tile_size": 32, "max_num_tiles": 4},
+        "pictures": {"tile_size": 32, "max_num_tiles": 6},
         "note": "needs torchvision and timm; its vision tower here is CLIP's",
     },
     "qwen2_5_omni_thinker": {
