@@ -78,6 +78,12 @@ INKLING = {
     "swa_head_dim": 32,
     "layer_types": ["hybrid_sliding", "hybrid"] * 2,
 }
+PIXTRAL: dict[str, Any] = {
+    "config": {"vision_config": {"image_size": 64}},
+    "pictures": {"size": {"longest_edge": 64}},
+    "processor": {"spatial_merge_size": 2},
+    "note": "needs torchvision",
+}
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
@@ -191,16 +197,9 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "minicpmv4_6": MERGED,
     "minicpmv4_7": MERGED,
     "minimax_m3_vl": {"pictures_class": "Qwen2VLImageProcessorPil", "note": "needs torchvision"},
-    "mistral3": {"processor_class": "LightOnOcrProcessor", "note": "needs torchvision"},
-    "mistral_large4": {
-        "config": {
-            "text_config": LATENT | {"index_n_heads": 2, "index_head_dim": 32},
-            "vision_config": {"image_size": 64},
-        },
-        "pictures": {"size": {"longest_edge": 64}},
-        "processor": {"spatial_merge_size": 2},
-        "note": "needs torchvision",
-    },
+    "mistral3": PIXTRAL,
+    "mistral_large4": PIXTRAL
+    | {"config": PIXTRAL["config"] | {"text_config": LATENT | {"index_n_heads": 2, "index_head_dim": 32}}},
     "molmo2": {
         "config": {"adapter_config": {"vision_feature_layer": [1, 0]}},
         "pictures_class": "Molmo2Pictures",
