@@ -16,6 +16,7 @@ from typing import Any
 
 import transformers
 from PIL import Image
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types, pictures
@@ -88,8 +89,10 @@ def prompt_forms(vlm: VLM) -> str:
 def note(model_type: str) -> str:
     """What the tiny model has in place of the type's own."""
     special = PARTICULARS.get(model_type, {})
-    stand_in = vars(pictures).get(special.get("pictures_class", ""))
-    return str(special.get("note", "needs torchvision" if stand_in else ""))
+    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
+    name = special.get("pictures_class") or names.get("pil")
+    needed = name in vars(pictures) if name else "torchvision" in names
+    return str(special.get("note", "needs torchvision" if needed else ""))
 
 
 def page(found: dict[str, Checked]) -> str:
@@ -123,7 +126,8 @@ def page(found: dict[str, Checked]) -> str:
             "A type without a family of its own is read by `Generic` (`src/liveedit/models/generic.py`). Image tokens:",
             "how many an image takes. Prompts: the forms that were run. Several images: whether one prompt can hold them.",
             "What a checkpoint needs besides this package, the note says: some processors exist in transformers with",
-            "torchvision alone, and the tiny model then has another that gives the same tensors.",
+            "torchvision alone; the tiny model then runs their code on a few functions in its place, or has another that",
+            "gives the same tensors.",
             "",
             "| model type | family | class | layers | image tokens | prompts | several images | checks | note |",
             "|---|---|---|---|---|---|---|---|---|",

@@ -7,7 +7,7 @@ import transformers
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import REFUSED, family
 from liveedit.models.batch import HiddenBatch
-from liveedit.models.contract import QUERIES, WIDE
+from liveedit.models.contract import QUERIES, SQUARE, WIDE
 from liveedit.models.generic import Generic, stacked
 from liveedit.models.processor import load_processor, still
 from liveedit.models.shrink import shrink
@@ -116,5 +116,50 @@ def test_a_processor_keeps_no_part_for_videos(tmp_path):
 def test_a_type_without_processor_is_refused():
     with pytest.raises(UnsupportedModel, match="no model type 'nothing'"):
         shrink("nothing")
-    with pytest.raises(UnsupportedModel, match="needs torchvision"):
-        shrink("step3p7")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("kv_source_layers", [0, 1, 1, 3], "take keys and values from lower ones"),
+        ("indexer_types", ["full", "full", "shared", "full"], "that lower ones have chosen"),
+    ],
+)
+def test_layers_that_take_more_from_lower_ones_are_refused(setting, value, reason):
+    model, processor = shrink("mistral_large4")
+    setattr(model.config.get_text_config(), setting, value)
+    with pytest.raises(UnsupportedModel, match=reason):
+        VLM(model, processor)
+
+
+def test_layers_that_put_out_more_than_states():
+    assert tiny("mistral_large4").layer_outputs == 2
+
+
+def test_numbers_in_lists_are_held_as_tensors():
+    vlm = tiny("unlimited_ocr")
+    inputs = vlm.encode(QUERIES).inputs
+    assert inputs["num_local_patches"].tolist() == [6, 0, 6]
+    assert inputs["patches_grid"].tolist() == [[3, 2], [1, 1], [3, 2]]
+    assert len(inputs["pixel_values_local"]) == 12
+    assert "pixel_values_local" not in vlm.encode(QUERIES[2:3]).inputs
+
+
+def test_blocks_go_with_the_rows():
+    vlm = tiny("inkling2")
+    batch = vlm.encode(QUERIES)
+    below, above = vlm.hidden(batch, 1), vlm.hidden(batch, 2)
+    assert "block_states" not in vlm.hidden(batch, -1).extra
+    assert below.extra["block_states"].shape[2:] == (1, vlm.hidden_size)
+    torch.testing.assert_close(above.extra["block_states"][:, :, 1], below.hidden)
+    logits = vlm.resume(2, above)
+    above.extra["block_states"][:, :, 0] = 0
+    assert not torch.allclose(vlm.resume(2, above), logits, atol=1e-2)
+
+
+def test_images_of_many_tiles_and_of_few():
+    vlm = tiny("perception_lm")
+    wide, square = (vlm.encode([Query("?", image=image)]).inputs["pixel_values"] for image in (WIDE, SQUARE))
+    assert wide.shape[1] > square.shape[1] > 1
+    both = vlm.encode([Query("?", image=[WIDE, SQUARE])]).inputs["pixel_values"]
+    assert torch.equal(both, torch.cat([wide, square], 1))

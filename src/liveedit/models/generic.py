@@ -5,7 +5,9 @@ the text. On loading a probe goes through all of it; where the model does otherw
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,8 +23,8 @@ from liveedit.models.vlm import VLM
 __all__ = ["Generic"]
 
 CONNECTORS = (
-    *("multi_modal_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter"),
-    *("vision_projection", "resampler_model", "visual_embeddings_table"),
+    *("multi_modal_projector", "mm_projector", "connector", "projector", "aligner", "merger", "embed_vision"),
+    *("adapter", "vision_projection", "resampler_model", "visual_embeddings_table"),
 )
 """What models call that which stands between vision tower and text decoder."""
 EXPERTS = "moe_mm_token_type_ids"
@@ -48,6 +50,7 @@ class Generic(VLM):
         self.placeholder = self.find_placeholder()
         self.image_mark = self.marks(1)  # type: ignore[misc]
         self.plain = False
+        self.lists: set[str] = set()
         self.kinds = [name for name in TYPES if name in self.accepted()]
         self.check_probe()
 
@@ -69,6 +72,12 @@ class Generic(VLM):
         decoder = self.model.get_decoder()
         if any(word in name for name, _ in decoder.named_modules() for word in ("cross_attn", "crossattention")):
             raise self.refuse("its layers read the image again by cross attention")
+        text = self.model.config.get_text_config()
+        sources = getattr(text, "kv_source_layers", None) or []
+        if len(set(sources)) < len(sources):
+            raise self.refuse("its upper layers take keys and values from lower ones")
+        if "shared" in (getattr(text, "indexer_types", None) or []):
+            raise self.refuse("its upper layers attend to the tokens that lower ones have chosen")
 
     def find_decoder(self) -> str:
         """The path of the module that owns the text decoder's ``layers``."""
@@ -113,14 +122,21 @@ class Generic(VLM):
         return f"{self.placeholder}\n" * count
 
     def accepted(self) -> set[str]:
-        """The names of what the model's forward takes, the inner model's included."""
-        models = (self.model, self.model.base_model)
-        return {name for model in models for name in inspect.signature(model.forward).parameters}
+        """The names of what the model's forward takes, the inner model's included, as far as ``generate`` does, too."""
+        inner, own, asked = (
+            set(inspect.signature(function).parameters)
+            for function in (
+                self.model.base_model.forward,
+                self.model.forward,
+                getattr(self.model, "prepare_inputs_for_generation", self.model.forward),
+            )
+        )
+        return (inner | own) & (own | asked)
 
     def check_probe(self) -> None:
         """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
         try:
-            self.plain = self.find_plain()
+            self.plain, self.layer_outputs = self.find_outputs()
             probe(self)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
@@ -145,10 +161,20 @@ class Generic(VLM):
         if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != len(images):
             raise self.refuse("its processor does not say what it puts for an image")
         unread = {"input_ids", "attention_mask", "labels", *TYPES}
-        inputs = {name: value for name, value in made.items() if name not in unread}
+        inputs = {name: self.held(name, value) for name, value in made.items() if name not in unread}
         if odd := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
             raise self.refuse(f"its processor gives {odd[0]} as {type(inputs[odd[0]]).__name__}, not as a tensor")
         return inputs, [each["replacement"] for each in replaced[0]]
+
+    def held(self, name: str, value: Any) -> Any:
+        """What the processor makes, as batches hold it: whole numbers in a list as a tensor."""
+        if not isinstance(value, list) or not all(isinstance(number, int) for number in flat(value)):
+            return value
+        if not self.lists:
+            inner = self.model.base_model
+            inner.get_image_features = listing(inner.get_image_features, self.lists)
+        self.lists.add(name)
+        return torch.tensor(value)
 
     def tokens_of(self, counted: Any) -> int:
         """How many image tokens the text that stands for an image holds."""
@@ -167,7 +193,8 @@ class Generic(VLM):
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of all images, one after the other, filled up with zeros to the largest as processors do."""
-        return {name: stacked([part[name] for part in parts]) for name in parts[0]} if parts else {}
+        names = dict.fromkeys(name for part in parts for name in part)  # some only of images that are cut up
+        return {name: stacked([part[name] for part in parts if name in part]) for name in names}
 
     def tokenize(self, queries: Any, counts: list[list[Any]], eos: bool) -> tuple[list[list[int]], list[int]]:
         """Token ids of each row and the number of answer tokens at its end; ``counts`` hold the images' texts."""
@@ -250,23 +277,52 @@ class Generic(VLM):
         return states
 
     def predict(self, states: Tensor) -> Tensor:
-        """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is."""
-        if self.plain:
-            logits: Tensor = self.model.get_output_embeddings()(states)
-            return logits
-        return super().predict(states)
+        """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is.
 
-    def find_plain(self) -> bool:
-        """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale."""
-        put_out: list[Tensor] = []
+        Without those for which the output embedding has rows, but the vocabulary no token.
+        """
+        config = self.model.config.get_text_config()
+        if width := getattr(config, "logits_mup_width_multiplier", None):
+            states = states / width
+        logits: Tensor = self.model.get_output_embeddings()(states) if self.plain else super().predict(states)
+        return logits[..., : getattr(config, "unpadded_vocab_size", None)]
+
+    def find_outputs(self) -> tuple[bool, int]:
+        """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale.
+
+        And :attr:`layer_outputs`.
+        """
+        put_out: list[Any] = []
         ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
-        head = self.model.get_output_embeddings()
-        with head.register_forward_hook(lambda _module, _args, output: put_out.append(output)), torch.no_grad():
+        with torch.no_grad(), ExitStack() as undo:
+            for module in (self.layers[0], self.model.get_output_embeddings()):
+                undo.callback(module.register_forward_hook(lambda *args: put_out.append(args[2])).remove)
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-        return torch.equal(put_out[0], logits)
+        layer, head = put_out
+        return torch.equal(head, logits), len(layer) if isinstance(layer, tuple) else 0
 
 
 READ = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")
+
+
+def listing(function: Callable[..., Any], names: set[str]) -> Callable[..., Any]:
+    """The function, which gets lists of numbers where tensors are given under these names."""
+
+    @wraps(function)
+    def given(*args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        for name in names:
+            if isinstance(value := bound.arguments.get(name), Tensor):
+                bound.arguments[name] = value.tolist()
+        return function(*bound.args, **bound.kwargs)
+
+    return given
+
+
+def flat(values: list[Any]) -> Iterator[Any]:
+    """What a list holds, and the lists within it."""
+    for value in values:
+        yield from flat(value) if isinstance(value, list) else [value]
 
 
 def stacked(values: list[Tensor]) -> Tensor:

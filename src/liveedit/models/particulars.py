@@ -57,6 +57,7 @@ MARKS = [
     *("<IMG_ROW>", "<IMG_GRID>", "<IMG_ATOM>", "<|begin_of_image|>", "<|end_of_image|>", "<patch_newline>"),
     *("|SPEAKER|", "|NEWLINE|"),
     *("<frame_start>", "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>"),
+    *("<patch_start>", "<patch_end>", "<|content_image|>", "<|content_audio_input|>"),
 ]
 """Special tokens that processors name themselves."""
 
@@ -65,6 +66,24 @@ ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5,
 HALF = {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [4, 2, 2], "partial_rotary_factor": 0.5}}}
 GLM = {"text_config": {"rope_parameters": ROTARY}}
 
+LATENT = {
+    **dict.fromkeys(["kv_lora_rank", "q_lora_rank"], 16),
+    **dict.fromkeys(["qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"], 32),
+    "num_key_value_heads": 2,
+}
+"""Multi-head latent attention (DeepSeek-V2)."""
+INKLING = {
+    "swa_num_attention_heads": 2,
+    "swa_num_key_value_heads": 1,
+    "swa_head_dim": 32,
+    "layer_types": ["hybrid_sliding", "hybrid"] * 2,
+}
+PIXTRAL: dict[str, Any] = {
+    "config": {"vision_config": {"image_size": 64}},
+    "pictures": {"size": {"longest_edge": 64}},
+    "processor": {"spatial_merge_size": 2},
+    "note": "needs torchvision",
+}
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
@@ -110,6 +129,10 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {"text_config": {"vocab_size_per_layer_input": 480, "hidden_size_per_layer_input": 16}},
         "pictures": {"max_soft_tokens": 70},
     },
+    "gemma4_unified": {
+        "config": {"vision_config": {"mm_embed_dim": 64, "output_proj_dims": 64}},
+        "pictures": {"max_soft_tokens": 70},
+    },
     "deepseek_ocr2": {
         "config": {
             "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}
@@ -121,7 +144,21 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "hunyuan_vl": {
         "config": {"text_config": {"head_dim": 32, "rope_parameters": ROTARY | {"mrope_section": [4, 4, 4, 4]}}}
     },
+    "inkling2": {
+        "config": {
+            "text_config": INKLING | {"n_layers_per_attn_res_block": 2},
+            "vision_config": {"projection_hidden_dim": 64},
+        },
+        "pictures": {"size": {"height": 16, "width": 16}},
+    },
+    "inkling_mm_model": {
+        "config": {"text_config": INKLING, "vision_config": {"patch_size": 11, "n_layers": 3}},
+        "pictures": {"size": {"height": 11, "width": 11}},
+    },
     "instructblip": {"processor": {"num_query_tokens": 32}},
+    "kimi_k25": {
+        "config": {"projection_hidden_size": 32, "text_config": LATENT | {"n_group": 2, "topk_group": 1}},
+    },
     "llama4": {
         "config": {
             "vision_config": {
@@ -156,15 +193,19 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "qianfan_ocr": {"processor": {"image_seq_length": 4}},
     "janus": {"processor": {"num_image_tokens": 16}},
     "llava_onevision": {"processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}},
+    "minicpm_ocr": MERGED,
     "minicpmv4_6": MERGED,
     "minicpmv4_7": MERGED,
     "minimax_m3_vl": {"pictures_class": "Qwen2VLImageProcessorPil", "note": "needs torchvision"},
-    "mistral3": {"processor_class": "LightOnOcrProcessor", "note": "needs torchvision"},
+    "mistral3": PIXTRAL,
+    "mistral_large4": PIXTRAL
+    | {"config": PIXTRAL["config"] | {"text_config": LATENT | {"index_n_heads": 2, "index_head_dim": 32}}},
     "molmo2": {
         "config": {"adapter_config": {"vision_feature_layer": [1, 0]}},
         "pictures_class": "Molmo2Pictures",
         "tokens": {"image_patch_id": "<im_patch>", "image_token_id": "<im_patch>"},
     },
+    "muse_glimmer": {"config": {"out_hidden_size": 128, "projector_hidden_size": 64}},
     "ovis2": {
         "processor": {"image_seq_length": 16},
         "tokens": {
@@ -174,6 +215,23 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "paddleocr_vl": {"config": GLM},
     "paligemma": {"config": {"projection_dim": 64}, "pictures": {"image_seq_length": 16}},
+    "perception_lm": {
+        "config": {
+            "projector_pooling_ratio": 2,
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "model_args": {"embed_dim": 32},
+                "image_size": 32,
+                "patch_size": 8,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+            },
+        },
+        "pictures": {"tile_size": 32, "max_num_tiles": 6},
+        "note": "needs torchvision and timm; its vision tower here is CLIP's",
+    },
     "qwen2_5_omni_thinker": {
         "processor_class": "Qwen2_5OmniProcessor",
         "pictures_class": "Qwen2VLImageProcessorPil",
@@ -191,6 +249,25 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "qwen3_vl_moe": {
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
         "pictures_class": "Qwen2VLImageProcessorPil",
+    },
+    "step3p7": {
+        "config": {
+            "vision_config": {"patch_size": 4},
+            "text_config": {
+                "share_expert_dim": 64,
+                "layer_types": ["full_attention", "sliding_attention"] * 2,
+                "sliding_window": 512,
+            },
+        },
+        "pictures": {"patch_size": 16, "vision_patch_size": 4, "max_image_size": 256},
+    },
+    "unlimited_ocr": {
+        "config": {
+            "vision_config": {
+                "sam_config": {"downsample_channels": [16, 32], "global_attn_indexes": [1], "window_size": 2},
+            },
+        },
+        "pictures": {"size": {"height": 64, "width": 64}, "tile_size": 32},
     },
     "video_llava": {
         "pictures": {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},

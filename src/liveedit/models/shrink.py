@@ -136,7 +136,8 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
     name = special.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(model_type)
     if name is None:
         raise UnsupportedModel(f"transformers has no processor for the model type '{model_type}'")
-    kind = processor_class(name)
+    with standins.without_torchvision():
+        kind = processor_class(name)
     wanted = inspect.signature(kind).parameters
     parts = {"image_processor": pictures(model_type, special), "tokenizer": text, "qformer_tokenizer": text}
     absent = dict.fromkeys(("video_processor", "feature_extractor"))
@@ -148,12 +149,13 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
 
 
 def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
-    """The image processor that does without torchvision, its sizes shrunk by name."""
+    """The image processor, the one that does without torchvision if there is one, its sizes shrunk by name."""
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
-    name = special.get("pictures_class") or names.get("pil")
+    name = special.get("pictures_class") or names.get("pil") or names.get("torchvision")
     if name is None:
-        raise UnsupportedModel(f"the image processor of the model type '{model_type}' needs torchvision")
-    kind = getattr(standins, name, None) or getattr(transformers, name)
+        raise UnsupportedModel(f"transformers has no image processor for the model type '{model_type}'")
+    with standins.without_torchvision():
+        kind = getattr(standins, name, None) or processor_class(name)
     settings: dict[str, Any] = {}
     for setting in ("size", "crop_size", "max_image_size", "patch_size", "image_grid_pinpoints"):
         value = getattr(kind, setting, None)

@@ -66,6 +66,8 @@ class VLM(Encoder):
     """The vision tower, without what connects it to the text decoder; empty if the one is within the other."""
     connector_path: ClassVar[str] = "model.multi_modal_projector"
     """What connects the vision tower to the text decoder."""
+    layer_outputs: int = 0
+    """How many things a layer of the decoder puts out in a tuple, its states first; 0 where it puts out these alone."""
 
     def __new__(cls, model: Any = None, *_: Any, **__: Any) -> "VLM":
         """An instance of the family for ``model``, if not of the class asked for."""
@@ -350,6 +352,7 @@ class VLM(Encoder):
     @contextmanager
     def bypassed(self, layer: int, hidden: Tensor) -> Iterator[None]:
         """Have the decoder's layers do nothing up to ``layer``, which puts out ``hidden`` (B, T, D)."""
+        output = (hidden, *[None] * (self.layer_outputs - 1)) if self.layer_outputs else hidden
         with ExitStack() as undo:
             for module in self.layers[: layer + 1]:
                 own = vars(module)
@@ -357,7 +360,7 @@ class VLM(Encoder):
                     undo.callback(own.__setitem__, "forward", own["forward"])
                 else:
                     undo.callback(own.pop, "forward")
-                own["forward"] = lambda *_, **__: hidden
+                own["forward"] = lambda *_, **__: output
             yield
 
     @contextmanager
@@ -409,8 +412,9 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def scaled(logits: Tensor, config: Any) -> Tensor:
     """What some text decoders do to the logits after the output embedding, by the names that their configs share."""
-    if factor := getattr(config, "logit_scale", None):
-        logits = logits * factor
+    for name in ("logit_scale", "output_multiplier"):
+        if factor := getattr(config, name, None):
+            logits = logits * factor
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor
     if cap := getattr(config, "final_logit_softcapping", None):
