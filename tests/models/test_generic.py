@@ -7,7 +7,7 @@ import transformers
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import REFUSED, family
 from liveedit.models.batch import HiddenBatch
-from liveedit.models.contract import QUERIES, WIDE
+from liveedit.models.contract import QUERIES, WIDE, Broken, close
 from liveedit.models.generic import Generic, stacked
 from liveedit.models.processor import load_processor, still
 from liveedit.models.shrink import shrink
@@ -118,3 +118,10 @@ def test_a_type_without_processor_is_refused():
         shrink("nothing")
     with pytest.raises(UnsupportedModel, match="needs torchvision"):
         shrink("step3p7")
+
+
+def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():
+    least = torch.finfo(torch.float32).min
+    close(torch.tensor([least, 1.0]), torch.tensor([least, 1.0]), "logits")
+    with pytest.raises(Broken, match="logits: 1 apart"):
+        close(torch.tensor([least, 1.0]), torch.tensor([least, 2.0]), "logits")

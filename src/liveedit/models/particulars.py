@@ -201,4 +201,5 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
 }
 """By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, classes in their place,
-and in a ``note`` what a checkpoint needs besides."""
+special tokens by the name that processors ask for them (``named``), whether the tokenizer puts BOS in front
+(``begins``), and in a ``note`` what a checkpoint needs besides."""
