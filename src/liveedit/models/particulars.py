@@ -86,6 +86,18 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "tokens": {"image_token_id": "<|IMG_PATCH|>"},
     },
     "cohere2_vision": {"pictures_class": "Cohere2VisionPictures", "pictures": {"patch_size": 2}},
+    "cohere_compass": {
+        "config": {
+            "text_config": {"rope_parameters": {"full_attention": ROTARY}},
+            "vision_config": {"deepstack_visual_indexes": [0, 1]},
+        },
+        "named": {
+            "image_token": "<|IMAGE_PAD|>",
+            "video_token": "<|VIDEO_PAD|>",
+            "vision_start_token": "<|VISION_START|>",
+            "vision_end_token": "<|VISION_END|>",
+        },
+    },
     "cosmos3_omni": {
         "processor_class": "Qwen3VLProcessor",
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
