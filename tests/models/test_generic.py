@@ -7,7 +7,7 @@ import transformers
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import REFUSED, family
 from liveedit.models.batch import HiddenBatch
-from liveedit.models.contract import QUERIES, WIDE, Broken, close
+from liveedit.models.contract import QUERIES, SQUARE, WIDE, Broken, close
 from liveedit.models.generic import Generic, stacked
 from liveedit.models.processor import load_processor, still
 from liveedit.models.shrink import shrink
@@ -118,6 +118,19 @@ def test_a_type_without_processor_is_refused():
         shrink("nothing")
     with pytest.raises(UnsupportedModel, match="needs torchvision"):
         shrink("step3p7")
+
+
+def test_chameleons_images_are_put_in_as_its_own_code_does():
+    model, processor = shrink("chameleon")
+    inputs = processor(images=[[WIDE, SQUARE]], text=["<image> and <image>: what?"], return_tensors="pt")
+    with torch.no_grad():
+        own = model.eval()(**inputs).logits
+        vlm = VLM(model, processor)
+        assert torch.equal(model(**inputs).logits, own)
+    (span,) = vlm.encode([Query("What?", image=WIDE)]).spans
+    assert span.image == (2, 18)  # BOS and the mark before it, 4 by 4 words
+    words = model.model.get_image_tokens(inputs["pixel_values"][:1])
+    assert torch.equal(vlm.image_states(WIDE), vlm.embedding(words[0]))
 
 
 def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():

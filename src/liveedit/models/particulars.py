@@ -65,6 +65,7 @@ ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5,
 HALF = {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [4, 2, 2], "partial_rotary_factor": 0.5}}}
 GLM = {"text_config": {"rope_parameters": ROTARY}}
 
+CHAMELEON = [f"IMGIMG{letters}Z" for letters in [*"ABCDEFGHIJ", *("B" + letter for letter in "ABCDEF")]]
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
@@ -84,6 +85,25 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "pictures": {"crop_to_patches": False},
         "processor": {"img_size": 32, "downsample_factor": 2},
         "tokens": {"image_token_id": "<|IMG_PATCH|>"},
+    },
+    "chameleon": {
+        "config": {
+            "vq_config": {
+                "base_channels": 32,
+                "channel_multiplier": [1, 1, 1, 1],
+                "latent_channels": 32,
+                "num_embeddings": 16,
+                "num_res_blocks": 1,
+                "resolution": 32,
+            }
+        },
+        "processor": {"image_seq_length": 16},
+        "named": {
+            "boi_token": "<racm3:break>",
+            "eoi_token": "<eoss>",
+            "sep_token": "<reserved08706>",
+            **{word: word for word in CHAMELEON},
+        },
     },
     "cohere2_vision": {"pictures_class": "Cohere2VisionPictures", "pictures": {"patch_size": 2}},
     "cohere_compass": {
