@@ -133,6 +133,16 @@ def test_chameleons_images_are_put_in_as_its_own_code_does():
     assert torch.equal(vlm.image_states(WIDE), vlm.embedding(words[0]))
 
 
+def test_padding_changes_no_word_of_emu3s_images():
+    vlm = tiny("emu3")
+    batch = vlm.encode([Query("?", image=image) for image in (WIDE, SQUARE)])
+    words = vlm.model.model.get_image_tokens(batch.inputs["pixel_values"], batch.inputs["image_sizes"])
+    alone = [vlm.encode([Query("?", image=image)]).inputs for image in (WIDE, SQUARE)]
+    assert batch.inputs["pixel_values"].shape[-2:] != alone[0]["pixel_values"].shape[-2:]
+    expected = [vlm.model.model.get_image_tokens(one["pixel_values"], one["image_sizes"]) for one in alone]
+    assert torch.equal(words, torch.cat(expected))
+
+
 def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():
     least = torch.finfo(torch.float32).min
     close(torch.tensor([least, 1.0]), torch.tensor([least, 1.0]), "logits")

@@ -13,6 +13,7 @@ __all__ = ["CONVERTERS", "FAMILIES", "REFUSED", "Checked", "checked", "checkpoin
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
     "chameleon": "liveedit.models.chameleon:Chameleon",
+    "emu3": "liveedit.models.emu3:Emu3",
     "gemma4": "liveedit.models.gemma4:Gemma4",
     "idefics2": "liveedit.models.idefics2:Idefics2",
     "instructblip": "liveedit.models.instructblip:InstructBlip",

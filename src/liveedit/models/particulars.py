@@ -66,6 +66,9 @@ HALF = {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [4, 2, 2],
 GLM = {"text_config": {"rope_parameters": ROTARY}}
 
 CHAMELEON = [f"IMGIMG{letters}Z" for letters in [*"ABCDEFGHIJ", *("B" + letter for letter in "ABCDEF")]]
+EMU3 = [f"<|visual token {code:06d}|>" for code in range(16)]
+"""The words that stand for 16 pieces of images."""
+
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
@@ -129,6 +132,24 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "processor": {"num_image_tokens": 16},
     },
     "dots3_note": {"config": {"text_config": {"num_key_value_heads": 2}}},
+    "emu3": {
+        "config": {
+            "vq_config": {
+                "base_channels": 32,
+                "channel_multiplier": [1, 1, 1, 1],
+                "codebook_size": 16,
+                "num_res_blocks": 1,
+            }
+        },
+        "pictures": {"min_pixels": 256, "max_pixels": 1024},
+        "named": {
+            "boi_token": "<|image start|>",
+            "eoi_token": "<|image end|>",
+            "eol_token": "<|extra_200|>",
+            **{word: word for word in EMU3},
+        },
+        "begins": False,
+    },
     "gemma3": {
         "config": {"mm_tokens_per_image": 4},
         "processor": {"image_seq_length": 4},
