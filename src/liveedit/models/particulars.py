@@ -69,6 +69,12 @@ CHAMELEON = [f"IMGIMG{letters}Z" for letters in [*"ABCDEFGHIJ", *("B" + letter f
 EMU3 = [f"<|visual token {code:06d}|>" for code in range(16)]
 """The words that stand for 16 pieces of images."""
 
+DOTS = {
+    **dict.fromkeys(["q_lora_rank", "kv_lora_rank"], 16),
+    **dict.fromkeys(["qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"], 16),
+}
+"""Sizes of the latent attention of dots3.note, for a head of 32."""
+
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
@@ -131,7 +137,30 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "pictures": {"high_res_size": {"height": 32, "width": 32}},
         "processor": {"num_image_tokens": 16},
     },
-    "dots3_note": {"config": {"text_config": {"num_key_value_heads": 2}}},
+    "dots3_note": {
+        "config": {
+            "text_config": {
+                **DOTS,
+                "num_key_value_heads": 2,
+                "index_topk": 24,
+                "index_head_dim": 32,
+                "index_n_heads": 8,
+                "shared_experts_intermediate_size": 64,
+                **{f"swa_{name}": value for name, value in DOTS.items() if name != "qk_rope_head_dim"},
+                "swa_num_attention_heads": 2,
+                "swa_num_key_value_heads": 2,
+                "swa_head_dim": 32,
+            },
+            "vision_config": {
+                "pyramid_num_routed": [-1, 4],
+                "moe_intermediate_size": 48,
+                "adapter_in_dim": 32,
+                "adapter_out_dim": 64,
+            },
+            "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 64, "downsample_hidden_size": 8},
+        },
+        "pictures": {"temporal_patch_size": 1},
+    },
     "emu3": {
         "config": {
             "vq_config": {
