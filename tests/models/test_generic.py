@@ -143,6 +143,17 @@ def test_padding_changes_no_word_of_emu3s_images():
     assert torch.equal(words, torch.cat(expected))
 
 
+def test_granite_vision_puts_the_image_into_the_first_layer():
+    vlm = tiny("granite4_vision")
+    batch = vlm.encode(QUERIES[:1])
+    seen = []
+    with vlm.layers[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0])):
+        vlm.logits(batch)
+    embedded = vlm.hidden(batch, -1)
+    torch.testing.assert_close(embedded.hidden * vlm.decoder.embedding_multiplier, seen[0])
+    assert not embedded.extra["deepstack_features"][:, :, 0].any()
+
+
 def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():
     least = torch.finfo(torch.float32).min
     close(torch.tensor([least, 1.0]), torch.tensor([least, 1.0]), "logits")

@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "chameleon": "liveedit.models.chameleon:Chameleon",
     "emu3": "liveedit.models.emu3:Emu3",
     "gemma4": "liveedit.models.gemma4:Gemma4",
+    "granite4_vision": "liveedit.models.granite4_vision:Granite4Vision",
     "idefics2": "liveedit.models.idefics2:Idefics2",
     "instructblip": "liveedit.models.instructblip:InstructBlip",
     "llava": "liveedit.models.llava:Llava",

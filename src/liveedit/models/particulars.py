@@ -185,8 +185,23 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "tokens": {"image_token_id": "<image>"},
     },
     "granite4_vision": {
-        "config": {"deepstack_layer_map": [[-1, 1], [-2, 2]]},
-        "processor": {"downsample_rate": "1/2"},
+        "config": {
+            "text_config": {
+                "num_hidden_layers": 6,
+                "embedding_multiplier": 2.0,
+                "residual_multiplier": 0.5,
+                "logits_scaling": 2.0,
+            },
+            "vision_config": {"hidden_size": 64},
+            "deepstack_layer_map": [[-1, 0], [-2, 1]],
+            "spatial_target_layers": [2, 3, 4, 5],
+            "downsample_rate": "1/2",
+        },
+        "processor": {
+            "downsample_rate": "1/2",
+            "num_additional_image_tokens": 1,
+            "vision_feature_select_strategy": "default",
+        },
     },
     "gemma4": {
         "config": {"text_config": {"vocab_size_per_layer_input": 480, "hidden_size_per_layer_input": 16}},
