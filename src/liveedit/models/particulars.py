@@ -262,6 +262,16 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "pictures_class": "Molmo2Pictures",
         "tokens": {"image_patch_id": "<im_patch>", "image_token_id": "<im_patch>"},
     },
+    "muse_spark": {
+        "config": {
+            "text_config": {"moe_hidden_size": 32},
+            "vision_config": {"pos_emb_height": 4, "pos_emb_width": 4},
+            "audio_config": {"patch_sizes": [2, 2], "hidden_sizes": [32, 32], "depths": [1, 1]},
+            "out_hidden_size": 128,
+            "projector_hidden_size": 64,
+        },
+        "pictures_class": "MuseGlimmerPictures",
+    },
     "ovis2": {
         "processor": {"image_seq_length": 16},
         "tokens": {

@@ -1,6 +1,7 @@
 """Image processors for tiny models, in place of those that transformers has with torchvision alone.
 
-Each gives what the one in whose place it stands gives for an image of one tile. A checkpoint is read with its own.
+Each gives what the one in whose place it stands gives for an image of one tile, or of a size that it keeps. A
+checkpoint is read with its own.
 """
 
 from typing import Any
@@ -9,14 +10,25 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
-from transformers.image_utils import make_flat_list_of_images
+from transformers.image_utils import (
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    make_flat_list_of_images,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import (
     Siglip2ImageProcessorKwargs,
     Siglip2ImageProcessorPil,
 )
 
-__all__ = ["Cohere2VisionPictures", "Lfm2VlPictures", "Llama4Pictures", "Molmo2Pictures"]
+__all__ = [
+    "Cohere2VisionPictures",
+    "Lfm2VlPictures",
+    "Llama4Pictures",
+    "Molmo2Pictures",
+    "MuseGlimmerPictures",
+]
 
 
 class Cohere2VisionPictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
@@ -87,3 +99,16 @@ class Molmo2Pictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
                 "image_num_crops": torch.full((len(images),), 2),
             }
         )
+
+
+class MuseGlimmerPictures(Qwen2VLImageProcessorPil):  # type: ignore[misc]
+    """Muse Glimmer's and Muse Spark's: patches row after row, whichever of them become one token."""
+
+    image_mean, image_std = IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
+
+    def patchify(self, image: Any, patch_size: int, temporal_patch_size: int, **_: Any) -> tuple[Any, int, int]:
+        """The patches (n, times · 3 · pixels), each the same at all times, and how many stand above and beside."""
+        colours, rows, columns = image.shape[0], image.shape[1] // patch_size, image.shape[2] // patch_size
+        patches = np.asarray(image, np.float32).reshape(colours, rows, patch_size, columns, patch_size)
+        patches = np.repeat(patches.transpose(1, 3, 0, 2, 4)[:, :, None], temporal_patch_size, 2)
+        return patches.reshape(rows * columns, -1), rows, columns
