@@ -24,6 +24,7 @@ FAMILIES: dict[str, str] = {
     "minigpt4": "liveedit.models.minigpt4:MiniGPT4",
     "molmo2": "liveedit.models.molmo2:Molmo2",
     "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
+    "nemotron_h_omni": "liveedit.models.nemotron_h_omni:NemotronHOmni",
     "paligemma": "liveedit.models.paligemma:PaliGemma",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
     "qwen_vl": "liveedit.models.qwen_vl:QwenVL",

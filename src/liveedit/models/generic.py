@@ -15,6 +15,7 @@ from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.contract import probe
 from liveedit.models.encode import Picture, PromptFormat, joined, nested
+from liveedit.models.patch import output_embedding
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM
 
@@ -81,7 +82,9 @@ class Generic(VLM):
 
     def find_vision(self) -> tuple[str, str]:
         """The paths of the vision tower and of what connects it to the decoder; empty for what was not found."""
-        names = [name for name, _ in self.model.named_modules() if not name.startswith(self.decoder_path)]
+        hearing = self.paths.get(id(self.model.get_encoder(modality="audio"))) or self.decoder_path
+        others = (self.decoder_path, hearing)
+        names = [name for name, _ in self.model.named_modules() if not name.startswith(others)]
         tower = self.paths.get(id(self.model.get_encoder(modality="image")), "")
         found = [name for word in CONNECTORS for name in names if name.rpartition(".")[2] == word]
         outside = [name for name in found if not tower or not name.startswith(f"{tower}.")]
@@ -252,7 +255,7 @@ class Generic(VLM):
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is."""
         if self.plain:
-            logits: Tensor = self.model.get_output_embeddings()(states)
+            logits: Tensor = output_embedding(self.model)(states)
             return logits
         return super().predict(states)
 
@@ -260,7 +263,7 @@ class Generic(VLM):
         """Whether the logits are what the output embedding puts out, whatever its configuration says of a scale."""
         put_out: list[Tensor] = []
         ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
-        head = self.model.get_output_embeddings()
+        head = output_embedding(self.model)
         with head.register_forward_hook(lambda _module, _args, output: put_out.append(output)), torch.no_grad():
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         return torch.equal(put_out[0], logits)

@@ -272,6 +272,22 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         },
         "pictures_class": "MuseGlimmerPictures",
     },
+    "nemotron_h_omni": {
+        "config": {
+            "text_config": {
+                "mamba_num_heads": 4,
+                "mamba_head_dim": 16,
+                "n_groups": 2,
+                "ssm_state_size": 16,
+                "chunk_size": 16,
+                "moe_shared_expert_intermediate_size": 64,
+            },
+            "vision_config": {"video_temporal_patch_size": 2, "max_img_size": 64},
+            "projector_hidden_size": 64,
+            "vision_hidden_size": 32,
+        },
+        "pictures_class": "NemotronHOmniPictures",
+    },
     "ovis2": {
         "processor": {"image_seq_length": 16},
         "tokens": {

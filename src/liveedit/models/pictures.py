@@ -13,6 +13,8 @@ from transformers import BatchFeature
 from transformers.image_utils import (
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
     make_flat_list_of_images,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -28,6 +30,7 @@ __all__ = [
     "Llama4Pictures",
     "Molmo2Pictures",
     "MuseGlimmerPictures",
+    "NemotronHOmniPictures",
 ]
 
 
@@ -112,3 +115,17 @@ class MuseGlimmerPictures(Qwen2VLImageProcessorPil):  # type: ignore[misc]
         patches = np.asarray(image, np.float32).reshape(colours, rows, patch_size, columns, patch_size)
         patches = np.repeat(patches.transpose(1, 3, 0, 2, 4)[:, :, None], temporal_patch_size, 2)
         return patches.reshape(rows * columns, -1), rows, columns
+
+
+class NemotronHOmniPictures(MuseGlimmerPictures):
+    """Nemotron 3 Nano Omni's: patches row after row, and of each image how many rows and columns."""
+
+    image_mean, image_std = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    temporal_patch_size, downsample_ratio = 1, 0.5
+    model_input_names = ["pixel_values", "image_grid_hw"]  # noqa: RUF012
+
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Patches (n, 3 · pixels) and grids (images, 2)."""
+        made = super().preprocess(images, *args, **kwargs)
+        made["image_grid_hw"] = made.pop("image_grid_thw")[:, 1:]
+        return made

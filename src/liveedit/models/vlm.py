@@ -25,7 +25,7 @@ from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
 from liveedit.models.encode import Encoder, PromptFormat
-from liveedit.models.patch import Patch, attached, main_output, overrides
+from liveedit.models.patch import Patch, attached, main_output, output_embedding, overrides
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
 from liveedit.types import Query
 
@@ -160,7 +160,7 @@ class VLM(Encoder):
 
         Raises :class:`UnsupportedModel` where they are quantised.
         """
-        head = self.model.get_output_embeddings()
+        head = output_embedding(self.model)
         with align_module_device(head):
             weight: Tensor = head.weight
         check_changeable([("the output embedding", weight)])
@@ -304,7 +304,7 @@ class VLM(Encoder):
 
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
-        return scaled(self.model.get_output_embeddings()(states), self.model.config.get_text_config()).to(self.device)
+        return scaled(output_embedding(self.model)(states), self.model.config.get_text_config()).to(self.device)
 
     @torch.no_grad()
     def generate(self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32) -> list[str]:
@@ -405,8 +405,9 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def scaled(logits: Tensor, config: Any) -> Tensor:
     """What some text decoders do to the logits after the output embedding, by the names that their configs share."""
-    if factor := getattr(config, "logit_scale", None):
-        logits = logits * factor
+    for name in ("logit_scale", "output_multiplier"):
+        if factor := getattr(config, name, None):
+            logits = logits * factor
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor
     if cap := getattr(config, "final_logit_softcapping", None):
