@@ -27,6 +27,7 @@ FAMILIES: dict[str, str] = {
     "nemotron_h_omni": "liveedit.models.nemotron_h_omni:NemotronHOmni",
     "paligemma": "liveedit.models.paligemma:PaliGemma",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
+    "qwen4_exp": "liveedit.models.qwen4_exp:Qwen4Exp",
     "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
 }
 

@@ -315,6 +315,27 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
         "pictures_class": "Qwen2VLImageProcessorPil",
     },
+    "qwen4_exp": {
+        "config": {
+            "text_config": {
+                "hc_count": 2,
+                "hc_lowrank": 8,
+                "eos_token_id": 1,
+                "ple_layer_ids": [1],
+                "ple_embed_dim": 64,
+                "heads_per_ngram": 2,
+                "ngram_vocab_size_base": 50,
+                "make_ngram_vocab_size_divisible_by": 8,
+                "split_ngram_parts": 1,
+                "indexer_n_heads": 8,
+                "indexer_kv_heads": 1,
+                "indexer_head_dim": 32,
+                "indexer_budget": 16,
+                "indexer_compress_ratio": 2,
+                "rope_parameters": ROTARY,
+            }
+        },
+    },
     "video_llava": {
         "pictures": {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
     },
