@@ -41,6 +41,7 @@ CONVERTERS: dict[str, str] = {
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
     "evolla": "it reads proteins, not images",
+    "gemma3n": "its layers pass on four states a token (AltUp), its upper ones take keys and values from lower ones",
     "instructblipvideo": "it reads videos alone",
     "kosmos-2": "its image tokens are marked by a mask of positions, which no family reads",
     "kosmos-2.5": "its image tokens are marked by a mask of positions, which no family reads",
