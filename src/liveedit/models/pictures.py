@@ -18,7 +18,7 @@ from transformers.image_utils import (
     make_flat_list_of_images,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as qwen2_vl
 from transformers.models.siglip2.image_processing_pil_siglip2 import (
     Siglip2ImageProcessorKwargs,
     Siglip2ImageProcessorPil,
@@ -104,7 +104,7 @@ class Molmo2Pictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]
         )
 
 
-class MuseGlimmerPictures(Qwen2VLImageProcessorPil):  # type: ignore[misc]
+class MuseGlimmerPictures(qwen2_vl.Qwen2VLImageProcessorPil):  # type: ignore[misc]
     """Muse Glimmer's and Muse Spark's: patches row after row, whichever of them become one token."""
 
     image_mean, image_std = IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
