@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+from liveedit.editors import new_editor
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import REFUSED, family
 from liveedit.models.batch import HiddenBatch
@@ -159,3 +160,15 @@ def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():
     close(torch.tensor([least, 1.0]), torch.tensor([least, 1.0]), "logits")
     with pytest.raises(Broken, match="logits: 1 apart"):
         close(torch.tensor([least, 1.0]), torch.tensor([least, 2.0]), "logits")
+
+
+def test_editors_act_on_all_residual_streams_or_say_that_they_cannot():
+    vlm = tiny("qwen4_exp")
+    assert vlm.state_size == 2 * vlm.hidden_size
+    edit = [Query("Which film is this?", "Rain", WIDE)]
+    patch = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}).edit(edit)
+    with vlm.patched(patch):
+        assert len(vlm.generate(edit, max_new_tokens=1)) == 1
+    for name, settings in (("serac", {"layer": 2}), ("liveedit", {"layer": 2, "generator": "aligned"})):
+        with pytest.raises(UnsupportedModel):
+            new_editor(vlm, name, settings)

@@ -476,7 +476,7 @@ def hidden_stops_at_its_layer(vlm: "VLM") -> None:
         hidden = vlm.hidden(batch, layer)
     output = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
     expect(torch.equal(hidden.hidden, output), "hidden is not the layer's output")
-    expect(hidden.hidden.shape == (*batch.labels.shape, vlm.hidden_size), f"hidden is {tuple(hidden.hidden.shape)}")
+    expect(hidden.hidden.shape == (*batch.labels.shape, vlm.state_size), f"hidden is {tuple(hidden.hidden.shape)}")
     ran = [f"{vlm.decoder_path}.layers.{number}" in names for number in range(vlm.num_layers)]
     expect(ran == [number <= layer for number in range(vlm.num_layers)], "other layers run")
 

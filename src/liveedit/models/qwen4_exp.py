@@ -17,7 +17,7 @@ class Qwen4Exp(Generic):
     """What stands between its layers are all streams of a token, one after the other."""
 
     @property
-    def hidden_size(self) -> int:
+    def state_size(self) -> int:
         """The width of all streams together."""
         config = self.model.config.get_text_config()
         return int(config.hc_count * config.hidden_size)

@@ -155,6 +155,11 @@ class VLM(Encoder):
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
+    def state_size(self) -> int:
+        """The width of what a layer puts out: D, unless it puts out several residual streams side by side."""
+        return self.hidden_size
+
+    @property
     def unembedding(self) -> Tensor:
         """The weights (V, D) of the output embedding, off the disk if they are there, on whichever device they are.
 
