@@ -19,9 +19,12 @@ ASKED = {"qwen2_vl": CHATML, "qwen_vl": CHATML, "mplug_owl2": " ASSISTANT: "}
 PAPERS = ["llava", "blip-2", "minigpt4 in raw prompts", "mplug_owl2", "mplug_owl2 in raw prompts", "qwen_vl"]
 EVERY = [*PAPERS, "qwen2_vl", "qwen2_vl in raw prompts"]
 TODAY = [  # what people run, each unlike the others in what the generic family has to find
+    "chameleon",
+    "emu3",
     "gemma3",
     "gemma4",
     "glm4v",
+    "granite4_vision",
     "idefics2",
     "idefics3",
     "inkling2",
@@ -35,12 +38,14 @@ TODAY = [  # what people run, each unlike the others in what the generic family 
     "minicpmv4_6",
     "mistral3",
     "molmo2",
+    "nemotron_h_omni",
     "ovis2",
     "paligemma",
     "perception_lm",
     "qwen2_5_vl",
     "qwen3_5",
     "qwen3_vl",
+    "qwen4_exp",
     "unlimited_ocr",
 ]
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 import transformers
 
+from liveedit.editors import new_editor
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import REFUSED, family
 from liveedit.models.batch import HiddenBatch
-from liveedit.models.contract import QUERIES, SQUARE, WIDE
+from liveedit.models.contract import QUERIES, SQUARE, WIDE, Broken, close
 from liveedit.models.generic import Generic, stacked
 from liveedit.models.processor import load_processor, still
 from liveedit.models.shrink import shrink
@@ -163,3 +164,56 @@ def test_images_of_many_tiles_and_of_few():
     assert wide.shape[1] > square.shape[1] > 1
     both = vlm.encode([Query("?", image=[WIDE, SQUARE])]).inputs["pixel_values"]
     assert torch.equal(both, torch.cat([wide, square], 1))
+
+
+def test_chameleons_images_are_put_in_as_its_own_code_does():
+    model, processor = shrink("chameleon")
+    inputs = processor(images=[[WIDE, SQUARE]], text=["<image> and <image>: what?"], return_tensors="pt")
+    with torch.no_grad():
+        own = model.eval()(**inputs).logits
+        vlm = VLM(model, processor)
+        assert torch.equal(model(**inputs).logits, own)
+    (span,) = vlm.encode([Query("What?", image=WIDE)]).spans
+    assert span.image == (2, 18)  # BOS and the mark before it, 4 by 4 words
+    words = model.model.get_image_tokens(inputs["pixel_values"][:1])
+    assert torch.equal(vlm.image_states(WIDE), vlm.embedding(words[0]))
+
+
+def test_padding_changes_no_word_of_emu3s_images():
+    vlm = tiny("emu3")
+    batch = vlm.encode([Query("?", image=image) for image in (WIDE, SQUARE)])
+    words = vlm.model.model.get_image_tokens(batch.inputs["pixel_values"], batch.inputs["image_sizes"])
+    alone = [vlm.encode([Query("?", image=image)]).inputs for image in (WIDE, SQUARE)]
+    assert batch.inputs["pixel_values"].shape[-2:] != alone[0]["pixel_values"].shape[-2:]
+    expected = [vlm.model.model.get_image_tokens(one["pixel_values"], one["image_sizes"]) for one in alone]
+    assert torch.equal(words, torch.cat(expected))
+
+
+def test_granite_vision_puts_the_image_into_the_first_layer():
+    vlm = tiny("granite4_vision")
+    batch = vlm.encode(QUERIES[:1])
+    seen = []
+    with vlm.layers[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0])):
+        vlm.logits(batch)
+    embedded = vlm.hidden(batch, -1)
+    torch.testing.assert_close(embedded.hidden * vlm.decoder.embedding_multiplier, seen[0])
+    assert not embedded.extra["deepstack_features"][:, :, 0].any()
+
+
+def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():
+    least = torch.finfo(torch.float32).min
+    close(torch.tensor([least, 1.0]), torch.tensor([least, 1.0]), "logits")
+    with pytest.raises(Broken, match="logits: 1 apart"):
+        close(torch.tensor([least, 1.0]), torch.tensor([least, 2.0]), "logits")
+
+
+def test_editors_act_on_all_residual_streams_or_say_that_they_cannot():
+    vlm = tiny("qwen4_exp")
+    assert vlm.state_size == 2 * vlm.hidden_size
+    edit = [Query("Which film is this?", "Rain", WIDE)]
+    patch = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}).edit(edit)
+    with vlm.patched(patch):
+        assert len(vlm.generate(edit, max_new_tokens=1)) == 1
+    for name, settings in (("serac", {"layer": 2}), ("liveedit", {"layer": 2, "generator": "aligned"})):
+        with pytest.raises(UnsupportedModel):
+            new_editor(vlm, name, settings)

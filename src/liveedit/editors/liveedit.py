@@ -47,7 +47,7 @@ from liveedit.editors.nets import FeatureExtractor, InputExtractor, ReleasedGene
 from liveedit.editors.objective import replay
 from liveedit.editors.pool import PoolEditor
 from liveedit.editors.routing import LiveEditPatch, pictured
-from liveedit.errors import BadInput, UnknownName
+from liveedit.errors import BadInput, UnknownName, UnsupportedModel
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -122,14 +122,16 @@ class LiveEdit(TrainableEditor, PoolEditor):
         vlm.check_layer(c.layer)
         if c.generator not in GENERATORS:
             raise UnknownName(f"unknown generator '{c.generator}': known: {', '.join(GENERATORS)}")
-        if c.module_dim % c.heads or vlm.hidden_size % c.heads:
-            raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.hidden_size}: change heads")
+        if c.module_dim % c.heads or vlm.state_size % c.heads:
+            raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.state_size}: change heads")
+        if c.generator == "aligned" and vlm.state_size != vlm.hidden_size:
+            raise UnsupportedModel("aligned experts need states as wide as words: set generator to released")
         if c.negatives == "released" and (c.written is not None or c.drop):
             raise BadInput("written and drop are for hard negatives: leave them, or set negatives to hard")
-        sizes = (vlm.hidden_size, c.module_dim, c.heads)
+        sizes = (vlm.state_size, c.module_dim, c.heads)
         self.generator = GENERATORS[c.generator](*sizes, c.rank, c.scale)
         self.input_features, self.edit_features = self._extractors(*sizes, c.queries, image_tokens(vlm))
-        self.norm = nn.LayerNorm(vlm.hidden_size)
+        self.norm = nn.LayerNorm(vlm.state_size)
         parts = ("generator", "edit_features", "input_features", "norm")
         self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts})
         self._networks.to(vlm.device)
@@ -180,7 +182,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
 
     def empty(self) -> "LiveEditPatch":
         """A patch without edits."""
-        c, D = self.config, self.vlm.hidden_size
+        c, D = self.config, self.vlm.state_size
         key, factor = torch.empty(0, c.queries, c.module_dim), torch.empty(0, c.rank, D)
         none = {"vision_keys": key, "text_keys": key, "expert_in": factor, "expert_out": factor}
         return LiveEditPatch(self, Bank(none))

@@ -216,15 +216,17 @@ class Recipe(MemoryEditor):
         super().__init__(vlm, config)
         c, D = self.config, vlm.hidden_size
         vlm.check_layer(c.layer)
-        self.encoder, widths = None, [D]
+        both = c.scope == "both"
+        self.encoder, widths, known = None, [vlm.state_size if both else D], D
         if c.encoder is not None:
             with reading(c.encoder):
                 self.encoder = transformers.AutoModel.from_pretrained(checkpoint(c.encoder), dtype=torch.float32).eval()
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint(c.encoder))
-            widths = [self.encoder.get_input_embeddings().embedding_dim]
-        widths += [D] if c.scope == "both" else []
+            known = self.encoder.get_input_embeddings().embedding_dim
+            widths = [known]
+        widths += [vlm.state_size] if both else []
         self.retriever = Retriever(widths, c.key_dim, c.prototypes)
-        self.prompts = Prompts(POOLED * widths[0], c.key_dim, c.tokens, D)
+        self.prompts = Prompts(POOLED * known, c.key_dim, c.tokens, D)
         parts = {"retriever": self.retriever, "prompts": self.prompts}
         self._networks = nn.ModuleDict(parts if self.encoder is None else parts | {"encoder": self.encoder})
         self._networks.to(vlm.device)

@@ -57,7 +57,7 @@ from liveedit.editors.memory import (
 )
 from liveedit.editors.metric import EditSide, MetricExtractor
 from liveedit.editors.nets import Part, image_and_prompt, own_similarity, similarity
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch, HiddenBatch, Spans
 from liveedit.models.patch import INPUT, SiteFn
@@ -217,6 +217,8 @@ class Serac(MemoryEditor):
         vlm.check_layer(c.layer)
         if c.layer == vlm.num_layers - 1:
             raise BadInput("the last layer is where the counterfactual model writes: let the scope read a lower one")
+        if vlm.state_size != vlm.hidden_size:
+            raise UnsupportedModel("the counterfactual model answers for decoders with one residual stream alone")
         if c.module_dim % c.heads or c.width % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {c.width}: change heads")
         if not 0 < c.threshold < 1:

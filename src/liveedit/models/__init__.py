@@ -12,7 +12,10 @@ __all__ = ["AUTHORS", "CONVERTERS", "FAMILIES", "REFUSED", "Checked", "checked",
 
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
+    "chameleon": "liveedit.models.chameleon:Chameleon",
+    "emu3": "liveedit.models.emu3:Emu3",
     "gemma4": "liveedit.models.gemma4:Gemma4",
+    "granite4_vision": "liveedit.models.granite4_vision:Granite4Vision",
     "idefics2": "liveedit.models.idefics2:Idefics2",
     "inkling2": "liveedit.models.inkling2:Inkling2",
     "instructblip": "liveedit.models.instructblip:InstructBlip",
@@ -23,9 +26,11 @@ FAMILIES: dict[str, str] = {
     "minigpt4": "liveedit.models.minigpt4:MiniGPT4",
     "molmo2": "liveedit.models.molmo2:Molmo2",
     "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
+    "nemotron_h_omni": "liveedit.models.nemotron_h_omni:NemotronHOmni",
     "paligemma": "liveedit.models.paligemma:PaliGemma",
     "perception_lm": "liveedit.models.perception_lm:PerceptionLM",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
+    "qwen4_exp": "liveedit.models.qwen4_exp:Qwen4Exp",
     "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
 }
 
@@ -42,6 +47,7 @@ AUTHORS = {"MPLUGOwl2LlamaForCausalLM": "mplug_owl2", "QWenLMHeadModel": "qwen_v
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
     "evolla": "it reads proteins, not images",
+    "gemma3n": "its layers pass on four states a token (AltUp), its upper ones take keys and values from lower ones",
     "instructblipvideo": "it reads videos alone",
     "kosmos-2": "its image tokens are marked by a mask of positions, which no family reads",
     "kosmos-2.5": "its image tokens are marked by a mask of positions, which no family reads",

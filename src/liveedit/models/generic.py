@@ -17,6 +17,7 @@ from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.contract import probe
 from liveedit.models.encode import Picture, PromptFormat, joined, nested
+from liveedit.models.patch import output_embedding
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM
 
@@ -90,7 +91,9 @@ class Generic(VLM):
 
     def find_vision(self) -> tuple[str, str]:
         """The paths of the vision tower and of what connects it to the decoder; empty for what was not found."""
-        names = [name for name, _ in self.model.named_modules() if not name.startswith(self.decoder_path)]
+        hearing = self.paths.get(id(self.model.get_encoder(modality="audio"))) or self.decoder_path
+        others = (self.decoder_path, hearing)
+        names = [name for name, _ in self.model.named_modules() if not name.startswith(others)]
         tower = self.paths.get(id(self.model.get_encoder(modality="image")), "")
         found = [name for word in CONNECTORS for name in names if name.rpartition(".")[2] == word]
         outside = [name for name in found if not tower or not name.startswith(f"{tower}.")]
@@ -284,7 +287,7 @@ class Generic(VLM):
         config = self.model.config.get_text_config()
         if width := getattr(config, "logits_mup_width_multiplier", None):
             states = states / width
-        logits: Tensor = self.model.get_output_embeddings()(states) if self.plain else super().predict(states)
+        logits: Tensor = output_embedding(self.model)(states) if self.plain else super().predict(states)
         return logits[..., : getattr(config, "unpadded_vocab_size", None)]
 
     def find_outputs(self) -> tuple[bool, int]:
@@ -295,7 +298,7 @@ class Generic(VLM):
         put_out: list[Any] = []
         ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
         with torch.no_grad(), ExitStack() as undo:
-            for module in (self.layers[0], self.model.get_output_embeddings()):
+            for module in (self.layers[0], output_embedding(self.model)):
                 undo.callback(module.register_forward_hook(lambda *args: put_out.append(args[2])).remove)
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         layer, head = put_out

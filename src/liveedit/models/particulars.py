@@ -84,6 +84,16 @@ PIXTRAL: dict[str, Any] = {
     "processor": {"spatial_merge_size": 2},
     "note": "needs torchvision",
 }
+CHAMELEON = [f"IMGIMG{letters}Z" for letters in [*"ABCDEFGHIJ", *("B" + letter for letter in "ABCDEF")]]
+EMU3 = [f"<|visual token {code:06d}|>" for code in range(16)]
+"""The words that stand for 16 pieces of images."""
+
+DOTS = {
+    **dict.fromkeys(["q_lora_rank", "kv_lora_rank"], 16),
+    **dict.fromkeys(["qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"], 16),
+}
+"""Sizes of the latent attention of dots3.note, for a head of 32."""
+
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
@@ -104,7 +114,38 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "processor": {"img_size": 32, "downsample_factor": 2},
         "tokens": {"image_token_id": "<|IMG_PATCH|>"},
     },
+    "chameleon": {
+        "config": {
+            "vq_config": {
+                "base_channels": 32,
+                "channel_multiplier": [1, 1, 1, 1],
+                "latent_channels": 32,
+                "num_embeddings": 16,
+                "num_res_blocks": 1,
+                "resolution": 32,
+            }
+        },
+        "processor": {"image_seq_length": 16},
+        "named": {
+            "boi_token": "<racm3:break>",
+            "eoi_token": "<eoss>",
+            "sep_token": "<reserved08706>",
+            **{word: word for word in CHAMELEON},
+        },
+    },
     "cohere2_vision": {"pictures_class": "Cohere2VisionPictures", "pictures": {"patch_size": 2}},
+    "cohere_compass": {
+        "config": {
+            "text_config": {"rope_parameters": {"full_attention": ROTARY}},
+            "vision_config": {"deepstack_visual_indexes": [0, 1]},
+        },
+        "named": {
+            "image_token": "<|IMAGE_PAD|>",
+            "video_token": "<|VIDEO_PAD|>",
+            "vision_start_token": "<|VISION_START|>",
+            "vision_end_token": "<|VISION_END|>",
+        },
+    },
     "cosmos3_omni": {
         "processor_class": "Qwen3VLProcessor",
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
@@ -115,15 +156,71 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "pictures": {"high_res_size": {"height": 32, "width": 32}},
         "processor": {"num_image_tokens": 16},
     },
-    "dots3_note": {"config": {"text_config": {"num_key_value_heads": 2}}},
+    "dots3_note": {
+        "config": {
+            "text_config": {
+                **DOTS,
+                "num_key_value_heads": 2,
+                "index_topk": 24,
+                "index_head_dim": 32,
+                "index_n_heads": 8,
+                "shared_experts_intermediate_size": 64,
+                **{f"swa_{name}": value for name, value in DOTS.items() if name != "qk_rope_head_dim"},
+                "swa_num_attention_heads": 2,
+                "swa_num_key_value_heads": 2,
+                "swa_head_dim": 32,
+            },
+            "vision_config": {
+                "pyramid_num_routed": [-1, 4],
+                "moe_intermediate_size": 48,
+                "adapter_in_dim": 32,
+                "adapter_out_dim": 64,
+            },
+            "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 64, "downsample_hidden_size": 8},
+        },
+        "pictures": {"temporal_patch_size": 1},
+    },
+    "emu3": {
+        "config": {
+            "vq_config": {
+                "base_channels": 32,
+                "channel_multiplier": [1, 1, 1, 1],
+                "codebook_size": 16,
+                "num_res_blocks": 1,
+            }
+        },
+        "pictures": {"min_pixels": 256, "max_pixels": 1024},
+        "named": {
+            "boi_token": "<|image start|>",
+            "eoi_token": "<|image end|>",
+            "eol_token": "<|extra_200|>",
+            **{word: word for word in EMU3},
+        },
+        "begins": False,
+    },
     "gemma3": {
         "config": {"mm_tokens_per_image": 4},
         "processor": {"image_seq_length": 4},
         "tokens": {"image_token_id": "<image>"},
     },
     "granite4_vision": {
-        "config": {"deepstack_layer_map": [[-1, 1], [-2, 2]]},
-        "processor": {"downsample_rate": "1/2"},
+        "config": {
+            "text_config": {
+                "num_hidden_layers": 6,
+                "embedding_multiplier": 2.0,
+                "residual_multiplier": 0.5,
+                "logits_scaling": 2.0,
+            },
+            "vision_config": {"hidden_size": 64},
+            "deepstack_layer_map": [[-1, 0], [-2, 1]],
+            "spatial_target_layers": [2, 3, 4, 5],
+            "downsample_rate": "1/2",
+        },
+        "processor": {
+            "downsample_rate": "1/2",
+            "num_additional_image_tokens": 1,
+            "vision_feature_select_strategy": "default",
+        },
     },
     "gemma4": {
         "config": {"text_config": {"vocab_size_per_layer_input": 480, "hidden_size_per_layer_input": 16}},
@@ -206,6 +303,30 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "tokens": {"image_patch_id": "<im_patch>", "image_token_id": "<im_patch>"},
     },
     "muse_glimmer": {"config": {"out_hidden_size": 128, "projector_hidden_size": 64}},
+    "muse_spark": {
+        "config": {
+            "text_config": {"moe_hidden_size": 32},
+            "vision_config": {"pos_emb_height": 4, "pos_emb_width": 4},
+            "audio_config": {"patch_sizes": [2, 2], "hidden_sizes": [32, 32], "depths": [1, 1]},
+            "out_hidden_size": 128,
+            "projector_hidden_size": 64,
+        },
+    },
+    "nemotron_h_omni": {
+        "config": {
+            "text_config": {
+                "mamba_num_heads": 4,
+                "mamba_head_dim": 16,
+                "n_groups": 2,
+                "ssm_state_size": 16,
+                "chunk_size": 16,
+                "moe_shared_expert_intermediate_size": 64,
+            },
+            "vision_config": {"video_temporal_patch_size": 2, "max_img_size": 64},
+            "projector_hidden_size": 64,
+            "vision_hidden_size": 32,
+        },
+    },
     "ovis2": {
         "processor": {"image_seq_length": 16},
         "tokens": {
@@ -250,6 +371,27 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
         "pictures_class": "Qwen2VLImageProcessorPil",
     },
+    "qwen4_exp": {
+        "config": {
+            "text_config": {
+                "hc_count": 2,
+                "hc_lowrank": 8,
+                "eos_token_id": 1,
+                "ple_layer_ids": [1],
+                "ple_embed_dim": 64,
+                "heads_per_ngram": 2,
+                "ngram_vocab_size_base": 50,
+                "make_ngram_vocab_size_divisible_by": 8,
+                "split_ngram_parts": 1,
+                "indexer_n_heads": 8,
+                "indexer_kv_heads": 1,
+                "indexer_head_dim": 32,
+                "indexer_budget": 16,
+                "indexer_compress_ratio": 2,
+                "rope_parameters": ROTARY,
+            }
+        },
+    },
     "step3p7": {
         "config": {
             "vision_config": {"patch_size": 4},
@@ -278,4 +420,5 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
 }
 """By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, classes in their place,
-and in a ``note`` what a checkpoint needs besides."""
+special tokens by the name that processors ask for them (``named``), whether the tokenizer puts BOS in front
+(``begins``), and in a ``note`` what a checkpoint needs besides."""

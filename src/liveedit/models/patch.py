@@ -25,7 +25,7 @@ from liveedit.types import Query
 if TYPE_CHECKING:
     from liveedit.models.vlm import VLM
 
-__all__ = ["INPUT", "Patch", "SiteFn", "attached", "main_output", "site_layer"]
+__all__ = ["INPUT", "Patch", "SiteFn", "attached", "main_output", "output_embedding", "site_layer"]
 
 SiteFn = Callable[[Tensor], Tensor]
 """What a module puts out or takes in (B, T', D) to what replaces it, of the same shape, dtype and device."""
@@ -104,6 +104,12 @@ def main_output(output: Any) -> Tensor:
     return states
 
 
+def output_embedding(model: Any) -> Any:
+    """What makes the logits: the output embedding of the model, or that of the language model within it."""
+    head = model.get_output_embeddings()
+    return model.get_decoder().get_output_embeddings() if head is None else head
+
+
 def site_layer(site: str) -> int | None:
     """The decoder layer that a site belongs to; ``None`` for one outside all layers, such as ``"norm"``."""
     name, _, rest = site.partition(".")
@@ -121,7 +127,7 @@ def attached(vlm: "VLM", patch: Patch) -> Iterator[None]:
             undo.callback(watch.release)
             for model in {vlm.model, vlm.model.base_model}:
                 undo.callback(model.register_forward_pre_hook(watch.asked, with_kwargs=True).remove)
-            embedding, head = vlm.model.get_input_embeddings(), vlm.model.get_output_embeddings()
+            embedding, head = vlm.model.get_input_embeddings(), output_embedding(vlm.model)
             undo.callback(embedding.register_forward_pre_hook(watch.embeds).remove)
             undo.callback(vlm.decoder.register_forward_pre_hook(watch.begins, with_kwargs=True).remove)
             undo.callback(vlm.decoder.register_forward_hook(watch.ends, always_call=True).remove)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import transformers
+from tokenizers import processors
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -65,13 +66,17 @@ def shrink(model_type: str) -> tuple[Any, Any]:
         raise UnsupportedModel(f"transformers knows no model type '{model_type}'")
     special = PARTICULARS.get(model_type, {})
     own = CONFIG_MAPPING[model_type]
-    text = tokenizer(special.get("bos", "<s>"))
+    text = tokenizer(special)
     ends = {"bos_token_id": text.bos_token_id, "eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
     settings = merged(settled(own(), TEXT, {"vocab_size": len(text), **ends}), special.get("config", {}))
     config = own(**settings)
     processor = processing(model_type, text, special)
     settings = merged(settings, tokens(config, processor))
-    chosen = {name: text.convert_tokens_to_ids(token) for name, token in special.get("tokens", {}).items()}
+    chosen: dict[str, Any] = {
+        name: text.convert_tokens_to_ids(token) for name, token in special.get("tokens", {}).items()
+    }
+    if hasattr(config, "vocabulary_map"):
+        chosen["vocabulary_map"] = text.get_vocab()
     config = own(**settings | chosen)
     kind = getattr(transformers, special.get("model_class", "AutoModelForImageTextToText"))
     return (kind.from_config if hasattr(kind, "from_config") else kind)(config), processor
@@ -177,6 +182,10 @@ def small(edge: str, pixels: int) -> int:
     return SIDE
 
 
-def tokenizer(bos: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every special token of :mod:`liveedit.models.particulars`."""
-    return tiny.tokenizer(bos, ["</s>", "<pad>", "<unk>", *MARKS], 480, **NAMED)
+def tokenizer(special: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows every special token of :mod:`liveedit.models.particulars`, and those of the type."""
+    bos, named = special.get("bos", "<s>"), special.get("named", {})
+    text = tiny.tokenizer(bos, ["</s>", "<pad>", "<unk>", *MARKS], 480 + len(named), **NAMED | named)
+    if not special.get("begins", True):
+        text._tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    return text

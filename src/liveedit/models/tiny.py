@@ -21,6 +21,7 @@ from liveedit.models.minigpt4 import (
 )
 from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config, MPlugOwl2ForConditionalGeneration
 from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
+from liveedit.models.patch import output_embedding
 from liveedit.models.qwen2_vl import Qwen2VLProcessor
 from liveedit.models.qwen_vl import CHAT as QWEN_VL_CHAT
 from liveedit.models.qwen_vl import QwenVLProcessor
@@ -78,7 +79,7 @@ def spread(model: Any) -> None:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     if (image := getattr(model.config, "image_token_id", None)) is not None:
-        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for embedding in (model.get_input_embeddings(), output_embedding(model)):
             embedding.weight[image:][:1] = 0.0  # which may have no row
 
 

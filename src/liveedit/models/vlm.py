@@ -25,7 +25,7 @@ from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import AUTHORS, checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
 from liveedit.models.encode import Encoder, PromptFormat
-from liveedit.models.patch import Patch, attached, main_output, overrides
+from liveedit.models.patch import Patch, attached, main_output, output_embedding, overrides
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
 from liveedit.types import Query
 
@@ -161,12 +161,17 @@ class VLM(Encoder):
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
+    def state_size(self) -> int:
+        """The width of what a layer puts out: D, unless it puts out several residual streams side by side."""
+        return self.hidden_size
+
+    @property
     def unembedding(self) -> Tensor:
         """The weights (V, D) of the output embedding, off the disk if they are there, on whichever device they are.
 
         Raises :class:`UnsupportedModel` where they are quantised.
         """
-        head = self.model.get_output_embeddings()
+        head = output_embedding(self.model)
         with align_module_device(head):
             weight: Tensor = head.weight
         check_changeable([("the output embedding", weight)])
@@ -310,7 +315,7 @@ class VLM(Encoder):
 
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
-        return scaled(self.model.get_output_embeddings()(states), self.model.config.get_text_config()).to(self.device)
+        return scaled(output_embedding(self.model)(states), self.model.config.get_text_config()).to(self.device)
 
     @torch.no_grad()
     def generate(self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32) -> list[str]:
