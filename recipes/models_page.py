@@ -19,7 +19,7 @@ from PIL import Image
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types, pictures
+from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types
 from liveedit.models.contract import CHECKS, SQUARE, WIDE, examine, reads_several
 from liveedit.models.particulars import PARTICULARS
 from liveedit.models.tiny import CHAT, tiny
@@ -91,8 +91,7 @@ def note(model_type: str) -> str:
     special = PARTICULARS.get(model_type, {})
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     name = special.get("pictures_class") or names.get("pil")
-    needed = name in vars(pictures) if name else "torchvision" in names
-    return str(special.get("note", "needs torchvision" if needed else ""))
+    return str(special.get("note", "needs torchvision" if not name and "torchvision" in names else ""))
 
 
 def page(found: dict[str, Checked]) -> str:
@@ -126,8 +125,7 @@ def page(found: dict[str, Checked]) -> str:
             "A type without a family of its own is read by `Generic` (`src/liveedit/models/generic.py`). Image tokens:",
             "how many an image takes. Prompts: the forms that were run. Several images: whether one prompt can hold them.",
             "What a checkpoint needs besides this package, the note says: some processors exist in transformers with",
-            "torchvision alone; the tiny model then runs their code on a few functions in its place, or has another that",
-            "gives the same tensors.",
+            "torchvision alone; the tiny model then runs their code on a few functions in its place.",
             "",
             "| model type | family | class | layers | image tokens | prompts | several images | checks | note |",
             "|---|---|---|---|---|---|---|---|---|",

@@ -133,7 +133,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
             **{word: word for word in CHAMELEON},
         },
     },
-    "cohere2_vision": {"pictures_class": "Cohere2VisionPictures", "pictures": {"patch_size": 2}},
+    "cohere2_vision": {"pictures": {"patch_size": 2}},
     "cohere_compass": {
         "config": {
             "text_config": {"rope_parameters": {"full_attention": ROTARY}},
@@ -265,10 +265,11 @@ PARTICULARS: dict[str, dict[str, Any]] = {
                 "vision_output_dim": 64,
             }
         },
-        "pictures_class": "Llama4Pictures",
         "tokens": {"image_token_id": "<|patch|>"},
     },
-    "lfm2_vl": {"pictures_class": "Lfm2VlPictures"},
+    "lfm2_vl": {
+        "pictures": {"encoder_patch_size": 8, "tile_size": 32, "min_image_tokens": 1, "max_image_tokens": 4},
+    },
     "glm46v": {"config": GLM},
     "glm4v": {"config": GLM},
     "glm4v_moe": {"config": HALF, "pictures_class": "Glm4vImageProcessorPil"},
@@ -299,7 +300,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     | {"config": PIXTRAL["config"] | {"text_config": LATENT | {"index_n_heads": 2, "index_head_dim": 32}}},
     "molmo2": {
         "config": {"adapter_config": {"vision_feature_layer": [1, 0]}},
-        "pictures_class": "Molmo2Pictures",
+        "pictures": {"overlap_margins": [1, 1]},
         "tokens": {"image_patch_id": "<im_patch>", "image_token_id": "<im_patch>"},
     },
     "muse_glimmer": {"config": {"out_hidden_size": 128, "projector_hidden_size": 64}},

@@ -160,7 +160,7 @@ def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
     if name is None:
         raise UnsupportedModel(f"transformers has no image processor for the model type '{model_type}'")
     with standins.without_torchvision():
-        kind = getattr(standins, name, None) or processor_class(name)
+        kind = processor_class(name)
     settings: dict[str, Any] = {}
     for setting in ("size", "crop_size", "max_image_size", "patch_size", "image_grid_pinpoints"):
         value = getattr(kind, setting, None)
