@@ -12,9 +12,13 @@ __all__ = ["CONVERTERS", "FAMILIES", "REFUSED", "Checked", "checked", "checkpoin
 
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
+    "fuyu": "liveedit.models.fuyu:Fuyu",
     "gemma4": "liveedit.models.gemma4:Gemma4",
+    "hunyuan_vl": "liveedit.models.hunyuan_vl:HunYuanVL",
     "idefics2": "liveedit.models.idefics2:Idefics2",
     "instructblip": "liveedit.models.instructblip:InstructBlip",
+    "kosmos-2": "liveedit.models.kosmos:Kosmos2",
+    "kosmos-2.5": "liveedit.models.kosmos:Kosmos25",
     "llava": "liveedit.models.llava:Llava",
     "minicpmv4_6": "liveedit.models.minicpm:MiniCPMV",
     "minicpmv4_7": "liveedit.models.minicpm:MiniCPMV",
@@ -22,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "molmo2": "liveedit.models.molmo2:Molmo2",
     "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
     "paligemma": "liveedit.models.paligemma:PaliGemma",
+    "pp_chart2table": "liveedit.models.pp_chart2table:PPChart2Table",
     "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
     "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
 }
@@ -36,9 +41,8 @@ CONVERTERS: dict[str, str] = {
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
     "evolla": "it reads proteins, not images",
+    "git": "it puts the image before the tokens by itself: rows with and without one cannot share a batch",
     "instructblipvideo": "it reads videos alone",
-    "kosmos-2": "its image tokens are marked by a mask of positions, which no family reads",
-    "kosmos-2.5": "its image tokens are marked by a mask of positions, which no family reads",
     "mistral4": "it reads no images",
     "pi0": "it puts out a robot's actions, not text",
     "pp_formulanet": "text is written by a decoder that reads an encoder again in every layer",

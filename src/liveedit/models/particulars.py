@@ -55,7 +55,7 @@ MARKS = [
     *("[IMG]", "[IMG_END]", "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<im_low>", "<low_res_im_start>"),
     *("<|tile_x_separator|>", "<|tile_y_separator|>", "<|img_thumbnail|>", "<IMG_START>", "<IMG_END>", "<IMG_COL>"),
     *("<IMG_ROW>", "<IMG_GRID>", "<IMG_ATOM>", "<|begin_of_image|>", "<|end_of_image|>", "<patch_newline>"),
-    *("|SPEAKER|", "|NEWLINE|"),
+    "<0x04>",
     *("<frame_start>", "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>"),
 ]
 """Special tokens that processors name themselves."""
@@ -112,11 +112,41 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "deepseek_ocr2": {
         "config": {
-            "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}
-        }
+            "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2},
+            "vision_config": {
+                "sam_config": {
+                    "image_size": 64,
+                    "patch_size": 1,
+                    "global_attn_indexes": [],
+                    "window_size": 4,
+                    "downsample_channels": [32, 32],
+                }
+            },
+        },
+        "pictures": {"size": {"height": 64, "width": 64}, "tile_size": 48},
+        "processor": {"patch_size": 1},
     },
     "ernie4_5_vl_moe": {
         "config": {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [6, 6, 4]}}},
+    },
+    "fast_vlm": {
+        "config": {
+            "vision_config": {
+                "model_type": "resnet",
+                "embedding_size": 16,
+                "hidden_sizes": [16, 32],
+                "depths": [1, 1],
+                "layer_type": "basic",
+            }
+        },
+        "pictures_class": "CLIPImageProcessorPil",
+        "processor_class": "LlavaProcessor",
+        "note": "needs timm; the tiny model has another vision tower",
+    },
+    "fuyu": {
+        "config": {"image_size": 32, "patch_size": 8},
+        "pictures_class": "FuyuPictures",
+        "spaced": ["|SPEAKER|", "|NEWLINE|"],
     },
     "hunyuan_vl": {
         "config": {"text_config": {"head_dim": 32, "rope_parameters": ROTARY | {"mrope_section": [4, 4, 4, 4]}}}
@@ -155,6 +185,19 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "internvl": {"processor": {"image_seq_length": 4}},
     "qianfan_ocr": {"processor": {"image_seq_length": 4}},
     "janus": {"processor": {"num_image_tokens": 16}},
+    "kosmos-2": {
+        "config": {"text_config": {"vocab_size": 512}},
+        "processor": {"num_patch_index_tokens": 4},
+        "processor_class": "Kosmos2Processor",
+        "asks": {"first_image_token_id": 440},
+    },
+    "kosmos-2.5": {
+        "begun": False,
+        "config": {"latent_query_num": 16, "vision_config": {"patch_embed_hidden_size": 192, "max_num_patches": 64}},
+        "processor": {"num_image_tokens": 16},
+        "processor_class": "Kosmos2_5Processor",
+        "asks": {"images_kwargs": {"max_patches": 16, "return_tensors": "pt"}},
+    },
     "llava_onevision": {"processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}},
     "minicpmv4_6": MERGED,
     "minicpmv4_7": MERGED,
@@ -174,6 +217,10 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "paddleocr_vl": {"config": GLM},
     "paligemma": {"config": {"projection_dim": 64}, "pictures": {"image_seq_length": 16}},
+    "pp_chart2table": {
+        "config": {"vision_config": {"patch_size": 2, "global_attn_indexes": [], "window_size": 4}},
+        "tokens": {"image_token_index": "<imgpad>"},
+    },
     "qwen2_5_omni_thinker": {
         "processor_class": "Qwen2_5OmniProcessor",
         "pictures_class": "Qwen2VLImageProcessorPil",
@@ -201,4 +248,6 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
 }
 """By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, classes in their place,
-and in a ``note`` what a checkpoint needs besides."""
+and in a ``note`` what a checkpoint needs besides. ``asks`` are attributes that the processor
+gets later. The tokenizer puts no BOS before a text if ``begun`` is false, and a blank before one that begins with the first
+of the tokens in ``spaced``."""

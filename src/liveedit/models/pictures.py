@@ -10,13 +10,24 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
+from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import (
     Siglip2ImageProcessorKwargs,
     Siglip2ImageProcessorPil,
 )
 
-__all__ = ["Cohere2VisionPictures", "Lfm2VlPictures", "Llama4Pictures", "Molmo2Pictures"]
+__all__ = ["Cohere2VisionPictures", "FuyuPictures", "Lfm2VlPictures", "Llama4Pictures", "Molmo2Pictures"]
+
+
+class FuyuPictures(FuyuImageProcessorPil):  # type: ignore[misc]
+    """Fuyu's: its processor asks for patches of tensors."""
+
+    def patchify_image(self, image: Any, patch_size: Any = None) -> torch.Tensor:
+        """Patches (n, count, height · width · 3), row by row, of images (n, 3, H, W)."""
+        size = patch_size or self.patch_size
+        patches = image.unfold(2, size.height, size.height).unfold(3, size.width, size.width)
+        return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
 
 
 class Cohere2VisionPictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]

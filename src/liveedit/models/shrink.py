@@ -7,9 +7,11 @@ in :data:`PARTICULARS`.
 
 import inspect
 from collections.abc import Mapping
+from re import escape
 from typing import Any
 
 import transformers
+from tokenizers import AddedToken, Regex, normalizers, processors
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -66,6 +68,7 @@ def shrink(model_type: str) -> tuple[Any, Any]:
     special = PARTICULARS.get(model_type, {})
     own = CONFIG_MAPPING[model_type]
     text = tokenizer(special.get("bos", "<s>"))
+    suit(text, special)
     ends = {"bos_token_id": text.bos_token_id, "eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
     settings = merged(settled(own(), TEXT, {"vocab_size": len(text), **ends}), special.get("config", {}))
     config = own(**settings)
@@ -142,6 +145,8 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
     absent = dict.fromkeys(("video_processor", "feature_extractor"))
     given = absent | parts | {"patch_size": PATCH} | special.get("processor", {})
     processor = still(kind)(**{name: value for name, value in given.items() if name in wanted})
+    for setting, value in special.get("asks", {}).items():
+        setattr(processor, setting, value)
     if "qformer_tokenizer" in wanted:  # which takes the image token as checkpoints have it
         processor.image_token = transformers.AddedToken(processor.image_token, normalized=False, special=True)
     return processor
@@ -178,3 +183,14 @@ def small(edge: str, pixels: int) -> int:
 def tokenizer(bos: str | None) -> PreTrainedTokenizerFast:
     """A tokenizer that knows every special token of :mod:`liveedit.models.particulars`."""
     return tiny.tokenizer(bos, ["</s>", "<pad>", "<unk>", *MARKS], 480, **NAMED)
+
+
+def suit(text: PreTrainedTokenizerFast, special: Mapping[str, Any]) -> None:
+    """Have a tokenizer do what the type's own does with the begin of a text and with the type's own tokens."""
+    text.unk_token = "<unk>"
+    if not special.get("begun", True):
+        text.backend_tokenizer.post_processor = processors.ByteLevel()
+    if spaced := special.get("spaced"):
+        begin = Regex(rf"^{escape(spaced[0])}(?=.)")
+        text.backend_tokenizer.normalizer = normalizers.Replace(begin, f" {spaced[0]}")
+        text.add_tokens([AddedToken(token, normalized=True) for token in spaced])
