@@ -33,7 +33,7 @@ def by_rows(positions: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tu
     ) -> tuple[Tensor, Tensor]:
         pictured = (mm_token_type_ids == 1).long()
         begun = F.pad(pictured, (1, 0)).diff() == 1
-        grids = image_grid_thw.split(begun.sum(1).tolist())
+        grids = torch.split(image_grid_thw, begun.sum(1).tolist())
         rows = zip(input_ids, mm_token_type_ids, grids, attention_mask, strict=True)
         made = [positions(ids[None], kinds[None], grid, mask[None]) for ids, kinds, grid, mask in rows]
         return torch.cat([one for one, _ in made], 1), torch.cat([ahead for _, ahead in made])

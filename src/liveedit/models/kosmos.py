@@ -65,7 +65,8 @@ class Kosmos(VLM):
         """Which of the tokens (B, T) are between the marks of an image, boolean (B, T)."""
         begun = input_ids == self.image_token_id
         ended = input_ids == self.tokenizer.convert_tokens_to_ids(self.end)
-        return (begun.cumsum(1) > ended.cumsum(1)) & ~begun
+        inside: Tensor = (begun.cumsum(1) > ended.cumsum(1)) & ~begun
+        return inside
 
     def fillers(self, count: int) -> list[int]:
         """The token ids that the processor writes for ``count`` image tokens."""

@@ -189,7 +189,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {"text_config": {"vocab_size": 512}},
         "processor": {"num_patch_index_tokens": 4},
         "processor_class": "Kosmos2Processor",
-        "asks": {"first_image_token_id": 440},
+        "unk": "</image_id>",
     },
     "kosmos-2.5": {
         "begun": False,
@@ -248,6 +248,6 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
 }
 """By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, classes in their place,
-and in a ``note`` what a checkpoint needs besides. ``asks`` are attributes that the processor
-gets later. The tokenizer puts no BOS before a text if ``begun`` is false, and a blank before one that begins with the first
-of the tokens in ``spaced``."""
+and in a ``note`` what a checkpoint needs besides. ``asks`` are attributes that the processor gets later. The tokenizer
+puts no BOS before a text if ``begun`` is false, a blank before one that begins with the first token of ``spaced``, and
+``unk`` is its unknown token."""

@@ -27,7 +27,8 @@ class FuyuPictures(FuyuImageProcessorPil):  # type: ignore[misc]
         """Patches (n, count, height · width · 3), row by row, of images (n, 3, H, W)."""
         size = patch_size or self.patch_size
         patches = image.unfold(2, size.height, size.height).unfold(3, size.width, size.width)
-        return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        laid: torch.Tensor = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        return laid
 
 
 class Cohere2VisionPictures(GotOcr2ImageProcessorPil):  # type: ignore[misc]

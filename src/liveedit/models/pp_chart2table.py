@@ -47,4 +47,5 @@ class PPChart2Table(Generic):
     def run(self) -> str:
         """The tokens of an image, one for four by four patches."""
         vision = self.model.config.vision_config
-        return self.placeholder * (vision.image_size // vision.patch_size // 4) ** 2
+        edge = int(vision.image_size) // int(vision.patch_size) // 4
+        return self.placeholder * (edge * edge)

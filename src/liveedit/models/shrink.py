@@ -187,7 +187,7 @@ def tokenizer(bos: str | None) -> PreTrainedTokenizerFast:
 
 def suit(text: PreTrainedTokenizerFast, special: Mapping[str, Any]) -> None:
     """Have a tokenizer do what the type's own does with the begin of a text and with the type's own tokens."""
-    text.unk_token = "<unk>"
+    text.unk_token = special.get("unk")
     if not special.get("begun", True):
         text.backend_tokenizer.post_processor = processors.ByteLevel()
     if spaced := special.get("spaced"):
