@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
@@ -23,7 +22,7 @@ __all__ = ["Generic"]
 
 CONNECTORS = (
     *("multi_modal_projector", "connector", "projector", "aligner", "merger", "embed_vision", "adapter"),
-    *("vision_projection", "resampler_model", "visual_embeddings_table", "vision_embed_tokens"),
+    *("vision_projection", "resampler_model", "visual_embeddings_table", "vision_embed_tokens", "patch_merger"),
 )
 """What models call that which stands between vision tower and text decoder."""
 EXPERTS = "moe_mm_token_type_ids"
@@ -103,12 +102,7 @@ class Generic(VLM):
         return token
 
     def find_mark(self) -> str:
-        """The placeholder as the processor takes it: alone, otherwise between its tokens of start and end."""
-        start, end = (getattr(self.processor, f"image_{side}_token", None) or "" for side in ("start", "end"))
-        try:
-            self.processor.validate_inputs(images=[Image.new("RGB", (1, 1))], text=[self.placeholder])
-        except ValueError:
-            return f"{start}{self.placeholder}{end}"
+        """The placeholder, and what the processor wants around it."""
         return self.placeholder
 
     def marks(self, count: int) -> str:

@@ -18,11 +18,15 @@ __all__ = ["HunYuanVL"]
 
 
 class HunYuanVL(Generic):
-    """The model's own positions, row by row."""
+    """The model's own positions, row by row; the processor wants marks around the placeholder."""
 
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
         model.base_model.get_rope_index = by_rows(type(model.base_model).get_rope_index.__get__(model.base_model))
         super().__init__(model, processor, prompt_format)
+
+    def find_mark(self) -> str:
+        """The placeholder between the marks of an image's start and end."""
+        return f"{self.processor.image_start_token}{self.placeholder}{self.processor.image_end_token}"
 
 
 def by_rows(positions: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
