@@ -114,12 +114,15 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {
             "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2},
             "vision_config": {
-                "sam_config": {
+                "sam_config": {  # whose grid is 64 by 64, since the number of queries is not in the configuration
                     "image_size": 64,
                     "patch_size": 1,
                     "global_attn_indexes": [],
-                    "window_size": 4,
-                    "downsample_channels": [32, 32],
+                    "window_size": 8,
+                    "hidden_size": 8,
+                    "num_hidden_layers": 1,
+                    "output_channels": 8,
+                    "downsample_channels": [8, 32],
                 }
             },
         },
