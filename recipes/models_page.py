@@ -76,7 +76,7 @@ def prompt_forms(vlm: VLM) -> str:
     forms = [vlm.prompt_format]
     other: Any = {"raw": "chat", "chat": "raw"}[vlm.prompt_format]
     if other == "chat":
-        vlm.processor.chat_template = CHAT.replace(OWN_MARK, getattr(vlm, "placeholder", vlm.image_mark.strip()))
+        vlm.processor.chat_template = CHAT.replace(OWN_MARK, vlm.image_mark.strip())
     try:
         again = VLM(vlm.model, vlm.processor, other)
         if again.prompt_format == other and not any(finding.reason for finding in examine(again, ENCODING)):
@@ -90,8 +90,8 @@ def note(model_type: str) -> str:
     """What the tiny model has in place of the type's own."""
     special = PARTICULARS.get(model_type, {})
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
-    name = special.get("pictures_class") or names.get("pil")
-    return str(special.get("note", "needs torchvision" if not name and "torchvision" in names else ""))
+    used = special.get("pictures_class") or names.get("pil") or names.get("torchvision")
+    return str(special.get("note", "needs torchvision" if used and used == names.get("torchvision") else ""))
 
 
 def page(found: dict[str, Checked]) -> str:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from liveedit.errors import BadInput
-from liveedit.models import FAMILIES, REFUSED, checked, known_types, pictures
+from liveedit.models import FAMILIES, REFUSED, checked, known_types
 from liveedit.models.contract import CHECKS, QUERIES, WIDE, Broken, Routed, close, cut, examine, greedy, middle
+from liveedit.models.particulars import PARTICULARS
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -21,16 +22,20 @@ EVERY = [*PAPERS, "qwen2_vl", "qwen2_vl in raw prompts"]
 TODAY = [  # what people run, each unlike the others in what the generic family has to find
     "chameleon",
     "emu3",
+    "fuyu",
     "gemma3",
     "gemma4",
     "glm4v",
     "granite4_vision",
+    "hunyuan_vl",
     "idefics2",
     "idefics3",
     "inkling2",
     "inkling_mm_model",
     "instructblip",
     "internvl",
+    "kosmos-2",
+    "kosmos-2.5",
     "lfm2_vl",
     "llama4",
     "llava_next",
@@ -42,6 +47,7 @@ TODAY = [  # what people run, each unlike the others in what the generic family 
     "ovis2",
     "paligemma",
     "perception_lm",
+    "pp_chart2table",
     "qwen2_5_vl",
     "qwen3_5",
     "qwen3_vl",
@@ -93,9 +99,10 @@ def test_a_check_that_does_not_hold_says_what(vlm, monkeypatch):
 
 
 def test_save_and_load(vlm, tmp_path):
-    pictured = vlm.processor.image_processor
-    if getattr(pictured, "backend", "") == "torchvision" or type(pictured).__name__ in vars(pictures):
+    if getattr(vlm.processor.image_processor, "backend", "") == "torchvision":
         pytest.skip("a checkpoint of it is read with torchvision")
+    if "asks" in PARTICULARS.get(vlm.model.config.model_type, {}):
+        pytest.skip("its processor reads smaller images than a saved one")
     vlm.model.save_pretrained(tmp_path)
     vlm.processor.save_pretrained(tmp_path)
     loaded = VLM.load(tmp_path, prompt_format=vlm.prompt_format)

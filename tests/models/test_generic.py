@@ -59,6 +59,22 @@ def test_deepstack_goes_with_the_rows(vlm):
     torch.testing.assert_close(one, vlm.resume(0, rows[0])[0], atol=1e-4, rtol=1e-4)
 
 
+def test_a_processor_may_want_marks_around_the_placeholder():
+    marked = tiny("hunyuan_vl")
+    assert marked.image_mark == "<|image_start|><image><|image_end|>\n"
+    ids = marked.encode([Query("What?", image=WIDE)]).inputs["input_ids"][0].tolist()
+    start, stop = (ids.index(marked.tokenizer.convert_tokens_to_ids(f"<|image_{end}|>")) for end in ("start", "end"))
+    assert set(ids[start + 1 : stop]) == {marked.image_token_id}
+
+
+def test_what_some_images_have_alone_is_joined(vlm):
+    one, other = {"whole": torch.ones(1, 2)}, {"whole": torch.zeros(1, 2), "tiles": torch.ones(3, 2)}
+    joined = vlm.join([one, other, one])
+    assert joined["whole"][:, 0].tolist() == [1, 0, 1]
+    assert joined["tiles"].shape == (3, 2)
+    assert vlm.join([]) == {}
+
+
 def test_images_that_differ_in_shape_are_filled_up():
     assert stacked([torch.ones(1, 2, 3), torch.ones(2, 1, 4)]).shape == (3, 2, 4)
     assert stacked([torch.ones(1, 2, 3), torch.ones(2, 1, 4)]).sum() == 6 + 8
@@ -71,7 +87,8 @@ def test_what_cannot_be_edited_is_refused_by_name(model_type):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "reason"), [("blip", "cross attention"), ("git", "no list of 4 layers"), ("florence2", "an encoder")]
+    ("model_type", "reason"),
+    [("blip", "cross attention"), ("florence2", "an encoder"), ("glm5_next", "4 states of every token")],
 )
 def test_what_is_found_not_to_work_is_refused(model_type, reason):
     with pytest.raises(UnsupportedModel, match=reason):

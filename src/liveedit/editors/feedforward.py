@@ -13,10 +13,10 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["FeedForward", "Recorder", "down_projection", "feed_forward", "last_prompt_tokens", "prompt_tokens"]
 
-PLACES = (("mlp", "mlp"), ("feed_forward", "feed_forward"), ("fc1", "fc2"))
-"""The network's first module and its last one within a layer, for Llama and its kin, for Llama 4 and for OPT."""
+PLACES = (("mlp", "mlp"), ("feed_forward", "feed_forward"), ("ffn", "ffn"), ("fc1", "fc2"))
+"""The network's first module and its last one in a layer: of Llama and its kin, of Llama 4, of Kosmos and of OPT."""
 
-DOWN = re.compile(r"((mlp|feed_forward)\.)?(shared_experts?\.)?(down_proj|fc2|w2)")
+DOWN = re.compile(r"((mlp|feed_forward|ffn)\.)?(shared_experts?\.)?(down_proj|fc2|w2|dense_4h_to_h)")
 """Its last matrix, which puts out what the network adds to the stream; among experts that of those for all tokens."""
 
 

@@ -36,7 +36,7 @@ from liveedit.types import Query
 
 __all__ = ["FTL", "FTM", "FTLConfig", "FTMConfig"]
 
-PLACES = {"down": re.compile(rf"{DOWN.pattern}\.weight"), "mlp": re.compile(r"(mlp|feed_forward|fc1|fc2)\..+")}
+PLACES = {"down": re.compile(rf"{DOWN.pattern}\.weight"), "mlp": re.compile(r"(mlp|feed_forward|ffn|fc1|fc2)\..+")}
 """Names of matrices within a layer."""
 
 

@@ -157,7 +157,10 @@ class KE(GradientEditor):
     name = "ke"
     paper = PAPERS["ke"]
     Config = KEConfig
-    leaves = ("up_proj.weight", "down_proj.weight", "fc1.weight", "fc2.weight", "w3.weight", "w2.weight")
+    leaves = (
+        *("up_proj.weight", "down_proj.weight", "fc1.weight", "fc2.weight", "w3.weight", "w2.weight"),
+        *("dense_h_to_4h.weight", "dense_4h_to_h.weight"),
+    )
     query_time = frozenset({"margin", "margin_min", "patience", "multiplier_lr", "generality", "locality"})
     config: KEConfig
 

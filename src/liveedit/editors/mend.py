@@ -146,7 +146,10 @@ class MEND(GradientEditor):
     paper = PAPERS["mend"]
     Config = MENDConfig
     patch_class = MENDPatch
-    leaves = tuple(f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2", "w1", "w2", "w3"))
+    leaves = (
+        *(f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2", "w1", "w2", "w3")),
+        *("dense_h_to_4h.weight", "dense_4h_to_h.weight"),
+    )
     query_time = frozenset({"alpha_lr", "c_edit", "c_loc", "generality", "locality"})
     config: MENDConfig
 

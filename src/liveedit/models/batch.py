@@ -88,7 +88,7 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 def per_token(name: str) -> bool:
     """Whether an input of this name holds one value for each token (B, T)."""
-    return name in ("input_ids", "attention_mask") or name.endswith("token_type_ids")
+    return name in ("input_ids", "attention_mask") or name.endswith(("token_type_ids", "position_mask"))
 
 
 def predicting(labels: Tensor) -> Tensor:

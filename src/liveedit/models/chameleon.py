@@ -1,7 +1,5 @@
 """Chameleon (Meta, 2024): images are words of the vocabulary, which the model puts into the text within its decoder."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -53,12 +51,6 @@ class Chameleon(Generic):
         text = super().render(query)
         options = {"add_special_tokens": False} if self.begun(text) else {}
         return dict(self.processor(images=nested(query.images), text=[text], return_tensors="pt", **options))
-
-    @contextmanager
-    def bypassed(self, layer: int, hidden: Any) -> Iterator[None]:
-        """See :meth:`VLM.bypassed`; a layer puts out a tuple."""
-        with super().bypassed(layer, (hidden,)):  # type: ignore[arg-type]
-            yield
 
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V), those of the words of images as low as can be."""

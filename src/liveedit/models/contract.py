@@ -313,8 +313,8 @@ def images_of_a_batch_follow_one_another(vlm: "VLM") -> None:
     parts = [vlm.encode([query]).inputs for query in pictured]
     for name, value in batch.inputs.items():
         if value.shape[:2] != batch.labels.shape:
-            size = sum(part[name].numel() for part in parts if name in part)
-            expect(value.numel() >= size, f"'{name}' has not every image's part")
+            least = sum(part[name].numel() for part in parts if name in part)
+            expect(value.numel() >= least, f"'{name}' has not every image's part")
 
 
 @check

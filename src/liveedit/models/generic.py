@@ -25,7 +25,8 @@ __all__ = ["Generic"]
 
 CONNECTORS = (
     *("multi_modal_projector", "mm_projector", "connector", "projector", "aligner", "merger", "embed_vision"),
-    *("adapter", "vision_projection", "resampler_model", "visual_embeddings_table"),
+    *("adapter", "vision_projection", "resampler_model", "visual_embeddings_table", "vision_embed_tokens"),
+    "patch_merger",
 )
 """What models call that which stands between vision tower and text decoder."""
 EXPERTS = "moe_mm_token_type_ids"
@@ -49,6 +50,7 @@ class Generic(VLM):
         self.decoder_path = self.find_decoder()  # type: ignore[misc]  # of the class where the family is known
         self.tower_path, self.connector_path = self.find_vision()  # type: ignore[misc]
         self.placeholder = self.find_placeholder()
+        self.mark = self.find_mark()
         self.image_mark = self.marks(1)  # type: ignore[misc]
         self.plain = False
         self.lists: set[str] = set()
@@ -70,6 +72,8 @@ class Generic(VLM):
         """Raise :class:`UnsupportedModel` for what is no single stack of layers that reads all of its input below."""
         if self.model.config.is_encoder_decoder:
             raise self.refuse("text is written by a decoder that reads an encoder again in every layer")
+        if (streams := getattr(self.model.config.get_text_config(), "hc_mult", 1)) > 1:
+            raise self.refuse(f"{streams} states of every token go from layer to layer, where editors read one")
         decoder = self.model.get_decoder()
         if any(word in name for name, _ in decoder.named_modules() for word in ("cross_attn", "crossattention")):
             raise self.refuse("its layers read the image again by cross attention")
@@ -110,8 +114,12 @@ class Generic(VLM):
             raise self.refuse("its configuration has no image_token_id")
         return token
 
+    def find_mark(self) -> str:
+        """The placeholder, and what the processor wants around it."""
+        return self.placeholder
+
     def marks(self, count: int) -> str:
-        """What the chat template writes for ``count`` images, otherwise the placeholder and a line break for each."""
+        """What the chat template writes for ``count`` images, otherwise its mark and a line break for each."""
         if self.templated and count:
             text = {"type": "text", "text": "?"}
             with_images, without = (
@@ -122,7 +130,7 @@ class Generic(VLM):
             mark = with_images[start : start + len(with_images) - len(without)].decode()
             if mark.count(self.placeholder) == count:
                 return mark
-        return f"{self.placeholder}\n" * count
+        return f"{self.mark}\n" * count
 
     def accepted(self) -> set[str]:
         """The names of what the model's forward takes, the inner model's included, as far as ``generate`` does, too."""
@@ -152,7 +160,7 @@ class Generic(VLM):
 
         Raises :class:`UnsupportedModel` for several images if the processor does not take them.
         """
-        text = [self.placeholder * len(images)]
+        text = [self.mark * len(images)]
         try:
             made = self.processor(
                 images=nested(images), text=text, return_tensors="pt", return_text_replacement_offsets=True

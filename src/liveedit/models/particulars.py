@@ -55,7 +55,7 @@ MARKS = [
     *("[IMG]", "[IMG_END]", "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<im_low>", "<low_res_im_start>"),
     *("<|tile_x_separator|>", "<|tile_y_separator|>", "<|img_thumbnail|>", "<IMG_START>", "<IMG_END>", "<IMG_COL>"),
     *("<IMG_ROW>", "<IMG_GRID>", "<IMG_ATOM>", "<|begin_of_image|>", "<|end_of_image|>", "<patch_newline>"),
-    *("|SPEAKER|", "|NEWLINE|"),
+    "<0x04>",
     *("<frame_start>", "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>"),
     *("<patch_start>", "<patch_end>", "<|content_image|>", "<|content_audio_input|>"),
 ]
@@ -232,11 +232,44 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "deepseek_ocr2": {
         "config": {
-            "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}
-        }
+            "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2},
+            "vision_config": {
+                "sam_config": {  # whose grid is 64 by 64, since the number of queries is not in the configuration
+                    "image_size": 64,
+                    "patch_size": 1,
+                    "global_attn_indexes": [],
+                    "window_size": 8,
+                    "hidden_size": 8,
+                    "num_hidden_layers": 1,
+                    "output_channels": 8,
+                    "downsample_channels": [8, 32],
+                }
+            },
+        },
+        "pictures": {"size": {"height": 64, "width": 64}, "tile_size": 48},
+        "processor": {"patch_size": 1},
     },
     "ernie4_5_vl_moe": {
         "config": {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [6, 6, 4]}}},
+    },
+    "fast_vlm": {
+        "config": {
+            "vision_config": {
+                "model_type": "resnet",
+                "embedding_size": 16,
+                "hidden_sizes": [16, 32],
+                "depths": [1, 1],
+                "layer_type": "basic",
+            }
+        },
+        "pictures_class": "CLIPImageProcessorPil",
+        "processor_class": "LlavaProcessor",
+        "note": "needs timm; the tiny model has another vision tower",
+    },
+    "fuyu": {
+        "config": {"image_size": 32, "patch_size": 8},
+        "pictures_class": "FuyuImageProcessor",
+        "spaced": ["|SPEAKER|", "|NEWLINE|"],
     },
     "hunyuan_vl": {
         "config": {"text_config": {"head_dim": 32, "rope_parameters": ROTARY | {"mrope_section": [4, 4, 4, 4]}}}
@@ -290,6 +323,19 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "internvl": {"processor": {"image_seq_length": 4}},
     "qianfan_ocr": {"processor": {"image_seq_length": 4}},
     "janus": {"processor": {"num_image_tokens": 16}},
+    "kosmos-2": {
+        "config": {"text_config": {"vocab_size": 512}},
+        "processor": {"num_patch_index_tokens": 4},
+        "processor_class": "Kosmos2Processor",
+        "unk": "</image_id>",
+    },
+    "kosmos-2.5": {
+        "begins": False,
+        "config": {"latent_query_num": 16, "vision_config": {"patch_embed_hidden_size": 192, "max_num_patches": 64}},
+        "processor": {"num_image_tokens": 16},
+        "processor_class": "Kosmos2_5Processor",
+        "asks": {"images_kwargs": {"max_patches": 16, "return_tensors": "pt"}},
+    },
     "llava_onevision": {"processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}},
     "minicpm_ocr": MERGED,
     "minicpmv4_6": MERGED,
@@ -353,6 +399,10 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         },
         "pictures": {"tile_size": 32, "max_num_tiles": 6},
         "note": "needs torchvision and timm; its vision tower here is CLIP's",
+    },
+    "pp_chart2table": {
+        "config": {"vision_config": {"patch_size": 2, "global_attn_indexes": [], "window_size": 4}},
+        "tokens": {"image_token_index": "<imgpad>"},
     },
     "qwen2_5_omni_thinker": {
         "processor_class": "Qwen2_5OmniProcessor",
@@ -421,5 +471,6 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
 }
 """By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, classes in their place,
-special tokens by the name that processors ask for them (``named``), whether the tokenizer puts BOS in front
-(``begins``), and in a ``note`` what a checkpoint needs besides."""
+special tokens by the name that processors ask for them (``named``), and in a ``note`` what a checkpoint needs besides.
+``asks`` are attributes that the processor gets later. The tokenizer puts no BOS before a text if ``begins`` is false, a
+blank before one that begins with the first token of ``spaced``, and ``unk`` is its unknown token."""

@@ -7,10 +7,12 @@ in :data:`PARTICULARS`.
 
 import inspect
 from collections.abc import Mapping
+from importlib import import_module
+from re import escape
 from typing import Any
 
 import transformers
-from tokenizers import processors
+from tokenizers import AddedToken, Regex, normalizers, processors
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -148,6 +150,8 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
     absent = dict.fromkeys(("video_processor", "feature_extractor"))
     given = absent | parts | {"patch_size": PATCH} | special.get("processor", {})
     processor = still(kind)(**{name: value for name, value in given.items() if name in wanted})
+    for setting, value in special.get("asks", {}).items():
+        setattr(processor, setting, value)
     if "qformer_tokenizer" in wanted:  # which takes the image token as checkpoints have it
         processor.image_token = transformers.AddedToken(processor.image_token, normalized=False, special=True)
     return processor
@@ -161,6 +165,8 @@ def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
         raise UnsupportedModel(f"transformers has no image processor for the model type '{model_type}'")
     with standins.without_torchvision():
         kind = processor_class(name)
+        if name == names.get("torchvision"):  # for which transformers gives the other, if there is one
+            kind = getattr(import_module(kind.__module__.replace("_pil_", "_")), name)
     settings: dict[str, Any] = {}
     for setting in ("size", "crop_size", "max_image_size", "patch_size", "image_grid_pinpoints"):
         value = getattr(kind, setting, None)
@@ -183,9 +189,17 @@ def small(edge: str, pixels: int) -> int:
 
 
 def tokenizer(special: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every special token of :mod:`liveedit.models.particulars`, and those of the type."""
+    """A tokenizer that knows every special token of :mod:`liveedit.models.particulars`, and those of the type.
+
+    It does what the type's own does with the begin of a text.
+    """
     bos, named = special.get("bos", "<s>"), special.get("named", {})
     text = tiny.tokenizer(bos, ["</s>", "<pad>", "<unk>", *MARKS], 480 + len(named), **NAMED | named)
+    text.unk_token = special.get("unk")
     if not special.get("begins", True):
-        text._tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+        text.backend_tokenizer.post_processor = processors.ByteLevel()
+    if spaced := special.get("spaced"):
+        begin = Regex(rf"^{escape(spaced[0])}(?=.)")
+        text.backend_tokenizer.normalizer = normalizers.Replace(begin, f" {spaced[0]}")
+        text.add_tokens([AddedToken(token, normalized=True) for token in spaced])
     return text
