@@ -18,10 +18,10 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models import pictures as standins
 from liveedit.models import tiny
 from liveedit.models.particulars import MARKS, NAMED, PARTICULARS
 from liveedit.models.processor import processor_class, still
+from liveedit.models.without_torchvision import without_torchvision
 
 __all__ = ["shrink"]
 
@@ -143,7 +143,7 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
     name = special.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(model_type)
     if name is None:
         raise UnsupportedModel(f"transformers has no processor for the model type '{model_type}'")
-    with standins.without_torchvision():
+    with without_torchvision():
         kind = processor_class(name)
     wanted = inspect.signature(kind).parameters
     parts = {"image_processor": pictures(model_type, special), "tokenizer": text, "qformer_tokenizer": text}
@@ -163,7 +163,7 @@ def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
     name = special.get("pictures_class") or names.get("pil") or names.get("torchvision")
     if name is None:
         raise UnsupportedModel(f"transformers has no image processor for the model type '{model_type}'")
-    with standins.without_torchvision():
+    with without_torchvision():
         kind = processor_class(name)
         if name == names.get("torchvision"):  # for which transformers gives the other, if there is one
             kind = getattr(import_module(kind.__module__.replace("_pil_", "_")), name)

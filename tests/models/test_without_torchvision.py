@@ -9,8 +9,15 @@ from PIL import Image
 from transformers import image_processing_backends
 
 from liveedit.models.contract import SQUARE, WIDE
-from liveedit.models.pictures import grayscale_to_rgb, normalize, pad, pil_to_tensor, resize, without_torchvision
 from liveedit.models.shrink import shrink
+from liveedit.models.without_torchvision import (
+    grayscale_to_rgb,
+    normalize,
+    pad,
+    pil_to_tensor,
+    resize,
+    without_torchvision,
+)
 
 here = pytest.mark.skipif(image_processing_backends.is_torchvision_available(), reason="torchvision is installed")
 
