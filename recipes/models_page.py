@@ -76,7 +76,7 @@ def prompt_forms(vlm: VLM) -> str:
     forms = [vlm.prompt_format]
     other: Any = {"raw": "chat", "chat": "raw"}[vlm.prompt_format]
     if other == "chat":
-        vlm.processor.chat_template = CHAT.replace(OWN_MARK, vlm.image_mark.strip())
+        vlm.processor.chat_template = CHAT.replace(OWN_MARK, vlm.image_mark)
     try:
         again = VLM(vlm.model, vlm.processor, other)
         if again.prompt_format == other and not any(finding.reason for finding in examine(again, ENCODING)):

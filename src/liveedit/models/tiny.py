@@ -73,14 +73,16 @@ def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
 def spread(model: Any) -> None:
     """Draw the matrices anew, wide enough that the image and every token of the prompt can be seen in the logits.
 
-    The image token, which no trained model answers with, gets a logit of 0, so it is never the greedy answer.
+    The image token and the mark before it, which no trained model answers with, get a logit of 0: they are never the
+    greedy answer.
     """
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    if (image := getattr(model.config, "image_token_id", None)) is not None:
+    tokens = (getattr(model.config, name, None) for name in ("image_token_id", "vision_start_token_id"))
+    for token in filter(None, tokens):
         for embedding in (model.get_input_embeddings(), output_embedding(model)):
-            embedding.weight[image:][:1] = 0.0  # which may have no row
+            embedding.weight[token:][:1] = 0.0  # which may have no row
 
 
 def tokenizer(bos: str | None, special: list[str], size: int = 360, **marks: str) -> PreTrainedTokenizerFast:
