@@ -116,6 +116,9 @@ def made(vlm, name, sentence_encoder):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    if name == "liveedit":  # so few steps do not teach its filter
+        with torch.no_grad():
+            editor.networks()["input_features"].sentinel.zero_()
     return editor
 
 
