@@ -20,11 +20,11 @@ from liveedit.types import Case, Probe, Query
 SMALL = {
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
     "lemoe": {"batch": 2, "rank": 4, "steps": 10, "lr": 1e-2},
-    "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},
+    "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 16},
     "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
     "recipe": {"key_dim": 16, "layer": 2},
     "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
-    "wise": {"shard": 1, "merge": 2, "steps": 10},
+    "wise": {"shard": 1, "merge": 2, "steps": 40},
 }
 """Settings that make a method fit a tiny model."""
 
