@@ -139,7 +139,7 @@ def test_labels_are_of_the_text():
 
 
 def test_where_it_can_be_put(vlm):
-    assert feed_forward(vlm, None).layer == 2
+    assert GRACE(vlm).place == feed_forward(vlm, 2)
     with pytest.raises(BadInput, match="layers 0 to 3"):
         GRACE(vlm, GraceConfig(layer=4))
     with pytest.raises(BadInput, match="layers 0 to 3"):
@@ -148,7 +148,8 @@ def test_where_it_can_be_put(vlm):
     strange.layers[2].mlp = torch.nn.ModuleList()
     del strange.layers[2].mlp
     with pytest.raises(UnsupportedModel, match="feed-forward"):
-        GRACE(strange)
+        GRACE(strange, GraceConfig(layer=2))
+    assert GRACE(strange).place.layer == 1
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,19 @@ def test_one_adapter_goes_from_edit_to_edit(vlm):
     assert all(torch.equal(both.values[n], value) for n, value in editor.edit(EDITS[:2]).values.items())
 
 
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("kimi_k25", {"self_attn.q_b_proj", "self_attn.kv_b_proj"}),
+        ("fuyu", {"self_attn.query_key_value"}),
+        ("nemotron_h_omni", {"mixer.q_proj", "mixer.v_proj"}),
+    ],
+)
+def test_latent_fused_and_hybrid_attention(family, expected):
+    names = [name.removesuffix(".weight").split(".") for name in LoRA(tiny(family)).names]
+    assert {".".join(parts[-2:]) for parts in names} == expected
+
+
 def test_attention_without_such_projections_is_refused():
     vlm = tiny("llava")
     for layer in vlm.layers:

@@ -228,9 +228,10 @@ def test_editors_act_on_all_residual_streams_or_say_that_they_cannot():
     vlm = tiny("qwen4_exp")
     assert vlm.state_size == 2 * vlm.hidden_size
     edit = [Query("Which film is this?", "Rain", WIDE)]
-    patch = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}).edit(edit)
-    with vlm.patched(patch):
-        assert len(vlm.generate(edit, max_new_tokens=1)) == 1
-    for name, settings in (("serac", {"layer": 2}), ("liveedit", {"layer": 2, "generator": "aligned"})):
+    small = {"module_dim": 16, "heads": 2, "layer": 2}
+    for name, settings in (("liveedit", {"rank": 4}), ("serac", {"width": 16, "depth": 1})):
+        with vlm.patched(new_editor(vlm, name, small | settings).edit(edit)):
+            assert len(vlm.generate(edit, max_new_tokens=1)) == 1
+    for name, settings in (("recipe", {"layer": 2}), ("liveedit", {"layer": 2, "generator": "aligned"})):
         with pytest.raises(UnsupportedModel):
             new_editor(vlm, name, settings)

@@ -1,23 +1,46 @@
 """Where the feed-forward network of a decoder layer is read and written, for methods that act on it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.patch import INPUT, Patch, SiteFn
 from liveedit.models.vlm import VLM
 
-__all__ = ["FeedForward", "Recorder", "down_projection", "feed_forward", "last_prompt_tokens", "prompt_tokens"]
+__all__ = [
+    "DOWN",
+    "FeedForward",
+    "Recorder",
+    "down_projection",
+    "feed_forward",
+    "highest_layer",
+    "inner_width",
+    "last_prompt_tokens",
+    "matrices",
+    "prompt_tokens",
+    "stacked",
+]
 
-PLACES = (("mlp", "mlp"), ("feed_forward", "feed_forward"), ("ffn", "ffn"), ("fc1", "fc2"))
-"""The network's first module and its last one in a layer: of Llama and its kin, of Llama 4, of Kosmos and of OPT."""
+PLACES = (
+    *(("mlp", "mlp", "mlp"), ("feed_forward", "feed_forward", "feed_forward"), ("ffn", "ffn", "ffn")),
+    *(("mixer.down_proj", "mixer", "mixer"), ("mixer.experts", "mixer", "mixer"), ("fc2", "fc1", "fc2")),
+)
+"""What a layer with a network has, and the network's first and last module.
 
-DOWN = re.compile(r"((mlp|feed_forward|ffn)\.)?(shared_experts?\.)?(down_proj|fc2|w2|dense_4h_to_h)")
-"""Its last matrix, which puts out what the network adds to the stream; among experts that of those for all tokens."""
+Of Llama and its kin, of Llama 4, of Kosmos, of Nemotron-H, whose layers are attention, state space or network, of OPT.
+"""
+
+WITHIN = r"((mlp|feed_forward|ffn|mixer)\.)?(shared_experts?\.)?"
+"""Where in a layer the matrices are that every token goes through, unlike those of routed experts."""
+DOWN = ("down_proj", "fc2", "w2", "dense_4h_to_h", "post_expert_proj")
+"""The last of them, which puts out what the network adds to the stream."""
+STACKED = re.compile(rf"{WITHIN}(experts\.)?down_proj")
+"""The same of several experts in one tensor, (experts, …)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +52,70 @@ class FeedForward:
     writes: str
 
 
-def feed_forward(vlm: VLM, layer: int | None) -> FeedForward:
-    """The network of ``layer``, counted from 0; ``None`` is the one after two thirds of the layers.
+def place(layer: nn.Module) -> tuple[str, str] | None:
+    """The first and the last module of a layer's network, ``None`` for a layer without one of a known form."""
+    names = {name for name, _ in layer.named_modules()}
+    return next(((reads, writes) for mark, reads, writes in PLACES if mark in names), None)
+
+
+def highest_layer(vlm: VLM, limit: int) -> int:
+    """The highest layer up to ``limit`` with a network, which in hybrids not all have; ``limit`` itself if none has."""
+    return next((layer for layer in range(limit, 0, -1) if place(vlm.layers[layer])), limit)
+
+
+def feed_forward(vlm: VLM, layer: int) -> FeedForward:
+    """The network of ``layer``, counted from 0.
 
     Raises :class:`BadInput` for a layer that does not exist or has none below it, :class:`UnsupportedModel` where the
     layer has no feed-forward network of a known form.
     """
-    layer = 2 * vlm.num_layers // 3 if layer is None else layer
     vlm.check_layer(layer)
     vlm.check_layer(layer - 1)
-    children = dict(vlm.layers[layer].named_children())
-    for reads, writes in PLACES:
-        if reads in children and writes in children:
-            return FeedForward(layer, f"layers.{layer}.{reads}{INPUT}", f"layers.{layer}.{writes}")
-    raise UnsupportedModel("the decoder's layers have no feed-forward network like Llama's or OPT's")
+    if found := place(vlm.layers[layer]):
+        return FeedForward(layer, f"layers.{layer}.{found[0]}{INPUT}", f"layers.{layer}.{found[1]}")
+    raise UnsupportedModel(f"layer {layer} of the decoder has no feed-forward network of a known form")
+
+
+def matrices(vlm: VLM, layer: int, leaves: Sequence[str]) -> list[str]:
+    """The linear layers of the network of ``layer`` that every token goes through, of those named as ``leaves``.
+
+    By their paths below the text decoder, in the order in which the model has them.
+    """
+    wanted = re.compile(f"{WITHIN}({'|'.join(leaves)})")
+    modules = vlm.layers[layer].named_modules()
+    return [f"layers.{layer}.{name}" for name, _ in modules if wanted.fullmatch(name)]
 
 
 def down_projection(vlm: VLM, layer: int) -> str:
     """The path below the text decoder of the last matrix of the network of ``layer``, (D, H) for inner width H.
 
     Raises :class:`BadInput` for a layer that does not exist or has none below it, :class:`UnsupportedModel` where the
-    layer has no feed-forward network of a known form.
+    layer has no such matrix that every token goes through.
     """
     vlm.check_layer(layer)
     vlm.check_layer(layer - 1)
-    for name, _ in vlm.layers[layer].named_modules():
-        if DOWN.fullmatch(name):
-            return f"layers.{layer}.{name}"
-    raise UnsupportedModel("the decoder's layers have no feed-forward network, or one of routed experts alone")
+    if found := matrices(vlm, layer, DOWN):
+        return found[0]
+    raise UnsupportedModel(f"layer {layer} has no feed-forward network with linear layers for every token")
+
+
+def stacked(vlm: VLM, layer: int) -> list[str]:
+    """The parameter that holds the last matrices of several experts in ``layer``, of shared ones if it has these.
+
+    By its path below the text decoder; none where there is no such parameter.
+    """
+    names = [name for name, _ in vlm.layers[layer].named_parameters() if STACKED.fullmatch(name)]
+    return [f"layers.{layer}.{name}" for name in sorted(names, key=lambda name: "shared" not in name)[:1]]
+
+
+def inner_width(vlm: VLM, layer: int) -> int:
+    """H, the inner width of the network of ``layer``, where its experts are in one tensor that of each.
+
+    Raises as :func:`down_projection` where there is neither.
+    """
+    if not matrices(vlm, layer, DOWN) and (experts := stacked(vlm, layer)):
+        return int(vlm.decoder.get_parameter(experts[0])[0].numel()) // vlm.hidden_size
+    return int(vlm.decoder.get_submodule(down_projection(vlm, layer)).in_features)
 
 
 def prompt_tokens(batch: Batch | HiddenBatch) -> Tensor:

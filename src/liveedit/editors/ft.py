@@ -7,16 +7,15 @@ The baselines of Chen et al. (LiveEdit, CVPR 2025) and of Huang et al. (VLKEB, N
 
 FT-L moves the MLP of the last decoder layer, FT-M what connects the vision tower to the text decoder: the projector of
 LLaVA, the Q-Former of BLIP-2, the merger of Qwen2-VL. The defaults are those released with LiveEdit: of the MLP the
-down projection alone (OPT: ``fc2``; among experts that of the shared one), learning rate 1e-3, 25 steps, no weight
-decay. VLKEB's form moves all of the MLP (``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of
-1e-4 or 2e-4 and 10 to 20 steps.
+down projection alone (OPT: ``fc2``; among experts that of the shared one, or those of all), learning rate 1e-3, 25
+steps, no weight decay. VLKEB's form moves all of the MLP (``weights="mlp"``; its files leave out the gate for LLaVA),
+with a rate of 1e-4 or 2e-4 and 10 to 20 steps.
 
 What the weights do not change is computed once an edit: for FT-L all below the last layer, so that a step costs that
 layer and the output embedding; for FT-M the vision tower. The weights in training are float32, whatever the model's
 type. FT-M changes what images look like, so a question without image is as it was, and cannot be edited.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,16 +27,14 @@ from torch.optim import Optimizer
 
 from liveedit.editors import PAPERS
 from liveedit.editors.direct import DirectEditor
-from liveedit.editors.feedforward import DOWN
+from liveedit.editors.feedforward import DOWN, feed_forward, highest_layer, matrices, stacked
 from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.patch import INPUT
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 __all__ = ["FTL", "FTM", "FTLConfig", "FTMConfig"]
-
-PLACES = {"down": re.compile(rf"{DOWN.pattern}\.weight"), "mlp": re.compile(r"(mlp|feed_forward|ffn|fc1|fc2)\..+")}
-"""Names of matrices within a layer."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +83,26 @@ class FTL(FineTuning):
 
     def __init__(self, vlm: VLM, config: FTLConfig | None = None) -> None:
         super().__init__(vlm, config)
-        if self.config.weights not in PLACES:
-            raise BadInput(f"ft-l cannot train '{self.config.weights}': choose {' or '.join(PLACES)}")
-        last = vlm.num_layers - 1
-        wanted = PLACES[self.config.weights]
+        if self.config.weights not in ("down", "mlp"):
+            raise BadInput(f"ft-l cannot train '{self.config.weights}': choose down or mlp")
+        last = highest_layer(vlm, vlm.num_layers - 1)
         self.below = last - 1
-        self.names = [
-            f"{vlm.decoder_path}.layers.{last}.{name}"
-            for name, parameter in vlm.layers[last].named_parameters()
-            if wanted.fullmatch(name) and parameter.ndim > 1
-        ]
+        found = self.down(last) if self.config.weights == "down" else self.mlp(last)
+        self.names = [f"{vlm.decoder_path}.{name}" for name in found]
         if not self.names or self.below < 0:
-            raise UnsupportedModel("ft-l needs two decoder layers, the last with an MLP, not routed experts alone")
+            raise UnsupportedModel("ft-l needs two decoder layers, the last with an MLP of a known form")
         check_changeable(self.start().items())
+
+    def down(self, layer: int) -> list[str]:
+        """The down projection, or those of all experts where they are in one tensor and there is none beside them."""
+        return [f"{name}.weight" for name in matrices(self.vlm, layer, DOWN)] or stacked(self.vlm, layer)
+
+    def mlp(self, layer: int) -> list[str]:
+        """All matrices of the MLP."""
+        place = feed_forward(self.vlm, layer)
+        within = tuple(f"{site.removesuffix(INPUT)}." for site in (place.reads, place.writes))
+        names = [(f"layers.{layer}.{name}", value.ndim) for name, value in self.vlm.layers[layer].named_parameters()]
+        return [name for name, axes in names if name.startswith(within) and axes > 1]
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from liveedit.editors import PAPERS
 from liveedit.editors.bank import Bank
 from liveedit.editors.base import Editor
-from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, last_prompt_tokens
+from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, highest_layer, last_prompt_tokens
 from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.models.batch import Batch
 from liveedit.models.patch import Patch, SiteFn
@@ -136,7 +136,8 @@ class GRACE(PoolEditor):
 
     def __init__(self, vlm: VLM, config: GraceConfig | None = None) -> None:
         super().__init__(vlm, config)
-        self.place: FeedForward = feed_forward(vlm, self.config.layer)
+        layer = highest_layer(vlm, 2 * vlm.num_layers // 3) if self.config.layer is None else self.config.layer
+        self.place: FeedForward = feed_forward(vlm, layer)
 
     def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> GracePatch:
         """See :meth:`Editor.edit`."""

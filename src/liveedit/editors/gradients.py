@@ -24,7 +24,7 @@ from torch import Tensor
 from liveedit.editors.base import Example, TrainableEditor, alone
 from liveedit.editors.direct import WeightsPatch
 from liveedit.editors.draws import EDIT, RowName
-from liveedit.editors.feedforward import Recorder
+from liveedit.editors.feedforward import Recorder, matrices
 from liveedit.editors.losses import forward_kl, nll
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch
@@ -136,7 +136,7 @@ class GradientEditor(TrainableEditor):
     """
 
     leaves: ClassVar[tuple[str, ...]]
-    """The matrices that are edited, by how their names within a layer end."""
+    """The matrices that are edited, by their names in the network."""
     patch_class: ClassVar[type[ChangePatch]] = ChangePatch
 
     def __init__(self, vlm: VLM, config: Any = None) -> None:
@@ -145,14 +145,13 @@ class GradientEditor(TrainableEditor):
         if not 0 <= self.below < vlm.num_layers - 1:
             raise BadInput(f"{self.name} needs 1 to {vlm.num_layers - 1} of this model's layers: change layers")
         self.matrices = [
-            Matrix(f"{vlm.decoder_path}.layers.{layer}.{name}", f"layers.{layer}.{name[: -len('.weight')]}", shape)
+            Matrix(f"{vlm.decoder_path}.{site}.weight", site, (weight.shape[0], weight.shape[1]))
             for layer in range(self.below + 1, vlm.num_layers)
-            for name, parameter in vlm.layers[layer].named_parameters()
-            if name.endswith(self.leaves)
-            for shape in [(parameter.shape[0], parameter.shape[1])]
+            for site in matrices(vlm, layer, self.leaves)
+            for weight in [vlm.decoder.get_parameter(f"{site}.weight")]
         ]
         if not self.matrices:
-            raise UnsupportedModel(f"{self.name} needs layers with a feed-forward network, not routed experts alone")
+            raise UnsupportedModel(f"{self.name} needs feed-forward networks with linear layers for every token")
         check_changeable((matrix.name, vlm.model.get_parameter(matrix.name)) for matrix in self.matrices)
 
     @property

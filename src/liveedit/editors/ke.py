@@ -35,6 +35,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_sequence
 
 from liveedit.editors import PAPERS
+from liveedit.editors.feedforward import DOWN
 from liveedit.editors.gradients import Factors, GradientEditor
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -157,10 +158,7 @@ class KE(GradientEditor):
     name = "ke"
     paper = PAPERS["ke"]
     Config = KEConfig
-    leaves = (
-        *("up_proj.weight", "down_proj.weight", "fc1.weight", "fc2.weight", "w3.weight", "w2.weight"),
-        *("dense_h_to_4h.weight", "dense_4h_to_h.weight"),
-    )
+    leaves = ("up_proj", "gate_up_proj", "fc1", "w3", "dense_h_to_4h", "pre_expert_proj", *DOWN)
     query_time = frozenset({"margin", "margin_min", "patience", "multiplier_lr", "generality", "locality"})
     config: KEConfig
 

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from liveedit.editors import PAPERS
 from liveedit.editors.base import Editor
 from liveedit.editors.direct import ValuesPatch
-from liveedit.editors.feedforward import Recorder, down_projection, feed_forward, prompt_tokens
+from liveedit.editors.feedforward import Recorder, feed_forward, highest_layer, inner_width, prompt_tokens
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, HiddenBatch, Spans
 from liveedit.models.patch import Patch, SiteFn
@@ -141,8 +141,8 @@ class LEMoE(Editor):
         super().__init__(vlm, config)
         if self.config.batch < 1 or self.config.order not in ("given", "clusters"):
             raise BadInput("lemoe needs batches of at least one edit, and an order that is given or clusters")
-        self.place = feed_forward(vlm, vlm.num_layers - 2 if self.config.layer is None else self.config.layer)
-        self.inner = int(vlm.decoder.get_submodule(down_projection(vlm, self.place.layer)).in_features)
+        layer = highest_layer(vlm, vlm.num_layers - 2) if self.config.layer is None else self.config.layer
+        self.place, self.inner = feed_forward(vlm, layer), inner_width(vlm, layer)
 
     def empty(self) -> LEMoEPatch:
         """A patch without edits."""

@@ -29,8 +29,12 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["LoRA", "LoRAConfig"]
 
-TARGETS = re.compile(r"\.self_attn\.[qv]_proj\.(\w+\.)?weight$")
-"""Query and value projections; where they differ by modality each of them."""
+TARGETS = re.compile(r"\.(self_attn|mixer)\.(q_proj|v_proj|q_b_proj|kv_b_proj|query_key_value)\.(\w+\.)?weight$")
+"""Query and value projections; where they differ by modality each of them.
+
+In latent attention (DeepSeek-V2) those that lead out of the latent states; where one matrix makes queries, keys and
+values, that one.
+"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class LoRA(DirectEditor):
             name for name, _ in vlm.model.named_parameters() if name.startswith(path) and TARGETS.search(name)
         ]
         if not self.names:
-            raise UnsupportedModel("lora needs attention with q_proj and v_proj: this model has none")
+            raise UnsupportedModel("lora needs query and value projections like q_proj and v_proj: this model has none")
         check_changeable((name, vlm.model.get_parameter(name)) for name in self.names)
 
     def start(self) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from liveedit.editors import PAPERS
+from liveedit.editors.feedforward import DOWN
 from liveedit.editors.gradients import ChangePatch, Factors, GradientEditor
 from liveedit.errors import BadInput
 from liveedit.models.vlm import VLM
@@ -146,10 +147,7 @@ class MEND(GradientEditor):
     paper = PAPERS["mend"]
     Config = MENDConfig
     patch_class = MENDPatch
-    leaves = (
-        *(f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2", "w1", "w2", "w3")),
-        *("dense_h_to_4h.weight", "dense_4h_to_h.weight"),
-    )
+    leaves = ("gate_proj", "up_proj", "gate_up_proj", "fc1", "w1", "w3", "dense_h_to_4h", "pre_expert_proj", *DOWN)
     query_time = frozenset({"alpha_lr", "c_edit", "c_loc", "generality", "locality"})
     config: MENDConfig
 

@@ -203,7 +203,10 @@ class RecipePatch(MemoryPatch):
 
 
 class Recipe(MemoryEditor):
-    """The editor: encoder, retriever with its sentinel, and what makes the prompts."""
+    """The editor: encoder, retriever with its sentinel, and what makes the prompts.
+
+    Raises :class:`UnsupportedModel` where no vectors can stand before a text.
+    """
 
     name = "recipe"
     paper = PAPERS["recipe"]
@@ -216,6 +219,7 @@ class Recipe(MemoryEditor):
         super().__init__(vlm, config)
         c, D = self.config, vlm.hidden_size
         vlm.check_layer(c.layer)
+        vlm.check_prefix()
         both = c.scope == "both"
         self.encoder, widths, known = None, [vlm.state_size if both else D], D
         if c.encoder is not None:

@@ -25,7 +25,8 @@ the logits:
                                                 of image and text
     locality             no term                KL from the VLM to h                 no term: h answers in scope only
 
-With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way round.
+With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way round. Where a decoder
+has several residual streams, all of which begin as the embeddings, h reads the first and writes all.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ from liveedit.editors.memory import (
 )
 from liveedit.editors.metric import EditSide, MetricExtractor
 from liveedit.editors.nets import Part, image_and_prompt, own_similarity, similarity
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.errors import BadInput
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch, HiddenBatch, Spans
 from liveedit.models.patch import INPUT, SiteFn
@@ -101,9 +102,9 @@ class SeracConfig:
 
 
 class Counterfactual(nn.Module):
-    """h: a causal transformer between two linear maps, from width D of the VLM's embeddings to D of its last states."""
+    """h: a causal transformer between two linear maps, from the VLM's embeddings to what its last layer puts out."""
 
-    def __init__(self, hidden_size: int, source: str | None, width: int, depth: int, heads: int) -> None:
+    def __init__(self, vlm: VLM, source: str | None, width: int, depth: int, heads: int) -> None:
         super().__init__()
         if source is None:
             nameless = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
@@ -116,13 +117,13 @@ class Counterfactual(nn.Module):
             width = self.model.get_input_embeddings().embedding_dim
             self.model.set_input_embeddings(nn.Embedding(1, width))  # never read
         self.model.eval()
-        self.reads, self.writes = nn.Linear(hidden_size, width), nn.Linear(width, hidden_size)
+        self.reads, self.writes = nn.Linear(vlm.hidden_size, width), nn.Linear(width, vlm.state_size)
         for linear in (self.reads, self.writes):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def forward(self, embeddings: Tensor, mask: Tensor, cache: transformers.DynamicCache | None = None) -> Tensor:
-        """(B, n, D) for ``embeddings`` (B, n, D), the last n tokens of rows whose real ones ``mask`` (B, N) marks.
+        """States (B, n, ·) for ``embeddings`` (B, n, D), the last n tokens of rows, real where ``mask`` (B, N) says.
 
         The tokens before them, if any, are in ``cache``.
         """
@@ -169,7 +170,7 @@ class Answering:
 
     def read(self, x: Tensor) -> Tensor:
         """Keep what the first layer takes in for the newest tokens, (B, T', D)."""
-        self.newest = x
+        self.newest = self.patch.editor.stream(x)
         return x
 
     @torch.no_grad()
@@ -217,15 +218,14 @@ class Serac(MemoryEditor):
         vlm.check_layer(c.layer)
         if c.layer == vlm.num_layers - 1:
             raise BadInput("the last layer is where the counterfactual model writes: let the scope read a lower one")
-        if vlm.state_size != vlm.hidden_size:
-            raise UnsupportedModel("the counterfactual model answers for decoders with one residual stream alone")
         if c.module_dim % c.heads or c.width % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {c.width}: change heads")
         if not 0 < c.threshold < 1:
             raise BadInput(f"a threshold of {c.threshold} is no probability: choose one between 0 and 1")
-        self.input_features = MetricExtractor(vlm.hidden_size, c.module_dim, c.heads, c.queries, image_tokens(vlm))
+        width = vlm.state_size if c.scope == "both" else vlm.hidden_size
+        self.input_features = MetricExtractor(width, c.module_dim, c.heads, c.queries, image_tokens(vlm))
         self.edit_features = EditSide(self.input_features)
-        self.counterfactual = Counterfactual(vlm.hidden_size, c.counterfactual, c.width, c.depth, c.heads)
+        self.counterfactual = Counterfactual(vlm, c.counterfactual, c.width, c.depth, c.heads)
         parts = ("input_features", "edit_features", "counterfactual")
         self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts}).to(vlm.device)
 
@@ -265,6 +265,10 @@ class Serac(MemoryEditor):
         longest = int(real.sum(1).max())
         return self.words(tokens[:, :longest]), real[:, :longest].long()
 
+    def stream(self, x: Tensor) -> Tensor:
+        """The embeddings (B, T, D) in what the first layer takes in, the same in each of its residual streams."""
+        return x[..., : self.vlm.hidden_size]
+
     # Scope
 
     def seen(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -297,7 +301,7 @@ class Serac(MemoryEditor):
         with self.vlm.patched(record):
             hidden = self.vlm.hidden(batch, self.config.layer)
         rows = replace(hidden, hidden=self.seen(hidden.hidden, batch)).rows()
-        inputs = replace(hidden, hidden=record.seen[INPUTS]).rows()
+        inputs = replace(hidden, hidden=self.stream(record.seen[INPUTS])).rows()
         ids = batch.inputs["input_ids"]
         for (example, kind, _), row, taken, text, span in zip(asked, rows, inputs, ids, batch.spans, strict=True):
             example.rows[kind] = alone(row)

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from liveedit.editors import PAPERS
 from liveedit.editors.bank import Bank
-from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward
+from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, highest_layer
 from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.models.batch import Batch
 from liveedit.models.patch import Patch, SiteFn
@@ -108,7 +108,7 @@ class TPatcher(PoolEditor):
 
     def __init__(self, vlm: VLM, config: TPatcherConfig | None = None) -> None:
         super().__init__(vlm, config)
-        self.place: FeedForward = feed_forward(vlm, vlm.num_layers - 1)
+        self.place: FeedForward = feed_forward(vlm, highest_layer(vlm, vlm.num_layers - 1))
 
     def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> TPatcherPatch:
         """See :meth:`Editor.edit`. Each neuron is trained beside those before it."""

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from liveedit.editors import PAPERS
 from liveedit.editors.base import Editor
 from liveedit.editors.direct import ValuesPatch
-from liveedit.editors.feedforward import Recorder, down_projection, prompt_tokens
+from liveedit.editors.feedforward import Recorder, down_projection, highest_layer, prompt_tokens
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.patch import INPUT, Patch, SiteFn
@@ -129,7 +129,7 @@ class WISE(Editor):
             raise BadInput("wise merges whole shards: give a merge that is a multiple of shard")
         if self.config.memory not in ("merge", "retrieve"):
             raise BadInput(f"wise has no memory '{self.config.memory}': choose merge or retrieve")
-        self.layer = 5 * vlm.num_layers // 6 if self.config.layer is None else self.config.layer
+        self.layer = highest_layer(vlm, 5 * vlm.num_layers // 6) if self.config.layer is None else self.config.layer
         self.down = down_projection(vlm, self.layer)
         matrix = vlm.decoder.get_submodule(self.down)
         self.shape = int(matrix.out_features), int(matrix.in_features)

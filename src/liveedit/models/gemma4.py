@@ -1,7 +1,5 @@
 """Gemma 4 (Google, 2026): every layer reads a projection of the embeddings again."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +8,6 @@ from torch import Tensor
 from liveedit.errors import UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.generic import Generic
-from liveedit.models.patch import overrides
 
 __all__ = ["Gemma4"]
 
@@ -30,13 +27,9 @@ class Gemma4(Generic):
         if self.model.config.get_text_config().num_kv_shared_layers:
             raise self.refuse("its upper layers take keys and values from lower ones")
 
-    @contextmanager
-    def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
-        """Raise :class:`UnsupportedModel` for vectors without a token: every layer reads the tokens again."""
-        if any(overrides(patch, "prefix") for patch in self.patches):
-            raise UnsupportedModel("every layer of Gemma 4 reads the tokens: no vectors can stand before a text")
-        with super().prefixed(batch) as found:
-            yield found
+    def check_prefix(self) -> None:
+        """Raise :class:`UnsupportedModel`: every layer reads the tokens again, and vectors have none."""
+        raise UnsupportedModel("every layer of Gemma 4 reads the tokens: no vectors can stand before a text")
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:
         """The embeddings, besides what the generic family keeps."""

@@ -218,12 +218,14 @@ class VLM(Encoder):
     def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
         """The batch with what a patch puts before the text of its rows, and where (B, T) its own tokens are in it.
 
-        The batch itself and ``None`` where none puts anything. Raises :class:`UnsupportedModel` where two patches do.
+        The batch itself and ``None`` where none puts anything. Raises :class:`UnsupportedModel` where two patches do,
+        and as :meth:`check_prefix`.
         """
         places: Tensor | None = None
         with ExitStack() as undo:
             for patch in self.patches:
                 if overrides(patch, "prefix"):
+                    self.check_prefix()
                     undo.enter_context(self.vision_once())  # for the patch, which may look at the batch, and the model
                     if prefix := patch.prefix(batch):
                         if batch.prefix:
@@ -398,6 +400,9 @@ class VLM(Encoder):
                 del own["forward"]
             else:  # accelerate's
                 own["forward"] = before
+
+    def check_prefix(self) -> None:
+        """Raise :class:`UnsupportedModel` where no vectors can stand before a text, because layers read its tokens."""
 
     def check_layer(self, layer: int) -> None:
         """Raise :class:`BadInput` unless the text decoder has this layer."""
