@@ -49,7 +49,10 @@ REFUSED = {
     (name, family): ROUTED
     for name in ("ft-l", "ke", "lemoe", "mend", "wise")
     for family in ("qwen3_omni_moe_thinker", "qwen3_vl_moe")
-} | {("lora", "fuyu"): "attention with q_proj and v_proj"}
+} | {
+    ("lora", "fuyu"): "attention with q_proj and v_proj",
+    **{("serac", family): "one residual stream alone" for family in ("glm5_next", "qwen4_exp")},
+}
 """Pairs that cannot be, and the reason given. Nothing else is refused."""
 
 QUICK = [

@@ -26,6 +26,7 @@ TODAY = [  # what people run, each unlike the others in what the generic family 
     "gemma3",
     "gemma4",
     "glm4v",
+    "glm5_next",
     "granite4_vision",
     "hunyuan_vl",
     "idefics2",

@@ -1,4 +1,4 @@
-"""Qwen4-Exp (Alibaba, 2026): several residual streams side by side, and layers that read the words again."""
+"""Qwen4-Exp (Alibaba, 2026): layers that read the words again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +14,7 @@ __all__ = ["Qwen4Exp"]
 
 
 class Qwen4Exp(Generic):
-    """What stands between its layers are all streams of a token, one after the other."""
-
-    @property
-    def state_size(self) -> int:
-        """The width of all streams together."""
-        config = self.model.config.get_text_config()
-        return int(config.hc_count * config.hidden_size)
+    """No vectors without a token can stand before its texts."""
 
     @contextmanager
     def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
