@@ -30,7 +30,7 @@ SMALL = {
 
 SEEDS = {
     **{("liveedit", family): 1 for family in ("hunyuan_vl", "kosmos-2", "pp_chart2table")},
-    ("liveedit", "fast_vlm"): 2,
+    **{("liveedit", family): 2 for family in ("fast_vlm", "git")},
     ("mend", "kosmos-2"): 1,
 }
 """What networks are drawn from where so short a training does not do from every start; 0 for all others."""

@@ -25,6 +25,7 @@ TODAY = [  # what people run, each unlike the others in what the generic family 
     "fuyu",
     "gemma3",
     "gemma4",
+    "git",
     "glm4v",
     "glm5_next",
     "granite4_vision",

@@ -53,8 +53,12 @@ def test_the_image_stands_before_everything_and_has_no_position(vlm):
 
 def test_weights_keep_the_names_of_checkpoints(both):
     vlm, model = both
-    assert set(vlm.model.state_dict()) == set(model.state_dict())
-    assert "git.layers.0.output.dense.weight" in dict(vlm.model.named_parameters())
+    assert {"git.layers.0.fc2.weight", "git.layers.0.self_attn.q_proj.bias"} <= dict(
+        vlm.model.named_parameters()
+    ).keys()
+    ours, theirs = vlm.model.state_dict(), model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_it_answers_single_prompts_about_one_image(vlm):

@@ -1,13 +1,14 @@
 """GIT (Wang et al., TMLR 2022): the image's tokens before the text, which see one another; the text sees all before it.
 
-The code in transformers puts the image before the tokens by itself, for all rows of a batch or none. Here a token of the
-tokenizer that GIT never reads, ``[MASK]``, stands in the row for each piece of the image, and the decoder takes the
-embeddings of both; the image's have the position -1, which spares them position embedding and norm. One departure:
-positions count the text alone also behind a cache, where that code counts the image's tokens among those before.
+The code in transformers puts the image before the tokens by itself, for all rows of a batch or none. Here ``[MASK]``, a
+token that GIT never reads, stands in the row for each piece of the image, and the decoder takes the embeddings of both;
+the image's have the position -1, which spares them position embedding and norm. One departure: positions count the text
+alone also behind a cache, where that code counts the image's tokens among those before.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,11 +18,19 @@ from torch.nn import functional as F
 from transformers.masking_utils import create_causal_mask
 
 from liveedit.errors import BadInput
-from liveedit.models.encode import Picture, PromptFormat
+from liveedit.models.encode import Picture, PromptFormat, nested
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 __all__ = ["Git"]
+
+PARTS = {
+    "attention": "self_attn",
+    **{f"self_attn.self.{name}": f"self_attn.{name[0]}_proj" for name in ("query", "key", "value")},
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+}
+"""What GIT calls the parts of a layer, and what OPT does: editors look for the latter."""
 
 
 class Git(VLM):
@@ -37,9 +46,10 @@ class Git(VLM):
             raise BadInput("GIT answers single prompts: use the prompt format 'raw'")
         tokenizer = processor.tokenizer
         tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
-        encoder = model.git.encoder
-        if "layer" in encoder._modules:  # which get the place and the name that editors look for
-            model.git.layers = vars(encoder)["layer"] = encoder._modules.pop("layer")
+        if not hasattr(model.git, "layers"):
+            call(model.git, "encoder.layer", "layers")
+            for layer, (theirs, ours) in product(model.git.layers, PARTS.items()):
+                call(layer, theirs, ours)
             model.git.register_state_dict_post_hook(renamed)
             model.git.forward = partial(decode, model.git)
             model.register_forward_pre_hook(partial(embed, tokenizer.mask_token_id), with_kwargs=True)
@@ -55,9 +65,9 @@ class Git(VLM):
         return f"{self.tokenizer.cls_token}{query.prompt.strip()}"
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """The pixels, and of a text the tokens: those of an image are in the row here alone."""
+        """What the processor makes of the image, or of a text alone: it puts no image tokens before one."""
         if query.images:
-            return self.picture(query.images)[0]
+            return dict(self.processor(images=nested(query.images), return_tensors="pt"))
         return dict(self.processor(text=[self.render(query)], add_special_tokens=False, return_tensors="pt"))
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
@@ -77,10 +87,21 @@ class Git(VLM):
         return {"pixel_values": pixels}, [tower.embeddings.num_positions] * len(images)
 
 
+def call(module: Any, theirs: str, ours: str) -> None:
+    """Give a part of a module our name and place; the code around it still finds it by theirs."""
+    (old, _, leaf), (new, _, name) = theirs.rpartition("."), ours.rpartition(".")
+    owner = module.get_submodule(old)
+    part = vars(owner)[leaf] = owner._modules.pop(leaf)
+    module.get_submodule(new).add_module(name, part)
+
+
 def renamed(git: Any, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:  # noqa: ARG001
     """The weights of the layers under the names that checkpoints have."""
     for name in [name for name in state if name.startswith(f"{prefix}layers.")]:
-        state[name.replace(f"{prefix}layers.", f"{prefix}encoder.layer.", 1)] = state.pop(name)
+        number, _, rest = name.removeprefix(f"{prefix}layers.").partition(".")
+        for theirs, ours in reversed(PARTS.items()):
+            rest = theirs + rest.removeprefix(ours) if rest.startswith(f"{ours}.") else rest
+        state[f"{prefix}encoder.layer.{number}.{rest}"] = state.pop(name)
 
 
 def embed(image_token: int, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -105,20 +126,12 @@ def embed(image_token: int, model: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def decode(
-    git: Any,
-    input_ids: None = None,  # noqa: ARG001
-    *,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    position_ids: Tensor,
-    past_key_values: Any = None,
-    **_: Any,
+    git: Any, *_: Any, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, **kwargs: Any
 ) -> Any:
     """What the layers put out, (B, T, D), of the embeddings (B, T, D); the image's have the position -1."""
     image, layer_norm = position_ids < 0, git.embeddings.LayerNorm
     words = layer_norm(inputs_embeds + git.embeddings.position_embeddings(position_ids.clamp(min=0)))
     states = torch.where(image[..., None], inputs_embeds, words)
-    mask = create_causal_mask(
-        git.config, states, attention_mask, past_key_values, block_sequence_ids=torch.where(image, 0, -1)
-    )
-    return git.encoder(states, attention_mask=mask, past_key_values=past_key_values)
+    cache, blocks = kwargs.get("past_key_values"), torch.where(image, 0, -1)
+    mask = create_causal_mask(git.config, states, attention_mask, cache, block_sequence_ids=blocks)
+    return git.encoder(states, attention_mask=mask, past_key_values=cache)

@@ -303,7 +303,10 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "lfm2_vl": {
         "pictures": {"encoder_patch_size": 8, "tile_size": 32, "min_image_tokens": 1, "max_image_tokens": 4},
     },
-    "git": {"named": {"cls_token": "<s>", "mask_token": "[MASK]"}},
+    "git": {
+        "named": {"cls_token": "<s>", "mask_token": "[MASK]"},
+        "note": "checkpoints whose tokenizer knows lower case alone answer in it",
+    },
     "glm46v": {"config": GLM},
     "glm4v": {"config": GLM},
     "glm4v_moe": {"config": HALF, "pictures_class": "Glm4vImageProcessorPil"},
