@@ -6,7 +6,7 @@ import transformers
 
 from liveedit.editors import new_editor
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models import REFUSED, family
+from liveedit.models import REFUSED, family, streams
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.contract import QUERIES, SQUARE, WIDE, Broken, close
 from liveedit.models.generic import Generic, stacked
@@ -86,10 +86,7 @@ def test_what_cannot_be_edited_is_refused_by_name(model_type):
         family(model_type)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "reason"),
-    [("blip", "cross attention"), ("florence2", "an encoder"), ("glm5_next", "4 states of every token")],
-)
+@pytest.mark.parametrize(("model_type", "reason"), [("blip", "cross attention"), ("florence2", "an encoder")])
 def test_what_is_found_not_to_work_is_refused(model_type, reason):
     with pytest.raises(UnsupportedModel, match=reason):
         tiny(model_type)
@@ -224,8 +221,26 @@ def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():
         close(torch.tensor([least, 1.0]), torch.tensor([least, 2.0]), "logits")
 
 
-def test_editors_act_on_all_residual_streams_or_say_that_they_cannot():
-    vlm = tiny("qwen4_exp")
+def test_streams_laid_end_to_end_leave_the_logits_bit_equal():
+    model, processor = shrink("glm5_next")
+    ids, states = torch.arange(20, 40)[None], list[torch.Tensor]()
+    model.get_decoder().layers[2].register_forward_hook(lambda *args: states.append(args[2][0]))
+    logits = model.eval()(input_ids=ids).logits
+    vlm = VLM(model, processor)
+    assert torch.equal(VLM(model, processor).model(input_ids=ids).logits, logits)
+    assert torch.equal(states[0].flatten(2), states[-1])
+    assert states[0].shape[2:] == (2, vlm.hidden_size)
+
+
+def test_streams_that_stay_apart_are_refused(monkeypatch):
+    monkeypatch.setattr(streams, "join", lambda *_: None)
+    with pytest.raises(UnsupportedModel, match=r"its layers put out \[2, 64\] numbers of every token"):
+        tiny("glm5_next")
+
+
+@pytest.mark.parametrize("model_type", ["glm5_next", "qwen4_exp"])
+def test_editors_act_on_all_residual_streams_or_say_that_they_cannot(model_type):
+    vlm = tiny(model_type)
     assert vlm.state_size == 2 * vlm.hidden_size
     edit = [Query("Which film is this?", "Rain", WIDE)]
     small = {"module_dim": 16, "heads": 2, "layer": 2}

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.contract import probe
 from liveedit.models.encode import Picture, PromptFormat, joined, nested
-from liveedit.models.patch import output_embedding
+from liveedit.models.patch import main_output, output_embedding
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM
 
@@ -48,6 +49,7 @@ class Generic(VLM):
         self.check_architecture()
         self.paths = {id(module): name for name, module in model.named_modules()}
         self.decoder_path = self.find_decoder()  # type: ignore[misc]  # of the class where the family is known
+        streams.join(self.decoder, self.streams)
         self.tower_path, self.connector_path = self.find_vision()  # type: ignore[misc]
         self.placeholder = self.find_placeholder()
         self.mark = self.find_mark()
@@ -62,6 +64,16 @@ class Generic(VLM):
         """The processor of a checkpoint, without its parts for video and sound."""
         return load_processor(source)
 
+    @property
+    def streams(self) -> int:
+        """How many residual streams every token has."""
+        return streams.count(self.model.config.get_text_config())
+
+    @property
+    def state_size(self) -> int:
+        """The width of all streams of a token together."""
+        return self.streams * self.hidden_size
+
     # What is found
 
     def refuse(self, reason: str) -> UnsupportedModel:
@@ -72,8 +84,6 @@ class Generic(VLM):
         """Raise :class:`UnsupportedModel` for what is no single stack of layers that reads all of its input below."""
         if self.model.config.is_encoder_decoder:
             raise self.refuse("text is written by a decoder that reads an encoder again in every layer")
-        if (streams := getattr(self.model.config.get_text_config(), "hc_mult", 1)) > 1:
-            raise self.refuse(f"{streams} states of every token go from layer to layer, where editors read one")
         decoder = self.model.get_decoder()
         if any(word in name for name, _ in decoder.named_modules() for word in ("cross_attn", "crossattention")):
             raise self.refuse("its layers read the image again by cross attention")
@@ -310,6 +320,8 @@ class Generic(VLM):
                 undo.callback(module.register_forward_hook(lambda *args: put_out.append(args[2])).remove)
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         layer, head = put_out
+        if (sizes := [*main_output(layer).shape[2:]]) != [self.state_size]:
+            raise ValueError(f"its layers put out {sizes} numbers of every token, where editors read one row of them")
         return torch.equal(head, logits), len(layer) if isinstance(layer, tuple) else 0
 
 

@@ -303,10 +303,26 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "lfm2_vl": {
         "pictures": {"encoder_patch_size": 8, "tile_size": 32, "min_image_tokens": 1, "max_image_tokens": 4},
     },
+    "git": {
+        "named": {"cls_token": "<s>", "mask_token": "[MASK]"},
+        "note": "checkpoints whose tokenizer knows lower case alone answer in it",
+    },
     "glm46v": {"config": GLM},
     "glm4v": {"config": GLM},
     "glm4v_moe": {"config": HALF, "pictures_class": "Glm4vImageProcessorPil"},
-    "glm5_next": {"config": {"text_config": {"num_key_value_heads": 2}}},
+    "glm5_next": {
+        "config": {
+            "text_config": {
+                **dict.fromkeys(["kv_lora_rank", "q_lora_rank"], 16),
+                **dict.fromkeys(["qk_nope_head_dim", "v_head_dim", "linear_head_dim", "index_head_dim"], 32),
+                **dict.fromkeys(["num_key_value_heads", "linear_num_heads", "hc_mult"], 2),
+                "index_n_heads": 8,
+                "index_topk": 16,
+                "index_kpool": 4,
+            },
+            "vision_config": {"projection_intermediate_size": 48},
+        },
+    },
     "glm_ocr": {
         "config": HALF,
         "pictures_class": "Glm46VImageProcessorPil",
