@@ -16,6 +16,7 @@ FAMILIES: dict[str, str] = {
     "emu3": "liveedit.models.emu3:Emu3",
     "fuyu": "liveedit.models.fuyu:Fuyu",
     "gemma4": "liveedit.models.gemma4:Gemma4",
+    "gemma4_unified": "liveedit.models.gemma4:Gemma4Unified",
     "granite4_vision": "liveedit.models.granite4_vision:Granite4Vision",
     "hunyuan_vl": "liveedit.models.hunyuan_vl:HunYuanVL",
     "idefics2": "liveedit.models.idefics2:Idefics2",

@@ -591,14 +591,14 @@ def generation_is_greedy(vlm: "VLM") -> None:
 
 @check
 def hooks_see_single_tokens(vlm: "VLM") -> None:
-    """While text is generated a hook sees the prompt once and then one token at a time."""
+    """While text is generated under a patch a hook sees the prompt once and then one token at a time."""
     layer, asked = middle(vlm), replace(QUERIES[0], target="")
     batch, shapes = vlm.encode([asked], padding_side="left"), list[int]()
 
     def saw(_module: nn.Module, _args: Any, output: Any) -> None:
         shapes.append((output[0] if isinstance(output, tuple) else output).shape[-2])
 
-    with vlm.layers[layer].register_forward_hook(saw):
+    with vlm.patched(Patch()), vlm.layers[layer].register_forward_hook(saw):
         vlm.model.generate(
             **batch.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=vlm.pad_token_id
         )

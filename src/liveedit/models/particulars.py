@@ -223,7 +223,17 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         },
     },
     "gemma4": {
-        "config": {"text_config": {"vocab_size_per_layer_input": 480, "hidden_size_per_layer_input": 16}},
+        "config": {
+            "text_config": {
+                "vocab_size_per_layer_input": 480,
+                "hidden_size_per_layer_input": 16,
+                "num_hidden_layers": 5,
+                "layer_types": [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "sliding", "full")],
+                "num_kv_shared_layers": 3,
+                "sliding_window": 32,
+                "use_double_wide_mlp": True,
+            }
+        },
         "pictures": {"max_soft_tokens": 70},
     },
     "gemma4_unified": {
