@@ -29,8 +29,9 @@ SMALL = {
 """Settings that make a method fit a tiny model."""
 
 SEEDS = {
-    **{("liveedit", family): 1 for family in ("hunyuan_vl", "kosmos-2", "pp_chart2table")},
+    **{("liveedit", family): 1 for family in ("gemma4", "hunyuan_vl", "kosmos-2", "pp_chart2table")},
     ("liveedit", "fast_vlm"): 2,
+    ("liveedit", "gemma4_unified"): 3,
     ("mend", "kosmos-2"): 1,
 }
 """What networks are drawn from where so short a training does not do from every start; 0 for all others."""

@@ -114,13 +114,6 @@ def test_placeholder_is_refused_before_anything_is_processed(vlm):
         vlm.encode([Query("a <image>")])
 
 
-def test_shared_keys_and_values_are_refused():
-    model, processor = shrink("gemma4")
-    model.config.get_text_config().num_kv_shared_layers = 2
-    with pytest.raises(UnsupportedModel, match="keys and values from lower"):
-        VLM(model, processor)
-
-
 def test_a_processor_keeps_no_part_for_videos(tmp_path):
     model, processor = shrink("qwen2_5_vl")
     assert type(processor) is still(transformers.Qwen2_5_VLProcessor)
