@@ -217,9 +217,10 @@ def test_a_logit_that_is_never_to_be_the_largest_hides_no_other():
         close(torch.tensor([least, 1.0]), torch.tensor([least, 2.0]), "logits")
 
 
-def test_editors_act_on_all_residual_streams_or_say_that_they_cannot():
-    vlm = tiny("qwen4_exp")
-    assert vlm.state_size == 2 * vlm.hidden_size
+@pytest.mark.parametrize(("model_type", "streams"), [("gemma3n", 4), ("qwen4_exp", 2)])
+def test_editors_act_on_all_residual_streams_or_say_that_they_cannot(model_type, streams):
+    vlm = tiny(model_type)
+    assert vlm.state_size == streams * vlm.hidden_size
     edit = [Query("Which film is this?", "Rain", WIDE)]
     patch = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}).edit(edit)
     with vlm.patched(patch):

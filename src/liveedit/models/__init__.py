@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "chameleon": "liveedit.models.chameleon:Chameleon",
     "emu3": "liveedit.models.emu3:Emu3",
     "fuyu": "liveedit.models.fuyu:Fuyu",
+    "gemma3n": "liveedit.models.gemma3n:Gemma3n",
     "gemma4": "liveedit.models.gemma4:Gemma4",
     "gemma4_unified": "liveedit.models.gemma4:Gemma4Unified",
     "granite4_vision": "liveedit.models.granite4_vision:Granite4Vision",
@@ -53,7 +54,6 @@ AUTHORS = {"MPLUGOwl2LlamaForCausalLM": "mplug_owl2", "QWenLMHeadModel": "qwen_v
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
     "evolla": "it reads proteins, not images",
-    "gemma3n": "its layers pass on four states a token (AltUp), its upper ones take keys and values from lower ones",
     "git": "it puts the image before the tokens by itself: rows with and without one cannot share a batch",
     "instructblipvideo": "it reads videos alone",
     "mistral4": "it reads no images",

@@ -68,7 +68,8 @@ class Gemma4(Gemma4Unified):
     def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
         """Raise :class:`UnsupportedModel` for vectors without a token: every layer reads the tokens again."""
         if any(overrides(patch, "prefix") for patch in self.patches):
-            raise UnsupportedModel("every layer of Gemma 4 reads the tokens: no vectors can stand before a text")
+            name = self.model.config.model_type
+            raise UnsupportedModel(f"every layer of {name} reads the tokens: no vectors can stand before a text")
         with super().prefixed(batch) as found:
             yield found
 
@@ -85,4 +86,4 @@ class Gemma4(Gemma4Unified):
 
 def whole(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Before the decoder: have no layer leave out tokens whose logits are not wanted."""
-    return args, kwargs | {"logits_to_keep": 0}
+    return args, {name: value for name, value in kwargs.items() if name != "logits_to_keep"}
