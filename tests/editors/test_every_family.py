@@ -33,6 +33,7 @@ SEEDS = {
     ("liveedit", "fast_vlm"): 2,
     ("liveedit", "gemma4_unified"): 3,
     ("mend", "kosmos-2"): 1,
+    ("recipe", "gemma4_unified"): 2,
 }
 """What networks are drawn from where so short a training does not do from every start; 0 for all others."""
 
@@ -50,7 +51,11 @@ REFUSED = {
     (name, family): ROUTED
     for name in ("ft-l", "ke", "lemoe", "mend", "wise")
     for family in ("qwen3_omni_moe_thinker", "qwen3_vl_moe")
-} | {("lora", "fuyu"): "attention with q_proj and v_proj"}
+} | {
+    ("lora", "fuyu"): "attention with q_proj and v_proj",
+    **{("recipe", family): "no vectors can stand before a text" for family in ("gemma3n", "gemma4", "qwen4_exp")},
+    **{("serac", family): "one residual stream alone" for family in ("gemma3n", "qwen4_exp")},
+}
 """Pairs that cannot be, and the reason given. Nothing else is refused."""
 
 QUICK = [
@@ -138,8 +143,8 @@ def state(model):
 
 def takes(vlm, name, sentence_encoder):
     if reason := REFUSED.get((name, vlm.model.config.model_type)):
-        with pytest.raises(UnsupportedModel, match=reason):
-            new_editor(vlm, name, SMALL.get(name, {}))
+        with pytest.raises(UnsupportedModel, match=reason), vlm.patched(made(vlm, name, sentence_encoder).edit([EDIT])):
+            vlm.logits(vlm.encode([EDIT]))
         return
     editor = made(vlm, name, sentence_encoder)
     values, hooks = state(vlm.model)
