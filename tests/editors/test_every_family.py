@@ -38,7 +38,7 @@ NEEDS = {"smolvlm": "num2words"}
 
 STACKED = ("inkling2", "inkling_mm_model", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
 """An MLP of experts in one tensor: no layer whose inputs and gradients could be read, none to copy."""
-READING = ("gemma4", "qwen4_exp")
+READING = ("gemma3n", "gemma4", "qwen4_exp")
 """Layers read the tokens again, and a vector has none."""
 UNCONNECTED = ("chameleon", "emu3", "inkling_mm_model")
 """Images become words of the vocabulary, or the vision tower itself puts out what the decoder reads."""

@@ -24,6 +24,7 @@ TODAY = [  # what people run, each unlike the others in what the generic family 
     "emu3",
     "fuyu",
     "gemma3",
+    "gemma3n",
     "gemma4",
     "git",
     "glm4v",

@@ -15,7 +15,9 @@ FAMILIES: dict[str, str] = {
     "chameleon": "liveedit.models.chameleon:Chameleon",
     "emu3": "liveedit.models.emu3:Emu3",
     "fuyu": "liveedit.models.fuyu:Fuyu",
+    "gemma3n": "liveedit.models.gemma3n:Gemma3n",
     "gemma4": "liveedit.models.gemma4:Gemma4",
+    "gemma4_unified": "liveedit.models.gemma4:Gemma4Unified",
     "git": "liveedit.models.git:Git",
     "granite4_vision": "liveedit.models.granite4_vision:Granite4Vision",
     "hunyuan_vl": "liveedit.models.hunyuan_vl:HunYuanVL",
@@ -53,7 +55,6 @@ AUTHORS = {"MPLUGOwl2LlamaForCausalLM": "mplug_owl2", "QWenLMHeadModel": "qwen_v
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
     "evolla": "it reads proteins, not images",
-    "gemma3n": "its layers pass on four states a token (AltUp), its upper ones take keys and values from lower ones",
     "instructblipvideo": "it reads videos alone",
     "mistral4": "it reads no images",
     "pi0": "it puts out a robot's actions, not text",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide, Spans
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.patch import Patch, SiteFn, main_output, side_by_side
 from liveedit.types import Query
 
 if TYPE_CHECKING:
@@ -475,7 +475,7 @@ def hidden_stops_at_its_layer(vlm: "VLM") -> None:
         vlm.logits(batch)
     with running(vlm.model) as names:
         hidden = vlm.hidden(batch, layer)
-    output = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
+    output = side_by_side(main_output(outputs[0]))
     expect(torch.equal(hidden.hidden, output), "hidden is not the layer's output")
     expect(hidden.hidden.shape == (*batch.labels.shape, vlm.state_size), f"hidden is {tuple(hidden.hidden.shape)}")
     ran = [f"{vlm.decoder_path}.layers.{number}" in names for number in range(vlm.num_layers)]
@@ -591,14 +591,14 @@ def generation_is_greedy(vlm: "VLM") -> None:
 
 @check
 def hooks_see_single_tokens(vlm: "VLM") -> None:
-    """While text is generated a hook sees the prompt once and then one token at a time."""
+    """While text is generated under a patch a hook sees the prompt once and then one token at a time."""
     layer, asked = middle(vlm), replace(QUERIES[0], target="")
     batch, shapes = vlm.encode([asked], padding_side="left"), list[int]()
 
     def saw(_module: nn.Module, _args: Any, output: Any) -> None:
         shapes.append((output[0] if isinstance(output, tuple) else output).shape[-2])
 
-    with vlm.layers[layer].register_forward_hook(saw):
+    with vlm.patched(Patch()), vlm.layers[layer].register_forward_hook(saw):
         vlm.model.generate(
             **batch.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=vlm.pad_token_id
         )

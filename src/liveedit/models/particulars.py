@@ -99,6 +99,15 @@ MERGED = {
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
 }
 
+SHARED = {  # upper layers of both types take keys and values of lower ones
+    "vocab_size_per_layer_input": 480,
+    "hidden_size_per_layer_input": 16,
+    "num_hidden_layers": 5,
+    "layer_types": [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "sliding", "full")],
+    "num_kv_shared_layers": 3,
+    "sliding_window": 32,
+}
+
 PARTICULARS: dict[str, dict[str, Any]] = {
     "aria": {
         "config": {
@@ -222,8 +231,25 @@ PARTICULARS: dict[str, dict[str, Any]] = {
             "vision_feature_select_strategy": "default",
         },
     },
+    "gemma3n": {
+        "config": {
+            "text_config": SHARED
+            | {"intermediate_size": 64, "laurel_rank": 8, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0, 0.0]},
+            "audio_config": {
+                "hidden_size": 32,
+                "conf_num_hidden_layers": 1,
+                "conf_num_attention_heads": 2,
+                "sscp_conv_channel_size": [4, 4],
+            },
+            "vision_soft_tokens_per_image": 16,
+        },
+        "processor": {"image_seq_length": 16},
+        "note": "needs torchvision and timm; the tiny model has another vision tower",
+    },
     "gemma4": {
-        "config": {"text_config": {"vocab_size_per_layer_input": 480, "hidden_size_per_layer_input": 16}},
+        "config": {
+            "text_config": SHARED | {"use_double_wide_mlp": True},
+        },
         "pictures": {"max_soft_tokens": 70},
     },
     "gemma4_unified": {

@@ -289,9 +289,22 @@ def act_before(function: SiteFn, rows: int, device: torch.device) -> Callable[[n
 def in_rows(function: SiteFn, states: Tensor, rows: int, device: torch.device) -> Tensor:
     """``function``, at work on ``device``, of the states (B, T, D) wherever they are.
 
-    OPT lays them end to end, (B · T, D), within its feed-forward network.
+    OPT lays them end to end, (B · T, D), within its feed-forward network. Layers with AltUp put out several of each
+    token, (S, B, T, D), which the function gets as (B, T, S · D).
     """
     given = states.to(device)
+    if states.ndim == 4:
+        return in_a_stack(function(side_by_side(given)), states.shape[-1]).to(states.device)
     if states.ndim == 3:
         return function(given).to(states.device)
     return function(given.reshape(rows, -1, states.shape[-1])).flatten(0, 1).to(states.device)
+
+
+def side_by_side(states: Tensor) -> Tensor:
+    """A stack of several states of every token (S, B, T, D) as (B, T, S · D); other states as they are."""
+    return states.permute(1, 2, 0, 3).flatten(2) if states.ndim == 4 else states
+
+
+def in_a_stack(states: Tensor, width: int) -> Tensor:
+    """States side by side (B, T, S · D) as a stack (S, B, T, D), with D the ``width``."""
+    return states.reshape(*states.shape[:2], -1, width).permute(2, 0, 1, 3).contiguous()

@@ -21,6 +21,7 @@ from liveedit.errors import UnsupportedModel
 from liveedit.models import tiny
 from liveedit.models.particulars import MARKS, NAMED, PARTICULARS
 from liveedit.models.processor import processor_class, still
+from liveedit.models.without_timm import without_timm
 from liveedit.models.without_torchvision import without_torchvision
 
 __all__ = ["shrink"]
@@ -81,7 +82,8 @@ def shrink(model_type: str) -> tuple[Any, Any]:
         chosen["vocabulary_map"] = text.get_vocab()
     config = own(**settings | chosen)
     kind = getattr(transformers, special.get("model_class", "AutoModelForImageTextToText"))
-    return (kind.from_config if hasattr(kind, "from_config") else kind)(config), processor
+    with without_timm():
+        return (kind.from_config if hasattr(kind, "from_config") else kind)(config), processor
 
 
 def settled(config: Any, sizes: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:

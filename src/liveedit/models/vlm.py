@@ -388,8 +388,7 @@ class VLM(Encoder):
             key = digest(args, kwargs)
             if key not in known:
                 known[key] = run(*args, **kwargs)
-            output = known[key]
-            return copy(output) if isinstance(output, dict) else output  # models write into it what they make of it
+            return anew(known[key])
 
         before = own.get("forward")
         own["forward"] = once
@@ -430,6 +429,17 @@ def scaled(logits: Tensor, config: Any) -> Tensor:
     if cap := getattr(config, "final_logit_softcapping", None):
         logits = cap * torch.tanh(logits / cap)
     return logits
+
+
+def anew(output: Any) -> Any:
+    """What a vision tower put out, for a model that writes into it what it makes of it, and scales states in place."""
+    if not isinstance(output, dict):
+        return output
+    made = copy(output)
+    for name, value in output.items():
+        if isinstance(value, Tensor):
+            made[name] = value.clone()
+    return made
 
 
 def checksum(tensor: Tensor) -> bytes:
