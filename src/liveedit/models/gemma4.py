@@ -44,7 +44,8 @@ class Gemma4Unified(Generic):
         with self.layers[0].register_forward_pre_hook(starts, with_kwargs=True):
             hidden = super().hidden(batch, layer)
         above: list[Any] = [module.self_attn for module in self.layers[layer + 1 :]]
-        for name in {attention.layer_type for attention in above if attention.is_kv_shared_layer} & set(found):
+        read = {attention.layer_type for attention in above if attention.is_kv_shared_layer}
+        for name in sorted(read & set(found)):
             hidden.extra[f"{SHARED}.{name}"] = torch.stack(found[name]).permute(1, 3, 0, 2, 4).to(self.device)
         return hidden
 

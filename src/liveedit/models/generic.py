@@ -18,7 +18,7 @@ from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.contract import probe
 from liveedit.models.encode import Picture, PromptFormat, joined, nested
-from liveedit.models.patch import main_output, output_embedding
+from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM
 
@@ -320,7 +320,7 @@ class Generic(VLM):
                 undo.callback(module.register_forward_hook(lambda *args: put_out.append(args[2])).remove)
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         layer, head = put_out
-        if (sizes := [*main_output(layer).shape[2:]]) != [self.state_size]:
+        if (sizes := [*side_by_side(main_output(layer)).shape[2:]]) != [self.state_size]:
             raise ValueError(f"its layers put out {sizes} numbers of every token, where editors read one row of them")
         return torch.equal(head, logits), len(layer) if isinstance(layer, tuple) else 0
 

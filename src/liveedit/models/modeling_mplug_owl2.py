@@ -62,11 +62,6 @@ class MPlugOwl2Config(PreTrainedConfig):  # type: ignore[misc]
     abstractor_layer_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        if "visual_config" in kwargs:
-            raise ValueError("it is as its authors released it: use `liveedit models convert mplug_owl2`")
-        super().__post_init__(**kwargs)
-
 
 class ByModality(nn.Module):
     """A module for text tokens and one of the same shape for image tokens."""

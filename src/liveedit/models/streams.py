@@ -24,6 +24,7 @@ def count(config: Any) -> int:
 def join(decoder: Any, streams: int) -> None:
     """Have the decoder's layers take in and put out the streams end to end, if ``hc_head`` takes them apart at last."""
     if hasattr(decoder, "hc_head"):
+        decoder.layers[0].register_forward_pre_hook(lambda _module, args: (args[0].flatten(2), *args[1:]))
         for layer in decoder.layers:
             layer.forward = partial(joined, layer.forward, streams)
         decoder.hc_head.forward = partial(apart, decoder.hc_head.forward, streams)
