@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from liveedit.errors import BadInput
+from liveedit.errors import UnsupportedModel
 from liveedit.models.mplug_owl2_convert import convert
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
