@@ -45,6 +45,7 @@ UNCONNECTED = ("chameleon", "emu3", "inkling_mm_model")
 REFUSED = {
     **{(name, family): "linear layers for every token" for name in ("ke", "mend", "wise") for family in STACKED},
     **{("recipe", family): "layers? of .* reads? the tokens" for family in READING},
+    ("serac", "glm5_next"): "which here is in streams",
     **{("ft-m", family): "between vision tower and text decoder" for family in UNCONNECTED},
 }
 """Pairs that cannot be, and the reason given. Nothing else is refused."""

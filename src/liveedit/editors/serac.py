@@ -58,10 +58,11 @@ from liveedit.editors.memory import (
 )
 from liveedit.editors.metric import EditSide, MetricExtractor
 from liveedit.editors.nets import Part, image_and_prompt, own_similarity, similarity
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch, HiddenBatch, Spans
 from liveedit.models.patch import INPUT, SiteFn
+from liveedit.models.streams import apart_at_first
 from liveedit.models.vlm import VLM, reading
 from liveedit.types import Query
 
@@ -220,6 +221,10 @@ class Serac(MemoryEditor):
             raise BadInput("the last layer is where the counterfactual model writes: let the scope read a lower one")
         if c.module_dim % c.heads or c.width % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {c.width}: change heads")
+        if apart_at_first(vlm.decoder):
+            raise UnsupportedModel(
+                "its counterfactual model reads what the first layer takes in, which here is in streams"
+            )
         if not 0 < c.threshold < 1:
             raise BadInput(f"a threshold of {c.threshold} is no probability: choose one between 0 and 1")
         width = vlm.state_size if c.scope == "both" else vlm.hidden_size

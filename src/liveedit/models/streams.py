@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["count", "join"]
+__all__ = ["apart_at_first", "count", "join"]
 
 NAMES = ("hc_count", "hc_mult")
 """What configurations call the number of streams."""
@@ -21,10 +21,14 @@ def count(config: Any) -> int:
     return next((int(getattr(config, name)) for name in NAMES if hasattr(config, name)), 1)
 
 
+def apart_at_first(decoder: Any) -> bool:
+    """Whether the decoder keeps the streams apart, as the first layer takes them in even where :func:`join` has been."""
+    return hasattr(decoder, "hc_head")
+
+
 def join(decoder: Any, streams: int) -> None:
-    """Have the decoder's layers take in and put out the streams end to end, if ``hc_head`` takes them apart at last."""
-    if hasattr(decoder, "hc_head"):
-        decoder.layers[0].register_forward_pre_hook(lambda _module, args: (args[0].flatten(2), *args[1:]))
+    """Have the decoder's layers take in and put out the streams end to end, if it keeps them apart."""
+    if apart_at_first(decoder):
         for layer in decoder.layers:
             layer.forward = partial(joined, layer.forward, streams)
         decoder.hc_head.forward = partial(apart, decoder.hc_head.forward, streams)
