@@ -223,7 +223,7 @@ class Serac(MemoryEditor):
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {c.width}: change heads")
         if apart_at_first(vlm.decoder):
             raise UnsupportedModel(
-                "its counterfactual model reads what the first layer takes in, which here is in streams"
+                "serac reads what the first layer takes in, which here is in streams"
             )
         if not 0 < c.threshold < 1:
             raise BadInput(f"a threshold of {c.threshold} is no probability: choose one between 0 and 1")

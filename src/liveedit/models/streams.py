@@ -22,7 +22,7 @@ def count(config: Any) -> int:
 
 
 def apart_at_first(decoder: Any) -> bool:
-    """Whether the decoder keeps the streams apart, as the first layer takes them in even where :func:`join` has been."""
+    """Whether the decoder keeps the streams apart; so its first layer takes them in even after :func:`join`."""
     return hasattr(decoder, "hc_head")
 
 
