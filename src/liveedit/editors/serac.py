@@ -222,9 +222,7 @@ class Serac(MemoryEditor):
         if c.module_dim % c.heads or c.width % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {c.width}: change heads")
         if apart_at_first(vlm.decoder):
-            raise UnsupportedModel(
-                "serac reads what the first layer takes in, which here is in streams"
-            )
+            raise UnsupportedModel("serac reads what the first layer takes in, which here is in streams")
         if not 0 < c.threshold < 1:
             raise BadInput(f"a threshold of {c.threshold} is no probability: choose one between 0 and 1")
         width = vlm.state_size if c.scope == "both" else vlm.hidden_size
