@@ -136,7 +136,7 @@ def page(found: dict[str, Checked]) -> str:
             "",
             f"## Not: {len(refused)}",
             "",
-            "Either the model cannot be read, or no tiny model of it was built here and its checkpoints are untested.",
+            "None of them is one stack of layers that reads images and text below and writes text above.",
             "",
             "| model type | why |",
             "|---|---|",
