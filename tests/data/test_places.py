@@ -144,6 +144,22 @@ def test_a_damaged_archive_leaves_nothing_half_unpacked(tmp_path, monkeypatch):
     assert not (tmp_path / "vlkeb" / "VLKEB_images").exists()
 
 
+@pytest.mark.usefixtures("hub")
+def test_an_archive_writes_nowhere_else(tmp_path, monkeypatch):
+    whole = huggingface_hub.snapshot_download
+
+    def with_more(repo, *, repo_type, local_dir):
+        whole(repo, repo_type=repo_type, local_dir=local_dir)
+        with tarfile.open(local_dir / "more.tar", "w") as archive:
+            for name in ("../outside.txt", "inside.txt"):
+                archive.addfile(tarfile.TarInfo(name))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", with_more)
+    fetch(VLKEB, tmp_path / "vlkeb")
+    assert (tmp_path / "vlkeb" / "more" / "inside.txt").exists()
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
 def test_offline_is_one_clear_line(tmp_path):
     with pytest.raises(BadInput, match="connect and run `liveedit data fetch vlkeb`"):
         fetch(VLKEB, tmp_path / "vlkeb")

@@ -59,12 +59,19 @@ def _unpack(archive: Path) -> None:
                 packed.extractall(part)
         else:
             with tarfile.open(archive) as packed_tar:
-                packed_tar.extractall(part, filter="data")
+                packed_tar.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.3 has not yet
+                packed_tar.extractall(part, [member for member in packed_tar if _harmless(member)])
         part.rename(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error):
         raise BadInput(f"{archive} is damaged: delete it, and fetch again") from None
     except OSError as error:
         raise StorageError(f"cannot unpack {archive} ({error}): free some space or set LIVEEDIT_HOME") from None
+
+
+def _harmless(member: tarfile.TarInfo) -> bool:
+    """Whether what is unpacked is a file or a folder that stays below where it is unpacked."""
+    path = Path(member.name)
+    return (member.isfile() or member.isdir()) and not path.is_absolute() and ".." not in path.parts
 
 
 def _images(folder: Path, image: str) -> Path:
