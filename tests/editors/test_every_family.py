@@ -4,8 +4,6 @@ The whole product is slow and runs by ``make test-all``; by default run the fami
 for, on editors that look for it.
 """
 
-import importlib.util
-
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -33,9 +31,6 @@ STARTS, ROUNDS, STEPS, RATE = 2, 10, 20, 3e-3
 """The training of an editor that has networks: it ends with the first round after which an edit takes."""
 
 TYPES = [name for name, record in checked().items() if record.reason is None]
-NEEDS = {"smolvlm": "num2words"}
-"""What a processor cannot do without, and this package can."""
-
 STACKED = ("inkling2", "inkling_mm_model", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
 """An MLP of experts in one tensor: no layer whose inputs and gradients could be read, none to copy."""
 READING = ("gemma3n", "gemma4", "qwen4_exp")
@@ -83,8 +78,6 @@ CASES = [case(0, "Japan", "red", "crimson"), case(1, "Chad", "blue", "navy")]
 @pytest.fixture(scope="module")
 def vlm(request):
     name = request.param
-    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
-        pytest.skip(f"{name} needs {NEEDS[name]}")
     made = tiny({"blip-2": "blip2"}.get(name, name))
     made.logits(made.encode([EDIT]))  # transformers puts hooks of its own on a vision tower when it first runs
     return made
