@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from liveedit.editors import EDITORS, PAPERS, load_editor, new_editor
 from liveedit.editors.base import Editor
 from liveedit.errors import BadInput, Mismatch, UnknownName
+from liveedit.models.contract import cut, greedy
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -78,18 +79,6 @@ def parameters(model):
 def hooks(model):
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [(name, [list(getattr(module, kind)) for kind in kinds]) for name, module in model.named_modules()]
-
-
-def greedy(vlm, query, steps):
-    """The answer by whole forward passes, one for each token."""
-    batch = vlm.encode([Query(query.prompt, image=query.image)])
-    tokens = []
-    for _ in range(steps):
-        tokens.append(int(vlm.logits(batch)[0, -1].argmax()))
-        batch = batch.extended(torch.tensor([tokens[-1:]]))
-        if tokens[-1] == vlm.model.generation_config.eos_token_id:
-            break
-    return vlm.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
 
 def test_its_names_agree(editor):
@@ -210,7 +199,7 @@ def test_generate_agrees_with_logits(editor):
     patch = editor.edit(EDITS)
     with editor.vlm.patched(patch), torch.no_grad():
         for query in EDITS:
-            assert editor.vlm.generate([query], max_new_tokens=4) == [greedy(editor.vlm, query, 4)]
+            assert editor.vlm.generate([query], max_new_tokens=4) == [cut(editor.vlm, greedy(editor.vlm, query, 4))]
 
 
 def test_a_saved_patch_loads_back_bit_equal(editor, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from liveedit.editors import EDITORS, new_editor
 from liveedit.errors import UnsupportedModel
+from liveedit.models.contract import cut, greedy
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -88,15 +89,6 @@ def likelihood(vlm, queries):
     return float(logs.gather(1, batch.labels.roll(-1, 1)[positions][:, None]).mean())
 
 
-def greedy(vlm, query, steps):
-    batch = vlm.encode([Query(query.prompt, image=query.image)])
-    tokens = []
-    for _ in range(steps):
-        tokens.append(int(vlm.logits(batch)[0, -1].argmax()))
-        batch = batch.extended(torch.tensor([tokens[-1:]]))
-    return vlm.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-
-
 def test_an_edit_takes_and_leaving_restores_bit_for_bit(editor, tmp_path):
     if editor is None:  # refused, as it should be
         return
@@ -112,7 +104,7 @@ def test_an_edit_takes_and_leaving_restores_bit_for_bit(editor, tmp_path):
         if not trained and editor.name != "ike":
             assert likelihood(vlm, EDITS) > before + 0.1
         if "bits" not in vlm.form:  # which round what a call takes in together
-            assert vlm.generate(EDITS, max_new_tokens=3) == [greedy(vlm, EDITS[0], 3)]
+            assert vlm.generate(EDITS, max_new_tokens=3) == [cut(vlm, greedy(vlm, EDITS[0], 3))]
         edited = vlm.logits(batch)
     assert torch.equal(vlm.logits(batch), plain)
     patch.save(tmp_path)

@@ -68,7 +68,7 @@ def check(
 def convert(
     name: Annotated[str, typer.Argument(help=f"{', '.join(CONVERTERS)}.")],
     weights: Annotated[Path, typer.Argument(help="Folder with the authors' files (docs/convert.md says which).")],
-    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint: a new or an empty one.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint: a new one.")],
 ) -> None:
     """Write a checkpoint from the files that the authors of a model publish, wholly or not at all."""
     resolve("converter", name, CONVERTERS)(weights, out)

@@ -26,7 +26,7 @@ the logits:
     locality             no term                KL from the VLM to h                 no term: h answers in scope only
 
 With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way round. Where a decoder
-has several residual streams, all of which begin as the embeddings, h reads the first and writes all.
+has several residual streams, the first of which begins as the embeddings, h reads that one and writes all.
 """
 
 from collections.abc import Sequence
@@ -269,7 +269,7 @@ class Serac(MemoryEditor):
         return self.words(tokens[:, :longest]), real[:, :longest].long()
 
     def stream(self, x: Tensor) -> Tensor:
-        """The embeddings (B, T, D) in what the first layer takes in, the same in each of its residual streams."""
+        """The embeddings (B, T, D) in what the first layer takes in: the first of its residual streams."""
         return x[..., : self.vlm.hidden_size]
 
     # Scope

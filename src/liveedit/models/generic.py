@@ -20,7 +20,7 @@ from liveedit.models.contract import probe
 from liveedit.models.encode import Picture, PromptFormat, joined, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
-from liveedit.models.vlm import VLM
+from liveedit.models.vlm import VLM, states_of
 
 __all__ = ["Generic"]
 
@@ -288,14 +288,7 @@ class Generic(VLM):
             more[DEEPSTACK[0]] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)
             more[DEEPSTACK[1]] = [level.flatten(0, 1) for level in levels.unbind(2)]
         through = self.model.base_model if any(kind in more for kind in self.kinds) else self.decoder
-        states: Tensor = through(
-            inputs_embeds=embedded,
-            attention_mask=hidden.attention_mask,
-            position_ids=hidden.position_ids,
-            use_cache=False,
-            **more,
-        )[0]
-        return states
+        return states_of(through, embedded, hidden, more)
 
     def predict(self, states: Tensor) -> Tensor:
         """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it is.
@@ -305,7 +298,7 @@ class Generic(VLM):
         config = self.model.config.get_text_config()
         if width := getattr(config, "logits_mup_width_multiplier", None):
             states = states / width
-        logits: Tensor = output_embedding(self.model)(states) if self.plain else super().predict(states)
+        logits: Tensor = output_embedding(self.model)(states).to(self.device) if self.plain else super().predict(states)
         return logits[..., : getattr(config, "unpadded_vocab_size", None)]
 
     def find_outputs(self) -> tuple[bool, int]:

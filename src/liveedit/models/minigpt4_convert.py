@@ -11,8 +11,6 @@ As in the authors' code a later file wins over an earlier one, and what none of 
 the text half of the Q-Former, the map into Flan-T5, and the last of the tower's 40 layers.
 """
 
-import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,11 +18,11 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from liveedit.errors import BadInput, StorageError
+from liveedit.errors import BadInput
+from liveedit.models.conversion import check_new, new_folder
 from liveedit.models.minigpt4 import (
     CHAT,
     IMAGE_TOKEN,
@@ -59,24 +57,14 @@ def convert(weights: Path, out: Path) -> None:
     """Read the authors' files in the folder ``weights`` and write a checkpoint that ``VLM.load`` reads to ``out``.
 
     All or nothing: a conversion that fails leaves ``out`` as it was. Raises :class:`BadInput` for a file that is
-    missing, damaged or of another model, and for an ``out`` that holds something; :class:`StorageError` where it cannot
-    be written.
+    missing, damaged or of another model, and for an ``out`` that is there already; :class:`StorageError` where it
+    cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is there already: choose another folder")
+    check_new(out)
     model, processor = assemble(weights)
-    part: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    with new_folder(out) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
-        part.rename(out)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write the checkpoint to {out} ({error}): free some space") from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def assemble(weights: Path) -> tuple[Any, Any]:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import normalizers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
-from liveedit.errors import BadInput, StorageError
+from liveedit.errors import BadInput
+from liveedit.models.conversion import check_new, new_folder
 from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config, MPlugOwl2ForConditionalGeneration
 from liveedit.models.mplug_owl2 import CHAT, IMAGE, MPlugOwl2ImageProcessor, MPlugOwl2Processor
 
@@ -87,28 +85,17 @@ def convert(weights: Path, out: Path) -> None:
     Raises :class:`BadInput` where a file is missing, damaged or of another model, :class:`StorageError` where ``out``
     cannot be written.
     """
-    if out.exists():
-        raise BadInput(f"{out} is there already: choose another folder, or remove it")
+    check_new(out)
     settings = read_json(weights / "config.json")
     config = model_config(settings, weights)
     processor = read_processor(weights, config)
     state = renamed(read_weights(weights), config)
     check(state, config, weights)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise StorageError(f"cannot write to {out.parent} ({error.strerror}): choose another folder") from error
-    try:
+    with new_folder(out) as part:
         config.save_pretrained(part)
         GenerationConfig.from_model_config(config.text_config).save_pretrained(part)
         processor.save_pretrained(part)
         save_torch_state_dict(state, part)
-        part.rename(out)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write {out} ({error}): free some space, or choose another folder") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def model_config(settings: dict[str, Any], weights: Path) -> MPlugOwl2Config:

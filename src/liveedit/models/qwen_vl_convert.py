@@ -9,7 +9,6 @@ import base64
 import binascii
 import json
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from liveedit.errors import BadInput, StorageError
+from liveedit.errors import BadInput
+from liveedit.models.conversion import check_new, new_folder
 from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.qwen_vl import CHAT, QwenVLProcessor
 
@@ -75,19 +75,9 @@ def convert(weights: Path, out: Path) -> None:
     Takes as much memory as the largest of its files. Raises :class:`BadInput` where a file is missing, broken, or not
     of a Qwen-VL, and where ``out`` is there already; :class:`StorageError` where writing fails.
     """
-    if out.exists():
-        raise BadInput(f"{out} is there already: name another folder")
-    part = out.with_name(f"{out.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    check_new(out)
+    with new_folder(out) as part:
         write(weights, part)
-        part.rename(out)
-    except (OSError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StorageError(f"cannot write {out} ({reason}): make room or name another folder") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def write(weights: Path, out: Path) -> None:

@@ -298,14 +298,7 @@ class VLM(Encoder):
 
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
         """The text decoder's last states (B, T, D) from the embeddings (B, T, D), with the rest as in ``hidden``."""
-        states: Tensor = self.decoder(
-            inputs_embeds=embedded,
-            attention_mask=hidden.attention_mask,
-            position_ids=hidden.position_ids,
-            use_cache=False,
-            **hidden.extra,
-        )[0]
-        return states
+        return states_of(self.decoder, embedded, hidden, hidden.extra)
 
     def image_states(self, image: Any) -> Tensor:
         """What the text decoder is given for an image or several, (n, D), one row a token; no patch rewrites anything.
@@ -417,6 +410,18 @@ def reading(path: str | Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise BadInput(f"cannot read the model {path}: {reason}") from error
+
+
+def states_of(decoder: Any, embedded: Tensor, hidden: HiddenBatch, extra: Mapping[str, Any]) -> Tensor:
+    """The last states (B, T, D) that a decoder, or a model around it, makes of embeddings and what goes with them."""
+    states: Tensor = decoder(
+        inputs_embeds=embedded,
+        attention_mask=hidden.attention_mask,
+        position_ids=hidden.position_ids,
+        use_cache=False,
+        **extra,
+    )[0]
+    return states
 
 
 def scaled(logits: Tensor, config: Any) -> Tensor:
