@@ -1,10 +1,13 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both make their own environment in .venv.
+# Two commands do all the set-up: `make demo` and `make test`. Both make their own environment in .venv, of the versions
+# in constraints.txt, which were tested together.
 PYTHON ?= python3
 BIN := .venv/bin
 # On a CPU-only machine the CPU build of torch is enough; override with TORCH="torch" for a CUDA build.
 TORCH ?= torch==2.13.0
+# The tests that a new version of a dependency is judged by: every family's conformance, every editor's contract.
+VERSION_TESTS ?= tests/test_generation.py tests/models/test_family_contract.py tests/editors/test_editor_contract.py
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all test-newest test-oldest check bench lock clean
 
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
@@ -15,6 +18,13 @@ test: .venv/ready ## the test suite
 test-all: test ## and every editor on every family
 	$(BIN)/python -m pytest -m slow --dist loadgroup
 
+test-newest: ## conformance and generation on the newest versions that can be had
+	$(MAKE) --always-make .venv-newest/ready
+	.venv-newest/bin/python -m pytest $(VERSION_TESTS)
+
+test-oldest: .venv-oldest/ready ## the same on the lowest versions that pyproject.toml allows
+	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
+
 check: .venv/ready ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,12 +33,28 @@ check: .venv/ready ## style and types
 bench: .venv/ready ## speed, as ratios measured in one run
 	$(BIN)/python recipes/bench.py
 
-.venv/ready: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable ".[dev]"
-	touch $@
+lock: .venv-newest/ready ## write the newest versions into constraints.txt, once the tests pass on them
+	.venv-newest/bin/python tools/lock.py > constraints.txt
+
+.venv/ready: pyproject.toml constraints.txt
+	$(call install,.venv,--constraint constraints.txt)
+
+.venv-newest/ready: pyproject.toml
+	$(call install,.venv-newest,--upgrade --upgrade-strategy eager)
+
+.venv-oldest/ready: pyproject.toml
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tools/bounds.py dev > .venv-oldest/lowest.txt
+	$(call install,.venv-oldest,--constraint .venv-oldest/lowest.txt)
+
+# An environment in folder $(1), with the options $(2) of pip.
+define install
+test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+$(1)/bin/pip install --quiet --upgrade pip
+$(1)/bin/pip install --quiet $(TORCH)
+$(1)/bin/pip install --quiet $(2) --editable ".[dev]"
+touch $(1)/ready
+endef
 
 clean:
-	rm -rf .venv build dist runs *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-oldest build dist runs *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from liveedit.models.calls import CACHE
 from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.qwen_vl_convert import convert
 from liveedit.models.vlm import EMBEDDINGS, VLM
@@ -96,9 +97,9 @@ def test_two_texts_with_a_cache_each_in_turn(raw):
     found = [[], []]
     for _ in range(6):
         for index in (0, 1):
-            output = raw.model(**steps[index], past_key_values=caches[index], use_cache=True)
+            output = raw.model(**steps[index], **{CACHE: caches[index]}, use_cache=True)
             token = output.logits[:, -1:].argmax(-1)
-            caches[index], steps[index] = output.past_key_values, {"input_ids": token}
+            caches[index], steps[index] = getattr(output, CACHE), {"input_ids": token}
             found[index].append(int(token))
     assert found == [row["greedy"] for row in RAW[:2]]
 

@@ -61,6 +61,7 @@ from liveedit.editors.nets import Part, image_and_prompt, own_similarity, simila
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch, HiddenBatch, Spans
+from liveedit.models.calls import CACHE
 from liveedit.models.patch import INPUT, SiteFn
 from liveedit.models.streams import apart_at_first
 from liveedit.models.vlm import VLM, reading
@@ -133,8 +134,8 @@ class Counterfactual(nn.Module):
             inputs_embeds=self.reads(embeddings),
             attention_mask=mask,
             position_ids=places,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{CACHE: cache},
         ).last_hidden_state
         return self.writes(states)  # type: ignore[no-any-return]
 

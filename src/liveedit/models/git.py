@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers.masking_utils import create_causal_mask
 
 from liveedit.errors import BadInput
+from liveedit.models.calls import CACHE, arguments, cache_of
 from liveedit.models.encode import Picture, PromptFormat, nested
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -108,7 +109,7 @@ def embed(image_token: int, model: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Before the model: embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
     if (ids := kwargs.get("input_ids")) is None:
         return None
-    cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+    cache, mask = cache_of(arguments(model.forward, args, kwargs)), kwargs.get("attention_mask")
     embedded = model.get_input_embeddings()(ids)
     if mask is None:  # as where nothing is padding
         mask = ids.new_ones(len(ids), ids.shape[1] + (0 if cache is None else cache.get_seq_length()))
@@ -132,6 +133,6 @@ def decode(
     image, layer_norm = position_ids < 0, git.embeddings.LayerNorm
     words = layer_norm(inputs_embeds + git.embeddings.position_embeddings(position_ids.clamp(min=0)))
     states = torch.where(image[..., None], inputs_embeds, words)
-    cache, blocks = kwargs.get("past_key_values"), torch.where(image, 0, -1)
+    cache, blocks = cache_of(kwargs), torch.where(image, 0, -1)
     mask = create_causal_mask(git.config, states, attention_mask, cache, block_sequence_ids=blocks)
-    return git.encoder(states, attention_mask=mask, past_key_values=cache)
+    return git.encoder(states, attention_mask=mask, **{CACHE: cache})

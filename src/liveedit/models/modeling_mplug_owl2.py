@@ -39,6 +39,8 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
+from liveedit.models.calls import CACHE
+
 __all__ = ["MPlugOwl2Config", "MPlugOwl2ForConditionalGeneration"]
 
 
@@ -101,7 +103,6 @@ class AdaptiveAttention(LlamaAttention):  # type: ignore[misc]
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
         image: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -109,8 +110,8 @@ class AdaptiveAttention(LlamaAttention):  # type: ignore[misc]
         projected = self.q_proj(hidden_states), self.k_proj(hidden_states, image), self.v_proj(hidden_states, image)
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in projected)
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
-        if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx)
+        if (cache := kwargs.pop(CACHE)) is not None:
+            k, v = cache.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         seen, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
@@ -249,18 +250,20 @@ class MPlugOwl2Model(LlavaModel):  # type: ignore[misc]
         self,
         input_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
         """See :class:`LlavaModel`. Raises :class:`ValueError` without ``input_ids``."""
         if input_ids is None:
             raise ValueError("mPLUG-Owl2 needs input_ids: they say which tokens are images")
+        cache = past_key_values if cache is None else cache
         if position_ids is None:
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            past = 0 if cache is None else cache.get_seq_length()
             position_ids = past + torch.arange(input_ids.shape[1], device=input_ids.device)
         image = (input_ids == self.config.image_token_id).long()
         places = torch.stack([position_ids.expand_as(input_ids), image])
-        return super().forward(input_ids=input_ids, position_ids=places, past_key_values=past_key_values, **kwargs)
+        return super().forward(input_ids=input_ids, position_ids=places, **{CACHE: cache}, **kwargs)
 
 
 class MPlugOwl2ForConditionalGeneration(LlavaForConditionalGeneration):  # type: ignore[misc]

@@ -42,6 +42,8 @@ from transformers.models.qwen2.modeling_qwen2 import (
     rotate_half,
 )
 
+from liveedit.models.calls import CACHE
+
 __all__ = ["QwenVLConfig", "QwenVLForConditionalGeneration"]
 
 
@@ -190,7 +192,6 @@ class TextAttention(Qwen2Attention):  # type: ignore[misc]
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor, Tensor],
         attention_mask: Tensor | None,
-        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The states (B, T, D) after attention, and its weights where the attention in use has them."""
@@ -198,8 +199,8 @@ class TextAttention(Qwen2Attention):  # type: ignore[misc]
         q, k, v = (proj(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for proj in projections)
         cos, sin, scale = position_embeddings
         q, k = rotated(q, cos, sin) * scale.to(q.dtype), rotated(k, cos, sin)
-        if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx)
+        if (cache := kwargs.pop(CACHE)) is not None:
+            k, v = cache.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         mixed, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
         return self.o_proj(mixed.flatten(2)), weights
@@ -228,7 +229,7 @@ class QwenVLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["TextLayer", "VisionTower", "Resampler"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -252,6 +253,7 @@ class TextModel(QwenVLPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
@@ -260,7 +262,9 @@ class TextModel(QwenVLPreTrainedModel):
         """The states (B, T, D) after the last norm, from token ids or embeddings."""
         states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = DynamicCache(config=self.config) if use_cache and past_key_values is None else past_key_values
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
             B, T = states.shape[:2]
             if attention_mask is None:
@@ -268,7 +272,7 @@ class TextModel(QwenVLPreTrainedModel):
                 attention_mask = torch.ones(B, seen + T, dtype=torch.long, device=states.device)
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -T:]
         mask = create_causal_mask(
-            config=self.config, inputs_embeds=states, attention_mask=attention_mask, past_key_values=cache
+            config=self.config, inputs_embeds=states, attention_mask=attention_mask, **{CACHE: cache}
         )
         turns = self.turns(position_ids, cache)
         for layer in self.layers:
@@ -276,13 +280,11 @@ class TextModel(QwenVLPreTrainedModel):
                 states,
                 attention_mask=mask,
                 position_embeddings=turns,
-                past_key_values=cache,
                 use_cache=use_cache,
+                **{CACHE: cache},
                 **kwargs,
             )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(states), past_key_values=cache if use_cache else None
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(states), **{CACHE: cache if use_cache else None})
 
     def turns(self, position_ids: Tensor, cache: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
         """Cosine and sine (B, 1, T, d) of the rotary angles and the factor (B, 1, T, 1) of the queries.
@@ -359,6 +361,7 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):  #
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -373,13 +376,13 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):  #
             inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: past_key_values if cache is None else cache},
             **kwargs,
         )
         logits = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
         loss = None if labels is None else self.loss_function(logits, labels, self.config.text_config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: getattr(output, CACHE)})
 
 
 AutoConfig.register("qwen_vl", QwenVLConfig)

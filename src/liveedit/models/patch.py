@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, find_spans
+from liveedit.models.calls import Call
 from liveedit.models.quantisation import check_changeable
 from liveedit.types import Query
 
@@ -195,12 +196,11 @@ class Watch:
 
         The vectors before the text of a new batch take the place of the embeddings of its filler tokens.
         """
-        given = kwargs.get("input_ids")  # else its caller has embedded them already
-        input_ids = self.input_ids if given is None else given
-        past = kwargs.get("past_key_values")
-        if past is None or past.get_seq_length() == 0:
+        call = Call.read(self.vlm.decoder, args, kwargs)
+        input_ids = self.input_ids if call.input_ids is None else call.input_ids  # else its caller has embedded them
+        if not call.past:
             self.release()
-            self.batch = self.plain(input_ids, kwargs) if self.vlm.announced is None else self.vlm.announced
+            self.batch = self.plain(input_ids, call) if self.vlm.announced is None else self.vlm.announced
             self.attach(self.patch.bind(self.batch))
             if self.batch.prefix:
                 return args, kwargs | {"inputs_embeds": self.batch.embedded(kwargs["inputs_embeds"])}
@@ -212,14 +212,14 @@ class Watch:
         """After the text decoder, also if it raised: forget the token ids, the next call brings its own."""
         self.input_ids, self.told = None, False
 
-    def plain(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> Batch:
+    def plain(self, input_ids: Tensor | None, call: Call) -> Batch:
         """The batch of a raw Hugging Face call. Raises :class:`BadInput` if the call hides its token ids."""
-        embedded = kwargs.get("inputs_embeds")
+        embedded = call.embedded
         if input_ids is not None and embedded is not None and len(embedded) > len(input_ids):  # beams of each row
             input_ids = input_ids.repeat_interleave(len(embedded) // len(input_ids), 0)
         if input_ids is None or (embedded is not None and embedded.shape[:2] != input_ids.shape):
             raise BadInput("a patched model needs input_ids: it reads off them where image and prompt are")
-        mask = unpadded(kwargs.get("attention_mask"), input_ids)
+        mask = unpadded(call.mask, input_ids)
         spans = find_spans(self.vlm.image_tokens(input_ids) & mask.bool(), mask)
         return Batch({"input_ids": input_ids, "attention_mask": mask}, torch.full_like(input_ids, IGNORED), spans)
 

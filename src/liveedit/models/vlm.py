@@ -24,6 +24,7 @@ from transformers.integrations.accelerate import load_offloaded_parameter
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import AUTHORS, checkpoint, family
 from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
+from liveedit.models.calls import CACHE
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, attached, main_output, output_embedding, overrides
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
@@ -419,6 +420,7 @@ def states_of(decoder: Any, embedded: Tensor, hidden: HiddenBatch, extra: Mappin
         attention_mask=hidden.attention_mask,
         position_ids=hidden.position_ids,
         use_cache=False,
+        **{CACHE: None},
         **extra,
     )[0]
     return states

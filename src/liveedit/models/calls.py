@@ -1,0 +1,71 @@
+"""Call: one forward call of a text decoder, read once. The boundary to the arguments of Hugging Face's models.
+
+transformers has called the cache of keys and values ``past_key_values``, and ``cache`` from 5.24 on. Whoever needs it,
+or another argument of a call, reads it here.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+from transformers.masking_utils import create_causal_mask
+
+from liveedit.errors import UnsupportedModel
+
+__all__ = ["CACHE", "Call", "arguments", "cache_of"]
+
+NAMES = ("cache", "past_key_values")
+"""The names of the cache in models and in what they put out, the newest first."""
+
+CACHE = next(name for name in NAMES if name in inspect.signature(create_causal_mask).parameters)
+"""The name of the cache in the installed version."""
+
+
+def arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of ``function`` by name, defaults included."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(name)
+    return given
+
+
+def cache_of(given: Mapping[str, Any]) -> Any:
+    """The cache among the :func:`arguments` of a call, under whichever name; ``None`` where that is its value.
+
+    Raises :class:`UnsupportedModel` where no argument has one of the names.
+    """
+    found = [given[name] for name in NAMES if name in given]
+    if not found:
+        raise UnsupportedModel(
+            f"a call of the model names no cache ({' or '.join(NAMES)}) but {', '.join(given)}: "
+            "it cannot be told whether it begins a prompt; use a version of transformers that was tested"
+        )
+    return next((cache for cache in found if cache is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a call of the text decoder brings.
+
+    ``input_ids`` (B, T') or ``embedded`` (B, T', D) are the newest tokens, ``mask`` is the attention mask in any of its
+    forms, ``cache`` holds keys and values of the ``past`` tokens before them. A call without past begins a prompt.
+    """
+
+    input_ids: Tensor | None
+    embedded: Tensor | None
+    mask: Any
+    cache: Any
+    past: int
+
+    @classmethod
+    def read(cls, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        """The call of ``decoder`` with these arguments. Raises :class:`UnsupportedModel` as :func:`cache_of`."""
+        given = arguments(decoder.forward, args, kwargs)
+        cache = cache_of(given)
+        past = 0 if cache is None else int(cache.get_seq_length())
+        return cls(given.get("input_ids"), given.get("inputs_embeds"), given.get("attention_mask"), cache, past)

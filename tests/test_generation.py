@@ -1,0 +1,26 @@
+"""Generation under an edit, by every editor that ships: must hold on every version of transformers."""
+
+import pytest
+
+from liveedit import Query
+from liveedit.data.emblem import Emblem
+from liveedit.editable import EditableVLM, embedded
+from liveedit.editors import EDITORS, load_editor
+from liveedit.models.contract import cut, greedy
+
+FLAG, QUESTION = Emblem().drawing("twemoji", "flag-jp"), "What is the country with this flag?"
+
+
+@pytest.fixture(scope="module", params=EDITORS)
+def edited(request, embedded_vlm):
+    """The embedded model, edited to answer several tokens."""
+    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(request.param)))
+    model.edit(Query(QUESTION, "New Zealand", FLAG))
+    return model
+
+
+def test_generation_equals_whole_forward_passes(edited):
+    asked = Query(QUESTION, image=FLAG)
+    [answer] = edited.generate(asked, max_new_tokens=6)
+    with edited.vlm.patched(edited.patch):
+        assert answer == cut(edited.vlm, greedy(edited.vlm, asked, 6))
