@@ -91,7 +91,8 @@ class EditableVLM:
             if not query.prompt.strip() or not query.target.strip():
                 raise BadInput("an edit needs a question and a target: give both as text that is not empty")
         opened = [replace(query, image=[open_image(image) for image in query.images]) for query in asked]
-        self.patch = self.editor.edit(opened, self.patch)
+        with self.vlm.unpatched():
+            self.patch = self.editor.edit(opened, self.patch)
         made = [_describe(query) for query in opened]
         self._edits += made
         return made
@@ -99,20 +100,20 @@ class EditableVLM:
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """The edited model's greedy answers."""
         asked = [queries] if isinstance(queries, Query) else list(queries)
-        with self.vlm.patched(self.patch):
+        with self.vlm.unpatched(), self.vlm.patched(self.patch):
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
     def unedited(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """What the model answers without any edit."""
         asked = [queries] if isinstance(queries, Query) else list(queries)
-        return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+        with self.vlm.unpatched():
+            return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
     def explain(self, query: Query) -> list[tuple[Edit, float]]:
         """The edits that take part in answering ``query``, with their weights, the largest first."""
-        with self.vlm.patched(self.patch):
-            self.vlm.generate([query], max_new_tokens=1)
-        rows = self.patch.fired()
-        fired = sorted(rows[0], key=lambda pair: -pair[1]) if rows else []
+        with self.vlm.unpatched(), self.vlm.patched(self.patch):
+            [reply] = self.vlm.answers([query], max_new_tokens=1)
+        fired = sorted(reply.fired, key=lambda pair: -pair[1])
         return [(self._edits[expert], weight) for expert, weight in fired]
 
     def forget(self, ids: str | Iterable[str]) -> None:

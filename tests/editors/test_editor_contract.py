@@ -165,8 +165,10 @@ def test_a_patch_says_what_it_takes(editor):
 
 def test_who_fired_is_one_list_a_row(editor):
     patch = editor.edit(EDITS)
-    logits(editor, patch, EDITS + OTHERS)
-    fired = patch.fired()
+    with editor.vlm.patched(patch):
+        batch = editor.vlm.encode(EDITS + OTHERS)
+        editor.vlm.logits(batch)
+    fired = batch.fired_by(patch)
     assert len(fired) in (0, len(EDITS + OTHERS))
     assert all(0 <= expert < len(patch) for row in fired for expert, _ in row)
 

@@ -67,9 +67,10 @@ def test_of_two_edits_of_one_input_the_later_holds(vlm):
     editor = GRACE(vlm, FAR)
     query = EDITS[0]
     patch = editor.edit([query, Query(query.prompt, "Brazil", query.image)])
+    batch = vlm.encode([query])
     with vlm.patched(patch):
-        vlm.logits(vlm.encode([query]))
-    assert patch.fired() == [[(1, 1.0)]]
+        vlm.logits(batch)
+    assert batch.fired_by(patch) == [[(1, 1.0)]]
     assert editor.select(patch, [0]).radii.tolist() == pytest.approx([FAR.radius])
 
 
@@ -94,9 +95,10 @@ def test_an_edit_that_expands_an_entry_is_within_it_in_any_batch(vlm, target, si
     patch = editor.edit([EDITS[0], near])
     assert float(patch.radii[0]) > editor.config.radius
     for others in ([], EDITS[1:], [Query("Who?", "nobody", EDITS[1].image)]):
+        batch = vlm.encode([Query(near.prompt, target, near.image), *others], padding_side=side)
         with vlm.patched(patch):
-            vlm.logits(vlm.encode([Query(near.prompt, target, near.image), *others], padding_side=side))
-        assert patch.fired()[0] == [(0, 1.0)]
+            vlm.logits(batch)
+        assert batch.fired_by(patch)[0] == [(0, 1.0)]
 
 
 def test_within_the_radius_the_value_stands_at_the_last_prompt_token(vlm):
@@ -109,7 +111,7 @@ def test_within_the_radius_the_value_stands_at_the_last_prompt_token(vlm):
         vlm.hidden(batch, place.layer)
     with vlm.patched(record), vlm.patched(patch):
         vlm.hidden(batch, place.layer)
-    assert [[entry for entry, _ in row] for row in patch.fired()] == [[2], [0], []]
+    assert [[entry for entry, _ in row] for row in batch.fired_by(patch)] == [[2], [0], []]
     for row, entry in ((0, 2), (1, 0)):
         torch.testing.assert_close(record.seen[place.writes][row, spots[row]], patch.bank["value"][entry])
     changed = (record.seen[place.writes] != plain.seen[place.writes]).any(-1)
@@ -233,7 +235,7 @@ def test_parity_of_the_logits(recorded, stages):
             with editor.vlm.patched(given):
                 torch.testing.assert_close(editor.vlm.logits(batch)[:, -size:], expected, rtol=0, atol=1e-5)
             entries = (ours.radii >= 0).nonzero()[:, 0].tolist()
-            fired = [entries.index(entry) for entry, _ in given.fired()[0]]
+            fired = [entries.index(entry) for entry, _ in batch.fired_by(given)[0]]
             assert bool(fired) == (not torch.equal(expected, base))
             answered.update(fired)
             if not any(entry in fired and at <= number for at, entry in later.items()):

@@ -22,7 +22,7 @@ def editor(vlm, encoder, **settings):
 
 
 def prompts(ike, patch, *queries):
-    return [patch.rewrite(query).prompt for query in queries]
+    return [patch.rewrite(query)[0].prompt for query in queries]
 
 
 def test_the_fact_comes_before_the_question(vlm, sentence_encoder):

@@ -73,7 +73,7 @@ def test_each_query_meets_its_best_expert_at_every_token(vlm):
         for t in range(span.start, span.stop):
             wanted = plain[row, t] + g[i] * expert(x[row, t], patch.values, i)
             torch.testing.assert_close(found[row, t], wanted, rtol=1e-4, atol=1e-4)
-        assert patch.fired()[row] == [(i, pytest.approx(float(g[i]), abs=1e-5))]
+        assert batch.fired_by(patch)[row] == [(i, pytest.approx(float(g[i]), abs=1e-5))]
     assert len(set(chosen)) > 1
 
 
@@ -183,7 +183,7 @@ def test_training_answers_with_the_targets_and_routes_edits_to_their_experts():
     batch = vlm.encode(EDITS)
     with vlm.patched(patch), torch.no_grad():
         predicted = vlm.logits(batch).argmax(-1)[batch.answer_positions()]
-    assert [[edit for edit, _ in row] for row in patch.fired()] == [[0], [1], [2]]
+    assert [[edit for edit, _ in row] for row in batch.fired_by(patch)] == [[0], [1], [2]]
     assert predicted.tolist() == batch.labels.roll(-1, 1)[batch.answer_positions()].tolist()
 
 

@@ -283,7 +283,7 @@ def test_the_whole_method_in_one_batch(vlm, editor, patch):
     with vlm.patched(patch):
         batch = vlm.encode(queries, padding_side="left")
         edited = vlm.hidden(batch, editor.config.layer)
-        fired = patch.fired()
+    fired = batch.fired_by(patch)
     counts = []
     for row, query in enumerate(queries[:-1]):
         expected, weights = slow_edited(editor, patch, query)
@@ -308,7 +308,7 @@ def test_rows_that_nothing_fires_in_are_bit_equal(vlm, editor, patch):
     closed.editor = made(vlm, margin=1e9)
     output = vlm.hidden(batch, 1).hidden
     assert closed.bind(batch)["layers.1"](output) is output
-    assert closed.fired() == [[], []]
+    assert batch.fired_by(closed) == [[], []]
     assert patch.bind(vlm.encode([TEXT])) == {}
     assert editor.empty().bind(batch) == {}
 
@@ -319,8 +319,8 @@ def test_generation_keeps_the_prompts_routing(vlm, patch, positions):
     patch = editor_with(patch, vlm, positions=positions)
     queries = [Query(query.prompt, image=query.image) for query in [*EDITS[:2], PLAIN]]
     with vlm.patched(patch):
-        answers = vlm.generate(queries, max_new_tokens=5)
-        fired = patch.fired()
+        replies = vlm.answers(queries, max_new_tokens=5)
+        answers, fired = [reply.text for reply in replies], [list(reply.fired) for reply in replies]
         for query, answer in zip(queries, answers, strict=True):  # one by one, without cache
             batch = vlm.encode([query])
             for _ in range(5):
@@ -406,7 +406,7 @@ def test_more_experts_than_are_gathered_at_a_time(vlm, patch, monkeypatch):
     batch = vlm.encode(EDITS[:3])
     with vlm.patched(patch), torch.no_grad():
         whole = vlm.logits(batch)
-        assert max(map(len, patch.fired())) > 2
+        assert max(map(len, batch.fired_by(patch))) > 2
         monkeypatch.setattr("liveedit.editors.routing.SLAB", 2)
         torch.testing.assert_close(vlm.logits(batch), whole)
 

@@ -111,9 +111,10 @@ def test_the_trained_weights_come_with_the_first_edit(lte):
 
 def test_a_fact_is_told_where_the_query_is_about_it(lte):
     patch = lte.edit([EDIT])
-    assert patch.rewrite(EDIT).prompt == told(EDIT).prompt
-    assert patch.rewrite(Query("What is this?")).prompt == "What is this?"
+    assert patch.rewrite(EDIT)[0].prompt == told(EDIT).prompt
+    assert patch.rewrite(Query("What is this?"))[0].prompt == "What is this?"
     with lte.vlm.patched(patch), torch.no_grad():
-        found = lte.vlm.logits(lte.vlm.encode([EDIT]))
-        assert patch.fired() == [[(0, 1.0)]]
+        batch = lte.vlm.encode([EDIT])
+        found = lte.vlm.logits(batch)
+        assert batch.fired_by(patch) == [[(0, 1.0)]]
     torch.testing.assert_close(found, trained(lte).logits(lte.vlm.encode([told(EDIT)])))

@@ -176,7 +176,7 @@ def test_queries_one_by_one(recording, patch):
         check_routing(recording, index, found, row=0)
         with recording.vlm.patched(patch):
             close(recording.vlm.logits(batch), recorded(recording, index, "edited_logits"))
-        assert len(patch.fired()[0]) == recording.facts["queries"][index]["experts_kept"]
+        assert len(batch.fired_by(patch)[0]) == recording.facts["queries"][index]["experts_kept"]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -98,13 +98,20 @@ def sentinel(editor):
     return through(editor, torch.cat([pooled(some) for some in tokens]))
 
 
+def fired_by(editor, patch, queries):
+    """The edits that take part in answering each query."""
+    with editor.vlm.patched(patch), torch.no_grad():
+        batch = editor.vlm.encode(queries)
+        editor.vlm.logits(batch)
+    return batch.fired_by(patch)
+
+
 @pytest.mark.parametrize("scope", ["both", "text"])
 def test_retrieval_is_that_of_the_paper(scope):
     editor = make(scope=scope, margin=5.0)
     patch, threshold = editor.edit(EDITS), sentinel(editor)
     asked = [*MIXED, Query(ASKED, image=GREEN), Query(ASKED), Query("Which film is this?", image=RED)]
-    logits(editor, patch, asked)
-    fired = patch.fired()
+    fired = fired_by(editor, patch, asked)
     for query, found in zip(asked, fired, strict=True):
         r = vector(editor, query)
         score = [float(r @ vector(editor, edit) - r @ threshold) for edit in EDITS]
@@ -123,18 +130,16 @@ def test_a_scope_of_text_does_not_see_the_image(plain):
     patch = text.edit(EDITS[:1])
     scores = []
     for image in (RED, GREEN):
-        logits(text, patch, [Query(ASKED, image=image)])
-        scores += patch.fired()[0]
+        scores += fired_by(text, patch, [Query(ASKED, image=image)])[0]
     assert scores[0] == scores[1]
     patch = plain.edit(EDITS[:1])
-    logits(plain, patch, [Query(ASKED)])
-    assert patch.fired() == [[]]
+    assert fired_by(plain, patch, [Query(ASKED)]) == [[]]
 
 
 def test_prompts_stand_before_the_text(editor):
     vlm, patch = editor.vlm, editor.edit(EDITS[:1])
     got = logits(editor, patch, EDITS[:1])
-    assert patch.fired()[0]
+    assert fired_by(editor, patch, EDITS[:1])[0]
     taken, batch = [], vlm.encode(EDITS[:1])
     handle = vlm.decoder.register_forward_pre_hook(lambda _m, _a, given: taken.append(given), with_kwargs=True)
     plain = vlm.logits(batch)
@@ -170,7 +175,7 @@ def test_where_nothing_is_retrieved_all_is_bit_equal(editor):
 def test_rows_of_a_mixed_batch_are_as_they_are_alone(editor):
     patch = editor.edit(EDITS[:2])
     together, unedited = logits(editor, patch, MIXED), logits(editor, editor.empty(), MIXED)
-    fired = patch.fired()
+    fired = fired_by(editor, patch, MIXED)
     assert fired[0]
     assert not fired[1]
     for row, query in enumerate(MIXED):
@@ -244,7 +249,7 @@ def test_the_terms_trained_are_those_of_the_edited_model(editor):
         base = editor.vlm.logits(batch)[positions].log_softmax(-1)
         with editor.vlm.patched(patch), torch.no_grad():
             words = editor.vlm.logits(batch)[positions].log_softmax(-1)
-        assert patch.fired()[0]
+        assert fired_by(editor, patch, EDITS[:1])[0]
         if name == "locality":
             expected = float((words.exp() * (words - base)).sum(-1).mean())
         else:
@@ -276,8 +281,7 @@ def test_a_pretrained_encoder_may_read_the_text(tmp_path):
     for scope in ("text", "both"):
         editor = make(encoder=str(tmp_path / "encoder"), scope=scope)
         patch = editor.edit(EDITS)
-        logits(editor, patch, EDITS)
-        assert [[edit for edit, _ in row] for row in patch.fired()] == [[0], [1], [2]]
+        assert [[edit for edit, _ in row] for row in fired_by(editor, patch, EDITS)] == [[0], [1], [2]]
         loss, _ = editor.loss(editor.prepare(CASES), torch.Generator())
         loss.backward()
         assert editor.encoder.get_input_embeddings().weight.grad.abs().sum() > 0

@@ -96,13 +96,20 @@ def scores(editor, patch, query):
     return found
 
 
+def fired_by(editor, patch, queries):
+    """The edits that take part in answering each query."""
+    with editor.vlm.patched(patch), torch.no_grad():
+        batch = editor.vlm.encode(queries)
+        editor.vlm.logits(batch)
+    return batch.fired_by(patch)
+
+
 @pytest.mark.parametrize("scope", ["both", "text"])
 def test_the_scope_is_that_of_the_paper(scope):
     editor = make(scope=scope, threshold=0.3)
     patch = editor.edit(EDITS)
     asked = [*EDITS, Query(ASKED, image=GREEN), Query(ASKED), Query("Which film is this?", image=RED)]
-    logits(editor, patch, asked)
-    answered = patch.fired()
+    answered = fired_by(editor, patch, asked)
     for query, fired in zip(asked, answered, strict=True):
         expected = scores(editor, patch, query)
         best = max(range(len(patch)), key=expected.__getitem__)
@@ -120,7 +127,7 @@ def test_out_of_scope_rows_of_a_mixed_batch_are_bit_equal(editor):
     asked = [EDITS[0], Query("who sang the song of the film", "nobody"), EDITS[1], Query("Why?", "so", GREEN)]
     patch = editor.edit(EDITS[:2])
     edited, unedited = logits(editor, patch, asked), logits(editor, editor.empty(), asked)
-    fired = patch.fired()
+    fired = fired_by(editor, patch, asked)
     assert fired[0]
     assert not fired[1]
     for row, found in enumerate(fired):
@@ -164,11 +171,9 @@ def test_a_scope_of_text_confuses_images_and_one_of_both_does_not_without_them(p
     text = make(scope="text")
     patch = text.edit(EDITS[:1])
     for image in (RED, GREEN, None):
-        logits(text, patch, [Query(ASKED, image=image)])
-        assert patch.fired()[0], "the same question is in scope, whatever is shown"
+        assert fired_by(text, patch, [Query(ASKED, image=image)])[0], "the same question is in scope, whatever is shown"
     patch = plain.edit(EDITS[:1])
-    logits(plain, patch, [Query(ASKED)])
-    assert patch.fired() == [[]]
+    assert fired_by(plain, patch, [Query(ASKED)]) == [[]]
 
 
 def test_the_likelihood_trained_is_that_of_the_edited_model(editor):
@@ -180,7 +185,7 @@ def test_the_likelihood_trained_is_that_of_the_edited_model(editor):
         batch = editor.vlm.encode([query])
         with editor.vlm.patched(patch), torch.no_grad():
             words = editor.vlm.logits(batch)[batch.answer_positions()].log_softmax(-1)
-        assert patch.fired()[0]
+        assert batch.fired_by(patch)[0]
         labels = batch.labels[batch.labels >= 0]
         nll = -float(torch.stack([row[label] for row, label in zip(words, labels, strict=True)]).mean())
         assert float(terms[kind].detach()) == pytest.approx(nll, rel=1e-3)

@@ -204,8 +204,7 @@ def test_liveedits_experts_are_told(made, vlm, tmp_path):
     for record in records:
         probe = made[int(record.case[-1])].probes[record.probe]
         with vlm.patched(patch):
-            vlm.generate([probe.query])
-        wanted = patch.fired()[0]
+            wanted = list(vlm.answers([probe.query])[0].fired)
         assert record.experts_fired == len(wanted) == (0 if probe.query.image is None else 3)
         assert [firing.expert for firing in record.fired] == [expert for expert, _ in wanted]
         assert [firing.weight for firing in record.fired] == pytest.approx([weight for _, weight in wanted], rel=1e-4)

@@ -183,9 +183,10 @@ def test_one_expert_of_a_crowd_acts():
     edit = measure.sized(vlm)
     patch = measure.crowd(editor.edit([edit]), 5)
     assert len(patch) == 5
+    batch = vlm.encode([edit])
     with vlm.patched(patch):
-        vlm.logits(vlm.encode([edit]))
-    assert [[number for number, _ in row] for row in patch.fired()] == [[0]]
+        vlm.logits(batch)
+    assert [[number for number, _ in row] for row in batch.fired_by(patch)] == [[0]]
     assert len(measure.crowd(patch, 0)) == 0
 
 

@@ -8,6 +8,7 @@ other gets a buffer of its own.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,9 @@ class _Buffer:
 
     def __init__(self, tensors: dict[str, Tensor], used: int) -> None:
         self.tensors, self.used, self.lock = tensors, used, Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Buffer, (self.tensors, self.used)
 
     @property
     def capacity(self) -> int:

@@ -12,8 +12,8 @@ from liveedit.editors.base import Editor
 from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.editors.retriever import Retriever
 from liveedit.errors import BadInput
-from liveedit.models.batch import Batch
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.batch import Firing
+from liveedit.models.patch import Patch
 from liveedit.types import Query
 
 __all__ = ["ContextEditor", "ContextPatch", "fact"]
@@ -27,7 +27,7 @@ def fact(query: Query) -> str:
 class ContextPatch(BankPatch):
     """``bank`` holds the retriever's keys, ``told`` what is put before the prompt of a query that an edit is about.
 
-    It acts where queries are encoded, so a raw Hugging Face call, which brings token ids, does not see it.
+    It acts where queries are encoded, so a raw Hugging Face call, which brings token ids, is refused.
     """
 
     FILE = "context.safetensors"
@@ -36,31 +36,18 @@ class ContextPatch(BankPatch):
     def __init__(self, editor: Editor, bank: Bank, told: Sequence[str] = ()) -> None:
         super().__init__(editor, bank)
         self.told = tuple(told)
-        self.found: list[int | None] = []
-        self.last: list[list[tuple[int, float]]] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes of the keys and of the texts."""
         return self.bank.nbytes + sum(len(text.encode()) for text in self.told)
 
-    def rewrite(self, query: Query) -> Query:
+    def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
         """See :meth:`Patch.rewrite`."""
         place = self.editor.retriever.find(self.bank, query)
-        self.found.append(place)
         if place is None:
-            return query
-        return replace(query, prompt=self.editor.prompt(self.told[place], query.prompt))
-
-    def bind(self, batch: Batch) -> dict[str, SiteFn]:
-        """See :meth:`Patch.bind`. Nothing acts; the rows encoded last are those of the batch."""
-        rows, self.found = self.found[-len(batch) :], []
-        self.last = [[] if place is None else [(place, 1.0)] for place in rows]
-        return {}
-
-    def fired(self) -> list[list[tuple[int, float]]]:
-        """See :meth:`Patch.fired`."""
-        return self.last
+            return query, []
+        return replace(query, prompt=self.editor.prompt(self.told[place], query.prompt)), [(place, 1.0)]
 
     def save(self, folder: Path) -> None:
         """See :meth:`BankPatch.save`."""

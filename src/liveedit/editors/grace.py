@@ -78,7 +78,6 @@ class GracePatch(BankPatch):
 
     def __init__(self, editor: Editor, bank: Bank, radii: Tensor | None = None) -> None:
         super().__init__(editor, bank)
-        self.last: list[list[tuple[int, float]]] = []
         if radii is None:
             radii = torch.empty(0)
             for number in range(len(bank)):
@@ -87,19 +86,22 @@ class GracePatch(BankPatch):
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`. Decoded tokens follow from the prompt's last one, and are left alone."""
-        self.last = [[] for _ in batch.spans]
         if not len(self):
             return {}
-        found: list[Tensor] = []
+        found, decoded = list[Tensor](), list[bool]()
         places = last_prompt_tokens(batch)
 
         def look(x: Tensor) -> Tensor:
-            if not found:
-                found.append(self.nearest(x[torch.arange(len(x)), places].float()))
+            if found:
+                decoded.append(True)
+            else:
+                entry = self.nearest(x[torch.arange(len(x)), places].float())
+                batch.fired[self] = [[(number, 1.0)] if number >= 0 else [] for number in entry.tolist()]
+                found.append(entry)
             return x
 
         def replace(output: Tensor) -> Tensor:
-            if output.shape[1] <= int(places.max()):  # a decoded token
+            if decoded:
                 return output
             [entry] = found
             rows = (entry >= 0).nonzero()[:, 0]
@@ -116,13 +118,7 @@ class GracePatch(BankPatch):
         distance = torch.cdist(x, self.bank["key"], compute_mode=exact)
         distance = distance.masked_fill(self.radii.to(x.device) < 0, torch.inf)
         least, entry = distance.min(1)
-        entry = torch.where(least <= self.radii.to(x.device)[entry], entry, -1)
-        self.last = [[(found, 1.0)] if found >= 0 else [] for found in entry.tolist()]
-        return entry
-
-    def fired(self) -> list[list[tuple[int, float]]]:
-        """See :meth:`Patch.fired`."""
-        return self.last
+        return torch.where(least <= self.radii.to(x.device)[entry], entry, -1)
 
 
 class GRACE(PoolEditor):

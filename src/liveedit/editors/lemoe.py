@@ -40,7 +40,7 @@ from liveedit.editors.base import Editor
 from liveedit.editors.direct import ValuesPatch
 from liveedit.editors.feedforward import Recorder, feed_forward, highest_layer, inner_width, prompt_tokens
 from liveedit.errors import BadInput
-from liveedit.models.batch import Batch, HiddenBatch, Spans
+from liveedit.models.batch import Batch, Firing, HiddenBatch, Spans
 from liveedit.models.patch import Patch, SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -88,7 +88,6 @@ class LEMoEPatch(ValuesPatch):
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`. The prompt chooses the expert, for the decoded tokens too."""
-        self.last: list[list[tuple[int, float]]] = [[] for _ in batch.spans]
         if not len(self):
             return {}
         tokens, taken = prompt_tokens(batch), list[Tensor]()
@@ -97,6 +96,7 @@ class LEMoEPatch(ValuesPatch):
         def take(x: Tensor) -> Tensor:
             if not chosen:
                 weight, expert = self.route(mean(x.float(), tokens))
+                batch.fired[self] = self.members(weight, expert)
                 chosen.append((weight[:, None, None], [self.values[name][expert] for name in MATRICES]))
             taken[:] = [x.float()]
             return x
@@ -110,14 +110,13 @@ class LEMoEPatch(ValuesPatch):
     def route(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and number (B,) of the expert that each query of mean ``e`` (B, D) meets."""
         weight, expert = scores(e, *(self.values[name] for name in ROUTER)).softmax(1).max(1)
-        chosen = zip(weight.tolist(), expert.tolist(), strict=True)
-        held = self.values["expert"].tolist()
-        self.last = [[(edit, w) for edit, holds in enumerate(held) if holds == number] for w, number in chosen]
         return weight, expert
 
-    def fired(self) -> list[list[tuple[int, float]]]:
-        """See :meth:`Patch.fired`: the edits that the expert holds, each with the expert's weight."""
-        return self.last
+    def members(self, weight: Tensor, expert: Tensor) -> list[list[Firing]]:
+        """For each query the edits that its ``expert`` (B,) holds, each with the expert's ``weight`` (B,)."""
+        held = self.values["expert"].tolist()
+        chosen = zip(weight.tolist(), expert.tolist(), strict=True)
+        return [[(edit, w) for edit, holds in enumerate(held) if holds == number] for w, number in chosen]
 
     def open(self) -> list[HiddenBatch]:
         """The edits of the last batch, if it is not full, each as a row at the layer below."""

@@ -1,7 +1,7 @@
 """What methods share that keep a memory of edits and look up, for each query, the one edit that it belongs to.
 
-MemoryPatch remembers which edit answered, MemoryEditor goes through queries and cases in chunks, and the functions say
-which query belongs to which edit.
+MemoryPatch keeps its bank where the networks are, MemoryEditor goes through queries and cases in chunks, and the
+functions say which query belongs to which edit.
 """
 
 from abc import abstractmethod
@@ -68,16 +68,11 @@ Asked = tuple[Memory, str, Query]
 
 
 class MemoryPatch(BankPatch):
-    """A memory of edits; ``last`` says for each row of the batch seen last which edit answered, and with what score."""
+    """A memory of edits. Of those that take part, the weight is their score."""
 
     def __init__(self, editor: Editor, bank: Bank) -> None:
         assert isinstance(editor, MemoryEditor)
         super().__init__(editor, bank.to(editor.device))
-        self.last: list[list[tuple[int, float]]] = []
-
-    def fired(self) -> list[list[tuple[int, float]]]:
-        """See :meth:`Patch.fired`."""
-        return self.last
 
 
 class MemoryEditor(TrainableEditor, PoolEditor):

@@ -191,14 +191,13 @@ class RecipePatch(MemoryPatch):
     def prefix(self, batch: Batch) -> dict[int, Tensor]:
         """See :meth:`Patch.prefix`."""
         if not len(self):
-            self.last = [[] for _ in batch.spans]
             return {}
         editor = self.editor
         key = editor.retriever(editor.features(editor.look(batch)))
         score = editor.above(key, self.bank["keys"])
         if editor.config.scope == "both":
             score = score.masked_fill(~kindred(batch.spans, self.bank["pictured"]), NEVER)
-        rows, edits, self.last = best(score, editor.config.margin)
+        rows, edits, batch.fired[self] = best(score, editor.config.margin)
         return dict(zip(rows, self.bank["prompts"][edits], strict=True))
 
 

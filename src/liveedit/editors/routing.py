@@ -58,7 +58,6 @@ class LiveEditPatch(BankPatch):
 
     def __init__(self, editor: "LiveEdit", bank: Bank) -> None:
         super().__init__(editor, bank.to(editor.device))
-        self.last_routing: list[list[tuple[int, float]]] = []
 
     def __getitem__(self, index: slice) -> "LiveEditPatch":
         """Some of the edits, as in a list."""
@@ -68,15 +67,10 @@ class LiveEditPatch(BankPatch):
         """The edits at ``index`` alone, in that order."""
         return LiveEditPatch(self.editor, self.bank.select(index))
 
-    def fired(self) -> list[list[tuple[int, float]]]:
-        """For each row of the batch bound last, the experts kept and their weights, the heaviest first."""
-        return self.last_routing
-
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`. The site is the edit layer."""
-        self.last_routing = [[] for _ in batch.spans]
         sees = self.editor.config.text_only == "text_key" or any(pictured(span) for span in batch.spans)
-        return {f"layers.{self.editor.config.layer}": Execution(self, batch.spans)} if len(self) and sees else {}
+        return {f"layers.{self.editor.config.layer}": Execution(self, batch)} if len(self) and sees else {}
 
     @torch.no_grad()
     def route(self, hidden: Tensor, spans: Sequence[Spans]) -> Routing:
@@ -103,8 +97,8 @@ class Execution:
     The first call decides which experts act on which row; all others go by it.
     """
 
-    def __init__(self, patch: LiveEditPatch, spans: Sequence[Spans]) -> None:
-        self.patch, self.spans = patch, spans
+    def __init__(self, patch: LiveEditPatch, batch: Batch) -> None:
+        self.patch, self.batch, self.spans = patch, batch, batch.spans
         self.rows: Tensor | None = None
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -125,7 +119,7 @@ class Execution:
         experts, weights = routing.ranked()
         kept = routing.keep.sum(1)
         listed = zip(experts.tolist(), weights.tolist(), kept.tolist(), strict=True)
-        self.patch.last_routing = [list(zip(e[:n], w[:n], strict=True)) for e, w, n in listed]
+        self.batch.fired[self.patch] = [list(zip(e[:n], w[:n], strict=True)) for e, w, n in listed]
         self.rows = kept.nonzero()[:, 0]
         self.experts, self.weights = experts[self.rows], weights[self.rows]
         return self.rows

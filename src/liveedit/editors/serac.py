@@ -148,7 +148,6 @@ class SeracPatch(MemoryPatch):
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`. The sites are where h reads, where the scope reads, and where h writes."""
-        self.last = [[] for _ in batch.spans]
         if not len(self):
             return {}
         work, layers = Answering(self, batch), self.editor.vlm.num_layers
@@ -168,6 +167,8 @@ class Answering:
         self.rows: list[int] | None = None
         self.edits: list[int] = []
         self.mask = torch.empty(0)
+        self.told = 0
+        """How many tokens of edits stand before those of the rows."""
         self.cache = transformers.DynamicCache()
 
     def read(self, x: Tensor) -> Tensor:
@@ -182,7 +183,7 @@ class Answering:
             editor, bank = self.patch.editor, self.patch.bank
             image, prompt = image_and_prompt(editor.seen(hidden, self.batch), self.batch.spans)
             odds = editor.odds(image, prompt, self.batch.spans, bank.tensors())
-            self.rows, self.edits, self.patch.last = best(odds.sigmoid(), editor.config.threshold)
+            self.rows, self.edits, self.batch.fired[self.patch] = best(odds.sigmoid(), editor.config.threshold)
         return hidden
 
     @torch.no_grad()
@@ -197,11 +198,26 @@ class Answering:
         if not len(self.mask):
             text, real = editor.texts(self.patch.bank["tokens"][self.edits])
             x, skip = torch.cat([text, x], 1), text.shape[1]
+            self.told = skip
             self.mask = torch.cat([real, self.batch.inputs["attention_mask"][self.rows].to(real)], 1)
         else:
             self.mask = nn.functional.pad(self.mask, (0, x.shape[1]), value=1)
         states = editor.counterfactual(x, self.mask, self.cache)[:, skip:]
         return output.index_copy(0, torch.tensor(self.rows, device=output.device), states.to(output))
+
+    def rewind(self, length: int) -> None:
+        """Go on behind the first ``length`` tokens of the rows."""
+        if surplus := self.mask.shape[-1] - self.told - length if self.rows else 0:
+            self.mask = self.mask[:, : self.told + length]
+            self.cache.crop(-surplus)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on behind other rows: row i behind row ``rows[i]``, which belongs to the same edit."""
+        if self.rows:
+            place = {row: number for number, row in enumerate(self.rows)}
+            chosen = torch.tensor([place[row] for row in rows[self.rows].tolist()], device=self.mask.device)
+            self.mask = self.mask[chosen]
+            self.cache.reorder_cache(chosen)
 
 
 class Serac(MemoryEditor):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from liveedit.evaluate.metrics import answers, best, kept, predictions
 from liveedit.models.patch import Patch
-from liveedit.models.vlm import VLM
+from liveedit.models.vlm import VLM, Reply
 from liveedit.types import Case, Probe, Query
 
 __all__ = ["After", "Asker", "Before"]
@@ -83,7 +83,7 @@ class Asker:
         """What the model, not patched so far, shows for each probe of the case without and with ``patch``."""
         pairs = list(zip(case.probes, self.before(case), strict=True))
         with self.vlm.patched(patch):
-            after = [row for batch in self._batches(pairs) for row in self._edited(batch, patch)]
+            after = [row for batch in self._batches(pairs) for row in self._edited(batch)]
         return list(zip(self.before(case), after, strict=True))
 
     def _batches(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
@@ -93,7 +93,8 @@ class Asker:
     def _unedited(self, probes: Sequence[Probe]) -> list[Before]:
         queries = [probe.query for probe in probes]
         with self._seeing():
-            texts, _ = self._generate(queries)
+            replies, _ = self._generate(queries)
+            texts = [reply.text for reply in replies]
             forced = [
                 probe.query.target if probe.wanted == "target" or probe.query.target.strip() else text
                 for probe, text in zip(probes, texts, strict=True)
@@ -106,17 +107,16 @@ class Asker:
             rows.append(Before(text, forced[row], tokens[row] if stays else targets[row], top))
         return rows
 
-    def _edited(self, batch: Sequence[tuple[Probe, Before]], patch: Patch) -> list[After]:
+    def _edited(self, batch: Sequence[tuple[Probe, Before]]) -> list[After]:
         queries = [probe.query for probe, _ in batch]
         with self._seeing():
-            texts, seconds = self._generate(queries)
-            fired = patch.fired() or [[] for _ in batch]
+            replies, seconds = self._generate(queries)
             logits, real, _, tokens = self._force(queries, [before.forced for _, before in batch])
         rows = []
         for row, (_, before) in enumerate(batch):
             top = None if before.best is None else best(logits[row], real[row])
             one, ten = (None if top is None or before.best is None else kept(before.best, top, n) for n in (1, 10))
-            rows.append(After(texts[row], tokens[row], one, ten, fired[row], seconds))
+            rows.append(After(replies[row].text, tokens[row], one, ten, list(replies[row].fired), seconds))
         return rows
 
     @contextmanager
@@ -139,11 +139,11 @@ class Asker:
         path = self.vlm.tower_path
         return [id(weight) for weight in self.vlm.model.get_submodule(path).parameters()] if path else []
 
-    def _generate(self, queries: Sequence[Query]) -> tuple[list[str], float]:
+    def _generate(self, queries: Sequence[Query]) -> tuple[list[Reply], float]:
         """The greedy answers, and how many seconds each took."""
         start = time.perf_counter()
-        texts = self.vlm.generate(queries, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
-        return texts, (time.perf_counter() - start) / len(queries)
+        replies = self.vlm.answers(queries, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        return replies, (time.perf_counter() - start) / len(queries)
 
     @torch.no_grad()
     def _force(

@@ -5,15 +5,31 @@ Shapes: B rows, T tokens (padding included), D width of the text decoder, V size
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["IGNORED", "Batch", "HiddenBatch", "PaddingSide", "Spans", "common_prefix", "find_spans", "pad_rows"]
+if TYPE_CHECKING:
+    from liveedit.models.patch import Patch
+
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Firing",
+    "HiddenBatch",
+    "PaddingSide",
+    "Spans",
+    "common_prefix",
+    "find_spans",
+    "pad_rows",
+]
 
 PaddingSide = Literal["left", "right"]
+
+Firing = tuple[int, float]
+"""The place in a patch of an edit that took part in an answer, and its weight."""
 
 IGNORED = -100
 """The label of a token that is not part of the answer."""
@@ -105,7 +121,8 @@ class Batch:
     ``position_ids`` (…, B, T) is what the text decoder was given, filled in by ``VLM.hidden``; ``None`` where the
     decoder makes its own. ``prefix`` holds by row the vectors (n, D) that a patch has put before its text: the first n
     tokens of its prompt are fillers, whose embeddings they replace. ``extra`` holds what else the decoder was given of
-    every token (B, T, …), by name, filled in by ``VLM.hidden``.
+    every token (B, T, …), by name, filled in by ``VLM.hidden``. ``fired`` says of every row which edits took part, by
+    the patch that holds them, filled in while the batch is encoded and while it goes through the model.
     """
 
     inputs: dict[str, Tensor]
@@ -114,6 +131,7 @@ class Batch:
     position_ids: Tensor | None = None
     prefix: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
+    fired: "dict[Patch, list[list[Firing]]]" = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -121,6 +139,10 @@ class Batch:
     def answer_positions(self) -> Tensor:
         """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of them."""
         return predicting(self.labels)
+
+    def fired_by(self, patch: "Patch") -> list[list[Firing]]:
+        """For each row the edits of a patch that took part, with their weights, the heaviest first."""
+        return self.fired.get(patch) or [[] for _ in self.spans]
 
     def extended(self, input_ids: Tensor) -> "Batch":
         """The batch followed by the tokens ``input_ids`` (B, T') that were generated since; they are in no span."""
@@ -158,7 +180,7 @@ class Batch:
             longer(span.shift(int(gap)), int(more))
             for span, gap, more in zip(self.spans, padding[:, 0], count[:, 0], strict=True)
         ]
-        return Batch(inputs, spread(self.labels, IGNORED), spans, None, prefix), places
+        return Batch(inputs, spread(self.labels, IGNORED), spans, None, prefix, fired=self.fired), places
 
     def embedded(self, embeddings: Tensor) -> Tensor:
         """``embeddings`` (B, T, D) of the batch's tokens with the vectors of its prefix in their places."""

@@ -14,7 +14,7 @@ from transformers.masking_utils import create_causal_mask
 
 from liveedit.errors import UnsupportedModel
 
-__all__ = ["CACHE", "Call", "arguments", "cache_of"]
+__all__ = ["CACHE", "Call", "arguments", "cache_in", "cache_of"]
 
 NAMES = ("cache", "past_key_values")
 """The names of the cache in models and in what they put out, the newest first."""
@@ -48,6 +48,11 @@ def cache_of(given: Mapping[str, Any]) -> Any:
     return next((cache for cache in found if cache is not None), None)
 
 
+def cache_in(output: Any) -> Any:
+    """The cache that a decoder puts out, under whichever name; ``None`` where there is none."""
+    return next((found for name in NAMES if (found := getattr(output, "__dict__", {}).get(name)) is not None), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a call of the text decoder brings.
@@ -65,7 +70,26 @@ class Call:
     @classmethod
     def read(cls, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         """The call of ``decoder`` with these arguments. Raises :class:`UnsupportedModel` as :func:`cache_of`."""
-        given = arguments(decoder.forward, args, kwargs)
+        plain = not args and any(name in kwargs for name in NAMES)
+        given = kwargs if plain else arguments(decoder.forward, args, kwargs)
         cache = cache_of(given)
         past = 0 if cache is None else int(cache.get_seq_length())
         return cls(given.get("input_ids"), given.get("inputs_embeds"), given.get("attention_mask"), cache, past)
+
+    @property
+    def newest(self) -> Tensor:
+        """The newest tokens, (B, T') or (B, T', D). Raises :class:`UnsupportedModel` where the call brings none."""
+        found = self.input_ids if self.embedded is None else self.embedded
+        if found is None:
+            raise UnsupportedModel("a call of the text decoder brings neither input_ids nor inputs_embeds")
+        return found
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.newest.shape[0]
+
+    @property
+    def length(self) -> int:
+        """T', how many tokens of each row are new."""
+        return self.newest.shape[1]

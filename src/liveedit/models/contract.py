@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models.batch import Batch, HiddenBatch, PaddingSide, Spans
+from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide, Spans
 from liveedit.models.patch import Patch, SiteFn, main_output, side_by_side
 from liveedit.types import Query
 
@@ -230,7 +230,7 @@ def unchanged(vlm: "VLM", batch: Batch) -> Iterator[None]:
     for name, (parameter, value) in held.items():
         expect(after[name] is parameter and torch.equal(parameter, value), f"the parameter {name} is not as it was")
     expect(torch.equal(vlm.logits(batch), logits), "the logits are not as they were")
-    expect(vlm.patches == [] and vlm.announced is None, "a patch is left")
+    expect(vlm.patches == [] and not vlm.attachment.users, "a patch is left")
 
 
 # Encoding
@@ -785,10 +785,10 @@ def rewriting_queries(vlm: "VLM") -> None:
     """A patch that rewrites queries acts as if they had been asked so."""
 
     class Context(Patch):
-        def rewrite(self, query: Query) -> Query:
-            return replace(query, prompt=f"film? {query.prompt}")
+        def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
+            return replace(query, prompt=f"film? {query.prompt}"), []
 
-    batch, rewritten = vlm.encode(QUERIES), [Context().rewrite(query) for query in QUERIES]
+    batch, rewritten = vlm.encode(QUERIES), [Context().rewrite(query)[0] for query in QUERIES]
     expected, answers = vlm.encode(rewritten), vlm.generate(rewritten, max_new_tokens=3)
     with unchanged(vlm, batch), vlm.patched(Context()):
         same = torch.equal(vlm.encode(QUERIES).inputs["input_ids"], expected.inputs["input_ids"])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch
+from liveedit.models.detours import mine
 from liveedit.models.generic import Generic
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -41,7 +42,7 @@ class Gemma4Unified(Generic):
             nonlocal found
             found = kwargs[SHARED]  # which the layers fill
 
-        with self.layers[0].register_forward_pre_hook(starts, with_kwargs=True):
+        with self.layers[0].register_forward_pre_hook(mine(starts), with_kwargs=True):
             hidden = super().hidden(batch, layer)
         above: list[Any] = [module.self_attn for module in self.layers[layer + 1 :]]
         read = {attention.layer_type for attention in above if attention.is_kv_shared_layer}
@@ -58,7 +59,7 @@ class Gemma4Unified(Generic):
         def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             kwargs[SHARED].update(kept)
 
-        with self.layers[0].register_forward_pre_hook(starts, with_kwargs=True):
+        with self.layers[0].register_forward_pre_hook(mine(starts), with_kwargs=True):
             return super().decode(embedded, replace(hidden, extra=extra))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from liveedit.models.batch import Batch, HiddenBatch
+from liveedit.models.detours import always, detour, mine
 from liveedit.models.generic import Generic
 
 __all__ = ["Inkling2"]
@@ -23,7 +24,8 @@ class Inkling2(Generic):
         with ExitStack() as undo:
             for first in self.begins(layer):
                 module = self.layers[first]
-                undo.callback(module.register_forward_pre_hook(lambda _module, args: begun.append(args[0])).remove)
+                hook = mine(lambda _module, args: begun.append(args[0]))
+                undo.callback(module.register_forward_pre_hook(hook).remove)
             hidden = super().hidden(batch, layer)
         if begun:
             hidden.extra[BLOCKS] = torch.stack([states.to(self.device) for states in begun], 2)
@@ -37,9 +39,7 @@ class Inkling2(Generic):
             if begun is not None:
                 embedded, *later = begun.unbind(2)
                 for first, states in zip(self.begins(self.skipped)[1:], later, strict=True):
-                    own = vars(self.layers[first - 1])
-                    undo.callback(own.__setitem__, "forward", own["forward"])
-                    own["forward"] = lambda *_, states=states, **__: states
+                    undo.enter_context(detour(self.layers[first - 1], always(states)))
             return super().decode(embedded, replace(hidden, extra=extra))
 
     def begins(self, layer: int) -> list[int]:

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens (padding included), D width of the text decoder, V size
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -23,14 +23,16 @@ from transformers.integrations.accelerate import load_offloaded_parameter
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import AUTHORS, checkpoint, family
-from liveedit.models.batch import Batch, HiddenBatch, PaddingSide
+from liveedit.models.attach import Attachment
+from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
 from liveedit.models.calls import CACHE
+from liveedit.models.detours import always, detour, mine
 from liveedit.models.encode import Encoder, PromptFormat
-from liveedit.models.patch import Patch, attached, main_output, output_embedding, overrides
+from liveedit.models.patch import Patch, main_output, output_embedding, overrides
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
 from liveedit.types import Query
 
-__all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "reading"]
+__all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "Reply", "reading"]
 
 GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config that would bend a plain argmax
     "do_sample": False,
@@ -45,6 +47,14 @@ GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config 
 
 EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and the edits of the innermost patch that took part in it, with their weights, the heaviest first."""
+
+    text: str
+    fired: tuple[Firing, ...]
 
 
 class LayerReached(Exception):
@@ -78,10 +88,18 @@ class VLM(Encoder):
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
         settle(model)
-        self.patches: list[Patch] = []
+        self.attachment = Attachment(self)
         self.unquantised: Callable[[], VLM] | None = None
-        self.announced: Batch | None = None
-        self.skipped = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to the calls under way. Raises :class:`BadInput` while the model is patched."""
+        if self.attachment.users:
+            raise BadInput("a model cannot be copied while it is patched: leave `patched` first")
+        return {name: value for name, value in vars(self).items() if name != "attachment"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.attachment = Attachment(self)
 
     @classmethod
     def load(
@@ -205,9 +223,14 @@ class VLM(Encoder):
 
     def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
         """The queries as one batch (:meth:`Encoder.encode`). Within :meth:`patched` the patch rewrites them first."""
+        fired: dict[Patch, list[list[Firing]]] = {}
         for patch in self.patches:
-            queries = [patch.rewrite(query) for query in queries]
-        return super().encode(queries, padding_side=padding_side, eos=eos)
+            if overrides(patch, "rewrite"):
+                told = [patch.rewrite(query) for query in queries]
+                queries, fired[patch] = [query for query, _ in told], [firings for _, firings in told]
+        batch = replace(super().encode(queries, padding_side=padding_side, eos=eos), fired=fired)
+        batch.inputs["input_ids"].told_by = tuple(fired)  # type: ignore[attr-defined]  # for raw calls
+        return batch
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in."""
@@ -261,10 +284,12 @@ class VLM(Encoder):
 
         with ExitStack() as undo:
             undo.enter_context(self.announce(batch))
-            first = self.decoder.register_forward_pre_hook(starts, with_kwargs=True, prepend=True)  # before patches
+            first = self.decoder.register_forward_pre_hook(
+                mine(starts), with_kwargs=True, prepend=True
+            )  # before patches
             undo.callback(first.remove)
             if layer != EMBEDDINGS:
-                undo.callback(self.layers[layer].register_forward_hook(reached).remove)
+                undo.callback(self.layers[layer].register_forward_hook(mine(reached)).remove)
             with suppress(LayerReached):
                 self.model(**batch.inputs, use_cache=False)
         inputs = batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids, batch.extra
@@ -313,10 +338,15 @@ class VLM(Encoder):
         """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
         return scaled(output_embedding(self.model)(states), self.model.config.get_text_config()).to(self.device)
 
-    @torch.no_grad()
     def generate(self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32) -> list[str]:
         """The greedy answer to each query, stripped of white space; targets are ignored."""
-        answers: list[str] = []
+        found = self.answers(queries, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return [reply.text for reply in found]
+
+    @torch.no_grad()
+    def answers(self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32) -> list[Reply]:
+        """The greedy answer to each query, and which edits took part in it; targets are ignored."""
+        replies: list[Reply] = []
         for start in range(0, len(queries), batch_size):
             asked = [replace(query, target="") for query in queries[start : start + batch_size]]
             options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
@@ -324,31 +354,43 @@ class VLM(Encoder):
                 tokens = self.model.generate(**batch.inputs, **options)
             new = tokens[:, batch.labels.shape[1] :]
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            answers += [text.strip() for text in texts]
-        return answers
+            fired = [batch.fired_by(patch) for patch in self.patches[-1:]] or [[[] for _ in asked]]
+            replies += [Reply(text.strip(), tuple(by)) for text, by in zip(texts, fired[0], strict=True)]
+        return replies
+
+    @property
+    def patches(self) -> list[Patch]:
+        """The patches that act in this context, the innermost last."""
+        return [scope.patch for scope in self.attachment.here.scopes or ()]
+
+    @property
+    def skipped(self) -> int:
+        """The last layer that does not run in the call under way."""
+        return self.attachment.here.skipped
 
     @contextmanager
     def patched(self, patch: Patch) -> Iterator["VLM"]:
         """Within it the model answers with the patch: every verb of this class, and the raw Hugging Face model too.
 
-        Leaving it, also by an exception, restores the parameters bit for bit and leaves no hook. May be nested.
+        This holds for the thread or task that enters it; others are asked as if it were not there, but for raw calls
+        from threads that have entered none themselves. A patch that acts on questions or puts vectors before them
+        refuses raw calls of what was not encoded within. Leaving it, also by an exception, restores the parameters bit
+        for bit and leaves no hook. May be nested.
         """
-        with attached(self, patch):
-            self.patches.append(patch)
-            try:
-                yield self
-            finally:
-                self.patches.pop()
+        with self.attachment.patched(patch):
+            yield self
+
+    @contextmanager
+    def unpatched(self) -> Iterator["VLM"]:
+        """Within it the model answers as it is, whatever this or another thread has put on it."""
+        with self.attachment.holding(scopes=()):
+            yield self
 
     @contextmanager
     def announce(self, batch: Batch, skipped: int = -1) -> Iterator[None]:
         """Tell the patches which batch is under way, and which layer is the last that does not run."""
-        before = self.announced, self.skipped
-        self.announced, self.skipped = batch, skipped
-        try:
+        with self.attachment.holding(announced=batch, skipped=skipped):
             yield
-        finally:
-            self.announced, self.skipped = before
 
     @contextmanager
     def bypassed(self, layer: int, hidden: Tensor) -> Iterator[None]:
@@ -356,12 +398,7 @@ class VLM(Encoder):
         output = (hidden, *[None] * (self.layer_outputs - 1)) if self.layer_outputs else hidden
         with ExitStack() as undo:
             for module in self.layers[: layer + 1]:
-                own = vars(module)
-                if "forward" in own:  # accelerate's, which has to come back
-                    undo.callback(own.__setitem__, "forward", own["forward"])
-                else:
-                    undo.callback(own.pop, "forward")
-                own["forward"] = lambda *_, **__: output
+                undo.enter_context(detour(module, always(output)))
             yield
 
     @contextmanager
@@ -374,25 +411,19 @@ class VLM(Encoder):
         if not self.tower_path:
             yield
             return
-        tower = self.model.get_submodule(self.tower_path)
-        own, run = vars(tower), tower.forward
         known: MutableMapping[str, Any] = {} if found is None else found
 
-        def once(*args: Any, **kwargs: Any) -> Any:
-            key = digest(args, kwargs)
-            if key not in known:
-                known[key] = run(*args, **kwargs)
-            return anew(known[key])
+        def once(run: Callable[..., Any]) -> Callable[..., Any]:
+            def looked_up(*args: Any, **kwargs: Any) -> Any:
+                key = digest(args, kwargs)
+                if key not in known:
+                    known[key] = run(*args, **kwargs)
+                return anew(known[key])
 
-        before = own.get("forward")
-        own["forward"] = once
-        try:
+            return looked_up
+
+        with detour(self.model.get_submodule(self.tower_path), once):
             yield
-        finally:
-            if before is None:
-                del own["forward"]
-            else:  # accelerate's
-                own["forward"] = before
 
     def check_prefix(self) -> None:
         """Raise :class:`UnsupportedModel` where no vectors can stand before a text, because layers read its tokens."""
