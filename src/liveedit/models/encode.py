@@ -191,7 +191,8 @@ class Encoder:
         if len(images) > 1:
             for image in images:
                 self.look([image])  # which names the one at fault
-        title = image_title(images[0]) if len(images) == 1 else f"{len(images)} images together"
+            return self.refuse_several(f"its processor says '{reason}'")
+        title = image_title(images[0])
         return BadInput(f"the model's processor refuses {title} ({reason}): cut or scale it to another shape")
 
     def check_several(self) -> None:
