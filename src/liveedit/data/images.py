@@ -238,4 +238,4 @@ def check_readable(images: Iterable[Source]) -> None:
 
 def image_key(image: Source) -> int | str:
     """The same for two mentions of one image object or path, within one call."""
-    return id(image) if isinstance(image, Image.Image) else str(image)
+    return id(image) if isinstance(image, Image.Image) else os.fspath(image)
