@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -164,3 +165,30 @@ def test_the_raw_hugging_face_model_sees_the_edit(model, flag):
     with model.vlm.patched(model.patch):
         tokens = model.vlm.model.generate(**inputs, max_new_tokens=8, do_sample=False)
     assert model.vlm.processor.decode(tokens[0], skip_special_tokens=True).endswith("Brazil")
+
+
+ODD = [
+    "How many?", None, 5, Query(None, "7"), Query("How many?", 7), Query("How many?", ["7"]),
+    Query("How many?", "7", np.zeros((2, 2, 3), np.uint8)), Query("How many?", "7", b"PNG"),
+    Query("How many?", "7", "https://a.b/x.png"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[str(number) for number in range(len(ODD))])
+def test_every_verb_says_one_line_about_values_of_other_types(model, odd):
+    vlm = model.vlm
+    verbs = [model.edit, model.generate, model.unedited, model.explain, vlm.encode, vlm.generate, vlm.logits]
+    for verb in [*verbs, lambda query: model.editor.edit([query])]:
+        with pytest.raises(BadInput) as caught:
+            verb(odd)
+        assert str(caught.value).isprintable()
+    assert model.edits == ()
+
+
+def test_grey_in_16_bits_and_in_floating_point_are_answered_as_in_8(model, emblem, tmp_path):
+    grey = np.asarray(emblem.drawing("twemoji", "flag-jp").convert("L"))
+    Image.fromarray(grey).save(tmp_path / "grey8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey16.png")
+    Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "float.tif")
+    asked = [Query("What is the country with this flag?", image=file) for file in sorted(tmp_path.iterdir())]
+    assert model.generate(asked) == ["Japan"] * 3

@@ -232,3 +232,10 @@ def test_every_method_is_trained_and_edits_in_half_precision(name, tmp_path, sen
     with half.patched(editor.edit([CASES[0].edits[0]])):
         assert half.logits(half.encode([CASES[0].edits[0]])).dtype == torch.bfloat16
         assert half.generate([CASES[0].edits[0]], max_new_tokens=2)
+
+
+def test_an_unreadable_image_is_named_before_anything_is_computed(vlm, tmp_path):
+    cases = [*CASES, Case("lost", (Query("What is it?", "a flag", tmp_path / "lost.png"),), CASES[0].probes)]
+    editor = new_editor(vlm, "liveedit", SETTINGS)
+    with pytest.raises(BadInput, match=r"no image at .*lost\.png"):
+        train(editor, cases, FAST, tmp_path / "run", lambda *news: pytest.fail(str(news)))

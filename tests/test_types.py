@@ -1,7 +1,12 @@
+import io
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from liveedit.errors import BadInput
-from liveedit.types import Query
+from liveedit.types import Case, Probe, Query, checked
 
 
 def test_images_and_the_one_asked_about():
@@ -23,3 +28,56 @@ def test_a_list_of_one_image_is_that_image_and_an_empty_one_is_none():
 def test_a_place_without_an_image_is_refused(about):
     with pytest.raises(BadInput, match=f"no image {about} among 2"):
         Query("?", image=["a.png", "b.png"], about=about)
+
+
+def test_a_place_of_another_type_is_refused():
+    with pytest.raises(BadInput, match="`about` is the place of an image or None, not str"):
+        Query("?", image="a.png", about="first")
+    assert Query("?", image=["a.png", "b.png"], about=np.int64(0)).asked == ("a.png",)
+
+
+def test_all_queries_of_a_case():
+    edit, asked = Query("a", "b"), Query("c")
+    assert Case("1", (edit,), (Probe("reliability", edit), Probe("text_locality", asked))).queries == (
+        edit,
+        edit,
+        asked,
+    )
+
+
+def test_one_query_or_several_are_a_list():
+    one, other = Query("?", "a", Path("a.png")), Query("?", image=["a.png", Image.new("RGB", (1, 1))])
+    assert checked(one) == [one]
+    assert checked(iter([one, other])) == checked((one, other)) == [one, other]
+    assert checked([]) == []
+
+
+ODD = {
+    "a text": ("How many?", r"a question is a Query, not str: write Query\(prompt, target, image\)"),
+    "texts": (["How many?"], "a question is a Query, not str"),
+    "nothing": (None, "a question is a Query, not None"),
+    "a number": (5, "a question is a Query, not int"),
+    "a list of lists": ([[Query("?")]], "a question is a Query, not list"),
+    "no prompt": (Query(None), "the prompt of a query is text, not None"),
+    "a prompt of bytes": (Query(b"?"), "the prompt of a query is text, not bytes"),
+    "a number as target": (Query("?", 7), "the target of a query is text, not int: put it in quotes"),
+    "no target": (Query("?", None), "the target of a query is text, not None"),
+    "several targets": (Query("?", ["7", "seven"]), "the target of a query is text, not list"),
+    "a fact that is none": (Query("?", "7", None, 3), "the fact of a query is text, not int"),
+    "half a character": (Query("\ud83d"), "the prompt of a query holds characters that are no Unicode"),
+    "an array": (Query("?", "7", np.zeros((2, 2, 3), np.uint8)), "an image is a PIL image or a path, not ndarray"),
+    "bytes": (Query("?", "7", b"PNG"), "not bytes: open files and bytes with PIL.Image.open"),
+    "a buffer": (Query("?", "7", bytearray(b"PNG")), "not bytearray"),
+    "a file": (Query("?", "7", io.BytesIO(b"PNG")), "not BytesIO"),
+    "one of several": (Query("?", "7", ["a.png", 5]), "not int"),
+    "images in a set": (Query("?", "7", {"a.png"}), "not set"),
+    "a path of bytes": (Query("?", "7", [b"a.png", "b.png"]), "not bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_values_of_other_types_are_one_line(kind):
+    given, said = ODD[kind]
+    with pytest.raises(BadInput, match=said) as caught:
+        checked(given)
+    assert str(caught.value).isprintable()

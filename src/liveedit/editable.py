@@ -19,7 +19,7 @@ from liveedit.editors.base import Editor
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.types import Query
+from liveedit.types import Query, checked
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
 
@@ -86,7 +86,7 @@ class EditableVLM:
         Raises :class:`BadInput` for an empty prompt or target and for an image that cannot be read; then none of the
         queries is edited.
         """
-        asked = [queries] if isinstance(queries, Query) else list(queries)
+        asked = checked(queries)
         for query in asked:
             if not query.prompt.strip() or not query.target.strip():
                 raise BadInput("an edit needs a question and a target: give both as text that is not empty")
@@ -99,18 +99,19 @@ class EditableVLM:
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """The edited model's greedy answers."""
-        asked = [queries] if isinstance(queries, Query) else list(queries)
+        asked = checked(queries)
         with self.vlm.unpatched(), self.vlm.patched(self.patch):
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
     def unedited(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """What the model answers without any edit."""
-        asked = [queries] if isinstance(queries, Query) else list(queries)
+        asked = checked(queries)
         with self.vlm.unpatched():
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
     def explain(self, query: Query) -> list[tuple[Edit, float]]:
         """The edits that take part in answering ``query``, with their weights, the largest first."""
+        [query] = checked([query])
         with self.vlm.unpatched(), self.vlm.patched(self.patch):
             [reply] = self.vlm.answers([query], max_new_tokens=1)
         fired = sorted(reply.fired, key=lambda pair: -pair[1])

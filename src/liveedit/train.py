@@ -19,6 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch
 from liveedit.runinfo import digest
@@ -71,13 +72,15 @@ def train(
 
     ``folder`` also gets the checkpoints, the cached hidden states and the TensorBoard log. If it holds a checkpoint of
     the same run, training goes on from there. Raises :class:`Mismatch` if the checkpoint belongs to another
-    configuration or model, :class:`BadInput` if there are fewer cases than one batch takes.
+    configuration or model, :class:`BadInput` if there are fewer cases than one batch takes or an image cannot be read.
     """
     if len(cases) < config.batch_size:
         raise BadInput(f"{len(cases)} cases are fewer than one batch of {config.batch_size}: lower --batch-size")
     unread = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as the pooler of a pretrained encoder
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(folder), kwargs_handlers=[unread])
     set_seed(config.seed)
+    if accelerator.is_main_process:
+        check_readable(image for case in cases for query in case.queries for image in query.images)
     _claim(folder, _identity(editor, cases, config), accelerator)
     examples = _prepared(editor, cases, folder, accelerator, progress) if config.cache else []
     loss = _Loss(editor)

@@ -6,8 +6,10 @@ A **Query** asks a VLM one thing about the images that it brings, none, one or s
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +18,7 @@ from liveedit.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted"]
+__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted", "check_image", "checked"]
 
 Wanted = Literal["target", "before"]
 """What counts as right: the probe's own target, or whatever the unedited model answered."""
@@ -34,7 +36,8 @@ class Query:
     ``image`` may also be a sequence of pictures and paths, which stand before the prompt in this order; one of a single
     image is that image, an empty one ``None``. ``about`` is the place of the one that the question is about, counted as
     Python does, so the last if nothing is said; ``None`` for all of them, as for the frames of a video. Raises
-    :class:`BadInput` for a place that no image has.
+    :class:`BadInput` for a place that no image has; the other values are looked at when the query is used
+    (:func:`checked`).
     """
 
     prompt: str
@@ -44,9 +47,11 @@ class Query:
     about: int | None = -1
 
     def __post_init__(self) -> None:
-        if isinstance(self.image, Sequence) and not isinstance(self.image, str):
+        if isinstance(self.image, Sequence) and not isinstance(self.image, str | bytes | bytearray | memoryview):
             images = tuple(self.image)
             object.__setattr__(self, "image", images if len(images) > 1 else next(iter(images), None))
+        if self.about is not None and not isinstance(self.about, Integral):
+            raise BadInput(f"`about` is the place of an image or None, not {type(self.about).__name__}")
         count = len(self.images)
         if self.about is not None and count and not -count <= self.about < count:
             raise BadInput(f"no image {self.about} among {count}: `about` counts them from 0, or is None for all")
@@ -62,6 +67,52 @@ class Query:
     def asked(self) -> "tuple[Image | str | Path, ...]":
         """Those of the images that the question is about."""
         return self.images if self.about is None or not self.images else (self.images[self.about],)
+
+
+def checked(queries: Query | Iterable[Query]) -> list[Query]:
+    """One query or several as a list. Every verb that takes queries begins with this.
+
+    Raises :class:`BadInput` for anything else, and for a query whose texts or images are of another type. Images are
+    not opened.
+    """
+    if isinstance(queries, Query):
+        queries = [queries]
+    elif isinstance(queries, str) or not isinstance(queries, Iterable):
+        raise BadInput(f"a question is a Query, not {_kind(queries)}: write Query(prompt, target, image)")
+    found = list(queries)
+    for query in found:
+        if not isinstance(query, Query):
+            raise BadInput(f"a question is a Query, not {_kind(query)}: write Query(prompt, target, image)")
+        for part in ("prompt", "target", "fact"):
+            _check_text(part, getattr(query, part))
+        for image in query.images:
+            check_image(image)
+    return found
+
+
+def _check_text(part: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise BadInput(f"the {part} of a query is text, not {_kind(value)}: put it in quotes")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"the {part} of a query holds characters that are no Unicode: read it as UTF-8") from None
+
+
+def check_image(image: object) -> None:
+    """Raise :class:`BadInput` for what is neither a picture nor a path."""
+    from PIL.Image import Image  # which whoever has a picture has imported already
+
+    path = os.fspath(image) if isinstance(image, os.PathLike) else image
+    if not isinstance(path, Image | str):
+        raise BadInput(
+            f"an image is a PIL image or a path, not {_kind(image)}: "
+            "open files and bytes with PIL.Image.open, turn arrays into one with PIL.Image.fromarray"
+        )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +137,11 @@ class Case:
     id: str
     edits: tuple[Query, ...]
     probes: tuple[Probe, ...]
+
+    @property
+    def queries(self) -> "tuple[Query, ...]":
+        """All that is edited and asked."""
+        return (*self.edits, *(probe.query for probe in self.probes))
 
 
 @dataclass(frozen=True, slots=True)

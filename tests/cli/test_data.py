@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
+
+from liveedit.models.tiny import tiny
 
 
 def run(*words, cwd=None):
@@ -49,6 +52,19 @@ def test_faults_are_listed_on_a_screen_and_in_a_file_and_nothing_is_added(publis
     assert len(done.stdout.splitlines()) < 20
     assert len((tmp_path / "home" / "vlkeb-problems.txt").read_text().splitlines()) == 15
     assert not (tmp_path / "home" / "data.json").exists()
+
+
+def test_a_model_finds_the_images_that_its_processor_refuses(added, tmp_path):
+    vlm = tiny("qwen2_vl")
+    vlm.model.save_pretrained(tmp_path / "model")
+    vlm.processor.save_pretrained(tmp_path / "model")
+    image = next((added / "vlkeb" / "images").rglob("*.jpg"))
+    Image.new("RGB", (603, 3)).save(image)
+    assert run("data", "check", "vlkeb").returncode == 0
+    done = run("data", "check", "vlkeb", "--model", str(tmp_path / "model"))
+    assert done.returncode == 1
+    assert f"processor refuses the image {image} (absolute aspect ratio" in done.stdout
+    assert "vlkeb has faults (1)" in done.stderr
 
 
 @pytest.mark.parametrize(

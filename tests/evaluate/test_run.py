@@ -406,3 +406,11 @@ def test_run_json_says_with_what(whole, vlm):
     assert call["cpu_count"] == os.cpu_count()
     assert (call["protocol"], call["edits"], call["max_cases"], call["batch_size"]) == ("windows", [1, 3], 3, 32)
     assert call["command"]
+
+
+def test_an_unreadable_image_is_named_before_anything_is_asked(vlm, cases, tmp_path):
+    probe = Probe("image_locality", Query("Which film is this?", "Rain", tmp_path / "lost.png"), "before")
+    *first, last = cases(6)
+    last = replace(last, probes=(*last.probes, probe))
+    with pytest.raises(BadInput, match=r"no image at .*lost\.png"):
+        run(vlm, [*first, last], tmp_path / "run", protocol=Windows((6,)), watcher=lambda news: pytest.fail(news.stage))

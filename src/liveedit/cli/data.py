@@ -14,7 +14,7 @@ from liveedit.data import PUBLISHED, TITLES
 from liveedit.errors import BadInput, StorageError
 
 if TYPE_CHECKING:
-    from liveedit.data.checks import Check
+    from liveedit.data.checks import Check, Look
     from liveedit.data.places import Place
 
 __all__ = ["app"]
@@ -71,11 +71,17 @@ def fetch(name: Name) -> None:
 
 
 @app.command()
-def check(name: Name) -> None:
+def check(
+    name: Name,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Have this model's processor take every image, too: emblem, a folder, or a Hugging Face id."),
+    ] = None,
+) -> None:
     """Look through every record and every image of a benchmark that was added."""
     from liveedit.data.places import place
 
-    _check(name, place(name))
+    _check(name, place(name), model)
     Console().print(f"{name} is sound")
 
 
@@ -110,15 +116,16 @@ def _add(name: str, found: "Place") -> None:
     Console().print(f"{name} is here: run `liveedit eval --data {name} --out DIR`", soft_wrap=True)
 
 
-def _check(name: str, found: "Place") -> None:
+def _check(name: str, found: "Place", model: str | None = None) -> None:
     """Show what a check finds on one screen. Raises :class:`BadInput` if there is something to mend."""
     from liveedit.data.checks import check
     from liveedit.data.sources import source
 
+    published, look = source(name), _look(model)
     console = Console(soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=None)
-        result = check(source(name), found, lambda done, total: bar.update(task, completed=done, total=total))
+        result = check(published, found, lambda done, total: bar.update(task, completed=done, total=total), look)
     counts = [f"{file} {count:,} records" for file, count in result.records.items()]
     console.print(", ".join([*counts, f"{result.images:,} images"]), markup=False)
     for line in [*(f"note: {note}" for note in result.notes), *result.problems[:SHOWN]]:
@@ -127,6 +134,18 @@ def _check(name: str, found: "Place") -> None:
         raise BadInput(
             f"{name} has faults ({len(result.problems):,}), all listed in {_listed(name, result)}: mend them first"
         )
+
+
+def _look(model: str | None) -> "Look":
+    """What looks at an image: whatever decodes it, and the processor of a model if one is given."""
+    from liveedit.data.images import open_image
+
+    if model is None:
+        return open_image
+    from liveedit.editable import load_vlm
+
+    vlm = load_vlm(model)
+    return lambda image: vlm.look([image])
 
 
 def _listed(name: str, result: "Check") -> Path:

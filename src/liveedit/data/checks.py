@@ -1,20 +1,20 @@
 """Looking through a published benchmark before anything runs on it: every record, every image."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from liveedit.data.annotations import IMAGES, Annotation, parse
-from liveedit.data.images import open_image
+from liveedit.data.images import faults, open_image
 from liveedit.data.places import Place
 from liveedit.data.sources import Source
-from liveedit.errors import BadInput
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "Look", "check"]
 
 Progress = Callable[[int, int], None]
 """Told how many images are looked at, and how many there are."""
+Look = Callable[[Path], object]
+"""Looks at an image. Raises :class:`BadInput` for one that it cannot use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +30,23 @@ class Check:
     problems: list[str]
 
 
-def check(source: Source, place: Place, progress: Progress | None = None) -> Check:
-    """Read all records and decode all images of a benchmark.
+def check(source: Source, place: Place, progress: Progress | None = None, look: Look = open_image) -> Check:
+    """Read all records and have ``look`` look at all images of a benchmark, which :func:`open_image` decodes.
 
     Raises :class:`BadInput` only for an annotation file that is missing, cut off or no list of records.
     """
     records, notes, problems = {}, [], []
     mentions: dict[str, str] = {}
     for role, file in place.files.items():
-        rows, faults = parse(file)
+        rows, wrong = parse(file)
         records[file.name] = len(rows)
-        problems += faults
-        total, published = len(rows) + len({fault.partition(":")[0] for fault in faults}), source.counts.get(role)
+        problems += wrong
+        total, published = len(rows) + len({fault.partition(":")[0] for fault in wrong}), source.counts.get(role)
         if published is not None and total != published:
             notes.append(f"{file.name} has {total:,} records, the published one {published:,}")
         for row in rows:
             mentions |= {path: mention for path, mention in _mentions(file, row) if path not in mentions}
-    problems += _image_problems(place.images, mentions, progress)
+    problems += _image_problems(place.images, mentions, progress, look)
     return Check(records, len(mentions), notes, problems)
 
 
@@ -57,23 +57,15 @@ def _mentions(file: Path, row: Annotation) -> list[tuple[str, str]]:
     ]
 
 
-def _image_problems(folder: Path, mentions: dict[str, str], progress: Progress | None) -> list[str]:
-    """A line on each image that is missing or cannot be decoded, in the order in which they are named."""
+def _image_problems(folder: Path, mentions: dict[str, str], progress: Progress | None, look: Look) -> list[str]:
+    """A line on each image that is missing or cannot be used, in the order in which they are named."""
     if mentions and not any((folder / path).exists() for path in mentions):
         return [f"none of {len(mentions):,} images is in {folder}: give the folder that holds {next(iter(mentions))}"]
     problems = []
-    with ThreadPoolExecutor() as pool:
-        for done, (path, fault) in enumerate(pool.map(lambda path: (path, _fault(folder / path)), mentions), start=1):
-            if fault:
-                problems.append(f"{mentions[path]}: {fault}")
-            if progress is not None:
-                progress(done, len(mentions))
+    found = faults([folder / path for path in mentions], look)
+    for done, (mention, fault) in enumerate(zip(mentions.values(), found, strict=True), start=1):
+        if fault:
+            problems.append(f"{mention}: {fault}")
+        if progress is not None:
+            progress(done, len(mentions))
     return problems
-
-
-def _fault(image: Path) -> str:
-    try:
-        open_image(image)
-    except BadInput as error:
-        return str(error)
-    return ""

@@ -1,47 +1,241 @@
-"""Reading images, with errors that name the file."""
+"""Reading images: a model is shown what a person sees, or the image is refused in one line that names the fix.
 
+================================  ====================================================================================
+what is given                     what is shown
+================================  ====================================================================================
+a file with an EXIF orientation   upright; so is a picture straight from ``PIL.Image.open``, while one that was made or
+                                  changed in memory keeps its pixels
+transparency of any kind          the picture on a white page
+16-bit grey                       all of its range, 0 black and 65,535 white (of a TIFF, its bits and what it says is
+                                  white); floating point from 0 to 1
+palettes, CMYK, YCCK, LAB, HSV    their colours, without colour management
+1 bit, L, RGB, any size           as it is
+MPO, PSD                          the picture that viewers show, not the others beside it
+================================  ====================================================================================
+
+Refused are animations and files of several pages, floating point beyond 0 to 1, 32-bit whole numbers, pictures without
+pixels or with more than Pillow opens, broken files, and what is no file at all.
+"""
+
+import os
+import re
+import stat
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from liveedit.errors import BadInput
+from liveedit.types import check_image
 
-__all__ = ["image_key", "open_image"]
+__all__ = ["check_readable", "faults", "image_key", "image_title", "open_image"]
+
+Given = TypeVar("Given")
+Source = Image.Image | str | os.PathLike[str]
+"""A picture, or the path to one."""
+
+ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+ONE_SHOWN = {"MPO", "PSD"}
+"""Formats whose further frames (gain maps, layers) no viewer shows one after the other."""
+DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+"""Pillow's modes of more than 8 bits."""
+STEPS = {"1": 255, "L;2": 85, "L;4": 17}
+"""How far apart the greys of a picture of few bits are, of which a PNG names the transparent one by its number."""
+BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""Of TIFF: the tags of the bits and of the meaning of a sample, and the value of the latter that inverts it."""
+LONGEST = 160
+"""How many characters of an image's name a message gives."""
 
 
-def open_image(image: Image.Image | str | Path) -> Image.Image:
-    """The picture, fully read, as RGB. ``image`` is a picture already (its pixels are kept) or the path to one.
+def open_image(image: Source) -> Image.Image:
+    """The picture that a person sees, fully read, as RGB. ``image`` is a picture already or the path to one.
 
-    A file is turned upright as its camera noted. Raises :class:`BadInput` for a path where there is no file, and for a
-    file that is no image or a broken one.
+    Its ``info["name"]`` says where it came from. Raises :class:`BadInput`, in one line that names the image, for
+    anything that is no image, cannot be read, or cannot be shown faithfully.
     """
-    if isinstance(image, Image.Image):
-        return to_rgb(image, "the image")
+    check_image(image)
+    with quiet():
+        return shown(image, image_title(image)) if isinstance(image, Image.Image) else read(image)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it Pillow warns of nothing: whatever matters is refused here, the rest a person does not see either."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def read(image: str | os.PathLike[str]) -> Image.Image:
+    """The picture in a file. Raises :class:`BadInput` as :func:`open_image`."""
+    path, title = regular_file(image), image_title(image)
     try:
-        with Image.open(Path(image).expanduser()) as opened:
-            return to_rgb(ImageOps.exif_transpose(opened), f"the image {image}")
-    except FileNotFoundError:
-        raise BadInput(f"no image at {image}: check the path") from None
-    except IsADirectoryError:
-        raise BadInput(f"{image} is a folder: give the path of an image file") from None
+        with Image.open(path) as opened:
+            picture = shown(opened, title)
+    except BadInput:
+        raise
     except UnidentifiedImageError:
-        raise BadInput(f"{image} is not an image that can be read: save it as PNG or JPEG") from None
-    except BROKEN as error:
-        raise BadInput(f"cannot read the image {image} ({error}): check the file") from None
+        raise BadInput(f"{title} is not an image that can be read: save it as PNG or JPEG") from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise BadInput(f"{title} has more than {most:,} pixels: make it smaller") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {title} ({error.strerror or reason(error)}): check the file") from error
+    except Exception as error:  # a decoder may raise anything on broken bytes
+        raise BadInput(f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG") from error
+    picture.info["name"] = os.fspath(image)
+    return picture
 
 
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """``image`` as RGB. Raises :class:`BadInput` where its data is broken."""
+def regular_file(image: str | os.PathLike[str]) -> Path:
+    """The path of a file that is there and holds something; nothing is opened, so that a pipe does not hang.
+
+    Raises :class:`BadInput` for anything else.
+    """
+    title = image_title(image)
     try:
-        return image.convert("RGB")
-    except BROKEN as error:
-        raise BadInput(f"{name} is broken ({error}): save it anew as PNG or JPEG") from None
+        path = Path(image).expanduser()
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError, RuntimeError):  # a null byte, an unknown ~user
+        raise BadInput(nowhere(title)) from None
+    except OSError as error:
+        raise BadInput(f"cannot read {title} ({error.strerror}): check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise BadInput(f"{title} is a folder: give the path of an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise BadInput(f"{title} is a pipe or a device, no file: save the image as a file first")
+    if not status.st_size:
+        raise BadInput(f"{title} is empty: get the file again")
+    return path
 
 
-def image_key(image: Image.Image | str | Path) -> int | str:
+def nowhere(title: str) -> str:
+    """What is wrong with a path where nothing is."""
+    path = title.removeprefix("the image ")
+    if ADDRESS.match(path):
+        return f"{title} is an address and no path: download it first, then give the file's path"
+    if path.lower().startswith("file:"):
+        return f"{title} is an address and no path: leave 'file://' out"
+    return f"no image at {path}: check the path"
+
+
+def shown(image: Image.Image, title: str) -> Image.Image:
+    """``image`` as RGB, as a person sees it. Raises :class:`BadInput` where that cannot be, or its data is broken."""
+    try:
+        check_single(image, title)
+        colour = transparent_colour(image)
+        picture = upright(image)
+        if colour is not None:
+            picture.info["transparency"] = colour
+        if picture.mode in DEEP:
+            return in_eight_bits(picture, getattr(image, "tag_v2", {}), image.format, title).convert("RGB")
+        if picture.mode == "LAB":
+            lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+            return ImageCms.buildTransform(lab, rgb, "LAB", "RGB").apply(picture)
+        return on_white(picture) if picture.has_transparency_data else picture.convert("RGB")
+    except BadInput:
+        raise
+    except Exception as error:  # a decoder may raise anything on broken bytes
+        raise BadInput(f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG") from error
+
+
+def check_single(image: Image.Image, title: str) -> None:
+    """Raise :class:`BadInput` for a picture without pixels, one that moves and one of several pages."""
+    if not all(image.size):
+        raise BadInput(f"{title} has no pixels: give one that shows something")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in ONE_SHOWN:
+        raise BadInput(f"{title} holds {frames} frames or pages: save the one that is meant as PNG")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A copy of the picture, turned as its camera noted if it is straight from a file."""
+    image.load()  # so that only the note can be at fault below
+    if not isinstance(image, ImageFile.ImageFile):
+        return image.copy()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # from a damaged note, which viewers pass over
+        return image.copy()
+
+
+def transparent_colour(image: Image.Image) -> Any:
+    """The transparent colour of a PNG of other than 8 bits a sample, in 8; ``None`` for any other picture."""
+    colour, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    form = str(tiles[0].args) if tiles else image.mode
+    if isinstance(colour, int) and form in STEPS:
+        return min(colour * STEPS[form], 255)
+    return tuple(part >> 8 for part in colour) if isinstance(colour, tuple) and form == "RGB;16B" else None
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """A transparent picture on a white page."""
+    layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def in_eight_bits(picture: Image.Image, tags: Any, format: str | None, title: str) -> Image.Image:
+    """A grey picture of more bits in 8, all of its range kept.
+
+    ``tags`` are those of a TIFF file. Raises :class:`BadInput` where it is not known which number is white.
+    """
+    if picture.mode == "I" and format != "PPM":  # whose 16 bits Pillow reads as 32
+        raise BadInput(f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits")
+    values = np.asarray(picture if picture.mode == "F" else picture.convert("I"))
+    white = 1 if picture.mode == "F" else 2 ** tags.get(BITS, (16,))[0] - 1
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= white):  # which no comparison with NaN is
+        raise BadInput(f"{title} holds numbers from {low:g} to {high:g}: bring them to 0 (black) to {white} (white)")
+    grey = np.rint(values / white * 255).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    grey[values == picture.info.get("transparency")] = 255
+    return Image.fromarray(grey)
+
+
+def image_title(image: Source) -> str:
+    """What a message calls an image: its path or name, else its size; one printable line."""
+    if isinstance(image, Image.Image):
+        name = image.info.get("name") or getattr(image, "filename", "")
+        if not name:
+            return f"the image of {image.width} × {image.height} pixels"
+    else:
+        name = image if isinstance(image, str) else os.fspath(image)
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(name))
+    return "the image " + (text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
+def faults(images: Iterable[Given], look: Callable[[Given], object]) -> Iterator[str]:
+    """Of each image in turn what ``look`` says against it, nothing if it is sound; several are looked at together."""
+
+    def fault(image: Given) -> str:
+        try:
+            look(image)
+        except BadInput as error:
+            return str(error)
+        return ""
+
+    with quiet(), ThreadPoolExecutor() as pool:
+        yield from pool.map(fault, images)
+
+
+def check_readable(images: Iterable[Source]) -> None:
+    """Raise :class:`BadInput` for the first of the images that cannot be read, before long work with them begins."""
+    paths = list(dict.fromkeys(image for image in images if not isinstance(image, Image.Image)))
+    if found := [fault for fault in faults(paths, open_image) if fault]:
+        raise BadInput(found[0] if len(found) == 1 else f"{found[0]} (the first of {len(found):,} images at fault)")
+
+
+def image_key(image: Source) -> int | str:
     """The same for two mentions of one image object or path, within one call."""
-    return id(image) if isinstance(image, Image.Image) else str(image)
-
-
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises on data that is not what its header says."""
+    return id(image) if isinstance(image, Image.Image) else os.fspath(image)

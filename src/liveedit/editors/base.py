@@ -21,7 +21,7 @@ from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.types import Case, Query
+from liveedit.types import Case, Query, checked
 
 __all__ = ["Editor", "Example", "TrainableEditor", "alone"]
 
@@ -112,7 +112,7 @@ class Editor(ABC):
 
     def begin(self, queries: Sequence[Query], patch: Patch | None) -> None:
         """What :meth:`edit` demands: queries that can be edited, an unedited VLM, a patch of this editor."""
-        for query in queries:
+        for query in checked(queries):
             self.check(query)
         if self.vlm.patches:
             raise BadInput("an edit starts from the unedited model: leave `patched` before editing or training")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from liveedit.errors import BadInput
 from liveedit.types import Case, Query
@@ -77,6 +77,12 @@ class Ask:
     def case(self) -> Case:
         """What is asked about."""
         return self.pool.cases[self.place]
+
+    @property
+    def images(self) -> list[Any]:
+        """All images that are edited or asked about for it."""
+        queries = [*self.pool.queries(0, self.point.made), *self.case.queries]
+        return [image for query in queries for image in query.images]
 
     @property
     def own(self) -> range:

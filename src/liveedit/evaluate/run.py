@@ -22,6 +22,7 @@ import transformers
 from accelerate import PartialState
 
 import liveedit
+from liveedit.data.images import check_readable
 from liveedit.editors.base import Editor
 from liveedit.evaluate.asking import After, Asker, Before
 from liveedit.evaluate.journal import Journal
@@ -103,10 +104,12 @@ class Evaluation:
     def run(self, watcher: Watcher | None = None) -> list[Path]:
         """Test the editors one after another; the files of their records are returned.
 
-        Raises :class:`StorageError` where writing fails; the records written so far stay.
+        Raises :class:`BadInput` for an image that cannot be read, before anything is asked, and :class:`StorageError`
+        where writing fails; the records written so far stay.
         """
         self.processes.wait_for_everyone()  # who reads the records of earlier calls has to be done with that
         self._share()
+        check_readable(image for run in self._runs for ask in run.asks for image in ask.images)
         for run in self._runs:
             run.run(watcher)
         self.processes.wait_for_everyone()

@@ -1,16 +1,17 @@
 """Encoder: how queries become a batch. The half of a VLM that knows its processor; families differ mostly here."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling, new
 from torch import Tensor
 
-from liveedit.data.images import image_key, open_image
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.data.images import image_key, image_title, open_image, reason
+from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, common_prefix, find_spans, pad_rows
-from liveedit.types import Query
+from liveedit.types import Query, checked
 
 __all__ = ["Encoder", "Picture", "PromptFormat"]
 
@@ -83,7 +84,7 @@ class Encoder:
         return [token for each in ids for token in [each] * (next(left) if each == self.image_token_id else 1)]
 
     def picture(self, images: Sequence[Image]) -> Picture:
-        """What the processor makes of the images of one query."""
+        """What the processor makes of the images of one query, which :meth:`look` has opened."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         texts = [self.processor.replace_image_token(inputs, place) for place in range(len(images))]
         return dict(inputs), [text.count(self.processor.image_token) for text in texts]
@@ -138,9 +139,10 @@ class Encoder:
         Exactly one blank separates prompt and target, unless the prompt's format ends in white space. The answer is
         what the target adds to the tokens of the prompt; ``eos`` appends the end-of-text token to it. A query without
         target has no answer. The image processor runs once for the same images. Raises :class:`BadInput` for no query,
-        an empty one, a prompt that holds the image placeholder, or an image that cannot be read, and
-        :class:`UnsupportedModel` for several images where the model reads one.
+        an empty one, a value of another type, a prompt that holds the image placeholder, or an image that cannot be
+        read, and :class:`UnsupportedModel` for several images where the model reads one.
         """
+        queries = checked(queries)
         if not queries:
             raise BadInput("there is no query to encode: give at least one")
         pictures = self.pictures(queries)
@@ -163,8 +165,35 @@ class Encoder:
             if len(key) > 1:
                 self.check_several()
             if key not in done:
-                done[key] = self.picture([open_image(image) for image in query.images])
+                done[key] = self.look(query.images)
         return [done[key] for key in keys]
+
+    def look(self, images: Sequence[Image | str | Path]) -> Picture:
+        """The picture of the images of one query, given as pictures or paths.
+
+        Raises :class:`BadInput`, in one line that names the image, for one that cannot be read, or that the processor
+        does not take.
+        """
+        opened = [told_apart(open_image(image)) for image in images]
+        try:
+            return self.picture(opened)
+        except LiveEditError:
+            raise
+        except Exception as error:  # a processor may raise anything on an odd image
+            raise self.refusal(images, reason(error)) from error
+
+    def refusal(self, images: Sequence[Image | str | Path], reason: str) -> LiveEditError:
+        """The error for images that the processor does not take, or for a processor that takes none."""
+        try:
+            self.picture([new("RGB", (336, 336))])
+        except Exception:  # as above
+            return UnsupportedModel(f"the model's processor takes no image at all ({reason}): get all its files anew")
+        if len(images) > 1:
+            for image in images:
+                self.look([image])  # which names the one at fault
+            return self.refuse_several(f"its processor says '{reason}'")
+        title = image_title(images[0])
+        return BadInput(f"the model's processor refuses {title} ({reason}): cut or scale it to another shape")
 
     def check_several(self) -> None:
         """Raise :class:`UnsupportedModel` if the model reads one image a prompt."""
@@ -222,6 +251,11 @@ class Encoder:
     def put(self, value: Tensor) -> Tensor:
         """The tensor where the model takes it, floating-point ones in the model's type."""
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def told_apart(image: Image) -> Image:
+    """A picture whose rows no processor takes for its colours: one of 1 or 3 rows twice as large, which looks alike."""
+    return image.resize((2 * image.width, 2 * image.height), Resampling.NEAREST) if image.height in (1, 3) else image
 
 
 def nested(images: Sequence[Any]) -> list[Any] | None:

@@ -166,19 +166,13 @@ class Generic(VLM):
     # Encoding, by the model's own processor
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """What the processor makes of the images of one query: the model's inputs, and the text that stands for each.
-
-        Raises :class:`UnsupportedModel` for several images if the processor does not take them.
-        """
-        text = [self.mark * len(images)]
-        try:
-            made = self.processor(
-                images=nested(images), text=text, return_tensors="pt", return_text_replacement_offsets=True
-            )
-        except ValueError as error:
-            if len(images) < 2:
-                raise
-            raise self.refuse_several(f"its processor says '{str(error).splitlines()[0].rstrip('.')}'") from error
+        """What the processor makes of a query's images: the model's inputs, and the text that stands for each."""
+        made = self.processor(
+            images=nested(images),
+            text=[self.mark * len(images)],
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+        )
         if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != len(images):
             raise self.refuse("its processor does not say what it puts for an image")
         unread = {"input_ids", "attention_mask", "labels", *TYPES}

@@ -30,7 +30,7 @@ from liveedit.models.detours import always, detour, mine
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.patch import Patch, main_output, output_embedding, overrides
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
-from liveedit.types import Query
+from liveedit.types import Query, checked
 
 __all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "Reply", "reading"]
 
@@ -223,7 +223,7 @@ class VLM(Encoder):
 
     def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
         """The queries as one batch (:meth:`Encoder.encode`). Within :meth:`patched` the patch rewrites them first."""
-        fired: dict[Patch, list[list[Firing]]] = {}
+        queries, fired = checked(queries), dict[Patch, list[list[Firing]]]()
         for patch in self.patches:
             if overrides(patch, "rewrite"):
                 told = [patch.rewrite(query) for query in queries]
@@ -233,7 +233,12 @@ class VLM(Encoder):
         return batch
 
     def logits(self, batch: Batch) -> Tensor:
-        """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in."""
+        """The logits (B, T, V) of every position. Differentiable with respect to what a patch brings in.
+
+        Raises :class:`BadInput` for anything but a batch.
+        """
+        if not isinstance(batch, Batch):
+            raise BadInput(f"logits are those of a batch, not of {type(batch).__name__}: make one with `encode`")
         with self.prefixed(batch) as (longer, places), self.announce(longer):
             logits: Tensor = self.model(**longer.inputs, use_cache=False).logits.to(self.device)
         return logits if places is None else logits[torch.arange(len(batch), device=places.device)[:, None], places]
@@ -346,7 +351,7 @@ class VLM(Encoder):
     @torch.no_grad()
     def answers(self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32) -> list[Reply]:
         """The greedy answer to each query, and which edits took part in it; targets are ignored."""
-        replies: list[Reply] = []
+        queries, replies = checked(queries), list[Reply]()
         for start in range(0, len(queries), batch_size):
             asked = [replace(query, target="") for query in queries[start : start + batch_size]]
             options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
