@@ -104,7 +104,6 @@ def test_quantised_weights_are_refused():
         pass
 
 
-
 def test_whoever_watches_a_site_sees_the_patched_output(vlm):
     class Add(Patch):
         def bind(self, batch):
