@@ -49,7 +49,6 @@ def settings(request):
 
 
 def fresh(vlm, settings):
-    torch.manual_seed(0)
     return new_editor(vlm, "liveedit", settings)
 
 

@@ -57,7 +57,6 @@ PAIRS += [(name, family) for name in ("liveedit", "lora") for family in ("minigp
 @pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def editor(request, sentence_encoder):
     name, family = request.param
-    torch.manual_seed(0)
     settings = SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {})
     return open_filter(new_editor(tiny(family), name, settings))
 
@@ -267,3 +266,15 @@ def test_an_unknown_setting_is_named(editor):
 def test_an_unknown_editor_is_named_with_the_nearest(editor):
     with pytest.raises(UnknownName, match="did you mean liveedit"):
         new_editor(editor.vlm, "livedit")
+
+
+@pytest.mark.parametrize("name", ["ke", "liveedit", "mend", "recipe", "serac"])
+def test_its_networks_are_drawn_by_the_seed_alone(name):
+    vlm, settings = tiny("llava"), SMALL.get(name, {})
+    torch.manual_seed(3)
+    made = new_editor(vlm, name, settings)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(1), drawn)
+    assert new_editor(vlm, name, settings, seed=0).fingerprint == made.fingerprint
+    assert new_editor(vlm, name, settings, seed=1).fingerprint != made.fingerprint

@@ -100,8 +100,7 @@ def patches(vlm, name, sentence_encoder):
     """
     settings = SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {})
     for start in range(STARTS):
-        torch.manual_seed(start)
-        editor = new_editor(vlm, name, settings)
+        editor = new_editor(vlm, name, settings, seed=start)
         for _ in training(editor):
             yield editor.edit([EDIT])
 

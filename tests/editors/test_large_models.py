@@ -65,7 +65,6 @@ def vlm(request, wide_llava):
 
 @pytest.fixture(params=sorted(EDITORS))
 def editor(request, vlm, sentence_encoder):
-    torch.manual_seed(0)
     settings = SMALL.get(request.param, {})
     settings |= {"retriever": sentence_encoder} if request.param in ("ike", "lte") else {}
     if TABLE[request.param][COLUMN[vlm.form]] == "no":

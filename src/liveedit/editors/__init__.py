@@ -50,13 +50,18 @@ PAPERS: dict[str, str] = {
 """Where each method was published."""
 
 
-def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None) -> "Editor":
+def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None, seed: int = 0) -> "Editor":
     """An editor of the method ``name`` for ``vlm``, untrained if it has networks; ``settings`` replace the defaults.
 
-    Raises :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting.
+    ``seed`` draws the networks, whatever was drawn before, and leaves the caller's random numbers as they were. Raises
+    :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting.
     """
+    import torch
+
     editor = resolve("editor", name, EDITORS)
-    return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
 
 
 def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
