@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from liveedit.report import Summary, read_records, summary, tables
+from liveedit.report.columns import LAST
 from liveedit.report.scores import AVERAGED, ScoreRow, as_json
 from liveedit.report.table import label, markdown
 from liveedit.types import Record
@@ -115,7 +116,7 @@ def main() -> None:
     (docs / "results").mkdir(parents=True, exist_ok=True)
     (docs / "results" / "emblem.json").write_bytes(as_json(numbers))
     (docs / "results" / "emblem.md").write_text(markdown(tables(numbers)), encoding="utf-8")
-    editors = sorted({editor for editor, *_ in scores(numbers)}, key=lambda editor: (editor == "liveedit", editor))
+    editors = sorted({editor for editor, *_ in scores(numbers)}, key=lambda editor: (*(editor == name for name in reversed(LAST)), editor))
     put(args.root / "README.md", f"{averages(numbers, editors)}\n{single(numbers, editors)}")
     if args.released:
         put(docs / "results.md", beside_sound(read_records(args.released), read_records(args.records)))

@@ -21,7 +21,7 @@ def train(
     out: Annotated[
         Path, typer.Argument(help="Folder for the editor, its checkpoints and logs. Resumes if it holds them.")
     ],
-    editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "liveedit",
+    editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "pinpoint",
     model: Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')] = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark whose training split is used.")] = "emblem",
     split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
