@@ -23,7 +23,7 @@ from rich.table import Table
 from liveedit.data import load_cases
 from liveedit.editable import load_vlm
 from liveedit.editors import load_editor, new_editor
-from liveedit.editors.base import TrainableEditor
+from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.models.vlm import VLM
 from liveedit.train import TrainConfig, train
 
@@ -56,6 +56,12 @@ def loss_on_val(editor: TrainableEditor, batch: int) -> float:
     return sum(float(editor.loss(some, generator)[0]) for some, generator in draws) / len(draws)
 
 
+def trainable(editor: Editor) -> TrainableEditor:
+    """The editor, which has networks."""
+    assert isinstance(editor, TrainableEditor)
+    return editor
+
+
 def judged(vlm: VLM, layer: int, scale: float, out: Path) -> float:
     """The loss on val of a candidate, which is trained first if it has to be."""
     folder = out / f"layer-{layer}-scale-{scale:g}"
@@ -63,11 +69,9 @@ def judged(vlm: VLM, layer: int, scale: float, out: Path) -> float:
         return float(json.loads((folder / "val.json").read_text(encoding="utf-8")))
     plan = replace(TrainConfig(**RECIPE["training"]), steps=STEPS)
     if not (folder / "config.json").exists():
-        settings = RECIPE["editor"] | {"layer": layer, "scale": scale}
-        train(new_editor(vlm, "liveedit", settings), load_cases("emblem", "train", 0)[:CASES], plan, folder)
-    trained = load_editor(vlm, folder)
-    assert isinstance(trained, TrainableEditor)
-    loss = loss_on_val(trained, plan.batch_size)
+        editor = new_editor(vlm, "liveedit", RECIPE["editor"] | {"layer": layer, "scale": scale})
+        train(trainable(editor), load_cases("emblem", "train", 0)[:CASES], plan, folder)
+    loss = loss_on_val(trainable(load_editor(vlm, folder)), plan.batch_size)
     (folder / "val.json").write_text(f"{loss}\n", encoding="utf-8")
     return loss
 

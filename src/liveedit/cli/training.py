@@ -34,7 +34,7 @@ def train(
         Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the networks, of the order of the data and of all draws.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the networks, the data order and all draws.")] = None,
     cache: Annotated[
         bool | None, typer.Option(help="Keep all hidden states, on disk too; without, each step computes its own.")
     ] = None,

@@ -181,7 +181,7 @@ class TrainableEditor(Editor):
         return known[1]
 
     def goes_by(self, fingerprint: str) -> None:
-        """Take another fingerprint for as long as no weight changes: that of the weights which these were rounded from."""
+        """Take another fingerprint until a weight changes: that of the weights that these were rounded from."""
         self._fingerprint = _version(self.networks().state_dict(keep_vars=True)), fingerprint
 
     @property

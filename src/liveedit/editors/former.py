@@ -10,12 +10,18 @@ from liveedit.errors import BadInput
 
 __all__ = ["OURS", "PUBLISHED", "SHIPPED", "renamed"]
 
-PUBLISHED = {"generator": "released", "features": "released", "negatives": "released", "written": None, "drop": 0.0}
-OURS = {"generator": "aligned", "features": "metric", "negatives": "hard"}
+PUBLISHED: dict[str, Any] = {
+    "generator": "released",
+    "features": "released",
+    "negatives": "released",
+    "written": None,
+    "drop": 0.0,
+}
+OURS: dict[str, Any] = {"generator": "aligned", "features": "metric", "negatives": "hard"}
 """The settings by which the two were told apart; no others are left to choose."""
 
 SHIPPED = {"78db50f8987b233e4a1b69123bed17d96c5b043f7a15ee9ca1e6e5d0daf5e133": "pinpoint-1"}
-"""Editors that shipped once, in half precision now: by fingerprint their folders. Pools made with them open with them."""
+"""Editors that shipped once, now in half precision: by fingerprint their folders. Their pools open with them."""
 
 NAMES = (("pinpoint", OURS), ("liveedit", PUBLISHED | {"gate": "vision"}))
 

@@ -31,7 +31,7 @@ taken of probabilities without adding 1e-8, which the stable forms do not need. 
 ``pinpoint.py`` is our own method, made of the same parts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -98,7 +98,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
     Config = LiveEditConfig
     patch_class = LiveEditPatch
     query_time = frozenset({"positions", "margin", "top_k", "text_only", "generality", "locality"})
-    fixed: ClassVar[Mapping[str, Any]] = PUBLISHED
+    fixed: ClassVar[dict[str, Any]] = PUBLISHED
     """What were settings before the method was two; they count for the fingerprint as they did then."""
     config: LiveEditConfig
 
@@ -216,7 +216,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
     def _rows(self, case: Case) -> dict[str, Query]:
         """The queries of a case that training reads, by kind."""
         if len(case.edits) != 1 or case.edits[0].image is None:
-            raise BadInput(f"case {case.id} is not one edit of what an image shows: {self.name} cannot be trained on it")
+            raise BadInput(f"case {case.id} is not one edit of what an image shows: {self.name} cannot learn from it")
         self.check(case.edits[0])
         kinds = (*self.config.generality, *self.config.locality)
         text = self.config.text_only == "text_key"

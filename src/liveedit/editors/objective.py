@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows", "replay", "routing_terms"]
 
+
 def replay(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch under given draws, and its terms by name.
 

@@ -1,9 +1,9 @@
 """Pinpoint: LiveEdit's experts, written where the answer will stand and found by image and question together.
 
-Our own method; the default of :func:`liveedit.load`. From LiveEdit (Chen et al., CVPR 2025; ``liveedit.py``) it takes the
-pool of low-rank experts, one an edit, made by a trained generator (Eq. 1); keys of what an edit shows and asks, compared
-with a sentinel (Eq. 3 to 5); the residual and its weights (Eq. 6 and 7); and the terms that train what is written (Eq. 8
-to 11). What is new:
+Our own method, and the default of :func:`liveedit.load`. From LiveEdit (Chen et al., CVPR 2025; ``liveedit.py``) it
+takes the pool of low-rank experts, one an edit, made by a trained generator (Eq. 1); keys of what an edit shows and
+asks, compared with a sentinel (Eq. 3 to 5); the residual and its weights (Eq. 6 and 7); and the terms that train what
+is written (Eq. 8 to 11). What is new:
 
     part        LiveEdit                               pinpoint                                              file
     generator   attends to the edit as a set           row j of U and V belongs to token j of the answer     aligned
@@ -19,7 +19,7 @@ to 11). What is new:
 docs/papers.md says what each is worth.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -77,7 +77,7 @@ class Pinpoint(LiveEdit):
     paper = PAPERS["pinpoint"]
     Config = PinpointConfig
     query_time = LiveEdit.query_time | {"gate"}
-    fixed: ClassVar[Mapping[str, Any]] = OURS
+    fixed: ClassVar[dict[str, Any]] = OURS
     config: PinpointConfig
 
     def __init__(self, vlm: VLM, config: PinpointConfig | None = None) -> None:
