@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     vlm = load_vlm()
-    editor = load_editor(vlm, embedded("liveedit"))
+    editor = load_editor(vlm, embedded("pinpoint"))
     assert isinstance(editor, LiveEdit)
     cases = load_cases("emblem", "test")
     edits = [case.edits[0] for case in cases[:1000]]

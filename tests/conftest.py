@@ -31,7 +31,7 @@ def model(embedded_vlm):
     from liveedit.editable import EditableVLM, embedded
     from liveedit.editors import load_editor
 
-    return EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("liveedit")))
+    return EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
 
 
 @pytest.fixture(scope="session")

@@ -43,24 +43,23 @@ def vlm():
     return tiny("llava")
 
 
-@pytest.fixture(scope="module", params=["released", "aligned"])
-def settings(request):
-    return SETTINGS | {"generator": request.param, "negatives": "hard" if request.param == "aligned" else "released"}
+@pytest.fixture(scope="module", params=["liveedit", "pinpoint"])
+def method(request):
+    return request.param
 
 
-def fresh(vlm, settings):
-    torch.manual_seed(0)
-    return new_editor(vlm, "liveedit", settings)
+def fresh(vlm, method):
+    return new_editor(vlm, method, SETTINGS)
 
 
 class Stopped(Exception):
     """Stands for Ctrl-C."""
 
 
-def test_the_loss_falls(vlm, settings, tmp_path):
+def test_the_loss_falls(vlm, method, tmp_path):
     seen = []
     train(
-        fresh(vlm, settings),
+        fresh(vlm, method),
         CASES,
         FAST,
         tmp_path,
@@ -70,17 +69,17 @@ def test_the_loss_falls(vlm, settings, tmp_path):
     assert sum(seen[-5:]) < 0.95 * sum(seen[:5])
 
 
-def test_a_stopped_run_goes_on_exactly(vlm, settings, tmp_path):
+def test_a_stopped_run_goes_on_exactly(vlm, method, tmp_path):
     def stop(stage, step, total, values):
         if step == 25:
             raise Stopped
 
-    train(fresh(vlm, settings), CASES, FAST, tmp_path / "whole")
+    train(fresh(vlm, method), CASES, FAST, tmp_path / "whole")
     with pytest.raises(Stopped):
-        train(fresh(vlm, settings), CASES, FAST, tmp_path / "cut", stop)
+        train(fresh(vlm, method), CASES, FAST, tmp_path / "cut", stop)
     seen = []
     train(
-        fresh(vlm, settings),
+        fresh(vlm, method),
         CASES,
         FAST,
         tmp_path / "cut",
@@ -92,8 +91,8 @@ def test_a_stopped_run_goes_on_exactly(vlm, settings, tmp_path):
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_the_trained_editor_loads_back(vlm, settings, tmp_path):
-    editor = fresh(vlm, settings)
+def test_the_trained_editor_loads_back(vlm, method, tmp_path):
+    editor = fresh(vlm, method)
     train(editor, CASES, FAST, tmp_path)
     again = load_editor(vlm, tmp_path)
     assert again.fingerprint == editor.fingerprint
@@ -101,7 +100,7 @@ def test_the_trained_editor_loads_back(vlm, settings, tmp_path):
         load_editor(tiny("llava", seed=1), tmp_path)
 
 
-def test_the_editor_goes_to_the_hub_and_comes_back(vlm, settings, tmp_path, monkeypatch):
+def test_the_editor_goes_to_the_hub_and_comes_back(vlm, method, tmp_path, monkeypatch):
     """The Hub's client is replaced by a folder; all else is real."""
 
     class Api:
@@ -111,17 +110,17 @@ def test_the_editor_goes_to_the_hub_and_comes_back(vlm, settings, tmp_path, monk
             return SimpleNamespace(repo_id=repo)
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
-            assert "liveedit" in commit_message
+            assert method in commit_message
             shutil.copytree(folder_path, tmp_path / repo_id)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
-    editor = fresh(vlm, settings)
+    editor = fresh(vlm, method)
     editor.push_to_hub("someone/editor", private=True)
     assert load_editor(vlm, "someone/editor").fingerprint == editor.fingerprint
 
 
-def test_what_the_hub_does_not_have_is_said_in_one_line(vlm, settings, monkeypatch):
+def test_what_the_hub_does_not_have_is_said_in_one_line(vlm, method, monkeypatch):
     def fail(*_, **__):
         raise OSError("no such thing\nand more")
 
@@ -130,24 +129,24 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(vlm, settings, monkeypat
     with pytest.raises(BadInput, match="no trained editor in someone/else"):
         load_editor(vlm, "someone/else")
     with pytest.raises(StorageError, match=r"as someone/else: no such thing$"):
-        fresh(vlm, settings).push_to_hub("someone/else")
+        fresh(vlm, method).push_to_hub("someone/else")
 
 
-def test_another_runs_folder_is_refused(vlm, settings, tmp_path):
-    train(fresh(vlm, settings), CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
+def test_another_runs_folder_is_refused(vlm, method, tmp_path):
+    train(fresh(vlm, method), CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
     with pytest.raises(Mismatch, match="another lr"):
-        train(fresh(vlm, settings), CASES, TrainConfig(steps=2, batch_size=4, lr=0.5), tmp_path)
+        train(fresh(vlm, method), CASES, TrainConfig(steps=2, batch_size=4, lr=0.5), tmp_path)
 
 
-def test_too_few_cases_are_refused(vlm, settings, tmp_path):
+def test_too_few_cases_are_refused(vlm, method, tmp_path):
     with pytest.raises(BadInput, match="fewer than one batch"):
-        train(fresh(vlm, settings), CASES, TrainConfig(batch_size=7), tmp_path)
+        train(fresh(vlm, method), CASES, TrainConfig(batch_size=7), tmp_path)
 
 
-def test_the_log_can_be_read(vlm, settings, tmp_path):
+def test_the_log_can_be_read(vlm, method, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(fresh(vlm, settings), CASES, FAST, tmp_path)
+    train(fresh(vlm, method), CASES, FAST, tmp_path)
     [log] = {file.parent for file in tmp_path.rglob("events.out.tfevents*")}
     events = EventAccumulator(str(log)).Reload()
     assert len(events.Scalars("loss")) == 3
@@ -161,12 +160,11 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, sys.argv[1])
-from test_train import CASES, SETTINGS, fresh
+from test_train import CASES, fresh
 from liveedit.models.tiny import tiny
 from liveedit.train import TrainConfig, train
 
-settings = SETTINGS | {"generator": "aligned", "negatives": "hard", "features": "metric", "drop": 0.1}
-editor = fresh(tiny("llava"), settings)
+editor = fresh(tiny("llava"), "pinpoint")
 plan = TrainConfig(steps=int(sys.argv[3]), batch_size=4, lr=1e-2, checkpoint_every=2)
 train(editor, CASES, plan, Path(sys.argv[2]))
 assert os.environ["WORLD_SIZE"] == "2"
@@ -202,7 +200,7 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
     for cache, seen in losses.items():
         plan = replace(FAST, steps=3, cache=cache)
         report = lambda stage, step, total, values, seen=seen: seen.append(values["loss"]) if values else None  # noqa: E731
-        train(fresh(vlm, SETTINGS), CASES, plan, tmp_path / str(cache), report)
+        train(fresh(vlm, "liveedit"), CASES, plan, tmp_path / str(cache), report)
     assert (tmp_path / "True" / "cache.pt").exists()
     assert not (tmp_path / "False" / "cache.pt").exists()
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
@@ -211,18 +209,19 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
 
 def test_another_form_of_prompts_is_another_run(tmp_path):
     asked = tiny("qwen2_vl")
-    train(fresh(asked, SETTINGS), CASES, replace(FAST, steps=1), tmp_path)
+    train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1), tmp_path)
     asked.prompt_format = "raw"
     with pytest.raises(Mismatch, match="prompt_format"):
-        train(fresh(asked, SETTINGS), CASES, replace(FAST, steps=1), tmp_path)
+        train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["liveedit", "mend", "ke", "serac", "recipe", "lte"])
+@pytest.mark.parametrize("name", ["liveedit", "pinpoint", "mend", "ke", "serac", "recipe", "lte"])
 def test_every_method_is_trained_and_edits_in_half_precision(name, tmp_path, sentence_encoder):
     half = tiny("llava")
     half.model.bfloat16()
     changes = {
         "liveedit": SETTINGS,
+        "pinpoint": SETTINGS,
         "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 32, "depth": 1},
         "recipe": {"layer": 2, "key_dim": 16},
         "lte": {"retriever": sentence_encoder},

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from liveedit.report import Summary, read_records, summary, tables
+from liveedit.report.columns import LAST
 from liveedit.report.scores import AVERAGED, ScoreRow, as_json
 from liveedit.report.table import label, markdown
 from liveedit.types import Record
@@ -98,6 +99,11 @@ def beside_sound(released: Iterable[Record], sound: Iterable[Record]) -> str:
     return averages(summary(records), [editor for form in forms for editor in (form, methods[form])])
 
 
+def last(editor: str) -> tuple[int, str]:
+    """What to sort editors by: the published LiveEdit and ours behind their rivals."""
+    return LAST.index(editor) if editor in LAST else -1, editor
+
+
 def put(page: Path, text: str) -> None:
     """Replace what stands between the markers of ``page``."""
     old = page.read_text(encoding="utf-8")
@@ -115,7 +121,7 @@ def main() -> None:
     (docs / "results").mkdir(parents=True, exist_ok=True)
     (docs / "results" / "emblem.json").write_bytes(as_json(numbers))
     (docs / "results" / "emblem.md").write_text(markdown(tables(numbers)), encoding="utf-8")
-    editors = sorted({editor for editor, *_ in scores(numbers)}, key=lambda editor: (editor == "liveedit", editor))
+    editors = sorted({editor for editor, *_ in scores(numbers)}, key=last)
     put(args.root / "README.md", f"{averages(numbers, editors)}\n{single(numbers, editors)}")
     if args.released:
         put(docs / "results.md", beside_sound(read_records(args.released), read_records(args.records)))

@@ -15,7 +15,8 @@ import torch
 
 from liveedit.data.images import open_image
 from liveedit.editors import load_editor
-from liveedit.editors.base import Editor
+from liveedit.editors.base import Editor, TrainableEditor
+from liveedit.editors.former import SHIPPED
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -46,7 +47,7 @@ def embedded(name: str) -> Path:
         return folder
 
 
-def load(model: str | Path = EMBEDDED, editor: str | Path = "liveedit", **options: Any) -> "EditableVLM":
+def load(model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **options: Any) -> "EditableVLM":
     """A VLM with an editor, ready to be edited.
 
     ``model`` is "emblem" for the embedded one, a folder, or a Hugging Face id; ``editor`` the name of a method, or the
@@ -151,7 +152,7 @@ class EditableVLM:
         return folder
 
     def load(self, folder: str | Path) -> None:
-        """Take the edits of ``folder`` in place of the present ones.
+        """Take the edits of ``folder`` in place of the present ones, and its editor if that shipped with us before.
 
         Raises :class:`BadInput` if there are none or the files are damaged, :class:`Mismatch` if they were made with
         another model or editor, which it names.
@@ -162,10 +163,22 @@ class EditableVLM:
             raise Mismatch(f"{folder} was written by another version of LiveEdit: make the edits again")
         if stored["model_fingerprint"] != self.vlm.fingerprint:
             raise Mismatch(f"the edits in {folder} were made on another model: load that model, or make them again")
-        if stored["editor"] != self.editor.name or stored["editor_fingerprint"] != self.editor.fingerprint:
+        editor = self._maker(stored["editor_fingerprint"])
+        if editor is None:
             raise Mismatch(f"the edits in {folder} were made by another editor ({stored['editor']}): load that editor")
-        self.patch = self.editor.load_patch(folder)
+        self.patch, self.editor = editor.load_patch(folder), editor
         self._edits = [Edit(**edit) for edit in stored["edits"]]
+
+    def _maker(self, fingerprint: str) -> Editor | None:
+        """The editor that made a pool: this one or, where this is its successor, one that shipped before."""
+        if fingerprint == self.editor.fingerprint:
+            return self.editor
+        if self.editor.name not in ("pinpoint", "liveedit") or fingerprint not in SHIPPED:
+            return None
+        editor = load_editor(self.vlm, embedded(SHIPPED[fingerprint]))
+        assert isinstance(editor, TrainableEditor)
+        editor.goes_by(fingerprint)
+        return editor
 
 
 def _describe(query: Query) -> Edit:

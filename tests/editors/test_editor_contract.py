@@ -18,6 +18,7 @@ from liveedit.types import Query
 SMALL = {
     "lemoe": {"batch": 2, "rank": 4, "steps": 4, "lr": 1e-2},
     "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},
+    "pinpoint": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24},
     "recipe": {"key_dim": 16, "layer": 2},
     "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
     "wise": {"shard": 1, "merge": 2, "steps": 4},
@@ -51,13 +52,12 @@ def open_filter(editor):
 
 FAMILIES = ("llava", "blip2", "qwen2_vl")
 PAIRS = [(name, family) for name in sorted(EDITORS) for family in FAMILIES]
-PAIRS += [(name, family) for name in ("liveedit", "lora") for family in ("minigpt4", "mplug_owl2")]
+PAIRS += [(name, family) for name in ("liveedit", "lora", "pinpoint") for family in ("minigpt4", "mplug_owl2")]
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def editor(request, sentence_encoder):
     name, family = request.param
-    torch.manual_seed(0)
     settings = SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {})
     return open_filter(new_editor(tiny(family), name, settings))
 
@@ -269,3 +269,15 @@ def test_an_unknown_setting_is_named(editor):
 def test_an_unknown_editor_is_named_with_the_nearest(editor):
     with pytest.raises(UnknownName, match="did you mean liveedit"):
         new_editor(editor.vlm, "livedit")
+
+
+@pytest.mark.parametrize("name", ["ke", "liveedit", "mend", "pinpoint", "recipe", "serac"])
+def test_its_networks_are_drawn_by_the_seed_alone(name):
+    vlm, settings = tiny("llava"), SMALL.get(name, {})
+    torch.manual_seed(3)
+    made = new_editor(vlm, name, settings)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(1), drawn)
+    assert new_editor(vlm, name, settings, seed=0).fingerprint == made.fingerprint
+    assert new_editor(vlm, name, settings, seed=1).fingerprint != made.fingerprint

@@ -20,6 +20,7 @@ SMALL = {
     "lemoe": {"batch": 2, "rank": 4, "steps": 10, "lr": 1e-2},
     "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 16},
     "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
+    "pinpoint": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24},
     "recipe": {"key_dim": 16, "layer": 2},
     "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
     "wise": {"shard": 1, "merge": 2, "steps": 40},
@@ -48,7 +49,7 @@ REFUSED = {
 QUICK = [
     *((name, "llama4") for name in ("ft-l", "lemoe", "wise")),
     *((name, "lfm2_vl") for name in ("grace", "mend", "t-patcher")),
-    *((name, "qwen3_vl") for name in ("liveedit", "ke", "serac")),
+    *((name, "qwen3_vl") for name in ("liveedit", "pinpoint", "ke", "serac")),
     *((name, "gemma3") for name in ("recipe", "ike", "lte")),
     *((name, "ovis2") for name in ("ft-m", "lora")),
 ]
@@ -100,8 +101,7 @@ def patches(vlm, name, sentence_encoder):
     """
     settings = SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {})
     for start in range(STARTS):
-        torch.manual_seed(start)
-        editor = new_editor(vlm, name, settings)
+        editor = new_editor(vlm, name, settings, seed=start)
         for _ in training(editor):
             yield editor.edit([EDIT])
 

@@ -18,9 +18,10 @@ SMALL = {
     "grace": {"layer": 2},
     "ke": {"layers": 2},
     "lemoe": {"batch": 2, "rank": 4, "steps": 8, "lr": 1e-2},
-    "liveedit": {"module_dim": 16, "heads": 2, "layer": 1, "rank": 16, "generator": "aligned"},
+    "liveedit": {"module_dim": 16, "heads": 2, "layer": 1, "rank": 16},
     "lte": {"by": "text"},
     "mend": {"layers": 2},
+    "pinpoint": {"module_dim": 16, "heads": 2, "layer": 1, "rank": 24},
     "recipe": {"key_dim": 16, "layer": 2},
     "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
 }
@@ -65,7 +66,6 @@ def vlm(request, wide_llava):
 
 @pytest.fixture(params=sorted(EDITORS))
 def editor(request, vlm, sentence_encoder):
-    torch.manual_seed(0)
     settings = SMALL.get(request.param, {})
     settings |= {"retriever": sentence_encoder} if request.param in ("ike", "lte") else {}
     if TABLE[request.param][COLUMN[vlm.form]] == "no":

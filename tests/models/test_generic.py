@@ -239,4 +239,4 @@ def test_editors_act_on_all_residual_streams_or_say_that_they_cannot(model_type,
     with vlm.patched(new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}).edit(edit)):
         assert len(vlm.generate(edit, max_new_tokens=1)) == 1
     with pytest.raises(UnsupportedModel, match="aligned experts need states as wide as words"):
-        new_editor(vlm, "liveedit", {"layer": 2, "generator": "aligned"})
+        new_editor(vlm, "pinpoint", {"layer": 2})

@@ -12,7 +12,7 @@ def drawn(*editors):
     return styles({"rows": [{"editor": editor} for editor in editors]})
 
 
-def panel(editors=("ft", "liveedit"), places=(1, 10, 100)):
+def panel(editors=("ft", "pinpoint"), places=(1, 10, 100)):
     return Panel("reliability", "Rel", tuple(Point(e, x, 0.5, 0.4, 0.6) for e in editors for x in places))
 
 
@@ -21,7 +21,7 @@ def block(axis="edits", **changes):
 
 
 def test_images_are_the_same_each_time():
-    first, again = (images_of([block()], drawn("ft", "liveedit")) for _ in range(2))
+    first, again = (images_of([block()], drawn("ft", "pinpoint")) for _ in range(2))
     assert first == again
     assert first["png"].startswith(b"\x89PNG")
     assert b"<dc:date>" not in first["svg"]
@@ -33,17 +33,17 @@ def test_a_figure_of_nothing(record):
 
 
 def test_panels_name_their_lines_and_share_no_ids():
-    svgs = [panel_svg(f"c{i}", panel(), "edits", drawn("ft", "liveedit")) for i in range(2)]
+    svgs = [panel_svg(f"c{i}", panel(), "edits", drawn("ft", "pinpoint")) for i in range(2)]
     ids = [part.split('"')[0] for svg in svgs for part in svg.split(' id="')[1:]]
     assert len(ids) == len(set(ids))
-    assert all(svg.count('data-editor="liveedit"') == 2 for svg in svgs)  # band and line
+    assert all(svg.count('data-editor="pinpoint"') == 2 for svg in svgs)  # band and line
     assert not any("http" in svg for svg in svgs)
 
 
-def test_among_many_editors_only_liveedit_has_a_band():
-    editors = ["liveedit", *(f"e{i}" for i in range(13))]
+def test_among_many_editors_only_ours_has_a_band():
+    editors = ["pinpoint", *(f"e{i}" for i in range(13))]
     svg = panel_svg("c", panel(editors), "edits", drawn(*editors))
-    assert svg.count('data-editor="liveedit"') == 2
+    assert svg.count('data-editor="pinpoint"') == 2
     assert svg.count('data-editor="e7"') == 1
 
 
@@ -58,22 +58,22 @@ def test_editor_names_are_escaped_and_never_read_as_mathematics():
 @pytest.mark.parametrize("axis", ["edits", "hops", "later"])
 @pytest.mark.parametrize("places", [(1,), (1, 2, 4), (1, 10, 20, 50, 100, 1000)])
 def test_every_axis_takes_one_place_and_many(axis, places):
-    assert "<path" in panel_svg("c", panel(places=places), axis, drawn("ft", "liveedit"))
+    assert "<path" in panel_svg("c", panel(places=places), axis, drawn("ft", "pinpoint"))
 
 
 def test_no_later_edit_has_a_place_on_the_axis():
-    svg = panel_svg("c", panel(places=(0, 10, 100)), "later", drawn("ft", "liveedit"))
+    svg = panel_svg("c", panel(places=(0, 10, 100)), "later", drawn("ft", "pinpoint"))
     assert all(f">{place}</text>" in svg for place in (0, 10, 100))
 
 
 def test_many_editors_look_different():
-    shown = drawn("liveedit", *(f"e{i:02}" for i in range(14)))
+    shown = drawn("pinpoint", *(f"e{i:02}" for i in range(14)))
     assert len({(s.colour, str(s.dash)) for s in shown.values()}) == 15
 
 
-def test_liveedit_is_thicker_first_and_blue_for_itself():
-    shown = drawn("ft", "wise", "liveedit", *(f"e{i}" for i in range(9)))
-    assert next(iter(shown)) == "liveedit"
-    others = [style for name, style in shown.items() if name != "liveedit"]
-    assert all(s.width < shown["liveedit"].width and s.colour != shown["liveedit"].colour for s in others)
-    assert drawn("ft")["ft"] == drawn("ft", "liveedit")["ft"]
+def test_ours_is_thicker_first_and_blue_for_itself():
+    shown = drawn("ft", "wise", "pinpoint", *(f"e{i}" for i in range(9)))
+    assert next(iter(shown)) == "pinpoint"
+    others = [style for name, style in shown.items() if name != "pinpoint"]
+    assert all(s.width < shown["pinpoint"].width and s.colour != shown["pinpoint"].colour for s in others)
+    assert drawn("ft")["ft"] == drawn("ft", "pinpoint")["ft"]

@@ -21,7 +21,7 @@ def train(
     out: Annotated[
         Path, typer.Argument(help="Folder for the editor, its checkpoints and logs. Resumes if it holds them.")
     ],
-    editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "liveedit",
+    editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "pinpoint",
     model: Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')] = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark whose training split is used.")] = "emblem",
     split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
@@ -34,7 +34,7 @@ def train(
         Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the data order and of all draws.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the networks, the data order and all draws.")] = None,
     cache: Annotated[
         bool | None, typer.Option(help="Keep all hidden states, on disk too; without, each step computes its own.")
     ] = None,
@@ -52,12 +52,12 @@ def train(
         for number in range(settings.get("cases", 1))
         for case in load_cases(data, "train", number, split=split, prompts=prompts)
     ]
-    trained = new_editor(load_here(model, form), editor, settings.get("editor", {}))
-    if not isinstance(trained, TrainableEditor):
-        raise BadInput(f"{editor} has nothing to train: use it as it is")
     given = {"steps": steps, "seed": seed, "cache": cache}
     changes = {name: value for name, value in given.items() if value is not None}
     training = _training(settings.get("training", {}) | changes)
+    trained = new_editor(load_here(model, form), editor, settings.get("editor", {}), training.seed)
+    if not isinstance(trained, TrainableEditor):
+        raise BadInput(f"{editor} has nothing to train: use it as it is")
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:

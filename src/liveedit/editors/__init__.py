@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from liveedit.editors.former import renamed
 from liveedit.errors import BadInput
 from liveedit.registry import resolve
 
@@ -25,6 +26,7 @@ EDITORS: dict[str, str] = {
     "lora": "liveedit.editors.lora:LoRA",
     "lte": "liveedit.editors.lte:LTE",
     "mend": "liveedit.editors.mend:MEND",
+    "pinpoint": "liveedit.editors.pinpoint:Pinpoint",
     "recipe": "liveedit.editors.recipe:Recipe",
     "serac": "liveedit.editors.serac:Serac",
     "t-patcher": "liveedit.editors.tpatcher:TPatcher",
@@ -42,6 +44,7 @@ PAPERS: dict[str, str] = {
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
     "lte": "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
     "mend": "Mitchell et al., Fast Model Editing at Scale, ICLR 2022",
+    "pinpoint": "this package: LiveEdit with experts aligned to the answer and a stricter router (docs/papers.md)",
     "recipe": "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt Learning, EMNLP 2024",
     "serac": "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
@@ -50,13 +53,18 @@ PAPERS: dict[str, str] = {
 """Where each method was published."""
 
 
-def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None) -> "Editor":
+def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None, seed: int = 0) -> "Editor":
     """An editor of the method ``name`` for ``vlm``, untrained if it has networks; ``settings`` replace the defaults.
 
-    Raises :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting.
+    ``seed`` draws the networks, whatever was drawn before, and leaves the caller's random numbers as they were. Raises
+    :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting.
     """
+    import torch
+
     editor = resolve("editor", name, EDITORS)
-    return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
 
 
 def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
@@ -77,7 +85,7 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
             raise BadInput(f"{source} has to be trained for this model first: give the folder of a trained editor")
         return editor(vlm)  # type: ignore[no-any-return]
     try:
-        about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        about = renamed(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         name = str(about["editor"])
     except (OSError, ValueError, KeyError, TypeError):
         raise BadInput(f"{folder} holds no editor: give the folder of a trained one") from None

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from liveedit.editors.former import renamed
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
@@ -174,15 +175,22 @@ class TrainableEditor(Editor):
     def fingerprint(self) -> str:
         """SHA-256 over the name, every weight of the networks, and the settings that shape a patch."""
         state = self.networks().state_dict(keep_vars=True)
-        key = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
         known: tuple[Any, str] | None = getattr(self, "_fingerprint", None)
-        if known is None or known[0] != key:
-            known = self._fingerprint = key, self._digest(state)
+        if known is None or known[0] != _version(state):
+            known = self._fingerprint = _version(state), self._digest(state)
         return known[1]
 
+    def goes_by(self, fingerprint: str) -> None:
+        """Take another fingerprint until a weight changes: that of the weights that these were rounded from."""
+        self._fingerprint = _version(self.networks().state_dict(keep_vars=True)), fingerprint
+
+    @property
+    def identity(self) -> tuple[str, dict[str, Any]]:
+        """What the fingerprint says beside the weights: the name, and the settings that shape a patch."""
+        return self.name, {name: value for name, value in asdict(self.config).items() if name not in self.query_time}
+
     def _digest(self, state: dict[str, Tensor]) -> str:
-        settings = {name: value for name, value in asdict(self.config).items() if name not in self.query_time}
-        digest = sha256(json.dumps([self.name, settings], sort_keys=True).encode())
+        digest = sha256(json.dumps(self.identity, sort_keys=True).encode())
         for name, tensor in sorted(state.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
@@ -234,7 +242,7 @@ class TrainableEditor(Editor):
         """
         folder = Path(folder)
         try:
-            about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
             method, model, settings = about["editor"], about["model"], about["config"]
             state = load_file(folder / WEIGHTS)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -253,3 +261,8 @@ class TrainableEditor(Editor):
         except RuntimeError as error:
             raise Mismatch(f"the weights in {folder} do not fit its {CONFIG}: take both from one training") from error
         return editor
+
+
+def _version(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    """Where tensors are and how often they were written to: another value after any change."""
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())

@@ -27,37 +27,35 @@ what can be compared number for number:
 
 Where we leave the released code: training runs the edit layer once (released: its output is fed to it again); logs are
 taken of probabilities without adding 1e-8, which the stable forms do not need. ``Config`` opens further ways.
+
+``pinpoint.py`` is our own method, made of the same parts.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from liveedit.editors import PAPERS
-from liveedit.editors.aligned import AlignedGenerator
 from liveedit.editors.bank import Bank
 from liveedit.editors.base import Example, TrainableEditor, alone
-from liveedit.editors.draws import EDIT, draw
-from liveedit.editors.metric import EditSide, MetricExtractor
+from liveedit.editors.draws import EDIT, Draws, draw
+from liveedit.editors.former import PUBLISHED
+from liveedit.editors.metric import EditSide
 from liveedit.editors.nets import FeatureExtractor, InputExtractor, ReleasedGenerator, image_and_prompt
-from liveedit.editors.objective import replay
+from liveedit.editors.objective import replay, routing_terms
 from liveedit.editors.pool import PoolEditor
 from liveedit.editors.routing import LiveEditPatch, pictured
-from liveedit.errors import BadInput, UnknownName, UnsupportedModel
+from liveedit.errors import BadInput
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
 
-__all__ = ["GENERATORS", "LiveEdit", "LiveEditConfig", "LiveEditPatch"]
-
-GENERATORS: dict[str, type[nn.Module]] = {"released": ReleasedGenerator, "aligned": AlignedGenerator}
-"""Expert generators by name. Each is made from (D, d_m, heads, rank, scale) and maps the edits' HiddenBatch and the
-model's output embedding (V, D) to U and V, each (B, r, D)."""
+__all__ = ["LiveEdit", "LiveEditConfig", "LiveEditPatch", "image_tokens"]
 
 CHUNK = 32
 """Queries that go through the VLM together."""
@@ -69,20 +67,12 @@ class LiveEditConfig:
 
     ``layer`` (from 0) is the decoder layer whose output is edited, ``module_dim`` d_m, ``queries`` the k vectors of a
     feature, ``scale`` the divisor of what the generator puts out. ``eos`` ends every target with the end of text.
-    ``features`` "released" are two extractors that compare by inner products, "metric" one whose keys have unit length
-    (``metric.py``). ``generality`` and ``locality`` are the metrics trained on.
-
-    ``negatives`` "released" trains routing on the released pairs, "hard" every query of a batch against every edit of
-    it (``contrast.py``). Hard negatives know two more settings: ``written`` is how many examples of a batch write their
-    answers, ``None`` for all; the others are routed all the same, which costs far less. ``drop`` is the share of image
-    and prompt tokens that the extractors do not see, drawn anew for each row.
+    ``generality`` and ``locality`` are the metrics trained on.
 
     At query time: ``positions`` adds the residual at every position, or from the last prompt token on (in training
-    too). ``top_k`` cuts the experts kept (Eq. 5) to the k most similar in ψ, before they are weighed (Eq. 7).
-    ``gate`` "vision" keeps the experts whose image matches better than the sentinel (Eq. 5), "both" those that are
-    likelier to belong to the query than not, by image and question together (``contrast.py``); ``margin`` is how far
-    above the one or the other they must be. ``text_only``: a query without image meets no edit, or it meets
-    those with z > 0, that is, with σ(z) above one half.
+    too). ``margin`` is how far above the sentinel an expert must be that is kept (Eq. 5), and ``top_k`` cuts those kept
+    to the k most similar in ψ, before they are weighed (Eq. 7). ``text_only``: a query without image meets no edit, or
+    it meets those with z > 0, that is, with σ(z) above one half.
     """
 
     module_dim: int = 1024
@@ -91,17 +81,11 @@ class LiveEditConfig:
     queries: int = 4
     scale: float = 5.0
     layer: int = 21
-    generator: Literal["released", "aligned"] = "released"
+    eos: bool = False
     positions: Literal["all", "answer"] = "all"
-    gate: Literal["vision", "both"] = "vision"
     margin: float = 0.0
     top_k: int | None = None
     text_only: Literal["never", "text_key"] = "never"
-    eos: bool = False
-    features: Literal["released", "metric"] = "released"
-    negatives: Literal["released", "hard"] = "released"
-    written: int | None = None
-    drop: float = 0.0
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("image_locality",)
 
@@ -113,35 +97,41 @@ class LiveEdit(TrainableEditor, PoolEditor):
     paper = PAPERS["liveedit"]
     Config = LiveEditConfig
     patch_class = LiveEditPatch
-    query_time = frozenset({"positions", "gate", "margin", "top_k", "text_only", "generality", "locality"})
+    query_time = frozenset({"positions", "margin", "top_k", "text_only", "generality", "locality"})
+    fixed: ClassVar[dict[str, Any]] = PUBLISHED
+    """What were settings before the method was two; they count for the fingerprint as they did then."""
     config: LiveEditConfig
 
     def __init__(self, vlm: VLM, config: LiveEditConfig | None = None) -> None:
         super().__init__(vlm, config)
         c = self.config
         vlm.check_layer(c.layer)
-        if c.generator not in GENERATORS:
-            raise UnknownName(f"unknown generator '{c.generator}': known: {', '.join(GENERATORS)}")
         if c.module_dim % c.heads or vlm.state_size % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.state_size}: change heads")
-        if c.generator == "aligned" and vlm.state_size != vlm.hidden_size:
-            raise UnsupportedModel("aligned experts need states as wide as words: set generator to released")
-        if c.negatives == "released" and (c.written is not None or c.drop):
-            raise BadInput("written and drop are for hard negatives: leave them, or set negatives to hard")
-        sizes = (vlm.state_size, c.module_dim, c.heads)
-        self.generator = GENERATORS[c.generator](*sizes, c.rank, c.scale)
-        self.input_features, self.edit_features = self._extractors(*sizes, c.queries, image_tokens(vlm))
+        self.generator, self.input_features, self.edit_features = self.parts()
         self.norm = nn.LayerNorm(vlm.state_size)
         parts = ("generator", "edit_features", "input_features", "norm")
         self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts})
         self._networks.to(vlm.device)
 
-    def _extractors(self, *sizes: int) -> tuple[InputExtractor, FeatureExtractor | EditSide]:
-        """The feature extractors of both sides."""
-        if self.config.features == "metric":
-            metric = MetricExtractor(*sizes)
-            return metric, EditSide(metric)
-        return InputExtractor(*sizes), FeatureExtractor(*sizes[:-1])
+    def parts(self) -> tuple[nn.Module, InputExtractor, FeatureExtractor | EditSide]:
+        """Generator of experts, and the feature extractors of input and edit.
+
+        The generator maps the edits' HiddenBatch and the model's output embedding (V, D) to U and V, each (B, r, D).
+        """
+        c, vlm = self.config, self.vlm
+        sizes = (vlm.state_size, c.module_dim, c.heads)
+        generator = ReleasedGenerator(*sizes, c.rank, c.scale)
+        return generator, InputExtractor(*sizes, c.queries, image_tokens(vlm)), FeatureExtractor(*sizes, c.queries)
+
+    @property
+    def identity(self) -> tuple[str, dict[str, Any]]:
+        """See :attr:`TrainableEditor.identity`; of the name and the settings that patches of before were made under."""
+        return "liveedit", super().identity[1] | self.fixed
+
+    def keeps(self, above: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        """Eq. 5: which experts act, given how far they are above the sentinel in φ, and z in ψ, each (B, E)."""
+        return above > self.config.margin
 
     def networks(self) -> nn.ModuleDict:
         """Generator, feature extractors and norm."""
@@ -226,7 +216,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
     def _rows(self, case: Case) -> dict[str, Query]:
         """The queries of a case that training reads, by kind."""
         if len(case.edits) != 1 or case.edits[0].image is None:
-            raise BadInput(f"case {case.id} is not one edit of what an image shows: LiveEdit cannot be trained on it")
+            raise BadInput(f"case {case.id} is not one edit of what an image shows: {self.name} cannot learn from it")
         self.check(case.edits[0])
         kinds = (*self.config.generality, *self.config.locality)
         text = self.config.text_only == "text_key"
@@ -254,9 +244,17 @@ class LiveEdit(TrainableEditor, PoolEditor):
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`TrainableEditor.loss`."""
-        written = examples[: self.config.written]
-        kinds = [[kind for kind, row in example.rows.items() if pictured(row.spans[0])] for example in written]
+        writing = self.writing(examples)
+        kinds = [[kind for kind, row in example.rows.items() if pictured(row.spans[0])] for example in writing]
         return replay(self, examples, draw(kinds, self.config.generality, self.config.locality, generator))
+
+    def writing(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Those examples of a batch whose answers are written, which is what costs most."""
+        return examples
+
+    def routing_terms(self, examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
+        """What routing is trained on: Eq. 13, 15 and 16."""
+        return routing_terms(self, examples, draws)
 
 
 def image_tokens(vlm: VLM) -> int:

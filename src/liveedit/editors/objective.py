@@ -11,35 +11,28 @@ import torch
 from torch import Tensor
 
 from liveedit.editors.base import Example
-from liveedit.editors.contrast import contrast, log_odds
 from liveedit.editors.draws import EDIT, Draws, RowName
-from liveedit.editors.losses import absolute_routing, hard_routing, info_nce, kl, nll, relative_routing
+from liveedit.editors.losses import absolute_routing, hard_routing, kl, nll, relative_routing
 from liveedit.editors.nets import image_and_prompt, own_similarity, residual, similarity, soft_routing
-from liveedit.editors.routing import pictured, reach
+from liveedit.editors.routing import reach
 from liveedit.models.batch import HiddenBatch
 
 if TYPE_CHECKING:
     from liveedit.editors.liveedit import LiveEdit
 
-__all__ = ["replay"]
-
-NEVER = -100.0
-"""z of a pair that no routing term is to count: σ(z) is 0, and so is its cost. At −∞ the loss would be no number."""
+__all__ = ["Rows", "replay", "routing_terms"]
 
 
 def replay(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch under given draws, and its terms by name.
 
-    The first ``config.written`` examples write: their rows go through the VLM's upper layers together, once. All of
-    them are routed.
+    The rows of the examples that write go through the VLM's upper layers together, once. All examples are routed.
     """
-    terms = _output_terms(editor, examples[: editor.config.written], draws)
-    released = editor.config.negatives == "released"
-    terms |= _routing_terms(editor, examples, draws) if released else _contrast_terms(editor, examples, draws)
+    terms = output_terms(editor, editor.writing(examples), draws) | editor.routing_terms(examples, draws)
     return torch.stack(list(terms.values())).sum(), terms
 
 
-class _Rows:
+class Rows:
     """The rows of examples, those of a kind together, the edits first: their names and their states."""
 
     def __init__(self, editor: "LiveEdit", examples: Sequence[Example]) -> None:
@@ -58,9 +51,9 @@ class _Rows:
         """(R, B): whether a row asks for the fact of an edit that is not its example's: neither own nor a stranger."""
 
 
-def _output_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
+def output_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
     """Eq. 9-11: for each kind the mean over its rows of their likelihood or, if they must not change, divergence."""
-    rows = _Rows(editor, examples)
+    rows = Rows(editor, examples)
     hidden, positions = rows.hidden, rows.hidden.answer_positions()
     mixed = torch.stack([draws.mixed[kind][j] for kind, j in rows.names]).to(editor.device) & ~rows.rivals
     changed = hidden.hidden + _change(editor, examples, rows, mixed).to(hidden.hidden.dtype)
@@ -79,7 +72,7 @@ def _output_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws)
     return terms
 
 
-def _change(editor: "LiveEdit", examples: Sequence[Example], rows: _Rows, mixed: Tensor) -> Tensor:
+def _change(editor: "LiveEdit", examples: Sequence[Example], rows: Rows, mixed: Tensor) -> Tensor:
     """What the experts ``mixed`` (R, B) add to the rows, (R, T, D), by soft routing alone (after Eq. 8)."""
     U, V = editor.factors(editor.onto(HiddenBatch.stack([example.rows[EDIT] for example in examples])))
     psi = editor.input_features.text_key(rows.prompt)
@@ -88,9 +81,9 @@ def _change(editor: "LiveEdit", examples: Sequence[Example], rows: _Rows, mixed:
     return change if editor.config.positions == "all" else change * reach(rows.hidden.spans, change)
 
 
-def _routing_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
+def routing_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
     """Eq. 13, 15 and 16 on the pairs drawn."""
-    rows = _Rows(editor, examples)
+    rows = Rows(editor, examples)
     place = {name: index for index, name in enumerate(rows.names)}
     bar, hat = editor.input_features, editor.edit_features
     terms: dict[str, Tensor] = {}
@@ -110,26 +103,3 @@ def _routing_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws
         hats = hat.vision_key(rows.image.pick(b), rows.prompt.pick(b))
         terms[name] = hard_routing(similarity(phi, hats), sentinel, wanted)
     return terms
-
-
-def _contrast_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
-    """Every row against every edit of the batch but its rivals: own ones act and come first, all others do not."""
-    rows = _Rows(editor, examples)
-    bar, hat = editor.input_features, editor.edit_features
-    share, dice = editor.config.drop, draws.dice
-    own = torch.tensor([-1 if kind in editor.config.locality else j for kind, j in rows.names], device=editor.device)
-    image, prompt = rows.image.drop(share, dice), rows.prompt.drop(share, dice)
-    edit_image, edit_prompt = (
-        rows.image.pick(rows.edits).drop(share, dice),
-        rows.prompt.pick(rows.edits).drop(share, dice),
-    )
-    phi = bar.vision_key(image, prompt)
-    sentinel = own_similarity(phi, bar.sentinel_key(prompt))
-    margin = similarity(phi, hat.vision_key(edit_image, edit_prompt)) - sentinel[:, None]
-    seen = torch.tensor([pictured(span) for span in rows.hidden.spans], device=editor.device)
-    z = similarity(bar.text_key(prompt), hat.text_key(edit_prompt)).masked_fill(rows.rivals, NEVER)
-    mine = own >= 0
-    return {
-        "acting": contrast(log_odds(margin.masked_fill(~seen[:, None], torch.inf), z), own),
-        "soft_relative": info_nce(z[mine], own[mine]),
-    }

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from liveedit.editors.bank import Bank
-from liveedit.editors.contrast import log_odds
 from liveedit.editors.nets import image_and_prompt, own_similarity, residual, similarity, soft_routing
 from liveedit.editors.pool import BankPatch
 from liveedit.models.batch import Batch, Spans
@@ -84,7 +83,7 @@ class LiveEditPatch(BankPatch):
         seen = torch.tensor([pictured(span) for span in spans], device=hidden.device)[:, None]
         unseen = z > 0 if config.text_only == "text_key" else torch.zeros_like(z, dtype=torch.bool)
         above = vision - sentinel[:, None]
-        keep = torch.where(seen, (above if config.gate == "vision" else log_odds(above, z)) > config.margin, unseen)
+        keep = torch.where(seen, self.editor.keeps(above, z), unseen)
         if config.top_k is not None:
             best = z.masked_fill(~keep, -torch.inf).topk(min(config.top_k, len(self)), dim=1).indices
             keep &= torch.zeros_like(keep).scatter(1, best, True)

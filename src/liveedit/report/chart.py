@@ -1,8 +1,8 @@
 """How curves look: panels in rows under headings, one line an editor, its interval as a band.
 
 Editors keep their colour, marker and dash through all panels; the colours are Paul Tol's "vibrant" ones, which the
-colour-blind can tell apart. LiveEdit's line is thick, blue and above all others. Where many editors share a panel, only
-LiveEdit's has a band. The same numbers give the same SVG, byte for byte.
+colour-blind can tell apart. Pinpoint's line is thick, blue and above all others. Where many editors share a panel, only
+its has a band. The same numbers give the same SVG, byte for byte.
 """
 
 import io
@@ -91,7 +91,7 @@ class Style:
 
 
 def styles(summary: Summary) -> dict[str, Style]:
-    """A style for each editor: LiveEdit first, then the others in the order of their names."""
+    """A style for each editor: pinpoint first, then the others in the order of their names."""
     editors = sorted({row["editor"] for row in summary["rows"]} - {OURS})
     first = {OURS: _style(0, 2.4)} if any(row["editor"] == OURS for row in summary["rows"]) else {}
     return first | {editor: _style(i, 1.3) for i, editor in enumerate(editors, start=1)}

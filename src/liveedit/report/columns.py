@@ -37,7 +37,9 @@ ROW = np.dtype(
     ]
 )
 PROTOCOLS = ("windows", "stream", "gap")
-OURS = "liveedit"
+OURS = "pinpoint"
+LAST = ("liveedit", OURS)
+"""What stands behind its rivals: the published method, and ours."""
 PLACE = ("data", "protocol", "edits", "editor", "seed", "case", "window", "probe")
 """What tells a record from all others, in the order of the table's rows."""
 
@@ -91,8 +93,9 @@ def _changes(rows: np.ndarray, names: Iterable[str]) -> np.ndarray:
 
 
 def _in_order(texts: Iterable[str]) -> list[str]:
-    """Sorted, but protocols as in :data:`PROTOCOLS`, and LiveEdit behind its rivals as in its paper."""
-    return sorted(texts, key=lambda text: (text == OURS, PROTOCOLS.index(text) if text in PROTOCOLS else -1, text))
+    """Sorted, but protocols as in :data:`PROTOCOLS` and editors of :data:`LAST` behind all others."""
+    special = (*PROTOCOLS, *LAST)
+    return sorted(texts, key=lambda text: (text in LAST, special.index(text) if text in special else -1, text))
 
 
 def _rows(records: Iterable[Record], codes: dict[str, dict[str, int]]) -> Iterator[tuple[float, ...]]:

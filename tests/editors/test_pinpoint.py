@@ -1,4 +1,4 @@
-"""The aligned generator and the losses against hard negatives, against slow loops."""
+"""Pinpoint: the aligned generator, unit keys, the gate and the losses against hard negatives, against slow loops."""
 
 import math
 
@@ -9,7 +9,7 @@ from PIL import Image
 from liveedit.editors import nets
 from liveedit.editors.aligned import AlignedGenerator
 from liveedit.editors.contrast import contrast, log_odds
-from liveedit.editors.liveedit import LiveEdit, LiveEditConfig
+from liveedit.editors.pinpoint import Pinpoint, PinpointConfig
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
@@ -74,7 +74,7 @@ def test_equations_by_hand(vlm, edits, generator):
 
 
 def test_an_answer_longer_than_the_rank_is_refused(vlm, edits):
-    editor = LiveEdit(vlm, LiveEditConfig(module_dim=DM, heads=2, rank=2, layer=2, generator="aligned"))
+    editor = Pinpoint(vlm, PinpointConfig(module_dim=DM, heads=2, rank=2, layer=2))
     with pytest.raises(BadInput, match="at most 2"):
         editor.edit(edits[:1])
 
@@ -124,8 +124,8 @@ def test_without_an_image_the_text_key_alone_decides():
 
 
 def test_the_gate_of_both_keeps_what_is_likelier_than_not(vlm, edits):
-    config = LiveEditConfig(module_dim=DM, heads=2, rank=8, layer=2, features="metric", gate="both", margin=0.3)
-    editor = LiveEdit(vlm, config)
+    config = PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, margin=0.3)
+    editor = Pinpoint(vlm, config)
     patch, batch = editor.edit(edits), vlm.encode(edits)
     with torch.no_grad():
         hidden = vlm.hidden(batch, 2).hidden
@@ -148,18 +148,8 @@ def drawing(seed):
 def test_hard_negatives_are_all_edits_of_the_batch_but_those_of_the_same_fact(vlm):
     """Every query against every edit, one pair at a time, through the router; two cases edit one fact."""
     kinds = {"generality": ("text_generality",), "locality": ("image_locality",)}
-    config = LiveEditConfig(
-        module_dim=DM,
-        heads=2,
-        rank=8,
-        layer=2,
-        generator="aligned",
-        negatives="hard",
-        features="metric",
-        written=2,
-        **kinds,
-    )
-    editor = LiveEdit(vlm, config)
+    config = PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, written=2, drop=0.0, **kinds)
+    editor = Pinpoint(vlm, config)
     editor.edit_features.sentinel.uniform_()
     facts = ["a", "b", "a"]
     edits = [Query(f"Who is it {i}?", f"person {i}", drawing(i), fact) for i, fact in enumerate(facts)]
@@ -195,7 +185,7 @@ def test_hard_negatives_are_all_edits_of_the_batch_but_those_of_the_same_fact(vl
 
 def test_metric_features_are_scaled_cosines_with_thresholds(vlm, edits):
     """m and z of metric.py, pair by pair, from the released extractor's keys."""
-    editor = LiveEdit(vlm, LiveEditConfig(module_dim=DM, heads=2, rank=8, layer=2, features="metric"))
+    editor = Pinpoint(vlm, PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2))
     bar = editor.input_features
     with torch.no_grad():
         tau = editor.edit_features.sentinel.uniform_().flatten()
@@ -222,7 +212,7 @@ def test_metric_features_are_scaled_cosines_with_thresholds(vlm, edits):
 
 
 def test_the_input_side_is_registered_once(vlm):
-    editor = LiveEdit(vlm, LiveEditConfig(module_dim=DM, heads=2, rank=8, layer=2, features="metric"))
+    editor = Pinpoint(vlm, PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2))
     names = [name for name, _ in editor.networks().named_parameters() if "edit_features" in name]
     assert names == ["edit_features.sentinel"]
 
@@ -235,9 +225,3 @@ def test_dropping_keeps_the_last_state_and_about_the_share_asked_for():
         assert length == 0 or mask[length - 1]
     left = [float(mask[: length - 1].float().mean()) for mask, length in zip(part.mask, lengths, strict=True) if length]
     assert sum(left) / len(left) == pytest.approx(0.75, abs=0.03)
-
-
-@pytest.mark.parametrize("setting", [{"written": 2}, {"drop": 0.1}])
-def test_settings_of_hard_negatives_are_refused_with_released_ones(vlm, setting):
-    with pytest.raises(BadInput, match="negatives"):
-        LiveEdit(vlm, LiveEditConfig(module_dim=DM, heads=2, rank=8, layer=2, **setting))
