@@ -2,8 +2,8 @@
 
 ``mutations.toml`` lists them: for each file below ``src/liveedit`` the tests nearest to it and what *was* and *became*.
 Each change is made alone in a copy of the tree, where its tests run until one of them fails. What was found is kept in
-``runs/mutations.json`` and not done again as long as neither the file nor its tests change, so that a run that was
-stopped goes on. A line is printed for each change:
+``runs/mutations.json``, so that a run that was stopped goes on: what was noticed is not tried again as long as the file
+stays as it is, what was not as long as its tests do, too. Delete it to begin anew. A line is printed for each change:
 
     noticed    a test failed
     UNNOTICED  all tests passed: one is missing
@@ -103,8 +103,10 @@ class Workshop:
         self.forks: Forks = multiprocessing.get_context("forkserver")
         self.forks.set_forkserver_preload(LOADED)
         for name in COPIED:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-            copy(ROOT / name, tree / name, **({"ignore": bytecode} if copy is shutil.copytree else {}))
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(ROOT / name, tree / name)
 
     def outcome(self, mutation: Mutation) -> str:
         """What becomes of a mutation, in one of the words at the head of this file."""
@@ -127,8 +129,13 @@ class Workshop:
     def known(self, tests: Sequence[str], code: str, changed: str) -> str:
         """What :meth:`passes` says of ``code`` as it stands, or ``changed``, from an earlier run if there was one."""
         read = [(self.tree / "tests" / test).read_text(encoding="utf-8") for test in tests]
-        key = sha256("\0".join([*tests, *read, code, changed]).encode()).hexdigest()[:16]
-        return self.results.found.get(key) or self.results.add(key, self.passes(tests))
+        noticed, about = digest(code, changed), digest(code, changed, *tests, *read)
+        if changed and noticed in self.results.found:
+            return self.results.found[noticed]
+        if about in self.results.found:
+            return self.results.found[about]
+        outcome = self.passes(tests)
+        return self.results.add(noticed if changed and outcome == "failed" else about, outcome)
 
     def passes(self, tests: Sequence[str]) -> str:
         """How the tests end: passed, failed or slow."""
@@ -142,9 +149,9 @@ class Workshop:
         return "failed" if process.exitcode else "passed"
 
 
-def bytecode(folder: str, names: list[str]) -> list[str]:  # noqa: ARG001
-    """What is not copied."""
-    return [name for name in names if name == "__pycache__"]
+def digest(*texts: str) -> str:
+    """What tells some texts from all others."""
+    return sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def test_run(tree: Path, tests: Sequence[str]) -> None:
