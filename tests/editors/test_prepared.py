@@ -1,6 +1,7 @@
 """What training reads of cases: which of several probes, with which end, what it does not see, and who is a rival."""
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from PIL import Image
 
 from liveedit.editors import new_editor
 from liveedit.editors.contrast import contrast, log_odds
-from liveedit.editors.draws import EDIT, Draws, Pairs
+from liveedit.editors.draws import EDIT, Draws, Pairs, draw
 from liveedit.editors.memory import belonging
 from liveedit.editors.nets import Part, image_and_prompt, own_similarity, similarity
 from liveedit.editors.objective import replay
@@ -192,3 +193,96 @@ def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
     keys = editor.keys(image.pick(edits), prompt.pick(edits)) | {"pictured": torch.ones(3, dtype=torch.bool)}
     wanted = contrast(editor.odds(image, prompt, rows.spans, keys), own)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+# What is drawn, and what of a batch counts
+
+
+def test_edits_and_probes_mix_experts_of_their_own():
+    kinds = [[EDIT, "text_generality", "image_locality"]] * 4
+    seen = [draw(kinds, ("text_generality",), ("image_locality",), torch.Generator().manual_seed(s)) for s in range(20)]
+    for one, other in combinations((EDIT, "text_generality", "image_locality"), 2):
+        assert any(not torch.equal(drawn.mixed[one], drawn.mixed[other]) for drawn in seen)
+
+
+@torch.no_grad()
+def test_routing_terms_are_those_of_the_pairs_drawn(vlm):
+    """Eq. 13, 15 and 16 of one row after another; for a pair of strangers the sentinel is to win."""
+    editor = make(vlm)
+    examples = editor.prepare([case(number) for number in range(3)])
+    near = Pairs(
+        [(EDIT, 0), ("text_generality", 1), ("image_locality", 2)], [("text_generality", 0), (EDIT, 1), (EDIT, 2)]
+    )
+    far = Pairs([(EDIT, 0), ("image_locality", 1)], [("image_locality", 0), ("text_generality", 1)])
+    mixed = dict.fromkeys((EDIT, "text_generality", "image_locality"), torch.eye(3, dtype=torch.bool))
+    _, terms = replay(editor, examples, Draws(mixed, near, far))
+
+    def keys(side, name):
+        kind, j = name
+        row = examples[j].rows[kind]
+        image, prompt = image_and_prompt(row.hidden, row.spans)
+        return side.vision_key(image, prompt), side.text_key(prompt), prompt
+
+    bar, hat = editor.input_features, editor.edit_features
+    for name, pairs, wanted in (("hard_neighbour", near, range(3)), ("hard_sentinel", far, (2, 2))):
+        hats = [keys(hat, edit) for edit in pairs.edits]
+        loss, texts = 0.0, []
+        for own, row in zip(wanted, pairs.inputs, strict=True):
+            phi, psi, prompt = keys(bar, row)
+            scores = [own_similarity(phi, vision) for vision, *_ in hats]
+            scores.append(own_similarity(phi, bar.sentinel_key(prompt)))
+            loss -= float(torch.cat(scores).log_softmax(0)[own])
+            texts.append(torch.cat([own_similarity(psi, text) for _, text, _ in hats]))
+        assert float(terms[name]) == pytest.approx(loss / len(hats), rel=1e-4)
+        if pairs is near:
+            z = torch.stack(texts)
+            relative = -z.log_softmax(1).diagonal().mean()
+            absolute = -(z.diagonal().sigmoid().log() + (1 - z.roll(1, 1).diagonal().sigmoid()).log()).mean()
+            torch.testing.assert_close(terms["soft_relative"], relative, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(terms["soft_absolute"], absolute, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["liveedit", "serac"])
+def test_the_first_examples_write_and_all_are_routed(vlm, name):
+    settings = HARD if name == "liveedit" else SMALL["serac"] | {"drop": 0.0}
+    editors = []
+    for written in (1, None):
+        torch.manual_seed(0)
+        editors.append(new_editor(vlm, name, settings | {"written": written}))
+    examples = editors[0].prepare([case(number, fact) for number, fact in enumerate("ab")])
+    dice = [torch.Generator().manual_seed(0) for _ in range(3)]
+    some, all = (editor.loss(examples, one)[1] for editor, one in zip(editors, dice, strict=False))
+    routed = "acting" if name == "liveedit" else "scope"
+    assert torch.equal(some[routed], all[routed])
+    if name == "serac":
+        alone = editors[1].loss(examples[:1], dice[2])[1]
+        torch.testing.assert_close(some[EDIT], alone[EDIT])
+    assert not torch.equal(some[EDIT], all[EDIT])
+
+
+@torch.no_grad()
+def test_rows_without_image_are_no_pairs_of_the_released_routing(vlm):
+    kinds = {"generality": ("text_generality",), "locality": ("image_locality", "text_locality")}
+    editor = make(vlm, text_only="text_key", **kinds)
+    examples = editor.prepare([case(number) for number in range(2)])
+    for seed in range(6):
+        total, terms = editor.loss(examples, torch.Generator().manual_seed(seed))
+        assert total.isfinite()
+        assert "text_locality" in terms
+
+
+def test_success_is_that_of_the_edits_alone_over_all_their_tokens(vlm):
+    """With a change that changes nothing, of a first edit that says what the model says, and another that does not."""
+    editor = make(vlm, "ke", max_scale=1e-9)
+    examples = editor.prepare([case(0), case(11)])
+    rows = [example.rows[EDIT] for example in examples]
+    with torch.no_grad():
+        said = [vlm.resume(editor.below, row).argmax(-1)[row.answer_positions()] for row in rows]
+    rows[0].labels[rows[0].labels >= 0] = said[0]
+    right = [int((row.labels[row.labels >= 0] == tokens).sum()) for row, tokens in zip(rows, said, strict=True)]
+    total = sum(map(len, said))
+    assert 0 < sum(right) < total
+    editor.loss(examples, torch.Generator())
+    assert float(editor.constraint.right) == pytest.approx(2 * sum(right) / total)
+    assert float(editor.constraint.seen) == 2

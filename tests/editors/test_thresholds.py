@@ -5,8 +5,10 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from liveedit.editors import new_editor
+from liveedit.editors import new_editor, retriever
 from liveedit.editors.bank import Bank
+from liveedit.editors.context import fact
+from liveedit.editors.feedforward import Recorder
 from liveedit.editors.gradients import Factors
 from liveedit.editors.ke import Constraint, KEConfig
 from liveedit.editors.memory import best, kindred
@@ -15,7 +17,7 @@ from liveedit.editors.retriever import Retriever
 from liveedit.editors.serac import Counterfactual
 from liveedit.editors.tpatcher import TPatcher, TPatcherConfig, TPatcherPatch
 from liveedit.editors.wise import WISE, WISEConfig
-from liveedit.errors import Mismatch
+from liveedit.errors import BadInput, Mismatch
 from liveedit.models.batch import find_spans
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -194,3 +196,66 @@ def test_the_counterfactual_model_counts_places_from_the_first_real_token(vlm, t
     cache = transformers.DynamicCache()
     parts = [h(x[:, :3], mask[:, :3], cache), h(x[:, 3:4], mask[:, :4], cache), h(x[:, 4:], mask, cache)]
     torch.testing.assert_close(torch.cat(parts, 1), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_before_the_second_token_mend_normalises_nothing():
+    network, one = GradientTransform(2, 3, 2, 1), Factors(torch.ones(1, 1, 3), torch.ones(1, 1, 2))
+    network.observe(one)
+    assert torch.equal(network(one, 0).u, one.u)
+
+
+def test_t_patcher_acts_in_the_last_layer_and_keeps_tokens_that_predict_no_answer(vlm):
+    editor = TPatcher(vlm, TPatcherConfig(steps=0, memory=8))
+    assert editor.place.layer == vlm.num_layers - 1
+    patch, batch = editor.edit(EDITS[:1]), vlm.encode(EDITS[:1])
+    record = Recorder(editor.place.reads)
+    with vlm.patched(record), torch.no_grad():
+        vlm.logits(batch)
+    rest = record.seen[editor.place.reads][~batch.answer_positions()]
+    near = torch.cdist(patch.bank["memory"][0], rest).min(1).values
+    assert float(near.max()) < 1e-4
+
+
+def test_rates_of_their_own(vlm):
+    ke = new_editor(vlm, "ke", {"hidden": 8, "condition": 12, "multiplier_lr": 0.3})
+    assert ke.rates() == {"constraint": 0.3}
+    assert new_editor(vlm, "mend", {"rank": 4, "alpha_lr": 0.2}).rates() == {"alpha": 0.2}
+    assert {"constraint", "learner"} == set(ke.networks())
+
+
+def test_a_text_may_be_as_long_as_the_limit(vlm):
+    """SERAC keeps the text of an edit, question and answer."""
+    small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
+    span = vlm.encode(EDITS[:1]).spans[0]
+    length = span.stop - span.prompt[0]
+    assert len(new_editor(vlm, "serac", small | {"tokens": length}).edit(EDITS[:1])) == 1
+    with pytest.raises(BadInput, match=f"{length} tokens"):
+        new_editor(vlm, "serac", small | {"tokens": length - 1}).edit(EDITS[:1])
+
+
+def test_facts_in_words_go_with_their_edits(vlm, sentence_encoder):
+    assert fact(Query(" Who is it? ", " Ann\n")) == "Who is it? Ann"
+    editor = new_editor(vlm, "ike", {"retriever": sentence_encoder})
+    patch = editor.edit(EDITS)
+    assert editor.select(patch, [2, 0]).told == (patch.told[2], patch.told[0])
+    assert len(set(patch.told)) == 3
+
+
+def test_no_more_looks_are_remembered_than_there_is_room_for(vlm, sentence_encoder, monkeypatch):
+    monkeypatch.setattr(retriever, "REMEMBERED", 2)
+    one = Retriever(vlm, sentence_encoder, "both")
+    for image in (RED, BLUE, picture("green"), RED):
+        one.look(Query("?", image=image))
+        assert 0 < len(one.looks) <= 2
+
+
+def test_settings_of_query_time_leave_the_fingerprint_alone(vlm):
+    torch.manual_seed(0)
+    small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
+    one, other, third = (
+        new_editor(vlm, "serac", small | {"threshold": limit, "eos": eos})
+        for limit, eos in ((0.5, False), (0.7, False), (0.5, True))
+    )
+    for editor in (other, third):
+        editor.networks().load_state_dict(one.networks().state_dict())
+    assert one.fingerprint == other.fingerprint != third.fingerprint
