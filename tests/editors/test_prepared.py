@@ -87,11 +87,21 @@ def test_a_probe_without_image_is_read_only_where_edits_act_on_such(vlm):
 
 
 def test_the_sentinel_is_as_long_as_an_image_of_336_pixels_square():
-    for family in ("llava", "qwen2_vl"):
-        vlm = tiny(family)
-        span = vlm.encode([Query("?", image=Image.new("RGB", (336, 336)))]).spans[0].image
-        editor = make(vlm)
-        assert editor.input_features.sentinel.shape[1] == span[1] - span[0]
+    vlm = tiny("qwen2_vl")
+    vlm.processor.image_processor.size = {"shortest_edge": 1, "longest_edge": 400 * 400}
+    spans = {
+        side: vlm.encode([Query("?", image=Image.new("RGB", (side, side)))]).spans[0].image for side in (224, 336, 392)
+    }
+    counts = {side: last - first for side, (first, last) in spans.items()}
+    assert counts[224] < counts[336] < counts[392]
+    assert make(vlm).input_features.sentinel.shape[1] == counts[336]
+
+
+def test_fresh_answers_are_made_of_plain_words(vlm):
+    editor = make(vlm, "serac")
+    special = set(vlm.tokenizer.all_special_ids)
+    assert special
+    assert set(editor.plain_tokens.tolist()) == set(range(len(vlm.tokenizer))) - special
 
 
 # What the objective of LiveEdit counts
