@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 # The tests that a new version of a dependency is judged by: every family's conformance, every editor's contract.
 VERSION_TESTS ?= tests/test_generation.py tests/models/test_family_contract.py tests/editors/test_editor_contract.py
 
-.PHONY: demo test test-all test-newest test-oldest check bench lock clean
+.PHONY: demo test test-all test-newest test-oldest check mutants bench lock clean
 
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
@@ -29,6 +29,9 @@ check: .venv/ready ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+mutants: .venv/ready ## change the code in some hundred small places, one at a time: which changes does no test notice?
+	$(BIN)/python tools/mutate.py
 
 bench: .venv/ready ## speed, as ratios measured in one run
 	$(BIN)/python recipes/bench.py

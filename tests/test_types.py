@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from liveedit.errors import BadInput
-from liveedit.types import Case, Probe, Query, checked
+from liveedit.types import Case, Firing, Probe, Query, Record, checked
 
 
 def test_images_and_the_one_asked_about():
@@ -81,3 +81,13 @@ def test_values_of_other_types_are_one_line(kind):
     with pytest.raises(BadInput, match=said) as caught:
         checked(given)
     assert str(caught.value).isprintable()
+
+
+def test_a_record_is_read_as_it_was_written():
+    places = {"case": "c", "probe": 3, "edits": 10, "window": 2, "seed": 7, "protocol": "gap", "later": 4}
+    texts = {"editor": "e", "data": "d", "metric": "reliability", "wanted": "target", "prompt": "Who?", "target": "Ann"}
+    shown = {"image": "a.png", "note": "n", "answer_before": "Bob", "answer_after": "Änn\n"}
+    kept = {"tokens_wanted": (1, 2), "tokens_after": (3,), "top10_kept": 0.5, "top1_kept": 0.25}
+    record = Record(**places, **texts, **shown, **kept, fired=(Firing(4, 0.5, own=True), Firing(2, 0.25, own=False)))
+    assert Record.from_json(record.to_json()) == record
+    assert "\n" not in record.to_json()

@@ -77,6 +77,13 @@ def test_missing_fields_are_named_each(write):
     assert faults[-1] == "eval.json, record 1: not a record but str"
 
 
+def test_the_first_fault_is_told_and_how_many_more_there_are(write):
+    with pytest.raises(BadInput, match=r"record 0: 'alt' is empty, and 2 more faults: mend"):
+        read(write([SOUND | {"alt": "", "loc": ""}, SOUND, SOUND | {"src": 1}]))
+    with pytest.raises(BadInput, match=r"record 1: 'alt' is empty: mend"):
+        read(write([SOUND, SOUND | {"alt": ""}]))
+
+
 def test_an_old_answer_may_be_empty(write):
     assert len(read(write([SOUND | {"pred": ""}]))) == 1
 

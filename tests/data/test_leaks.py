@@ -42,9 +42,32 @@ def test_clean_drops_what_the_test_shows_and_exchanges_its_probes():
     assert [row.id for row in kept] == ["train:2", "train:3", "train:4"]
     assert [row.m_loc for row in kept] == ["m_loc-0/a.jpg", "m_loc-3/a.jpg", "m_loc-1/a.jpg"]
     assert [row.m_loc_q for row in kept] == ["0 m_loc_q", "3 m_loc_q", "1 m_loc_q"]
+    assert [row.m_loc_a for row in kept] == ["0 m_loc_a", "3 m_loc_a", "1 m_loc_a"]
     assert [row.loc for row in kept] == ["2 loc", "0 loc", "4 loc"]
+    assert [row.loc_ans for row in kept] == ["2 loc_ans", "0 loc_ans", "4 loc_ans"]
     assert [row.alt for row in kept] == ["2 alt", "3 alt", "4 alt"]
     assert all(leak.cases == 0 for leak in leaks(kept, test, VLKEB))
+
+
+def test_a_question_that_returns_is_never_what_another_is_exchanged_for():
+    test = [row(100, loc="who?")]
+    train = [row(0, loc="who?"), row(1), row(2, loc="who?"), row(3)]
+    assert [row.loc for row in clean(train, test, VLKEB)] == ["1 loc", "1 loc", "3 loc", "3 loc"]
+
+
+def test_a_locality_probe_is_an_image_and_its_question():
+    test = [row(100, m_loc="seen/1.jpg", m_loc_q="who?"), row(101, m_loc="seen/1.jpg", m_loc_q="where?")]
+    found = {leak.what: leak.cases for leak in leaks([row(0, m_loc="seen/1.jpg", m_loc_q="who?")], test, VLKEB)}
+    assert found["the image-locality probe is in training"] == 1
+    assert found["any image shows a subject that training shows"] == 2
+
+
+def test_the_same_answer_leaks_only_about_the_same_subject():
+    train = [row(0, image="seen/1.jpg", alt="Ann"), row(1, alt="Bob")]
+    test = [row(100, image="seen/2.jpg", alt="Bob"), row(101, image="seen/3.jpg", alt="Ann"), row(102, alt="Ann")]
+    found = {leak.what: leak.cases for leak in leaks(train, test, VLKEB)}
+    assert found["the same subject got the same answer in training"] == 1
+    assert found["the rephrased image is in training"] == 0
 
 
 def test_a_training_whose_probes_all_return_is_refused():

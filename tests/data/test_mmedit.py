@@ -1,5 +1,6 @@
 """E-VQA and E-IC as cases: prompts of both forms, hard probes that contradict no edit, orders."""
 
+import json
 import os
 from pathlib import Path
 
@@ -180,3 +181,15 @@ def test_the_published_files_load_completely(name, folder, published_sizes, clea
     add_place(PUBLISHED[name], locate(source(PUBLISHED[name]), [root], tmp_path))
     for split, sizes in (("paper", published_sizes), ("clean", clean_sizes)):
         assert tuple(len(load_cases(name, part, split=split)) for part in ("train", "test")) == sizes
+
+
+def test_a_hard_probe_asks_for_nothing_that_another_test_case_edits(added):
+    """Training asks another question about an edit's image; so does, with another answer, an edit of the test."""
+    folder = added / "vlkeb"
+    train, test = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("train.json", "eval.json"))
+    train[0] |= {"image": test[0]["image"], "src": "Where is it?", "alt": "Rome"}
+    (folder / "train.json").write_text(json.dumps(train), encoding="utf-8")
+    for edits, asked in ((test, "Where is it?"), ([*test, test[0] | {"src": "where is it?", "alt": "Oslo"}], None)):
+        (folder / "eval.json").write_text(json.dumps(edits), encoding="utf-8")
+        found = probes(load_cases("vlkeb", "test")[0]).get("same_image_other_question")
+        assert (found.query.prompt if found else None) == asked

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
@@ -78,6 +79,29 @@ def test_a_sound_benchmark_has_no_problems(published):
     assert result.records == {"train.json": 5, "eval.json": 3, "eval_edit_onehop.json": 2}
     assert "eval.json has 3 records, the published one 3,174" in result.notes
     assert told[-1] == (result.images, result.images)
+
+
+@pytest.mark.parametrize(("count", "noted"), [(2, True), (3, False), (4, True)])
+def test_a_number_of_records_that_differs_from_the_published_one_is_noted(published, count, noted):
+    """A record with several faults is one record."""
+    file = published / "vlkeb" / "eval.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps([rows[0] | {"src": "", "alt": ""}, *rows[1:]]), encoding="utf-8")
+    found = check(replace(VLKEB, counts={"test": count}), located(published))
+    assert found.records["eval.json"] == 2
+    assert found.notes == [f"eval.json has 3 records, the published one {count}"] * noted
+
+
+def test_a_fault_is_where_the_image_is_named_first(published):
+    images, file = published / "vlkeb" / "images", published / "vlkeb" / "eval.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows[2]["m_loc"] = rows[1]["image"]
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    (images / rows[1]["image"]).unlink()
+    told = []
+    found = check(VLKEB, located(published), lambda done, total: told.append(done))
+    assert [problem.partition(": no image")[0] for problem in found.problems] == ["eval.json, record 1: 'image'"]
+    assert told == list(range(1, found.images + 1))
 
 
 def test_every_problem_is_named(published):

@@ -92,6 +92,14 @@ def test_what_is_found_not_to_work_is_refused(model_type, reason):
         tiny(model_type)
 
 
+@pytest.mark.parametrize("name", ["cross_attn", "crossattention"])
+def test_layers_that_look_back_at_the_image_are_refused(name):
+    model, processor = shrink("llava_next")
+    model.get_decoder().layers[1].add_module(name, torch.nn.Linear(1, 1))
+    with pytest.raises(UnsupportedModel, match="by cross attention"):
+        VLM(model, processor)
+
+
 def test_a_processor_without_an_image_token_is_refused(monkeypatch):
     model, processor = shrink("llava_next")
     processor.image_token = None

@@ -117,6 +117,23 @@ def test_whoever_watches_a_site_sees_the_patched_output(vlm):
     assert torch.equal(seen[1], seen[0] + 1)
 
 
+@torch.no_grad()
+def test_of_a_patch_only_what_acts_above_the_layer_applies_on_resuming(vlm):
+    """What the layer itself put out is in the states that it goes on from."""
+    patch, batch = Sites({"layers.1": lambda states: 2 * states}), vlm.encode(QUERIES)
+    hidden = [vlm.hidden(batch, layer) for layer in range(3)]
+    plain = [vlm.resume(layer, states) for layer, states in enumerate(hidden)]
+    with vlm.patched(patch):
+        whole = vlm.logits(batch)
+        acted = [vlm.resume(layer, states) for layer, states in enumerate(hidden)]
+        again = vlm.resume(1, vlm.hidden(batch, 1))
+    torch.testing.assert_close(acted[0], whole)
+    assert torch.equal(acted[1], plain[1])
+    assert torch.equal(acted[2], plain[2])
+    torch.testing.assert_close(again, whole)
+    assert not torch.allclose(whole, plain[0], atol=1e-3)
+
+
 def test_an_interrupted_batch_does_not_leak_into_the_next(vlm):
     class Faulty(Patch):
         fails = True

@@ -47,6 +47,13 @@ def test_among_many_editors_only_ours_has_a_band():
     assert svg.count('data-editor="e7"') == 1
 
 
+@pytest.mark.parametrize(("others", "bands"), [(3, True), (4, False)])
+def test_up_to_four_editors_have_a_band_each(others, bands):
+    editors = ["liveedit", *(f"e{i}" for i in range(others))]
+    svg = panel_svg("c", panel(editors), "edits", drawn(*editors))
+    assert all(svg.count(f'data-editor="{editor}"') == (2 if bands else 1) for editor in editors[1:])
+
+
 def test_editor_names_are_escaped_and_never_read_as_mathematics():
     odd = 'a"><script>$x_1$'
     svg = panel_svg("c", panel([odd]), "edits", drawn(odd))

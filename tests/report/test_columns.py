@@ -33,10 +33,15 @@ def test_normalise_keeps_what_differs():
         ({"answer_after": "Jap an"}, RIGHT | {"exact_match": 0.0, "contains": 0.0}),
         ({"answer_before": "japan"}, RIGHT | {"unedited_match": 1.0}),
         ({"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 9, 3, 9)}, RIGHT | {"token_accuracy": 0.5}),
+        ({"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 2)}, RIGHT | {"token_accuracy": 0.5}),
         ({"tokens_wanted": (), "tokens_after": ()}, {k: v for k, v in RIGHT.items() if k != "token_accuracy"}),
         ({"wanted": "before", "answer_after": "France"}, KEPT),
         ({"wanted": "before", "answer_after": "france"}, KEPT | {"exact_match": 0.0}),
         ({"wanted": "before", "answer_after": "France", "top10_kept": 0.25}, KEPT | {"top10_rank": 0.25}),
+        (
+            {"wanted": "before", "answer_after": "France", "top1_kept": 0.0, "top10_kept": 0.0},
+            KEPT | {"top1_kept": 0.0, "top10_rank": 0.0},
+        ),
     ],
 )
 def test_probe_scores(record, changes, scores):
@@ -72,9 +77,10 @@ def test_of_repeated_records_the_last_counts(record):
     assert sorted(table.rows["number"]) == [1, 2]
 
 
-def test_records_of_other_protocols_and_seeds_are_no_repetition(record):
-    table = columns([record(), record(seed=1), record(protocol="stream"), record(editor="ft")])
-    assert (len(table.rows), table.repeated) == (4, 0)
+def test_records_of_other_places_are_no_repetition(record):
+    others = [{"seed": 1}, {"protocol": "stream"}, {"editor": "ft"}, {"window": 1}, {"edits": 1}, {"data": "vlkeb"}]
+    table = columns([record(), *(record(**other) for other in others)])
+    assert (len(table.rows), table.repeated) == (7, 0)
 
 
 def test_liveedit_stands_behind_its_rivals_and_windows_before_other_protocols(record):

@@ -115,3 +115,11 @@ def test_folder_that_is_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(StorageError, match="taken"):
         write_file(tmp_path / "taken" / "table.md", b"")
+
+
+def test_blank_lines_between_records_are_passed_over(tmp_path, record, save):
+    path = save(tmp_path / "records-0.jsonl", [record(case="a"), record(case="b")])
+    path.write_bytes(b"\n" + path.read_bytes().replace(b"\n", b"\n\n  \n"))
+    reading = read_records(path)
+    assert [r.case for r in reading] == ["a", "b"]
+    assert [(number, r.case) for number, r in reading.pick([0, 1])] == [(0, "a"), (1, "b")]

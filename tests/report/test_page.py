@@ -144,6 +144,24 @@ def test_seeds_and_protocols(record, draw):
     assert 'data-edits="gap 20"' in html
 
 
+@pytest.mark.parametrize("seeds", [(1, 2), (2, 1)])
+def test_answers_are_those_of_the_first_seed_in_whatever_order_they_come(record, draw, seeds):
+    _, data = draw([record(seed=seed, answer_after=f"seed {seed}") for seed in seeds])
+    assert answers(data)["reliability", "10", "liveedit"][0] == "seed 1"
+    assert "seed 2" not in data["texts"]
+
+
+def test_a_probe_without_tokens_has_no_percentage(record, draw):
+    _, data = draw([record(tokens_wanted=(), tokens_after=())])
+    assert answers(data)["reliability", "10", "liveedit"][2] is None
+
+
+def test_cases_are_told_apart_by_their_benchmark(record, draw):
+    html, data = draw([record(data="emblem"), record(data="vlkeb")])
+    assert data["of"] == len(data["cases"]) == 2
+    assert "<dt>Cases</dt><dd>2</dd>" in html
+
+
 def test_answers_are_escaped(record, draw):
     evil = "</script><script>alert(1)</script>"
     fields = ("prompt", "target", "answer_before", "answer_after", "image", "editor", "data", "case", "metric")

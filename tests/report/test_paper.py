@@ -106,3 +106,30 @@ def test_gaps_and_streams_are_tables_of_their_own(record):
     numbers = summary([record(protocol=p, later=20) for p in ("windows", "gap")])
     assert [(t.protocol, t.size) for t in liveedit_tables(numbers, "exact_match")] == [("windows", "N"), ("gap", "Gap")]
     assert vlkeb_tables(numbers, "exact_match")[1].title.endswith("gap, Gap = 20")
+
+
+def test_exact_match_has_one_definition_of_locality_in_both_papers(record):
+    kept = {"wanted": "before", "top1_kept": 0.25, "top10_kept": 0.5}
+    metrics = ("text_locality", "image_locality")
+    records = [record(metric=metric, probe=i, answer_after="France", **kept) for i, metric in enumerate(metrics)]
+    [table] = vlkeb_tables(summary(records), "exact_match")
+    assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == ["100.0", "100.0"]
+    [table] = vlkeb_tables(summary(records), "token_accuracy")
+    assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == ["25.0", "50.0"]
+
+
+def test_port_is_portability_over_one_hop(record):
+    records = [
+        record(metric=f"portability_{hop}hop", probe=hop, answer_after="Japan" if hop == 1 else "Chile")
+        for hop in (1, 2)
+    ]
+    [table] = vlkeb_tables(summary(records), "exact_match")
+    assert [heading for _, heading in table.columns][-1] == "Port"
+    assert table.lines[0].cells[-1].text == "100.0"
+
+
+def test_n_stands_in_the_first_line_of_its_group(record):
+    records = [record(editor=editor, edits=edits) for edits in (1, 1000) for editor in ("a", "b")]
+    [table] = liveedit_tables(summary(records), "exact_match")
+    rows = [line.partition(" &")[0] for line in latex(table).splitlines() if line.endswith("\\\\")]
+    assert rows == ["N", "1", "", "1,000", ""]

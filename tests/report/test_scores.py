@@ -191,3 +191,28 @@ def test_summary_that_cannot_be_written_is_a_storage_error(tmp_path, record):
     with pytest.raises(StorageError, match=r"summary\.json"):
         write_summary([record()], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_intervals_are_the_same_on_any_machine(record):
+    """Published figures stand on these very resamples."""
+    records = [record(case=f"c{i}", tokens_wanted=(1,) * 256, tokens_after=(1,) * (1 << i)) for i in range(9)]
+    row = rows_of(records)["reliability", "token_accuracy"]
+    found = [row["value"], row["low"], row["high"]]
+    assert found == pytest.approx([0.221788, 0.044271, 0.442795], abs=2e-6)
+
+
+def test_an_edit_of_two_seeds_costs_twice(record):
+    records = [record(seed=seed, edit_seconds=seconds) for seed, seconds in ((0, 1.0), (1, 3.0))]
+    records.append(record(seed=1, window=1, edit_seconds=8.0))
+    assert summary(records)["cost"][0]["edit_seconds"] == 4.0
+
+
+def test_seeds_are_counted_not_named(record):
+    assert rows_of([record(seed=3), record(seed=5)])["reliability", "exact_match"]["seeds"] == 2
+
+
+def test_metrics_that_are_not_known_come_last_by_name(record):
+    names = ["image_alone", "b_probe", "reliability", "a_probe", "portability_2hop"]
+    rows = summary([record(metric=metric, probe=i) for i, metric in enumerate(names)])["rows"]
+    found = list(dict.fromkeys(row["metric"] for row in rows))
+    assert found == ["reliability", "portability_2hop", "image_alone", "a_probe", "b_probe"]

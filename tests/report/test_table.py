@@ -134,9 +134,69 @@ def test_label(metric, heading):
         (1.255, "count", "1.25"),
         (0.0000021, "seconds", "2.1 µs"),
         (75.0, "seconds", "75 s"),
+        (1.0, "seconds", "1 s"),
+        (0.9997, "seconds", "1000 ms"),
         (114688, "bytes", "115 kB"),
         (3, "bytes", "3 B"),
     ],
 )
 def test_printed_numbers(value, unit, text):
     assert Cell("x", value, unit=unit).text == text
+
+
+def test_an_interval_runs_from_low_to_high():
+    cell = Cell("x", 0.5, 0.42, 0.6)
+    assert (cell.interval, cell.spread) == ("42.0–60.0", pytest.approx(0.09))
+    assert (Cell("x", 0.5).interval, Cell("x", 0.5).spread) == ("", None)
+
+
+def test_the_terminal_shows_the_interval_in_whole_percent(answers):
+    numbers = summary(answers([i % 4 > 0 for i in range(60)]))
+    row = next(r for r in numbers["rows"] if r["score"] == "exact_match")
+    table = next(table for table in tables(numbers) if table.score == "exact_match")
+    low, high = (f"{100 * row[end]:.0f}" for end in ("low", "high"))
+    assert terminal_rows(table)[1] == [["10", "liveedit", f"75.0\n{low}–{high}"]]
+
+
+def test_what_was_not_measured_is_a_dash(record):
+    cost = next(table for table in tables(summary([record(edit_seconds=0.5)])) if table.kind == "cost")
+    assert [cell.text for cell in cost.lines[0].cells] == ["500 ms", "–", "–"]
+
+
+def test_the_best_is_found_at_each_n_and_among_what_was_measured(record):
+    right = {("a", 1): True, ("b", 1): False, ("a", 10): False, ("b", 10): True}
+    records = [
+        record(editor=editor, edits=edits, answer_after="Japan" if took else "Chile")
+        for (editor, edits), took in right.items()
+    ]
+    # a second case that "a" has wrong at 1 edit, so that the best there is below the best at 10
+    records += [record(case="x", editor=editor, edits=1, answer_after="Chile") for editor in "ab"]
+    records += [record(editor=editor, edits=10, metric="text_locality", probe=1) for editor in "ab"]
+    table = next(table for table in tables(summary(records)) if (table.kind, table.score) == ("main", "exact_match"))
+    best = {(line.edits, line.editor): [cell.best for cell in line.cells] for line in table.lines}
+    assert best == {
+        (1, "a"): [True, False],
+        (1, "b"): [False, False],
+        (10, "a"): [False, True],
+        (10, "b"): [True, True],
+    }
+
+
+def test_forgetting_has_a_line_for_each_number_of_later_edits_and_editor(record):
+    records = [
+        record(editor=editor, case=f"{later}", protocol="stream", edits=later + 1, later=later)
+        for editor in ("wise", "ft") for later in (0, 12, 13, 13.5, 100)
+    ]  # fmt: skip
+    table = next(table for table in tables(summary(records)) if table.kind == "forgetting")
+    lines = [(line.edits, line.editor) for line in table.lines]
+    assert lines == [(later, editor) for later in (0, 13, 100) for editor in ("ft", "wise")]
+
+
+def test_the_most_seeds_of_any_editor_are_told(record):
+    records = [record(editor="a", seed=seed) for seed in range(3)] + [record(editor="b")]
+    assert "of up to 3 seeds" in tables(summary(records))[0].note
+
+
+def test_main_tables_hold_the_papers_metrics_alone(record):
+    made = tables(summary([record(), record(metric="look_alike_image", wanted="before", probe=1)]))
+    assert [[name for name, _ in table.columns] for table in made[:2]] == [["reliability"], ["look_alike_image"]]

@@ -1,0 +1,261 @@
+"""Limits that methods draw: what lies just on one, who may meet whom, and what an edit begins with."""
+
+import pytest
+import torch
+import transformers
+from PIL import Image, ImageDraw
+
+from liveedit.editors import new_editor, retriever
+from liveedit.editors.bank import Bank
+from liveedit.editors.context import fact
+from liveedit.editors.feedforward import Recorder
+from liveedit.editors.gradients import Factors
+from liveedit.editors.ke import Constraint, KEConfig
+from liveedit.editors.memory import best, kindred
+from liveedit.editors.mend import GradientTransform
+from liveedit.editors.retriever import Retriever
+from liveedit.editors.serac import Counterfactual
+from liveedit.editors.tpatcher import TPatcher, TPatcherConfig, TPatcherPatch
+from liveedit.editors.wise import WISE, WISEConfig
+from liveedit.errors import BadInput, Mismatch
+from liveedit.models.batch import find_spans
+from liveedit.models.tiny import tiny
+from liveedit.types import Query
+
+LIVEEDIT = {"module_dim": 16, "heads": 2, "layer": 1, "rank": 4}
+
+
+def picture(colour):
+    image = Image.new("RGB", (32, 32), colour)
+    ImageDraw.Draw(image).ellipse((4, 8, 20, 24), fill="white")
+    return image
+
+
+RED, BLUE = picture("red"), picture("blue")
+ASKED = "What is the country with this flag?"
+EDITS = [Query(ASKED, "Japan", RED), Query(ASKED, "Peru", BLUE), Query("Who sang the song?", "Nobody")]
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return tiny("llava")
+
+
+# On the limit itself
+
+
+def test_a_score_that_only_reaches_the_threshold_is_not_above_it():
+    assert best(torch.tensor([[0.25, 0.5]]), 0.5) == ([], [], [[]])
+    assert best(torch.tensor([[0.25, 0.5]]), 0.49)[:2] == ([0], [1])
+
+
+def test_an_edit_on_the_retrievers_threshold_is_not_found(vlm, sentence_encoder):
+    keys = Retriever(vlm, sentence_encoder, "both").keys([edit.prompt for edit in EDITS], EDITS)
+    text = float(keys["text_key"][2] @ keys["text_key"][2])
+    image = float(keys["image_key"][0] @ keys["image_key"][0])
+    for threshold, least, found in ((text, 0.0, None), (text - 1e-3, 0.0, 2)):
+        one = Retriever(vlm, sentence_encoder, "both", threshold, least)
+        assert one.find(Bank(keys), EDITS[2]) == found
+    for least, found in ((image, None), (image - 1e-3, 0)):
+        one = Retriever(vlm, sentence_encoder, "both", 0.0, least)
+        assert one.find(Bank(keys).select([0]), EDITS[0]) == found
+
+
+def test_the_nearest_edit_is_the_nearest_by_text_and_image_together(vlm, sentence_encoder):
+    nearest = Retriever(vlm, sentence_encoder, "both")
+    held = Bank(nearest.keys([edit.prompt for edit in EDITS], EDITS))
+    assert [nearest.find(held, edit) for edit in EDITS[:2]] == [0, 1]
+    assert nearest.find(held, Query(ASKED, image=[BLUE, RED])) == 0, "of two images the last is asked about"
+    assert nearest.find(held, Query(ASKED, image=[BLUE, RED], about=0)) == 1
+
+
+@torch.no_grad()
+def test_an_expert_on_the_margin_is_not_kept(vlm):
+    torch.manual_seed(0)
+    editor = new_editor(vlm, "liveedit", LIVEEDIT)
+    patch, batch = editor.edit(EDITS[:2]), vlm.encode(EDITS[:1])
+    hidden = vlm.hidden(batch, 1).hidden
+    found = patch.route(hidden, batch.spans)
+    above = float(found.vision[0, 0] - found.sentinel[0])
+    for margin, kept in ((above, False), (above - 1e-3, True)):
+        other = new_editor(vlm, "liveedit", LIVEEDIT | {"margin": margin})
+        other.networks().load_state_dict(editor.networks().state_dict())
+        assert bool(type(patch)(other, patch.bank).route(hidden, batch.spans).keep[0, 0]) == kept
+
+
+@pytest.mark.parametrize(("right", "margin"), [(0.85, 1000), (0.9, 1000), (0.95, 800)])
+def test_the_margin_of_ke_falls_only_where_more_than_nine_in_ten_succeed(right, margin):
+    constraint = Constraint(KEConfig(margin=1e-3, patience=20))
+    constraint.anneal(right, 20)
+    assert round(float(constraint.margin) * 1e6) == margin
+
+
+# Who may meet whom
+
+
+def test_with_an_image_and_without_are_no_kin():
+    mask = torch.ones(2, 4)
+    spans = find_spans(torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]]), mask)
+    assert kindred(spans, torch.tensor([True, False])).tolist() == [[True, False], [False, True]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "settings"), [("serac", {"width": 16, "depth": 1, "threshold": 0.01}), ("recipe", {})]
+)
+def test_a_question_about_an_image_is_never_answered_by_an_edit_without_one(vlm, name, settings):
+    torch.manual_seed(0)
+    sizes = {"module_dim": 16, "heads": 2} if name == "serac" else {"key_dim": 16, "margin": -100.0}
+    editor = new_editor(vlm, name, {"layer": 1} | sizes | settings)
+    text, shown = Query(ASKED, "Japan"), Query(ASKED, "Japan", RED)
+    for edit, meets in ((text, [True, False]), (shown, [False, True])):
+        for query, met in zip((text, shown), meets, strict=True):
+            batch = vlm.encode([query])
+            plain = vlm.logits(batch)
+            with vlm.patched(editor.edit([edit])):
+                assert torch.equal(vlm.logits(batch), plain) != met
+
+
+def test_only_edits_of_ones_own_are_taken_back(vlm, sentence_encoder):
+    settings = {"liveedit": LIVEEDIT, "grace": {"steps": 0}, "t-patcher": {"steps": 0}}
+    settings["ike"] = {"retriever": sentence_encoder}
+    patches = {name: new_editor(vlm, name, some).edit(EDITS[:2]) for name, some in settings.items()}
+    for name, some in settings.items():
+        stranger = next(patch for other, patch in patches.items() if other != name)
+        with pytest.raises(Mismatch, match="another editor"):
+            new_editor(vlm, name, some).select(stranger, [0])
+
+
+# What methods count and draw
+
+
+def test_a_token_has_a_gradient_where_both_its_factors_are_there():
+    """MEND leaves all other tokens out of its statistics and of its change."""
+    torch.manual_seed(0)
+    u, delta = torch.randn(1, 4, 3), torch.randn(1, 4, 2)
+    u[0, 1], delta[0, 2] = 0, 0
+    network, alone = GradientTransform(2, 3, 2, 1), GradientTransform(2, 3, 2, 1)
+    network.observe(Factors(u, delta))
+    alone.observe(Factors(u[:, [0, 3]], delta[:, [0, 3]]))
+    for name, value in alone.named_buffers():
+        torch.testing.assert_close(network.get_buffer(name), value)
+    with torch.no_grad():
+        network.first.bias.fill_(1.0)
+        found = network(Factors(u, delta), 0)
+    assert found.u[0].any(1).tolist() == found.delta[0].any(1).tolist() == [True, False, False, True]
+
+
+def test_each_neuron_of_t_patcher_is_drawn_anew_and_by_the_seed(vlm):
+    def keys(seed):
+        return TPatcher(vlm, TPatcherConfig(steps=0, seed=seed)).edit([EDITS[0], EDITS[0]]).bank["key"]
+
+    assert not torch.equal(*keys(0))
+    assert torch.equal(keys(0), keys(0))
+    assert not torch.equal(keys(0)[0], keys(7)[0])
+
+
+def test_t_patcher_remembers_tokens_of_earlier_edits_and_of_no_answer(vlm):
+    editor = TPatcher(vlm, TPatcherConfig(steps=3, lr=0.1, silent=1.0))
+    held = editor.edit(EDITS[:1])
+    loud = {name: rows.clone() for name, rows in held.bank.tensors().items()}
+    loud["memory"] *= 10
+    after = [editor.edit(EDITS[1:2], TPatcherPatch(editor, bank)).bank["key"][1] for bank in (held.bank, Bank(loud))]
+    assert not torch.allclose(*after), "what is remembered of the first edit moves the second neuron"
+
+
+def test_t_patcher_weighs_what_is_to_be_active(vlm):
+    """Where nothing else is to be learnt but that the neuron is active, its bias rises."""
+    biases = [
+        float(TPatcher(vlm, TPatcherConfig(steps=5, active=active, silent=0.0)).edit(EDITS[:1]).bank["bias"][0])
+        for active in (0.0, 1.0)
+    ]
+    assert biases[0] < biases[1]
+    assert biases[1] > 0
+
+
+def test_masks_of_wise_are_drawn_by_shard_and_seed(vlm):
+    masks = [WISE(vlm, WISEConfig(seed=seed)).mask(shard) for seed, shard in ((0, 0), (0, 1), (5, 0))]
+    assert not any(torch.equal(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert torch.equal(masks[0], WISE(vlm, WISEConfig(seed=0)).mask(0))
+
+
+@torch.no_grad()
+def test_the_counterfactual_model_counts_places_from_the_first_real_token(vlm, tmp_path):
+    """Of a pretrained model whose places are learnt, padded on the left as in a batch, and with a cache."""
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 1}
+    config = transformers.OPTConfig(vocab_size=50, num_attention_heads=2, max_position_embeddings=64, **sizes)
+    torch.manual_seed(0)
+    transformers.OPTForCausalLM(config).save_pretrained(tmp_path)
+    h = Counterfactual(vlm, str(tmp_path), 16, 1, 2)
+    x = torch.randn(1, 5, vlm.hidden_size)
+    wanted = h.writes(h.model(inputs_embeds=h.reads(x)).last_hidden_state)
+    mask = torch.ones(1, 5, dtype=torch.long)
+    torch.testing.assert_close(h(x, mask), wanted, rtol=1e-4, atol=1e-5)
+    padded, gap = torch.cat([torch.zeros(1, 3, vlm.hidden_size), x], 1), torch.zeros(1, 3, dtype=torch.long)
+    torch.testing.assert_close(h(padded, torch.cat([gap, mask], 1))[:, 3:], wanted, rtol=1e-4, atol=1e-5)
+    cache = transformers.DynamicCache()
+    parts = [h(x[:, :3], mask[:, :3], cache), h(x[:, 3:4], mask[:, :4], cache), h(x[:, 4:], mask, cache)]
+    torch.testing.assert_close(torch.cat(parts, 1), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_before_the_second_token_mend_normalises_nothing():
+    network, one = GradientTransform(2, 3, 2, 1), Factors(torch.ones(1, 1, 3), torch.ones(1, 1, 2))
+    network.observe(one)
+    assert torch.equal(network(one, 0).u, one.u)
+
+
+def test_t_patcher_acts_in_the_last_layer_and_keeps_tokens_that_predict_no_answer(vlm):
+    editor = TPatcher(vlm, TPatcherConfig(steps=0, memory=8))
+    assert editor.place.layer == vlm.num_layers - 1
+    patch, batch = editor.edit(EDITS[:1]), vlm.encode(EDITS[:1])
+    record = Recorder(editor.place.reads)
+    with vlm.patched(record), torch.no_grad():
+        vlm.logits(batch)
+    rest = record.seen[editor.place.reads][~batch.answer_positions()]
+    near = torch.cdist(patch.bank["memory"][0], rest).min(1).values
+    assert float(near.max()) < 1e-4
+
+
+def test_rates_of_their_own(vlm):
+    ke = new_editor(vlm, "ke", {"hidden": 8, "condition": 12, "multiplier_lr": 0.3})
+    assert ke.rates() == {"constraint": 0.3}
+    assert new_editor(vlm, "mend", {"rank": 4, "alpha_lr": 0.2}).rates() == {"alpha": 0.2}
+    assert {"constraint", "learner"} == set(ke.networks())
+
+
+def test_a_text_may_be_as_long_as_the_limit(vlm):
+    """SERAC keeps the text of an edit, question and answer."""
+    small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
+    span = vlm.encode(EDITS[:1]).spans[0]
+    length = span.stop - span.prompt[0]
+    assert len(new_editor(vlm, "serac", small | {"tokens": length}).edit(EDITS[:1])) == 1
+    with pytest.raises(BadInput, match=f"{length} tokens"):
+        new_editor(vlm, "serac", small | {"tokens": length - 1}).edit(EDITS[:1])
+
+
+def test_facts_in_words_go_with_their_edits(vlm, sentence_encoder):
+    assert fact(Query(" Who is it? ", " Ann\n")) == "Who is it? Ann"
+    editor = new_editor(vlm, "ike", {"retriever": sentence_encoder})
+    patch = editor.edit(EDITS)
+    assert editor.select(patch, [2, 0]).told == (patch.told[2], patch.told[0])
+    assert len(set(patch.told)) == 3
+
+
+def test_no_more_looks_are_remembered_than_there_is_room_for(vlm, sentence_encoder, monkeypatch):
+    monkeypatch.setattr(retriever, "REMEMBERED", 2)
+    one = Retriever(vlm, sentence_encoder, "both")
+    for image in (RED, BLUE, picture("green"), RED):
+        one.look(Query("?", image=image))
+        assert 0 < len(one.looks) <= 2
+
+
+def test_settings_of_query_time_leave_the_fingerprint_alone(vlm):
+    torch.manual_seed(0)
+    small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
+    one, other, third = (
+        new_editor(vlm, "serac", small | {"threshold": limit, "eos": eos})
+        for limit, eos in ((0.5, False), (0.7, False), (0.5, True))
+    )
+    for editor in (other, third):
+        editor.networks().load_state_dict(one.networks().state_dict())
+    assert one.fingerprint == other.fingerprint != third.fingerprint

@@ -1,0 +1,56 @@
+"""Which edits answered, and what is listed once some are taken back, where many edits act on one question."""
+
+import pytest
+import torch
+from PIL import Image
+
+from liveedit.editable import EditableVLM
+from liveedit.editors import new_editor
+from liveedit.models.tiny import tiny
+from liveedit.types import Query
+
+
+def picture(seed):
+    pixels = torch.randint(256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(pixels.numpy())
+
+
+EDITS = [Query(f"What is number {i}?", f"answer {i}", picture(i)) for i in range(5)]
+
+
+@pytest.fixture
+def model():
+    """A model whose router lets every expert pass."""
+    torch.manual_seed(0)
+    vlm = tiny("llava")
+    return EditableVLM(vlm, new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 1, "margin": -1e3}))
+
+
+def test_the_edit_that_weighs_most_is_named_first(model):
+    made = model.edit(EDITS)
+    orders = []
+    for query in EDITS:
+        fired = model.explain(query)
+        assert {edit.id for edit, _ in fired} == {edit.id for edit in made}
+        weights = [weight for _, weight in fired]
+        assert weights == sorted(weights, reverse=True)
+        assert len(set(weights)) > 1
+        orders.append([edit.id for edit, _ in fired])
+    assert orders != [[edit.id for edit in made]] * len(EDITS), "else the order made would do as well"
+
+
+@pytest.mark.parametrize("gone", [(0,), (1, 3), (4,), (0, 1, 2, 3, 4)])
+def test_what_is_left_is_listed_and_explained_as_if_the_rest_had_never_been(model, gone):
+    made = model.edit(EDITS)
+    assert list(model.edits) == made
+    model.forget([made[place].id for place in gone])
+    left = [place for place in range(5) if place not in gone]
+    assert model.edits == tuple(made[place] for place in left)
+    assert len(model.patch) == len(left)
+    other = EditableVLM(model.vlm, model.editor)
+    if left:
+        other.edit([EDITS[place] for place in left])
+    for query in EDITS[:2]:
+        found, wanted = model.explain(query), other.explain(query)
+        assert [edit.target for edit, _ in found] == [edit.target for edit, _ in wanted]
+        assert [weight for _, weight in found] == pytest.approx([weight for _, weight in wanted], rel=1e-4)
