@@ -27,7 +27,7 @@ IN_CONTEXT = {"ike", "lte", "recipe"}
 """Methods that act before a question is encoded: raw calls of what others have encoded are refused."""
 
 
-@pytest.fixture(scope="module", params=EDITORS)
+@pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
 def edited(request, embedded_vlm):
     """The embedded model, edited to answer several tokens about the first of the flags."""
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(request.param)))

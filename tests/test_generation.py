@@ -11,7 +11,7 @@ from liveedit.models.contract import cut, greedy
 FLAG, QUESTION = Emblem().drawing("twemoji", "flag-jp"), "What is the country with this flag?"
 
 
-@pytest.fixture(scope="module", params=EDITORS)
+@pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
 def edited(request, embedded_vlm):
     """The embedded model, edited to answer several tokens."""
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(request.param)))
