@@ -5,7 +5,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
+
+from torch import Tensor
 
 from liveedit.editors.bank import Bank
 from liveedit.editors.base import Editor
@@ -13,7 +15,6 @@ from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.editors.retriever import Retriever
 from liveedit.errors import BadInput
 from liveedit.models.batch import Firing
-from liveedit.models.patch import Patch
 from liveedit.types import Query
 
 __all__ = ["ContextEditor", "ContextPatch", "fact"]
@@ -42,26 +43,20 @@ class ContextPatch(BankPatch):
         """Bytes of the keys and of the texts."""
         return self.bank.nbytes + sum(len(text.encode()) for text in self.told)
 
+    def fitting(self, fits: Tensor) -> Tensor:
+        """Of the edits that fit, boolean (1, E), those that do not give way; all of them fit where nothing is asked."""
+        return fits & self.standing if self.editor.retriever.threshold is None else self.taking_part(fits)
+
     def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
         """See :meth:`Patch.rewrite`."""
-        place = self.editor.retriever.find(self.bank, query)
+        place = self.editor.retriever.find(self.bank, query, self.fitting)
         if place is None:
             return query, []
         return replace(query, prompt=self.editor.prompt(self.told[place], query.prompt)), [(place, 1.0)]
 
     def save(self, folder: Path) -> None:
         """See :meth:`BankPatch.save`."""
-        self.bank.save(Path(folder) / self.FILE, self.editor.origin | {"told": json.dumps(self.told)})
-
-    @classmethod
-    def load(cls, editor: "ContextEditor", folder: Path) -> Self:
-        """What :meth:`save` wrote. Raises :class:`BadInput` where that is broken, :class:`Mismatch` for another's."""
-        bank, about = Bank.load(Path(folder) / cls.FILE)
-        editor.claim(about, folder)
-        try:
-            return cls(editor, bank, json.loads(about["told"]))
-        except (KeyError, ValueError) as error:
-            raise BadInput(f"{folder} holds no texts of edits ({error}): it is broken, make the edits again") from error
+        self.stored().save(Path(folder) / self.FILE, self.editor.origin | {"told": json.dumps(self.told)})
 
 
 class ContextEditor(PoolEditor):
@@ -79,22 +74,24 @@ class ContextEditor(PoolEditor):
     def prompt(self, told: str, question: str) -> str:
         """The prompt that brings what :meth:`tell` said to a question."""
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> ContextPatch:
-        """See :meth:`Editor.edit`."""
-        self.begin(queries, patch)
-        held = self.patch_class(self, Bank(self.retriever.empty)) if patch is None else patch
+    def empty(self) -> ContextPatch:
+        """A patch without edits."""
+        return self.patch_class(self, Bank(self.retriever.empty))
+
+    def extended(self, held: BankPatch, queries: Sequence[Query]) -> ContextPatch:
+        """See :meth:`PoolEditor.extended`."""
         assert isinstance(held, ContextPatch)
-        if not queries:
-            return held
         bank = held.bank.append(self.retriever.keys([query.prompt for query in queries], queries))
         return self.patch_class(self, bank, (*held.told, *(self.tell(query) for query in queries)))
 
-    def select(self, patch: Patch, index: Sequence[int]) -> ContextPatch:
-        """See :meth:`Editor.select`."""
-        self.own(patch)
+    def selected(self, patch: BankPatch, index: Sequence[int]) -> ContextPatch:
+        """See :meth:`PoolEditor.selected`."""
         assert isinstance(patch, ContextPatch)
         return self.patch_class(self, patch.bank.select(index), [patch.told[place] for place in index])
 
-    def load_patch(self, folder: Path) -> ContextPatch:
-        """See :meth:`Editor.load_patch`."""
-        return self.patch_class.load(self, folder)
+    def restored(self, bank: Bank, about: dict[str, str], folder: Path) -> ContextPatch:
+        """See :meth:`PoolEditor.restored`. Raises :class:`BadInput` where the texts are broken."""
+        try:
+            return self.patch_class(self, bank, json.loads(about["told"]))
+        except (KeyError, ValueError) as error:
+            raise BadInput(f"{folder} holds no texts of edits ({error}): it is broken, make the edits again") from error

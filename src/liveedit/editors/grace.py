@@ -116,9 +116,10 @@ class GracePatch(BankPatch):
         """The entry (B,) that each ``x`` (B, D) is within the radius of, -1 for none."""
         exact = "donot_use_mm_for_euclid_dist"
         distance = torch.cdist(x, self.bank["key"], compute_mode=exact)
-        distance = distance.masked_fill(self.radii.to(x.device) < 0, torch.inf)
-        least, entry = distance.min(1)
-        return torch.where(least <= self.radii.to(x.device)[entry], entry, -1)
+        radii = self.radii.to(x.device)
+        near = self.taking_part((distance <= radii) & (radii >= 0))
+        least, entry = distance.masked_fill(~near, torch.inf).min(1)
+        return torch.where(least < torch.inf, entry, -1)
 
 
 class GRACE(PoolEditor):
@@ -135,14 +136,15 @@ class GRACE(PoolEditor):
         layer = highest_layer(vlm, 2 * vlm.num_layers // 3) if self.config.layer is None else self.config.layer
         self.place: FeedForward = feed_forward(vlm, layer)
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> GracePatch:
-        """See :meth:`Editor.edit`."""
-        self.begin(queries, patch)
+    def empty(self) -> GracePatch:
+        """A patch without edits."""
         none = torch.empty(0, self.vlm.hidden_size, device=self.vlm.device)
-        empty = GracePatch(self, Bank({"key": none, "value": none, "label": none[:, 0].long()}))
-        made = empty if patch is None else patch
-        assert isinstance(made, GracePatch)
-        bank, radii = made.bank, made.radii
+        return GracePatch(self, Bank({"key": none, "value": none, "label": none[:, 0].long()}))
+
+    def extended(self, held: BankPatch, queries: Sequence[Query]) -> GracePatch:
+        """See :meth:`PoolEditor.extended`."""
+        assert isinstance(held, GracePatch)
+        bank, radii = held.bank, held.radii
         for start in range(0, len(queries), CHUNK):
             chunk = queries[start : start + CHUNK]
             keys, values = self.learn(chunk)

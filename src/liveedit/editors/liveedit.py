@@ -47,11 +47,10 @@ from liveedit.editors.former import PUBLISHED
 from liveedit.editors.metric import EditSide
 from liveedit.editors.nets import FeatureExtractor, InputExtractor, ReleasedGenerator, image_and_prompt
 from liveedit.editors.objective import replay, routing_terms
-from liveedit.editors.pool import PoolEditor
+from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.editors.routing import LiveEditPatch, pictured
 from liveedit.errors import BadInput
 from liveedit.models.batch import HiddenBatch
-from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
 
@@ -145,12 +144,12 @@ class LiveEdit(TrainableEditor, PoolEditor):
     # Editing
 
     @torch.no_grad()
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> "LiveEditPatch":
-        """See :meth:`Editor.edit`. An edit without image needs ``text_only="text_key"``; only text meets it."""
-        self.begin(queries, patch)
-        before = self.empty() if patch is None else patch
-        assert isinstance(before, LiveEditPatch)
-        bank = before.bank
+    def extended(self, held: BankPatch, queries: Sequence[Query]) -> "LiveEditPatch":
+        """See :meth:`PoolEditor.extended`.
+
+        An edit without image needs ``text_only="text_key"``; only text meets it.
+        """
+        bank = held.bank
         for start in range(0, len(queries), CHUNK):
             bank = bank.append(self.experts(self._hidden(queries[start : start + CHUNK])))
         return LiveEditPatch(self, bank)

@@ -19,8 +19,7 @@ from liveedit.editors.bank import Bank
 from liveedit.editors.base import Editor, Example, TrainableEditor
 from liveedit.editors.draws import EDIT, RowName
 from liveedit.editors.pool import BankPatch, PoolEditor
-from liveedit.models.batch import IGNORED, HiddenBatch, Spans
-from liveedit.models.patch import Patch
+from liveedit.models.batch import IGNORED, Firing, HiddenBatch, Spans
 from liveedit.types import Case, Query
 
 __all__ = [
@@ -74,6 +73,10 @@ class MemoryPatch(BankPatch):
         assert isinstance(editor, MemoryEditor)
         super().__init__(editor, bank.to(editor.device))
 
+    def found(self, score: Tensor, least: float) -> tuple[list[int], list[int], list[list[Firing]]]:
+        """Of ``score`` (B, E) the rows that an edit answers, which scores above ``least``, that edit, and who fired."""
+        return best(score.masked_fill(~self.taking_part(score > least), NEVER), least)
+
 
 class MemoryEditor(TrainableEditor, PoolEditor):
     """An editor with a row of ``entries`` for each edit. Its config has ``generality``, ``locality`` and ``fresh``."""
@@ -96,16 +99,16 @@ class MemoryEditor(TrainableEditor, PoolEditor):
         return next(self.networks().parameters()).device
 
     @torch.no_grad()
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> MemoryPatch:
-        """See :meth:`Editor.edit`."""
-        self.begin(queries, patch)
-        assert patch is None or isinstance(patch, MemoryPatch)
-        bank = Bank(self.nothing()) if patch is None else patch.bank
+    def extended(self, held: BankPatch, queries: Sequence[Query]) -> BankPatch:
+        """See :meth:`PoolEditor.extended`."""
+        bank = held.bank
         for start in range(0, len(queries), CHUNK):
             bank = bank.append(self.entries(queries[start : start + CHUNK]))
-        made = self.patch_class(self, bank)
-        assert isinstance(made, MemoryPatch)
-        return made
+        return self.patch_class(self, bank)
+
+    def empty(self) -> BankPatch:
+        """A patch without edits."""
+        return self.patch_class(self, Bank(self.nothing()))
 
     @torch.no_grad()
     def prepare(self, cases: Sequence[Case]) -> list[Example]:

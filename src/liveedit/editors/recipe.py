@@ -53,7 +53,6 @@ from liveedit.editors.memory import (
     MemoryPatch,
     Scope,
     belonging,
-    best,
     kindred,
     pictured,
 )
@@ -197,7 +196,7 @@ class RecipePatch(MemoryPatch):
         score = editor.above(key, self.bank["keys"])
         if editor.config.scope == "both":
             score = score.masked_fill(~kindred(batch.spans, self.bank["pictured"]), NEVER)
-        rows, edits, batch.fired[self] = best(score, editor.config.margin)
+        rows, edits, batch.fired[self] = self.found(score, editor.config.margin)
         return dict(zip(rows, self.bank["prompts"][edits], strict=True))
 
 

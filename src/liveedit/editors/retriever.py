@@ -10,7 +10,7 @@ sum of the two cosines is taken. Where neither has an image, text alone counts; 
 different things. With ``threshold=None`` there is always one: the nearest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Literal
@@ -71,8 +71,11 @@ class Retriever:
             self.looks[key] = F.normalize(states.mean(0), dim=0).cpu()
         return self.looks[key]
 
-    def find(self, bank: Bank, query: Query) -> int | None:
-        """The place in ``bank``, which holds :meth:`keys`, of the edit that ``query`` is about; ``None`` for none."""
+    def find(self, bank: Bank, query: Query, taking_part: Callable[[Tensor], Tensor] | None = None) -> int | None:
+        """The place in ``bank``, which holds :meth:`keys`, of the edit that ``query`` is about; ``None`` for none.
+
+        ``taking_part`` says of the edits that fit, (1, E), which do not give way to others.
+        """
         if not len(bank):
             return None
         score = bank["text_key"] @ self.sentences([query.prompt])[0]
@@ -82,5 +85,7 @@ class Retriever:
             score = score + seen
             if self.threshold is not None:
                 fits &= ~pictured if query.image is None else pictured & (seen > self.image_threshold)
+        if taking_part is not None:
+            fits = taking_part(fits[None])[0]
         best = int(score.masked_fill(~fits, -torch.inf).argmax())
         return best if bool(fits[best]) else None

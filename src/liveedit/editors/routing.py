@@ -64,7 +64,8 @@ class LiveEditPatch(BankPatch):
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "LiveEditPatch":
         """The edits at ``index`` alone, in that order."""
-        return LiveEditPatch(self.editor, self.bank.select(index))
+        made = LiveEditPatch(self.editor, self.bank.select(index))
+        return made.listed(self.ledger.select(index))
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`. The site is the edit layer."""
@@ -83,7 +84,7 @@ class LiveEditPatch(BankPatch):
         seen = torch.tensor([pictured(span) for span in spans], device=hidden.device)[:, None]
         unseen = z > 0 if config.text_only == "text_key" else torch.zeros_like(z, dtype=torch.bool)
         above = vision - sentinel[:, None]
-        keep = torch.where(seen, self.editor.keeps(above, z), unseen)
+        keep = self.taking_part(torch.where(seen, self.editor.keeps(above, z), unseen))
         if config.top_k is not None:
             best = z.masked_fill(~keep, -torch.inf).topk(min(config.top_k, len(self)), dim=1).indices
             keep &= torch.zeros_like(keep).scatter(1, best, True)

@@ -52,7 +52,6 @@ from liveedit.editors.memory import (
     MemoryPatch,
     Scope,
     belonging,
-    best,
     kindred,
     pictured,
 )
@@ -180,10 +179,10 @@ class Answering:
     def choose(self, hidden: Tensor) -> Tensor:
         """Find on the prompt, by the scope, the edit that each row belongs to."""
         if self.rows is None:
-            editor, bank = self.patch.editor, self.patch.bank
+            editor, bank, found = self.patch.editor, self.patch.bank, self.patch.found
             image, prompt = image_and_prompt(editor.seen(hidden, self.batch), self.batch.spans)
             odds = editor.odds(image, prompt, self.batch.spans, bank.tensors())
-            self.rows, self.edits, self.batch.fired[self.patch] = best(odds.sigmoid(), editor.config.threshold)
+            self.rows, self.edits, self.batch.fired[self.patch] = found(odds.sigmoid(), editor.config.threshold)
         return hidden
 
     @torch.no_grad()

@@ -31,8 +31,9 @@ from liveedit.editors import PAPERS
 from liveedit.editors.bank import Bank
 from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, highest_layer
 from liveedit.editors.pool import BankPatch, PoolEditor
+from liveedit.editors.precedence import entries, standing
 from liveedit.models.batch import Batch
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -75,11 +76,15 @@ class TPatcherPatch(BankPatch):
             return q
 
         def add(output: Tensor) -> Tensor:
-            activation = F.relu(taken[0] @ key.T + bias)
+            activation = self.acting(F.relu(taken[0] @ key.T + bias))
             return output + (activation @ value).to(output.dtype) if bool((activation > 0).any()) else output
 
         place = self.editor.place
         return {place.reads: take, place.writes: add}
+
+    def acting(self, activation: Tensor) -> Tensor:
+        """The activations (B, T, E) of the neurons of edits that take part, 0 for the others."""
+        return activation * self.taking_part((activation > 0).any(1))[:, None]
 
 
 class Trial(TPatcherPatch):
@@ -94,6 +99,10 @@ class Trial(TPatcherPatch):
         held = (self.bank["key"], self.bank["bias"], self.bank["value"])
         key, bias, value = (torch.cat(pair) for pair in zip(held, self.neuron, strict=True))
         return self.functions(key, bias, value)
+
+    def acting(self, activation: Tensor) -> Tensor:
+        """All of them: those of the patch stand."""
+        return activation
 
 
 class TPatcher(PoolEditor):
@@ -110,13 +119,15 @@ class TPatcher(PoolEditor):
         super().__init__(vlm, config)
         self.place: FeedForward = feed_forward(vlm, highest_layer(vlm, vlm.num_layers - 1))
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> TPatcherPatch:
-        """See :meth:`Editor.edit`. Each neuron is trained beside those before it."""
-        self.begin(queries, patch)
-        held = self.empty() if patch is None else patch
+    def extended(self, held: BankPatch, queries: Sequence[Query]) -> TPatcherPatch:
+        """See :meth:`PoolEditor.extended`. Each neuron is trained beside those before it that stand."""
+        ledger, new = held.ledger, entries(queries)
         assert isinstance(held, TPatcherPatch)
-        for query in queries:
-            held = TPatcherPatch(self, held.bank.append(self.neuron(held, query)))
+        for number, query in enumerate(queries):
+            ledger = ledger.append({name: column[number : number + 1] for name, column in new.items()})
+            beside = standing(ledger)[:-1]
+            others = held if bool(beside.all()) else TPatcherPatch(self, held.bank.select(beside))
+            held = TPatcherPatch(self, held.bank.append(self.neuron(others, query, len(held))))
         return held
 
     def empty(self) -> TPatcherPatch:
@@ -126,8 +137,8 @@ class TPatcher(PoolEditor):
         return TPatcherPatch(self, Bank({"key": row, "value": row, "bias": row[:, 0], "memory": memory}))
 
     @torch.enable_grad()
-    def neuron(self, held: TPatcherPatch, query: Query) -> dict[str, Tensor]:
-        """The row of the bank for an edit."""
+    def neuron(self, held: TPatcherPatch, query: Query, number: int) -> dict[str, Tensor]:
+        """The row of the bank for the edit ``number``, which is trained beside those in ``held``."""
         batch, below = self.vlm.encode([query], eos=self.config.eos), self.place.layer - 1
         hidden, record = self.vlm.hidden(batch, below), Recorder(self.place.reads)
         positions = hidden.answer_positions()
@@ -136,7 +147,7 @@ class TPatcher(PoolEditor):
             self.vlm.resume(below, hidden, positions)
         states = record.seen[self.place.reads].float()
         own, rest = states[positions], states[~positions & (hidden.attention_mask > 0)]
-        generator = torch.Generator().manual_seed(self.config.seed + len(held))
+        generator = torch.Generator().manual_seed(self.config.seed + number)
         key = torch.randn(1, self.vlm.hidden_size, generator=generator).to(own) * self.vlm.hidden_size**-0.5
         moving = (key, torch.zeros(1).to(own), torch.zeros_like(key))
         for tensor in moving:
