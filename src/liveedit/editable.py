@@ -84,15 +84,16 @@ class EditableVLM:
     def edit(self, queries: Query | Sequence[Query]) -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
-        Raises :class:`BadInput` for an empty prompt or target and for an image that cannot be read; then none of the
-        queries is edited.
+        Raises :class:`BadInput` for an empty prompt or target, for a target that the tokenizer cannot write, and for an
+        image that cannot be read; then none of the queries is edited.
         """
         asked = checked(queries)
         for query in asked:
             if not query.prompt.strip() or not query.target.strip():
                 raise BadInput("an edit needs a question and a target: give both as text that is not empty")
+            self.vlm.check_target(query.target)
         opened = [replace(query, image=[open_image(image) for image in query.images]) for query in asked]
-        with self.vlm.unpatched():
+        with self.vlm.unpatched(), torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
             self.patch = self.editor.edit(opened, self.patch)
         made = [_describe(query) for query in opened]
         self._edits += made
@@ -162,7 +163,8 @@ class EditableVLM:
         if stored["version"] != VERSION:
             raise Mismatch(f"{folder} was written by another version of LiveEdit: make the edits again")
         if stored["model_fingerprint"] != self.vlm.fingerprint:
-            raise Mismatch(f"the edits in {folder} were made on another model: load that model, or make them again")
+            reason = "another model, or on this one in a dtype with other bits"
+            raise Mismatch(f"the edits in {folder} were made on {reason}: load that one, or make them again")
         editor = self._maker(stored["editor_fingerprint"])
         if editor is None:
             raise Mismatch(f"the edits in {folder} were made by another editor ({stored['editor']}): load that editor")

@@ -3,17 +3,22 @@
 import json
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module
+from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from liveedit.editable import EditableVLM
+from liveedit.editors import new_editor
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models.encode import joined
 from liveedit.models.llava import Llava
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM, scaled
@@ -56,12 +61,31 @@ def test_missing_folder(path):
     assert path in one_line(caught)
 
 
-def test_an_id_that_cannot_be_reached(monkeypatch):
-    def unreachable(*_, **__):
-        raise OSError("We couldn't connect to 'https://huggingface.co'.\nCheck your internet connection.")
+def unreachable(*_, **__):
+    raise OSError("[Errno -2] Name or service not known\n")
 
-    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", unreachable)
-    with pytest.raises(BadInput, match="cannot read the model owner/name: We couldn't connect") as caught:
+
+def test_an_id_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    start = time.monotonic()
+    with pytest.raises(BadInput, match="cannot read the model owner/name: Hugging Face cannot be reached") as caught:
+        VLM.load("owner/name")
+    one_line(caught)
+    assert time.monotonic() - start < 3
+
+
+def test_an_id_that_cannot_be_reached_is_read_from_its_copy(saved, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(saved))
+    assert VLM.load("owner/name").fingerprint == tiny("llava").fingerprint
+
+
+def test_an_id_that_is_not_there(monkeypatch):
+    def missing(*_, **__):
+        raise RepositoryNotFoundError("404\nNot found", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", missing)
+    with pytest.raises(BadInput, match="Hugging Face has no model owner/name: check the id") as caught:
         VLM.load("owner/name")
     one_line(caught)
 
@@ -110,6 +134,85 @@ def test_missing_weights(saved):
     one_line(caught)
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "processor_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b"\xff\xfe"])
+def test_a_damaged_file_is_named(saved, name, damage):
+    (saved / name).write_bytes(damage)
+    with pytest.raises(BadInput, match=f"cannot read the model .*: {name} is damaged") as caught:
+        VLM.load(saved)
+    one_line(caught)
+
+
+def rewrite(file, **changes):
+    settings = json.loads(file.read_text())
+    for name, value in changes.items():
+        settings[name] = value
+        if value is None:
+            del settings[name]
+    file.write_text(json.dumps(settings))
+
+
+def test_weights_of_another_shape(saved, caplog):
+    text = json.loads((saved / "config.json").read_text())["text_config"]
+    rewrite(saved / "config.json", text_config=text | {"intermediate_size": 80})
+    with pytest.raises(BadInput, match=r"of shape \(32, 64\), where its config says \(32, 80\)") as caught:
+        VLM.load(saved)
+    one_line(caught)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("text", [None, {}])
+def test_a_config_without_text_decoder_does_not_start_a_large_model(saved, text):
+    rewrite(saved / "config.json", text_config=text)
+    with pytest.raises(BadInput, match="does not describe its text decoder") as caught:
+        VLM.load(saved)
+    one_line(caught)
+
+
+def test_a_checkpoint_of_llavas_authors(tmp_path):
+    config = {"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "hidden_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "openai/clip"}))
+    with pytest.raises(UnsupportedModel, match=r"LLaVA's authors: .* llava-hf/llava-1\.5-7b-hf") as caught:
+        VLM.load(tmp_path)
+    one_line(caught)
+
+
+OLD = [
+    ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"),  # before transformers 4.46
+    ("num_additional_image_tokens",),  # before 4.47
+]
+
+
+@pytest.mark.parametrize("lacking", OLD)
+def test_an_old_processor_file_is_completed_from_the_config(saved, lacking):
+    rewrite(saved / "processor_config.json", **dict.fromkeys(lacking))
+    query = [Query("Which flag?", "Japan", FLAG)]
+    assert VLM.load(saved).encode(query).inputs["input_ids"].equal(tiny("llava").encode(query).inputs["input_ids"])
+
+
+def test_a_processor_that_does_not_fit_is_found_at_load(saved):
+    rewrite(saved / "processor_config.json", patch_size=4)
+    with pytest.raises(UnsupportedModel, match="does not fit the model: Image features and image tokens") as caught:
+        VLM.load(saved)
+    one_line(caught)
+
+
+def test_a_processor_without_image_processor():
+    vlm = tiny("llava")
+    for lacking in (vlm.tokenizer, vlm.processor.image_processor):
+        with pytest.raises(UnsupportedModel, match="the processor has no") as caught:
+            VLM(vlm.model, lacking)
+        one_line(caught)
+
+
+def test_a_checkpoint_of_half_precision_is_the_same_model_in_any(saved):
+    half = tiny("llava")
+    half.model.half().save_pretrained(saved)
+    own, single = VLM.load(saved), VLM.load(saved, dtype=torch.float32)
+    assert (own.dtype, single.dtype) == (torch.float16, torch.float32)
+    assert own.fingerprint == single.fingerprint != tiny("llava").fingerprint
+
+
 def test_a_checkpoint_without_processor(saved):
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (saved / name).unlink()
@@ -142,6 +245,38 @@ def test_tiny_models_are_reproducible_and_leave_the_random_state_alone():
 # Prompts
 
 
+@pytest.mark.parametrize("family", ["llava", "blip2", "git", "instructblip", "qwen2_5_vl"])
+def test_a_prompt_that_the_model_has_no_room_for(family):
+    vlm = tiny(family)
+    with pytest.raises(BadInput, match=r"room for \d+ tokens, and the prompt takes \d+: shorten") as caught:
+        vlm.generate([Query("film " * 40_000, image=FLAG)])
+    one_line(caught)
+
+
+def test_an_answer_that_the_model_has_no_room_for():
+    vlm = tiny("blip2")
+    [length] = vlm.positions(vlm.encode([Query("Which film?", image=FLAG)])).tolist()
+    assert vlm.generate([Query("Which film?", image=FLAG)], max_new_tokens=vlm.room - length)
+    with pytest.raises(BadInput, match="an answer up to 600 more: ask for a shorter one, or shorten") as caught:
+        vlm.generate([Query("Which film?", image=FLAG)], max_new_tokens=600)
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("rope", "room"),
+    [
+        ({"rope_type": "default"}, 512),
+        ({"rope_type": "linear", "factor": 4.0}, 2048),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
+    ],
+)
+def test_stretched_positions(rope, room, monkeypatch):
+    vlm = tiny("llava")
+    monkeypatch.setattr(vlm.model.config.text_config, "rope_parameters", rope)
+    assert vlm.room == room
+
+
 @pytest.mark.parametrize(
     ("prompt", "target", "text"),
     [
@@ -153,7 +288,7 @@ def test_tiny_models_are_reproducible_and_leave_the_random_state_alone():
     ],
 )
 def test_joining_prompt_and_target(prompt, target, text):
-    assert joined(prompt, target) == text
+    assert prompt + tiny("llava").said(prompt, target) == text
 
 
 def test_default_format_is_chat_where_there_is_a_template():
@@ -213,6 +348,19 @@ def test_an_empty_query_is_refused_where_the_text_has_no_bos():
     vlm = tiny("qwen2_vl")
     with pytest.raises(BadInput, match="a query is empty"):
         VLM(vlm.model, vlm.processor, "raw").encode([Query("")])
+
+
+def test_a_target_that_the_tokenizer_cannot_write_is_refused():
+    core = Tokenizer(models.BPE({"<unk>": 0, "J": 1, "a": 2, "p": 3, "n": 4}, [], unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    vlm = tiny("llava")
+    vlm.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    edited = EditableVLM(vlm, new_editor(vlm, "ft-l"))
+    vlm.check_target(" Japan\n")
+    with pytest.raises(BadInput, match="no token for 日 本: the model cannot answer 'J日本'"):
+        edited.edit([Query("Which country?", "Japan"), Query("Which country?", "J日本")])
+    assert edited.edits == ()
+    tiny("llava").check_target("日本")  # byte by byte
 
 
 def test_a_tokenizer_without_padding_token():

@@ -115,6 +115,8 @@ class Editor(ABC):
         """What :meth:`edit` demands: queries that can be edited, an unedited VLM, a patch of this editor."""
         for query in checked(queries):
             self.check(query)
+        if torch.is_inference_mode_enabled():
+            raise BadInput("an edit needs gradients: leave torch.inference_mode() before editing")
         if self.vlm.patches:
             raise BadInput("an edit starts from the unedited model: leave `patched` before editing or training")
         if patch is not None:
@@ -250,7 +252,8 @@ class TrainableEditor(Editor):
         if method != cls.name:
             raise Mismatch(f"{folder} holds an editor of the method '{method}', not '{cls.name}'")
         if model != vlm.fingerprint:
-            raise Mismatch(f"the editor in {folder} was trained for another model: load that one, or train an editor")
+            reason = "another model, or for this one in a dtype with other bits"
+            raise Mismatch(f"the editor in {folder} was trained for {reason}: load that one, or train an editor")
         if wrong := sorted(changes.keys() - cls.query_time):
             raise BadInput(
                 f"{', '.join(wrong)} cannot differ from the training: only {', '.join(sorted(cls.query_time))}"

@@ -146,7 +146,7 @@ class MemoryEditor(TrainableEditor, PoolEditor):
         A fresh answer has tokens drawn at random for all of its own but the end of text, in the edit and in every row
         that asks for it: what writes has to read the answer, for it cannot have learnt it.
         """
-        end, fresh = self.vlm.tokenizer.eos_token_id, self.fresh_answers(examples, names, dice)
+        end, fresh = next(iter(self.vlm.stops), IGNORED), self.fresh_answers(examples, names, dice)
         text = pad_sequence([example.text for example in examples], True, NO_TOKEN)
         answers = [F.pad(some.answer, (len(some.text) - len(some.answer), 0), value=IGNORED) for some in examples]
         said = renewed(pad_sequence(answers, True, IGNORED), fresh, end)

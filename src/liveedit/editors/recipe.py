@@ -222,8 +222,9 @@ class Recipe(MemoryEditor):
         self.encoder, widths, known = None, [vlm.state_size if both else D], D
         if c.encoder is not None:
             with reading(c.encoder):
-                self.encoder = transformers.AutoModel.from_pretrained(checkpoint(c.encoder), dtype=torch.float32).eval()
-                self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint(c.encoder))
+                source = checkpoint(c.encoder)
+                self.encoder = transformers.AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+                self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             known = self.encoder.get_input_embeddings().embedding_dim
             widths = [known]
         widths += [vlm.state_size] if both else []

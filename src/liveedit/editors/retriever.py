@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from liveedit.data.images import open_image
 from liveedit.editors.bank import Bank
-from liveedit.editors.sentence import SentenceEncoder
+from liveedit.editors.sentence import SentenceEncoder, find
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -34,11 +34,15 @@ REMEMBERED = 4096
 
 
 class Retriever:
-    """Keys of queries, and the edit whose key is nearest. The encoder is read when it is first needed."""
+    """Keys of queries, and the edit whose key is nearest. The encoder is read when it is first needed.
+
+    Raises :class:`BadInput` where there is no such encoder.
+    """
 
     def __init__(
         self, vlm: VLM, encoder: str, by: By, threshold: float | None = None, image_threshold: float = 0.0
     ) -> None:
+        find(encoder)  # before anything is trained or edited that would need it
         self.vlm, self.encoder, self.by = vlm, encoder, by
         self.threshold, self.image_threshold = threshold, image_threshold
         self.looks: dict[bytes, Tensor] = {}

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from liveedit.errors import BadInput
+from liveedit.models import checkpoint
 
-__all__ = ["MINILM", "SentenceEncoder"]
+__all__ = ["MINILM", "SentenceEncoder", "find"]
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -58,16 +59,32 @@ class SentenceEncoder:
         return torch.stack([self.known[text] for text in texts]) if texts else torch.empty(0, self.width)
 
 
+def find(source: str) -> str:
+    """Where the encoder ``source`` is: a folder, or a Hugging Face id that can be reached.
+
+    Raises :class:`BadInput` where there is none.
+    """
+    if not Path(source).is_dir() and (package := CARRIED.get(source)) and find_spec(package):
+        return str(files(package) / "model")
+    try:
+        return checkpoint(source)
+    except BadInput as error:
+        raise missing(source) from error
+
+
+def missing(source: str) -> BadInput:
+    """The error for an encoder that cannot be read."""
+    hint = "pip install liveedit[retriever], or " if source in CARRIED else ""
+    return BadInput(f"no sentence encoder at {source}: {hint}give a folder that holds one")
+
+
 @lru_cache(maxsize=2)
 def load(source: str) -> tuple[Any, Any]:
     """The tokenizer and the encoder, in float32 on the CPU, one for all that ask."""
-    place = source
-    if not Path(source).is_dir() and (package := CARRIED.get(source)) and find_spec(package):
-        place = str(files(package) / "model")
+    place = find(source)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        hint = "pip install liveedit[retriever], or " if source in CARRIED else ""
-        raise BadInput(f"no sentence encoder at {source}: {hint}give a folder that holds one") from error
+    except Exception as error:  # a file may be broken in any way
+        raise missing(source) from error
     return tokenizer, model.eval().requires_grad_(False)

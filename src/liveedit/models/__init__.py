@@ -1,6 +1,7 @@
 """VLM families by Hugging Face ``model_type``. Importing this package loads neither torch nor transformers."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,18 @@ from typing import Any
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.registry import resolve
 
-__all__ = ["AUTHORS", "CONVERTERS", "FAMILIES", "REFUSED", "Checked", "checked", "checkpoint", "family", "known_types"]
+__all__ = [
+    "AUTHORS",
+    "CONVERTERS",
+    "FAMILIES",
+    "REFUSED",
+    "Checked",
+    "check_authors",
+    "checked",
+    "checkpoint",
+    "family",
+    "known_types",
+]
 
 FAMILIES: dict[str, str] = {
     "blip-2": "liveedit.models.blip2:Blip2",
@@ -52,6 +64,15 @@ CONVERTERS: dict[str, str] = {
 AUTHORS = {"MPLUGOwl2LlamaForCausalLM": "mplug_owl2", "QWenLMHeadModel": "qwen_vl"}
 """The classes of authors' own code that a checkpoint names which only a converter reads, and its converter."""
 
+LLAVA = {"mm_vision_tower", "mm_projector_type", "mm_hidden_size"}
+"""What the configs of LLaVA's authors hold and those of transformers do not, under the same model type."""
+
+SETTINGS = (
+    *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"),
+)
+"""The files of a checkpoint that hold an object of settings."""
+
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
     "evolla": "it reads proteins, not images",
@@ -78,6 +99,18 @@ def family(model_type: str) -> Any:
             f"no family reads models of type '{model_type}': `liveedit models` lists what can be read"
         )
     return resolve("model family", model_type, {model_type: GENERIC, **FAMILIES})
+
+
+def check_authors(config: Mapping[str, Any], path: str | Path) -> None:
+    """Raise :class:`UnsupportedModel` for the config of a checkpoint that only its authors' own code reads."""
+    for theirs in set(config.get("architectures") or ()) & set(AUTHORS):
+        order = f"liveedit models convert {AUTHORS[theirs]} {path} OUT"
+        raise UnsupportedModel(f"{path} is a checkpoint for its authors' code: make one for this with `{order}`")
+    if "text_config" not in config and LLAVA & config.keys():
+        raise UnsupportedModel(
+            f"{path} is a checkpoint for the code of LLaVA's authors: take the one for transformers, such as "
+            "llava-hf/llava-1.5-7b-hf, or make it with transformers' convert_llava_weights_to_hf.py"
+        )
 
 
 def known_types() -> list[str]:
@@ -114,7 +147,7 @@ def checked() -> dict[str, Checked]:
 
 
 def checkpoint(path: str | Path) -> str:
-    """``path`` as ``from_pretrained`` takes it: an existing folder, or a Hugging Face id as it stands.
+    """``path`` as ``from_pretrained`` takes it: an existing folder, or a Hugging Face id (:func:`within_reach`).
 
     Raises :class:`BadInput` for what can only be a folder and is not there, without asking the network.
     """
@@ -122,7 +155,42 @@ def checkpoint(path: str | Path) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BadInput(f"{path} holds no config.json: give the folder of a Hugging Face checkpoint")
+        check_files(folder)
         return str(folder)
     if isinstance(path, Path) or folder.exists() or text.startswith((".", "~", "/")) or text.count("/") != 1:
         raise BadInput(f"no model folder at {path}: check the path, or give a Hugging Face id such as owner/name")
-    return text
+    return within_reach(text)
+
+
+def check_files(folder: Path) -> None:
+    """Raise :class:`BadInput` for a file of settings in a checkpoint that is cut short or empty."""
+    for file in (folder / name for name in SETTINGS):
+        try:
+            sound = not file.is_file() or isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError):
+            sound = False
+        if not sound:
+            raise BadInput(f"cannot read the model {folder}: {file.name} is damaged, get it again")
+
+
+def within_reach(name: str) -> str:
+    """A Hugging Face id as it stands, or where the hub does not answer the folder of its copy in the cache.
+
+    One short question to the hub, where ``from_pretrained`` would ask for half a minute. Raises :class:`BadInput` for
+    an id that the hub does not know, and for one without a copy where it does not answer.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=5)
+    except RepositoryNotFoundError as error:
+        reason = "check the id, and log in with `hf auth login` if it is a private one"
+        raise BadInput(f"Hugging Face has no model {name}: {reason}") from error
+    except Exception:  # of whichever HTTP library the client uses
+        try:
+            return str(snapshot_download(name, local_files_only=True))
+        except Exception as error:
+            reason = "Hugging Face cannot be reached, and this machine has no copy: go online, or give a folder"
+            raise BadInput(f"cannot read the model {name}: {reason}") from error
+    return name

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide, Spans
+from liveedit.models.batch import IGNORED, Batch, Firing, HiddenBatch, PaddingSide, Spans
 from liveedit.models.patch import Patch, SiteFn, main_output, side_by_side
 from liveedit.types import Query
 
@@ -185,9 +185,7 @@ def greedy(vlm: "VLM", query: Query, steps: int) -> list[int]:
 
 def cut(vlm: "VLM", tokens: list[int]) -> str:
     """Up to the end of text, as a stripped string."""
-    ends = vlm.model.generation_config.eos_token_id
-    stops = {ends} if isinstance(ends, int) else set(ends or ())
-    length = next((at for at, token in enumerate(tokens) if token in stops), len(tokens))
+    length = next((at for at, token in enumerate(tokens) if token in vlm.stops), len(tokens))
     text = vlm.tokenizer.decode(tokens[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text).strip()
 
@@ -275,15 +273,21 @@ def labels_cover_the_answer(vlm: "VLM") -> None:
         expect(read == query.target.strip(), f"the answer reads '{read}', not '{query.target.strip()}'")
 
 
+def whole_prompt(vlm: "VLM", query: Query) -> Batch:
+    """The query encoded; raises :class:`Broken` if its target changes the tokens of its prompt."""
+    full, asked = vlm.encode([query]), vlm.encode([replace(query, target="")])
+    stop = full.spans[0].prompt[1]
+    expect(asked.spans[0].prompt == full.spans[0].prompt, "the target changes where the prompt ends")
+    same = torch.equal(full.inputs["input_ids"][:, :stop], asked.inputs["input_ids"])
+    expect(same, "the target changes the tokens of the prompt")
+    return full
+
+
 @check
 def prompt_ends_before_the_answer(vlm: "VLM") -> None:
     """A prompt has the same tokens with and without target; one blank or the template stands between."""
     for query in QUERIES:
-        full, asked = vlm.encode([query]), vlm.encode([replace(query, target="")])
-        stop = full.spans[0].prompt[1]
-        expect(asked.spans[0].prompt == full.spans[0].prompt, "the target changes where the prompt ends")
-        same = torch.equal(full.inputs["input_ids"][:, :stop], asked.inputs["input_ids"])
-        expect(same, "the target changes the tokens of the prompt")
+        full = whole_prompt(vlm, query)
         text = vlm.tokenizer.decode(full.inputs["input_ids"][0])
         joint = text.removesuffix(query.target.strip())
         expect(joint != text and (joint[-1].isspace() or joint[-1] == ">"), f"no blank before the answer in '{text}'")
@@ -403,13 +407,46 @@ def without_target_there_is_no_answer(vlm: "VLM") -> None:
 
 @check
 def eos_is_part_of_the_answer(vlm: "VLM") -> None:
-    """``eos`` makes the answer one token longer, the end of text."""
+    """``eos`` makes the answer one token longer, one of those at which generation stops."""
     short, long = vlm.encode(QUERIES), vlm.encode(QUERIES, eos=True)
     for row, (one, other) in enumerate(zip(short.spans, long.spans, strict=True)):
         expect(other.answer == (one.answer[0], one.answer[1] + 1), "the end of text is not in the answer")
-        expect(
-            int(long.labels[row, other.answer[1] - 1]) == vlm.tokenizer.eos_token_id, "another token ends the answer"
-        )
+        expect(int(long.labels[row, other.answer[1] - 1]) in vlm.stops, "another token ends the answer")
+
+
+@check
+def an_answer_ends_where_generation_ends(vlm: "VLM") -> None:
+    """Generation goes on over every token of an answer, and stops at the one that ``eos`` puts behind it."""
+    [query] = QUERIES[:1]
+    [answer] = [row[row != IGNORED] for row in vlm.encode([query], eos=True).labels]
+
+    class Dictates(Patch):
+        """Says the answer, then its last token but one for ever."""
+
+        def merge(self, batch: Batch, logits: Tensor) -> Tensor:
+            steps = batch.inputs["input_ids"].shape[1] - prompt.labels.shape[1]
+            token = answer[steps] if steps < len(answer) else answer[-2]
+            return torch.zeros_like(logits).index_fill(-1, token, 1.0)
+
+    prompt = vlm.encode([replace(query, target="")], padding_side="left")
+    with vlm.patched(Dictates()):
+        said = vlm.generate([query], max_new_tokens=len(answer) + 3)
+    expect(said == [cut(vlm, answer.tolist())], f"'{query.target}' is generated as '{said[0]}'")
+
+
+@check
+def a_prompt_is_kept_whole_before_an_answer(vlm: "VLM") -> None:
+    """The tokens of a prompt are the same with and without target, also where a token could reach across both."""
+    own = vlm.render
+    for ending in (" ", "\n", "\n\n ", " (", "Ca"):
+        vlm.render = lambda query, ending=ending: own(query) + ending  # type: ignore[method-assign,misc]
+        try:
+            for query in QUERIES[:3]:
+                full = whole_prompt(vlm, query)
+                answer = vlm.tokenizer.decode(full.inputs["input_ids"][0, slice(*full.spans[0].answer)])
+                expect(answer.strip() == query.target.strip(), f"the answer reads '{answer}' behind '{ending}'")
+        finally:
+            del vlm.render
 
 
 @check

@@ -1,6 +1,7 @@
 """Encoder: how queries become a batch. The half of a VLM that knows its processor; families differ mostly here."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from liveedit.data.images import image_key, image_title, open_image, reason
 from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
-from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, common_prefix, find_spans, pad_rows
+from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, find_spans, pad_rows
+from liveedit.models.template import ChatTemplate
 from liveedit.types import Query, checked
 
 __all__ = ["Encoder", "Picture", "PromptFormat"]
@@ -39,9 +41,11 @@ class Encoder:
     prompt_format: PromptFormat
 
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
+        for part in ("tokenizer", "image_processor"):
+            if getattr(processor, part, None) is None:
+                raise UnsupportedModel(f"the processor has no {part.replace('_', ' ')}: get all of the model's files")
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
-        self.templated = bool(getattr(processor, "chat_template", None))
-        chat = self.templated or bool(self.tokenizer.chat_template)
+        chat = self.template is not None
         if prompt_format == "chat" and not chat:
             raise BadInput("this model has no chat template: use the prompt format 'raw'")
         if prompt_format == "vlkeb" and self.vlkeb_mark is None:
@@ -52,16 +56,10 @@ class Encoder:
 
     def render(self, query: Query) -> str:
         """The text of a query up to where the answer begins, with one placeholder for each image."""
-        prompt = query.prompt.rstrip()
-        marked = f"{self.marks(len(query.images))}{prompt}"
-        if self.prompt_format != "chat":
-            return marked
-        if not self.templated:
-            turn: list[dict[str, Any]] = [{"role": "user", "content": marked}]
-            return str(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
-        images = [{"type": "image"} for _ in query.images]
-        turn = [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
-        return str(self.processor.apply_chat_template(turn, add_generation_prompt=True))
+        prompt, marks = query.prompt.rstrip(), self.marks(len(query.images))
+        if self.prompt_format != "chat" or self.template is None:
+            return f"{marks}{prompt}"
+        return self.template.render(prompt, marks, len(query.images))
 
     def marks(self, count: int) -> str:
         """What stands for ``count`` images before a prompt without template."""
@@ -109,6 +107,11 @@ class Encoder:
 
     # What all families share
 
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The chat template, if there is one."""
+        return ChatTemplate.of(self.processor)
+
     @property
     def image_token_id(self) -> int:
         """The token that stands for a piece of the image."""
@@ -118,6 +121,16 @@ class Encoder:
     def pad_token_id(self) -> int:
         """What fills up short rows: the tokenizer's padding, else its end of text, else 0. The mask hides it."""
         return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
+
+    @property
+    def stops(self) -> list[int]:
+        """The tokens that end an answer, where generation stops; the tokenizer's own first if it is one of them."""
+        own = self.tokenizer.eos_token_id
+        settings = (self.model.generation_config, self.model.config.get_text_config())
+        known = [each.eos_token_id for each in settings if getattr(each, "eos_token_id", None) is not None]
+        found = known[0] if known else own
+        tokens = found if isinstance(found, (list, tuple)) else [found]
+        return sorted([int(token) for token in tokens if token is not None], key=lambda token: token != own)
 
     @property
     def device(self) -> torch.device:
@@ -136,11 +149,12 @@ class Encoder:
     def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
         """The queries as one batch; text-only ones and ones with an image or several may be mixed.
 
-        Exactly one blank separates prompt and target, unless the prompt's format ends in white space. The answer is
-        what the target adds to the tokens of the prompt; ``eos`` appends the end-of-text token to it. A query without
-        target has no answer. The image processor runs once for the same images. Raises :class:`BadInput` for no query,
-        an empty one, a value of another type, a prompt that holds the image placeholder, or an image that cannot be
-        read, and :class:`UnsupportedModel` for several images where the model reads one.
+        Exactly one blank separates prompt and target, unless the prompt's format ends in white space or its template
+        says otherwise. The prompt's tokens are those that it has without target, so that generation goes on where the
+        answer begins; ``eos`` appends the token at which generation stops. A query without target has no answer. The
+        image processor runs once for the same images. Raises :class:`BadInput` for no query, an empty one, a value of
+        another type, a prompt that holds the image placeholder or is longer than the model reads, or an image that
+        cannot be read, and :class:`UnsupportedModel` for several images where the model reads one.
         """
         queries = checked(queries)
         if not queries:
@@ -155,7 +169,35 @@ class Encoder:
             labels[row, slice(*span.answer)] = input_ids[row, slice(*span.answer)]
         inputs = {"input_ids": input_ids, "attention_mask": mask, **self.join([part for part, _ in pictures if part])}
         inputs |= self.token_kinds(input_ids, spans) | self.also_read(queries)
-        return Batch({name: self.put(value) for name, value in inputs.items()}, labels.to(self.device), spans)
+        batch = Batch({name: self.put(value) for name, value in inputs.items()}, labels.to(self.device), spans)
+        self.check_room(batch)
+        return batch
+
+    @property
+    def room(self) -> int | None:
+        """For how many tokens the text decoder has positions; ``None`` where its config does not say.
+
+        Rotary positions have no end, but a model that was trained up to there answers anything beyond.
+        """
+        text = self.model.config.get_text_config()
+        if (longest := getattr(text, "max_position_embeddings", None)) is None:
+            return None
+        rope = getattr(text, "rope_parameters", None) or {}
+        trained = rope.get("original_max_position_embeddings") or longest
+        stretched = rope.get("rope_type") in ("linear", "dynamic", "yarn")
+        return max(int(longest), int(trained * rope.get("factor", 1))) if stretched else int(longest)
+
+    def positions(self, batch: Batch) -> Tensor:
+        """How many positions each row (B,) takes."""
+        return batch.inputs["attention_mask"].sum(1)
+
+    def check_room(self, batch: Batch, more: int = 0) -> None:
+        """Raise :class:`BadInput` unless the model has positions for every row and ``more`` tokens behind it."""
+        taken, room = int(self.positions(batch).max()), self.room
+        if room is None or taken + more <= room:
+            return
+        answer = f", and an answer up to {more} more: ask for a shorter one, or" if more and taken <= room else ":"
+        raise BadInput(f"the model has room for {room} tokens, and the prompt takes {taken}{answer} shorten the prompt")
 
     def pictures(self, queries: Sequence[Query]) -> list[Picture]:
         """The picture of each query; an empty one of no tokens where it has no image."""
@@ -195,6 +237,15 @@ class Encoder:
         title = image_title(images[0])
         return BadInput(f"the model's processor refuses {title} ({reason}): cut or scale it to another shape")
 
+    def check_target(self, target: str) -> None:
+        """Raise :class:`BadInput` for a target with characters for which the tokenizer has no token."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown not in self.within(target.strip()):
+            return
+        lacking = [character for character in dict.fromkeys(target) if unknown in self.within(character)]
+        named = " ".join(lacking) or target.strip()
+        raise BadInput(f"the model's tokenizer has no token for {named}: the model cannot answer '{target.strip()}'")
+
     def check_several(self) -> None:
         """Raise :class:`UnsupportedModel` if the model reads one image a prompt."""
         if self.single:
@@ -221,22 +272,59 @@ class Encoder:
     ) -> tuple[list[list[int]], list[int]]:
         """Token ids of each row, image tokens in place, and the number of answer tokens at its end."""
         prompts = [self.render(query) for query in queries]
-        texts = [joined(prompt, query.target) for prompt, query in zip(prompts, queries, strict=True)]
-        ids = self.token_ids([*prompts, *texts])
+        rows, answers = self.join_texts(prompts, [query.target for query in queries], eos)
+        return filled([self.place(row, count) for row, count in zip(rows, counts, strict=True)]), answers
+
+    def join_texts(
+        self, prompts: Sequence[str], targets: Sequence[str], eos: bool
+    ) -> tuple[list[list[int]], list[int]]:
+        """Token ids of rendered prompts and their targets, and the number of the latter's at the end of each row."""
+        said = [self.said(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+        ids = self.token_ids([*prompts, *(prompt + text for prompt, text in zip(prompts, said, strict=True))])
         rows, answers = [], []
-        for asked, row, count in zip(ids[: len(texts)], ids[len(texts) :], counts, strict=True):
-            length = len(row) - common_prefix(asked, row)
-            end = [self.tokenizer.eos_token_id] if eos and length else []
-            rows.append(self.place([*row, *end], count))
-            answers.append(length + len(end))
-        if not all(rows):
-            raise BadInput("a query is empty: give it a prompt, a target or an image")
+        for asked, whole, text in zip(ids[: len(said)], ids[len(said) :], said, strict=True):
+            kept = whole[: len(asked)] == asked  # or a token reaches across the boundary, where no generation puts one
+            answer = whole[len(asked) :] if kept else self.within(text)
+            answer = [*answer, *(self.stops[:1] if eos and answer else [])]
+            rows.append([*asked, *answer])
+            answers.append(len(answer))
         return rows, answers
 
+    def said(self, prompt: str, target: str) -> str:
+        """What follows a rendered prompt: the target and what separates them, or nothing where there is no target."""
+        ended = not prompt or prompt[-1].isspace()
+        return f"{'' if ended else self.blank}{answer}" if (answer := target.strip()) else ""
+
+    @property
+    def blank(self) -> str:
+        """What separates an answer from a prompt that does not end in white space: the template's way, or a blank."""
+        gap = self.template.gap if self.template is not None and self.prompt_format == "chat" else None
+        return " " if gap is None else gap
+
+    def within(self, text: str) -> list[int]:
+        """Token ids of a text that others precede: without the blank that some tokenizers put before all texts."""
+        before, both = self.tokenizer(["\n", f"\n{text}"], add_special_tokens=False)["input_ids"]
+        if both[: len(before)] == before:
+            return list(both[len(before) :])
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, with the special tokens that the template has not written itself."""
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not self.begun(texts[0]))["input_ids"]
-        return ids
+        """Token ids of rendered texts, with the special tokens before them that the template has not written itself."""
+        if not self.adds_special or self.begun(texts[0]):
+            return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        return [ids[: len(ids) - self.appended] for ids in self.tokenizer(texts)["input_ids"]]
+
+    @property
+    def adds_special(self) -> bool:
+        """Whether the tokenizer adds its special tokens to a text."""
+        return True
+
+    @cached_property
+    def appended(self) -> int:
+        """How many special tokens the tokenizer puts behind a text by itself; an answer could not follow them."""
+        bare, whole = self.tokenizer("?", add_special_tokens=False)["input_ids"], self.tokenizer("?")["input_ids"]
+        starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+        return len(whole) - len(bare) - next(starts, len(whole) - len(bare))
 
     def begun(self, text: str) -> bool:
         """Whether the template has written the first special token itself."""
@@ -245,8 +333,20 @@ class Encoder:
 
     def check_placeholders(self, ids: list[int], wanted: int) -> None:
         """Raise :class:`BadInput` if the user's own text holds image placeholders."""
-        if ids.count(self.image_token_id) != wanted:
+        self.check_count(ids.count(self.image_token_id), wanted)
+
+    def check_count(self, found: int, wanted: int) -> None:
+        """Raise unless as many image placeholders were ``found`` as are ``wanted``.
+
+        :class:`BadInput` for too many, which are the user's own, :class:`UnsupportedModel` for too few.
+        """
+        if found > wanted:
             raise BadInput("the prompt or target holds the image placeholder: leave it out, it is put in automatically")
+        if found < wanted:
+            writes = f"{found} image placeholders where the model wants {wanted}"
+            if self.prompt_format == "chat":
+                raise UnsupportedModel(f"the chat template writes {writes}: ask in the prompt format 'raw'")
+            raise UnsupportedModel(f"the tokenizer makes {writes}: get tokenizer and config from one place")
 
     def put(self, value: Tensor) -> Tensor:
         """The tensor where the model takes it, floating-point ones in the model's type."""
@@ -264,8 +364,8 @@ def nested(images: Sequence[Any]) -> list[Any] | None:
     return [opened] if len(opened) > 1 else opened or None
 
 
-def joined(prompt: str, target: str) -> str:
-    """The rendered prompt and the target with one blank between them, unless the prompt ends in white space."""
-    answer = target.strip()
-    blank = "" if not prompt or prompt[-1].isspace() else " "
-    return f"{prompt}{blank}{answer}" if answer else prompt
+def filled(rows: list[list[int]]) -> list[list[int]]:
+    """The rows of token ids. Raises :class:`BadInput` for an empty one."""
+    if not all(rows):
+        raise BadInput("a query is empty: give it a prompt, a target or an image")
+    return rows

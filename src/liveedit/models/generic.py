@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.errors import UnsupportedModel
 from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.contract import probe
-from liveedit.models.encode import Picture, PromptFormat, joined, nested
+from liveedit.models.encode import Picture, PromptFormat, filled, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM, states_of
@@ -130,12 +130,10 @@ class Generic(VLM):
 
     def marks(self, count: int) -> str:
         """What the chat template writes for ``count`` images, otherwise its mark and a line break for each."""
-        if self.templated and count:
-            text = {"type": "text", "text": "?"}
-            with_images, without = (
-                str(self.processor.apply_chat_template([{"role": "user", "content": content}])).encode()
-                for content in ([*[{"type": "image"}] * count, text], [text])
-            )
+        template = self.template
+        if template is not None and count and template.shows_images:
+            shown = [{"role": "user", "content": template.form("?", self.mark, number)} for number in (count, 0)]
+            with_images, without = (template.apply([message], ask=False).encode() for message in shown)
             start = common_prefix(with_images, without)
             mark = with_images[start : start + len(with_images) - len(without)].decode()
             if mark.count(self.placeholder) == count:
@@ -199,11 +197,10 @@ class Generic(VLM):
     def expand(self, text: str, expansions: Sequence[str]) -> str:
         """The text with what stands for each image in place of its placeholder.
 
-        Raises :class:`BadInput` if the user's own text holds placeholders.
+        Raises as :meth:`check_count`.
         """
         first, *rest = text.split(self.placeholder)
-        if len(rest) != len(expansions):
-            raise BadInput("the prompt or target holds the image placeholder: leave it out, it is put in automatically")
+        self.check_count(len(rest), len(expansions))
         return first + "".join(f"{image}{words}" for image, words in zip(expansions, rest, strict=True))
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -213,29 +210,15 @@ class Generic(VLM):
 
     def tokenize(self, queries: Any, counts: list[list[Any]], eos: bool) -> tuple[list[list[int]], list[int]]:
         """Token ids of each row and the number of answer tokens at its end; ``counts`` hold the images' texts."""
-        asked, full = list[str](), list[str]()
-        for query, expansions in zip(queries, counts, strict=True):
-            prompt = self.render(query)
-            asked.append(self.expand(prompt, expansions))
-            full.append(self.expand(joined(prompt, query.target), expansions))
-        ids = self.token_ids([*asked, *full])
-        rows, answers = [], []
-        for prompt_ids, row in zip(ids[: len(full)], ids[len(full) :], strict=True):
-            length = len(row) - common_prefix(prompt_ids, row)
-            end = [self.tokenizer.eos_token_id] if eos and length else []
-            rows.append([*row, *end])
-            answers.append(length + len(end))
-        if not all(rows):
-            raise BadInput("a query is empty: give it a prompt, a target or an image")
-        return rows, answers
+        prompts = [self.expand(self.render(query), texts) for query, texts in zip(queries, counts, strict=True)]
+        targets = [self.expand(query.target, []) for query in queries]
+        rows, answers = self.join_texts(prompts, targets, eos)
+        return filled(rows), answers
 
-    def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, with the special tokens that the processor adds."""
-        wanted = getattr(self.processor, "text_kwargs", {}).get("add_special_tokens", True)
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=wanted and not self.begun(texts[0]))[
-            "input_ids"
-        ]
-        return ids
+    @property
+    def adds_special(self) -> bool:
+        """Whether the processor has the tokenizer add special tokens."""
+        return bool(getattr(self.processor, "text_kwargs", {}).get("add_special_tokens", True))
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
         """The kinds of the tokens (B, T), 1 for those of an image, under the names that the model takes them by."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers.masking_utils import create_causal_mask
 
 from liveedit.errors import BadInput
+from liveedit.models.batch import Batch
 from liveedit.models.calls import CACHE, arguments, cache_of
 from liveedit.models.encode import Picture, PromptFormat, nested
 from liveedit.models.vlm import VLM
@@ -80,6 +81,10 @@ class Git(VLM):
         """The image tokens, then the text."""
         self.check_placeholders(ids, 0)
         return [*[self.image_token_id] * sum(counts), *ids]
+
+    def positions(self, batch: Batch) -> Tensor:
+        """How many positions each row (B,) takes: those of its text."""
+        return super().positions(batch) - (batch.inputs["input_ids"] == self.image_token_id).sum(1)
 
     def picture(self, images: Sequence[Image]) -> Picture:
         """The pixels; every image takes as many tokens as the vision tower has positions."""

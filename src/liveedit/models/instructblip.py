@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from liveedit.errors import BadInput
 from liveedit.models.blip2 import Blip2
 from liveedit.models.encode import PromptFormat
 from liveedit.types import Query
@@ -26,4 +27,7 @@ class InstructBlip(Blip2):
         """The prompts of the queries with an image, in the Q-Former's tokens; the first text for a blank image."""
         asked = [self.render(query) for query in queries if query.image is not None] or [self.render(queries[0])]
         read = self.processor.qformer_tokenizer(asked, padding=True, return_tensors="pt")
+        taken, room = read["input_ids"].shape[1], self.model.config.qformer_config.max_position_embeddings
+        if taken > room:
+            raise BadInput(f"the Q-Former has room for {room} tokens, and the prompt takes {taken}: shorten the prompt")
         return {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}

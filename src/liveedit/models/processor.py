@@ -10,7 +10,10 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from liveedit.errors import UnsupportedModel
 
-__all__ = ["load_processor", "processor_class", "still"]
+__all__ = ["completed", "load_processor", "processor_class", "still"]
+
+ADDED = "num_additional_image_tokens"
+"""What processors call the tokens that a vision tower has besides those of the patches."""
 
 UNWANTED = ("video_processor", "feature_extractor", "audio_processor")
 
@@ -74,14 +77,38 @@ def load_processor(source: str) -> Any:
     Raises :class:`UnsupportedModel` if neither the checkpoint nor transformers names one.
     """
     model_type = str(transformers.PreTrainedConfig.get_config_dict(source)[0].get("model_type"))
-    try:
-        name = ProcessorMixin.get_processor_dict(source)[0].get("processor_class")
-    except OSError:  # older checkpoints hold the settings of its parts alone
-        name = None
-    if not (name := name or PROCESSOR_MAPPING_NAMES.get(model_type)):
+    if not (name := settings_of(source).get("processor_class") or PROCESSOR_MAPPING_NAMES.get(model_type)):
         raise UnsupportedModel(f"the checkpoint names no processor, and transformers has none for '{model_type}'")
     try:
         return still(processor_class(name)).from_pretrained(source)
     except ImportError as error:  # transformers says what to install
         reason = " ".join(str(error).split())
         raise UnsupportedModel(f"the checkpoint's processor needs another library: {reason}") from error
+
+
+def completed(processor: Any, model: Any, source: str) -> Any:
+    """The processor with what older files do not say of the vision tower, from the model's config.
+
+    Those from before transformers 4.46 name neither the size of a patch nor the states that are taken, those from
+    before 4.47 not the tokens that the tower adds to those of the patches.
+    """
+    config, vision = model.config, getattr(model.config, "vision_config", None)
+    wanted = {
+        "patch_size": getattr(vision, "patch_size", None),
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
+    }
+    for name, value in wanted.items():
+        if value is not None and getattr(processor, name, value) is None:
+            setattr(processor, name, value)
+    if hasattr(processor, ADDED) and ADDED not in settings_of(source):
+        own = [name for name, _ in model.named_parameters() if name.endswith(("class_embedding", "cls_token"))]
+        setattr(processor, ADDED, len(own))
+    return processor
+
+
+def settings_of(source: str) -> dict[str, Any]:
+    """What the file of a checkpoint's processor says; nothing where there is none."""
+    try:
+        return dict(ProcessorMixin.get_processor_dict(source)[0])
+    except OSError:  # older checkpoints hold the settings of its parts alone
+        return {}

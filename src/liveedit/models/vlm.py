@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,33 +17,25 @@ from weakref import finalize
 import torch
 import transformers
 from accelerate.utils import align_module_device
-from safetensors import SafetensorError
+from PIL import Image
 from torch import Tensor, nn
 from transformers.integrations.accelerate import load_offloaded_parameter
 
-from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models import AUTHORS, checkpoint, family
+from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
+from liveedit.models import check_authors, checkpoint, family
 from liveedit.models.attach import Attachment
 from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
 from liveedit.models.calls import CACHE
 from liveedit.models.detours import always, detour, mine
 from liveedit.models.encode import Encoder, PromptFormat
+from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch, main_output, output_embedding, overrides
+from liveedit.models.processor import completed
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
+from liveedit.models.wrappers import acting, adapters_on, unwrapped
 from liveedit.types import Query, checked
 
 __all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "Reply", "reading"]
-
-GREEDY: dict[str, Any] = {  # every setting of a checkpoint's generation_config that would bend a plain argmax
-    "do_sample": False,
-    "num_beams": 1,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-}
-
 
 EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
@@ -61,7 +53,17 @@ class LayerReached(Exception):
     """Ends a forward pass at the layer that was asked for."""
 
 
-class VLM(Encoder):
+class Family(type):
+    """Makes an instance of the family that a model belongs to, of the model without what others have wrapped it in."""
+
+    def __call__(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """See :class:`VLM`."""
+        model = unwrapped(model)
+        chosen = family(model.config.model_type) if cls is VLM else cls
+        return type.__call__(chosen, model, *args, **kwargs)
+
+
+class VLM(Encoder, metaclass=Family):
     """A frozen Hugging Face model and its processor. A patched VLM is a VLM.
 
     ``VLM(model, processor)`` wraps a model that is loaded already and is an instance of the family registered for its
@@ -80,15 +82,13 @@ class VLM(Encoder):
     layer_outputs: int = 0
     """How many things a layer of the decoder puts out in a tuple, its states first; 0 where it puts out these alone."""
 
-    def __new__(cls, model: Any = None, *_: Any, **__: Any) -> "VLM":
-        """An instance of the family for ``model``, if not of the class asked for."""
-        chosen: type[VLM] = family(model.config.model_type) if cls is VLM else cls
-        return super().__new__(chosen)
-
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise BadInput("the model was made within torch.inference_mode(): make it outside, or it cannot be edited")
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
         settle(model)
         self.attachment = Attachment(self)
+        self.fingerprints: dict[tuple[Any, ...], str] = {}
         self.unquantised: Callable[[], VLM] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,29 +124,38 @@ class VLM(Encoder):
         source = checkpoint(path)
         with reading(path):
             config, _ = transformers.PreTrainedConfig.get_config_dict(source)
-        for theirs in set(config.get("architectures") or ()) & set(AUTHORS):
-            order = f"liveedit models convert {AUTHORS[theirs]} {path} OUT"
-            raise UnsupportedModel(f"{path} is a checkpoint for its authors' code: make one for this with `{order}`")
+        check_authors(config, path)
         chosen = family(str(config.get("model_type")))
+        check_described(config, path)
         options: dict[str, Any] = {"dtype": dtype or "auto", "device_map": device_map, "max_memory": max_memory}
         if quantize is not None:
             if "quantization_config" in config:
                 raise BadInput(f"the weights of {path} are quantised already: leave the number of bits out")
             own = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
             options["quantization_config"] = quantization(quantize, dtype or own)
-        with reading(path), ExitStack() as undo:
+        with reading(path), quiet(), ExitStack() as undo:
             folder = undo.enter_context(TemporaryDirectory(prefix="liveedit-"))  # for weights that go to the disk anew
             model, report = getattr(transformers, chosen.hf_class).from_pretrained(
-                source, offload_folder=folder, output_loading_info=True, **options
+                source, offload_folder=folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
-            processor = chosen.load_processor(source)
+            check_complete(report, path)
+            processor = completed(chosen.load_processor(source), model, source)
             finalize(model, undo.pop_all().close)
-        if report["missing_keys"]:
-            raise BadInput(f"the checkpoint {path} lacks {sorted(report['missing_keys'])[0]}: get all of its files")
         vlm: VLM = chosen(model, processor, prompt_format)
+        vlm.check_inputs(path)
         if quantize is not None:
             vlm.unquantised = partial(VLM.load, path, dtype=dtype, device_map={"": "disk"})
         return vlm
+
+    def check_inputs(self, path: str | Path) -> None:
+        """Raise :class:`UnsupportedModel` unless the processor makes of an image what the model takes."""
+        try:
+            self.image_states(Image.new("RGB", (64, 64)))
+        except LiveEditError:
+            raise
+        except Exception as error:  # a processor may fail in any way
+            reason = one_line(error)
+            raise UnsupportedModel(f"the processor in {path} does not fit the model: {reason}") from error
 
     @classmethod
     def load_processor(cls, source: str) -> Any:
@@ -204,21 +213,32 @@ class VLM(Encoder):
             return None
         return str(config.quantization_method() if hasattr(config, "quantization_method") else config.quant_method)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the model type and, of every weight, name, type, shape, the sum of its bits and 1024 samples.
 
-        Weights that :meth:`load` has quantised count as they were before, looked up one by one where they are stored:
-        an editor trained on the full model opens on the quantised one. The settings in the config are left out, because
-        a newer transformers may name them differently for the same model. Integers are summed, so the device does not
-        matter.
+        Weights of half precision count as they are in float32, so that they may be read as either. Weights that
+        :meth:`load` has quantised count as they were before, looked up one by one where they are stored: an editor
+        trained on the full model opens on the quantised one. Of PEFT's adapters those count that are switched on. The
+        settings in the config are left out, because a newer transformers may name them differently for the same model.
+        Integers are summed, so the device does not matter.
         """
+        adapters = adapters_on(self.model)
+        if adapters not in self.fingerprints:
+            self.fingerprints[adapters] = self.taken_fingerprint(adapters)
+        return self.fingerprints[adapters]
+
+    def taken_fingerprint(self, adapters: tuple[Any, ...]) -> str:
+        """The fingerprint, with these adapters on."""
         if self.unquantised is not None:
             return self.unquantised().fingerprint
         digest = sha256(str(self.model.config.model_type).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(checksum(load_offloaded_parameter(self.model, name) if tensor.is_meta else tensor))
+        for name, tensor in sorted(acting(self.model, self.model.state_dict()).items()):
+            value = load_offloaded_parameter(self.model, name) if tensor.is_meta else tensor
+            value = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(checksum(value))
+        digest.update(repr(adapters).encode() if adapters else b"")
         return digest.hexdigest()
 
     def encode(self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False) -> Batch:
@@ -354,8 +374,9 @@ class VLM(Encoder):
         queries, replies = checked(queries), list[Reply]()
         for start in range(0, len(queries), batch_size):
             asked = [replace(query, target="") for query in queries[start : start + batch_size]]
-            options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad_token_id, **GREEDY}
+            options = greedy(max_new_tokens, self.stops, self.pad_token_id)
             with self.prefixed(self.encode(asked, padding_side="left")) as (batch, _), self.announce(batch):
+                self.check_room(batch, max_new_tokens)
                 tokens = self.model.generate(**batch.inputs, **options)
             new = tokens[:, batch.labels.shape[1] :]
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -444,9 +465,42 @@ def reading(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong in reading the checkpoint at ``path`` into one line that says so."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-        raise BadInput(f"cannot read the model {path}: {reason}") from error
+    except LiveEditError:
+        raise
+    except Exception as error:  # a file may be broken in any way
+        raise BadInput(f"cannot read the model {path}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it transformers does not report on a checkpoint line by line."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def check_described(config: Mapping[str, Any], path: str | Path) -> None:
+    """Raise :class:`BadInput` for a config without the text decoder: transformers would start one of 7 billion."""
+    kind = transformers.CONFIG_MAPPING[config["model_type"]]
+    if "text_config" in kind.sub_configs and not ({"text_config", "hidden_size"} & {*filter(config.get, config)}):
+        raise BadInput(f"the config.json of {path} does not describe its text decoder: get all of the model's files")
+
+
+def check_complete(report: Mapping[str, Any], path: str | Path) -> None:
+    """Raise :class:`BadInput` for weights that a checkpoint lacks or has in another shape than its config says."""
+    if lacking := sorted(report["missing_keys"]):
+        raise BadInput(f"the checkpoint {path} lacks {lacking[0]}: get all of its files")
+    for name, theirs, ours in sorted(report["mismatched_keys"]):
+        shapes = f"{tuple(theirs)}, where its config says {tuple(ours)}"
+        raise BadInput(f"the checkpoint {path} has {name} of shape {shapes}: get all of its files from one place")
 
 
 def states_of(decoder: Any, embedded: Tensor, hidden: HiddenBatch, extra: Mapping[str, Any]) -> Tensor:

@@ -1,0 +1,25 @@
+"""Plain greedy generation, whatever else a checkpoint's ``generation_config`` asks for."""
+
+from typing import Any
+
+from transformers import GenerationConfig
+
+__all__ = ["greedy"]
+
+TOKENS = ("bos_token_id", "decoder_start_token_id")
+"""The settings that are left to the checkpoint: facts of its vocabulary."""
+
+ARGMAX = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "use_cache": True}
+"""What ``generate`` has to be told; every other setting is none."""
+
+
+def greedy(max_new_tokens: int, stops: list[int], pad_token_id: int) -> dict[str, Any]:
+    """The arguments of ``generate`` for the argmax of every step, up to one of the tokens ``stops``.
+
+    What ``generate`` is not given it takes from the model's ``generation_config``, also where it is given a whole one:
+    so every setting that this version of transformers has is given, ``None`` for none.
+    """
+    none = {name: None for name in vars(GenerationConfig()) if not name.startswith("_") and name not in TOKENS}
+    none.pop("transformers_version", None)
+    lengths = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "pad_token_id": pad_token_id}
+    return {**none, **ARGMAX, **lengths}

@@ -1,0 +1,65 @@
+"""What others put around a model or into it: PEFT's adapters, `torch.compile`, data parallelism."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from liveedit.errors import UnsupportedModel
+
+__all__ = ["acting", "adapters_on", "unwrapped"]
+
+
+def unwrapped(model: Any) -> Any:
+    """The Hugging Face model that others have wrapped, with the adapters that they have put into its layers.
+
+    Raises :class:`UnsupportedModel` for what wraps none, and for adapters that only the wrapper applies.
+    """
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        if any(config.is_prompt_learning for config in model.peft_config.values()):
+            raise UnsupportedModel(
+                "PEFT's prompt learning puts tokens before a text outside the model: use LoRA or another adapter that "
+                "is in the layers"
+            )
+        return unwrapped(model.get_base_model())
+    if getattr(getattr(model, "config", None), "model_type", None) is None:
+        for name in ("_orig_mod", "module"):  # of torch.compile, and of DataParallel and its like
+            if isinstance(inner := getattr(model, name, None), nn.Module):
+                return unwrapped(inner)
+        raise UnsupportedModel(f"{type(model).__name__} is no Hugging Face model: hand over the one that it wraps")
+    return getattr(model, "_orig_mod", model)
+
+
+def adapted(model: Any) -> Iterator[tuple[str, Any, list[str]]]:
+    """The modules that PEFT has put in, by their paths, each with the adapters that act in it besides its weights."""
+    for path, module in model.named_modules():
+        if getattr(module, "adapter_layer_names", ()):
+            merged = getattr(module, "merged_adapters", ())
+            on = [] if module.disable_adapters else [name for name in module.active_adapters if name not in merged]
+            yield path, module, on
+
+
+def adapters_on(model: Any) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    """Which adapters act where, and with what scale; empty where none does."""
+    found = []
+    for path, module, on in adapted(model):
+        scales = getattr(module, "scaling", {})
+        found += [(path, tuple(on), str([scales.get(name) for name in on]))] if on else []
+    return tuple(found)
+
+
+def acting(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of ``state`` that act, by the names that they have where there are no adapters.
+
+    A model with its adapters off has those that it had before it got them.
+    """
+    found = dict(state)
+    for path, module, on in adapted(model):
+        before = f"{path}."
+        for name in [name for name in found if name.startswith(before)]:
+            part, _, rest = name.removeprefix(before).partition(".")
+            if part in ("base_layer", "original_module"):
+                found[before + rest] = found.pop(name)
+            elif part in (*module.adapter_layer_names, *module.other_param_names) and rest.split(".")[0] not in on:
+                del found[name]
+    return found

@@ -1,0 +1,65 @@
+"""Generation is a plain argmax, whatever a checkpoint's settings say, and ends where an edit's answer ends."""
+
+import pytest
+import transformers
+
+from liveedit.models.contract import QUERIES, cut, greedy
+from liveedit.models.tiny import tiny
+
+BENT = {
+    "do_sample": True,
+    "num_beams": 3,
+    "min_new_tokens": 6,
+    "min_length": 200,
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "encoder_repetition_penalty": 9.0,
+    "bad_words_ids": [[number] for number in range(5, 300, 2)],
+    "suppress_tokens": [*range(5, 300, 2)],
+    "begin_suppress_tokens": [*range(5, 300)],
+    "sequence_bias": [[[number], 50.0] for number in range(5, 20)],
+    "forced_bos_token_id": 7,
+    "forced_eos_token_id": 7,
+    "exponential_decay_length_penalty": [1, 9.0],
+    "guidance_scale": 3.0,
+    "stop_strings": ["a", "e", "i"],
+    "prompt_lookup_num_tokens": 3,
+    "cache_implementation": "static",
+    "use_cache": False,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "max_length": 3,
+    "max_time": 0.0,
+    "watermarking_config": {"bias": 20.0},
+    "renormalize_logits": True,
+    "penalty_alpha": 0.6,
+    "dola_layers": "high",
+    "token_healing": True,
+}
+
+SAMPLED = {"do_sample": True, "temperature": 3.0, "num_return_sequences": 3}
+
+
+@pytest.fixture(scope="module", params=["llava", "blip2"])
+def vlm(request):
+    return tiny(request.param)
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_no_setting_of_a_checkpoint_bends_an_answer(vlm, name, monkeypatch):
+    expected = [cut(vlm, greedy(vlm, query, 4)) for query in QUERIES[:2]]
+    for model in {vlm.model, getattr(vlm.model, "language_model", vlm.model)}:
+        if hasattr(model, "generation_config"):
+            settings = model.generation_config.to_dict() | SAMPLED | {name: BENT[name]}
+            monkeypatch.setattr(model, "generation_config", transformers.GenerationConfig.from_dict(settings))
+    assert vlm.generate(QUERIES[:2], max_new_tokens=4) == expected
+
+
+def test_an_answer_ends_with_the_token_at_which_generation_stops(vlm, monkeypatch):
+    """Of the two sources for the end of text, generation's counts; the tokenizer's where it is one of several."""
+    own, other = vlm.tokenizer.eos_token_id, vlm.tokenizer("x", add_special_tokens=False)["input_ids"][0]
+    for ends, last in ((own, own), (other, other), ([other, own], own), (None, own)):
+        monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", ends)
+        row = vlm.encode(QUERIES[:1], eos=True).inputs["input_ids"][0]
+        assert row[-1] == last
+        assert last in vlm.stops

@@ -1,0 +1,113 @@
+"""What others put around a model: it works as the model does, or is refused at once."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from liveedit.editable import EditableVLM
+from liveedit.editors import new_editor
+from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.contract import CHECKS, QUERIES
+from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM
+
+peft = pytest.importorskip("peft")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+def lora(model, **settings):
+    """The model with adapters that change its answers."""
+    torch.manual_seed(0)
+    options = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False} | settings
+    return peft.get_peft_model(model, peft.LoraConfig(**options))
+
+
+@pytest.fixture
+def made():
+    return tiny("llava")
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2", "git", "qwen2_5_vl"])
+def test_a_model_with_adapters_computes_what_peft_does(family):
+    made = tiny(family)
+    batch = made.encode(QUERIES)
+    plain, wrapped = made.logits(batch), lora(made.model)
+    vlm = VLM(wrapped, made.processor)
+    assert type(vlm) is type(made)
+    assert not torch.equal(vlm.logits(batch), plain)
+    with wrapped.disable_adapter():
+        assert torch.equal(vlm.logits(batch), plain)
+    vlm.model.requires_grad_(False)  # which PEFT asks for when it switches adapters on
+    for name in ("resume_continues_where_hidden_stopped", "generation_sees_a_patch", "a_patch_acts_and_leaves_nothing"):
+        CHECKS[name](vlm)
+
+
+def test_the_fingerprint_is_of_the_weights_that_act(made):
+    plain = made.fingerprint
+    wrapped = lora(made.model, modules_to_save=["multi_modal_projector"])
+    vlm = VLM(wrapped, made.processor)
+    on = vlm.fingerprint
+    assert on != plain
+    with wrapped.disable_adapter():
+        assert vlm.fingerprint == plain
+    assert vlm.fingerprint == on
+    wrapped.add_adapter("other", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    assert vlm.fingerprint == on, "an adapter that is not in use changes nothing"
+    wrapped.set_adapter("other")
+    assert vlm.fingerprint not in (on, plain)
+
+
+@pytest.mark.parametrize("form", ["wrapped", "base", "merged"])
+def test_edits_on_a_model_with_adapters(form, made):
+    wrapped = lora(made.model)
+    model = {"wrapped": wrapped, "base": wrapped.get_base_model()}.get(form)
+    vlm = VLM(wrapped.merge_and_unload() if model is None else model, made.processor)
+    edited = EditableVLM(vlm, new_editor(vlm, "grace", {"eos": True}))
+    before = edited.generate(QUERIES[0])
+    edited.edit(QUERIES[0])
+    [after] = edited.generate(QUERIES[0])
+    assert after.startswith("Japan")
+    assert not before[0].startswith("Japan")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+    ],
+)
+def test_prompt_learning_is_refused(config, made):
+    wrapped = peft.get_peft_model(made.model, config(), autocast_adapter_dtype=False)
+    with pytest.raises(UnsupportedModel, match="prompt learning") as caught:
+        VLM(wrapped, made.processor)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_wrappers_are_taken_off_or_refused(made):
+    assert VLM(nn.DataParallel(made.model), made.processor).model is made.model
+    assert VLM(torch.compile(made.model), made.processor).model is made.model
+    with pytest.raises(UnsupportedModel, match="Linear is no Hugging Face model"):
+        VLM(nn.Linear(2, 2), made.processor)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("editor", ["ft-l", "grace"])
+def test_an_edit_within_a_mode_without_gradients(mode, editor, made):
+    edited = EditableVLM(made, new_editor(made, editor, {"eos": True}))
+    other = copy.copy(edited)
+    with mode():
+        edited.edit(QUERIES[0])
+        answer = edited.generate(QUERIES[0])
+    other.edit(QUERIES[0])
+    assert other.generate(QUERIES[0]) == answer
+    with torch.inference_mode(), pytest.raises(BadInput, match=r"leave torch\.inference_mode"):
+        edited.editor.edit(QUERIES[:1])
+
+
+def test_a_model_that_was_made_without_gradients_is_refused():
+    with torch.inference_mode(), pytest.raises(BadInput, match="made within"):
+        tiny("llava")
