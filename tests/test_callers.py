@@ -55,8 +55,9 @@ def within(edited, ask):
         try:
             return ask(edited.vlm.encode(ASKED[:2], padding_side="left"))
         except LiveEditError as error:
-            assert len(str(error).splitlines()) == 1
-            return str(error)
+            refusal = str(error)
+    assert len(refusal.splitlines()) == 1
+    return refusal
 
 
 def test_generation_equals_whole_forward_passes(edited, alone):
