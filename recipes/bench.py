@@ -92,6 +92,7 @@ def main() -> None:
     editor.edit(edits[:8])
     found: dict[str, float] = {"edits_per_second": len(edits) / timed(lambda: editor.edit(edits))}
     patch = editor.edit(edits)
+    assert isinstance(patch, LiveEditPatch)
     probes = [probe.query for case in cases[:24] for probe in case.probes]
     with vlm.patched(patch):
         found["probes_per_second"] = len(probes) / timed(lambda: vlm.generate(probes))

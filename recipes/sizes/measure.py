@@ -94,6 +94,7 @@ def measure(vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS) -> d
     asked = [Query(edit.prompt, image=edit.image)]
     found = {"edit": taken(lambda: editor.edit([edit]), device)}
     own = editor.edit([edit])
+    assert isinstance(own, LiveEditPatch)
 
     def ask(experts: int) -> Taken | None:
         try:

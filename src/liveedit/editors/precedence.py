@@ -62,7 +62,7 @@ def standing(ledger: Bank) -> Tensor:
     places = torch.arange(len(ledger))
     if not len(ledger):
         return places.bool()
-    _, group = ledger["asked"].unique(return_inverse=True)
+    _, group = torch.unique(ledger["asked"], return_inverse=True)
     last = torch.full_like(places, -1).scatter_reduce(0, group, places, "amax")
     return last[group] == places
 
