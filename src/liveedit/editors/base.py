@@ -252,7 +252,7 @@ class TrainableEditor(Editor):
                 about = copy
             about = renamed(about)
             method, model, settings = about["editor"], about["model"], about["config"]
-        except (OSError, ValueError, KeyError, TypeError, BadInput) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
             raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
         if method != cls.name:
             raise Mismatch(f"{folder} holds an editor of the method '{method}', not '{cls.name}'")
@@ -282,11 +282,11 @@ def _written(folder: Path, method: str) -> bool:
     Raises :class:`BadInput` for one of another method, and for files of these names that are somebody else's.
     """
     try:
-        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         found, _, _ = about["editor"], about["model"], about["config"]
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BadInput(f"{folder / CONFIG} is no editor's: choose another folder") from None
     if found != method:
         raise BadInput(f"{folder} holds an editor of the method '{found}': choose another folder")
