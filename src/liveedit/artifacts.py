@@ -76,9 +76,13 @@ def place(path: str | Path) -> Path:
     Raises :class:`BadInput` for a path that leads nowhere.
     """
     try:
-        return Path(path).expanduser().resolve()
+        found = Path(path).expanduser().resolve()
+        found.exists()  # which fails where a name is too long, or a folder closed
+        str(found).encode()  # safetensors opens no other names
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, no home, a NUL
-        raise BadInput(f"the path {str(path)!r} leads nowhere ({error}): give another") from None
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): give another") from None
+    return found
 
 
 @contextmanager

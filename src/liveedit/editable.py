@@ -41,9 +41,12 @@ def load(model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **option
     folder of a trained one. ``options`` go to :meth:`VLM.load` (dtype, device_map, prompt_format).
     """
     vlm = load_vlm(model, **options)
-    folder = embedded(str(editor))
-    loaded = EditableVLM(vlm, load_editor(vlm, folder if model == EMBEDDED and folder.is_dir() else editor))
-    loaded.opens_with = {"model": _anywhere(model), "editor": _anywhere(editor)}
+    ships = model == EMBEDDED and embedded(str(editor)).is_dir()
+    loaded = EditableVLM(vlm, load_editor(vlm, embedded(str(editor)) if ships else editor))
+    loaded.opens_with = {
+        "model": EMBEDDED if model == EMBEDDED else _anywhere(model),
+        "editor": str(editor) if ships else _anywhere(editor),
+    }
     if options.get("dtype") is not None:
         loaded.opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
     return loaded

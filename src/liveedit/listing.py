@@ -87,7 +87,10 @@ class Listing:
     def write(self, folder: Path) -> None:
         """Make this the state of ``folder``, whose tensors are there already."""
         stored = {"version": VERSION} | asdict(self)
-        write_file(folder / FILE, json.dumps(stored, indent=1, ensure_ascii=False).encode())
+        content = json.dumps(stored, indent=1, ensure_ascii=False)
+        write_file(
+            folder / FILE, content.encode(errors="backslashreplace")
+        )  # as JSON has it, of file names in no UTF-8
 
 
 def _listing(stored: Mapping[str, Any]) -> Listing:
@@ -105,10 +108,10 @@ def _listing(stored: Mapping[str, Any]) -> Listing:
 def _edit(row: Mapping[str, Any]) -> Edit:
     """One of the edits; what a newer version says besides is passed over."""
     edit = Edit(**{name.name: row[name.name] for name in fields(Edit) if name.name in row})
-    texts = (edit.id, edit.prompt, edit.target, edit.image, edit.time, *edit.names)
+    "".join((edit.id, edit.prompt, edit.target, edit.image, edit.time)).encode()
+    "".join(edit.names)
     if isinstance(edit.names, str) or not isinstance(edit.about, int | None):
         raise TypeError(row)
-    "".join(texts).encode()
     object.__setattr__(edit, "names", tuple(edit.names))
     return edit
 

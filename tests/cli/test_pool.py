@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
+from transformers.utils.logging import disable_progress_bar
 
 from liveedit.artifacts import locked
 from liveedit.cli import main
@@ -21,6 +23,7 @@ HOSTILE = "[/red] [bold]x[/] :smile: \x1b[31m a\nb \u202e \\"
 def run(tmp_path, monkeypatch, capfd):
     """Run a command in ``tmp_path``: its exit status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    disable_progress_bar()  # as `main` does, where transformers is not imported yet
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["liveedit", *map(str, words)])
@@ -63,6 +66,20 @@ def test_edit_ask_and_forget_with_what_the_pool_remembers(run, asked, tmp_path):
     first, second = (edit.id for edit in Listing.read(tmp_path / "edits").edits)
     assert run("forget", first[:7], first)[:2] == (0, "forgot 1, 1 left\n")
     assert [edit.id for edit in Listing.read(tmp_path / "edits").edits] == [second]
+
+
+def test_odd_names_of_folders_and_pictures(run, asked, tmp_path):
+    (tmp_path / "liveedit").mkdir()  # as the editor is called
+    odd = tmp_path / "fl\udce4g \x1b.png"  # as Latin-1 has it
+    asked[2].rename(odd)
+    assert run("edit", QUESTION, "Brazil", "--image", odd)[0] == 0
+    rc, out, err = run("ask", QUESTION, "--image", odd)
+    assert (rc, err, out[:7]) == (0, "", "Brazil\n")
+    assert Listing.read(tmp_path / "edits").edits[0].names == (str(odd),)
+    assert "fl\\udce4g" in run("edits")[1]
+    for pool in ("x" * 300, "p\udce4", "/dev/null", "/proc/none", ""):
+        rc, out, err = run("edit", QUESTION, "Brazil", "--image", odd, "--pool", pool)
+        assert (rc, out, err.count("\n")) == (1, "", 1)
 
 
 def test_a_model_in_a_folder_is_found_from_anywhere(run, asked, tmp_path, monkeypatch):
@@ -132,7 +149,7 @@ def test_texts_of_others_are_shown_as_they_are(run, tmp_path, monkeypatch, width
     assert not set(out) & {"\x1b", "\u202e"}
     if width == 80:
         assert all(piece in out for piece in ("[/red]", "[bold]x[/]", ":smile:", "\\x1b[31m", "\\u202e", "[i].png"))
-    assert max(map(len, out.splitlines())) <= width
+    assert max(map(cell_len, out.splitlines())) <= width
 
 
 def test_brackets_in_an_edit_crash_nothing(run, asked, tmp_path):
