@@ -1,13 +1,11 @@
 """EditableVLM on the embedded model: edit, generate, list, explain, forget, save, load."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.errors import BadInput
 from liveedit.types import Query
 
 QUESTION = "What is the country with this flag?"
@@ -80,63 +78,6 @@ def test_a_saved_pool_loads_back_bit_equal(model, flag, tmp_path):
     assert model.edits == listed
 
 
-def test_saving_again_replaces_the_old_pool(model, flag, tmp_path):
-    model.edit(Query(QUESTION, "Brazil", flag))
-    model.save(tmp_path / "pool")
-    model.edit(Query(QUESTION, "Peru", flag))
-    model.save(tmp_path / "pool")
-    model.load(tmp_path / "pool")
-    assert len(model.edits) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
-
-
-@pytest.mark.parametrize(
-    ("key", "names"), [("model_fingerprint", "another model"), ("editor_fingerprint", "another editor")]
-)
-def test_a_pool_of_another_model_or_editor_is_refused(model, flag, tmp_path, key, names):
-    model.edit(Query(QUESTION, "Brazil", flag))
-    model.save(tmp_path / "pool")
-    file = tmp_path / "pool" / "edits.json"
-    stored = json.loads(file.read_text()) | {key: "0" * 64}
-    file.write_text(json.dumps(stored))
-    with pytest.raises(Mismatch, match=names):
-        model.load(tmp_path / "pool")
-    assert len(model.edits) == 1
-
-
-@pytest.mark.parametrize("damage", ["", "{", '{"version": 1}', "[]"])
-def test_a_damaged_pool_is_refused_in_one_line(model, tmp_path, damage):
-    (tmp_path / "edits.json").write_text(damage)
-    with pytest.raises(BadInput, match="damaged") as caught:
-        model.load(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_truncated_tensors_are_refused(model, flag, tmp_path):
-    model.edit(Query(QUESTION, "Brazil", flag))
-    model.save(tmp_path / "pool")
-    [file] = (tmp_path / "pool").glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(BadInput):
-        model.load(tmp_path / "pool")
-
-
-def test_a_full_disk_loses_nothing(model, flag, tmp_path, monkeypatch):
-    model.edit(Query(QUESTION, "Brazil", flag))
-    model.save(tmp_path / "pool")
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "pool").iterdir()}
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.write_text", full)
-    model.edit(Query(QUESTION, "Peru", flag))
-    with pytest.raises(StorageError, match="No space left"):
-        model.save(tmp_path / "pool")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "pool").iterdir()} == kept
-    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
-
-
 @pytest.mark.parametrize(
     ("query", "names"),
     [
@@ -157,6 +98,28 @@ def test_forgetting_an_unknown_id_forgets_nothing(model, flag):
     with pytest.raises(BadInput, match="nothere"):
         model.forget([edit.id, "nothere"])
     assert model.edits == (edit,)
+
+
+def test_an_id_may_be_shortened_while_it_is_clear(model, flag, monkeypatch):
+    [first, second] = model.edit([Query(QUESTION, "Brazil", flag), Query("What is this?", "a flag", flag)])
+    with pytest.raises(BadInput, match="no edit ''"):
+        model.forget("")
+    assert model.forget([first.id[:7], first.id]) == [first]
+    assert model.edits == (second,)
+
+
+def test_a_beginning_that_edits_share_is_refused(model, flag):
+    ids = [edit.id for edit in model.edit([Query(QUESTION, f"answer {number}", flag) for number in range(17)])]
+    [shared, *_] = [id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1]
+    with pytest.raises(BadInput, match="give more of the id"):
+        model.forget(shared)
+    assert len(model.edits) == 17
+
+
+def test_an_edit_remembers_its_images_and_which_it_is_about(model, flag, tmp_path):
+    flag.save(tmp_path / "flag.png")
+    [edit] = model.edit(Query(QUESTION, "Brazil", [flag, tmp_path / "flag.png"], about=0))
+    assert (edit.names[1], edit.about) == (str(tmp_path / "flag.png"), 0)
 
 
 def test_the_raw_hugging_face_model_sees_the_edit(model, flag):

@@ -35,8 +35,8 @@ __all__ = ["Step", "plan"]
 
 NO_TEXT = ("liveedit", "ft-m", "ft-vis")
 """Methods that cannot edit a fact without an image, as published."""
-FINISHED = "editor.safetensors"
-"""What a training that is done leaves."""
+FINISHED = "config.json"
+"""What a training that is done leaves, last of all."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from liveedit.errors import BadInput, StorageError
-from liveedit.report.files import read_records, write_file
+from liveedit.report.files import read_records
 
 
 def test_reads_one_file_or_all_below_a_folder(tmp_path, record, save):
@@ -91,30 +91,6 @@ def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path, record, save):
 def test_no_records_is_bad_input(tmp_path, name):
     with pytest.raises(BadInput, match="no records"):
         read_records(tmp_path / name)
-
-
-def test_writing_replaces_and_leaves_no_draft(tmp_path):
-    path = write_file(tmp_path / "new" / "table.md", b"old")
-    write_file(path, b"new")
-    assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [("table.md", b"new")]
-
-
-def test_failed_writing_keeps_the_old_file(tmp_path, monkeypatch):
-    path = write_file(tmp_path / "table.md", b"old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(StorageError, match="No space left"):
-        write_file(path, b"new")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("table.md", b"old")]
-
-
-def test_folder_that_is_a_file_is_a_storage_error(tmp_path):
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(StorageError, match="taken"):
-        write_file(tmp_path / "taken" / "table.md", b"")
 
 
 def test_blank_lines_between_records_are_passed_over(tmp_path, record, save):

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from liveedit.errors import BadInput, StorageError
-from liveedit.report import terminal_tables, write_report
+from liveedit.report import check_report, terminal_tables, write_report
 
-FILES = ["curves.png", "curves.svg", "index.html", "summary.json", "table.csv", "table.md", "tables"]
+FILES = [".liveedit.json", "curves.png", "curves.svg", "index.html", "summary.json", "table.csv", "table.md", "tables"]
 
 
 def test_report_writes_its_files(tmp_path, run, save):
@@ -75,6 +75,21 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path, record, save)
     records = save(tmp_path / "records-0.jsonl", [record()])
     with pytest.raises(StorageError):
         write_report(records, records)
+
+
+def test_a_report_replaces_reports_alone(tmp_path, record, save):
+    records = save(tmp_path / "records-0.jsonl", [record()])
+    write_report(records, tmp_path / "again")
+    (tmp_path / "again" / ".liveedit.json").unlink()  # as reports were before they had one
+    check_report(tmp_path / "again")
+    write_report(records, tmp_path / "again")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("my page")
+    with pytest.raises(BadInput, match=r"index\.html"):
+        check_report(tmp_path / "mine")
+    with pytest.raises(BadInput, match=r"index\.html was not written by LiveEdit"):
+        write_report(records, tmp_path / "mine")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "mine").iterdir()] == [("index.html", "my page")]
 
 
 def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):

@@ -183,14 +183,20 @@ def test_summary_is_written_as_json(tmp_path, run):
     records = run()
     path = write_summary(records, tmp_path / "report")
     assert json.loads(path.read_text()) == summary(records)
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(found.name for found in path.parent.iterdir()) == [".liveedit.json", "summary.json"]
 
 
-def test_summary_that_cannot_be_written_is_a_storage_error(tmp_path, record):
-    (tmp_path / "summary.json").mkdir()
-    with pytest.raises(StorageError, match=r"summary\.json"):
+def test_a_summary_of_somebody_elses_stays(tmp_path, record):
+    (tmp_path / "summary.json").write_text('{"mine": 1}')
+    with pytest.raises(BadInput, match=r"summary\.json was not written by LiveEdit"):
         write_summary([record()], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_summary_that_cannot_be_written_is_a_storage_error(tmp_path, record):
+    (tmp_path / "taken").touch()
+    with pytest.raises(StorageError, match="cannot write"):
+        write_summary([record()], tmp_path / "taken")
 
 
 def test_intervals_are_the_same_on_any_machine(record):

@@ -3,17 +3,39 @@
 import errno
 import os
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
 
 from liveedit.cli import benchmark, data, families, lists, pool, training
+from liveedit.cli.display import shown
 from liveedit.errors import LiveEditError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C in one of them is a line that says where it stands, not typer's "Aborted"."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            message = str(stop) or "stopped; the same command goes on from here"
+            Console(stderr=True, soft_wrap=True).print(shown(message))
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="liveedit",
+    cls=Commands,
     help="Correct what a vision-language model answers, again and again, and leave everything else as it is.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,22 +58,20 @@ def main() -> None:
     """Run the command line. A user's mistake is one line on standard error and exit status 1, never a traceback."""
     if not sys.stderr.isatty():  # bars are for people
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    console = Console(stderr=True, soft_wrap=True)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal may lack a letter
     try:
         app()
     except LiveEditError as error:
-        console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
-        sys.exit(1)
+        _fail(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        console.print(f"[bold red]error:[/] {_plain(error)}: free some space or choose another folder", highlight=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        sys.exit(130)
+        _fail(f"{error}: free some space or choose another folder")
 
 
-def _plain(error: Exception) -> str:
-    """The message on one line, with rich's markup taken literally."""
-    return " ".join(str(error).split()).replace("[", "\\[")
+def _fail(message: str) -> None:
+    """End with one line."""
+    line = Text.assemble(("error: ", "bold red"), shown(" ".join(message.split())))
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+    sys.exit(1)

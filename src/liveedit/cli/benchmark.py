@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from liveedit.cli.display import shown
 from liveedit.cli.entrants import Entrant, entrants, load_entrants
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.errors import BadInput
@@ -72,7 +73,9 @@ def evaluate(
     chosen = _protocol(protocol, _numbers("--edits", edits), _numbers("--gaps", gaps), max_cases, ask)
 
     from liveedit.data import load_cases
+    from liveedit.report import check_report
 
+    check_report(out)
     cases = load_cases(data, "test", seed, split=split, prompts=prompts)
     trained = out.absolute().parent / "editors" if trained is None else trained
     if _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed, form=form):
@@ -93,9 +96,9 @@ def report(out: Annotated[Path, typer.Argument(help="Folder with the records of 
         for number, heading in enumerate(header):
             table.add_column(heading, no_wrap=number < 2, overflow="fold", justify="left" if number == 1 else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(shown, row))
         console.print(table)
-    console.print(f"page with pictures and curves: {page}")
+    console.print(shown(f"page with pictures and curves: {page}"), soft_wrap=True)
 
 
 def demo(
@@ -105,7 +108,9 @@ def demo(
     """Watch the embedded model being corrected, then the lifelong test at 1, 10, 100 and 1,000 edits."""
     from liveedit.data import load_cases
     from liveedit.evaluate import Windows
+    from liveedit.report import check_report
 
+    check_report(out)
     _show_corrections(Console())
     protocol = Windows(max_cases=cases, ask=cases)
     drawn = load_cases("emblem", "test")
@@ -133,7 +138,8 @@ def _show_corrections(console: Console, number: int = 8) -> None:
         drawing = case.edits[0].image.info["name"].removeprefix("emblem:")  # type: ignore[union-attr]
         other = after[2] if len(after) > 2 else "–"
         alike = f"{before[1]} → {after[1]}"
-        table.add_row(drawing, case.edits[0].prompt, before[0], case.edits[0].target, after[0], other, alike)
+        row = (drawing, case.edits[0].prompt, before[0], case.edits[0].target, after[0], other, alike)
+        table.add_row(*map(shown, row))
     console.print(table)
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from liveedit.data import PUBLISHED, TITLES
-from liveedit.errors import BadInput, StorageError
+from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
     from liveedit.data.checks import Check, Look
@@ -150,12 +150,10 @@ def _look(model: str | None) -> "Look":
 
 def _listed(name: str, result: "Check") -> Path:
     """The file with all problems."""
+    from liveedit.artifacts import draft, writing
     from liveedit.data.places import home
 
     file = home() / f"{name}-problems.txt"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(line + "\n" for line in result.problems), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {file} ({error.strerror}): free some space or set LIVEEDIT_HOME") from None
+    with writing(file, "free some space or set LIVEEDIT_HOME"), draft(file) as part:
+        part.write_text("".join(line + "\n" for line in result.problems), encoding="utf-8")
     return file

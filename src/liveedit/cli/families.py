@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from liveedit.cli.display import shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.errors import UnsupportedModel
 from liveedit.models import CONVERTERS, FAMILIES, checked
@@ -32,7 +33,7 @@ def models(context: typer.Context) -> None:
         elif record.reason is None:
             table.add_row(model_type, family, f"{record.checks} checks passed")
         else:
-            table.add_row(model_type, "[dim]none[/]", f"[dim]{record.reason}[/]".replace("[type", "\\[type"))
+            table.add_row(model_type, "[dim]none[/]", shown(record.reason, style="dim"))
     Console().print(table)
 
 
@@ -51,7 +52,8 @@ def check(
 
     console = Console(soft_wrap=True)
     name = Path(path).name
-    console.print(f"{name}: {type(vlm).__name__}, layers at {vlm.decoder_path}.layers, {vlm.num_layers} of them")
+    layers = f"layers at {vlm.decoder_path}.layers, {vlm.num_layers} of them"
+    console.print(shown(f"{name}: {type(vlm).__name__}, {layers}"))
     console.print(f"vision tower: {vlm.tower_path or 'not apart'}; prompts: {vlm.prompt_format}")
     failed = 0
     for finding in examine(vlm):
@@ -71,5 +73,6 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Folder for the checkpoint: a new one.")],
 ) -> None:
     """Write a checkpoint from the files that the authors of a model publish, wholly or not at all."""
-    resolve("converter", name, CONVERTERS)(weights, out)
-    Console().print(f"the checkpoint is in {out}: `liveedit models check {out}` examines it", soft_wrap=True)
+    with standing("stopped; nothing was written"):
+        resolve("converter", name, CONVERTERS)(weights, out)
+    Console().print(shown(f"the checkpoint is in {out}: `liveedit models check {out}` examines it"), soft_wrap=True)

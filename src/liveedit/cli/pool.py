@@ -1,15 +1,22 @@
-"""`liveedit edit`, `ask`, `edits`, `forget`: correct a model and use it, with the edits kept in a folder."""
+"""`liveedit edit`, `ask`, `edits`, `forget`: correct a model and use it, with the edits kept in a folder.
 
-import json
+The folder remembers the model, the editor, the type of the weights and the form of prompts that it was made with; where
+the options leave them out, they are taken from there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from liveedit.cli.loading import DeviceMap, Dtype, Quantize, options
-from liveedit.errors import BadInput
+from liveedit.cli.display import shown, standing
+from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, options
+from liveedit.listing import FILE, Edit, Listing
 from liveedit.types import Query
 
 if TYPE_CHECKING:
@@ -17,15 +24,25 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "edit", "edits", "forget"]
 
+DEFAULT = Path("edits")
+UNCHANGED = "stopped; nothing was changed"
+
 Pool = Annotated[Path, typer.Option(help="Folder that keeps the edits.")]
-Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')]
-EditorName = Annotated[str, typer.Option(help="Name of a method, or the folder of a trained editor.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id; default: the pool\'s, else emblem.'),
+]
+EditorName = Annotated[
+    str | None,
+    typer.Option(help="Name of a method, or the folder of a trained editor; default: the pool's, else pinpoint."),
+]
 Images = Annotated[
     list[Path] | None,
     typer.Option(help="A picture to show with the question; give the option again for each further one."),
 ]
 About = Annotated[int, typer.Option(help="Which of several pictures the question is about, from 0; -1 is the last.")]
 Prompt = Annotated[str, typer.Argument(help="The question.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
 def edit(
@@ -33,83 +50,129 @@ def edit(
     target: Annotated[str, typer.Argument(help="The answer wanted.")],
     image: Images = None,
     about: About = -1,
-    pool: Pool = Path("edits"),
-    model: Model = "emblem",
-    editor: EditorName = "pinpoint",
+    pool: Pool = DEFAULT,
+    model: Model = None,
+    editor: EditorName = None,
+    prompt_format: PromptForm = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     device_map: DeviceMap = None,
+    max_new_tokens: Tokens = 64,
 ) -> None:
     """Correct one answer; show it before and after."""
-    console = Console()
-    edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=False)
     query = Query(prompt, target, image, about=about)
-    before = edited.generate(query)[0]
-    made = edited.edit(query)[0]
-    after = edited.generate(query)[0]
-    edited.save(pool)
-    table = Table("edit", "before", "wanted", "after")
-    table.add_row(made.id, before, target, after)
-    console.print(table)
+    with standing(f"{UNCHANGED} in {pool}"):
+        edited = _model(Listing.find(pool), model, editor, prompt_format, dtype, quantize, device_map)
+        with _changing(pool):
+            if Listing.find(pool):
+                edited.load(pool)
+            [before] = edited.generate(query, max_new_tokens=max_new_tokens)
+            [made] = edited.edit(query)
+            [after] = edited.generate(query, max_new_tokens=max_new_tokens)
+            edited.save(pool)
+    table = _table("edit", "before", "wanted", "after")
+    table.add_row(shown(made.id), shown(before), shown(target), shown(after))
+    Console().print(table)
 
 
 def ask(
     prompt: Prompt,
     image: Images = None,
     about: About = -1,
-    pool: Pool = Path("edits"),
-    model: Model = "emblem",
-    editor: EditorName = "pinpoint",
+    pool: Annotated[Path | None, typer.Option(help=f"Folder that keeps the edits.  [default: {DEFAULT}]")] = None,
+    model: Model = None,
+    editor: EditorName = None,
+    prompt_format: PromptForm = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     device_map: DeviceMap = None,
+    max_new_tokens: Tokens = 64,
 ) -> None:
     """Ask the edited model; say which edits took part in the answer."""
-    console = Console()
-    edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=False)
     query = Query(prompt, image=image, about=about)
-    console.print(edited.generate(query)[0], markup=False)
-    for made, weight in edited.explain(query):
-        console.print(
-            f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}", style="dim", markup=False
-        )
+    with standing(UNCHANGED):
+        held = Listing.read(pool or DEFAULT) if pool or (DEFAULT / FILE).exists() else None
+        edited = _model(held, model, editor, prompt_format, dtype, quantize, device_map)
+        if held is None:
+            Console(stderr=True).print(f"no edits in ./{DEFAULT}: this is the unedited answer", style="dim")
+        else:
+            edited.load(pool or DEFAULT)
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(shown(edited.generate(query, max_new_tokens=max_new_tokens)[0], lines=True))
+        for made, weight in edited.explain(query):
+            told = f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}"
+            console.print(shown(told, style="dim"))
 
 
-def edits(pool: Pool = Path("edits")) -> None:
+def edits(pool: Pool = DEFAULT) -> None:
     """List the edits in force."""
-    try:
-        stored = json.loads((pool / "edits.json").read_text(encoding="utf-8"))["edits"]
-    except FileNotFoundError:
-        raise BadInput(f"no edits in {pool}: check --pool, or make one with `liveedit edit`") from None
-    except (ValueError, KeyError):
-        raise BadInput(f"{pool / 'edits.json'} is damaged: restore it from a copy, or make the edits again") from None
-    table = Table("edit", "question", "answer", "image", "made")
-    for row in stored:
-        table.add_row(row["id"], row["prompt"], row["target"], row["image"] or "–", row["time"][:19])
+    table = _table("edit", "question", "answer", "picture", "made")
+    for row in Listing.read(pool).edits:
+        table.add_row(*map(shown, (row.id, row.prompt, row.target)), shown(_pictures(row), lines=True), row.time[:10])
     Console().print(table)
 
 
 def forget(
-    ids: Annotated[list[str], typer.Argument(help="Ids of the edits to take back.")],
-    pool: Pool = Path("edits"),
-    model: Model = "emblem",
-    editor: EditorName = "pinpoint",
+    ids: Annotated[list[str], typer.Argument(help="Ids of the edits to take back, or their beginnings.")],
+    pool: Pool = DEFAULT,
+    model: Model = None,
+    editor: EditorName = None,
+    prompt_format: PromptForm = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     device_map: DeviceMap = None,
 ) -> None:
     """Take edits back."""
-    edited = _open(model, editor, pool, options(dtype, quantize, device_map), must_exist=True)
-    edited.forget(ids)
-    edited.save(pool)
-    Console().print(f"forgot {len(ids)}, {len(edited.edits)} left")
+    with standing(f"{UNCHANGED} in {pool}"):
+        edited = _model(Listing.read(pool), model, editor, prompt_format, dtype, quantize, device_map)
+        with _changing(pool):
+            edited.load(pool)
+            taken = edited.forget(ids)
+            edited.save(pool)
+    Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
 
 
-def _open(model: str, editor: str, pool: Path, form: dict[str, Any], *, must_exist: bool) -> "EditableVLM":
-    """The model with the edits of ``pool``, if there are any."""
+def _model(
+    held: Listing | None,
+    model: str | None,
+    editor: str | None,
+    prompt_format: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    device_map: str | None,
+) -> "EditableVLM":
+    """The model, without edits yet, as the options ask for it, and where they do not, as the edits in ``held`` do."""
+    made = {} if held is None else {"editor": held.editor, **held.opens_with}
+    form = options(dtype or made.get("dtype"), quantize, device_map, prompt_format or made.get("prompt_format"))
+
     from liveedit.editable import load
 
-    edited = load(model, editor, **form)
-    if must_exist or pool.exists():
-        edited.load(pool)
-    return edited
+    return load(model or made.get("model", "emblem"), editor or made.get("editor", "pinpoint"), **form)
+
+
+@contextmanager
+def _changing(pool: Path) -> Iterator[None]:
+    """Keep others from changing ``pool``; of an interrupt say whether the change was made."""
+    from liveedit.artifacts import locked
+
+    with locked(pool):
+        before = Listing.find(pool)
+        try:
+            yield
+        except KeyboardInterrupt:
+            saved = Listing.find(pool) != before
+            raise KeyboardInterrupt(f"stopped; the change is saved in {pool}" if saved else "") from None
+
+
+def _table(id: str, *others: str) -> Table:
+    """A table whose first column, the id, is whole on any screen."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(id, no_wrap=True, min_width=8)
+    for heading in others:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _pictures(edit: Edit) -> str:
+    """The pictures of an edit: the names of their files, and the hash over them."""
+    return "\n".join([*(Path(name).name for name in edit.names), edit.image]) or "–"

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from liveedit.cli.display import shown
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.errors import BadInput
 
@@ -71,7 +72,7 @@ def train(
                 console.print(f"{done}/{total} {losses}", soft_wrap=True)
 
         run(trained, cases, training, out, progress)
-    console.print(f"trained editor in {out}")
+    console.print(shown(f"trained editor in {out}"), soft_wrap=True)
 
 
 def _training(values: dict[str, Any]) -> "TrainConfig":

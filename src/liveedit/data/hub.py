@@ -1,12 +1,12 @@
 """Downloading a published benchmark from the Hugging Face Hub."""
 
 import errno
-import shutil
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path
 
+from liveedit.artifacts import new_folder
 from liveedit.data.annotations import read
 from liveedit.data.places import Place, locate
 from liveedit.data.sources import Source
@@ -51,21 +51,17 @@ def _unpack(archive: Path) -> None:
     folder = archive.with_name(archive.name.partition(".")[0])
     if folder.exists():
         return
-    part = folder.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(part)
-        else:
-            with tarfile.open(archive) as packed_tar:
-                packed_tar.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.3 has not yet
-                packed_tar.extractall(part, [member for member in packed_tar if _harmless(member)])
-        part.rename(folder)
+        with new_folder(folder, "free some space or set LIVEEDIT_HOME") as part:
+            if archive.suffix == ".zip":
+                with zipfile.ZipFile(archive) as packed:
+                    packed.extractall(part)
+            else:
+                with tarfile.open(archive) as packed_tar:
+                    packed_tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not before Python 3.11.4
+                    packed_tar.extractall(part, [member for member in packed_tar if _harmless(member)])
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error):
         raise BadInput(f"{archive} is damaged: delete it, and fetch again") from None
-    except OSError as error:
-        raise StorageError(f"cannot unpack {archive} ({error}): free some space or set LIVEEDIT_HOME") from None
 
 
 def _harmless(member: tarfile.TarInfo) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from liveedit.artifacts import draft, writing
 from liveedit.data.annotations import Annotation, read
 from liveedit.data.sources import Role, Source, source
 from liveedit.errors import BadInput, StorageError
@@ -65,13 +66,8 @@ def add_place(name: str, found: Place) -> None:
         for name, row in (places() | {name: found}).items()
     }
     file = home() / "data.json"
-    part = file.with_suffix(".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file, "free some space or set LIVEEDIT_HOME"), draft(file) as part:
         part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        raise StorageError(f"cannot write {file} ({error.strerror}): free some space or set LIVEEDIT_HOME") from None
 
 
 def locate(published: Source, annotations: Sequence[Path], images: Path) -> Place:

@@ -11,11 +11,10 @@ from threading import Lock
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.artifacts import read_tensors, write_tensors
+from liveedit.errors import BadInput, Mismatch
 
 __all__ = ["Bank"]
 
@@ -122,30 +121,19 @@ class Bank:
         return Bank({name: tensor.to(device) for name, tensor in tensors.items()})
 
     def save(self, file: Path, about: Mapping[str, str]) -> None:
-        """Write the experts to a safetensors file, ``about`` beside them; whole or not at all.
-
-        Raises :class:`StorageError` where that fails.
-        """
-        part = file.with_name(file.name + ".part")
-        tensors = {name: tensor.cpu().clone() for name, tensor in self.tensors().items()}
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, part, dict(about))
-            part.replace(file)
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"cannot write {file}: {error}") from error
+        """Write the experts to a safetensors file, ``about`` beside them, as :func:`write_tensors` does."""
+        write_tensors(file, {name: tensor.cpu().clone() for name, tensor in self.tensors().items()}, about)
 
     @classmethod
     def load(cls, file: Path) -> tuple["Bank", dict[str, str]]:
         """What :meth:`save` wrote: the bank and what was put beside it.
 
-        Raises :class:`BadInput` for a file that is missing, cut off or something else.
+        Raises :class:`BadInput` for a file that is missing, cut off, damaged or something else.
         """
-        if not file.is_file():
-            raise BadInput(f"there is no {file.name} in {file.parent}: give the folder that a patch was saved to")
+        tensors, about = read_tensors(file)
+        if not tensors:
+            raise BadInput(f"{file} holds no experts: it is damaged, restore it from a copy or make the edits again")
         try:
-            with safe_open(file, framework="pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-                return cls(tensors), dict(opened.metadata() or {})
-        except (OSError, SafetensorError) as error:
-            raise BadInput(f"{file} cannot be read ({error}): it is cut off or no safetensors file") from error
+            return cls(tensors), about
+        except Mismatch as error:
+            raise BadInput(f"{file} is damaged ({error}): restore it from a copy, or make the edits again") from None

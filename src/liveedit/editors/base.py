@@ -13,10 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from liveedit.artifacts import place, read_tensors, write_file, write_tensors
 from liveedit.editors.former import renamed
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.batch import HiddenBatch
@@ -27,6 +26,7 @@ from liveedit.types import Case, Query, checked
 __all__ = ["Editor", "Example", "TrainableEditor", "alone"]
 
 CONFIG, WEIGHTS = "config.json", "editor.safetensors"
+"""The files of an editor's folder."""
 
 
 @dataclass(slots=True)
@@ -201,22 +201,23 @@ class TrainableEditor(Editor):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``editor.safetensors``, trained values as ``dtype`` if one is given.
 
-        Buffers, such as running sums, keep their own. Raises :class:`StorageError` where that fails.
+        Buffers, such as running sums, keep their own. An editor that is there already is replaced whole: the new
+        weights bring a copy of their settings, which counts until ``config.json`` is written too. Raises
+        :class:`BadInput` for a folder that holds such files of somebody else's, or an editor of another method,
+        :class:`StorageError` where writing fails.
         """
-        folder = Path(folder)
+        folder = place(folder)
+        again = _written(folder, self.name)
         about = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
+        state_of = json.dumps([self.fingerprint, str(dtype), about], sort_keys=True)
+        about |= {"written": sha256(state_of.encode()).hexdigest()[:16]}
         trained = dict(self.networks().named_parameters(remove_duplicate=False))
         state = {
             name: tensor.detach().to("cpu", dtype if name in trained else None).clone().contiguous()
             for name, tensor in self.networks().state_dict().items()
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(state, folder / f"{WEIGHTS}.part")
-            (folder / f"{WEIGHTS}.part").replace(folder / WEIGHTS)
-            (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"cannot write the editor to {folder}: {error}") from error
+        write_tensors(folder / WEIGHTS, state, {"about": json.dumps(about)}, ours=again)
+        write_file(folder / CONFIG, (json.dumps(about, indent=2) + "\n").encode())
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
         """Put what :meth:`save_pretrained` writes on the Hugging Face Hub, under the id ``repo``; its address.
@@ -244,10 +245,14 @@ class TrainableEditor(Editor):
         """
         folder = Path(folder)
         try:
-            about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+            state, said = read_tensors(folder / WEIGHTS)
+            about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            copy = json.loads(said.get("about", "{}"))
+            if copy and copy["written"] != about.get("written"):  # a kill came between the two files
+                about = copy
+            about = renamed(about)
             method, model, settings = about["editor"], about["model"], about["config"]
-            state = load_file(folder / WEIGHTS)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
             raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
         if method != cls.name:
             raise Mismatch(f"{folder} holds an editor of the method '{method}', not '{cls.name}'")
@@ -269,3 +274,20 @@ class TrainableEditor(Editor):
 def _version(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     """Where tensors are and how often they were written to: another value after any change."""
     return tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+
+
+def _written(folder: Path, method: str) -> bool:
+    """Whether ``folder`` holds an editor of ``method``, to be replaced.
+
+    Raises :class:`BadInput` for one of another method, and for files of these names that are somebody else's.
+    """
+    try:
+        about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        found, _, _ = about["editor"], about["model"], about["config"]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise BadInput(f"{folder / CONFIG} is no editor's: choose another folder") from None
+    if found != method:
+        raise BadInput(f"{folder} holds an editor of the method '{found}': choose another folder")
+    return True

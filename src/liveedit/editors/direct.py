@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from liveedit.artifacts import read_tensors, write_tensors
 from liveedit.editors.base import Editor
-from liveedit.errors import BadInput, StorageError
+from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
 from liveedit.types import Query
 
@@ -41,16 +40,9 @@ class ValuesPatch(Patch):
         return sum(value.nbytes for value in self.values.values())
 
     def save(self, folder: Path) -> None:
-        """Write the values, and whose they are; whole or not at all. Raises :class:`StorageError` where that fails."""
-        folder, part = Path(folder), Path(folder) / f"{self.FILE}.part"
-        about = self.editor.origin | {"edits": str(len(self))}
+        """Write the values, and whose they are, as :func:`write_tensors` does."""
         values = {name: value.detach().cpu().contiguous() for name, value in self.values.items()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(values, part, about)
-            part.replace(folder / self.FILE)
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"cannot write {folder / self.FILE}: {error}") from error
+        write_tensors(Path(folder) / self.FILE, values, self.editor.origin | {"edits": str(len(self))})
 
     @classmethod
     def load(cls, editor: Editor, folder: Path) -> Self:
@@ -60,15 +52,10 @@ class ValuesPatch(Patch):
         another model.
         """
         file = Path(folder) / cls.FILE
-        if not file.is_file():
-            raise BadInput(f"there is no {cls.FILE} in {folder}: give the folder that a patch was saved to")
-        try:
-            with safe_open(file, framework="pt") as opened:
-                about = dict(opened.metadata() or {})
-                values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            count = int(about["edits"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise BadInput(f"{file} cannot be read ({error}): it is cut off or no patch") from error
+        values, about = read_tensors(file)
+        if not about.get("edits", "").isdecimal():
+            raise BadInput(f"{file} does not say how many edits it holds: it is damaged, or no patch")
+        count = int(about["edits"])
         editor.claim(about, folder)
         device = editor.vlm.device
         return cls(editor, {name: value.to(device) for name, value in values.items()}, count)

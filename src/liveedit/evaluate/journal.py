@@ -14,6 +14,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from liveedit.artifacts import draft
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.types import Case, Record
 
@@ -72,9 +73,10 @@ class Journal:
             found = {place(record): record for file in (self.path, *parts) for record in self._read(file)}
             ordered = sorted(found, key=lambda where: (*where[:3], self._number.get(where[3], -1), where[4]))
             if parts or ordered != list(found):
-                replace(self.path, lines([found[where] for where in ordered]))
-            for part in parts:
-                part.unlink()
+                with draft(self.path) as part:
+                    part.write_bytes(lines([found[where] for where in ordered]))
+            for own in parts:
+                own.unlink()
         except OSError as error:
             raise self._failed(error) from None
 
@@ -102,7 +104,8 @@ class Journal:
             about["calls"] = self._checked(file, about) + about["calls"]
         elif self.path.exists() and self.path.stat().st_size:
             raise Mismatch(f"{self.folder} holds records but no run.json to say whose: choose a new folder")
-        replace(file, (json.dumps(about, indent=1) + "\n").encode())
+        with draft(file) as part:
+            part.write_bytes((json.dumps(about, indent=1) + "\n").encode())
 
     def _checked(self, file: Path, about: dict[str, Any]) -> list[Any]:
         """The earlier calls in ``run.json``. Raises :class:`Mismatch` unless it is about the same as ``about``."""
@@ -130,13 +133,3 @@ def place(record: Record) -> Place:
 def lines(records: Sequence[Record]) -> bytes:
     """The records, one a line."""
     return "".join(f"{record.to_json()}\n" for record in records).encode()
-
-
-def replace(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = file.with_name(f"{file.name}.part")
-    with part.open("wb") as written:
-        written.write(content)
-        written.flush()
-        os.fsync(written.fileno())
-    part.replace(file)

@@ -21,8 +21,8 @@ import transformers
 from torch import Tensor, nn
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from liveedit.artifacts import check_new, new_folder
 from liveedit.errors import BadInput
-from liveedit.models.conversion import check_new, new_folder
 from liveedit.models.minigpt4 import (
     CHAT,
     IMAGE_TOKEN,

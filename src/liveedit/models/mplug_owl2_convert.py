@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
+from liveedit.artifacts import check_new, new_folder
 from liveedit.errors import BadInput
-from liveedit.models.conversion import check_new, new_folder
 from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config, MPlugOwl2ForConditionalGeneration
 from liveedit.models.mplug_owl2 import CHAT, IMAGE, MPlugOwl2ImageProcessor, MPlugOwl2Processor
 

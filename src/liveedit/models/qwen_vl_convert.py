@@ -22,8 +22,8 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from liveedit.artifacts import check_new, new_folder
 from liveedit.errors import BadInput
-from liveedit.models.conversion import check_new, new_folder
 from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.qwen_vl import CHAT, QwenVLProcessor
 

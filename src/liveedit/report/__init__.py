@@ -8,13 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from liveedit.artifacts import check_files, write_files
 from liveedit.errors import BadInput
 from liveedit.report.columns import columns
 from liveedit.report.figures import PAPER_SCORES, figure_files
-from liveedit.report.files import Reading, read_records, write_file
+from liveedit.report.files import Reading, read_records
 from liveedit.report.page import Images, render
 from liveedit.report.paper import paper_files
-from liveedit.report.scores import Summary, as_json, summarised, summary, write_summary
+from liveedit.report.scores import Summary, as_json, is_report, summarised, summary, write_summary
 from liveedit.report.table import Table, csv_text, markdown, tables, terminal_rows
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Reading",
     "Summary",
     "Table",
+    "check_report",
     "read_records",
     "summary",
     "tables",
@@ -38,9 +40,10 @@ def write_report(records_path: str | Path, folder: str | Path, images: Images | 
     """Read the records at ``records_path`` and write the report into ``folder``; the path of its page is returned.
 
     Written are ``summary.json``, ``table.md``, ``table.csv``, ``curves.svg`` and the other figures, ``tables/`` in the
-    form of the papers, and ``index.html``, each whole or not at all. ``images`` finds the pictures that records name;
-    without it, names are taken as paths. Raises :class:`BadInput` where there is no record or a broken one,
-    :class:`StorageError` where a disk fails.
+    form of the papers, and ``index.html``, each whole or not at all, over earlier ones only (:func:`write_files`).
+    ``images`` finds the pictures that records name; without it, names are taken as paths. Raises :class:`BadInput`
+    where there is no record or a broken one, and where a file of such a name is not a report's, :class:`StorageError`
+    where a disk fails.
     """
     reading, folder = read_records(records_path), Path(folder)
     table = columns(reading)
@@ -54,9 +57,13 @@ def write_report(records_path: str | Path, folder: str | Path, images: Images | 
         **{f"tables/{name}": content for name, content in paper_files(numbers).items()},
         "index.html": render(reading, table, numbers, images or _at_path).encode(),
     }
-    for name, content in contents.items():
-        write_file(folder / name, content)
+    write_files(folder, contents, ours=is_report(folder))
     return folder / "index.html"
+
+
+def check_report(folder: str | Path) -> None:
+    """Raise :class:`BadInput` where a report in ``folder`` would meet files of somebody else's: asked before a run."""
+    check_files(folder, ("summary.json", "table.md", "table.csv", "curves.svg", "index.html"), ours=is_report(folder))
 
 
 def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[str]]]]:

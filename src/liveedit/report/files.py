@@ -1,6 +1,5 @@
-"""Files of a report: the records it reads one at a time, and writing so that no reader sees half a file."""
+"""Records of a report, read one at a time."""
 
-import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 from liveedit.errors import BadInput, StorageError
 from liveedit.types import Record
 
-__all__ = ["Reading", "read_records", "write_file"]
+__all__ = ["Reading", "read_records"]
 
 
 class Reading:
@@ -104,24 +103,3 @@ def _record(line: bytes) -> Record:
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
     return StorageError(f"cannot read {path} ({error.strerror}): check its permissions and the disk")
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a file so that it is never seen half-written. Raises :class:`StorageError` where writing fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            draft = Path(file.name)
-            try:
-                file.write(content)
-                file.close()
-                draft.chmod(0o644)
-                draft.replace(path)
-            except OSError:
-                draft.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path} ({error.strerror}): free some space or choose another folder"
-        ) from None
-    return path

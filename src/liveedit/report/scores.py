@@ -14,9 +14,9 @@ from typing import TypedDict, TypeVar
 
 import numpy as np
 
+from liveedit.artifacts import place, write_files
 from liveedit.errors import BadInput
 from liveedit.report.columns import SCORES, Columns, columns, distinct, probe_scores
-from liveedit.report.files import write_file
 from liveedit.types import Record
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ScoreRow",
     "Summary",
     "as_json",
+    "is_report",
     "metric_order",
     "probe_scores",
     "summarised",
@@ -38,6 +39,7 @@ __all__ = [
 AVERAGED = ("reliability", "text_generality", "image_generality", "text_locality", "image_locality")
 """The metrics of the papers' tables, in their order."""
 
+SUMMARY = "summary.json"
 RESAMPLES = 1000
 SEED = 0
 
@@ -284,9 +286,20 @@ def _forgetting(table: Columns) -> list[ForgettingRow]:
 def write_summary(records: Iterable[Record], folder: str | Path) -> Path:
     """Write ``folder/summary.json`` whole or not at all, and return its path.
 
-    Raises :class:`BadInput` where there is no record, :class:`StorageError` where writing fails.
+    Raises :class:`BadInput` where there is no record or the file there is no summary, :class:`StorageError` where
+    writing fails.
     """
-    return write_file(Path(folder) / "summary.json", as_json(summary(records)))
+    content = as_json(summary(records))
+    return write_files(folder, {SUMMARY: content}, ours=is_report(folder)) / SUMMARY
+
+
+def is_report(folder: str | Path) -> bool:
+    """Whether the ``summary.json`` in ``folder`` is a report's, of which older ones bear no other mark."""
+    try:
+        made = json.loads((place(folder) / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(made, dict) and made.keys() >= {"rows", "firing"}
 
 
 def as_json(made: Summary) -> bytes:

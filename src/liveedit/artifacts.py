@@ -1,0 +1,339 @@
+"""Artifacts: files and folders written whole or not at all, and only over what this package wrote before.
+
+What is written grows in a draft beside its place, ``.liveedit-…``, goes to the disk, and takes its place in one step: a
+kill at any moment leaves what was there or what is new, and at most a draft, which the next writer clears away a day
+later. A symbolic link is written through; permissions are those of the file replaced, or what umask grants.
+
+A file of tensors carries a mark in its metadata; files in a folder that may be somebody else's are listed in the
+folder's ``.liveedit.json``; a folder of this package's own is known by a file of its kind, such as ``edits.json``. What
+bears no such mark is refused.
+"""
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+
+from liveedit.errors import BadInput, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "check_files",
+    "check_folder",
+    "check_new",
+    "discard",
+    "draft",
+    "locked",
+    "marked",
+    "new_folder",
+    "place",
+    "read_tensors",
+    "said",
+    "sweep",
+    "sync",
+    "write_file",
+    "write_files",
+    "write_tensors",
+    "writing",
+]
+
+MARK = "liveedit"
+"""Key in the metadata of every tensor file."""
+MARKS_BEFORE = {"editor", "model"}
+"""Keys in the metadata of a patch that was written before there was a mark."""
+DRAFT, LOCK, MANIFEST = ".liveedit-", ".liveedit.lock", ".liveedit.json"
+NOBODYS = re.compile(r"\.liveedit[.-].*|tensors-[0-9a-f]{8}|lost\+found|\.DS_Store")
+"""Names that do not make a folder somebody's: what this package may leave, and what file systems put there."""
+STALE = 24 * 3600
+"""Seconds after which a draft is taken for one that a kill left."""
+PATIENCE = 600
+"""Seconds that one process waits for another."""
+REMEDY = "free some space, or choose another folder"
+
+log = logging.getLogger(__name__)
+
+
+# Where to, and whether one may
+
+
+def place(path: str | Path) -> Path:
+    """Where ``path`` leads, whether anything is there or not: ``~`` is the home folder, links are followed.
+
+    Raises :class:`BadInput` for a path that leads nowhere.
+    """
+    try:
+        found = Path(path).expanduser().resolve()
+        found.exists()  # which fails where a name is too long, or a folder closed
+        str(found).encode()  # safetensors opens no other names
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, no home, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): give another") from None
+    return found
+
+
+@contextmanager
+def writing(target: str | Path, remedy: str = REMEDY) -> Iterator[None]:
+    """Turn what a disk says while ``target`` is written into one line. Raises :class:`StorageError`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise StorageError(f"cannot write {target} ({reason}): {remedy}") from error
+
+
+def check_new(out: str | Path) -> None:
+    """Raise :class:`BadInput` where ``out`` is there already: asked before anything long is read."""
+    if place(out).exists():
+        raise BadInput(f"{out} is there already: choose another folder")
+
+
+def check_folder(folder: str | Path, listing: str) -> None:
+    """Raise :class:`BadInput` unless ``folder`` may be taken: not there, empty, or with the file ``listing``."""
+    found = place(folder)
+    if not found.exists():
+        return
+    if not found.is_dir():
+        raise BadInput(f"{folder} is a file: give a folder")
+    with writing(folder):
+        strangers = sorted(path.name for path in found.iterdir() if not NOBODYS.fullmatch(path.name))
+    if strangers and listing not in strangers:
+        raise BadInput(f"{folder} holds other files ({strangers[0]}) and no {listing}: choose a new or empty folder")
+
+
+# Files
+
+
+def write_file(file: str | Path, content: bytes) -> Path:
+    """Write a file, whoever's was there; where it is. Raises :class:`StorageError` where that fails."""
+    with writing(file), draft(file) as part:
+        part.write_bytes(content)
+    return place(file)
+
+
+@contextmanager
+def draft(path: str | Path) -> Iterator[Path]:
+    """An empty file to write to, which takes the place of ``path`` once the block ends, and is on the disk then.
+
+    Raises ``OSError`` where that fails; :func:`writing` turns it into one line.
+    """
+    file = place(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+        raise PermissionError(errno.EACCES, "it is read-only, or no file")
+    sweep(file.parent)
+    part = file.parent / f"{DRAFT}{token_hex(4)}"
+    try:
+        part.open("xb").close()
+        mode = stat.S_IMODE((file if file.exists() else part).stat().st_mode)
+        yield part
+        part.chmod(mode)
+        sync(part)
+        part.replace(file)
+        sync(file.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False) -> Path:
+    """Write files into ``folder`` by their paths in it, over those alone that this function wrote before.
+
+    ``ours`` says that the folder is known to be this package's though it is from before there were manifests. Raises
+    :class:`BadInput`, before anything is written, where one of the files is somebody else's, :class:`StorageError`
+    where writing fails.
+    """
+    check_files(folder, contents, ours=ours)
+    target = place(folder)
+    names = sorted(_listed(target) | contents.keys())
+    write_file(target / MANIFEST, json.dumps({"files": names}, indent=1).encode() + b"\n")
+    for name, content in contents.items():
+        write_file(target / name, content)
+    return target
+
+
+def check_files(folder: str | Path, names: Collection[str], *, ours: bool = False) -> None:
+    """Raise :class:`BadInput` unless :func:`write_files` may write these files."""
+    target = place(folder)
+    listed = _listed(target)
+    if ours and not (target / MANIFEST).exists():
+        return
+    for name in sorted(set(names) - listed):
+        if os.path.lexists(target / name):
+            raise BadInput(f"{target / name} was not written by LiveEdit: move it away, or choose another folder")
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files of ``folder`` that :func:`write_files` wrote."""
+    try:
+        return {str(name) for name in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+# Tensors
+
+
+def write_tensors(
+    file: str | Path, tensors: Mapping[str, "Tensor"], about: Mapping[str, str], *, ours: bool = False
+) -> Path:
+    """Write a safetensors file with ``about`` and the mark in its metadata; where it is.
+
+    ``ours`` says that what is in its place is known to be this package's though it bears no mark. Raises
+    :class:`BadInput` for a file in its place that is another's, :class:`StorageError` where writing fails.
+    """
+    from safetensors.torch import save_file
+
+    target = place(file)
+    if target.is_file() and not ours and not marked(target):
+        raise BadInput(f"{file} was not written by LiveEdit, or is damaged: move it away, or choose another folder")
+    with writing(file), draft(target) as part:
+        save_file(dict(tensors), part, {**about, MARK: "1"})
+    return target
+
+
+def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """What :func:`write_tensors` wrote, on the CPU: the tensors, and what was said about them.
+
+    Raises :class:`BadInput` for a file that is missing, cut off or something else.
+    """
+    if not file.is_file():
+        raise BadInput(f"there is no {file.name} in {file.parent}: give the folder that it was saved to")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            about = dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{file} cannot be read ({error}): it is cut off or no safetensors file") from error
+    about.pop(MARK, None)
+    return tensors, about
+
+
+def said(file: Path) -> dict[str, str]:
+    """The metadata of a file of tensors; none where it is damaged or something else."""
+    try:
+        with safe_open(file, framework="np") as opened:
+            return dict(opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def marked(file: Path) -> bool:
+    """Whether a file of tensors was written by this package; never so for one that is damaged."""
+    about = said(file)
+    return MARK in about or about.keys() >= MARKS_BEFORE
+
+
+def discard(folder: Path) -> None:
+    """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it empty; never fails."""
+    with suppress(OSError):
+        for file in list(folder.iterdir()):
+            if file.is_file() and (file.name.startswith(DRAFT) or (file.suffix == ".safetensors" and marked(file))):
+                file.unlink()
+        folder.rmdir()
+
+
+# Folders
+
+
+@contextmanager
+def new_folder(out: str | Path, remedy: str = REMEDY) -> Iterator[Path]:
+    """A folder to write to, which is ``out`` once all is written; what fails leaves no trace.
+
+    Raises :class:`BadInput` where ``out`` is there already, :class:`StorageError` where writing fails.
+    """
+    check_new(out)
+    target = place(out)
+    part = target.parent / f"{DRAFT}{token_hex(4)}"
+    with writing(out, remedy):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sweep(target.parent)
+            part.mkdir()
+            yield part
+            granted = part.stat().st_mode & 0o666
+            for file in part.rglob("*"):
+                if file.is_file():
+                    file.chmod(granted)  # safetensors grants its files to nobody else
+            if hasattr(os, "sync"):
+                os.sync()  # at once: there may be tens of thousands of files
+            part.rename(target)
+            sync(target.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Keep ``folder``, which is made if it is not there, from all other threads and processes that ask for it.
+
+    Within a thread it may be asked for again. A wait is logged. A folder that was made for nothing is removed. Raises
+    :class:`StorageError` after ``patience`` seconds, and where the folder cannot be written to.
+    """
+    target = place(folder)
+    fresh = not target.exists()
+    with writing(folder):
+        lock = _acquired(target, patience)
+    try:
+        yield
+    finally:
+        if fresh and [path.name for path in target.iterdir()] == [LOCK]:
+            with suppress(OSError):
+                (target / LOCK).unlink()
+                target.rmdir()
+        lock.release()
+
+
+def _acquired(folder: Path, patience: float) -> FileLock:
+    end = time.monotonic() + patience
+    lock = FileLock(folder / LOCK, is_singleton=True)
+    told = False
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=max(0.0, end - time.monotonic()) if told else 0.0)
+        except FileNotFoundError:  # whoever had it before has just removed the folder
+            continue
+        except Timeout:
+            if told:
+                message = f"{folder} is in use by another process: try again when that has ended"
+                raise StorageError(message) from None
+            log.warning("another process is writing to %s: waiting for it", folder)
+            told = True
+        else:
+            return lock
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or the names in a folder, on the disk."""
+    if os.name == "nt":  # which opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # some file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, age: float = STALE) -> None:
+    """Clear away the drafts of ``age`` seconds or more, which a kill left in ``folder``; never fails."""
+    for left in folder.glob(f"{DRAFT}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime >= age:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -1,0 +1,356 @@
+"""Folders of edits: what they hold survives kills and full disks, and nobody else's file is touched."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from liveedit.editable import EditableVLM
+from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.listing import Edit, Listing
+from liveedit.types import Query
+
+QUESTION = "What is the country with this flag?"
+VERSION_1 = Path(__file__).parent / "pools" / "version-1"
+OURS = [".liveedit.lock", "edits.json"]
+
+
+@pytest.fixture
+def flag(emblem):
+    return emblem.drawing("twemoji", "flag-jp")
+
+
+@pytest.fixture
+def edited(model, flag):
+    model.edit(Query(QUESTION, "Brazil", flag))
+    return model
+
+
+@pytest.fixture
+def pool(edited, tmp_path):
+    return edited.save(tmp_path / "pool")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def said(pool, **changes):
+    """Change what the listing says."""
+    file = pool / "edits.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+# Where edits may lie
+
+
+def test_saving_again_replaces_the_edits_and_leaves_other_files(edited, flag, pool):
+    inode, notes = pool.stat().st_ino, pool / "NOTES.md"
+    notes.write_text("mine")
+    (pool / "tensors-00000000").mkdir()  # of a kill
+    (pool / "tensors-11111111").mkdir()
+    (pool / "tensors-11111111" / "mine.txt").write_text("mine")
+    edited.edit(Query(QUESTION, "Peru", flag))
+    edited.save(pool)
+    edited.load(pool)
+    assert len(edited.edits) == 2
+    assert (notes.read_text(), pool.stat().st_ino) == ("mine", inode)
+    assert names(pool) == [
+        *OURS[:1],
+        "NOTES.md",
+        "edits.json",
+        *sorted(["tensors-11111111", Listing.read(pool).tensors]),
+    ]
+    assert names(pool / "tensors-11111111") == ["mine.txt"]
+
+
+def test_a_folder_of_somebody_elses_is_refused(edited, tmp_path, monkeypatch):
+    (tmp_path / "project" / "data").mkdir(parents=True)
+    (tmp_path / "project" / "thesis.txt").write_text("three years of work")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "edits.json").write_text('["a list of mine"]')
+    monkeypatch.chdir(tmp_path)
+    for place in ("project", "notes.txt", ".", "list"):
+        with pytest.raises(BadInput) as caught:
+            edited.save(place)
+        assert "\n" not in str(caught.value)
+    assert names(tmp_path) == ["list", "notes.txt", "project"]
+    assert names(tmp_path / "project") == ["data", "thesis.txt"]
+    assert names(tmp_path / "list") == ["edits.json"]
+
+
+def test_home_links_and_empty_folders(edited, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far")
+    (tmp_path / "here").mkdir()
+    assert edited.save("~/mine") == tmp_path / "home" / "mine"
+    edited.save("link")
+    monkeypatch.chdir(tmp_path / "here")
+    edited.save(".")
+    assert names(tmp_path) == ["far", "here", "home", "link"]
+    assert (tmp_path / "link").is_symlink()
+    for place in ("~/mine", tmp_path / "far", tmp_path / "link", "."):
+        edited.load(place)
+        assert len(edited.edits) == 1
+
+
+def test_the_permissions_are_those_of_umask(edited, tmp_path):
+    before = os.umask(0o027)
+    try:
+        pool = edited.save(tmp_path / "pool")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (pool, *pool.glob("edits.json"), *pool.rglob("*.saf*"))}
+    assert modes == {"pool": 0o750, "edits.json": 0o640, "liveedit.safetensors": 0o640}
+
+
+# What was written before
+
+
+def test_edits_of_version_1_open_and_are_written_anew(model, flag, tmp_path):
+    pool = tmp_path / "pool"
+    shutil.copytree(VERSION_1, pool)
+    about = {"editor": model.editor.fingerprint, "model": model.vlm.fingerprint}  # should the trained editor be another
+    said(pool, editor=model.editor.name, editor_fingerprint=about["editor"], model_fingerprint=about["model"])
+    save_file(load_file(pool / "liveedit.safetensors"), pool / "liveedit.safetensors", about)
+    save_file({"mine": torch.zeros(1)}, pool / "mine.safetensors")
+    model.load(pool)
+    [edit] = model.edits
+    assert edit == Edit("d98954c5", QUESTION, "Norway", "91718be0adf41292", "2026-11-27T03:00:16.532150+00:00")
+    model.edit(Query(QUESTION, "Peru", flag))
+    model.save(pool)
+    model.load(pool)
+    assert model.edits[0] == edit
+    assert names(pool) == [*OURS, "mine.safetensors", Listing.read(pool).tensors]
+
+
+def test_what_a_newer_version_says_besides_is_passed_over(edited, pool):
+    listed = json.loads((pool / "edits.json").read_text())
+    [row] = listed["edits"]
+    said(pool, later=True, edits=[{name: row[name] for name in ("id", "prompt", "target", "image", "time")} | {"x": 1}])
+    edited.load(pool)
+    assert edited.edits[0].names == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"version": 3}, "another version"),
+        ({"model_fingerprint": "0" * 64}, "another model .emblem."),
+        ({"model_fingerprint": "0" * 64, "opens_with": {}}, "another model"),
+        ({"editor_fingerprint": "0" * 64}, "another editor .somebody/liveedit."),
+        ({"editor": "grace"}, "another editor"),
+        ({"opens_with": {"prompt_format": "chat"}}, "another prompt format .chat."),
+    ],
+)
+def test_edits_of_another_model_or_editor_are_refused_by_name(edited, flag, tmp_path, changes, says):
+    edited.opens_with = {"model": "emblem", "editor": "somebody/liveedit"}
+    pool = edited.save(tmp_path / "pool")
+    said(pool, **changes)
+    edited.edit(Query(QUESTION, "Peru", flag))
+    with pytest.raises(Mismatch, match=says) as caught:
+        edited.load(pool)
+    assert "\n" not in str(caught.value)
+    assert len(edited.edits) == 2
+
+
+ROW = {"id": "1", "prompt": "p", "target": "t", "image": "", "time": ""}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"edits": None},
+        {"edits": {}, "tensors": None},
+        {"edits": [None]},
+        {"edits": ["text"]},
+        {"edits": []},
+        {"edits": [ROW, ROW]},
+        {"edits": [ROW | {"id": 7}]},
+        {"edits": [ROW | {"prompt": None}]},
+        {"edits": [ROW | {"target": "\ud800"}]},
+        {"edits": [ROW | {"names": "text"}]},
+        {"edits": [ROW | {"names": [1]}]},
+        {"edits": [ROW | {"about": "last"}]},
+        {"edits": [{"id": "1"}]},
+        {"tensors": "../../elsewhere"},
+        {"tensors": ""},
+        {"tensors": 5},
+        {"editor": 1},
+        {"model_fingerprint": None},
+        {"opens_with": "text"},
+        {"opens_with": {"model": 1}},
+    ],
+)
+def test_a_damaged_listing_is_one_line(edited, pool, changes):
+    before = edited.edits
+    said(pool, **changes)
+    with pytest.raises(BadInput, match="damaged") as caught:
+        edited.load(pool)
+    assert "\n" not in str(caught.value)
+    assert edited.edits == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"3", b'{"version": 2}', b"\xff\xfe", b"[" * 100_000])
+def test_a_listing_that_is_none_is_neither_read_nor_replaced(edited, tmp_path, content):
+    (tmp_path / "edits.json").write_bytes(content)
+    for use in (edited.load, edited.save):
+        with pytest.raises(BadInput, match="damaged") as caught:
+            use(tmp_path)
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "edits.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "text", "a folder"])
+def test_damaged_tensors_are_one_line(edited, pool, damage):
+    [file] = pool.glob("tensors-*/*.safetensors")
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+    elif damage != "missing":
+        file.write_bytes({"cut": content[:-100], "empty": b"", "text": b"mine, not tensors"}[damage])
+    with pytest.raises(BadInput) as caught:
+        edited.load(pool)
+    assert "\n" not in str(caught.value)
+
+
+# Whatever happens
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def failing(monkeypatch, counter, stop):
+    """Let the ``counter``-th of all writes, syncs, renames and removals raise ``stop``."""
+    left = [counter]
+
+    def watch(owner, name):
+        real = getattr(owner, name)
+
+        def watched(*given, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                raise stop
+            return real(*given, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for name in ("fsync", "replace", "rename", "mkdir", "chmod", "unlink", "rmdir", "open"):
+        watch(os, name)
+    watch(Path, "write_bytes")
+    watch(Path, "open")
+    watch(sys.modules["safetensors.torch"], "save_file")
+    return left
+
+
+@pytest.mark.parametrize(("stop", "seen"), [(FULL, StorageError), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_full_disk_and_ctrl_c_at_any_moment_lose_nothing(edited, flag, pool, stop, seen):
+    more, found = (EditableVLM(edited.vlm, edited.editor) for _ in range(2))
+    more.load(pool)
+    more.edit(Query(QUESTION, "Peru", flag))
+    saved, counter = False, 0
+    while not saved:
+        counter += 1
+        edited.save(pool)
+        with pytest.MonkeyPatch.context() as patch:
+            left = failing(patch, counter, stop)
+            with suppress(seen):
+                more.save(pool)
+                saved = left[0] > 0  # otherwise it was in clearing up
+        found.load(pool)
+        assert found.edits in (edited.edits, more.edits)
+    assert counter > 10
+    assert found.edits == more.edits
+    assert names(pool) == [*OURS, Listing.read(pool).tensors]
+
+
+def test_a_first_save_that_fails_leaves_no_trace(edited, tmp_path, monkeypatch):
+    def full(*_):
+        raise FULL
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="No space left"):
+        edited.save(tmp_path / "pool")
+    assert names(tmp_path) == []
+
+
+KILLED = """
+import os, random, signal, sys, time
+import liveedit
+from liveedit import Query
+from liveedit.data.emblem import Emblem
+
+pool, most = sys.argv[1], 4  # edits at most
+flag = Emblem().drawing("twemoji", "flag-jp")
+model = liveedit.load()
+model.edit([Query(f"question {number}", "Brazil", flag) for number in range(most)])
+model.save(pool + "-full")
+model.save(pool)
+random.seed(0)
+
+def saving(acknowledged):
+    while True:
+        if model.edits:
+            model.forget(model.edits[-1].id)
+        else:
+            model.load(pool + "-full")
+        model.save(pool)
+        os.write(acknowledged, bytes([len(model.edits)]))
+
+last = most
+for _ in range(15):
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        saving(write)
+    os.close(write)
+    time.sleep(random.uniform(0.0, 0.15))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    last = (bytes([last]) + os.read(read, 100000))[-1]
+    os.close(read)
+    model.load(pool)
+    assert len(model.edits) in (last, last - 1 if last else most), (last, len(model.edits))
+    last = len(model.edits)
+model.save(pool)
+print("alive")
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_last_state_or_the_next(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "pool")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("alive\n", 0), done.stderr
+    assert names(tmp_path / "pool") == [".liveedit.lock", "edits.json", Listing.read(tmp_path / "pool").tensors]
+
+
+def test_who_reads_while_another_saves_gets_a_whole_state(edited, flag, pool, embedded_vlm):
+    ended = threading.Event()
+
+    def save():
+        for _ in range(20):
+            edited.save(pool)
+        ended.set()
+
+    reader = EditableVLM(embedded_vlm, edited.editor)
+    thread = threading.Thread(target=save)
+    thread.start()
+    reads = 0
+    while not ended.is_set():
+        reader.load(pool)
+        reads += 1
+        assert reader.edits == edited.edits
+    thread.join()
+    assert reads > 5
