@@ -93,16 +93,12 @@ def completed(processor: Any, model: Any, source: str) -> Any:
     before 4.47 not the tokens that the tower adds to those of the patches.
     """
     config, vision = model.config, getattr(model.config, "vision_config", None)
-    wanted = {
-        "patch_size": getattr(vision, "patch_size", None),
-        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
-    }
-    for name, value in wanted.items():
-        if value is not None and getattr(processor, name, value) is None:
-            setattr(processor, name, value)
+    if getattr(processor, "patch_size", 0) is None:
+        processor.patch_size = getattr(vision, "patch_size", None)
     if hasattr(processor, ADDED) and ADDED not in settings_of(source):
         own = [name for name, _ in model.named_parameters() if name.endswith(("class_embedding", "cls_token"))]
         setattr(processor, ADDED, len(own))
+        processor.vision_feature_select_strategy = getattr(config, "vision_feature_select_strategy", None)
     return processor
 
 
