@@ -1,28 +1,36 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. What most users need."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import as_file, files
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from liveedit.artifacts import locked, place, sync, writing
-from liveedit.data.images import open_image
+from liveedit.artifacts import locked, place, read_tensors, sync, write_tensors, writing
+from liveedit.data.images import open_image, picture_hash
 from liveedit.editors import load_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.former import SHIPPED
+from liveedit.editors.pool import BankPatch, PoolEditor
+from liveedit.editors.precedence import about, overruling
 from liveedit.errors import BadInput, Mismatch
-from liveedit.listing import FILE, Edit, Listing, tidy
+from liveedit.listing import FILE, Edit, Listing, history, question, tidy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import name as image_name
 from liveedit.types import Query, checked
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
+
+PICTURES = "pictures.safetensors"
 
 EMBEDDED = "emblem"
 """The name of the model that ships with the package."""
@@ -78,17 +86,33 @@ class EditableVLM:
         self.patch: Patch = editor.empty()
         self.opens_with: dict[str, str] = {}
         self._edits: list[Edit] = []
+        self._asked: dict[str, Query] = {}
+        """The edits' queries by id, for methods that start again where an edit is to be taken back."""
+        self._lock = RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = RLock()
 
     @property
     def edits(self) -> tuple[Edit, ...]:
         """The edits in force, oldest first."""
-        return tuple(self._edits)
+        return tuple(edit for edit in self.history if not edit.superseded_by)
+
+    @property
+    def history(self) -> tuple[Edit, ...]:
+        """The edits in force and those superseded, oldest first; each of the latter says by which."""
+        return history(self._edits)
 
     def edit(self, queries: Query | Sequence[Query]) -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
-        Raises :class:`BadInput` for an empty prompt or target, for a target that the tokenizer cannot write, and for an
-        image that cannot be read; then none of the queries is edited.
+        An edit of a question about an image that was edited before supersedes that edit; see :class:`Edit` for what
+        else each says of itself. Raises :class:`BadInput` for an empty prompt or target, for a target that the
+        tokenizer cannot write, and for an image that cannot be read; then none of the queries is edited.
         """
         asked = checked(queries)
         for query in asked:
@@ -96,11 +120,89 @@ class EditableVLM:
                 raise BadInput("an edit needs a question and a target: give both as text that is not empty")
             self.vlm.check_target(query.target)
         opened = [replace(query, image=[open_image(image) for image in query.images]) for query in asked]
-        with self.vlm.unpatched(), torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
-            self.patch = self.editor.edit(opened, self.patch)
         made = [_describe(query, given) for query, given in zip(opened, asked, strict=True)]
-        self._edits += made
+        with self._lock, self._editing():
+            pool = isinstance(self.editor, PoolEditor)
+            conflicts = self._conflicts(opened, made)
+            last = {edit.number: place for place, edit in enumerate(made)}
+            held = [pool or last[edit.number] == place for place, edit in enumerate(made)]
+            patch = self.editor.edit([query for query, holds in zip(opened, held, strict=True) if holds], self.patch)
+            if isinstance(patch, BankPatch) and any(conflicts):
+                first = len(patch) - len(made)
+                rows = {first + row: places for row, places in enumerate(conflicts) if places}
+                patch = patch.listed(overruling(patch.ledger, rows))
+            answers = self._answers(patch, opened)
+            made = [
+                replace(edit, took=said(answer, edit.target), held=holds, conflicts=self._ids(places))
+                for edit, answer, holds, places in zip(made, answers, held, conflicts, strict=True)
+            ]
+            self.patch, self._edits = patch, [*self._edits, *made]
+            if not pool:
+                self._asked |= {edit.id: query for edit, query in zip(made, opened, strict=True)}
+                made = self._insisted(made, opened)
         return made
+
+    def _insisted(self, made: list[Edit], opened: Sequence[Query]) -> list[Edit]:
+        """The new edits, once those are made anew without what they supersede, if that kept them from taking."""
+        superseded = any(edit.superseded_by and edit.held for edit in self.history)
+        open_ones = [edit for edit in made if edit.held and not edit.took]
+        if not (superseded and open_ones and self._remembers(self.edits)):
+            return made
+        self._start_again(self._edits)
+        answers = self._answers(self.patch, opened)
+        ids = {edit.id: said(answer, edit.target) for edit, answer in zip(made, answers, strict=True)}
+        self._edits = [replace(edit, took=ids.get(edit.id, edit.took)) for edit in self._edits]
+        return self._edits[-len(made) :]
+
+    def _conflicts(self, queries: Sequence[Query], made: Sequence[Edit]) -> list[list[int]]:
+        """For each new edit the places of the earlier ones that it is in conflict with.
+
+        These edit the same question about another image with another answer, are in force, and act on its image.
+        """
+        force = [place for place, edit in enumerate(self.history) if not edit.superseded_by]
+        alike = [[place for place in force if _rivals(self._edits[place], edit)] for edit in made]
+        rows = [row for row, places in enumerate(alike) if places]
+        found: list[list[int]] = [[] for _ in made]
+        if rows:
+            asked = [queries[row] for row in rows]
+            with self.vlm.patched(self.patch):
+                replies = self.vlm.answers(asked, max_new_tokens=self._room(queries))
+            before = [""] * len(rows) if isinstance(self.editor, PoolEditor) else self.vlm.generate(asked)
+            for row, reply, plain in zip(rows, replies, before, strict=True):
+                fired = {self._places()[expert] for expert, _ in reply.fired}
+                found[row] = [
+                    place
+                    for place in alike[row]
+                    if (place in fired or not isinstance(self.editor, PoolEditor))
+                    and (place in fired or said(reply.text, self._edits[place].target))
+                    and not said(plain, self._edits[place].target)
+                ]
+        return found
+
+    def _answers(self, patch: Patch, queries: Sequence[Query]) -> list[str]:
+        """The answers under a patch, each with room for all targets."""
+        if not queries:
+            return []
+        with self.vlm.patched(patch):
+            return self.vlm.generate(queries, max_new_tokens=self._room(queries))
+
+    def _room(self, queries: Sequence[Query]) -> int:
+        """Tokens of the longest target, and one more."""
+        ids = self.vlm.tokenizer([query.target for query in queries], add_special_tokens=False)["input_ids"]
+        return 1 + max(map(len, ids))
+
+    @contextmanager
+    def _editing(self) -> Iterator[None]:
+        """Within it the model is as it was, and gradients are to be had, whatever the caller is in."""
+        with self.vlm.unpatched(), torch.inference_mode(False), torch.enable_grad():
+            yield
+
+    def _places(self) -> list[int]:
+        """The place among all edits of each that the patch holds."""
+        return [place for place, edit in enumerate(self._edits) if edit.held]
+
+    def _ids(self, places: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self._edits[place].id for place in places)
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """The edited model's greedy answers."""
@@ -119,20 +221,40 @@ class EditableVLM:
         [query] = checked([query])
         with self.vlm.unpatched(), self.vlm.patched(self.patch):
             [reply] = self.vlm.answers([query], max_new_tokens=1)
-        fired = sorted(reply.fired, key=lambda pair: -pair[1])
-        return [(self._edits[expert], weight) for expert, weight in fired]
+        fired, places, history = sorted(reply.fired, key=lambda pair: -pair[1]), self._places(), self.history
+        return [(history[places[expert]], weight) for expert, weight in fired]
 
     def forget(self, ids: str | Iterable[str]) -> list[Edit]:
         """Take edits back, by their ids or the beginnings of these; those taken back, in their order.
 
         Raises :class:`BadInput` for an id that is not in force or a beginning that several share; then none is.
         """
-        gone = {self._place(id) for id in ([ids] if isinstance(ids, str) else ids)}
-        keep = [i for i in range(len(self._edits)) if i not in gone]
-        self.patch = self.editor.select(self.patch, keep)
-        taken = [self._edits[i] for i in sorted(gone)]
-        self._edits = [self._edits[i] for i in keep]
+        with self._lock:
+            gone = {self._place(id) for id in ([ids] if isinstance(ids, str) else ids)}
+            keep = [i for i in range(len(self._edits)) if i not in gone]
+            taken = [self._edits[i] for i in sorted(gone)]
+            if isinstance(self.editor, PoolEditor):
+                self.patch = self.editor.select(self.patch, keep)
+                self._edits = [self._edits[i] for i in keep]
+            else:
+                with self._editing():
+                    self._start_again([self._edits[i] for i in keep])
         return taken
+
+    def _start_again(self, edits: Sequence[Edit]) -> None:
+        """Make those of ``edits`` that are in force anew. Raises :class:`BadInput` where their images are not kept."""
+        last = {edit.number: edit.id for edit in edits}
+        force = [edit for edit in edits if last[edit.number] == edit.id]
+        if not self._remembers(force):
+            raise BadInput(f"{self.editor.name} cannot take back single edits: start again without them")
+        patch = self.editor.empty()
+        if force:
+            patch = self.editor.edit([self._asked[edit.id] for edit in force])
+        self.patch, self._edits = patch, [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
+
+    def _remembers(self, edits: Sequence[Edit]) -> bool:
+        """Whether the queries of these edits are kept."""
+        return all(edit.id in self._asked for edit in edits)
 
     def _place(self, id: str) -> int:
         """Which edit an id, or its beginning, means."""
@@ -159,11 +281,13 @@ class EditableVLM:
                 editor=self.editor.name,
                 editor_fingerprint=self.editor.fingerprint,
                 model_fingerprint=self.vlm.fingerprint,
-                edits=self.edits,
+                edits=tuple(self._edits),
                 opens_with=self.opens_with | {"prompt_format": self.vlm.prompt_format},
             )
             try:
                 self.patch.save(target / listing.tensors)
+                if not isinstance(self.editor, PoolEditor):
+                    _save_pictures(self._asked, self._edits, target / listing.tensors, listing.origin)
                 with writing(folder):
                     sync(target)
                 listing.write(target)
@@ -187,9 +311,10 @@ class EditableVLM:
                 known, listing = listing, Listing.read(folder)
                 if listing == known:
                     raise
-        if len(patch) != len(listing.edits):
+        held = sum(edit.held for edit in listing.edits)
+        if len(patch) != held:
             raise BadInput(
-                f"{place(folder) / FILE} is damaged, it lists {len(listing.edits)} edits of {len(patch)}: "
+                f"{place(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
                 "restore it from a copy, or make the edits again elsewhere"
             )
         self.editor, self.patch, self._edits = editor, patch, list(listing.edits)
@@ -221,9 +346,46 @@ class EditableVLM:
 
 def _describe(query: Query, given: Query) -> Edit:
     """The listing of a new edit; its id is the hash of what it says and when. ``given`` has the images' names."""
-    pixels = b"".join(open_image(image).tobytes() for image in query.images)
-    image = sha256(pixels).hexdigest()[:16] if query.images else ""
+    image = picture_hash(query.images)
     time = datetime.now(UTC).isoformat(timespec="microseconds")
     id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[:8]
     names = tuple(image_name(image) for image in given.images)
-    return Edit(id, query.prompt, query.target, image, time, names if any(names) else (), query.about)
+    return Edit(id, query.prompt, query.target, image, time, names if any(names) else (), about(query))
+
+
+def _rivals(one: Edit, other: Edit) -> bool:
+    """Whether two edits give the same question about different images different answers."""
+    pictured = bool(one.image and other.image) and one.image != other.image
+    return (
+        pictured and question(one.prompt) == question(other.prompt) and question(one.target) != question(other.target)
+    )
+
+
+def said(answer: str, target: str) -> bool:
+    """Whether an answer is the target, or begins with it; case and the length of white space do not matter."""
+    found, wanted = question(answer), question(target)
+    return found.startswith(wanted) and not found[len(wanted) : len(wanted) + 1].isalnum()
+
+
+def _save_pictures(asked: Mapping[str, Query], edits: Sequence[Edit], folder: Path, origin: Mapping[str, str]) -> None:
+    """Keep the images of edits, to make these anew from."""
+    tensors = {
+        f"{edit.id}.{number}": torch.from_numpy(np.array(image))
+        for edit in edits
+        if edit.id in asked
+        for number, image in enumerate(asked[edit.id].images)
+    }
+    if tensors:
+        write_tensors(folder / PICTURES, tensors, origin)
+
+
+def _load_pictures(listing: Listing, folder: Path) -> dict[str, Query]:
+    """The queries of the edits whose images :func:`_save_pictures` has kept, and of those without."""
+    file = folder / PICTURES
+    kept = read_tensors(file)[0] if file.is_file() else {}
+    found = {}
+    for edit in listing.edits:
+        images = [Image.fromarray(kept[name].numpy()) for name in sorted(kept) if name.startswith(f"{edit.id}.")]
+        if images or not edit.image:
+            found[edit.id] = Query(edit.prompt, edit.target, images, about=edit.about)
+    return found

@@ -6,9 +6,10 @@ to replace the whole state in one step. Up to version 1 they were beside the lis
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -16,18 +17,33 @@ from typing import Any
 from liveedit.artifacts import check_folder, discard, place, said, sweep, write_file
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 
-__all__ = ["FILE", "Edit", "Listing", "tidy"]
+__all__ = ["FILE", "Edit", "Listing", "history", "number", "question", "tidy"]
 
 FILE = "edits.json"
 VERSION = 2
 TENSORS = re.compile(r"tensors-[0-9a-f]{8}")
 
 
+def question(prompt: str) -> str:
+    """A question without what does not make it another: case, and white space of any length."""
+    return " ".join(prompt.split()).casefold()
+
+
+def number(prompt: str, image: str, about: int | None) -> int:
+    """A number above 0 for a question about images of the hash ``image``, the same for the same question."""
+    sha = sha256("\x1f".join((question(prompt), image, str(about))).encode())
+    return 1 + int.from_bytes(sha.digest()[:7], "big")
+
+
 @dataclass(frozen=True, slots=True)
 class Edit:
     """An edit as it is listed: a short id, what was asked, what is to be answered, a hash of the images, and when.
 
-    ``names`` are those of the images, where they have any; ``about`` says which of them the question is about.
+    ``names`` are those of the images, where they have any; ``about`` says which of them the question is about, -1 where
+    there is one. ``took`` is whether the model answered the target once the edit was made, ``conflicts`` are the ids of
+    the earlier edits, of the same question with another answer, that acted on this edit's image: where both do, the
+    later holds. ``held`` is whether the patch holds it, which those without a pool do of superseded ones only until
+    they are made anew. ``superseded_by`` is the id of the later edit of the same question about the same image.
     """
 
     id: str
@@ -37,6 +53,21 @@ class Edit:
     time: str
     names: tuple[str, ...] = ()
     about: int | None = -1
+    took: bool | None = None
+    conflicts: tuple[str, ...] = ()
+    held: bool = True
+    superseded_by: str = ""
+
+    @property
+    def number(self) -> int:
+        """The number of what was asked (:func:`number`)."""
+        return number(self.prompt, self.image, self.about)
+
+
+def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """The edits in their order, each that is superseded with the id of the one that did."""
+    last = {edit.number: edit.id for edit in edits}
+    return tuple(replace(edit, superseded_by=last[edit.number].replace(edit.id, "")) for edit in edits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +111,11 @@ class Listing:
             raise BadInput(f"{file} is damaged: restore it from a copy, or make the edits again elsewhere") from None
 
     @property
+    def history(self) -> tuple[Edit, ...]:
+        """The edits, each that is superseded with the id of the one that did."""
+        return history(self.edits)
+
+    @property
     def origin(self) -> dict[str, str]:
         """What the files of tensors say about where they come from."""
         return {"editor": self.editor_fingerprint, "model": self.model_fingerprint}
@@ -110,10 +146,11 @@ def _edit(row: Mapping[str, Any]) -> Edit:
     edit = Edit(**{name.name: row[name.name] for name in fields(Edit) if name.name in row})
     "".join((edit.id, edit.prompt, edit.target, edit.image, edit.time)).encode()
     "".join(edit.names)
-    if isinstance(edit.names, str) or not isinstance(edit.about, int | None):
+    "".join((*edit.conflicts, edit.superseded_by))
+    kinds = isinstance(edit.about, int | None) and isinstance(edit.took, bool | None) and isinstance(edit.held, bool)
+    if isinstance(edit.names, str) or isinstance(edit.conflicts, str) or not kinds:
         raise TypeError(row)
-    object.__setattr__(edit, "names", tuple(edit.names))
-    return edit
+    return replace(edit, names=tuple(edit.names), conflicts=tuple(edit.conflicts))
 
 
 def tidy(folder: Path, before: Listing | None) -> None:

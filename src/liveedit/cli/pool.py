@@ -26,6 +26,8 @@ __all__ = ["ask", "edit", "edits", "forget"]
 
 DEFAULT = Path("edits")
 UNCHANGED = "stopped; nothing was changed"
+UNTAKEN = 3
+"""The exit status of an edit that the model does not answer with."""
 
 Pool = Annotated[Path, typer.Option(help="Folder that keeps the edits.")]
 Model = Annotated[
@@ -59,7 +61,7 @@ def edit(
     device_map: DeviceMap = None,
     max_new_tokens: Tokens = 64,
 ) -> None:
-    """Correct one answer; show it before and after."""
+    """Correct one answer; show it before and after. Exit status 3 says that the edit did not take."""
     query = Query(prompt, target, image, about=about)
     with standing(f"{UNCHANGED} in {pool}"):
         edited = _model(Listing.find(pool), model, editor, prompt_format, dtype, quantize, device_map)
@@ -73,6 +75,9 @@ def edit(
     table = _table("edit", "before", "wanted", "after")
     table.add_row(shown(made.id), shown(before), shown(target), shown(after))
     Console().print(table)
+    _notes(made, edited.history)
+    if not made.took:
+        raise typer.Exit(UNTAKEN)
 
 
 def ask(
@@ -105,10 +110,17 @@ def ask(
 
 
 def edits(pool: Pool = DEFAULT) -> None:
-    """List the edits in force."""
+    """List the edits in force, and those superseded with what they were superseded by."""
     table = _table("edit", "question", "answer", "picture", "made")
-    for row in Listing.read(pool).edits:
-        table.add_row(*map(shown, (row.id, row.prompt, row.target)), shown(_pictures(row), lines=True), row.time[:10])
+    for row in Listing.read(pool).history:
+        made = [row.time[:10], f"superseded by {row.superseded_by}" if row.superseded_by else ""]
+        made += [f"overrules {id}" for id in row.conflicts]
+        table.add_row(
+            *map(shown, (row.id, row.prompt, row.target)),
+            shown(_pictures(row), lines=True),
+            shown("\n".join(filter(None, made)), lines=True),
+            style="dim" if row.superseded_by else "",
+        )
     Console().print(table)
 
 
@@ -171,6 +183,20 @@ def _table(id: str, *others: str) -> Table:
     for heading in others:
         table.add_column(heading, overflow="fold")
     return table
+
+
+def _notes(made: Edit, history: tuple[Edit, ...]) -> None:
+    """Say what a new edit did to earlier ones, and on standard error if it did not take."""
+    told = Console(soft_wrap=True, highlight=False)
+    for other in history:
+        if other.superseded_by == made.id:
+            told.print(shown(f"it supersedes {other.id}, the answer {other.target}"))
+    for id in made.conflicts:
+        told.print(f"it is in conflict with {id}, about another picture: where both act, this one holds")
+    if not made.took:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"the edit did not take: try another method (`liveedit editors`), or `liveedit forget {made.id}`"
+        )
 
 
 def _pictures(edit: Edit) -> str:

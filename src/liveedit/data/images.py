@@ -21,9 +21,10 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from liveedit.errors import BadInput
 from liveedit.types import check_image
 
-__all__ = ["check_readable", "faults", "image_key", "image_title", "open_image"]
+__all__ = ["check_readable", "faults", "image_key", "image_title", "open_image", "picture_hash"]
 
 Given = TypeVar("Given")
 Source = Image.Image | str | os.PathLike[str]
@@ -239,3 +240,9 @@ def check_readable(images: Iterable[Source]) -> None:
 def image_key(image: Source) -> int | str:
     """The same for two mentions of one image object or path, within one call."""
     return id(image) if isinstance(image, Image.Image) else os.fspath(image)
+
+
+def picture_hash(images: Sequence[Source]) -> str:
+    """A short hash over the pixels of images, as they are shown; empty for none."""
+    pixels = b"".join(open_image(image).tobytes() for image in images)
+    return sha256(pixels).hexdigest()[:16] if images else ""

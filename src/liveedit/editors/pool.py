@@ -11,7 +11,7 @@ from torch import Tensor
 
 from liveedit.editors.bank import Bank
 from liveedit.editors.base import Editor
-from liveedit.editors.precedence import COLUMNS, entries, settled, standing, unknown
+from liveedit.editors.precedence import COLUMNS, asked, entries, settled, standing, unknown
 from liveedit.models.patch import Patch
 from liveedit.types import Query
 
@@ -76,21 +76,15 @@ class PoolEditor(Editor):
     def empty(self) -> BankPatch:
         """A patch without edits."""
 
-    def edit(
-        self, queries: Sequence[Query], patch: Patch | None = None, overruled: Sequence[Sequence[int]] = ()
-    ) -> BankPatch:
-        """See :meth:`Editor.edit`. An edit of a question that was edited before supersedes that one.
-
-        ``overruled`` are for each query the places in ``patch`` of edits that it is in conflict with.
-        """
+    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> BankPatch:
+        """See :meth:`Editor.edit`. An edit of a question that was edited before supersedes that one."""
         self.begin(queries, patch)
         held = self.empty() if patch is None else patch
         assert isinstance(held, BankPatch)
         if not queries:
             return held
-        numbers = held.ledger["asked"].tolist()
-        older = [[numbers[place] for place in places] for places in overruled]
-        return self.extended(held, queries).listed(held.ledger.append(entries(queries, older)))
+        rows = entries([asked(query) for query in queries])
+        return self.extended(held, queries).listed(held.ledger.append(rows))
 
     def select(self, patch: Patch, index: Sequence[int]) -> BankPatch:
         """See :meth:`Editor.select`."""

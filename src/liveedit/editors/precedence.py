@@ -8,17 +8,20 @@ A ledger says so of every edit of a pool: ``asked`` (E,), a number for the quest
 (E, OVERRULED), the ``asked`` of the earlier edits that give way, 0 for none.
 """
 
-from collections.abc import Sequence
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from liveedit.data.images import open_image
+from liveedit.data.images import picture_hash
 from liveedit.editors.bank import Bank
+from liveedit.listing import number
 from liveedit.types import Query
 
-__all__ = ["COLUMNS", "asked", "entries", "question", "settled", "standing", "unknown"]
+__all__ = [
+    *("COLUMNS", "about", "asked", "entries", "overruling"),
+    *("settled", "standing", "unknown"),
+]
 
 COLUMNS = ("asked", "overrules")
 
@@ -26,29 +29,31 @@ OVERRULED = 4
 """How many earlier edits one can overrule, the newest of those in conflict."""
 
 
-def question(prompt: str) -> str:
-    """A question without what does not make it another: case, and white space of any length."""
-    return " ".join(prompt.split()).casefold()
-
-
 def asked(query: Query) -> int:
-    """A number above 0 for the question and its images, the same for the same question about the same pixels."""
-    sha = sha256(question(query.prompt).encode())
-    for image in query.images:
-        opened = open_image(image)
-        sha.update(f"{opened.size}".encode() + opened.tobytes())
-    sha.update(str(query.about if len(query.images) > 1 else None).encode())
-    return 1 + int.from_bytes(sha.digest()[:7], "big")
+    """The :func:`number` of a query."""
+    return number(query.prompt, picture_hash(query.images), about(query))
 
 
-def entries(queries: Sequence[Query], overruled: Sequence[Sequence[int]] = ()) -> dict[str, Tensor]:
-    """The ledger's rows for edits, each of which overrules those of the given numbers, the oldest first."""
-    numbers = torch.tensor([asked(query) for query in queries], dtype=torch.long)
-    overrules = torch.zeros(len(queries), OVERRULED, dtype=torch.long)
-    for row, older in enumerate(overruled):
-        newest = torch.tensor(list(older)[-OVERRULED:], dtype=torch.long)
-        overrules[row, : len(newest)] = newest
-    return {"asked": numbers, "overrules": overrules}
+def about(query: Query) -> int | None:
+    """Which of several images the query is about; of a single one there is nothing to say."""
+    return query.about if len(query.images) > 1 else -1
+
+
+def entries(numbers: Sequence[int]) -> dict[str, Tensor]:
+    """The ledger's rows of edits that overrule none."""
+    return {
+        "asked": torch.tensor(numbers, dtype=torch.long),
+        "overrules": torch.zeros(len(numbers), OVERRULED, dtype=torch.long),
+    }
+
+
+def overruling(ledger: Bank, conflicts: Mapping[int, Sequence[int]]) -> Bank:
+    """The ledger with edits at some places overruling earlier ones at others, the newest of them if they are many."""
+    overrules = ledger["overrules"].clone()
+    for place, older in conflicts.items():
+        newest = ledger["asked"][list(older)[-OVERRULED:]]
+        overrules[place, : len(newest)] = newest
+    return Bank({"asked": ledger["asked"], "overrules": overrules})
 
 
 def unknown(count: int) -> Bank:

@@ -31,7 +31,7 @@ from liveedit.editors import PAPERS
 from liveedit.editors.bank import Bank
 from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, highest_layer
 from liveedit.editors.pool import BankPatch, PoolEditor
-from liveedit.editors.precedence import entries, standing
+from liveedit.editors.precedence import asked, entries, standing
 from liveedit.models.batch import Batch
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
@@ -121,7 +121,7 @@ class TPatcher(PoolEditor):
 
     def extended(self, held: BankPatch, queries: Sequence[Query]) -> TPatcherPatch:
         """See :meth:`PoolEditor.extended`. Each neuron is trained beside those before it that stand."""
-        ledger, new = held.ledger, entries(queries)
+        ledger, new = held.ledger, entries([asked(query) for query in queries])
         assert isinstance(held, TPatcherPatch)
         for number, query in enumerate(queries):
             ledger = ledger.append({name: column[number : number + 1] for name, column in new.items()})
