@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
+from transformers import AutoProcessor, ProcessorMixin
 from transformers.image_utils import SizeDict
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it without torchvision
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config
