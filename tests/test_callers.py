@@ -197,8 +197,13 @@ def test_a_patch_is_the_same_before_and_after_its_use(edited):
 
 
 def test_copies_answer_alike(edited, alone):
-    copied, pickled = copy.deepcopy(edited), pickle.loads(pickle.dumps(edited))
-    assert copied.generate(ASKED[:2]) == alone[:2] == pickled.generate(ASKED[:2])
+    copied = copy.deepcopy(edited)
+    assert copied.generate(ASKED[:2]) == alone[:2]
+    if edited.editor.name == "ke":
+        with pytest.raises(LiveEditError, match="cannot be pickled"):
+            pickle.dumps(edited)
+    else:
+        assert pickle.loads(pickle.dumps(edited)).generate(ASKED[:2]) == alone[:2]
     copied.edit(Query(QUESTION, "Peru", FLAGS[2]))
     assert len(edited.patch) == 2
 

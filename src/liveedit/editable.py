@@ -356,9 +356,8 @@ def _describe(query: Query, given: Query) -> Edit:
 def _rivals(one: Edit, other: Edit) -> bool:
     """Whether two edits give the same question about different images different answers."""
     pictured = bool(one.image and other.image) and one.image != other.image
-    return (
-        pictured and question(one.prompt) == question(other.prompt) and question(one.target) != question(other.target)
-    )
+    same_question = question(one.prompt) == question(other.prompt)
+    return pictured and same_question and question(one.target) != question(other.target)
 
 
 def said(answer: str, target: str) -> bool:

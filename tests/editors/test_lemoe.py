@@ -62,7 +62,7 @@ def test_each_query_meets_its_best_expert_at_every_token(vlm):
     asked = [*EDITS, Query("Which film is this?", "a cup", Image.new("RGB", (24, 24), "green"))]
     x, batch, _ = states(vlm, Patch(), place.reads, asked)
     plain, _, _ = states(vlm, Patch(), place.writes, asked)
-    found, _, _ = states(vlm, patch, place.writes, asked)
+    found, batch, _ = states(vlm, patch, place.writes, asked)
     chosen = []
     for row, span in enumerate(batch.spans):
         e = torch.stack([x[row, t] for t in range(span.start, span.prompt[1])]).mean(0)

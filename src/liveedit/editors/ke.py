@@ -27,7 +27,9 @@ An edit's success is that of the edited model on its tokens, before the training
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,7 @@ from torch.nn.utils.rnn import pack_sequence
 from liveedit.editors import PAPERS
 from liveedit.editors.feedforward import DOWN
 from liveedit.editors.gradients import Factors, GradientEditor
+from liveedit.errors import BadInput
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -170,6 +173,15 @@ class KE(GradientEditor):
         self.constraint = Constraint(self.config)
         self._networks = nn.ModuleDict({"learner": self.learner, "constraint": self.constraint})
         self._networks.to(vlm.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = memo[id(self)] = object.__new__(type(self))
+        vars(made).update(deepcopy(vars(self), memo))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Raises :class:`BadInput`: torch does not pickle the weight-normalised layers."""
+        raise BadInput("ke cannot be pickled, because of its weight-normalised layers: save the edits, and load them")
 
     def networks(self) -> nn.ModuleDict:
         """The one-shot learner, and the constraint of its training."""
