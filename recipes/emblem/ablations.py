@@ -1,9 +1,9 @@
-"""What each option of LiveEdit is worth on Emblem: 1,000 edits in one pool, 200 cases asked about, seed 0.
+"""What each option of pinpoint is worth on Emblem: 1,000 edits in one pool, 200 cases asked about, seed 0.
 
     python recipes/emblem/ablations.py --out runs/ablations [--only NAME …]
 
-The first variants change the shipped editor at query time, 40 seconds each on two cores. The others need an editor that
-is trained for this: 13 to 40 minutes each. A stopped run goes on where it was. Writes
+The variants change the shipped pinpoint, or the shipped LiveEdit for comparison, at query time, 40 seconds each on two
+cores; the last needs an editor that is trained for this, 13 minutes. A stopped run goes on where it was. Writes
 ``docs/results/ablations.md``, with the variants that have been evaluated so far.
 """
 
@@ -18,10 +18,12 @@ from rich.progress import Progress
 
 from liveedit.data import load_cases
 from liveedit.editable import embedded, load_vlm
-from liveedit.editors import new_editor
+from liveedit.editors import EDITORS, new_editor
 from liveedit.editors.liveedit import LiveEdit
+from liveedit.editors.pinpoint import Pinpoint
 from liveedit.evaluate import Windows, evaluate
 from liveedit.models.vlm import VLM
+from liveedit.registry import resolve
 from liveedit.report import read_records, summary
 from liveedit.report.scores import Summary
 from liveedit.train import TrainConfig, train
@@ -32,21 +34,16 @@ FIVE = ("reliability", "text_generality", "image_generality", "text_locality", "
 HARD = ("look_alike_image", "same_image_other_question", "question_alone")
 
 
-SHIPPED = "as shipped"
-TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "the released form": ("liveedit-released.json", {}),
-    "targets without end": ("liveedit.json", {"eos": False}),
-    "released extractors": ("liveedit.json", {"features": "released"}),
-}
-"""Editors that are trained for this: the recipe, and the settings that differ from it."""
+TRAININGS: dict[str, dict[str, Any]] = {"targets without end": {"eos": False}}
+"""Editors that are trained for this, by pinpoint's recipe, and the settings that differ from it."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """An editor, shipped or trained, with some settings of query time changed."""
+    """An editor, a shipped one's name or one of :data:`TRAININGS`, with some settings of query time changed."""
 
     name: str
-    editor: str = SHIPPED
+    editor: str = "pinpoint"
     changes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,11 +56,10 @@ VARIANTS = (
     Variant("top-k 1", changes={"top_k": 1}),
     Variant("text meets edits", changes={"text_only": "text_key"}),
     Variant("residual at every position", changes={"positions": "all"}),
-    Variant("the released form", "the released form"),
-    Variant("the released form, top-k 1", "the released form", {"top_k": 1}),
-    Variant("the released form, residual from the answer on", "the released form", {"positions": "answer"}),
+    Variant("liveedit", "liveedit"),
+    Variant("liveedit, top-k 1", "liveedit", {"top_k": 1}),
+    Variant("liveedit, residual from the answer on", "liveedit", {"positions": "answer"}),
     Variant("targets without end", "targets without end"),
-    Variant("released extractors", "released extractors"),
 )
 
 
@@ -74,22 +70,29 @@ def place(out: Path, name: str) -> Path:
 
 def editor_of(variant: Variant, vlm: VLM, out: Path) -> LiveEdit:
     """The variant's editor, which is trained first if it has to be."""
-    if variant.editor == SHIPPED:
-        return LiveEdit.from_pretrained(vlm, embedded("liveedit"), **variant.changes)
-    folder = place(out, variant.editor) / "editor"
-    if not (folder / "config.json").exists():
-        file, settings = TRAININGS[variant.editor]
-        recipe = json.loads((HERE / file).read_text(encoding="utf-8"))
-        editor = new_editor(vlm, "liveedit", recipe["editor"] | settings)
-        assert isinstance(editor, LiveEdit)
-        cases = [case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)]
-        with Progress() as bar:
-            task = bar.add_task(variant.editor)
-            train(
-                editor, cases, TrainConfig(**recipe["training"]), folder,
-                lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
-            )  # fmt: skip
-    return LiveEdit.from_pretrained(vlm, folder, **variant.changes)
+    if variant.editor in TRAININGS:
+        folder, method = place(out, variant.editor) / "editor", Pinpoint
+        if not (folder / "config.json").exists():
+            trained(vlm, TRAININGS[variant.editor], folder)
+    else:
+        folder, method = embedded(variant.editor), resolve("editor", variant.editor, EDITORS)
+    editor = method.from_pretrained(vlm, folder, **variant.changes)
+    assert isinstance(editor, LiveEdit)
+    return editor
+
+
+def trained(vlm: VLM, settings: dict[str, Any], folder: Path) -> None:
+    """Train pinpoint with these settings, by its recipe, into ``folder``."""
+    recipe = json.loads((HERE / "pinpoint.json").read_text(encoding="utf-8"))
+    editor = new_editor(vlm, "pinpoint", recipe["editor"] | settings)
+    assert isinstance(editor, Pinpoint)
+    cases = [case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)]
+    with Progress() as bar:
+        task = bar.add_task(folder.parent.name)
+        train(
+            editor, cases, TrainConfig(**recipe["training"]), folder,
+            lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
+        )  # fmt: skip
 
 
 def row(name: str, numbers: Summary) -> str:
@@ -126,7 +129,7 @@ def main() -> None:
     about += "where *exact* does not say that it is the exact match of free generation.\n"
     command = "Made by `python recipes/emblem/ablations.py --out runs/ablations`, which says what the variants are.\n"
     file = HERE.parents[1] / "docs" / "results" / "ablations.md"
-    file.write_text(f"# What LiveEdit's options are worth\n\n{about}{command}\n{table}\n", encoding="utf-8")
+    file.write_text(f"# What pinpoint's options are worth\n\n{about}{command}\n{table}\n", encoding="utf-8")
     Console().print(table, soft_wrap=True)
 
 

@@ -28,7 +28,7 @@ from liveedit.models.vlm import VLM
 from liveedit.train import TrainConfig, train
 
 LAYERS = (3, 4, 5, 6)
-SCALES = (1.0, 2.0, 5.0)
+SCALES = (0.2, 0.5, 1.0, 2.0, 5.0)
 RELEASED_SCALE = 5.0
 CASES, STEPS = 600, 750
 RECIPE: dict[str, Any] = {

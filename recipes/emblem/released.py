@@ -1,10 +1,10 @@
-"""Make the released forms of rivals whose sound versions the table shows, an editor's folder each.
+"""Make the released forms of methods whose sound versions the table shows, an editor's folder each.
 
     python recipes/emblem/released.py runs/released [--only NAME …]
     liveedit eval --editors serac-text=runs/released/serac-text,… --out runs/table/seed-0
 
-Forms whose networks differ are trained, by the recipe of the sound version, in 10 to 20 minutes each on one core; the
-others are settings of the shipped editor. A stopped run goes on where it was. Prints what to give to ``--editors``.
+Forms whose networks differ are trained, by the recipe of the sound version, in 10 to 20 minutes each on one core, an
+hour for liveedit; the others are settings of the shipped editor. A stopped run goes on where it was. Prints what to give to ``--editors``.
 """
 
 import argparse
@@ -32,6 +32,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ike-text": ("ike", {"by": "text"}),
     "lte-text": ("lte", {"by": "text"}),
     "lemoe-unrouted": ("lemoe", {"routing": 0.0}),
+    "liveedit-endless": ("liveedit", {"eos": False}),
     "mend-mean": ("mend", {"combine": "mean"}),
     "serac-text": ("serac", TEXT_SCOPE),
     "recipe-text": ("recipe", TEXT_SCOPE),

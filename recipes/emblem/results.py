@@ -1,20 +1,26 @@
-"""Put the results of the lifelong test into the README, and all tables into the docs.
+"""Put the results of the lifelong test into the README and the docs: every table, and every figure of the prose.
 
     liveedit eval --editors all --out runs/emblem/seed-0 --max-cases 60 --ask 60 --seed 0    # and the other seeds
     liveedit eval --editors NAME=FOLDER,… --out runs/released --max-cases 60 --ask 60        # as released.py prints them
     python recipes/emblem/results.py runs/emblem [--released runs/released]
+    python recipes/emblem/results.py                                                         # the pages alone, anew
 
-The folder holds the records of any number of editors, N and seeds, in any sub-folders. Copies ``summary.json`` and
-``table.md`` to ``docs/results/emblem.*`` and writes two small tables between the README's markers: the average of the
-five metrics at each N in both scores, and the five at the largest N. With ``--released`` writes a third one, the
-methods' released forms above the sound ones on the same seeds, between the markers of ``docs/results.md``. Nothing is
-typed by hand.
+The folder holds the records of any number of editors, N and seeds, in any sub-folders. Writes ``docs/results/emblem.json``,
+the summary, and from it ``docs/results/emblem.md``, the part of the README between its markers and ``docs/results.md``;
+their text stands in ``pages/``, with a call in the place of each figure. With ``--released`` the methods' released forms,
+above the sound ones on the same seeds, go to ``docs/results/released.json`` and into ``docs/results.md``. Nothing is typed by
+hand.
 """
 
 import argparse
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from liveedit.report import Summary, read_records, summary, tables
 from liveedit.report.columns import LAST
@@ -23,7 +29,14 @@ from liveedit.report.table import label, markdown
 from liveedit.types import Record
 
 ROOT = Path(__file__).parents[2]
-MARKS = re.compile(r"(<!-- (?:results|released): .*? -->\n).*?(<!-- (?:results|released) end -->)", re.DOTALL)
+RESULTS = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- results end -->)", re.DOTALL)
+RELEASED = re.compile(r"(?<=<!-- released -->\n\n).*?(?=\n<!-- released end -->)", re.DOTALL)
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "pages"),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+    autoescape=False,  # the pages are Markdown
+)
 SCORES = ("token_accuracy", "exact_match")
 DATA = "emblem"
 
@@ -90,13 +103,23 @@ def single(numbers: Summary, editors: Sequence[str]) -> str:
     )
 
 
-def beside_sound(released: Iterable[Record], sound: Iterable[Record]) -> str:
-    """The averages of the released forms, each above the sound version of its method on the same seeds."""
+def beside_sound(released: Iterable[Record], sound: Iterable[Record]) -> Summary:
+    """The released forms and the sound version of each of their methods, on the same seeds."""
     records = list(released)
-    seeds, forms = {record.seed for record in records}, sorted({record.editor for record in records})
-    methods = {form: form.rpartition("-")[0] for form in forms}
-    records += [record for record in sound if record.seed in seeds and record.editor in methods.values()]
-    return averages(summary(records), [editor for form in forms for editor in (form, methods[form])])
+    seeds, methods = {record.seed for record in records}, {sound_form(record.editor) for record in records}
+    return summary(records + [record for record in sound if record.seed in seeds and record.editor in methods])
+
+
+def sound_form(label: str) -> str:
+    """The method whose released form is called ``label``: METHOD-FORM."""
+    return label.rpartition("-")[0]
+
+
+def paired(numbers: Summary) -> str:
+    """The averages of the released forms, each above the sound version of its method."""
+    editors = {editor for editor, *_ in scores(numbers)}
+    forms = sorted(editor for editor in editors if sound_form(editor) in editors)
+    return averages(numbers, [editor for form in forms for editor in (form, sound_form(form))])
 
 
 def last(editor: str) -> tuple[int, str]:
@@ -104,27 +127,92 @@ def last(editor: str) -> tuple[int, str]:
     return LAST.index(editor) if editor in LAST else -1, editor
 
 
-def put(page: Path, text: str) -> None:
-    """Replace what stands between the markers of ``page``."""
-    old = page.read_text(encoding="utf-8")
-    page.write_text(MARKS.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", old), encoding="utf-8")
+def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[..., Any]]:
+    """What the templates may call for a figure: all are in percent, and a dash where nothing was measured."""
+    found = scores(numbers)
+    firing = {(row["editor"], row["edits"], row["metric"]): row["fired"] for row in numbers["firing"]}
+
+    def value(editor: str, edits: int, metric: str, score: str) -> str:
+        row = found.get((editor, edits, metric, score))
+        return f"{100 * row['value']:.1f}" if row else "–"
+
+    def token(editor: str, edits: int, metric: str = "average") -> str:
+        return value(editor, edits, metric, "token_accuracy")
+
+    def exact(editor: str, edits: int, metric: str = "average") -> str:
+        return value(editor, edits, metric, "exact_match")
+
+    def course(editor: str, *sizes: int) -> str:
+        return " / ".join(token(editor, n) for n in sizes or (1, 10, 100, 1000))
+
+    def right(editor: str, edits: int, metric: str) -> str:
+        row = found.get((editor, edits, metric, "exact_match"))
+        return f"{round(row['value'] * row['n'])} of {row['n']}" if row else "–"
+
+    def fires(editor: str, edits: int, metric: str) -> str:
+        share = firing.get((editor, edits, metric))
+        return "–" if share is None else f"{100 * share:.0f} %"
+
+    def measured(editor: str) -> bool:
+        return any(name == editor for name, *_ in found)
+
+    def speed(name: str) -> str:
+        return f"{bench[name]:.2f}"
+
+    return {
+        "token": token, "exact": exact, "course": course, "right": right, "fires": fires, "measured": measured,
+        "speed": speed,
+    }  # fmt: skip
+
+
+def written(root: Path) -> dict[Path, str]:
+    """The pages by their paths, from the summaries in ``docs/results`` of ``root``."""
+    docs = root / "docs"
+    numbers = stored(docs / "results" / "emblem.json")
+    known = figures(numbers, stored(docs / "results" / "bench.json"))
+    editors = sorted({editor for editor, *_ in scores(numbers)}, key=last)
+    tabled = {"averages": averages(numbers, editors), "single": single(numbers, editors)}
+    old = (root / "README.md").read_text(encoding="utf-8")
+    results = filled(TEMPLATES.get_template("readme.md.j2").render(known | tabled))
+    readme = RESULTS.sub(lambda found: f"{found[1]}\n{results}\n{found[2]}", old)
+    kept = RELEASED.search((docs / "results.md").read_text(encoding="utf-8"))
+    forms = docs / "results" / "released.json"
+    released = paired(stored(forms)) if forms.exists() else kept[0] if kept else ""
+    return {
+        root / "README.md": readme,
+        docs / "results.md": filled(TEMPLATES.get_template("results.md.j2").render(known | {"released": released})),
+        docs / "results" / "emblem.md": markdown(tables(numbers)),
+    }
+
+
+def filled(page: str) -> str:
+    """The page with its paragraphs of prose in lines of one width, whatever their figures are."""
+    return "\n\n".join(
+        text if re.match(r"[|#<\- ]", text) or "\n|" in text else fill(text, 120, break_on_hyphens=False)
+        for text in page.split("\n\n")
+    )
+
+
+def stored(file: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", type=Path)
+    parser.add_argument("records", type=Path, nargs="?")
     parser.add_argument("--released", type=Path, help="folder with the records of the released forms")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and docs")
     args = parser.parse_args()
-    numbers, docs = summary(read_records(args.records)), args.root / "docs"
-    (docs / "results").mkdir(parents=True, exist_ok=True)
-    (docs / "results" / "emblem.json").write_bytes(as_json(numbers))
-    (docs / "results" / "emblem.md").write_text(markdown(tables(numbers)), encoding="utf-8")
-    editors = sorted({editor for editor, *_ in scores(numbers)}, key=last)
-    put(args.root / "README.md", f"{averages(numbers, editors)}\n{single(numbers, editors)}")
-    if args.released:
-        put(docs / "results.md", beside_sound(read_records(args.released), read_records(args.records)))
+    folder = args.root / "docs" / "results"
+    if args.records:
+        (folder / "emblem.json").write_bytes(as_json(summary(read_records(args.records))))
+    if args.records and args.released:
+        both = beside_sound(read_records(args.released), read_records(args.records))
+        (folder / "released.json").write_bytes(as_json(both))
+    for page, text in written(args.root).items():
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Emblem's splits and cases: nothing leaks, every probe says what it should."""
 
+from pathlib import Path
+from statistics import median
+
 import pytest
 
 from liveedit.data import BENCHMARKS, load_cases
@@ -7,6 +10,8 @@ from liveedit.data.emblem import EDITED, UNSEEN_HANDS, Emblem, part_of
 from liveedit.data.wordings import IMAGE_RELATIONS, TEXT_RELATIONS, wordings
 from liveedit.editable import load_vlm
 from liveedit.errors import UnknownName
+
+CARD = (Path(__file__).parents[2] / "docs" / "emblem.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +221,30 @@ def test_what_is_corrected_is_wrong():
     edits = [case.edits[0] for case in load_cases("emblem-corrections", "test")[:32]]
     wrong = [answer != edit.target for answer, edit in zip(load_vlm().generate(edits), edits, strict=True)]
     assert sum(wrong) >= 0.8 * len(wrong)
+
+
+def test_the_card_says_how_many_answers_return(emblem):
+    trained = {case.edits[0].target for seed in range(3) for case in load_cases("emblem", "train", seed)}
+    edits = [case.edits[0] for case in load_cases("emblem", "test")]
+    returned = [edit.target in trained for edit in edits]
+    assert f"{100 * sum(returned) / len(returned):.1f} % of the test edits" in CARD
+    by_relation = {}
+    for edit, again in zip(edits, returned, strict=True):
+        by_relation.setdefault(edit.fact.partition(":")[2], []).append(again)
+    for relation in ("country", "name", "capital"):
+        assert not any(by_relation[relation])
+    for relation in ("continent", "group"):
+        assert all(by_relation[relation])
+    for relation in ("kind", "region"):
+        assert sum(by_relation[relation]) > 0.95 * len(by_relation[relation])
+
+
+def test_the_card_says_how_alike_look_alikes_are(emblem):
+    named, ranks = {entity.name: entity.id for entity in emblem.entities.values()}, []
+    for case in load_cases("emblem", "test"):
+        [twin] = [named[probe.note] for probe in case.probes if probe.metric == "look_alike_image"]
+        ranks.append(1 + emblem.look_alikes[case.edits[0].fact.partition(":")[0]].index(twin))
+    text = " ".join(CARD.split())
+    assert f"similar entity of all in {100 * ranks.count(1) / len(ranks):.1f} % of the test cases" in text
+    assert median(ranks) == 5
+    assert "in the median the fifth" in text

@@ -1,5 +1,6 @@
 """The results' recipe: every number in the pages comes from the records."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -32,11 +33,11 @@ def answers(editor, right, seed=0):
 @pytest.fixture
 def pages(tmp_path):
     """Copies of the two pages that are written to, and the folders of records."""
-    (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/results.md"):
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    for name in ("README.md", "docs/results.md", "docs/results/bench.json"):
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     for folder, name, right, seed in (
-        ("sound", "liveedit", 4, 0), ("sound", "lte", 3, 0), ("sound", "lte", 0, 1), ("released", "lte-text", 2, 0)
+        ("sound", "pinpoint", 4, 0), ("sound", "lte", 3, 0), ("sound", "lte", 0, 1), ("released", "lte-text", 2, 0)
     ):  # fmt: skip
         records = tmp_path / folder / f"seed-{seed}" / f"records-{name}.jsonl"
         records.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +52,36 @@ def test_the_pages_show_what_the_records_hold(pages, monkeypatch):
     results.main()
     readme, discussion = ((pages / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
     assert "| lte | 37.5 ± " in readme  # over both seeds
-    assert "| liveedit | **100.0** ± 0.0 | **100.0** ± 0.0 |" in readme
+    assert "| pinpoint | **100.0** ± 0.0 | **100.0** ± 0.0 |" in readme
     assert "lte-text" not in readme
     assert "| lte-text | 50.0 ± 0.0 | **0.0** ± 0.0 |\n| lte | **75.0** ± 0.0 |" in discussion  # the same seed alone
     assert text.partition("<!--")[0] == readme.partition("<!--")[0]
     assert text.rpartition("-->")[2] == readme.rpartition("-->")[2]
     assert (pages / "docs" / "results" / "emblem.json").is_file()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/results/emblem.md"])
+def test_the_pages_are_what_the_records_say(page):
+    """If not: `python recipes/emblem/results.py`."""
+    assert results.written(ROOT)[ROOT / page] == (ROOT / page).read_text(encoding="utf-8")
+
+
+FIGURE = re.compile(r"\d\.\d|\d ?%|\d of \d|\bhalf\b|\b(?:six|nine) in ten\b")
+"""What reads like a measurement. Sizes, versions and settings are whole numbers or stand in code."""
+
+
+def typed(text):
+    """The figures of a text that no call puts there, without code, links and the rows that are the papers'."""
+    text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|`[^`]*`|```.*?```|\]\([^)]*\)|<!--.*?-->", "", text, flags=re.DOTALL)
+    return [line for line in text.splitlines() if FIGURE.search(line) and not re.match(r"\|[^|]*\| \d", line)]
+
+
+def test_no_figure_is_typed_by_hand():
+    pages = Path(results.__file__).parent / "pages"
+    allowed = ["of a 95 % interval", "3.7 million weights", "Python ≥ 3.11", "Apache-2.0"]
+    for text in (
+        results.RESULTS.sub("", (ROOT / "README.md").read_text(encoding="utf-8")),
+        (pages / "readme.md.j2").read_text(encoding="utf-8"),
+        (pages / "results.md.j2").read_text(encoding="utf-8"),
+    ):
+        assert [line for line in typed(text) if not any(words in line for words in allowed)] == []

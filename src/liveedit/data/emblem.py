@@ -1,9 +1,9 @@
 """Emblem: flags and emoji drawn by several hands, with facts about them; the benchmark that ships with the package.
 
 An entity (a country's flag, a thing) was drawn by 4 to 7 *hands* (icon sets). One hand of each sort is held out: the
-embedded model never saw its drawings. Entities are split into ``train``, ``val`` and ``test`` with no overlap: what an
-editor is trained on (edits, answers, locality probes, images) never returns in its test. ``docs/emblem.md`` is the
-data card.
+embedded model never saw its drawings. Entities are split into ``train``, ``val`` and ``test`` with no overlap: no edit,
+locality probe or image that an editor is trained on returns in its test. Answers do where there are few to choose from
+(a continent, a kind), not those to country, name and capital. ``docs/emblem.md`` is the data card.
 """
 
 import hashlib

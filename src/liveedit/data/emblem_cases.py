@@ -14,7 +14,7 @@ image_locality              another entity's drawing, asked about anything      
 text_locality               a fact about another entity, without an image                             as before
 portability_1hop … 3hop     what follows from the drawing showing the other entity                    follows
 same_image_other_question   the same drawing, asked something that does not follow from the edit      as before
-look_alike_image            the most similar other entity's drawing, the same question                as before
+look_alike_image            the most similar drawing that must stay, the same question                as before
 question_alone              the edit's question without an image                                      as before
 image_alone                 the edited drawing without a question                                     as before
 ==========================  ========================================================================  ========
