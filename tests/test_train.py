@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import cos, pi
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +17,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from liveedit.editors import load_editor, new_editor
+from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.tiny import tiny
 from liveedit.train import TrainConfig, train
@@ -201,8 +207,8 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
         plan = replace(FAST, steps=3, cache=cache)
         report = lambda stage, step, total, values, seen=seen: seen.append(values["loss"]) if values else None  # noqa: E731
         train(fresh(vlm, "liveedit"), CASES, plan, tmp_path / str(cache), report)
-    assert (tmp_path / "True" / "cache.pt").exists()
-    assert not (tmp_path / "False" / "cache.pt").exists()
+    assert (tmp_path / "True" / "hidden" / "0000000.pt").exists()
+    assert not (tmp_path / "False" / "hidden").exists()
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
     assert len(losses[False]) == 3
 
@@ -238,3 +244,183 @@ def test_an_unreadable_image_is_named_before_anything_is_computed(vlm, tmp_path)
     editor = new_editor(vlm, "liveedit", SETTINGS)
     with pytest.raises(BadInput, match=r"no image at .*lost\.png"):
         train(editor, cases, FAST, tmp_path / "run", lambda *news: pytest.fail(str(news)))
+
+
+# What a step does, told by an editor of one number
+
+
+class Number(TrainableEditor):
+    """Has one weight, whose gradient at each step it is told, and keeps what each step was given."""
+
+    name, paper = "number", ""
+
+    @dataclass(frozen=True)
+    class Config:
+        gradients: tuple[float, ...] = (1.0,)
+
+    def __init__(self, vlm, config=None):
+        super().__init__(vlm, config)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self._networks = nn.ModuleDict({"only": nn.ParameterList([self.weight])})
+        self.batches, self.draws, self.prepared = [], [], 0
+
+    def networks(self):
+        return self._networks
+
+    def edit(self, queries, patch=None):
+        raise NotImplementedError
+
+    def prepare(self, cases):
+        self.prepared += len(cases)
+        return [Example(about=case.id) for case in cases]
+
+    def loss(self, examples, generator):
+        gradients = self.config.gradients
+        self.batches.append([example.about for example in examples])
+        self.draws.append(float(torch.rand((), generator=generator)))
+        return self.weight.sum() * gradients[(len(self.batches) - 1) % len(gradients)], {}
+
+
+def trained_number(vlm, folder, gradients=(1.0,), progress=None, **plan):
+    """The editor, and how far its weight went at each step."""
+    editor, path = Number(vlm, Number.Config(gradients)), [0.0]
+
+    def follow(stage, done, total, values):
+        if stage == "training":
+            path.append(float(editor.weight.detach()))
+        if progress is not None:
+            progress(stage, done)
+
+    train(editor, CASES, TrainConfig(**({"batch_size": 4} | plan)), folder, follow)
+    return editor, [before - after for before, after in pairwise(path)]
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_at_the_cut(vlm, tmp_path):
+    """With a constant gradient a step of Adam is as long as the rate."""
+    _, steps = trained_number(vlm, tmp_path, steps=6, lr=0.1, warmup=3, cut=4)
+    assert steps == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.01, 0.01], rel=1e-4)
+
+
+def test_the_rate_falls_as_a_cosine(vlm, tmp_path):
+    _, steps = trained_number(vlm, tmp_path, steps=4, lr=0.1, schedule="cosine")
+    assert steps == pytest.approx([0.05 * (1 + cos(pi * step / 4)) for step in range(4)], rel=1e-4)
+
+
+def test_gradients_are_clipped_only_if_asked_for(vlm, tmp_path):
+    _, clipped = trained_number(vlm, tmp_path / "clipped", (1.0, 50.0), steps=4, lr=0.1, clip=1.0)
+    _, free = trained_number(vlm, tmp_path / "free", (1.0, 50.0), steps=4, lr=0.1)
+    assert clipped == pytest.approx([0.1] * 4, rel=1e-4)
+    assert free[1] != pytest.approx(0.1, rel=0.1)
+
+
+def test_batches_and_draws_depend_on_the_seed_and_the_step(vlm, tmp_path):
+    one, again, other = (
+        trained_number(vlm, tmp_path / name, steps=4, seed=seed)[0]
+        for name, seed in (("one", 0), ("again", 0), ("other", 1))
+    )
+    assert (one.batches, one.draws) == (again.batches, again.draws)
+    assert all(len({*batch}) == 4 for batch in one.batches)
+    assert len({tuple(batch) for batch in one.batches + other.batches}) == 8
+    assert len({*one.draws, *other.draws}) == 8
+
+
+# Stopping
+
+
+def interrupt_at(stage, done):
+    """A callback that presses Ctrl-C when so much of a stage is done."""
+    return lambda now, number: signal.raise_signal(signal.SIGINT) if (now, number) == (stage, done) else None
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_where_it_stands(vlm, tmp_path):
+    plan = {"steps": 1200, "checkpoint_every": 1000, "lr": 0.1}
+    with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3 of 1,200; the same command goes on from here"):
+        trained_number(vlm, tmp_path, progress=interrupt_at("training", 3), **plan)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+    assert not (tmp_path / "editor.safetensors").exists()
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        trained_number(vlm, tmp_path, progress=lambda *at: (seen.append(at), interrupt_at("training", 5)(*at)), **plan)
+    assert seen == [("training", 4), ("training", 5)]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait(vlm, tmp_path):
+    def press_twice(stage, done):
+        if stage == "training":
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        trained_number(vlm, tmp_path, progress=press_twice, steps=5)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_ctrl_c_keeps_the_hidden_states_so_far(vlm, tmp_path, monkeypatch):
+    monkeypatch.setattr("liveedit.train.SLICE", 2)
+    with pytest.raises(KeyboardInterrupt, match="with the hidden states of 2 of 6 cases; the same command"):
+        trained_number(vlm, tmp_path, progress=interrupt_at("hidden states", 2), steps=1)
+    assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 4
+
+
+def test_training_works_beside_the_main_thread(vlm, tmp_path):
+    with ThreadPoolExecutor() as pool:
+        assert len(pool.submit(trained_number, vlm, tmp_path, steps=2).result()[1]) == 2
+
+
+# Damaged files
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_cut_hidden_states_are_computed_anew(vlm, tmp_path, monkeypatch):
+    monkeypatch.setattr("liveedit.train.SLICE", 2)
+    assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 6
+    files = sorted((tmp_path / "hidden").iterdir())
+    assert len(files) == 3
+    cut(files[0])
+    files[1].write_bytes(b"")
+    assert trained_number(vlm, tmp_path, steps=2)[0].prepared == 4
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "schedule.pt"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink, lambda file: file.write_bytes(b"[]")])
+def test_a_damaged_checkpoint_is_named(vlm, tmp_path, file, damage):
+    trained_number(vlm, tmp_path, steps=1)
+    checkpoint = tmp_path / "checkpoints" / "step-0000001"
+    damage(checkpoint / file)
+    with pytest.raises(BadInput, match=f"{checkpoint} is damaged: remove it"):
+        trained_number(vlm, tmp_path, steps=2)
+    shutil.rmtree(checkpoint)
+    assert len(trained_number(vlm, tmp_path, steps=2)[1]) == 2
+
+
+def test_half_a_checkpoint_is_passed_over(vlm, tmp_path):
+    trained_number(vlm, tmp_path, steps=1)
+    (tmp_path / "checkpoints" / "step-0000002.part").mkdir()
+    assert len(trained_number(vlm, tmp_path, steps=2)[1]) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3", "null"])
+def test_a_damaged_description_is_named(vlm, tmp_path, content):
+    (tmp_path / "training.json").write_text(content, encoding="utf-8")
+    with pytest.raises((BadInput, Mismatch), match=r"training\.json is damaged"):
+        trained_number(vlm, tmp_path, steps=1)
+
+
+def test_nothing_of_somebody_elses_is_touched(vlm, tmp_path):
+    (tmp_path / "config.json").write_text("mine", encoding="utf-8")
+    with pytest.raises(BadInput, match="holds other files"):
+        trained_number(vlm, tmp_path, steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    with pytest.raises(BadInput, match="is a file"):
+        trained_number(vlm, tmp_path / "config.json", steps=1)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"lr": "fast"}, {"schedule": "cosinus"}, {"seed": -1}])
+def test_settings_out_of_range_are_refused(vlm, tmp_path, wrong):
+    with pytest.raises(BadInput, match=f"training.{next(iter(wrong))} is "):
+        trained_number(vlm, tmp_path, **wrong)
+    assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ def case(number: int, edit: Query) -> Case:
 
 def measure(vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS) -> dict[str, Taken | None]:
     """Everything, by the names in ``compute.WORK``. Whatever sees the image finds the one edit (a margin of −∞)."""
-    editor = LiveEdit(vlm, replace(config, margin=-math.inf))
+    editor = LiveEdit(vlm, replace(config, margin=-1e9))
     edit, device = sized(vlm), editor.device
     asked = [Query(edit.prompt, image=edit.image)]
     found = {"edit": taken(lambda: editor.edit([edit]), device)}

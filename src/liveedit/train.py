@@ -5,13 +5,21 @@ on disk beside the checkpoints; a step then costs the layers above it only. Wher
 computes what its own batch needs (``cache``). Devices and processes are accelerate's
 (``accelerate launch -m liveedit train …``): each process takes its share of every batch. The batch of a step depends
 on the seed and the step alone, so a run that was stopped goes on exactly as it would have.
+
+Ctrl-C stops a run where nothing is lost: behind a slice of hidden states, or behind a step, with a checkpoint. A kill
+loses the slice in hand, or the steps since the last checkpoint.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -19,38 +27,53 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from liveedit.artifacts import check_folder, draft, sync, write_file, writing
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
-from liveedit.errors import BadInput, Mismatch
+from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.runinfo import digest
+from liveedit.settings import Count, Index, Positive, Seed, check
 from liveedit.types import Case
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "TrainFile", "train"]
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Told the stage ("hidden states" or "training"), how much of it is done, how much there is, and the losses by name."""
 
 SLICE = 64
-"""Cases whose hidden states are computed between two reports of progress."""
+"""Cases whose hidden states are computed, and kept in a file, between two reports of progress."""
+IDENTITY = "training.json"
+"""The file that says whose a folder is."""
+GOES_ON = "the same command goes on from here"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and how fast. ``schedule`` "step" is the released one: the rate falls to a tenth at ``cut`` steps.
 
-    ``cache`` keeps the hidden states of all cases, 4 bytes for each of D numbers a token, in memory and on disk.
+    ``warmup`` steps lead up to the rate. ``clip`` is the largest norm of a gradient, ``None`` for any. ``cache`` keeps
+    the hidden states of all cases, 4 bytes for each of D numbers a token, in memory and on disk.
     """
 
-    steps: int = 20_000
-    batch_size: int = 8
-    lr: float = 1e-4
-    schedule: str = "step"
-    cut: int = 10_000
-    warmup: int = 0
-    clip: float | None = None
-    seed: int = 0
-    checkpoint_every: int = 500
+    steps: Count = 20_000
+    batch_size: Count = 8
+    lr: Positive = 1e-4
+    schedule: Literal["step", "cosine"] = "step"
+    cut: Index = 10_000
+    warmup: Index = 0
+    clip: Positive | None = None
+    seed: Seed = 0
+    checkpoint_every: Count = 500
     cache: bool = True
+
+
+@dataclass(frozen=True)
+class TrainFile:
+    """What a file of settings holds: the editor's, the training's, and with how many seeds its cases are drawn."""
+
+    editor: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    cases: Count = 1
 
 
 class _Loss(nn.Module):
@@ -70,42 +93,83 @@ def train(
 ) -> Path:
     """Train ``editor`` on ``cases``; the finished editor is left in ``folder``, which is returned.
 
-    ``folder`` also gets the checkpoints, the cached hidden states and the TensorBoard log. If it holds a checkpoint of
-    the same run, training goes on from there. Raises :class:`Mismatch` if the checkpoint belongs to another
-    configuration or model, :class:`BadInput` if there are fewer cases than one batch takes or an image cannot be read.
+    ``folder`` also gets the checkpoints, the hidden states and the TensorBoard log. If it holds some of the same run,
+    training goes on from there. Raises :class:`Mismatch` if they belong to another configuration or model,
+    :class:`BadInput` for settings out of range, fewer cases than one batch takes, a folder that holds other things,
+    damaged files and images that cannot be read, :class:`StorageError` where a disk fails. An interrupt,
+    ``KeyboardInterrupt``, says where the run stopped.
     """
+    check(config, "training.")
+    tell = progress or (lambda *_: None)
     if len(cases) < config.batch_size:
-        raise BadInput(f"{len(cases)} cases are fewer than one batch of {config.batch_size}: lower --batch-size")
+        raise BadInput(
+            f"{len(cases)} cases are fewer than one batch of {config.batch_size}: lower batch_size or add cases"
+        )
     unread = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as the pooler of a pretrained encoder
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(folder), kwargs_handlers=[unread])
     set_seed(config.seed)
     if accelerator.is_main_process:
         check_readable(image for case in cases for query in case.queries for image in query.images)
-    _claim(folder, _identity(editor, cases, config), accelerator)
-    examples = _prepared(editor, cases, folder, accelerator, progress) if config.cache else []
-    loss = _Loss(editor)
-    optimizer = torch.optim.Adam(_groups(editor), lr=config.lr, fused=True)
-    scheduler = LambdaLR(optimizer, lambda step: _rate(step, config))
-    loss, optimizer = accelerator.prepare(loss, optimizer)
-    first = _resume(accelerator, folder, scheduler)
-    accelerator.init_trackers("log")
-    for step in range(first, config.steps):
-        chosen, generator = _batch(len(cases), config, step, accelerator)
-        batch = [examples[i] for i in chosen] if config.cache else editor.prepare([cases[i] for i in chosen])
-        total, terms = loss(batch, generator)
-        optimizer.zero_grad()
-        accelerator.backward(total)
-        if config.clip is not None:
-            accelerator.clip_grad_norm_(loss.parameters(), config.clip)
-        optimizer.step()
-        scheduler.step()
-        _report(accelerator, step + 1, config, total, terms, progress)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            _checkpoint(accelerator, folder, step + 1, scheduler)
-    accelerator.end_training()
+    with accelerator.main_process_first():
+        _claim(folder, _identity(editor, cases, config))
+    with _interrupts() as interrupted:
+        examples = _prepared(editor, cases, folder, accelerator, interrupted, tell) if config.cache else []
+        loss = _Loss(editor)
+        optimizer = torch.optim.Adam(_groups(editor), lr=config.lr, fused=True)
+        scheduler = LambdaLR(optimizer, lambda step: _rate(step, config))
+        loss, optimizer = accelerator.prepare(loss, optimizer)
+        first = _resume(accelerator, folder, scheduler)
+        accelerator.init_trackers("log")
+        stopped = None
+        for step in range(first, config.steps):
+            chosen, generator = _batch(len(cases), config, step, accelerator)
+            batch = [examples[i] for i in chosen] if config.cache else editor.prepare([cases[i] for i in chosen])
+            total, terms = loss(batch, generator)
+            optimizer.zero_grad()
+            accelerator.backward(total)
+            if config.clip is not None:
+                accelerator.clip_grad_norm_(loss.parameters(), config.clip)
+            optimizer.step()
+            scheduler.step()
+            done = step + 1
+            _report(accelerator, done, config, total, terms, tell)
+            stopped = done if done < config.steps and _any(accelerator, interrupted()) else None
+            if done % config.checkpoint_every == 0 or done == config.steps or stopped:
+                _checkpoint(accelerator, folder, done, scheduler)
+            if stopped:
+                break
+        accelerator.end_training()
+    if stopped:
+        raise KeyboardInterrupt(f"stopped at step {stopped:,} of {config.steps:,}; {GOES_ON}")
     if accelerator.is_main_process:
         editor.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Within it the first Ctrl-C only makes what is yielded true; the second interrupts at once, as ever."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+        yield lambda: False
+        return
+    before, heard = signal.getsignal(signal.SIGINT), threading.Event()
+
+    def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        heard.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield heard.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _any(accelerator: Accelerator, here: bool) -> bool:
+    """Whether something is so in any process, which all have to ask together."""
+    if accelerator.num_processes == 1:
+        return here
+    return bool(accelerator.reduce(torch.tensor(int(here), device=accelerator.device)))
 
 
 def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfig) -> dict[str, Any]:
@@ -124,36 +188,65 @@ def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfi
     return settings | {"cases": digest(cases)}
 
 
-def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> None:
-    """Write down whose folder this is, or refuse another run's."""
-    file = folder / "training.json"
-    if file.exists():
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(identity))
-        different = sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key))
-        if different:
-            raise Mismatch(f"{folder} holds a training with another {', '.join(different)}: choose a new folder")
-    elif accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(identity, indent=1), encoding="utf-8")
-    accelerator.wait_for_everyone()
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Write down whose folder this is, or refuse another's."""
+    check_folder(folder, IDENTITY)
+    file = folder / IDENTITY
+    if not file.exists():
+        write_file(file, json.dumps(identity, indent=1).encode())
+    try:
+        stored = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise BadInput(f"{file} is damaged: choose a new folder") from None
+    now = json.loads(json.dumps(identity))
+    if different := sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key)):
+        raise Mismatch(f"{folder} holds a training with another {', '.join(different)}: choose a new folder")
 
 
 def _prepared(
-    editor: TrainableEditor, cases: Sequence[Case], folder: Path, accelerator: Accelerator, progress: Progress | None
-) -> Sequence[Example]:
-    """The cases with their hidden states, computed once and kept in ``folder``."""
-    file = folder / "cache.pt"
-    if not file.exists() and accelerator.is_main_process:
-        examples: list[Example] = []
+    editor: TrainableEditor,
+    cases: Sequence[Case],
+    folder: Path,
+    accelerator: Accelerator,
+    interrupted: Callable[[], bool],
+    tell: Progress,
+) -> list[Example]:
+    """The cases with their hidden states, computed once and kept in ``folder``, a file for each slice of cases."""
+    examples: list[Example] = []
+    with accelerator.main_process_first():
         for start in range(0, len(cases), SLICE):
-            examples += editor.prepare(cases[start : start + SLICE])
-            if progress is not None:
-                progress("hidden states", len(examples), len(cases), {})
-        torch.save(examples, file.with_suffix(".part"))
-        file.with_suffix(".part").rename(file)
-    accelerator.wait_for_everyone()
-    return list(torch.load(file, weights_only=False))
+            file = folder / "hidden" / f"{start:07d}.pt"
+            some = _kept(file)
+            if some is None:
+                tell("hidden states", start, len(cases), {})
+                some = editor.prepare(cases[start : start + SLICE])
+                with _saving(file), draft(file) as part, part.open("wb") as written:
+                    torch.save(some, written)
+                tell("hidden states", start + len(some), len(cases), {})
+            examples += some
+            if interrupted():
+                kept = f"the hidden states of {len(examples):,} of {len(cases):,} cases"
+                raise KeyboardInterrupt(f"stopped with {kept}; {GOES_ON}")
+    return examples
+
+
+def _kept(file: Path) -> list[Example] | None:
+    """The hidden states in a file, if there is one and it is whole."""
+    try:
+        return list(torch.load(file, weights_only=False))
+    except Exception:  # whatever pickle makes of a damaged one
+        return None
+
+
+@contextmanager
+def _saving(target: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing ``target`` into one line. Raises :class:`StorageError`."""
+    try:
+        with writing(target, f"mend that, {GOES_ON}"):
+            yield
+    except RuntimeError as error:  # what torch makes of a full disk
+        reason = str(error).partition("\n")[0]
+        raise StorageError(f"cannot write {target} ({reason}): mend that, {GOES_ON}") from error
 
 
 def _batch(count: int, config: TrainConfig, step: int, accelerator: Accelerator) -> tuple[list[int], torch.Generator]:
@@ -185,26 +278,32 @@ def _rate(step: int, config: TrainConfig) -> float:
 def _checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: LambdaLR) -> None:
     """Save everything that the run needs to go on; the one before is removed when the new one is whole."""
     target = folder / "checkpoints" / f"step-{step:07d}"
-    accelerator.save_state(str(target.with_suffix(".part")))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        torch.save(scheduler.state_dict(), target.with_suffix(".part") / "schedule.pt")
-        target.with_suffix(".part").rename(target)
-        for old in sorted(target.parent.glob("step-*[0-9]"))[:-1]:
-            for file in sorted(old.rglob("*"), reverse=True):
-                file.unlink() if file.is_file() else file.rmdir()
-            old.rmdir()
+    part = target.with_suffix(".part")
+    with _saving(target):
+        accelerator.save_state(str(part))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            torch.save(scheduler.state_dict(), part / "schedule.pt")
+            for file in [*part.iterdir(), part]:
+                sync(file)
+            part.rename(target)
+            sync(target.parent)
+            for old in sorted(target.parent.glob("step-*[0-9]"))[:-1]:
+                shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
 def _resume(accelerator: Accelerator, folder: Path, scheduler: LambdaLR) -> int:
-    """Load the last whole checkpoint; the step to begin with."""
+    """Load the last checkpoint; the step to begin with. Raises :class:`BadInput` if it is damaged."""
     found = sorted((folder / "checkpoints").glob("step-*[0-9]"))
     if not found:
         return 0
-    accelerator.load_state(str(found[-1]))
-    scheduler.load_state_dict(torch.load(found[-1] / "schedule.pt", weights_only=True))
-    return int(found[-1].name.removeprefix("step-"))
+    try:
+        accelerator.load_state(str(found[-1]))
+        scheduler.load_state_dict(torch.load(found[-1] / "schedule.pt", weights_only=True))
+        return int(found[-1].name.removeprefix("step-"))
+    except Exception as error:  # whatever the readers of its files make of it
+        raise BadInput(f"{found[-1]} is damaged: remove it, and the same command begins again") from error
 
 
 def _report(
@@ -213,11 +312,11 @@ def _report(
     config: TrainConfig,
     total: Tensor,
     terms: dict[str, Tensor],
-    progress: Progress | None,
+    tell: Progress,
 ) -> None:
-    """Log every tenth step, and tell ``progress`` about each."""
+    """Log every tenth step, and tell about each."""
     values = {"loss": float(total.detach()), **{name: float(term.detach()) for name, term in terms.items()}}
     if step % 10 == 0:
         accelerator.log(values, step=step)
-    if progress is not None and accelerator.is_main_process:
-        progress("training", step, config.steps, values)
+    if accelerator.is_main_process:
+        tell("training", step, config.steps, values)

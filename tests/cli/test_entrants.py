@@ -1,5 +1,7 @@
 """Which editors `--editors` names, and which of them are ready."""
 
+import json
+
 import pytest
 
 from liveedit.cli.entrants import Entrant, entrants, load_entrants
@@ -24,7 +26,7 @@ def trained(vlm, tmp_path_factory):
 
 
 def labels(vlm, text, trained):
-    return {label: editor.name for label, editor in load_entrants(vlm, "tiny", entrants(text), trained)[0].items()}
+    return {label: editor.name for label, editor in load_entrants(vlm, "tiny", entrants(text), trained).editors.items()}
 
 
 def test_the_forms():
@@ -52,14 +54,31 @@ def test_one_label_twice_is_refused(vlm, trained):
 
 
 def test_all_are_those_that_are_ready(vlm, trained, tmp_path):
-    found, skipped = load_entrants(vlm, "tiny", entrants("all"), tmp_path)
-    assert {label: editor.name for label, editor in found.items()} == {label: label for label in found}
-    assert {"ft-l", "grace"} <= found.keys()
-    assert "liveedit" not in found
-    [line] = [line for line in skipped if line.startswith("liveedit ")]
+    ready = load_entrants(vlm, "tiny", entrants("all"), tmp_path)
+    assert {label: editor.name for label, editor in ready.editors.items()} == {label: label for label in ready.editors}
+    assert {"ft-l", "grace"} <= ready.editors.keys()
+    assert "liveedit" not in ready.editors
+    [line] = [line for line in ready.left_out if line.startswith("liveedit ")]
     assert f"liveedit train {tmp_path / 'liveedit'} --editor liveedit --model tiny" in line
-    assert len(found) + len(skipped) == len(EDITORS)
+    assert len(ready.editors) + len(ready.left_out) + len(ready.failed) == len(EDITORS)
     assert "liveedit" in labels(vlm, "all", trained)
+
+
+def test_one_that_cannot_be_loaded_leaves_the_others(vlm, trained, tmp_path):
+    for name, settings in (("ike", {"retriever": str(tmp_path / "none")}), ("ft-l", {"lr": "fast"})):
+        (tmp_path / name).mkdir()
+        about = {"editor": name, "config": settings}
+        (tmp_path / name / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    new_editor(vlm, "liveedit", SMALL).save_pretrained(tmp_path / "liveedit")
+    weights = tmp_path / "liveedit" / "editor.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    ready = load_entrants(vlm, "tiny", entrants("all,named=mend"), tmp_path)
+    assert {"ft-m", "grace"} <= ready.editors.keys()
+    assert "no sentence encoder" in str(ready.failed["ike"])
+    assert "config.lr is 'fast'" in str(ready.failed["ft-l"])
+    assert "no editor can be read" in str(ready.failed["liveedit"])
+    assert "has to be trained" in str(ready.failed["named"])
+    assert "mend" not in {*ready.editors, *ready.failed}
 
 
 def test_what_is_named_must_be_there(vlm, trained, tmp_path):

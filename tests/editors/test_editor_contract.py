@@ -262,7 +262,7 @@ def test_an_edit_without_target_is_refused(editor):
 
 
 def test_an_unknown_setting_is_named(editor):
-    with pytest.raises(BadInput, match="no setting colour"):
+    with pytest.raises(BadInput, match="colour is no setting"):
         new_editor(editor.vlm, editor.name, {"colour": 1})
 
 
@@ -281,3 +281,17 @@ def test_its_networks_are_drawn_by_the_seed_alone(name):
     assert torch.equal(torch.rand(1), drawn)
     assert new_editor(vlm, name, settings, seed=0).fingerprint == made.fingerprint
     assert new_editor(vlm, name, settings, seed=1).fingerprint != made.fingerprint
+
+
+@pytest.mark.parametrize(("layers", "layer"), [(4, 2), (32, 21)])
+def test_the_layer_is_after_two_thirds_unless_it_is_named(layers, layer, monkeypatch):
+    """Of LLaVA's 32 it is the released one; what is stored has it as a number."""
+    monkeypatch.setattr("liveedit.models.tiny.LAYERS", layers)
+    vlm = tiny("llava")
+    for name in ("liveedit", "pinpoint", "recipe", "serac"):
+        small = {"recipe": {"key_dim": 8}}.get(name, {"module_dim": 16, "heads": 2})
+        small |= {"width": 16, "depth": 1} if name == "serac" else {}
+        editor = new_editor(vlm, name, small)
+        assert editor.layer == editor.config.layer == layer
+        assert editor.fingerprint == new_editor(vlm, name, small | {"layer": layer}).fingerprint
+        assert new_editor(vlm, name, small | {"layer": 1}).layer == 1

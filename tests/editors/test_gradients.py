@@ -186,7 +186,7 @@ def test_networks_with_a_rate_of_their_own_move_at_it(name, tmp_path):
     editor = new_editor(tiny("llava"), name, SETTINGS[name])
     [(apart, rate)] = editor.rates().items()
     before = [parameter.detach().clone() for parameter in editor.networks()[apart].parameters()]
-    train(editor, CASES, TrainConfig(steps=1, batch_size=3, lr=0.0), tmp_path)
+    train(editor, CASES, TrainConfig(steps=1, batch_size=3, lr=1e-9), tmp_path)
     for parameter, old in zip(editor.networks()[apart].parameters(), before, strict=True):
         torch.testing.assert_close((parameter.detach() - old).abs(), torch.full_like(old, rate), rtol=0.01, atol=0)
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,11 +13,11 @@ from liveedit.editors import new_editor
 from liveedit.editors.base import Editor
 from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
-from liveedit.evaluate import Windows, evaluate
+from liveedit.evaluate import Evaluation, Windows, evaluate
 from liveedit.evaluate.run import answer_limit
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
-from liveedit.report import read_records, summary
+from liveedit.report import failures, read_records, summary, write_report
 from liveedit.types import Case, Probe, Query, Record
 
 FT = FTLConfig(lr=0.1)  # a tiny model has far to go
@@ -414,3 +415,60 @@ def test_an_unreadable_image_is_named_before_anything_is_asked(vlm, cases, tmp_p
     last = replace(last, probes=(*last.probes, probe))
     with pytest.raises(BadInput, match=r"no image at .*lost\.png"):
         run(vlm, [*first, last], tmp_path / "run", protocol=Windows((6,)), watcher=lambda news: pytest.fail(news.stage))
+
+
+class Breaking(FTL):
+    """Fine-tuning that fails: while it edits the third query, or while it is asked."""
+
+    def __init__(self, vlm, config, breaks):
+        super().__init__(vlm, config)
+        self.breaks = breaks
+
+    def edit(self, queries, patch=None):
+        if self.breaks == "editing" and patch is not None:
+            raise RuntimeError("out of\nmemory")
+        made = super().edit(queries, patch)
+        if self.breaks == "asking":
+            made.weights = lambda: {"no such weight": torch.zeros(1)}
+        return made
+
+
+@pytest.mark.parametrize(
+    ("breaks", "line"),
+    [
+        ("editing", r"broken failed \(editing 3 of 3\): RuntimeError: out of memory"),
+        ("asking", r"broken failed \(asking after 1 edits, window 1\): "),
+    ],
+)
+def test_one_editors_failure_leaves_the_others(vlm, made, whole, tmp_path, breaks, line):
+    seen = []
+
+    def evaluated(breaks):
+        evaluation = Evaluation(vlm, made, PLAN, data="drawn", seed=7)
+        evaluation.add(Breaking(vlm, FT, breaks), tmp_path / "broken", "broken")
+        evaluation.add(FTL(vlm, FT), tmp_path / "ft", "ft-l")
+        paths = evaluation.run(lambda news: seen.append(news))
+        return evaluation, [read_records(path).records if path.exists() else [] for path in paths]
+
+    evaluation, (broken, good) = evaluated(breaks)
+    assert [*evaluation.errors] == ["broken"]
+    assert list(map(timeless, good)) == list(map(timeless, whole[0]))
+    assert len(broken) < len(good)
+    [said] = [news.failure for news in seen if news.failure]
+    assert re.match(line, said)
+    assert [said] == failures(tmp_path) == list(read_records(tmp_path).failures)
+    assert "Traceback" in json.loads((tmp_path / "broken" / "failed.json").read_text(encoding="utf-8"))["traceback"]
+    write_report(tmp_path, tmp_path / "report")
+    for name in ("table.md", "index.html"):
+        assert "broken failed" in (tmp_path / "report" / name).read_text(encoding="utf-8")
+    assert vlm.patches == []
+
+    evaluation, (mended, _) = evaluated("nowhere")
+    assert not evaluation.errors
+    assert failures(tmp_path) == []
+    assert [record.answer_after for record in mended] == [record.answer_after for record in whole[0]]
+
+
+def test_an_editor_that_is_evaluated_alone_fails_with_its_own_error(vlm, made, tmp_path):
+    with pytest.raises(RuntimeError, match="out of"):
+        run(vlm, made, tmp_path, Breaking(vlm, FT, "editing"))

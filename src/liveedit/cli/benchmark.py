@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from liveedit.cli.display import shown
 from liveedit.cli.entrants import Entrant, entrants, load_entrants
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, LiveEditError
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
@@ -78,8 +78,7 @@ def evaluate(
     check_report(out)
     cases = load_cases(data, "test", seed, split=split, prompts=prompts)
     trained = out.absolute().parent / "editors" if trained is None else trained
-    if _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed, form=form):
-        report(out)
+    _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed, form=form)
 
 
 def report(out: Annotated[Path, typer.Argument(help="Folder with the records of `liveedit eval`.")]) -> None:
@@ -115,7 +114,6 @@ def demo(
     protocol = Windows(max_cases=cases, ask=cases)
     drawn = load_cases("emblem", "test")
     _run("emblem", entrants("liveedit,ft-l"), drawn, protocol, out, data="emblem", trained=out, seed=0)
-    report(out)
 
 
 def _show_corrections(console: Console, number: int = 8) -> None:
@@ -146,37 +144,60 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 def _run(
     model: str, asked: list[Entrant], cases: "list[Case]", protocol: "Protocol", out: Path, *,
     data: str, trained: Path, seed: int, form: Mapping[str, Any] = MappingProxyType({}),
-) -> bool:  # fmt: skip
-    """Evaluate the editors, with one progress bar over all; whether this is the process that reports on them."""
-    from liveedit.evaluate import Evaluation, processes
+) -> None:  # fmt: skip
+    """Evaluate the editors, with one progress bar over all, and report on them.
+
+    Raises :class:`LiveEditError` at the end if some have failed.
+    """
+    from liveedit.evaluate import Evaluation, note_failure, processes
+    from liveedit.report import failures
 
     here = processes()
     console = Console(quiet=not here.is_main_process)
     vlm = load_here(model, form)
     evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed)
-    editors, skipped = load_entrants(vlm, model, asked, trained)
-    for line in skipped:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-    for label, editor in editors.items():
+    ready = load_entrants(vlm, model, asked, trained)
+    for label, editor in ready.editors.items():
         evaluation.add(editor, out / label, label)
+    for label, error in ready.failed.items():
+        console.print(shown(note_failure(out / label, label, "loading", error)), soft_wrap=True)
+    for line in ready.left_out:
+        console.print(shown(line), soft_wrap=True)
     with _bar(console) as watcher:
-        evaluation.run(watcher)
-    return bool(here.is_main_process)
+        try:
+            evaluation.run(watcher)
+        except KeyboardInterrupt:
+            done = f"{evaluation.done:,} of {evaluation.total:,} probes"
+            raise KeyboardInterrupt(f"stopped at {done}; the same command goes on from here") from None
+    if here.is_main_process:
+        if any(out.rglob("records-*.jsonl")):
+            report(out)
+        for line in ready.left_out:
+            console.print(shown(line), soft_wrap=True)
+        if failed := [line for label in (*ready.editors, *ready.failed) for line in failures(out / label)]:
+            raise LiveEditError(f"{'; '.join(failed)}: the others are done, and the same command tries again")
 
 
 @contextmanager
 def _bar(console: Console) -> Iterator["Watcher"]:
     """One bar over all editors, as long as the time that they take: what is spent, and what is left by estimate."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    columns = (
+        TextColumn("{task.description}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("", total=None, shown="")
         start = time.monotonic()
 
         def watcher(news: "News") -> None:
             spent, left = time.monotonic() - start, news.seconds_left
-            shown = f"{news.done:,}/{news.total:,} probes, {'time left unknown yet' if left is None else _about(left)}"
+            count = f"{news.done:,}/{news.total:,}, {'time left unknown' if left is None else _about(left)}"
             total = None if left is None else spent + left
-            bar.update(task, description=f"{news.editor}: {news.stage}", completed=spent, total=total, shown=shown)
+            bar.update(task, description=f"{news.editor}: {news.stage}", completed=spent, total=total, shown=count)
+            if news.failure:
+                console.print(shown(news.failure), soft_wrap=True)
 
         yield watcher
 

@@ -7,17 +7,17 @@ among those that ship with the package; one without training that is in neither 
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from liveedit.errors import BadInput, LiveEditError, Mismatch
+from liveedit.errors import BadInput, Mismatch, UnknownName
 
 if TYPE_CHECKING:
     from liveedit.editors.base import Editor
     from liveedit.models.vlm import VLM
 
-__all__ = ["Entrant", "entrants", "load_entrants"]
+__all__ = ["Entrant", "Ready", "entrants", "load_entrants"]
 
 ALL = "all"
 
@@ -43,41 +43,67 @@ def entrants(text: str) -> list[Entrant]:
     return found
 
 
-def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -> "tuple[dict[str, Editor], list[str]]":
-    """The editors by label, and a line for each method of `all` that cannot be tested yet.
+@dataclass(frozen=True)
+class Ready:
+    """What can be tested, and what not.
 
-    ``trained`` is the folder of trained editors, one by the name of its method. Raises :class:`BadInput` where two have
-    one label or none of `all` is ready, and whatever loading an editor that was named itself raises.
+    ``editors`` has those that can, by label, ``left_out`` a line for each of `all` that is yet to be trained,
+    ``failed`` what went wrong with the others, by the label that they would have had.
+    """
+
+    editors: "dict[str, Editor]" = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+
+class Untrained(BadInput):
+    """A method that has to be trained for the model first."""
+
+
+def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -> Ready:
+    """The editors, as far as they can be loaded. ``trained`` is the folder of trained ones, by the names of methods.
+
+    Raises :class:`UnknownName` for a name that there is not, :class:`BadInput` where two have one label, and where
+    there is no editor at all, what kept them from it.
     """
     from liveedit.editors import EDITORS
 
-    chosen: dict[str, Editor] = {}
-    skipped: list[str] = []
+    ready = Ready()
     for entrant in asked:
         for name in sorted(EDITORS) if entrant.source == ALL else [entrant.source]:
+            label = entrant.label or (name if name in EDITORS else Path(name).name)
             try:
                 editor = _load(vlm, model, name, trained)
                 editor.empty()  # reads whatever else the method needs, such as a sentence encoder
-            except LiveEditError as error:
-                if entrant.source != ALL:
-                    raise
-                skipped.append(f"{name} is left out: {error}")
+                _agree(entrant, editor)
+            except UnknownName:
+                raise
+            except Exception as error:  # the others are tested all the same
+                if isinstance(error, Untrained) and entrant.source == ALL:
+                    ready.left_out.append(f"{name} is left out: {error}")
+                else:
+                    ready.failed[label] = error
                 continue
-            if entrant.method not in ("", editor.name):
-                raise Mismatch(
-                    f"{entrant.source} holds an editor of the method '{editor.name}', not '{entrant.method}'"
-                )
             label = entrant.label or editor.name
-            if label in chosen:
+            if label in ready.editors:
                 raise BadInput(f"two editors are called '{label}': give one of them another label, as in LABEL=FOLDER")
-            chosen[label] = editor
-    if not chosen:
-        raise BadInput(f"no editor is ready: {'; '.join(skipped)}")
-    return chosen, skipped
+            ready.editors[label] = editor
+    if not ready.editors:
+        if len(ready.failed) == 1 and not ready.left_out:
+            raise next(iter(ready.failed.values()))
+        failed = [f"{label}: {error}" for label, error in ready.failed.items()]
+        raise BadInput(f"no editor is ready: {'; '.join(ready.left_out + failed)}")
+    return ready
+
+
+def _agree(entrant: Entrant, editor: "Editor") -> None:
+    """Raise :class:`Mismatch` unless the editor is of the method that was asked for."""
+    if entrant.method not in ("", editor.name):
+        raise Mismatch(f"{entrant.source} holds an editor of the method '{editor.name}', not '{entrant.method}'")
 
 
 def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
-    """The editor of a name, folder or id. Raises :class:`BadInput` where it is yet to be trained, with the command."""
+    """The editor of a name, folder or id. Raises :class:`Untrained` where it is yet to be trained, with the command."""
     from liveedit.editable import EMBEDDED, embedded
     from liveedit.editors import EDITORS, load_editor
     from liveedit.registry import resolve
@@ -90,4 +116,4 @@ def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
     if not hasattr(resolve("editor", source, EDITORS), "from_pretrained"):
         return load_editor(vlm, source)
     command = shlex.join(["liveedit", "train", str(trained / source), "--editor", source, "--model", model])
-    raise BadInput(f"{source} has to be trained for this model first: {command}")
+    raise Untrained(f"{source} has to be trained for this model first: {command}")

@@ -1,19 +1,21 @@
 """`liveedit train`: train an editor's networks."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
-from liveedit.cli.display import shown
+from liveedit.cli.display import shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
-    from liveedit.train import TrainConfig
+    from liveedit.train import Progress as Watcher
 
 __all__ = ["train"]
 
@@ -34,60 +36,70 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the networks, the data order and all draws.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of optimiser steps.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the networks, the data order and of all draws.")
+    ] = None,
     cache: Annotated[
         bool | None, typer.Option(help="Keep all hidden states, on disk too; without, each step computes its own.")
     ] = None,
 ) -> None:
-    """Train an editor. Stop it at any time: the same command goes on from the last checkpoint."""
-    settings, form = _settings(config), options(dtype, quantize, device_map, prompt_format)
+    """Train an editor. Stop it at any time: the same command goes on from there, after a kill from the last checkpoint.
 
+    Without --config, an editor has its default settings, at a layer after two thirds of the model's.
+    """
+    form = options(dtype, quantize, device_map, prompt_format)
+
+    from liveedit.artifacts import check_folder
     from liveedit.data import load_cases
-    from liveedit.editors import new_editor
+    from liveedit.editors import EDITORS, new_editor
     from liveedit.editors.base import TrainableEditor
+    from liveedit.registry import resolve
+    from liveedit.settings import read_json, read_settings
+    from liveedit.train import IDENTITY, TrainConfig, TrainFile
     from liveedit.train import train as run
 
-    cases = [
-        case
-        for number in range(settings.get("cases", 1))
-        for case in load_cases(data, "train", number, split=split, prompts=prompts)
-    ]
+    method = resolve("editor", editor, EDITORS)
+    if not issubclass(method, TrainableEditor):
+        raise BadInput(f"{editor} has nothing to train: use it as it is")
+    where = "" if config is None else f"{config}: "
+    file = TrainFile() if config is None else read_settings(TrainFile, read_json(config), where)
     given = {"steps": steps, "seed": seed, "cache": cache}
     changes = {name: value for name, value in given.items() if value is not None}
-    training = _training(settings.get("training", {}) | changes)
-    trained = new_editor(load_here(model, form), editor, settings.get("editor", {}), training.seed)
-    if not isinstance(trained, TrainableEditor):
-        raise BadInput(f"{editor} has nothing to train: use it as it is")
+    training = read_settings(TrainConfig, file.training | changes, f"{where}training.")
+    method.settings(file.editor, f"{where}editor.")  # complains before the model is read
+    check_folder(out, IDENTITY)
+
+    seeds = range(file.cases)
+    cases = [case for number in seeds for case in load_cases(data, "train", number, split=split, prompts=prompts)]
+    trained = new_editor(load_here(model, form), editor, file.editor, training.seed)
+    assert isinstance(trained, TrainableEditor)
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("hidden states", total=len(cases))
-
-        def progress(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-            losses = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-            shown = losses if values and done % 20 == 0 else None if values else stage
-            bar.update(task, completed=done, total=total, description=shown)
-            if values and not console.is_terminal and done % 100 == 0:
-                console.print(f"{done}/{total} {losses}", soft_wrap=True)
-
+    with standing("stopped; the same command goes on from the last checkpoint"), _bar(console) as progress:
         run(trained, cases, training, out, progress)
     console.print(shown(f"trained editor in {out}"), soft_wrap=True)
 
 
-def _training(values: dict[str, Any]) -> "TrainConfig":
-    from liveedit.train import TrainConfig
+@contextmanager
+def _bar(console: Console) -> Iterator["Watcher"]:
+    """A bar for each stage in turn; the losses have what room is left. Without a terminal, a line now and then."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+    )
+    with Progress(*columns, console=console, expand=True) as bar:
+        task = bar.add_task("getting ready", total=0, losses="")
 
-    try:
-        return TrainConfig(**values)
-    except TypeError as error:
-        raise BadInput(f"the training settings are wrong: {str(error).partition(') ')[2]}") from None
+        def progress(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+            losses = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+            if done % 20 == 0 or done == total:
+                bar.update(task, losses=losses)
+            if values and not console.is_terminal and done % 100 == 0:
+                console.print(f"{done}/{total} {losses}", soft_wrap=True)
 
-
-def _settings(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    try:
-        return dict(json.loads(config.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read the settings in {config}: {error}") from None
+        yield progress

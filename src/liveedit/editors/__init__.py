@@ -1,11 +1,9 @@
 """Editing methods by name. Importing this package loads neither torch nor transformers."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liveedit.editors.former import renamed
 from liveedit.errors import BadInput
 from liveedit.registry import resolve
 
@@ -84,15 +82,13 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
         if hasattr(editor, "from_pretrained"):
             raise BadInput(f"{source} has to be trained for this model first: give the folder of a trained editor")
         return editor(vlm)  # type: ignore[no-any-return]
-    try:
-        about = renamed(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        name = str(about["editor"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{folder} holds no editor: give the folder of a trained one") from None
-    editor = resolve("editor", name, EDITORS)
+    from liveedit.editors.base import described
+
+    about = described(folder)
+    editor = resolve("editor", about["editor"], EDITORS)
     if hasattr(editor, "from_pretrained"):
         return editor.from_pretrained(vlm, folder)  # type: ignore[no-any-return]
-    return new_editor(vlm, name, about.get("config"))
+    return editor(vlm, editor.settings(about["config"], f"{folder / 'config.json'}: config."))  # type: ignore[no-any-return]
 
 
 def _download(repo: str) -> Path:

@@ -6,7 +6,7 @@ A method is one file with one class, and one line in ``liveedit.editors.EDITORS`
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +21,10 @@ from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
+from liveedit.settings import check, read_json, read_settings
 from liveedit.types import Case, Query, checked
 
-__all__ = ["Editor", "Example", "TrainableEditor", "alone"]
+__all__ = ["Editor", "Example", "TrainableEditor", "alone", "described"]
 
 CONFIG, WEIGHTS = "config.json", "editor.safetensors"
 """The files of an editor's folder."""
@@ -66,16 +67,15 @@ class Editor(ABC):
 
     def __init__(self, vlm: VLM, config: Any = None) -> None:
         self.vlm, self.config = vlm, self.Config() if config is None else config
+        check(self.config, f"{self.name}.")
 
     @classmethod
-    def settings(cls, values: Mapping[str, Any]) -> Any:
-        """The config with ``values``, read from JSON. Raises :class:`BadInput` for a setting that does not exist."""
-        known = [setting.name for setting in fields(cls.Config)]
-        if unknown := sorted(values.keys() - set(known)):
-            raise BadInput(f"{cls.name} has no setting {', '.join(unknown)}: it has {', '.join(known)}")
-        return cls.Config(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        )
+    def settings(cls, values: object, where: str = "") -> Any:
+        """The config with ``values``, read from JSON; ``where`` they come from stands before a name in a message.
+
+        Raises :class:`BadInput` for a setting that does not exist or that does not take its value.
+        """
+        return read_settings(cls.Config, values, where or f"{cls.name}.")
 
     @abstractmethod
     def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> Patch:
@@ -153,6 +153,20 @@ class TrainableEditor(Editor):
 
     query_time: ClassVar[frozenset[str]] = frozenset()
     """Settings that may differ between the editor that made a patch and the one that opens it."""
+
+    def __init__(self, vlm: VLM, config: Any = None) -> None:
+        super().__init__(vlm, config)
+        if getattr(self.config, "layer", 0) is None:
+            self.config = replace(self.config, layer=2 * vlm.num_layers // 3)
+
+    @property
+    def layer(self) -> int:
+        """The decoder layer, from 0, that the method reads or edits: the config's, or after two thirds of all.
+
+        The released one, 21 of the 32 of LLaVA-7B, is there too. What is saved has it as a number.
+        """
+        layer: int = self.config.layer
+        return layer
 
     @abstractmethod
     def networks(self) -> nn.ModuleDict:
@@ -244,26 +258,24 @@ class TrainableEditor(Editor):
         method's editor or one that was trained for another model.
         """
         folder = Path(folder)
+        about = described(folder)
         try:
             state, said = read_tensors(folder / WEIGHTS)
-            about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             copy = json.loads(said.get("about", "{}"))
             if copy and copy["written"] != about.get("written"):  # a kill came between the two files
-                about = copy
-            about = renamed(about)
-            method, model, settings = about["editor"], about["model"], about["config"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
+                about = renamed(copy)
+        except (ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
             raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
-        if method != cls.name:
-            raise Mismatch(f"{folder} holds an editor of the method '{method}', not '{cls.name}'")
-        if model != vlm.fingerprint:
+        if about["editor"] != cls.name:
+            raise Mismatch(f"{folder} holds an editor of the method '{about['editor']}', not '{cls.name}'")
+        if about.get("model") != vlm.fingerprint:
             reason = "another model, or for this one in a dtype with other bits"
             raise Mismatch(f"the editor in {folder} was trained for {reason}: load that one, or train an editor")
         if wrong := sorted(changes.keys() - cls.query_time):
             raise BadInput(
                 f"{', '.join(wrong)} cannot differ from the training: only {', '.join(sorted(cls.query_time))}"
             )
-        editor = cls(vlm, cls.settings(settings | changes))
+        editor = cls(vlm, cls.settings(about["config"] | changes, f"{folder / CONFIG}: config."))
         try:
             editor.networks().load_state_dict(state)
         except RuntimeError as error:
@@ -291,3 +303,15 @@ def _written(folder: Path, method: str) -> bool:
     if found != method:
         raise BadInput(f"{folder} holds an editor of the method '{found}': choose another folder")
     return True
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What the ``config.json`` of an editor's folder says: ``editor``, its method, and ``config``, its settings.
+
+    A trained editor's also names its ``model``, by its fingerprint. Raises :class:`BadInput` for a folder without one.
+    """
+    about: Any = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    match about:
+        case {"editor": str(), "config": dict()}:
+            return renamed(about)
+    raise BadInput(f"{folder} holds no editor: give the folder of a trained one")

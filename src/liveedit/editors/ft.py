@@ -32,6 +32,7 @@ from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.patch import INPUT
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
+from liveedit.settings import Index, NotNegative, Positive
 from liveedit.types import Query
 
 __all__ = ["FTL", "FTM", "FTLConfig", "FTMConfig"]
@@ -45,9 +46,9 @@ class FTMConfig:
     target with the end of text.
     """
 
-    lr: float = 1e-3
-    steps: int = 25
-    stop: float = 1e-2
+    lr: Positive = 1e-3
+    steps: Index = 25
+    stop: NotNegative = 1e-2
     eos: bool = False
 
 

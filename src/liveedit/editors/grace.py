@@ -42,6 +42,7 @@ from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.models.batch import Batch
 from liveedit.models.patch import Patch, SiteFn
 from liveedit.models.vlm import VLM
+from liveedit.settings import Index, NotNegative, Positive
 from liveedit.types import Query
 
 __all__ = ["GRACE", "GraceConfig", "GracePatch"]
@@ -63,10 +64,10 @@ class GraceConfig:
     ``radius`` is ε_init. ``eos`` ends every target with the end of text.
     """
 
-    layer: int | None = None
-    lr: float = 1.0
-    steps: int = 20
-    radius: float = 1.0
+    layer: Index | None = None
+    lr: Positive = 1.0
+    steps: Index = 20
+    radius: NotNegative = 1.0
     eos: bool = False
 
 

@@ -25,6 +25,7 @@ from liveedit.editors.context import ContextEditor, fact
 from liveedit.editors.retriever import By, Retriever
 from liveedit.editors.sentence import MINILM
 from liveedit.models.vlm import VLM
+from liveedit.settings import Index
 from liveedit.types import Case, Query
 
 __all__ = ["IKE", "IKEConfig"]
@@ -37,7 +38,7 @@ class IKEConfig:
     ``retriever`` is the sentence encoder, a Hugging Face id or a folder; ``by`` what chooses the edit that is told.
     """
 
-    k: int = 32
+    k: Index = 32
     demonstrations: str = ""
     retriever: str = MINILM
     by: By = "both"

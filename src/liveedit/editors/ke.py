@@ -41,6 +41,7 @@ from liveedit.editors.feedforward import DOWN
 from liveedit.editors.gradients import Factors, GradientEditor
 from liveedit.errors import BadInput
 from liveedit.models.vlm import VLM
+from liveedit.settings import Count, NotNegative, Positive
 from liveedit.types import Query
 
 __all__ = ["KE", "Constraint", "KEConfig", "OneShotLearner"]
@@ -58,13 +59,13 @@ class KEConfig:
     """
 
     layers: int = 3
-    hidden: int = 128
-    condition: int = 1024
-    max_scale: float = 1.0
-    margin: float = 1e-3
-    margin_min: float = 1e-7
-    patience: int = 1000
-    multiplier_lr: float = 0.1
+    hidden: Count = 128
+    condition: Count = 1024
+    max_scale: Positive = 1.0
+    margin: NotNegative = 1e-3
+    margin_min: NotNegative = 1e-7
+    patience: Count = 1000
+    multiplier_lr: NotNegative = 0.1
     eos: bool = False
     generality: tuple[str, ...] = ()
     locality: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, Firing, HiddenBatch, Spans
 from liveedit.models.patch import Patch, SiteFn
 from liveedit.models.vlm import VLM
+from liveedit.settings import Count, Index, NotNegative, Positive, Seed
 from liveedit.types import Query
 
 __all__ = ["LEMoE", "LEMoEConfig", "LEMoEPatch"]
@@ -63,16 +64,16 @@ class LEMoEConfig:
     steps until its loss is below ``stop``. ``eos`` ends every target with the end of text; ``seed`` draws the experts.
     """
 
-    layer: int | None = None
-    rank: int = 32
-    batch: int = 20
-    lr: float = 1e-4
-    steps: int = 100
-    stop: float = 0.03
-    routing: float = 1.0
+    layer: Index | None = None
+    rank: Count = 32
+    batch: Count = 20
+    lr: Positive = 1e-4
+    steps: Index = 100
+    stop: NotNegative = 0.03
+    routing: NotNegative = 1.0
     order: Literal["given", "clusters"] = "given"
     eos: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 class LEMoEPatch(ValuesPatch):

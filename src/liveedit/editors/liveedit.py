@@ -52,6 +52,7 @@ from liveedit.editors.routing import LiveEditPatch, pictured
 from liveedit.errors import BadInput
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.vlm import VLM
+from liveedit.settings import Count, Index, Positive
 from liveedit.types import Case, Query
 
 __all__ = ["LiveEdit", "LiveEditConfig", "LiveEditPatch", "image_tokens"]
@@ -64,8 +65,9 @@ CHUNK = 32
 class LiveEditConfig:
     """Settings; the defaults are the released ones.
 
-    ``layer`` (from 0) is the decoder layer whose output is edited, ``module_dim`` d_m, ``queries`` the k vectors of a
-    feature, ``scale`` the divisor of what the generator puts out. ``eos`` ends every target with the end of text.
+    ``layer`` is the decoder layer whose output is edited (:attr:`TrainableEditor.layer`), ``module_dim`` d_m,
+    ``queries`` the k vectors of a feature, ``scale`` the divisor of what the generator puts out. ``eos`` ends every
+    target with the end of text.
     ``generality`` and ``locality`` are the metrics trained on.
 
     At query time: ``positions`` adds the residual at every position, or from the last prompt token on (in training
@@ -74,16 +76,16 @@ class LiveEditConfig:
     it meets those with z > 0, that is, with σ(z) above one half.
     """
 
-    module_dim: int = 1024
-    heads: int = 8
-    rank: int = 4
-    queries: int = 4
-    scale: float = 5.0
-    layer: int = 21
+    module_dim: Count = 1024
+    heads: Count = 8
+    rank: Count = 4
+    queries: Count = 4
+    scale: Positive = 5.0
+    layer: Index | None = None
     eos: bool = False
     positions: Literal["all", "answer"] = "all"
     margin: float = 0.0
-    top_k: int | None = None
+    top_k: Count | None = None
     text_only: Literal["never", "text_key"] = "never"
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("image_locality",)
@@ -104,7 +106,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
     def __init__(self, vlm: VLM, config: LiveEditConfig | None = None) -> None:
         super().__init__(vlm, config)
         c = self.config
-        vlm.check_layer(c.layer)
+        vlm.check_layer(self.layer)
         if c.module_dim % c.heads or vlm.state_size % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.state_size}: change heads")
         self.generator, self.input_features, self.edit_features = self.parts()
@@ -188,7 +190,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
             raise BadInput(f"the edit '{query.prompt}' has no image: add one, or set text_only to 'text_key'")
 
     def _hidden(self, queries: Sequence[Query]) -> HiddenBatch:
-        return self.vlm.hidden(self.vlm.encode(queries, eos=self.config.eos), self.config.layer)
+        return self.vlm.hidden(self.vlm.encode(queries, eos=self.config.eos), self.layer)
 
     # Training
 
@@ -232,7 +234,7 @@ class LiveEdit(TrainableEditor, PoolEditor):
             return []
         hidden = self.onto(HiddenBatch.stack(rows))
         positions = hidden.answer_positions()
-        base = self.vlm.resume(self.config.layer, hidden, positions).float().log_softmax(-1).cpu()
+        base = self.vlm.resume(self.layer, hidden, positions).float().log_softmax(-1).cpu()
         return [part.clone() for part in base.split_with_sizes(positions.sum(1).tolist())]
 
     def onto(self, hidden: HiddenBatch) -> HiddenBatch:

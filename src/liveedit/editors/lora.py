@@ -26,6 +26,7 @@ from liveedit.editors.direct import DirectEditor, WeightsPatch
 from liveedit.errors import UnsupportedModel
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
+from liveedit.settings import Count, Index, NotNegative, Positive, Seed
 
 __all__ = ["LoRA", "LoRAConfig"]
 
@@ -41,14 +42,14 @@ values, that one.
 class LoRAConfig:
     """Settings. ``eos`` ends every target with the end of text; ``seed`` draws the A."""
 
-    rank: int = 8
-    alpha: float = 32.0
+    rank: Count = 8
+    alpha: Positive = 32.0
     optimiser: Literal["adam", "sgd"] = "adam"
-    lr: float = 1e-3
-    steps: int = 25
-    stop: float = 1e-2
+    lr: Positive = 1e-3
+    steps: Index = 25
+    stop: NotNegative = 1e-2
     eos: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 class LoRAPatch(WeightsPatch):

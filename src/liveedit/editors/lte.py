@@ -36,6 +36,7 @@ from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import EMBEDDINGS, VLM
+from liveedit.settings import NotNegative, Share
 from liveedit.types import Case, Query
 
 __all__ = ["LTE", "LTEConfig"]
@@ -64,10 +65,10 @@ class LTEConfig:
     by: By = "both"
     threshold: float = 0.3
     image_threshold: float = 0.8
-    rel: float = 1.0
-    gen: float = 1.0
-    loc: float = 1.0
-    fresh: float = 0.0
+    rel: NotNegative = 1.0
+    gen: NotNegative = 1.0
+    loc: NotNegative = 1.0
+    fresh: Share = 0.0
     eos: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("image_locality", "text_locality")

@@ -40,6 +40,7 @@ from liveedit.editors.feedforward import DOWN
 from liveedit.editors.gradients import ChangePatch, Factors, GradientEditor
 from liveedit.errors import BadInput
 from liveedit.models.vlm import VLM
+from liveedit.settings import Count, NotNegative, Positive
 
 __all__ = ["MEND", "GradientTransform", "MENDConfig"]
 
@@ -58,11 +59,11 @@ class MENDConfig:
     """
 
     layers: int = 3
-    rank: int = 1920
-    alpha: float = 1e-4
-    alpha_lr: float = 1e-4
-    c_edit: float = 0.1
-    c_loc: float = 1.0
+    rank: Count = 1920
+    alpha: Positive = 1e-4
+    alpha_lr: NotNegative = 1e-4
+    c_edit: NotNegative = 0.1
+    c_loc: NotNegative = 1.0
     combine: Literal["sum", "mean"] = "sum"
     eos: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")

@@ -57,7 +57,7 @@ def output_terms(editor: "LiveEdit", examples: Sequence[Example], draws: Draws) 
     hidden, positions = rows.hidden, rows.hidden.answer_positions()
     mixed = torch.stack([draws.mixed[kind][j] for kind, j in rows.names]).to(editor.device) & ~rows.rivals
     changed = hidden.hidden + _change(editor, examples, rows, mixed).to(hidden.hidden.dtype)
-    logits = editor.vlm.resume(editor.config.layer, replace(hidden, hidden=changed), positions)
+    logits = editor.vlm.resume(editor.layer, replace(hidden, hidden=changed), positions)
     labels, row = hidden.labels.roll(-1, 1)[positions], positions.nonzero()[:, 0]
     terms = {}
     for kind in dict.fromkeys(kind for kind, _ in rows.names):

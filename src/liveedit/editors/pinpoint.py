@@ -40,6 +40,7 @@ from liveedit.editors.objective import Rows
 from liveedit.editors.routing import pictured
 from liveedit.errors import UnsupportedModel
 from liveedit.models.vlm import VLM
+from liveedit.settings import Count, Share
 
 __all__ = ["Pinpoint", "PinpointConfig"]
 
@@ -60,13 +61,13 @@ class PinpointConfig(LiveEditConfig):
     or the other they must be.
     """
 
-    rank: int = 12
+    rank: Count = 12
     eos: bool = True
     positions: Literal["all", "answer"] = "answer"
     gate: Literal["vision", "both"] = "both"
     margin: float = 1.0
-    written: int | None = None
-    drop: float = 0.2
+    written: Count | None = None
+    drop: Share = 0.2
     locality: tuple[str, ...] = ("image_locality", "look_alike_image", "same_image_other_question")
 
 

@@ -61,6 +61,7 @@ from liveedit.editors.nets import Part, cut
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch
 from liveedit.models.vlm import EMBEDDINGS, VLM, reading
+from liveedit.settings import Count, Index, Share
 from liveedit.types import Query
 
 __all__ = ["Recipe", "RecipeConfig", "RecipePatch", "sentinel_loss", "statistics"]
@@ -71,7 +72,9 @@ POOLED = 4
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Settings. ``layer`` (from 0) is the decoder layer whose states are pooled, ``scope`` what retrieval may see.
+    """Settings. What the decoder ``layer`` puts out (:attr:`TrainableEditor.layer`) is pooled.
+
+    ``scope`` is what retrieval may see.
 
     ``encoder`` is a pretrained encoder of text, by folder or Hugging Face id, which is trained too, or ``None`` for
     the VLM's own states. ``tokens`` is n_p, ``key_dim`` the width of r, ``prototypes`` how many tokens the sentinel
@@ -80,16 +83,16 @@ class RecipeConfig:
     that the prompts learn to tell and not the answers. ``eos`` ends every target with the end of text.
     """
 
-    layer: int = 21
+    layer: Index | None = None
     scope: Scope = "both"
     encoder: str | None = None
-    tokens: int = 3
-    key_dim: int = 4096
-    prototypes: int = 10
+    tokens: Count = 3
+    key_dim: Count = 4096
+    prototypes: Count = 10
     hinge: float = 1.2
     margin: float = 0.0
-    written: int | None = None
-    fresh: float = 0.0
+    written: Count | None = None
+    fresh: Share = 0.0
     eos: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("text_locality", "image_locality")
@@ -216,7 +219,7 @@ class Recipe(MemoryEditor):
     def __init__(self, vlm: VLM, config: RecipeConfig | None = None) -> None:
         super().__init__(vlm, config)
         c, D = self.config, vlm.hidden_size
-        vlm.check_layer(c.layer)
+        vlm.check_layer(self.layer)
         vlm.check_prefix()
         both = c.scope == "both"
         self.encoder, widths, known = None, [vlm.state_size if both else D], D
@@ -244,7 +247,7 @@ class Recipe(MemoryEditor):
         """What is read of each row's question."""
         pooled, questions = torch.empty(len(batch), 0, device=self.device), [span.prompt for span in batch.spans]
         if self.config.scope == "both":
-            states = self.vlm.hidden(batch, self.config.layer).hidden.to(self.device)
+            states = self.vlm.hidden(batch, self.layer).hidden.to(self.device)
         else:
             states = self.words(batch.inputs["input_ids"])
         if self.encoder is None:

@@ -70,7 +70,7 @@ class LiveEditPatch(BankPatch):
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`. The site is the edit layer."""
         sees = self.editor.config.text_only == "text_key" or any(pictured(span) for span in batch.spans)
-        return {f"layers.{self.editor.config.layer}": Execution(self, batch)} if len(self) and sees else {}
+        return {f"layers.{self.editor.layer}": Execution(self, batch)} if len(self) and sees else {}
 
     @torch.no_grad()
     def route(self, hidden: Tensor, spans: Sequence[Spans]) -> Routing:

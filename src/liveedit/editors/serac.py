@@ -31,9 +31,11 @@ has several residual streams, the first of which begins as the embeddings, h rea
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import transformers
+from annotated_types import Gt, Lt
 from torch import Tensor, nn
 
 from liveedit.editors import PAPERS
@@ -64,6 +66,7 @@ from liveedit.models.calls import CACHE
 from liveedit.models.patch import INPUT, SiteFn
 from liveedit.models.streams import apart_at_first
 from liveedit.models.vlm import VLM, reading
+from liveedit.settings import Count, Index, Share
 from liveedit.types import Query
 
 __all__ = ["Counterfactual", "Serac", "SeracConfig", "SeracPatch"]
@@ -74,7 +77,9 @@ INPUTS = f"layers.0{INPUT}"
 
 @dataclass(frozen=True)
 class SeracConfig:
-    """Settings. ``layer`` (from 0) is the decoder layer whose output the scope reads, ``scope`` what it may see.
+    """Settings. The scope reads what the decoder ``layer`` puts out (:attr:`TrainableEditor.layer`).
+
+    ``scope`` is what it may see.
 
     ``module_dim``, ``heads`` and ``queries`` are the sizes of its keys (d_m and k of LiveEdit), ``drop`` is the share
     of image and prompt tokens hidden from it in training. A query is in scope above ``threshold``. ``counterfactual``
@@ -84,19 +89,19 @@ class SeracConfig:
     random tokens, so that it learns to read and not the answers. ``eos`` ends every target with the end of text.
     """
 
-    layer: int = 21
+    layer: Index | None = None
     scope: Scope = "both"
-    module_dim: int = 256
-    heads: int = 4
-    queries: int = 4
-    drop: float = 0.2
-    threshold: float = 0.5
+    module_dim: Count = 256
+    heads: Count = 4
+    queries: Count = 4
+    drop: Share = 0.2
+    threshold: Annotated[float, Gt(0), Lt(1)] = 0.5
     counterfactual: str | None = None
-    width: int = 768
-    depth: int = 12
-    tokens: int = 128
-    written: int | None = None
-    fresh: float = 0.0
+    width: Count = 768
+    depth: Count = 12
+    tokens: Count = 128
+    written: Count | None = None
+    fresh: Share = 0.0
     eos: bool = False
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("text_locality", "image_locality")
@@ -152,7 +157,7 @@ class SeracPatch(MemoryPatch):
         work, layers = Answering(self, batch), self.editor.vlm.num_layers
         return {
             INPUTS: work.read,
-            f"layers.{self.editor.config.layer}": work.choose,
+            f"layers.{self.editor.layer}": work.choose,
             f"layers.{layers - 1}": work.answer,
         }
 
@@ -232,15 +237,13 @@ class Serac(MemoryEditor):
     def __init__(self, vlm: VLM, config: SeracConfig | None = None) -> None:
         super().__init__(vlm, config)
         c = self.config
-        vlm.check_layer(c.layer)
-        if c.layer == vlm.num_layers - 1:
+        vlm.check_layer(self.layer)
+        if self.layer == vlm.num_layers - 1:
             raise BadInput("the last layer is where the counterfactual model writes: let the scope read a lower one")
         if c.module_dim % c.heads or c.width % c.heads:
             raise BadInput(f"{c.heads} heads do not divide widths {c.module_dim} and {c.width}: change heads")
         if apart_at_first(vlm.decoder):
             raise UnsupportedModel("serac reads what the first layer takes in, which here is in streams")
-        if not 0 < c.threshold < 1:
-            raise BadInput(f"a threshold of {c.threshold} is no probability: choose one between 0 and 1")
         width = vlm.state_size if c.scope == "both" else vlm.hidden_size
         self.input_features = MetricExtractor(width, c.module_dim, c.heads, c.queries, image_tokens(vlm))
         self.edit_features = EditSide(self.input_features)
@@ -257,7 +260,7 @@ class Serac(MemoryEditor):
     def entries(self, queries: Sequence[Query]) -> dict[str, Tensor]:
         """See :meth:`MemoryEditor.entries`. Raises :class:`BadInput` for an edit whose text is too long."""
         batch = self.vlm.encode(queries, eos=self.config.eos)
-        states = self.seen(self.vlm.hidden(batch, self.config.layer).hidden, batch)
+        states = self.seen(self.vlm.hidden(batch, self.layer).hidden, batch)
         image, prompt = image_and_prompt(states, batch.spans)
         tokens = torch.full((len(batch), self.config.tokens), NO_TOKEN, device=self.device)
         for row, span in enumerate(batch.spans):
@@ -318,7 +321,7 @@ class Serac(MemoryEditor):
         """See :meth:`MemoryEditor.observe`."""
         record, batch = Recorder(INPUTS), self.vlm.encode([query for *_, query in asked], eos=self.config.eos)
         with self.vlm.patched(record):
-            hidden = self.vlm.hidden(batch, self.config.layer)
+            hidden = self.vlm.hidden(batch, self.layer)
         rows = replace(hidden, hidden=self.seen(hidden.hidden, batch)).rows()
         inputs = replace(hidden, hidden=self.stream(record.seen[INPUTS])).rows()
         ids = batch.inputs["input_ids"]

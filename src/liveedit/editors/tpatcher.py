@@ -35,6 +35,7 @@ from liveedit.editors.precedence import asked, entries, standing
 from liveedit.models.batch import Batch
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
+from liveedit.settings import Index, NotNegative, Positive, Seed
 from liveedit.types import Query
 
 __all__ = ["TPatcher", "TPatcherConfig", "TPatcherPatch"]
@@ -48,13 +49,13 @@ class TPatcherConfig:
     ``eos`` ends every target with the end of text; ``seed`` draws the neurons and what is remembered.
     """
 
-    lr: float = 1e-2
-    steps: int = 25
-    active: float = 1e-4
-    silent: float = 1e-4
-    memory: int = 4
+    lr: Positive = 1e-2
+    steps: Index = 25
+    active: NotNegative = 1e-4
+    silent: NotNegative = 1e-4
+    memory: Index = 4
     eos: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 class TPatcherPatch(BankPatch):

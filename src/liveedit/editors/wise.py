@@ -42,6 +42,7 @@ from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.patch import INPUT, Patch, SiteFn
 from liveedit.models.vlm import VLM
+from liveedit.settings import Count, Index, NotNegative, Positive, Seed, Share
 from liveedit.types import Query
 
 __all__ = ["WISE", "WISEConfig", "WISEPatch"]
@@ -60,22 +61,22 @@ class WISEConfig:
     merged. ``eos`` ends every target with the end of text; ``seed`` draws the masks.
     """
 
-    layer: int | None = None
-    lr: float = 1.0
-    steps: int = 10
-    alpha: float = 5.0
-    beta: float = 20.0
-    gamma: float = 10.0
-    ratio: float = 0.4
-    mask: float = 0.2
-    clamp: float = 1.0
-    shard: int = 500
-    merge: int = 1000
-    density: float = 0.53
+    layer: Index | None = None
+    lr: Positive = 1.0
+    steps: Index = 10
+    alpha: NotNegative = 5.0
+    beta: NotNegative = 20.0
+    gamma: NotNegative = 10.0
+    ratio: NotNegative = 0.4
+    mask: Share = 0.2
+    clamp: NotNegative = 1.0
+    shard: Count = 500
+    merge: Count = 1000
+    density: Share = 0.53
     memory: Literal["merge", "retrieve"] = "merge"
     irrelevant: str = "Who wrote the play Hamlet?"
     eos: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 class WISEPatch(ValuesPatch):

@@ -3,22 +3,25 @@
 ``run.json`` says whose records these are, ``records-NAME.jsonl``, after the editor, holds them, one a line, appended
 and synced to disk a few at a time. Of several processes each but the first appends to a file of its own,
 ``records-NAME.partN.jsonl``; the first puts them together, in the order of the protocol, at the end and, where a kill
-has left some, at the beginning.
+has left some, at the beginning. ``failed.json`` says of what an evaluation failed, until the next one begins.
 """
 
 import json
 import os
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from liveedit.artifacts import draft
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.artifacts import draft, write_file
+from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 from liveedit.types import Case, Record
 
-__all__ = ["Journal", "Place"]
+__all__ = ["Journal", "Place", "note_failure", "reason"]
+
+FAILED = "failed.json"
 
 Place = tuple[str, int, int, str, int]
 """Where a record belongs: protocol, number of edits, window, case, probe."""
@@ -44,6 +47,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             if not process:
                 self._claim(dict(identity), dict(call))
+                (folder / FAILED).unlink(missing_ok=True)
                 self.merge()
             self.done = {place(record) for record in self._read(self.path)}
         except OSError as error:
@@ -123,6 +127,25 @@ class Journal:
     def _failed(self, error: OSError) -> StorageError:
         reason = error.strerror or str(error)
         return StorageError(f"cannot write {self.folder} ({reason}): mend that, the same command goes on from here")
+
+
+def note_failure(folder: Path, editor: str, stage: str, error: Exception) -> str:
+    """Write down in ``folder`` at what an editor failed, and of what; both in one line.
+
+    Raises :class:`StorageError` where that fails.
+    """
+    about = {"editor": editor, "stage": stage, "error": reason(error), "time": datetime.now(UTC).isoformat()}
+    about["traceback"] = "".join(traceback.format_exception(error))
+    write_file(folder / FAILED, (json.dumps(about, indent=1) + "\n").encode())
+    return f"{editor} failed ({stage}): {about['error']}"
+
+
+def reason(error: Exception) -> str:
+    """An error in one line; of one that is not the user's, with its kind."""
+    text = " ".join(str(error).split())
+    if isinstance(error, LiveEditError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def place(record: Record) -> Place:

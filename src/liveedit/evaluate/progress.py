@@ -17,7 +17,8 @@ Work = Literal["unedited", "edit", "ask"]
 class Progress:
     """``done`` of ``total`` probes of all editors are on record; ``editor`` is at ``stage``.
 
-    ``seconds_left`` is ``None`` as long as some of the work that is left has not been measured once.
+    ``seconds_left`` is ``None`` as long as some of the work that is left has not been measured once. ``failure`` says,
+    if it is not empty, of what the editor has just failed; the next one is begun.
     """
 
     editor: str
@@ -25,6 +26,7 @@ class Progress:
     done: int
     total: int
     seconds_left: float | None
+    failure: str = ""
 
 
 Watcher = Callable[[Progress], None]
@@ -47,6 +49,12 @@ class Clock:
         self._seconds[key] = self._seconds.get(key, 0.0) + time.perf_counter() - start
         self._done[key] += count
         self.left[key] -= count
+
+    def drop(self, editor: str) -> None:
+        """Nothing more will be done of this editor."""
+        for key in self.left:
+            if key[1] == editor:
+                self.left[key] = 0
 
     def seconds_left(self) -> float | None:
         """The work that is left times what a piece took this editor, or all of them if it has not begun."""

@@ -9,7 +9,9 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import groupby
@@ -25,7 +27,7 @@ import liveedit
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Editor
 from liveedit.evaluate.asking import After, Asker, Before
-from liveedit.evaluate.journal import Journal
+from liveedit.evaluate.journal import Journal, note_failure
 from liveedit.evaluate.memory import PeakMemory
 from liveedit.evaluate.progress import Clock, Progress, Watcher
 from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
@@ -62,16 +64,22 @@ def evaluate(
     batch_size: int = 32,
     watcher: Watcher | None = None,
 ) -> Path:
-    """An :class:`Evaluation` of one editor; the file of its records, in the folder ``out``, is returned."""
+    """An :class:`Evaluation` of one editor; the file of its records, in the folder ``out``, is returned.
+
+    Raises as it says, and whatever the editor does.
+    """
     evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed, batch_size=batch_size)
     evaluation.add(editor, out, label)
     [path] = evaluation.run(watcher)
+    for error in evaluation.errors.values():
+        raise error
     return path
 
 
 class Evaluation:
     """The test of any number of editors on one model and benchmark; what the unedited model shows is asked once.
 
+    An editor that fails is written down, and the next one is begun; :attr:`errors` has, by label, of what.
     ``data`` and ``seed`` name the cases and their order in the records. Raises :class:`BadInput` where there are too
     few cases for the protocol.
     """
@@ -84,6 +92,7 @@ class Evaluation:
         self.asker = Asker(vlm, answer_limit(vlm, cases), batch_size)
         self.processes, self.clock = processes(), Clock()
         self.done = self.total = 0
+        self.errors: dict[str, Exception] = {}
         self._runs: list[_Run] = []
 
     def add(self, editor: Editor, out: Path, label: str = "") -> None:
@@ -104,8 +113,9 @@ class Evaluation:
     def run(self, watcher: Watcher | None = None) -> list[Path]:
         """Test the editors one after another; the files of their records are returned.
 
-        Raises :class:`BadInput` for an image that cannot be read, before anything is asked, and :class:`StorageError`
-        where writing fails; the records written so far stay.
+        What makes one fail, in this process, is put into :attr:`errors`. Raises :class:`BadInput` for an image that
+        cannot be read, before anything is asked, and :class:`StorageError` where writing fails; the records written so
+        far stay.
         """
         self.processes.wait_for_everyone()  # who reads the records of earlier calls has to be done with that
         self._share()
@@ -150,13 +160,21 @@ class _Run:
         return [probe for probe in range(len(ask.case.probes)) if (*where, probe) not in self.journal.done]
 
     def run(self, watcher: Watcher | None) -> None:
-        """Ask what is to be asked, pool by pool."""
+        """Ask what is to be asked, pool by pool, until the editor fails."""
         self.watcher = watcher
-        for pool, asks in by_pool(self.asks):
-            self._unedited(asks)
-            self._pool(pool, asks)
-        if self.asks:
-            self._tell("done")
+        try:
+            for pool, asks in by_pool(self.asks):
+                self._unedited(asks)
+                self._pool(pool, asks)
+        except Failed as failed:
+            error = self.evaluation.errors[self.label] = failed.error
+            self.clock.drop(self.label)
+            line = note_failure(self.journal.folder, self.label, self.stage, error)
+            traceback.clear_frames(error.__traceback__)  # which hold the tensors that it was working on
+            self._tell("failed", line)
+        else:
+            if self.asks:
+                self._tell("done")
 
     def _unedited(self, asks: Sequence[Ask]) -> None:
         """Have the unedited model asked first, so that what is kept of it does not count as the edits' memory."""
@@ -173,7 +191,7 @@ class _Run:
         for start, stop in pool.steps:
             if start >= asks[-1].point.made:
                 break
-            self._tell(f"editing {pool.held[stop]} of {pool.held[-1]}")
+            self._tell(f"editing {pool.held[stop]:,} of {pool.held[-1]:,}")
             began = time.perf_counter()
             patch = self._edit(pool.queries(start, stop), patch)
             seconds += time.perf_counter() - began
@@ -182,9 +200,9 @@ class _Run:
                 "edit_bytes": getattr(patch, "nbytes", 0) // max(1, len(patch)),
             }
             for ask in (ask for ask in asks if ask.point.made == stop):
-                self._tell(f"{ask.point.edits} edits, {ask.point.window + 1}, asking")
+                self._tell(f"asking after {ask.point.edits:,} edits, window {ask.point.window + 1}")
                 missing = self.missing(ask)
-                with self.clock.doing("ask", self.label, 1):
+                with self.clock.doing("ask", self.label, 1), failing():
                     shown = self.asker.ask(ask.case, patch)
                 cost["peak_bytes"] = memory.rise()
                 self.journal.append([self._record(ask, probe, *shown[probe], cost) for probe in missing])
@@ -192,7 +210,7 @@ class _Run:
 
     def _edit(self, queries: Sequence[Query], patch: Patch | None) -> Patch:
         """The patch with the queries edited into it."""
-        with self.clock.doing("edit", self.label, len(queries)):
+        with self.clock.doing("edit", self.label, len(queries)), failing():
             made = self.editor.edit(queries, patch)
             if self.asker.vlm.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -229,10 +247,28 @@ class _Run:
             **cost,
         )
 
-    def _tell(self, stage: str) -> None:
+    def _tell(self, stage: str, failure: str = "") -> None:
+        self.stage = stage
         if self.watcher is not None:
             done, total = self.evaluation.done, self.evaluation.total
-            self.watcher(Progress(self.label, stage, done, total, self.clock.seconds_left()))
+            self.watcher(Progress(self.label, stage, done, total, self.clock.seconds_left(), failure))
+
+
+class Failed(Exception):
+    """Carries what an editor failed of."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Whatever goes wrong within it is the editor's failure, and not that of the whole run."""
+    try:
+        yield
+    except Exception as error:
+        raise Failed(error) from error
 
 
 def by_pool(asks: Sequence[Ask]) -> list[tuple[Pool, list[Ask]]]:

@@ -12,7 +12,7 @@ from liveedit.artifacts import check_files, write_files
 from liveedit.errors import BadInput
 from liveedit.report.columns import columns
 from liveedit.report.figures import PAPER_SCORES, figure_files
-from liveedit.report.files import Reading, read_records
+from liveedit.report.files import Reading, failures, read_records
 from liveedit.report.page import Images, render
 from liveedit.report.paper import paper_files
 from liveedit.report.scores import Summary, as_json, is_report, summarised, summary, write_summary
@@ -24,6 +24,7 @@ __all__ = [
     "Summary",
     "Table",
     "check_report",
+    "failures",
     "read_records",
     "summary",
     "tables",
@@ -51,7 +52,7 @@ def write_report(records_path: str | Path, folder: str | Path, images: Images | 
     made = tables(numbers)
     contents = {
         "summary.json": as_json(numbers),
-        "table.md": markdown(made).encode(),
+        "table.md": markdown(made, reading.failures).encode(),
         "table.csv": csv_text(made).encode(),
         **figure_files(numbers),
         **{f"tables/{name}": content for name, content in paper_files(numbers).items()},

@@ -1,5 +1,6 @@
 """Records of a report, read one at a time."""
 
+import json
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -8,17 +9,18 @@ from pathlib import Path
 from liveedit.errors import BadInput, StorageError
 from liveedit.types import Record
 
-__all__ = ["Reading", "read_records"]
+__all__ = ["Reading", "failures", "read_records"]
 
 
 class Reading:
     """The records in ``files``, read anew each time they are gone through, so that they never fill the memory.
 
-    After a pass ``half_lines`` counts the last lines that a kill cut off, which are left out.
+    After a pass ``half_lines`` counts the last lines that a kill cut off, which are left out. ``failures`` has a line
+    for each editor that was not tested to the end.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        self.files = tuple(files)
+    def __init__(self, files: Iterable[Path], failures: Iterable[str] = ()) -> None:
+        self.files, self.failures = tuple(files), tuple(failures)
         self.half_lines = 0
         self._starts: list[array[int]] = []
 
@@ -80,7 +82,19 @@ def read_records(path: str | Path) -> Reading:
     Raises :class:`BadInput` where there is no file. Going through the records raises it for any other line that is no
     record, naming file and line, and :class:`StorageError` where reading fails.
     """
-    return Reading(_record_files(Path(path)))
+    return Reading(_record_files(Path(path)), failures(path))
+
+
+def failures(path: str | Path) -> list[str]:
+    """A line for each editor whose evaluation, in or below a folder, failed: its name, at what, and of what."""
+    lines = []
+    for file in sorted(Path(path).rglob("failed.json")):
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            lines.append(f"{about['editor']} failed ({about['stage']}): {about['error']}")
+        except (OSError, ValueError, KeyError, TypeError):
+            lines.append(f"{file.parent.name} failed")
+    return lines
 
 
 def _record_files(path: Path) -> list[Path]:

@@ -66,6 +66,7 @@ def _facts(reading: Reading, table: Columns) -> list[tuple[str, str]]:
     ]
     if reading.half_lines:
         facts.append(("Half-written lines left out", f"{reading.half_lines:,}"))
+    facts += [("Not tested to the end", line) for line in reading.failures]
     if table.repeated:
         facts.append(("Repeated records passed over", f"{table.repeated:,}"))
     return facts

@@ -257,9 +257,12 @@ def _best_of(column: Sequence[Cell]) -> list[Cell]:
     return [replace(cell, best=cell.value is not None and cell.value == top) for cell in column]
 
 
-def markdown(made: Iterable[Table]) -> str:
-    """The tables as one Markdown text, a section a benchmark; the best of several editors is bold."""
-    parts = ["# Results\n"]
+def markdown(made: Iterable[Table], failures: Iterable[str] = ()) -> str:
+    """The tables as one Markdown text, a section a benchmark; the best of several editors is bold.
+
+    ``failures`` says which editors were not tested to the end.
+    """
+    parts = ["# Results\n", *(f"Not tested to the end: {_escaped(line)}\n" for line in failures)]
     for data, group in groupby(made, lambda table: table.data):
         parts.append(f"## {_escaped(data)}\n")
         parts += [markdown_table(table) for table in group]
