@@ -245,14 +245,14 @@ class TrainableEditor(Editor):
         """
         folder = Path(folder)
         try:
-            state, said = read_tensors(folder / WEIGHTS)
             about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            state, said = read_tensors(folder / WEIGHTS)
             copy = json.loads(said.get("about", "{}"))
             if copy and copy["written"] != about.get("written"):  # a kill came between the two files
                 about = copy
             about = renamed(about)
             method, model, settings = about["editor"], about["model"], about["config"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
         if method != cls.name:
             raise Mismatch(f"{folder} holds an editor of the method '{method}', not '{cls.name}'")
