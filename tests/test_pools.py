@@ -151,7 +151,7 @@ def test_what_a_newer_version_says_besides_is_passed_over(edited, pool):
         ({"model_fingerprint": "0" * 64}, "another model .emblem."),
         ({"model_fingerprint": "0" * 64, "opens_with": {}}, "another model"),
         ({"editor_fingerprint": "0" * 64}, "another editor .somebody/liveedit."),
-        ({"editor": "grace"}, "another editor"),
+        ({"editor": "grace", "editor_fingerprint": "0" * 64, "opens_with": {}}, "another editor .grace."),
         ({"opens_with": {"prompt_format": "chat"}}, "another prompt format .chat."),
     ],
 )

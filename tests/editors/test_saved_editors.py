@@ -6,15 +6,15 @@ import pytest
 
 from liveedit.editable import embedded
 from liveedit.editors import load_editor
-from liveedit.editors.liveedit import LiveEdit
+from liveedit.editors.pinpoint import Pinpoint
 from liveedit.errors import BadInput
 
 
 @pytest.fixture(scope="module")
 def editors(embedded_vlm):
     """The embedded editor, and one of other weights and another setting of query time."""
-    first = LiveEdit.from_pretrained(embedded_vlm, embedded("liveedit"))
-    second = LiveEdit.from_pretrained(embedded_vlm, embedded("liveedit"), margin=0.75)
+    first = Pinpoint.from_pretrained(embedded_vlm, embedded("pinpoint"))
+    second = Pinpoint.from_pretrained(embedded_vlm, embedded("pinpoint"), margin=0.75)
     next(second.networks().parameters()).data += 1
     return first, second
 

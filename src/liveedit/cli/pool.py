@@ -16,6 +16,7 @@ from rich.table import Table
 
 from liveedit.cli.display import shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, options
+from liveedit.editors.former import SHIPPED
 from liveedit.listing import FILE, Edit, Listing
 from liveedit.types import Query
 
@@ -155,6 +156,8 @@ def _model(
 ) -> "EditableVLM":
     """The model, without edits yet, as the options ask for it, and where they do not, as the edits in ``held`` do."""
     made = {} if held is None else {"editor": held.editor, **held.opens_with}
+    if held is not None and held.editor_fingerprint in SHIPPED:
+        made["editor"] = "pinpoint"  # which opens the edits of the editors that shipped before it
     form = options(dtype or made.get("dtype"), quantize, device_map, prompt_format or made.get("prompt_format"))
 
     from liveedit.editable import load

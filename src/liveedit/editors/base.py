@@ -264,7 +264,7 @@ class TrainableEditor(Editor):
             copy = json.loads(said.get("about", "{}"))
             if copy and copy["written"] != about.get("written"):  # a kill came between the two files
                 about = renamed(copy)
-        except (ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
         if about["editor"] != cls.name:
             raise Mismatch(f"{folder} holds an editor of the method '{about['editor']}', not '{cls.name}'")
