@@ -219,10 +219,12 @@ class EditableVLM:
     def explain(self, query: Query) -> list[tuple[Edit, float]]:
         """The edits that take part in answering ``query``, with their weights, the largest first."""
         [query] = checked([query])
-        with self.vlm.unpatched(), self.vlm.patched(self.patch):
+        with self._lock:
+            patch, places, made = self.patch, self._places(), self.history
+        with self.vlm.unpatched(), self.vlm.patched(patch):
             [reply] = self.vlm.answers([query], max_new_tokens=1)
-        fired, places, history = sorted(reply.fired, key=lambda pair: -pair[1]), self._places(), self.history
-        return [(history[places[expert]], weight) for expert, weight in fired]
+        fired = sorted(reply.fired, key=lambda pair: -pair[1])
+        return [(made[places[expert]], weight) for expert, weight in fired]
 
     def forget(self, ids: str | Iterable[str]) -> list[Edit]:
         """Take edits back, by their ids or the beginnings of these; those taken back, in their order.
@@ -275,7 +277,7 @@ class EditableVLM:
         """
         Listing.find(folder)
         target = place(folder)
-        with locked(target):
+        with self._lock, locked(target):
             before = Listing.find(target)
             listing = Listing(
                 editor=self.editor.name,
@@ -317,7 +319,11 @@ class EditableVLM:
                 f"{place(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
                 "restore it from a copy, or make the edits again elsewhere"
             )
-        self.editor, self.patch, self._edits = editor, patch, list(listing.edits)
+        if isinstance(patch, BankPatch) and bool((patch.ledger["asked"] < 0).any()):  # from before there was one
+            patch = patch.listed(Bank(entries([edit.number for edit in listing.edits])))
+        asked = _load_pictures(listing, place(folder) / listing.tensors)
+        with self._lock:
+            self.editor, self.patch, self._edits, self._asked = editor, patch, list(listing.edits), asked
         self.opens_with = {**listing.opens_with, **self.opens_with}
 
     def _maker(self, listing: Listing, folder: str | Path) -> Editor:
