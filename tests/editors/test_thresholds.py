@@ -83,6 +83,13 @@ def test_an_expert_on_the_margin_is_not_kept(vlm):
         assert bool(type(patch)(other, patch.bank).route(hidden, batch.spans).keep[0, 0]) == kept
 
 
+def test_the_gate_of_both_asks_the_text_too(vlm):
+    above, z = torch.tensor([[2.0, 2.0]]), torch.tensor([[5.0, -5.0]])
+    for gate, kept in (("both", [True, False]), ("vision", [True, True])):
+        editor = new_editor(vlm, "pinpoint", LIVEEDIT | {"gate": gate, "margin": 1.0})
+        assert editor.keeps(above, z).tolist() == [kept]
+
+
 @pytest.mark.parametrize(("right", "margin"), [(0.85, 1000), (0.9, 1000), (0.95, 800)])
 def test_the_margin_of_ke_falls_only_where_more_than_nine_in_ten_succeed(right, margin):
     constraint = Constraint(KEConfig(margin=1e-3, patience=20))

@@ -162,3 +162,8 @@ def test_all_numbers_are_checked_before_the_first_edit(cases, protocol, names):
 def test_cases_of_one_id_are_refused(cases):
     with pytest.raises(BadInput, match="same id"):
         plan(cases(2) * 2, Windows((1,), 5))
+
+
+@pytest.mark.parametrize(("ask", "places"), [(None, [0, 1]), (1, [0])])
+def test_a_stream_asks_about_the_cases_edited_so_far_however_many_edits_they_hold(cases, ask, places):
+    assert asked(doubled(cases(5)), Stream((4,), ask)) == {(4, 0, (0, 1)): places}
