@@ -93,6 +93,8 @@ class Generic(VLM):
             raise self.refuse("its upper layers take keys and values from lower ones")
         if "shared" in (getattr(text, "indexer_types", None) or []):
             raise self.refuse("its upper layers attend to the tokens that lower ones have chosen")
+        if getattr(text, "loop_num_passes", 1) > 1:
+            raise self.refuse("its layers run several times over, one round reading what the last put out")
 
     def find_decoder(self) -> str:
         """The path of the module that owns the text decoder's ``layers``."""

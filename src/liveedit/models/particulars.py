@@ -360,6 +360,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "pictures": {"size": {"height": 64, "width": 64}},
     },
     "granite_docling": {"processor": {"image_seq_len": 1}},
+    "hy_v4_vl": {"config": {"text_config": {"qk_rope_head_dim": 32}}},
     "idefics3": {"processor": {"image_seq_len": 4}},
     "smolvlm": {"processor": {"image_seq_len": 4}, "note": "needs num2words"},
     "internvl": {"processor": {"image_seq_length": 4}},

@@ -441,7 +441,7 @@ class VLM(Encoder, metaclass=Family):
 
         def once(run: Callable[..., Any]) -> Callable[..., Any]:
             def looked_up(*args: Any, **kwargs: Any) -> Any:
-                key = digest(args, kwargs)
+                key = digest(args, {name: value for name, value in kwargs.items() if name != "use_cache"})  # the decoder's
                 if key not in known:
                     known[key] = run(*args, **kwargs)
                 return anew(known[key])
