@@ -14,7 +14,10 @@ from transformers.masking_utils import create_causal_mask
 
 from liveedit.errors import UnsupportedModel
 
-__all__ = ["CACHE", "Call", "arguments", "cache_in", "cache_of"]
+__all__ = ["CACHE", "TESTED", "Call", "arguments", "cache_in", "cache_of"]
+
+TESTED = "5.24.0"
+"""The newest transformers that was tested, the one of constraints.txt."""
 
 NAMES = ("cache", "past_key_values")
 """The names of the cache in models and in what they put out, the newest first."""
