@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import LlamaModel
+from transformers import LlamaModel, LlavaModel
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models.calls import CACHE, TESTED
@@ -41,7 +41,7 @@ def test_what_loading_takes(folder, monkeypatch):
 
     handing_on(monkeypatch, seen)
     VLM.load(folder)
-    assert len(lengths) == 10
+    assert len(lengths) == 13  # calls of the text decoder, twice only half of it
     assert lengths.count(1) == 4
 
 
@@ -75,12 +75,26 @@ def test_positions_that_are_counted_anew_are_noticed(folder, monkeypatch):
     refused(folder, "generation and whole forward passes differ by")
 
 
+def test_what_a_model_does_behind_its_decoder_is_noticed(folder, monkeypatch):
+    own = LlavaModel.forward
+
+    def forward(self, *args, **kwargs):
+        output = own(self, *args, **kwargs)
+        output.last_hidden_state = 2 * output.last_hidden_state
+        return output
+
+    monkeypatch.setattr(LlavaModel, "forward", forward)
+    refused(folder, "resume and whole forward passes differ by")
+
+
 def refused(folder, words=""):
     """Loading raises one line that names both versions and the reason."""
     with pytest.raises(UnsupportedModel) as caught:
         VLM.load(folder)
     text = str(caught.value)
-    start = f"models of type 'llava' cannot be edited with transformers {transformers.__version__} ({TESTED} was tested): "
+    start = (
+        f"models of type 'llava' cannot be edited with transformers {transformers.__version__} ({TESTED} was tested): "
+    )
     assert text.startswith(start)
     assert words in text.removeprefix(start)
     assert "\n" not in text

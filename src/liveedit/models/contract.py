@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKS",
-    "GENERATION",
+    "LOADING",
     "QUERIES",
     "SEVERAL",
     "STRUCTURE",
@@ -81,7 +81,7 @@ def examine(vlm: "VLM", names: Sequence[str] | None = None) -> Iterator[Finding]
 
 STRUCTURE = ("spans_partition_the_tokens", "resume_continues_where_hidden_stopped", "hooks_see_single_tokens")
 """What a model of a family that nobody has written must do before that can be trusted."""
-GENERATION = ("generation_with_a_cache_agrees_with_whole_passes",)
+LOADING = ("generation_with_a_cache_agrees_with_whole_passes", "resume_agrees_with_a_whole_pass")
 """What every model must do before it is asked, because another version of transformers may do otherwise."""
 
 
@@ -156,7 +156,8 @@ class Nudged(Routed):
 
     def change(self, states: Tensor, key: Tensor) -> Tensor:
         """See :meth:`Routed.change`."""
-        return self.scale * states.norm(dim=-1, keepdim=True) * nn.functional.normalize(key, dim=-1)
+        lengths: Tensor = states.float().norm(dim=-1, keepdim=True)
+        return self.scale * lengths * nn.functional.normalize(key, dim=-1)
 
 
 class Weights(Patch):
@@ -571,6 +572,22 @@ def resume_continues_where_hidden_stopped(vlm: "VLM") -> None:
 
 
 @check
+@torch.no_grad()
+def resume_agrees_with_a_whole_pass(vlm: "VLM") -> None:
+    """``resume`` gives the logits of a question about an image from what the middle layer puts out.
+
+    Two forward passes, one of them in two halves. The vision tower runs once.
+    """
+    batch, layer = vlm.encode(QUERIES[:1]), middle(vlm)
+    with vlm.vision_once():
+        whole, resumed = vlm.logits(batch), vlm.resume(layer, vlm.hidden(batch, layer))
+    tolerance = 0.01 if whole.dtype == torch.float32 else 0.5
+    apart, size = distances(resumed, whole), distances(whole, whole.mean(1, keepdim=True))
+    rest = f"{float((apart / size).max()):.2g} of what they differ from token to token"
+    expect(bool((apart <= tolerance * size).all()), f"resume and whole forward passes differ by {rest}")
+
+
+@check
 def what_goes_into_the_first_layer(vlm: "VLM") -> None:
     """Below the first layer texts are their embeddings, images what ``image_states`` says."""
     batch = vlm.encode(QUERIES)
@@ -716,7 +733,8 @@ def generated(vlm: "VLM", batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
 
 def distances(one: Tensor, other: Tensor) -> Tensor:
     """How far the logits (B, T, V) of two passes are from one another at each token, (B, T)."""
-    return (one.float() - other.float()).norm(dim=-1)
+    apart: Tensor = (one.float() - other.float()).norm(dim=-1)
+    return apart
 
 
 # Patches

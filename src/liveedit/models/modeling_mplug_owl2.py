@@ -28,7 +28,6 @@ from transformers import (
     LlamaModel,
     LlavaForConditionalGeneration,
     LlavaModel,
-    PreTrainedConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

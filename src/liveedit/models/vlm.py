@@ -25,8 +25,8 @@ from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models import check_authors, checkpoint, family
 from liveedit.models.attach import Attachment
 from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
-from liveedit.models.calls import CACHE, TESTED
-from liveedit.models.contract import GENERATION, probe
+from liveedit.models.calls import CACHE, TESTED, Call
+from liveedit.models.contract import LOADING, probe
 from liveedit.models.detours import always, detour, mine
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.greedy import greedy
@@ -123,11 +123,11 @@ class VLM(Encoder, metaclass=Family):
         all devices, then memory, then disk, of each no more than ``max_memory`` says. ``prompt_format`` ``None`` means
         the chat template if there is one. Raises :class:`BadInput` where there is no checkpoint or a broken one, and
         where bitsandbytes is lacking, :class:`UnsupportedModel` for a ``model_type`` that no family reads, for a
-        checkpoint that has to be converted first, and as :meth:`check_generation`.
+        checkpoint that has to be converted first, and as :meth:`check_answers`.
         """
         vlm = cls.read(path, dtype, quantize, device_map, max_memory, prompt_format)
         vlm.check_inputs(path)
-        vlm.check_generation()
+        vlm.check_answers()
         return vlm
 
     @classmethod
@@ -176,14 +176,15 @@ class VLM(Encoder, metaclass=Family):
             reason = one_line(error)
             raise UnsupportedModel(f"the processor in {path} does not fit the model: {reason}") from error
 
-    def check_generation(self) -> None:
-        """Raise :class:`UnsupportedModel` if the model generates otherwise under a patch than whole passes say.
+    def check_answers(self) -> None:
+        """Raise :class:`UnsupportedModel` if the model answers otherwise under a patch than it must.
 
-        That is how a change of what transformers hands from one part of a model to another comes to light. It takes ten
-        forward passes, four of them over a single token; :meth:`load` does it for every model.
+        A cache, a mask or positions that another version of transformers hands from one part of a model to another by
+        other names come to light so. :meth:`load` does it for every model. It takes twelve forward passes over one
+        small image or short texts, four of them over a single token, and two looks at the image.
         """
         try:
-            probe(self, GENERATION)
+            probe(self, LOADING)
         except Exception as error:  # a model may fail in any way
             versions = f"with transformers {transformers.__version__} ({TESTED} was tested)"
             kind = self.model.config.model_type
@@ -325,14 +326,14 @@ class VLM(Encoder, metaclass=Family):
             self.check_layer(layer)
         caught: list[Tensor] = []
 
-        def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def starts(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             positions = kwargs.get("position_ids")
             if positions is not None:  # which some models give once for all rows
                 positions = positions.expand(*positions.shape[:-2], len(batch), -1)
             batch.position_ids, batch.extra = positions, self.extra(batch, kwargs)
             if layer == EMBEDDINGS:
-                given = kwargs.get("inputs_embeds")
-                caught.append(self.embedding(batch.inputs["input_ids"]) if given is None else given)
+                call = Call.read(decoder, args, kwargs)
+                caught.append(self.embedding(call.newest) if call.embedded is None else call.embedded)
                 raise LayerReached
 
         def reached(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
