@@ -41,7 +41,7 @@ def test_what_loading_takes(folder, monkeypatch):
 
     handing_on(monkeypatch, seen)
     VLM.load(folder)
-    assert len(lengths) == 13  # calls of the text decoder, twice only half of it
+    assert len(lengths) == 1 + 13  # a look at what goes into it first, and of the rest two that take half of it
     assert lengths.count(1) == 4
 
 
@@ -92,11 +92,9 @@ def refused(folder, words=""):
     with pytest.raises(UnsupportedModel) as caught:
         VLM.load(folder)
     text = str(caught.value)
-    start = (
-        f"models of type 'llava' cannot be edited with transformers {transformers.__version__} ({TESTED} was tested): "
-    )
-    assert text.startswith(start)
-    assert words in text.removeprefix(start)
+    assert transformers.__version__ in text
+    assert f"{TESTED} was tested" in text
+    assert words in text
     assert "\n" not in text
 
 
