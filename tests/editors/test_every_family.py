@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from transformers import CONFIG_MAPPING
 
 from liveedit.editors import EDITORS, new_editor
 from liveedit.editors.bank import Bank
@@ -85,6 +86,8 @@ CASES = [case(0, "Japan", "red", "crimson"), case(1, "Chad", "blue", "navy")]
 @pytest.fixture(scope="module")
 def vlm(request):
     name = request.param
+    if name not in CONFIG_MAPPING:
+        pytest.skip("this transformers has no such type")
     made = tiny({"blip-2": "blip2"}.get(name, name))
     made.logits(made.encode([EDIT]))  # transformers puts hooks of its own on a vision tower when it first runs
     return made

@@ -122,15 +122,15 @@ def test_a_damaged_part_is_named_and_nothing_is_lost(whole, vlm, cases, tmp_path
 
 def test_the_unedited_model_is_asked_once_for_all_editors(vlm, cases, tmp_path, monkeypatch):
     asked, looked = [], []
-    generate, tower = type(vlm).generate, vlm.model.get_submodule(vlm.tower_path)
+    answers, tower = type(vlm).answers, vlm.model.get_submodule(vlm.tower_path)
     see = tower.forward
     monkeypatch.setattr(tower, "forward", lambda *args, **options: looked.append(1) or see(*args, **options))
 
     def counted(self, queries, **options):
         asked.extend(query.prompt for query in queries if not self.patches)
-        return generate(self, queries, **options)
+        return answers(self, queries, **options)
 
-    monkeypatch.setattr(type(vlm), "generate", counted)
+    monkeypatch.setattr(type(vlm), "answers", counted)
     evaluated(vlm, cases(4), tmp_path)
     assert len(asked) == 3 * 4
     edits = 2 * (1 + 2 + 1 + 1)  # of two editors: the pool of three, which begins with one, and two of one

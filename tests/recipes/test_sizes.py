@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from liveedit.editors.liveedit import LiveEdit, LiveEditConfig
 from liveedit.editors.nets import FeatureExtractor, InputExtractor, Part, ReleasedGenerator, similarity
+from liveedit.models.calls import CACHE
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
@@ -66,7 +67,7 @@ def climb(vlm, states, layers):
     elif hasattr(decoder, "rotary_emb"):
         more = {"position_embeddings": decoder.rotary_emb(states, places)}
     for layer in vlm.layers[:layers]:
-        out = layer(states, attention_mask=None, **more)
+        out = layer(states, attention_mask=None, **{CACHE: None}, **more)
         states = out[0] if isinstance(out, tuple) else out
     return states
 

@@ -38,6 +38,7 @@ FAMILIES: dict[str, str] = {
     "instructblip": "liveedit.models.instructblip:InstructBlip",
     "kosmos-2": "liveedit.models.kosmos:Kosmos2",
     "kosmos-2.5": "liveedit.models.kosmos:Kosmos25",
+    "llama4": "liveedit.models.llama4:Llama4",
     "llava": "liveedit.models.llava:Llava",
     "minicpm_ocr": "liveedit.models.minicpm:MiniCPMV",
     "minicpmv4_6": "liveedit.models.minicpm:MiniCPMV",

@@ -9,12 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import transformers
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from liveedit.errors import UnsupportedModel
 
-__all__ = ["CACHE", "Call", "arguments", "cache_in", "cache_of"]
+__all__ = ["CACHE", "TESTED", "Call", "arguments", "cache_in", "cache_of"]
+
+TESTED = "5.24.0"
+"""The newest transformers that was tested, the one of constraints.txt."""
 
 NAMES = ("cache", "past_key_values")
 """The names of the cache in models and in what they put out, the newest first."""
@@ -43,7 +47,8 @@ def cache_of(given: Mapping[str, Any]) -> Any:
     if not found:
         raise UnsupportedModel(
             f"a call of the model names no cache ({' or '.join(NAMES)}) but {', '.join(given)}: "
-            "it cannot be told whether it begins a prompt; use a version of transformers that was tested"
+            "it cannot be told whether it begins a prompt; "
+            f"transformers is {transformers.__version__}, {TESTED} was tested"
         )
     return next((cache for cache in found if cache is not None), None)
 

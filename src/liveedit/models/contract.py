@@ -1,7 +1,7 @@
 """What every VLM must do, whatever its prompt, its image inputs and its positions look like: named checks.
 
-Each check takes a VLM and raises :class:`Broken` with what does not hold. :func:`probe` runs the few that a model of a
-family that nobody has written must pass on loading, :func:`examine` all of them.
+Each check takes a VLM and raises :class:`Broken` with what does not hold. :func:`probe` runs the few that a model must
+pass on loading, :func:`examine` all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,19 @@ from liveedit.types import Query
 if TYPE_CHECKING:
     from liveedit.models.vlm import VLM
 
-__all__ = ["CHECKS", "QUERIES", "SEVERAL", "Broken", "Check", "Routed", "examine", "probe", "reads_several"]
+__all__ = [
+    "CHECKS",
+    "LOADING",
+    "QUERIES",
+    "SEVERAL",
+    "STRUCTURE",
+    "Broken",
+    "Check",
+    "Routed",
+    "examine",
+    "probe",
+    "reads_several",
+]
 
 EMBEDDINGS = -1
 SIDES: tuple[PaddingSide, PaddingSide] = ("left", "right")
@@ -67,9 +79,15 @@ def examine(vlm: "VLM", names: Sequence[str] | None = None) -> Iterator[Finding]
         yield Finding(name, str(CHECKS[name].__doc__).splitlines()[0], reason)
 
 
-def probe(vlm: "VLM") -> None:
-    """What a model must do before its family can be trusted; raises :class:`Broken` otherwise."""
-    for name in ("spans_partition_the_tokens", "resume_continues_where_hidden_stopped", "hooks_see_single_tokens"):
+STRUCTURE = ("spans_partition_the_tokens", "resume_continues_where_hidden_stopped", "hooks_see_single_tokens")
+"""What a model of a family that nobody has written must do before that can be trusted."""
+LOADING = ("generation_with_a_cache_agrees_with_whole_passes", "resume_agrees_with_a_whole_pass")
+"""What every model must do before it is asked, because another version of transformers may do otherwise."""
+
+
+def probe(vlm: "VLM", names: Sequence[str]) -> None:
+    """Run the checks of these names. Raises :class:`Broken`, or whatever the model fails with."""
+    for name in names:
         CHECKS[name](vlm)
 
 
@@ -89,6 +107,9 @@ QUERIES = [
     Query("Which film is represented in this image?", "Casablanca", SQUARE),
     Query("What is the name of the film? ", " Gone with the Wind\n", WIDE),
 ]
+
+TEXTS = [Query("Who?"), Query("Which film is this?")]
+"""Short, and of several lengths."""
 
 SEVERAL = [
     Query("Which film is represented in the second image?", "Casablanca", [WIDE, SQUARE]),
@@ -118,12 +139,25 @@ class Routed(Patch):
         def act(states: Tensor) -> Tensor:
             self.seen.append(tuple(states.shape))
             if not keys:
-                rows = zip(states, batch.spans, strict=True)
+                rows = zip(states.float(), batch.spans, strict=True)
                 parts = [(row[slice(*span.image)].sum(0), row[slice(*span.prompt)].mean(0)) for row, span in rows]
-                keys.append(torch.stack([image + prompt for image, prompt in parts])[:, None])
-            return states + self.scale * torch.roll(keys[0], 1, -1)
+                keys.append(torch.roll(torch.stack([image + prompt for image, prompt in parts])[:, None], 1, -1))
+            return states + self.change(states, keys[0]).to(states.dtype)
 
         return {self.site: act}
+
+    def change(self, states: Tensor, key: Tensor) -> Tensor:  # noqa: ARG002
+        """What is added to the states (B, T, D), given what they held together (B, 1, D)."""
+        return self.scale * key
+
+
+class Nudged(Routed):
+    """Moves every token by ``scale`` of its own length, so that in a model of any size the rest of it still counts."""
+
+    def change(self, states: Tensor, key: Tensor) -> Tensor:
+        """See :meth:`Routed.change`."""
+        lengths: Tensor = states.float().norm(dim=-1, keepdim=True)
+        return self.scale * lengths * nn.functional.normalize(key, dim=-1)
 
 
 class Weights(Patch):
@@ -177,10 +211,16 @@ def greedy(vlm: "VLM", query: Query, steps: int) -> list[int]:
     for _ in range(steps):
         token = vlm.logits(batch)[:, -1].argmax(-1, keepdim=True)
         tokens.append(int(token))
-        batch = batch.extended(token)
-        kinds = vlm.token_kinds(batch.inputs["input_ids"].cpu(), batch.spans)
-        batch.inputs |= {name: vlm.put(value) for name, value in kinds.items()}
+        batch = followed(vlm, batch, token)
     return tokens
+
+
+def followed(vlm: "VLM", batch: Batch, tokens: Tensor) -> Batch:
+    """The batch followed by the tokens (B, T') that were generated since."""
+    longer = batch.extended(tokens)
+    kinds = vlm.token_kinds(longer.inputs["input_ids"].cpu(), longer.spans)
+    longer.inputs |= {name: vlm.put(value) for name, value in kinds.items()}
+    return longer
 
 
 def cut(vlm: "VLM", tokens: list[int]) -> str:
@@ -532,6 +572,22 @@ def resume_continues_where_hidden_stopped(vlm: "VLM") -> None:
 
 
 @check
+@torch.no_grad()
+def resume_agrees_with_a_whole_pass(vlm: "VLM") -> None:
+    """``resume`` gives the logits of a question about an image from what the middle layer puts out.
+
+    Two forward passes, one of them in two halves. The vision tower runs once.
+    """
+    batch, layer = vlm.encode(QUERIES[:1]), middle(vlm)
+    with vlm.vision_once():
+        whole, resumed = vlm.logits(batch), vlm.resume(layer, vlm.hidden(batch, layer))
+    tolerance = 0.01 if whole.dtype == torch.float32 else 0.5
+    apart, size = distances(resumed, whole), distances(whole, whole.mean(1, keepdim=True))
+    rest = f"{float((apart / size).max()):.2g} of what they differ from token to token"
+    expect(bool((apart <= tolerance * size).all()), f"resume and whole forward passes differ by {rest}")
+
+
+@check
 def what_goes_into_the_first_layer(vlm: "VLM") -> None:
     """Below the first layer texts are their embeddings, images what ``image_states`` says."""
     batch = vlm.encode(QUERIES)
@@ -641,6 +697,44 @@ def hooks_see_single_tokens(vlm: "VLM") -> None:
         )
     expected = [batch.labels.shape[1], 1, 1]
     expect(shapes == expected, f"a hook sees {shapes} tokens, not {expected}")
+
+
+@check
+@torch.no_grad()
+def generation_with_a_cache_agrees_with_whole_passes(vlm: "VLM") -> None:
+    """Under a patch, three tokens generated with a cache have the logits that whole forward passes give them.
+
+    Ten forward passes, four of them over a single token: of a question about a small image, and of two short texts in
+    one batch, the prompt, two tokens behind it, and all of it with the patch and without. The vision tower runs once.
+    """
+    for asked in (QUERIES[:1], TEXTS):
+        batch = vlm.encode([replace(query, target="") for query in asked], padding_side="left")
+        with vlm.vision_once():
+            with vlm.patched(Nudged(middle(vlm), 0.5)):
+                tokens, cached = generated(vlm, batch, 3)
+                longer = followed(vlm, batch, tokens[:, :-1])
+                whole = vlm.logits(longer)[:, -3:]
+            plain = vlm.logits(longer)[:, -3:]
+        moved, apart = (distances(one, whole) for one in (plain, cached))
+        expect(bool((moved > 0).all()), "a patch does nothing in a whole forward pass")
+        tolerance = 0.01 if whole.dtype == torch.float32 else 0.5
+        rest = f"{float((apart / moved).max()):.2g} of what the patch changes"
+        expect(bool((apart <= tolerance * moved).all()), f"generation and whole forward passes differ by {rest}")
+
+
+def generated(vlm: "VLM", batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    """Tokens (B, steps) that are generated with a cache behind a batch of prompts, and their logits (B, steps, V)."""
+    options = {"max_new_tokens": steps, "min_new_tokens": steps, "do_sample": False, "num_beams": 1, "use_cache": True}
+    put_out = {"output_logits": True, "return_dict_in_generate": True, "pad_token_id": vlm.pad_token_id}
+    with vlm.announce(batch):
+        made = vlm.model.generate(**batch.inputs, **options, **put_out)
+    return made.sequences[:, -steps:], torch.stack(made.logits, 1).to(vlm.device)
+
+
+def distances(one: Tensor, other: Tensor) -> Tensor:
+    """How far the logits (B, T, V) of two passes are from one another at each token, (B, T)."""
+    apart: Tensor = (one.float() - other.float()).norm(dim=-1)
+    return apart
 
 
 # Patches

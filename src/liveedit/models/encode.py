@@ -97,9 +97,7 @@ class Encoder:
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
         """What the model is told of the kind of each token (B, T), by the name it takes it by."""
-        if not getattr(self.processor, "return_mm_token_type_ids", False):
-            return {}
-        return {"mm_token_type_ids": torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))}
+        return {}
 
     def also_read(self, queries: Sequence[Query]) -> dict[str, Tensor]:  # noqa: ARG002
         """What the model reads of the queries besides the tokens of its text decoder and the images."""

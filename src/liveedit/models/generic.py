@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from liveedit.errors import UnsupportedModel
 from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
-from liveedit.models.contract import probe
+from liveedit.models.contract import STRUCTURE, probe
 from liveedit.models.encode import Picture, PromptFormat, filled, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
@@ -57,7 +57,7 @@ class Generic(VLM):
         self.plain = False
         self.lists: set[str] = set()
         self.kinds = [name for name in TYPES if name in self.accepted()]
-        self.check_probe()
+        self.check_structure()
 
     @classmethod
     def load_processor(cls, source: str) -> Any:
@@ -93,6 +93,8 @@ class Generic(VLM):
             raise self.refuse("its upper layers take keys and values from lower ones")
         if "shared" in (getattr(text, "indexer_types", None) or []):
             raise self.refuse("its upper layers attend to the tokens that lower ones have chosen")
+        if getattr(text, "loop_num_passes", 1) > 1:
+            raise self.refuse("its layers run several times over, one round reading what the last put out")
 
     def find_decoder(self) -> str:
         """The path of the module that owns the text decoder's ``layers``."""
@@ -152,11 +154,11 @@ class Generic(VLM):
         )
         return (inner | own) & (own | asked)
 
-    def check_probe(self) -> None:
+    def check_structure(self) -> None:
         """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
         try:
             self.plain, self.layer_outputs = self.find_outputs()
-            probe(self)
+            probe(self, STRUCTURE)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
             raise self.refuse(reason) from error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, Spans
+from liveedit.models.calls import arguments
 from liveedit.models.encode import Picture, PromptFormat, nested
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -139,7 +140,8 @@ class Kosmos25(Kosmos):
 
 def embed(text_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before the text model: embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
-    ids, mask, image, places = (kwargs.get(name) for name in ("input_ids", "attention_mask", "image_embeds", PLACES))
+    given = arguments(text_model.forward, args, kwargs)
+    ids, mask, image, places = (given[name] for name in ("input_ids", "attention_mask", "image_embeds", PLACES))
     if ids is None:
         return None
     embedded = text_model.get_input_embeddings()(ids)

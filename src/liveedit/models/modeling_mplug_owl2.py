@@ -28,7 +28,6 @@ from transformers import (
     LlamaModel,
     LlavaForConditionalGeneration,
     LlavaModel,
-    PreTrainedConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -40,19 +39,20 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from liveedit.models.calls import CACHE
+from liveedit.models.configuration import Composite
 
 __all__ = ["MPlugOwl2Config", "MPlugOwl2ForConditionalGeneration"]
 
 
 @strict
-class MPlugOwl2Config(PreTrainedConfig):  # type: ignore[misc]
+class MPlugOwl2Config(Composite):
     """Shape of the model. An image takes ``num_query_tokens`` + 1 tokens; the abstractor is as wide as the tower.
 
     Raises :class:`ValueError` for the configuration of the authors' own checkpoint.
     """
 
     model_type = "mplug_owl2"
-    sub_configs_defaults = {"vision_config": CLIPVisionConfig, "text_config": LlamaConfig}  # noqa: RUF012
+    sub_configs = {"vision_config": CLIPVisionConfig, "text_config": LlamaConfig}  # noqa: RUF012
 
     vision_config: Any = None
     text_config: Any = None

@@ -43,6 +43,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 from liveedit.models.calls import CACHE
+from liveedit.models.configuration import Composite
 
 __all__ = ["QwenVLConfig", "QwenVLForConditionalGeneration"]
 
@@ -75,7 +76,7 @@ class QwenVLTextConfig(Qwen2Config):  # type: ignore[misc]
     use_logn_attn: bool = True
 
 
-class QwenVLConfig(PreTrainedConfig):  # type: ignore[misc]
+class QwenVLConfig(Composite):
     """Both, and the resampler between them: its queries (``image_seq_length``, a square) and its heads."""
 
     model_type = "qwen_vl"
@@ -87,13 +88,6 @@ class QwenVLConfig(PreTrainedConfig):  # type: ignore[misc]
     image_seq_length: int = 256
     resampler_heads: int = 32
     tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Make configurations of what ``config.json`` holds."""
-        for name, kind in self.sub_configs.items():
-            if not isinstance(getattr(self, name), kind):
-                setattr(self, name, kind(**(getattr(self, name) or {})))
-        super().__post_init__(**kwargs)
 
 
 class VisionAttention(nn.Module):

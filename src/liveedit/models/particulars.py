@@ -143,6 +143,21 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         },
     },
     "cohere2_vision": {"pictures": {"patch_size": 2}},
+    "apertus1p5": {
+        "config": {
+            "vision_config": {
+                **dict.fromkeys(["base_channels", "latent_channels"], 32),
+                "channel_multiplier": [1, 1, 1, 1, 1],
+                "codebook_size": 16,
+                "num_res_blocks": 1,
+            },
+            "audio_config": {"codebook_dim": 32, "codebook_size": 16, "num_filters": 4, "num_lstm_layers": 1},
+            "image_token_offset": 400,
+            "audio_token_offset": 416,
+        },
+        "pictures": {"size": {"min_pixels": 1024, "max_pixels": 4096}},
+        "named": {"eol_token": "<eol>"},
+    },
     "cohere_compass": {
         "config": {
             "text_config": {"rope_parameters": {"full_attention": ROTARY}},
@@ -360,6 +375,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "pictures": {"size": {"height": 64, "width": 64}},
     },
     "granite_docling": {"processor": {"image_seq_len": 1}},
+    "hy_v4_vl": {"config": {"text_config": {"qk_rope_head_dim": 32}}},
     "idefics3": {"processor": {"image_seq_len": 4}},
     "smolvlm": {"processor": {"image_seq_len": 4}, "note": "needs num2words"},
     "internvl": {"processor": {"image_seq_length": 4}},

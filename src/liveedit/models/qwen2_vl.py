@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import torch
 import transformers
+from torch import Tensor
 
+from liveedit.models.batch import Spans
 from liveedit.models.vlm import VLM
 
 __all__ = ["Qwen2VL", "Qwen2VLProcessor"]
@@ -30,3 +33,7 @@ class Qwen2VL(VLM):
     def load_processor(cls, source: str) -> Any:
         """The processor of a checkpoint, without its video half."""
         return Qwen2VLProcessor.from_pretrained(source)
+
+    def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
+        """1 for the tokens of an image, whose positions go in three directions."""
+        return {"mm_token_type_ids": torch.tensor(self.processor.create_mm_token_type_ids(input_ids.tolist()))}

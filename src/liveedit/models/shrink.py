@@ -71,7 +71,8 @@ def shrink(model_type: str) -> tuple[Any, Any]:
     own = CONFIG_MAPPING[model_type]
     text = tokenizer(special)
     ends = {"bos_token_id": text.bos_token_id, "eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
-    settings = merged(settled(own(), TEXT, {"vocab_size": len(text), **ends}), special.get("config", {}))
+    sizes = dict.fromkeys(("vocab_size", "unpadded_vocab_size"), len(text))
+    settings = merged(settled(own(), TEXT, {**sizes, **ends}), special.get("config", {}))
     config = own(**settings)
     processor = processing(model_type, text, special)
     settings = merged(settings, tokens(config, processor))

@@ -25,7 +25,8 @@ from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models import check_authors, checkpoint, family
 from liveedit.models.attach import Attachment
 from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
-from liveedit.models.calls import CACHE
+from liveedit.models.calls import CACHE, TESTED, Call
+from liveedit.models.contract import LOADING, probe
 from liveedit.models.detours import always, detour, mine
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.greedy import greedy
@@ -36,6 +37,9 @@ from liveedit.models.wrappers import acting, adapters_on, unwrapped
 from liveedit.types import Query, checked
 
 __all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "Reply", "reading"]
+
+UNSEEN = ("use_cache",)
+"""Arguments for the text decoder that transformers from 5.24 on hands to the vision tower, too."""
 
 EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
@@ -118,9 +122,25 @@ class VLM(Encoder, metaclass=Family):
         holds quantised ones needs nothing. ``device_map`` goes to ``from_pretrained``: "auto" spreads the layers over
         all devices, then memory, then disk, of each no more than ``max_memory`` says. ``prompt_format`` ``None`` means
         the chat template if there is one. Raises :class:`BadInput` where there is no checkpoint or a broken one, and
-        where bitsandbytes is lacking, :class:`UnsupportedModel` for a ``model_type`` that no family reads and for a
-        checkpoint that has to be converted first.
+        where bitsandbytes is lacking, :class:`UnsupportedModel` for a ``model_type`` that no family reads, for a
+        checkpoint that has to be converted first, and as :meth:`check_answers`.
         """
+        vlm = cls.read(path, dtype, quantize, device_map, max_memory, prompt_format)
+        vlm.check_inputs(path)
+        vlm.check_answers()
+        return vlm
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        dtype: torch.dtype | None,
+        quantize: Bits | None = None,
+        device_map: Any = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        prompt_format: PromptFormat | None = None,
+    ) -> "VLM":
+        """See :meth:`load`; the model is not asked anything yet."""
         source = checkpoint(path)
         with reading(path):
             config, _ = transformers.PreTrainedConfig.get_config_dict(source)
@@ -142,9 +162,8 @@ class VLM(Encoder, metaclass=Family):
             processor = completed(chosen.load_processor(source), model, source)
             finalize(model, undo.pop_all().close)
         vlm: VLM = chosen(model, processor, prompt_format)
-        vlm.check_inputs(path)
         if quantize is not None:
-            vlm.unquantised = partial(VLM.load, path, dtype=dtype, device_map={"": "disk"})
+            vlm.unquantised = partial(VLM.read, path, dtype, device_map={"": "disk"})
         return vlm
 
     def check_inputs(self, path: str | Path) -> None:
@@ -156,6 +175,20 @@ class VLM(Encoder, metaclass=Family):
         except Exception as error:  # a processor may fail in any way
             reason = one_line(error)
             raise UnsupportedModel(f"the processor in {path} does not fit the model: {reason}") from error
+
+    def check_answers(self) -> None:
+        """Raise :class:`UnsupportedModel` if the model answers otherwise under a patch than it must.
+
+        A cache, a mask or positions that another version of transformers hands from one part of a model to another by
+        other names come to light so. :meth:`load` does it for every model. It takes twelve forward passes over one
+        small image or short texts, four of them over a single token, and two looks at the image.
+        """
+        try:
+            probe(self, LOADING)
+        except Exception as error:  # a model may fail in any way
+            versions = f"with transformers {transformers.__version__} ({TESTED} was tested)"
+            kind = self.model.config.model_type
+            raise UnsupportedModel(f"models of type '{kind}' cannot be edited {versions}: {one_line(error)}") from error
 
     @classmethod
     def load_processor(cls, source: str) -> Any:
@@ -293,14 +326,14 @@ class VLM(Encoder, metaclass=Family):
             self.check_layer(layer)
         caught: list[Tensor] = []
 
-        def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def starts(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             positions = kwargs.get("position_ids")
             if positions is not None:  # which some models give once for all rows
                 positions = positions.expand(*positions.shape[:-2], len(batch), -1)
             batch.position_ids, batch.extra = positions, self.extra(batch, kwargs)
             if layer == EMBEDDINGS:
-                given = kwargs.get("inputs_embeds")
-                caught.append(self.embedding(batch.inputs["input_ids"]) if given is None else given)
+                call = Call.read(decoder, args, kwargs)
+                caught.append(self.embedding(call.newest) if call.embedded is None else call.embedded)
                 raise LayerReached
 
         def reached(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -441,7 +474,7 @@ class VLM(Encoder, metaclass=Family):
 
         def once(run: Callable[..., Any]) -> Callable[..., Any]:
             def looked_up(*args: Any, **kwargs: Any) -> Any:
-                key = digest(args, kwargs)
+                key = digest(args, {name: value for name, value in kwargs.items() if name not in UNSEEN})
                 if key not in known:
                     known[key] = run(*args, **kwargs)
                 return anew(known[key])

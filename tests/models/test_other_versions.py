@@ -1,0 +1,103 @@
+"""A version of transformers that hands things on in another way is noticed when a model is loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import LlamaModel, LlavaModel
+
+from liveedit.errors import UnsupportedModel
+from liveedit.models.calls import CACHE, TESTED
+from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of LLaVA."""
+    path, vlm = tmp_path_factory.mktemp("llava"), tiny("llava")
+    vlm.model.save_pretrained(path)
+    vlm.processor.save_pretrained(path)
+    return path
+
+
+def handing_on(monkeypatch, change):
+    """Have ``change`` made to the arguments of every call of LLaVA's text decoder."""
+
+    def call(self, *args, **kwargs):
+        return nn.Module.__call__(self, *args, **change(kwargs))
+
+    monkeypatch.setattr(LlamaModel, "__call__", call)
+
+
+def test_what_loading_takes(folder, monkeypatch):
+    lengths = []
+
+    def seen(kwargs):
+        lengths.append(kwargs["inputs_embeds"].shape[1])
+        return kwargs
+
+    handing_on(monkeypatch, seen)
+    VLM.load(folder)
+    assert len(lengths) == 1 + 13  # a look at what goes into it first, and of the rest two that take half of it
+    assert lengths.count(1) == 4
+
+
+def test_a_cache_by_another_name_is_noticed(folder, monkeypatch):
+    own = LlamaModel.forward
+
+    def forward(self, *args, memory=None, **kwargs):
+        return own(self, *args, **{CACHE: memory}, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    handing_on(monkeypatch, lambda kwargs: {"memory" if name == CACHE else name: kwargs[name] for name in kwargs})
+    refused(folder, "names no cache")
+
+
+def test_a_cache_that_is_lost_is_noticed(folder, monkeypatch):
+    handing_on(monkeypatch, lambda kwargs: kwargs | {CACHE: None})
+    refused(folder)
+
+
+def test_a_mask_that_is_lost_is_noticed(folder, monkeypatch):
+    handing_on(monkeypatch, lambda kwargs: kwargs | {"attention_mask": None})
+    refused(folder)
+
+
+def test_positions_that_are_counted_anew_are_noticed(folder, monkeypatch):
+    def anew(kwargs):
+        length = kwargs["inputs_embeds"].shape[1]
+        return kwargs | ({"position_ids": torch.zeros(1, 1, dtype=torch.long)} if length == 1 else {})
+
+    handing_on(monkeypatch, anew)
+    refused(folder, "generation and whole forward passes differ by")
+
+
+def test_what_a_model_does_behind_its_decoder_is_noticed(folder, monkeypatch):
+    own = LlavaModel.forward
+
+    def forward(self, *args, **kwargs):
+        output = own(self, *args, **kwargs)
+        output.last_hidden_state = 2 * output.last_hidden_state
+        return output
+
+    monkeypatch.setattr(LlavaModel, "forward", forward)
+    refused(folder, "resume and whole forward passes differ by")
+
+
+def refused(folder, words=""):
+    """Loading raises one line that names both versions and the reason."""
+    with pytest.raises(UnsupportedModel) as caught:
+        VLM.load(folder)
+    text = str(caught.value)
+    assert transformers.__version__ in text
+    assert f"{TESTED} was tested" in text
+    assert words in text
+    assert "\n" not in text
+
+
+def test_the_version_that_was_tested_is_the_one_that_is_installed_for_the_tests():
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"transformers=={TESTED}" in lines
