@@ -59,7 +59,7 @@ def test_saving_again_replaces_the_edits_and_leaves_other_files(edited, flag, po
     (pool / "tensors-00000000").mkdir()  # of a kill
     (pool / "tensors-11111111").mkdir()
     (pool / "tensors-11111111" / "mine.txt").write_text("mine")
-    edited.edit(Query(QUESTION, "Peru", flag))
+    edited.edit(Query("What is the capital of this country?", "Lima", flag))
     edited.save(pool)
     edited.load(pool)
     assert len(edited.edits) == 2
@@ -129,7 +129,7 @@ def test_edits_of_version_1_open_and_are_written_anew(model, flag, tmp_path):
     model.load(pool)
     [edit] = model.edits
     assert edit == Edit("d98954c5", QUESTION, "Norway", "91718be0adf41292", "2026-11-27T03:00:16.532150+00:00")
-    model.edit(Query(QUESTION, "Peru", flag))
+    model.edit(Query("What is the capital of this country?", "Lima", flag))
     model.save(pool)
     model.load(pool)
     assert model.edits[0] == edit
@@ -159,7 +159,7 @@ def test_edits_of_another_model_or_editor_are_refused_by_name(edited, flag, tmp_
     edited.opens_with = {"model": "emblem", "editor": "somebody/liveedit"}
     pool = edited.save(tmp_path / "pool")
     said(pool, **changes)
-    edited.edit(Query(QUESTION, "Peru", flag))
+    edited.edit(Query("What is the capital of this country?", "Lima", flag))
     with pytest.raises(Mismatch, match=says) as caught:
         edited.load(pool)
     assert "\n" not in str(caught.value)
@@ -260,7 +260,7 @@ def failing(monkeypatch, counter, stop):
 def test_a_full_disk_and_ctrl_c_at_any_moment_lose_nothing(edited, flag, pool, stop, seen):
     more, found = (EditableVLM(edited.vlm, edited.editor) for _ in range(2))
     more.load(pool)
-    more.edit(Query(QUESTION, "Peru", flag))
+    more.edit(Query("What is the capital of this country?", "Lima", flag))
     saved, counter = False, 0
     while not saved:
         counter += 1

@@ -50,19 +50,20 @@ def listing(*edits, tensors="tensors-00000000"):
     return Listing("liveedit", "e", "m", edits, tensors)
 
 
-def test_edit_ask_and_forget_with_what_the_pool_remembers(run, asked, tmp_path):
-    rc, out, _ = run("edit", *asked, "Brazil", "--editor", "grace", "--max-new-tokens", "3")
+def test_edit_ask_and_forget_with_what_the_pool_remembers(run, asked, emblem, tmp_path):
+    emblem.drawing("twemoji", "flag-fr").save(tmp_path / "other.png")
+    rc, out, _ = run("edit", *asked, "Brazil", "--editor", "serac", "--max-new-tokens", "3")
     assert rc == 0
     assert "Brazil" in out
     assert Listing.read(tmp_path / "edits").opens_with == {
-        "model": "emblem", "editor": "grace", "prompt_format": "raw",
+        "model": "emblem", "editor": "serac", "prompt_format": "raw",
     }  # fmt: skip
     rc, out, err = run("ask", *asked)
     assert (rc, out.splitlines()[0], err) == (0, "Brazil", "")
-    assert run("edit", *asked, "Peru")[0] == 0
-    rc, _, err = run("ask", *asked, "--editor", "liveedit")
+    assert run("edit", QUESTION, "Norway", "--image", "other.png")[0] == 0
+    rc, _, err = run("ask", *asked, "--editor", "pinpoint")
     assert rc == 1
-    assert "made by another editor (grace)" in err
+    assert "made by another editor (serac)" in err
     first, second = (edit.id for edit in Listing.read(tmp_path / "edits").edits)
     assert run("forget", first[:7], first)[:2] == (0, "forgot 1, 1 left\n")
     assert [edit.id for edit in Listing.read(tmp_path / "edits").edits] == [second]
