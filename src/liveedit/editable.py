@@ -17,10 +17,11 @@ from PIL import Image
 from liveedit.artifacts import locked, place, read_tensors, sync, write_tensors, writing
 from liveedit.data.images import open_image, picture_hash
 from liveedit.editors import load_editor
+from liveedit.editors.bank import Bank
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.former import SHIPPED
 from liveedit.editors.pool import BankPatch, PoolEditor
-from liveedit.editors.precedence import about, overruling
+from liveedit.editors.precedence import about, entries, overruling
 from liveedit.errors import BadInput, Mismatch
 from liveedit.listing import FILE, Edit, Listing, history, question, tidy
 from liveedit.models.patch import Patch
