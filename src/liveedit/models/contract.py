@@ -581,7 +581,7 @@ def resume_agrees_with_a_whole_pass(vlm: "VLM") -> None:
     batch, layer = vlm.encode(QUERIES[:1]), middle(vlm)
     with vlm.vision_once():
         whole, resumed = vlm.logits(batch), vlm.resume(layer, vlm.hidden(batch, layer))
-    tolerance = 0.01 if whole.dtype == torch.float32 else 0.5
+    tolerance = rounding(vlm)
     apart, size = distances(resumed, whole), distances(whole, whole.mean(1, keepdim=True))
     rest = f"{float((apart / size).max()):.2g} of what they differ from token to token"
     expect(bool((apart <= tolerance * size).all()), f"resume and whole forward passes differ by {rest}")
@@ -717,7 +717,7 @@ def generation_with_a_cache_agrees_with_whole_passes(vlm: "VLM") -> None:
             plain = vlm.logits(longer)[:, -3:]
         moved, apart = (distances(one, whole) for one in (plain, cached))
         expect(bool((moved > 0).all()), "a patch does nothing in a whole forward pass")
-        tolerance = 0.01 if whole.dtype == torch.float32 else 0.5
+        tolerance = rounding(vlm)
         rest = f"{float((apart / moved).max()):.2g} of what the patch changes"
         expect(bool((apart <= tolerance * moved).all()), f"generation and whole forward passes differ by {rest}")
 
@@ -729,6 +729,16 @@ def generated(vlm: "VLM", batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
     with vlm.announce(batch):
         made = vlm.model.generate(**batch.inputs, **options, **put_out)
     return made.sequences[:, -steps:], torch.stack(made.logits, 1).to(vlm.device)
+
+
+def rounding(vlm: "VLM") -> float:
+    """How far the logits of two ways may be apart, as a share of what matters: far less if all is in single precision.
+
+    In half precision, and where activations are quantised by what stands beside them, a token may take another expert;
+    what a lost cache, mask or position does is larger than any of that.
+    """
+    exact = all(weights.dtype == torch.float32 for weights in vlm.model.parameters())
+    return 0.01 if exact and vlm.quantised is None else 0.5
 
 
 def distances(one: Tensor, other: Tensor) -> Tensor:
