@@ -4,8 +4,6 @@ The whole product is slow and runs by ``make test-all``; by default run the fami
 for, on editors that look for it.
 """
 
-import math
-
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -22,7 +20,7 @@ from liveedit.types import Case, Probe, Query
 SMALL = {
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
     "lemoe": {"batch": 2, "rank": 4, "steps": 10, "lr": 1e-2},
-    "liveedit": {"module_dim": 32, "heads": 2, "layer": 2, "rank": 16, "scale": 0.2},
+    "liveedit": {"module_dim": 32, "heads": 2, "layer": 2, "rank": 16, "scale": 0.2, "margin": -1e3},
     "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
     "pinpoint": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24},
     "recipe": {"key_dim": 16, "layer": 2},
@@ -32,11 +30,13 @@ SMALL = {
 """Settings that make a method fit a tiny model."""
 
 RETRIEVING, TRAINED = ("ike", "lte"), ("ke", "liveedit", "lte", "mend", "pinpoint", "recipe", "serac")
-STARTS, ROUNDS, STEPS, RATE = 2, 10, 20, 3e-3
-"""The training of an editor that has networks: it ends with the first round after which an edit takes."""
-LIKELY, HIGHER = math.log(0.5), 0.3
-"""An edit takes if each token of its target is likelier than not, on average; by a method without networks, which is
-not tried twice, if it is that much likelier than before."""
+STARTS, ROUNDS, STEPS, RATE = 2, 20, 10, 3e-3
+"""The training of an editor that has networks: it ends with the first round after which its edits take."""
+HIGHER, ROW = 1.0, 3
+"""Edits take if the tokens of each one's target are that much likelier than before, in nats on average; those by
+networks in so many rounds on end, each of which makes them anew: chance, which may raise a target once, does not."""
+AT_ONCE = 0.3
+"""The same for methods without networks, which take a few steps on the edit itself and are not tried twice."""
 
 TYPES = [name for name, record in checked().items() if record.reason is None]
 STACKED = ("inkling2", "inkling_mm_model", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
@@ -103,8 +103,8 @@ def product(pairs):
     ]
 
 
-def patches(vlm, name, sentence_encoder):
-    """One edit by a fresh editor, or after each round of its training; then of another that starts elsewhere.
+def editors(vlm, name, sentence_encoder):
+    """A fresh editor, or one after each round of its training; then another that starts elsewhere.
 
     From some starts no unit of so small a network ever moves.
     """
@@ -112,7 +112,7 @@ def patches(vlm, name, sentence_encoder):
     for start in range(STARTS):
         editor = new_editor(vlm, name, settings, seed=start)
         for _ in training(editor):
-            yield editor.edit([EDIT])
+            yield editor
 
 
 def training(editor):
@@ -147,24 +147,36 @@ def state(model):
     return values, [(name, [list(getattr(module, kind)) for kind in kinds]) for name, module in model.named_modules()]
 
 
+def gains(vlm, edit):
+    """How much likelier each case's target is under the edit that ``edit`` makes of it alone."""
+    found = []
+    for query in (case.edits[0] for case in CASES):
+        before = log_probability(vlm, query)
+        with vlm.patched(edit(query)):
+            found.append(log_probability(vlm, query) - before)
+    return found
+
+
 def takes(vlm, name, sentence_encoder):
     if reason := REFUSED.get((name, vlm.model.config.model_type)):
         with pytest.raises(UnsupportedModel, match=reason):
             new_editor(vlm, name, SMALL.get(name, {}))
         return
     values, hooks = state(vlm.model)
-    plain, before = vlm.logits(vlm.encode([EDIT])), log_probability(vlm, EDIT)
-    for patch in patches(vlm, name, sentence_encoder):
-        with vlm.patched(patch), torch.no_grad():
-            after = log_probability(vlm, EDIT)
-            answer, expected = vlm.generate([EDIT], max_new_tokens=4), cut(vlm, greedy(vlm, EDIT, 4))
-        if after > LIKELY:
+    plain, row = vlm.logits(vlm.encode([EDIT])), 0
+    needed, least = (ROW, HIGHER) if name in TRAINED else (1, AT_ONCE)
+    for editor in editors(vlm, name, sentence_encoder):
+        raised = gains(vlm, lambda query, editor=editor: editor.edit([query]))
+        row = row + 1 if min(raised) > least else 0
+        if row == needed:
             break
     if name == "ike":  # relies on what a model has learnt of examples, which a random one has not
-        assert after != before
+        assert any(raised)
     else:
-        assert after > (LIKELY if name in TRAINED else before + HIGHER)
-    assert answer == [expected]
+        assert row == needed, raised
+    patch = editor.edit([EDIT])
+    with vlm.patched(patch), torch.no_grad():
+        assert vlm.generate([EDIT], max_new_tokens=4) == [cut(vlm, greedy(vlm, EDIT, 4))]
     assert torch.equal(vlm.logits(vlm.encode([EDIT])), plain)
     now, left = state(vlm.model)
     assert all(held[0] is now[key][0] and torch.equal(held[1], now[key][1]) for key, held in values.items())
@@ -184,16 +196,18 @@ def test_every_pair(vlm, name, sentence_encoder):
     takes(vlm, name, sentence_encoder)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("name", ["liveedit", "pinpoint"])
 @pytest.mark.parametrize("strength", [0.0, 1.0, 10.0])
 def test_experts_of_noise_or_of_nothing_do_not_take(name, strength):
-    """What the tests above must not take for an edit: as often as they try, always kept, with random factors."""
+    """What the tests above must not take for edits: random factors, new ones each time, always kept."""
     vlm = tiny("llava")
-    for seed in range(STARTS * ROUNDS):
-        editor = new_editor(vlm, name, SMALL[name] | {"margin": -1e3}, seed=seed)
-        patch, dice = editor.edit([EDIT]), torch.Generator().manual_seed(seed)
+    editor, dice = new_editor(vlm, name, SMALL[name] | {"margin": -1e3}), torch.Generator().manual_seed(0)
+
+    def edit(query):
+        patch = editor.edit([query])
         rows = patch.bank.tensors()
-        noise = {part: strength * torch.randn(rows[part].shape, generator=dice) for part in ("expert_in", "expert_out")}
-        with vlm.patched(type(patch)(editor, Bank(rows | noise))):
-            assert log_probability(vlm, EDIT) < LIKELY
+        factors = {part: torch.randn(rows[part].shape, generator=dice) for part in ("expert_in", "expert_out")}
+        return type(patch)(editor, Bank(rows | {part: strength * factor for part, factor in factors.items()}))
+
+    rounds = [min(gains(vlm, edit)) > HIGHER for _ in range(STARTS * ROUNDS)]
+    assert not any(all(rounds[first : first + ROW]) for first in range(len(rounds) - ROW + 1))
