@@ -4,9 +4,9 @@
 
 The shipped editors were trained by
 
-    liveedit train runs/NAME --editor NAME --config recipes/emblem/NAME.json
+    OMP_NUM_THREADS=1 liveedit train runs/NAME --editor NAME --config recipes/emblem/NAME.json
 
-on two cores; docs/lab-log.md says how long each took and what it reached.
+which gives the same weights again, bit for bit; docs/lab-log.md says how long each took and what it reached.
 """
 
 import argparse
