@@ -19,7 +19,7 @@ from liveedit.types import Case, Probe, Query
 
 SMALL = {
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
-    "lemoe": {"batch": 2, "rank": 4, "steps": 10, "lr": 1e-2},
+    "lemoe": {"batch": 2, "rank": 4, "steps": 40, "lr": 1e-2},
     "liveedit": {"module_dim": 32, "heads": 2, "layer": 2, "rank": 16, "scale": 0.2, "margin": -1e3},
     "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
     "pinpoint": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24},
