@@ -193,8 +193,8 @@ class EditableVLM:
             return self.vlm.generate(queries, max_new_tokens=self._room(queries))
 
     def _room(self, queries: Sequence[Query]) -> int:
-        """Tokens of the longest target, and one more."""
-        ids = self.vlm.tokenizer([query.target for query in queries], add_special_tokens=False)["input_ids"]
+        """Tokens of the longest target, after a blank, and one more, which tells whether the answer goes on."""
+        ids = self.vlm.tokenizer([f" {query.target}" for query in queries], add_special_tokens=False)["input_ids"]
         return 1 + max(map(len, ids))
 
     @contextmanager

@@ -51,7 +51,8 @@ class Query:
             images = tuple(self.image)
             object.__setattr__(self, "image", images if len(images) > 1 else next(iter(images), None))
         if self.about is not None and not isinstance(self.about, Integral):
-            raise BadInput(f"`about` is the place of an image or None, not {type(self.about).__name__}")
+            kind = type(self.about).__name__
+            raise BadInput(f"`about` is the place of an image, not {kind}: count from 0, or say None for all")
         count = len(self.images)
         if self.about is not None and count and not -count <= self.about < count:
             raise BadInput(f"no image {self.about} among {count}: `about` counts them from 0, or is None for all")
