@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from liveedit.errors import BadInput, StorageError
+from liveedit.types import check_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,7 @@ def place(path: str | Path) -> Path:
 
     Raises :class:`BadInput` for a path that leads nowhere.
     """
+    check_path(path)
     try:
         found = Path(path).expanduser().resolve()
         found.exists()  # which fails where a name is too long, or a folder closed
@@ -168,6 +170,8 @@ def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool
 def check_files(folder: str | Path, names: Collection[str], *, ours: bool = False) -> None:
     """Raise :class:`BadInput` unless :func:`write_files` may write these files."""
     target = place(folder)
+    if target.exists() and not target.is_dir():
+        raise BadInput(f"{folder} is a file: give a folder")
     listed = _listed(target)
     if ours and not (target / MANIFEST).exists():
         return
@@ -180,7 +184,7 @@ def _listed(folder: Path) -> set[str]:
     """The files of ``folder`` that :func:`write_files` wrote."""
     try:
         return {str(name) for name in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 

@@ -9,6 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from threading import RLock
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from liveedit.listing import FILE, Edit, Listing, history, question, tidy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import name as image_name
-from liveedit.types import Query, checked
+from liveedit.types import Query, check_path, checked
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
 
@@ -35,6 +36,9 @@ PICTURES = "pictures.safetensors"
 
 EMBEDDED = "emblem"
 """The name of the model that ships with the package."""
+
+SEPARATE = "PZC"
+"""Kinds of Unicode that may follow an answer: punctuation, blanks and line ends."""
 
 
 def embedded(name: str) -> Path:
@@ -49,6 +53,7 @@ def load(model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **option
     ``model`` is "emblem" for the embedded one, a folder, or a Hugging Face id; ``editor`` the name of a method, or the
     folder of a trained one. ``options`` go to :meth:`VLM.load` (dtype, device_map, prompt_format).
     """
+    check_path(editor)
     vlm = load_vlm(model, **options)
     ships = model == EMBEDDED and embedded(str(editor)).is_dir()
     loaded = EditableVLM(vlm, load_editor(vlm, embedded(str(editor)) if ships else editor))
@@ -188,8 +193,8 @@ class EditableVLM:
             return self.vlm.generate(queries, max_new_tokens=self._room(queries))
 
     def _room(self, queries: Sequence[Query]) -> int:
-        """Tokens of the longest target, and one more."""
-        ids = self.vlm.tokenizer([query.target for query in queries], add_special_tokens=False)["input_ids"]
+        """Tokens of the longest target, after a blank, and one more, which tells whether the answer goes on."""
+        ids = self.vlm.tokenizer([f" {query.target}" for query in queries], add_special_tokens=False)["input_ids"]
         return 1 + max(map(len, ids))
 
     @contextmanager
@@ -232,8 +237,11 @@ class EditableVLM:
 
         Raises :class:`BadInput` for an id that is not in force or a beginning that several share; then none is.
         """
+        wanted = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Iterable) else [ids]
+        if not all(isinstance(id, str) for id in wanted):
+            raise BadInput("an edit's id is text: give one that `edits` lists, or several")
         with self._lock:
-            gone = {self._place(id) for id in ([ids] if isinstance(ids, str) else ids)}
+            gone = {self._place(id) for id in wanted}
             keep = [i for i in range(len(self._edits)) if i not in gone]
             taken = [self._edits[i] for i in sorted(gone)]
             if isinstance(self.editor, PoolEditor):
@@ -370,7 +378,8 @@ def _rivals(one: Edit, other: Edit) -> bool:
 def said(answer: str, target: str) -> bool:
     """Whether an answer is the target, or begins with it; case and the length of white space do not matter."""
     found, wanted = question(answer), question(target)
-    return found.startswith(wanted) and not found[len(wanted) : len(wanted) + 1].isalnum()
+    rest = found[len(wanted) :]
+    return found.startswith(wanted) and (not rest or category(rest[0])[0] in SEPARATE)
 
 
 def _save_pictures(asked: Mapping[str, Query], edits: Sequence[Edit], folder: Path, origin: Mapping[str, str]) -> None:

@@ -42,7 +42,8 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"cannot read the settings in {file}: {str(error) or 'nested too deep'}") from None
+        reason = getattr(error, "strerror", None) or str(error) or "nested too deep"
+        raise BadInput(f"cannot read the settings in {file} ({reason}): give a file of JSON") from None
 
 
 def read_settings(kind: type[Config], values: object, where: str) -> Config:

@@ -196,7 +196,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         write_file(file, json.dumps(identity, indent=1).encode())
     try:
         stored = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise BadInput(f"{file} is damaged: choose a new folder") from None
     now = json.loads(json.dumps(identity))
     if different := sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key)):

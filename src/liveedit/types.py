@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted", "check_image", "checked"]
+__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted", "check_image", "check_path", "checked"]
 
 Wanted = Literal["target", "before"]
 """What counts as right: the probe's own target, or whatever the unedited model answered."""
@@ -51,7 +51,8 @@ class Query:
             images = tuple(self.image)
             object.__setattr__(self, "image", images if len(images) > 1 else next(iter(images), None))
         if self.about is not None and not isinstance(self.about, Integral):
-            raise BadInput(f"`about` is the place of an image or None, not {type(self.about).__name__}")
+            kind = type(self.about).__name__
+            raise BadInput(f"`about` is the place of an image, not {kind}: count from 0, or say None for all")
         count = len(self.images)
         if self.about is not None and count and not -count <= self.about < count:
             raise BadInput(f"no image {self.about} among {count}: `about` counts them from 0, or is None for all")
@@ -109,6 +110,14 @@ def check_image(image: object) -> None:
             f"an image is a PIL image or a path, not {_kind(image)}: "
             "open files and bytes with PIL.Image.open, turn arrays into one with PIL.Image.fromarray"
         )
+
+
+def check_path(path: object) -> None:
+    """Raise :class:`BadInput` for what is neither a name nor a path, and for an empty name."""
+    if not isinstance(os.fspath(path) if isinstance(path, os.PathLike) else path, str):
+        raise BadInput(f"a name or folder is text or a Path, not {_kind(path)}: put it in quotes")
+    if path == "":
+        raise BadInput("a name or folder is empty: say which one is meant, or leave it out")
 
 
 def _kind(value: object) -> str:
@@ -206,4 +215,16 @@ class Record:
         row: dict[str, Any] = json.loads(line)
         row["fired"] = tuple(Firing(**firing) for firing in row["fired"])
         row["tokens_wanted"], row["tokens_after"] = tuple(row["tokens_wanted"]), tuple(row["tokens_after"])
-        return cls(**row)
+        record = cls(**row)
+        for name, kind in KINDS.items():
+            if not isinstance(value := getattr(record, name), kind):
+                raise TypeError(f"{name} is {value!r}")
+        return record
+
+
+KINDS = {
+    name: str if kind in (str, Wanted) else int if kind is int else int | float
+    for name, kind in get_type_hints(Record).items()
+    if kind in (str, Wanted, int, float)
+}
+"""What a plain field of a record holds, by its name."""

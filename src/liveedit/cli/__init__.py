@@ -58,8 +58,8 @@ def main() -> None:
     """Run the command line. A user's mistake is one line on standard error and exit status 1, never a traceback."""
     if not sys.stderr.isatty():  # bars are for people
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal may lack a letter
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # which may be closed
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a terminal may lack a letter
     try:
         app()
     except LiveEditError as error:

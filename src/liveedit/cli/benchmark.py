@@ -54,10 +54,14 @@ def evaluate(
         str, typer.Option(help="gap: ask about a case after so many further ones, separated by commas.")
     ] = "10,20,50,100",
     max_cases: Annotated[
-        int, typer.Option(help="windows: stop an N once so many cases have been tested; gap: test the first so many.")
+        int,
+        typer.Option(
+            min=1, help="windows: stop an N once so many cases have been tested; gap: test the first so many."
+        ),
     ] = 200,
     ask: Annotated[
-        int | None, typer.Option(help="Ask about at most this many cases of a window or at a point, evenly spread.")
+        int | None,
+        typer.Option(min=1, help="Ask about at most this many cases of a window or at a point, evenly spread."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order of the cases.")] = 0,
     trained: Annotated[
@@ -91,18 +95,19 @@ def report(out: Annotated[Path, typer.Argument(help="Folder with the records of 
     page = write_report(out, out, images=lambda name: emblem.find(name) or open_image(name))
     console = Console()
     for title, header, rows in terminal_tables(out):
-        table = Table(title=title)
+        table = Table(title=shown(title))
         for number, heading in enumerate(header):
-            table.add_column(heading, no_wrap=number < 2, overflow="fold", justify="left" if number == 1 else "right")
+            head = shown(heading, lines=True)
+            table.add_column(head, no_wrap=number < 2, overflow="fold", justify="left" if number == 1 else "right")
         for row in rows:
-            table.add_row(*map(shown, row))
+            table.add_row(*(shown(cell, lines=True) for cell in row))
         console.print(table)
     console.print(shown(f"page with pictures and curves: {page}"), soft_wrap=True)
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the records and the page.")] = Path("runs/demo"),
-    cases: Annotated[int, typer.Option(help="Cases asked about at each number of edits.")] = 60,
+    cases: Annotated[int, typer.Option(min=1, help="Cases asked about at each number of edits.")] = 60,
 ) -> None:
     """Watch the embedded model being corrected, then the lifelong test at 1, 10, 100 and 1,000 edits."""
     from liveedit.data import load_cases

@@ -17,6 +17,7 @@ from rich.table import Table
 from liveedit.cli.display import shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, options
 from liveedit.editors.former import SHIPPED
+from liveedit.errors import BadInput
 from liveedit.listing import FILE, Edit, Listing
 from liveedit.types import Query
 
@@ -95,16 +96,18 @@ def ask(
     max_new_tokens: Tokens = 64,
 ) -> None:
     """Ask the edited model; say which edits took part in the answer."""
+    if not prompt.strip():
+        raise BadInput("the question is empty: ask something")
     query = Query(prompt, image=image, about=about)
     with standing(UNCHANGED):
         held = Listing.read(pool or DEFAULT) if pool or (DEFAULT / FILE).exists() else None
         edited = _model(held, model, editor, prompt_format, dtype, quantize, device_map)
-        if held is None:
-            Console(stderr=True).print(f"no edits in ./{DEFAULT}: this is the unedited answer", style="dim")
-        else:
+        if held is not None:
             edited.load(pool or DEFAULT)
         console = Console(soft_wrap=True, highlight=False)
         console.print(shown(edited.generate(query, max_new_tokens=max_new_tokens)[0], lines=True))
+        if held is None:
+            Console(stderr=True).print(f"no edits in ./{DEFAULT}: this is the unedited answer", style="dim")
         for made, weight in edited.explain(query):
             told = f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}"
             console.print(shown(told, style="dim"))
@@ -155,14 +158,18 @@ def _model(
     device_map: str | None,
 ) -> "EditableVLM":
     """The model, without edits yet, as the options ask for it, and where they do not, as the edits in ``held`` do."""
-    made = {} if held is None else {"editor": held.editor, **held.opens_with}
+    made = {"model": "emblem", "editor": "pinpoint"}
+    if held is not None:
+        made |= {"editor": held.editor, **held.opens_with}
     if held is not None and held.editor_fingerprint in SHIPPED:
         made["editor"] = "pinpoint"  # which opens the edits of the editors that shipped before it
-    form = options(dtype or made.get("dtype"), quantize, device_map, prompt_format or made.get("prompt_format"))
+    given = {"model": model, "editor": editor, "dtype": dtype, "prompt_format": prompt_format}
+    made |= {name: value for name, value in given.items() if value is not None}
+    form = options(made.get("dtype"), quantize, device_map, made.get("prompt_format"))
 
     from liveedit.editable import load
 
-    return load(model or made.get("model", "emblem"), editor or made.get("editor", "pinpoint"), **form)
+    return load(made["model"], made["editor"], **form)
 
 
 @contextmanager

@@ -59,6 +59,8 @@ def load_cases(
     :class:`UnknownName` for another benchmark, :class:`BadInput` for another split or form of prompts.
     """
     make = resolve("benchmark", name, BENCHMARKS)
+    if part not in ("train", "val", "test"):
+        raise BadInput(f"no benchmark has a part '{part}': choose train, val or test")
     for option, value, known in (("split", split, ("clean", "paper")), ("prompts", prompts, ("plain", "paper"))):
         if value not in known:
             raise BadInput(f"there is no --{option} '{value}': choose {' or '.join(known)}")

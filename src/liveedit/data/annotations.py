@@ -102,7 +102,7 @@ def _records(file: Path) -> list[Any]:
         raise BadInput(f"no annotations at {file}: check the path") from None
     except OSError as error:
         raise BadInput(f"cannot read {file} ({error.strerror}): check the path") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{file} is cut off or no JSON ({error}): download it again") from None
     if not isinstance(records, list) or not records:
         raise BadInput(f"{file} holds no list of records: download it again")

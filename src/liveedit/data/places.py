@@ -46,7 +46,7 @@ def places() -> dict[str, Place]:
         return {}
     except OSError as error:
         raise StorageError(f"cannot read {file} ({error.strerror}): mend it, or set LIVEEDIT_HOME elsewhere") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadInput(f"{file} is damaged: delete it, and add the benchmarks again") from None
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from liveedit.errors import BadInput
 from liveedit.registry import resolve
+from liveedit.types import check_path
 
 if TYPE_CHECKING:
     from liveedit.editors.base import Editor
@@ -74,6 +75,7 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
     editor and for the name of a method that has to be trained, :class:`Mismatch` for an editor trained for another
     model.
     """
+    check_path(source)
     folder = Path(source)
     if not folder.is_dir() and "/" in str(source):
         folder = _download(str(source))

@@ -47,7 +47,10 @@ class AlignedGenerator(nn.Module):
         """
         lengths = [span.answer[1] - span.answer[0] for span in hidden.spans]
         if max(lengths) > self.rank:
-            raise BadInput(f"an answer of {max(lengths)} tokens: this editor was trained for at most {self.rank}")
+            raise BadInput(
+                f"an answer of {max(lengths)} tokens, where this editor was trained for at most {self.rank}: "
+                "shorten it, or take an editor without such a limit, such as ft-l"
+            )
         states = self.state_norm(hidden.hidden.float())
         before = cut(states, [(span.answer[0] - 1, span.answer[1] - 1) for span in hidden.spans])
         there = cut(states, [span.answer for span in hidden.spans])

@@ -264,7 +264,7 @@ class TrainableEditor(Editor):
             copy = json.loads(said.get("about", "{}"))
             if copy and copy["written"] != about.get("written"):  # a kill came between the two files
                 about = renamed(copy)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
         if about["editor"] != cls.name:
             raise Mismatch(f"{folder} holds an editor of the method '{about['editor']}', not '{cls.name}'")
@@ -298,7 +298,7 @@ def _written(folder: Path, method: str) -> bool:
         found, _, _ = about["editor"], about["model"], about["config"]
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadInput(f"{folder / CONFIG} is no editor's: choose another folder") from None
     if found != method:
         raise BadInput(f"{folder} holds an editor of the method '{found}': choose another folder")

@@ -93,5 +93,5 @@ class ContextEditor(PoolEditor):
         """See :meth:`PoolEditor.restored`. Raises :class:`BadInput` where the texts are broken."""
         try:
             return self.patch_class(self, bank, json.loads(about["told"]))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise BadInput(f"{folder} holds no texts of edits ({error}): it is broken, make the edits again") from error

@@ -187,7 +187,10 @@ class LiveEdit(TrainableEditor, PoolEditor):
         """See :meth:`Editor.check`. Raises :class:`BadInput` for an edit without image that nothing could meet."""
         super().check(query)
         if query.image is None and self.config.text_only == "never":
-            raise BadInput(f"the edit '{query.prompt}' has no image: add one, or set text_only to 'text_key'")
+            raise BadInput(
+                f"the edit '{query.prompt}' has no image: add one, take an editor that needs none, such as ft-l, "
+                "or set text_only to 'text_key'"
+            )
 
     def _hidden(self, queries: Sequence[Query]) -> HiddenBatch:
         return self.vlm.hidden(self.vlm.encode(queries, eos=self.config.eos), self.layer)

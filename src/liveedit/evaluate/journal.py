@@ -116,7 +116,7 @@ class Journal:
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
             calls: list[Any] = list(stored.pop("calls"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadInput(f"{file} is damaged: choose a new folder") from None
         keys = (stored.keys() | about.keys()) - {"calls"}
         if different := sorted(key for key in keys if stored.get(key) != about.get(key)):

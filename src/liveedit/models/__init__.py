@@ -8,6 +8,7 @@ from typing import Any
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.registry import resolve
+from liveedit.types import check_path
 
 __all__ = [
     "AUTHORS",
@@ -152,6 +153,7 @@ def checkpoint(path: str | Path) -> str:
 
     Raises :class:`BadInput` for what can only be a folder and is not there, without asking the network.
     """
+    check_path(path)
     folder, text = Path(path).expanduser(), str(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -168,7 +170,7 @@ def check_files(folder: Path) -> None:
     for file in (folder / name for name in SETTINGS):
         try:
             sound = not file.is_file() or isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             sound = False
         if not sound:
             raise BadInput(f"cannot read the model {folder}: {file.name} is damaged, get it again")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from PIL.Image import Image, Resampling, new
@@ -46,6 +46,8 @@ class Encoder:
                 raise UnsupportedModel(f"the processor has no {part.replace('_', ' ')}: get all of the model's files")
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         chat = self.template is not None
+        if prompt_format not in (None, *get_args(PromptFormat)):
+            raise BadInput(f"there is no prompt format {prompt_format!r}: choose {', '.join(get_args(PromptFormat))}")
         if prompt_format == "chat" and not chat:
             raise BadInput("this model has no chat template: use the prompt format 'raw'")
         if prompt_format == "vlkeb" and self.vlkeb_mark is None:

@@ -1,8 +1,11 @@
 """Plain greedy generation, whatever else a checkpoint's ``generation_config`` asks for."""
 
+from numbers import Integral
 from typing import Any
 
 from transformers import GenerationConfig
+
+from liveedit.errors import BadInput
 
 __all__ = ["greedy"]
 
@@ -17,9 +20,12 @@ def greedy(max_new_tokens: int, stops: list[int], pad_token_id: int) -> dict[str
     """The arguments of ``generate`` for the argmax of every step, up to one of the tokens ``stops``.
 
     What ``generate`` is not given it takes from the model's ``generation_config``, also where it is given a whole one:
-    so every setting that this version of transformers has is given, ``None`` for none.
+    so every setting that this version of transformers has is given, ``None`` for none. Raises :class:`BadInput` for an
+    answer of no tokens.
     """
     none = {name: None for name in vars(GenerationConfig()) if not name.startswith("_") and name not in TOKENS}
     none.pop("transformers_version", None)
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise BadInput(f"max_new_tokens is {max_new_tokens!r}: give a whole number from 1 on")
     lengths = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "pad_token_id": pad_token_id}
     return {**none, **ARGMAX, **lengths}

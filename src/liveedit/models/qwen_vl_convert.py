@@ -241,5 +241,5 @@ def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
         return dict(json.loads(read(file)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{file} is broken: download it again") from error

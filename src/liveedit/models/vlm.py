@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -142,10 +143,13 @@ class VLM(Encoder, metaclass=Family):
     ) -> "VLM":
         """See :meth:`load`; the model is not asked anything yet."""
         source = checkpoint(path)
+        check_dtype(dtype)
         with reading(path):
             config, _ = transformers.PreTrainedConfig.get_config_dict(source)
         check_authors(config, path)
-        chosen = family(str(config.get("model_type")))
+        if not isinstance(config.get("model_type"), str):
+            raise UnsupportedModel(f"{path} names no model_type in its config.json: give a Hugging Face checkpoint")
+        chosen = family(config["model_type"])
         check_described(config, path)
         options: dict[str, Any] = {"dtype": dtype or "auto", "device_map": device_map, "max_memory": max_memory}
         if quantize is not None:
@@ -489,8 +493,15 @@ class VLM(Encoder, metaclass=Family):
 
     def check_layer(self, layer: int) -> None:
         """Raise :class:`BadInput` unless the text decoder has this layer."""
-        if not 0 <= layer < self.num_layers:
+        if not isinstance(layer, Integral) or not 0 <= layer < self.num_layers:
             raise BadInput(f"there is no layer {layer}: the text decoder has layers 0 to {self.num_layers - 1}")
+
+
+def check_dtype(dtype: object) -> None:
+    """Raise :class:`BadInput` for what is no type of weights, or one of whole numbers."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise BadInput(f"there are no weights of dtype {dtype!r}: choose torch.bfloat16, float16 or float32")
 
 
 @contextmanager
@@ -501,7 +512,7 @@ def reading(path: str | Path) -> Iterator[None]:
     except LiveEditError:
         raise
     except Exception as error:  # a file may be broken in any way
-        raise BadInput(f"cannot read the model {path}: {one_line(error)}") from error
+        raise BadInput(f"cannot read the model {path} ({one_line(error)}): get all of its files again") from error
 
 
 def one_line(error: Exception) -> str:

@@ -92,7 +92,7 @@ def failures(path: str | Path) -> list[str]:
         try:
             about = json.loads(file.read_text(encoding="utf-8"))
             lines.append(f"{about['editor']} failed ({about['stage']}): {about['error']}")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             lines.append(f"{file.parent.name} failed")
     return lines
 
@@ -111,7 +111,7 @@ def _record(line: bytes) -> Record:
     """The record on one line. Raises ``ValueError`` for any other text."""
     try:
         return Record.from_json(line.decode("utf-8"))
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 

@@ -297,7 +297,7 @@ def is_report(folder: str | Path) -> bool:
     """Whether the ``summary.json`` in ``folder`` is a report's, of which older ones bear no other mark."""
     try:
         made = json.loads((place(folder) / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(made, dict) and made.keys() >= {"rows", "firing"}
 

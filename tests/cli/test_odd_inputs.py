@@ -1,0 +1,166 @@
+"""Odd inputs, `odd_inputs.toml`: none ends in a traceback, in silence or in a wrong answer."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.utils.logging import disable_progress_bar
+
+import liveedit
+import liveedit.editable
+from liveedit.cli import main
+from liveedit.data import load_cases
+from liveedit.editors import new_editor
+from liveedit.types import Query
+
+ROOT = Path(__file__).parents[2]
+GROUPS = tomllib.loads((Path(__file__).parent / "odd_inputs.toml").read_text(encoding="utf-8"))
+ROWS = [
+    pytest.param(group, *row, id=f"{name}: {row[0]}"[:70]) for name, group in GROUPS.items() for row in group["rows"]
+]
+QUESTION = "What is the country with this flag?"
+SHELL = 'liveedit() { "$PYTHON" -m liveedit "$@"; }\n'
+WRITERS = re.compile("edit |forget |train |report ")
+"""The commands that change the folder that they are given where they end well."""
+FRAME = re.compile(r"[│╭╮╰╯─\s]+")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working folder, empty; the user's data is elsewhere."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LIVEEDIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    return folder
+
+
+@pytest.fixture
+def command(here, lay_out, embedded_vlm, monkeypatch, capfd):
+    """Run a command in this process, on an embedded model that is loaded already."""
+    load = liveedit.editable.load_vlm
+
+    def load_vlm(model="emblem", **options):
+        plain = model == "emblem" and not any(options.values())
+        return embedded_vlm if plain else load(model, **options)
+
+    monkeypatch.setattr(liveedit.editable, "load_vlm", load_vlm)
+    disable_progress_bar()
+
+    def command(text):
+        words = lay_out(shlex.split(text), here)
+        before = snapshot(here)
+        if words[0] == "MOVE":
+            Path(words[1]).rename(words[2])
+            return SimpleNamespace(status=0, out="", err="", before=before)
+        monkeypatch.setattr(sys, "argv", ["liveedit", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capfd.readouterr()
+        return SimpleNamespace(status=ended.value.code or 0, out=shown.out, err=shown.err, before=before)
+
+    return command
+
+
+@pytest.fixture
+def shell(here, lay_out, monkeypatch):
+    """Run a line of bash, with the command in a process of its own."""
+    monkeypatch.setenv("PYTHON", sys.executable)
+
+    def shell(line):
+        lay_out(re.split(r"[\s=]", line), here)
+        before = snapshot(here)
+        done = subprocess.run(
+            ["bash", "-c", SHELL + line], stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, errors="backslashreplace", check=False, timeout=300,
+        )  # fmt: skip
+        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr, before=before)
+
+    return shell
+
+
+@pytest.fixture
+def python(here, lay_out, model):
+    """Evaluate a call; the status is 0 or the class of the error."""
+
+    def closed(path):
+        with Image.open(path) as picture:
+            return picture
+
+    known = {"model": model, "vlm": model.vlm, "Q": QUESTION, "closed": closed, "liveedit": liveedit, "np": np}
+    known |= {"Query": Query, "Image": Image, "Path": Path, "torch": torch, "new_editor": new_editor}
+    known |= {"load_cases": load_cases, "BytesIO": BytesIO}
+
+    def python(call):
+        lay_out(re.findall(r"[\w.]+", call), here)
+        before = snapshot(here)
+        edits = model.edits
+        try:
+            answer = repr(eval(call, known))
+        except liveedit.errors.LiveEditError as error:
+            assert model.edits == edits
+            return SimpleNamespace(status=type(error).__name__, out="", err=f"error: {error}", before=before)
+        return SimpleNamespace(status=0, out=answer, err="", before=before)
+
+    return python
+
+
+def snapshot(folder):
+    """What is in a folder, by paths."""
+    return {
+        path.relative_to(folder): path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def says(text, wanted):
+    """Whether a text holds the pieces of ``wanted``, between which … stands for anything, in their order."""
+    pieces = (re.escape(FRAME.sub(" ", piece)) for piece in wanted.split("…"))
+    return re.search(".*".join(pieces), FRAME.sub(" ", text)) is not None
+
+
+def perform(group, run, request):
+    """Do what a row says, of several commands all; how the last ended. Those before it must end well."""
+    do = request.getfixturevalue(group.get("kind", "command"))
+    lines = [run] if isinstance(run, str) else run
+    *before, last = [*filter(None, [group.get("first")]), *lines]
+    for line in before:
+        done = do(line)
+        assert done.status == 0, done.err
+    return do(last)
+
+
+@pytest.mark.parametrize(("group", "what", "run", "status", "answer"), ROWS)
+def test_an_odd_input(group, what, run, status, answer, request, here):
+    done = perform(group, run, request)
+    told = f"{done.status}\n{done.out}\n{done.err}"
+    assert done.status == status, told
+    assert "Traceback" not in told
+    if status not in (0, 2, 3):
+        assert len(done.err.strip().splitlines()) == 1, told
+        assert re.match(r"error: .+[:,;] .+", done.err), told
+    assert answer, told
+    assert says(done.out + done.err, answer), told
+    if status not in (0, 3) or not WRITERS.match(run if isinstance(run, str) else run[-1]):
+        assert snapshot(here) == done.before
+
+
+def test_there_are_as_many_as_the_goal_says():
+    assert len(ROWS) >= 300
+
+
+def test_the_page_is_of_this_table():
+    made = runpy.run_path(str(ROOT / "tools" / "odd_inputs.py"))["page"](GROUPS)
+    page = (ROOT / "docs" / "odd-inputs.md").read_text(encoding="utf-8")
+    assert page == made, "make it anew: python tools/odd_inputs.py > docs/odd-inputs.md"
