@@ -46,8 +46,11 @@ def test_the_last_edit_of_a_question_is_answered(model, editor, answers, at_once
     else:
         for answer in answers:
             model.edit(to(answer))
-    assert model.generate(ASKED) in (expected, [answers[-1]])
     *older, newest = model.history
+    if newest.took:
+        assert model.generate(ASKED) in (expected, [answers[-1]])
+    else:
+        assert model.generate(ASKED) != [answers[-2]]
     assert {edit.superseded_by for edit in older} <= {edit.id for edit in model.history}
     assert all(edit.superseded_by for edit in older)
     assert model.edits == (newest,)
@@ -103,7 +106,8 @@ def test_an_edit_says_whether_it_took(model):
 
 def test_another_answer_about_another_picture_of_the_thing_is_a_conflict(model):
     [older] = model.edit(to("Canada"))
-    fires = model.generate(Query(QUESTION, image=OTHER_HAND)) == ["Canada"]
+    asked = Query(QUESTION, image=OTHER_HAND)
+    fires = model.generate(asked) == ["Canada"] or older.id in {edit.id for edit, _ in model.explain(asked)}
     [newer] = model.edit(to("Brazil", OTHER_HAND))
     assert newer.conflicts == ((older.id,) if fires else ())
     assert len(model.edits) == 2

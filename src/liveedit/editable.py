@@ -173,15 +173,13 @@ class EditableVLM:
             asked = [queries[row] for row in rows]
             with self.vlm.patched(self.patch):
                 replies = self.vlm.answers(asked, max_new_tokens=self._room(queries))
-            before = [""] * len(rows) if isinstance(self.editor, PoolEditor) else self.vlm.generate(asked)
-            for row, reply, plain in zip(rows, replies, before, strict=True):
-                fired = {self._places()[expert] for expert, _ in reply.fired}
+            held, unedited = self._places(), self._answers(self.editor.empty(), asked)
+            for row, reply, plain in zip(rows, replies, unedited, strict=True):
+                fired = {held[expert] for expert, _ in reply.fired}
                 found[row] = [
                     place
                     for place in alike[row]
-                    if (place in fired or not isinstance(self.editor, PoolEditor))
-                    and (place in fired or said(reply.text, self._edits[place].target))
-                    and not said(plain, self._edits[place].target)
+                    if place in fired or (not fired and _turned(plain, reply.text, self._edits[place].target))
                 ]
         return found
 
@@ -373,6 +371,11 @@ def _rivals(one: Edit, other: Edit) -> bool:
     pictured = bool(one.image and other.image) and one.image != other.image
     same_question = question(one.prompt) == question(other.prompt)
     return pictured and same_question and question(one.target) != question(other.target)
+
+
+def _turned(before: str, after: str, target: str) -> bool:
+    """Whether an answer is the target only since the edits were made."""
+    return said(after, target) and not said(before, target)
 
 
 def said(answer: str, target: str) -> bool:

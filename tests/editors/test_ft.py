@@ -193,7 +193,7 @@ def test_what_it_refuses(vlm, editor):
         editor.edit(EDITS[:1], FTL(vlm, FTLConfig(lr=0.5)).edit(EDITS[:1]))
     with pytest.raises(Mismatch):
         editor.edit(EDITS[:1], WeightsPatch(FTL(tiny("llava", seed=1), editor.config), {}, 0))
-    with pytest.raises(BadInput, match="choose down or mlp"):
+    with pytest.raises(BadInput, match="it should be 'down' or 'mlp'"):
         FTL(vlm, FTLConfig(weights="attention"))
     with pytest.raises(BadInput, match="take back"):
         editor.select(editor.edit(EDITS), [0])

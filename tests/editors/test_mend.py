@@ -118,7 +118,7 @@ def test_the_loss_weighs_its_terms():
 
 
 def test_another_way_to_combine_is_refused():
-    with pytest.raises(BadInput, match="choose sum or mean"):
+    with pytest.raises(BadInput, match="it should be 'sum' or 'mean'"):
         MEND(tiny("llava"), MENDConfig(combine="max"))
 
 

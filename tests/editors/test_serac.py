@@ -245,7 +245,7 @@ def test_a_pretrained_language_model_may_answer(tmp_path):
         ({"layer": 3}, "last layer"),
         ({"layer": 9}, "no layer 9"),
         ({"heads": 3}, "heads"),
-        ({"threshold": 1.5}, "no probability"),
+        ({"threshold": 1.5}, "it should be less than 1"),
     ],
 )
 def test_wrong_settings_are_refused(plain, wrong, message):

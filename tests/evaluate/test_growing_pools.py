@@ -17,18 +17,15 @@ PROTOCOLS = {"stream": Stream((1, 2, 4)), "gap": Gap((1, 3), 2)}
 class Counted(Patch):
     """Holds the targets that were edited, and says that the expert of each fired."""
 
-    def __init__(self, targets, rows=0):
-        self.targets, self.rows = targets, rows
+    def __init__(self, targets):
+        self.targets = targets
 
     def __len__(self):
         return len(self.targets)
 
     def bind(self, batch):
-        self.rows = len(batch)
+        batch.fired[self] = [[(expert, 1.0) for expert in range(len(self))]] * len(batch)
         return {}
-
-    def fired(self):
-        return [[(expert, 1.0) for expert in range(len(self))]] * self.rows
 
 
 class Counting(Editor):

@@ -28,17 +28,14 @@ class Experts(Patch):
     """Adds to a layer's output, and says that an expert of every edit fired, the later the heavier."""
 
     def __init__(self, count):
-        self.count, self.rows = count, 0
+        self.count = count
 
     def __len__(self):
         return self.count
 
     def bind(self, batch):
-        self.rows = len(batch)
+        batch.fired[self] = [[(expert, (1 + expert) / 10) for expert in range(self.count)]] * len(batch)
         return {"layers.1": lambda states: states + self.count} if self.count else {}
-
-    def fired(self):
-        return [[(expert, (1 + expert) / 10) for expert in range(self.count)]] * self.rows
 
 
 class Firing(Editor):
@@ -224,13 +221,13 @@ def test_asking_about_some_cases(cases, vlm, tmp_path):
 
 def test_unedited_answers_are_computed_once(made, vlm, tmp_path, monkeypatch):
     asked = []
-    generate = type(vlm).generate
+    answers = type(vlm).answers
 
     def counted(self, queries, **options):
         asked.extend(query.prompt for query in queries if not self.patches)
-        return generate(self, queries, **options)
+        return answers(self, queries, **options)
 
-    monkeypatch.setattr(type(vlm), "generate", counted)
+    monkeypatch.setattr(type(vlm), "answers", counted)
     run(vlm, made, tmp_path, Firing(vlm))
     assert len(asked) == 3 * 4
 
@@ -287,7 +284,7 @@ def test_a_finished_run_edits_nothing(whole, made, vlm, monkeypatch):
     records, out = whole
     content = (out / "records-ft-l.jsonl").read_bytes()
     monkeypatch.setattr(FTL, "edit", None)
-    monkeypatch.setattr(type(vlm), "generate", None)
+    monkeypatch.setattr(type(vlm), "answers", None)
     assert run(vlm, made, out) == records
     assert (out / "records-ft-l.jsonl").read_bytes() == content
 

@@ -246,5 +246,5 @@ def test_editors_act_on_all_residual_streams_or_say_that_they_cannot(model_type,
     edit = [Query("Which film is this?", "Rain", WIDE)]
     with vlm.patched(new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4}).edit(edit)):
         assert len(vlm.generate(edit, max_new_tokens=1)) == 1
-    with pytest.raises(UnsupportedModel, match="aligned experts need states as wide as words"):
+    with pytest.raises(UnsupportedModel, match="pinpoint needs states as wide as words"):
         new_editor(vlm, "pinpoint", {"layer": 2})
