@@ -42,7 +42,7 @@ TEXT: dict[str, Any] = {
     **dict.fromkeys(["linear_num_key_heads", "linear_num_value_heads"], 2),
     "num_key_value_heads": 1,
     "head_dim": HEAD,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 4096,
 }
 VISION: dict[str, Any] = {
     **dict.fromkeys(["hidden_size", "embed_dim", "d_model", "encoder_hidden_size"], 32),
