@@ -71,10 +71,12 @@ def test_empty_records_are_bad_input(tmp_path, content):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path, record, save):
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, record, save):
     records = save(tmp_path / "records-0.jsonl", [record()])
-    with pytest.raises(StorageError):
+    with pytest.raises(BadInput, match="is a file: give a folder"):
         write_report(records, records)
+    with pytest.raises(StorageError, match="cannot write"):
+        write_report(records, records / "below")
 
 
 def test_a_report_replaces_reports_alone(tmp_path, record, save):

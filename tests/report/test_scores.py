@@ -193,10 +193,12 @@ def test_a_summary_of_somebody_elses_stays(tmp_path, record):
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_summary_that_cannot_be_written_is_a_storage_error(tmp_path, record):
+def test_a_summary_that_cannot_be_written_is_one_line(tmp_path, record):
     (tmp_path / "taken").touch()
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(BadInput, match="is a file: give a folder"):
         write_summary([record()], tmp_path / "taken")
+    with pytest.raises(StorageError, match="cannot write"):
+        write_summary([record()], tmp_path / "taken" / "below")
 
 
 def test_intervals_are_the_same_on_any_machine(record):
