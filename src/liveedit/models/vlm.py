@@ -181,7 +181,8 @@ class VLM(Encoder, metaclass=Family):
             raise UnsupportedModel(f"the processor in {path} does not fit the model: {reason}") from error
 
     def check_answers(self) -> None:
-        """Raise :class:`UnsupportedModel` if the model answers otherwise under a patch than it must.
+        """Raise :class:`UnsupportedModel` if the model answers otherwise under a patch than it must, and
+        :class:`BadInput` if that comes of weights that are no finite numbers.
 
         A cache, a mask or positions that another version of transformers hands from one part of a model to another by
         other names come to light so. :meth:`load` does it for every model. It takes twelve forward passes over one
@@ -190,6 +191,10 @@ class VLM(Encoder, metaclass=Family):
         try:
             probe(self, LOADING)
         except Exception as error:  # a model may fail in any way
+            here = (weight for weight in self.model.parameters() if not weight.is_meta)
+            if not all(weight.isfinite().all() for weight in here if weight.is_floating_point()):
+                reason = "some of the model's weights are no finite numbers"
+                raise BadInput(f"{reason}: get its files again, or save it anew in another dtype") from error
             versions = f"with transformers {transformers.__version__} ({TESTED} was tested)"
             kind = self.model.config.model_type
             raise UnsupportedModel(f"models of type '{kind}' cannot be edited {versions}: {one_line(error)}") from error
