@@ -337,18 +337,15 @@ def test_a_kill_at_any_moment_leaves_the_last_state_or_the_next(tmp_path):
 
 
 def test_who_reads_while_another_saves_gets_a_whole_state(edited, flag, pool, embedded_vlm):
-    ended = threading.Event()
-
     def save():
         for _ in range(20):
             edited.save(pool)
-        ended.set()
 
     reader = EditableVLM(embedded_vlm, edited.editor)
     thread = threading.Thread(target=save)
     thread.start()
     reads = 0
-    while not ended.is_set():
+    while thread.is_alive():
         reader.load(pool)
         reads += 1
         assert reader.edits == edited.edits

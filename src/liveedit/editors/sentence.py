@@ -34,12 +34,13 @@ LONGEST = 128
 class SentenceEncoder:
     """Texts to unit vectors: the mean of the encoder's last states over a text's tokens, as MiniLM was trained.
 
+    A text is read once in a process, whoever asks: the demonstrations of a benchmark are thousands.
+
     Raises :class:`BadInput` where ``source`` has no encoder.
     """
 
     def __init__(self, source: str) -> None:
-        self.tokenizer, self.model = load(source)
-        self.known: dict[str, Tensor] = {}
+        self.tokenizer, self.model, self.known = load(source)
 
     @property
     def width(self) -> int:
@@ -48,8 +49,8 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """The texts' vectors, (n, d), on the CPU; each text is read once."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        """The texts' vectors, (n, d), on the CPU."""
+        new = sorted({*texts} - self.known.keys(), key=lambda text: (len(text), text))  # so that little is padding
         for start in range(0, len(new), 64):
             chunk = new[start : start + 64]
             inputs = self.tokenizer(chunk, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
@@ -79,12 +80,12 @@ def missing(source: str) -> BadInput:
 
 
 @lru_cache(maxsize=2)
-def load(source: str) -> tuple[Any, Any]:
-    """The tokenizer and the encoder, in float32 on the CPU, one for all that ask."""
+def load(source: str) -> tuple[Any, Any, dict[str, Tensor]]:
+    """The tokenizer, the encoder in float32 on the CPU, and the vectors of texts so far: one for all that ask."""
     place = find(source)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
     except Exception as error:  # a file may be broken in any way
         raise missing(source) from error
-    return tokenizer, model.eval().requires_grad_(False)
+    return tokenizer, model.eval().requires_grad_(False), {}
