@@ -8,7 +8,7 @@ from liveedit.models.particulars import PARTICULARS
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
-SLIDING, FULL = "shared_kv_states.sliding_attention", "shared_kv_states.full_attention"
+SLIDING, FULL = "carried.shared_kv_states.sliding_attention", "shared_kv_states.full_attention"
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def vlm():
 
 
 def shared(hidden):
-    return {name for name in hidden.extra if name.startswith("shared")}
+    return {name for name in hidden.extra if name.startswith("carried.")}
 
 
 def test_only_what_layers_above_read_is_kept(vlm):

@@ -289,7 +289,8 @@ class Attachment:
         """
         vlm, undo = self.vlm, self.hooks
         for model in {vlm.model, vlm.model.base_model}:
-            undo.callback(model.register_forward_pre_hook(self.enters, with_kwargs=True).remove)
+            first = model.register_forward_pre_hook(self.enters, with_kwargs=True, prepend=True)  # before the family's
+            undo.callback(first.remove)
             undo.callback(model.register_forward_hook(self.leaves, always_call=True).remove)
         embedding, head = vlm.model.get_input_embeddings(), output_embedding(vlm.model)
         undo.callback(embedding.register_forward_pre_hook(self.embeds).remove)

@@ -1,12 +1,11 @@
 """Chameleon (Meta, 2024): images are words of the vocabulary, which the model puts into the text within its decoder."""
 
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from liveedit.models.encode import PromptFormat, nested
+from liveedit.models.encode import nested
 from liveedit.models.generic import Generic
 from liveedit.models.patch import output_embedding
 from liveedit.types import Query
@@ -20,23 +19,20 @@ class Chameleon(Generic):
     A token that separates question and answer follows the prompt, and no word of an image is ever answered.
     """
 
-    def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
-        own = model.forward
-
-        @wraps(own)
-        def embedded(input_ids: Any = None, pixel_values: Any = None, inputs_embeds: Any = None, **kwargs: Any) -> Any:
-            if inputs_embeds is None:
-                inputs_embeds = model.get_input_embeddings()(input_ids)
-            images = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
-            if images is None and pixel_values is not None:
-                images = model.get_image_features(pixel_values, return_dict=True)
-            if images is not None:
-                places = (input_ids == model.config.image_token_id)[..., None]
-                inputs_embeds = inputs_embeds.masked_scatter(places, images.pooler_output.to(inputs_embeds))
-            return own(inputs_embeds=inputs_embeds, **kwargs)
-
-        model.forward = embedded
-        super().__init__(model, processor, prompt_format)
+    def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Embeddings (B, T, D) in place of tokens, the words of the images among them."""
+        ids, pixels, images = (given.get(name) for name in ("input_ids", "pixel_values", "mm_encoder_outputs"))
+        if ids is None or given.get("inputs_embeds") is not None:
+            return given
+        embedded = self.embedding(ids)
+        words = (images or {}).get("image")
+        if words is None and pixels is not None:
+            words = self.model.get_image_features(pixels, return_dict=True)
+        if words is not None:
+            places = (ids == self.model.config.image_token_id)[..., None]
+            embedded = embedded.masked_scatter(places, words.pooler_output.to(embedded))
+        unread = dict.fromkeys({"input_ids", "pixel_values", "mm_encoder_outputs"} & given.keys())
+        return given | unread | {"inputs_embeds": embedded}
 
     def find_vision(self) -> tuple[str, str]:
         """What the words of an image are found by; nothing connects it to the decoder."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["always", "detour", "mine"]
+__all__ = ["detour", "mine"]
 
 Function = Callable[..., Any]
 
@@ -52,11 +52,6 @@ def detour(module: nn.Module, way: Callable[[Function], Function]) -> Iterator[N
                 del own["forward"]
             elif not junction.ways:  # accelerate's, which has to come back
                 own["forward"] = junction.before
-
-
-def always(output: Any) -> Callable[[Function], Function]:
-    """The way of a module that puts out ``output`` and computes nothing."""
-    return lambda _own: lambda *_args, **_kwargs: output
 
 
 def mine(hook: Function) -> Function:

@@ -1,8 +1,7 @@
 """Gemma 3n (Google, 2025): four states of every token side by side (AltUp), and what Gemma 4's smaller models share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +27,6 @@ class Gemma3n(Gemma4):
         batch.position_ids = found.positions(torch.Size())
         return replace(found, hidden=side_by_side(found.hidden), position_ids=batch.position_ids)
 
-    @contextmanager
-    def bypassed(self, layer: int, hidden: Tensor) -> Iterator[None]:
-        """Have the decoder's layers do nothing up to ``layer``, which puts out ``hidden`` (B, T, 4 · D) as a stack."""
-        with super().bypassed(layer, hidden if layer < 0 else in_a_stack(hidden, self.hidden_size)):
-            yield
+    def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:
+        """What was put out (B, T, 4 · D), as a stack."""
+        return in_a_stack(super().stand_in(number, hidden, given), self.hidden_size)

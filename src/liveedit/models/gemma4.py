@@ -1,24 +1,23 @@
 """Gemma 4 (Google, 2026): upper layers share keys and values of lower ones, and may read the embeddings again."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch
-from liveedit.models.detours import mine
 from liveedit.models.generic import Generic
-from liveedit.models.patch import Patch
-from liveedit.models.vlm import VLM
+from liveedit.models.vlm import CARRIED, Inputs
 
 __all__ = ["Gemma4", "Gemma4Unified"]
 
 EMBEDDED = "inputs_embeds"
 SHARED = "shared_kv_states"
+"""The argument of every layer that holds keys and values for the layers above, by the type of their attention."""
+KEPT = f"{CARRIED}{SHARED}."
 
 
 class Gemma4Unified(Generic):
@@ -28,39 +27,28 @@ class Gemma4Unified(Generic):
     keys and values of its own hands them to those above.
     """
 
-    @contextmanager
-    def patched(self, patch: Patch) -> Iterator[VLM]:
-        """See :meth:`VLM.patched`; all layers see all tokens, where the model would spare some all but the last."""
-        with super().patched(patch), self.decoder.register_forward_pre_hook(whole, with_kwargs=True):
-            yield self
+    def before_decoder(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Under a patch all layers see all tokens, where the model would spare some all but the last."""
+        return {name: value for name, value in given.items() if name != "logits_to_keep" or not self.patches}
 
-    def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
-        """See :meth:`VLM.hidden`; keeps the keys and values that a layer above reads of those up to it."""
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+    def watched(self, layer: int) -> Sequence[int]:
+        """The first layer, which is given what the others fill."""
+        return range(min(layer + 1, 1))
 
-        def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal found
-            found = kwargs[SHARED]  # which the layers fill
-
-        with self.layers[0].register_forward_pre_hook(mine(starts), with_kwargs=True):
-            hidden = super().hidden(batch, layer)
+    def carry(self, layer: int, taken: Mapping[int, Inputs]) -> dict[str, Tensor]:
+        """The keys and values that a layer above reads of those up to it."""
         above: list[Any] = [module.self_attn for module in self.layers[layer + 1 :]]
         read = {attention.layer_type for attention in above if attention.is_kv_shared_layer}
-        for name in sorted(read & set(found)):
-            hidden.extra[f"{SHARED}.{name}"] = torch.stack(found[name]).permute(1, 3, 0, 2, 4).to(self.device)
-        return hidden
+        found = taken[0][1][SHARED] if taken else {}
+        both = {name: torch.stack(found[name]) for name in sorted(read & set(found))}
+        return {f"{KEPT}{name}": value.permute(1, 3, 0, 2, 4).to(self.device) for name, value in both.items()}
 
-    def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
-        """The decoder's last states (B, T, D), given keys and values of the layers that do not run."""
-        extra = dict(hidden.extra)
-        names = [name for name in extra if name.startswith(SHARED)]
-        kept = {name.removeprefix(f"{SHARED}."): extra.pop(name).permute(2, 0, 3, 1, 4).unbind() for name in names}
-
-        def starts(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kwargs[SHARED].update(kept)
-
-        with self.layers[0].register_forward_pre_hook(mine(starts), with_kwargs=True):
-            return super().decode(embedded, replace(hidden, extra=extra))
+    def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:
+        """What was put out; keys and values are handed on as the layers that do not run would have."""
+        for name, value in hidden.extra.items():
+            if name.startswith(KEPT):
+                given[SHARED][name.removeprefix(KEPT)] = value.permute(2, 0, 3, 1, 4).unbind()
+        return super().stand_in(number, hidden, given)
 
 
 class Gemma4(Gemma4Unified):
@@ -80,8 +68,3 @@ class Gemma4(Gemma4Unified):
         extra = dict(hidden.extra)
         kept = extra.pop(EMBEDDED)
         return super().decode(embedded if self.skipped < 0 else kept, replace(hidden, extra=extra))
-
-
-def whole(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Before the decoder: have no layer leave out tokens whose logits are not wanted."""
-    return args, {name: value for name, value in kwargs.items() if name != "logits_to_keep"}

@@ -7,7 +7,7 @@ the text. On loading a probe goes through all of it; where the model does otherw
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from liveedit.models.contract import STRUCTURE, probe
 from liveedit.models.encode import Picture, PromptFormat, filled, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
-from liveedit.models.vlm import VLM, states_of
+from liveedit.models.vlm import VLM, states_of, uncarried
 
 __all__ = ["Generic"]
 
@@ -47,8 +47,6 @@ class Generic(VLM):
     def __init__(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
         super().__init__(model, processor, prompt_format)
         self.check_architecture()
-        self.paths = {id(module): name for name, module in model.named_modules()}
-        self.decoder_path = self.find_decoder()  # type: ignore[misc]  # of the class where the family is known
         streams.join(self.decoder, self.streams)
         self.tower_path, self.connector_path = self.find_vision()  # type: ignore[misc]
         self.placeholder = self.find_placeholder()
@@ -63,6 +61,16 @@ class Generic(VLM):
     def load_processor(cls, source: str) -> Any:
         """The processor of a checkpoint, without its parts for video and sound."""
         return load_processor(source)
+
+    @cached_property
+    def paths(self) -> dict[int, str]:
+        """The path of every module, by its identity."""
+        return {id(module): name for name, module in self.model.named_modules()}
+
+    @cached_property
+    def decoder_path(self) -> str:  # type: ignore[override]  # of the class where the family is known
+        """The module of the text decoder, the one that owns ``layers``."""
+        return self.find_decoder()
 
     @property
     def streams(self) -> int:
@@ -262,7 +270,7 @@ class Generic(VLM):
 
         Through the model around the decoder where that makes the mask.
         """
-        more: dict[str, Any] = dict(hidden.extra)
+        more: dict[str, Any] = dict(uncarried(hidden))
         if (levels := more.get(DEEPSTACK[1])) is not None:
             more[DEEPSTACK[0]] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)
             more[DEEPSTACK[1]] = [level.flatten(0, 1) for level in levels.unbind(2)]

@@ -54,8 +54,27 @@ class Git(VLM):
                 call(layer, theirs, ours)
             model.git.register_state_dict_post_hook(renamed)
             model.git.forward = partial(decode, model.git)
-            model.register_forward_pre_hook(partial(embed, tokenizer.mask_token_id), with_kwargs=True)
         super().__init__(model, processor, prompt_format or "raw")
+
+    def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
+        if (ids := given.get("input_ids")) is None:
+            return given
+        cache, mask = cache_of(arguments(self.model.forward, (), given)), given.get("attention_mask")
+        embedded = self.embedding(ids)
+        if mask is None:  # as where nothing is padding
+            mask = ids.new_ones(len(ids), ids.shape[1] + (0 if cache is None else cache.get_seq_length()))
+        if (pictured := getattr(cache, "pictured", None)) is None:  # the tokens before the first of the text
+            pictured = mask.bool() & (((ids != self.image_token_id) & mask.bool()).cumsum(1) == 0)
+            if (pixels := given.get("pixel_values")) is not None:
+                image = self.model.git.visual_projection(self.model.git.image_encoder(pixels).last_hidden_state)
+                embedded = embedded.masked_scatter(pictured[..., None], image.to(embedded))
+            if cache is not None:
+                cache.pictured = pictured
+        pictured = F.pad(pictured, (0, mask.shape[1] - pictured.shape[1]))
+        positions = ((mask.bool() & ~pictured).cumsum(1) - 1).clamp(min=0).masked_fill(pictured, -1)
+        found = {"inputs_embeds": embedded, "attention_mask": mask, "position_ids": positions[:, -ids.shape[1] :]}
+        return given | {"input_ids": None, "pixel_values": None} | found
 
     @property
     def image_token_id(self) -> int:
@@ -108,27 +127,6 @@ def renamed(git: Any, state: dict[str, Tensor], prefix: str, _metadata: Any) -> 
         for theirs, ours in reversed(PARTS.items()):
             rest = theirs + rest.removeprefix(ours) if rest.startswith(f"{ours}.") else rest
         state[f"{prefix}encoder.layer.{number}.{rest}"] = state.pop(name)
-
-
-def embed(image_token: int, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before the model: embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
-    if (ids := kwargs.get("input_ids")) is None:
-        return None
-    cache, mask = cache_of(arguments(model.forward, args, kwargs)), kwargs.get("attention_mask")
-    embedded = model.get_input_embeddings()(ids)
-    if mask is None:  # as where nothing is padding
-        mask = ids.new_ones(len(ids), ids.shape[1] + (0 if cache is None else cache.get_seq_length()))
-    if (pictured := getattr(cache, "pictured", None)) is None:  # the tokens before the first of the text
-        pictured = mask.bool() & (((ids != image_token) & mask.bool()).cumsum(1) == 0)
-        if (pixels := kwargs.get("pixel_values")) is not None:
-            image = model.git.visual_projection(model.git.image_encoder(pixels).last_hidden_state)
-            embedded = embedded.masked_scatter(pictured[..., None], image.to(embedded))
-        if cache is not None:
-            cache.pictured = pictured
-    pictured = F.pad(pictured, (0, mask.shape[1] - pictured.shape[1]))
-    positions = ((mask.bool() & ~pictured).cumsum(1) - 1).clamp(min=0).masked_fill(pictured, -1)
-    found = {"inputs_embeds": embedded, "attention_mask": mask, "position_ids": positions[:, -ids.shape[1] :]}
-    return args, kwargs | {"input_ids": None, "pixel_values": None} | found
 
 
 def decode(

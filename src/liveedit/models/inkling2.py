@@ -1,47 +1,38 @@
 """Inkling 2 (Thinking Machines, 2026): every layer reads again what went into the blocks of layers below it."""
 
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from liveedit.models.batch import Batch, HiddenBatch
-from liveedit.models.detours import always, detour, mine
+from liveedit.models.batch import HiddenBatch
 from liveedit.models.generic import Generic
+from liveedit.models.vlm import CARRIED, Inputs
 
 __all__ = ["Inkling2"]
 
-BLOCKS = "block_states"
+BLOCKS = f"{CARRIED}block_states"
 
 
 class Inkling2(Generic):
     """What went into the first layer of each block below is kept beside the hidden states (B, T, blocks, D)."""
 
-    def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
-        """See :meth:`VLM.hidden`; keeps what went into the blocks up to the layer."""
-        begun: list[Tensor] = []
-        with ExitStack() as undo:
-            for first in self.begins(layer):
-                module = self.layers[first]
-                hook = mine(lambda _module, args: begun.append(args[0]))
-                undo.callback(module.register_forward_pre_hook(hook).remove)
-            hidden = super().hidden(batch, layer)
-        if begun:
-            hidden.extra[BLOCKS] = torch.stack([states.to(self.device) for states in begun], 2)
-        return hidden
-
-    def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
-        """The decoder's last states (B, T, D); the layers that do not run put out what the blocks began with."""
-        extra = dict(hidden.extra)
-        begun = extra.pop(BLOCKS, None)
-        with ExitStack() as undo:
-            if begun is not None:
-                embedded, *later = begun.unbind(2)
-                for first, states in zip(self.begins(self.skipped)[1:], later, strict=True):
-                    undo.enter_context(detour(self.layers[first - 1], always(states)))
-            return super().decode(embedded, replace(hidden, extra=extra))
-
-    def begins(self, layer: int) -> list[int]:
+    def watched(self, layer: int) -> Sequence[int]:
         """The first layers of blocks, up to ``layer``."""
         return [number for number, module in enumerate(self.layers[: layer + 1]) if module.is_block_boundary]
+
+    def carry(self, layer: int, taken: Mapping[int, Inputs]) -> dict[str, Tensor]:
+        """What went into the blocks up to the layer."""
+        begun = [taken[first][0][0].to(self.device) for first in self.watched(layer)]
+        return {BLOCKS: torch.stack(begun, 2)} if begun else {}
+
+    def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
+        """The decoder's last states (B, T, D), over what went into the first block."""
+        begun = hidden.extra.get(BLOCKS)
+        return super().decode(embedded if begun is None else begun[:, :, 0], hidden)
+
+    def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:  # noqa: ARG002
+        """What the block above began with, if one begins there."""
+        begun, above = self.watched(self.skipped), number + 1
+        return hidden.extra[BLOCKS][:, :, begun.index(above)] if above in begun else hidden.hidden

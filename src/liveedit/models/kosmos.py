@@ -15,7 +15,6 @@ from torch import Tensor
 
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, Spans
-from liveedit.models.calls import arguments
 from liveedit.models.encode import Picture, PromptFormat, nested
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -46,7 +45,20 @@ class Kosmos(VLM):
             raise BadInput("Kosmos answers single prompts: use the prompt format 'raw'")
         super().__init__(model, processor, prompt_format or "raw")
         self.begin, self.end = (getattr(processor, name) for name in self.ends)
-        model.text_model.register_forward_pre_hook(embed, with_kwargs=True)
+
+    def before_decoder(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
+        ids, image, places, mask = (given.get(name) for name in ("input_ids", "image_embeds", PLACES, "attention_mask"))
+        if ids is None:
+            return given
+        embedded = self.embedding(ids)
+        if image is not None and places is not None:
+            embedded = embedded.masked_scatter((places == 1)[..., None], image.to(embedded))
+        found = {"input_ids": None, "inputs_embeds": embedded, "image_embeds": None}
+        if mask is not None:
+            positions = mask.cumsum(1) * mask + self.model.text_model.config.pad_token_id
+            found["position_ids"] = positions[:, -ids.shape[1] :]
+        return given | found
 
     def render(self, query: Query) -> str:
         """The text, with both marks of an image and nothing between them."""
@@ -136,19 +148,3 @@ class Kosmos25(Kosmos):
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:  # noqa: ARG002
         """The mask of places, which the decoder embeds."""
         return {PLACES: kwargs[PLACES]}
-
-
-def embed(text_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before the text model: embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
-    given = arguments(text_model.forward, args, kwargs)
-    ids, mask, image, places = (given[name] for name in ("input_ids", "attention_mask", "image_embeds", PLACES))
-    if ids is None:
-        return None
-    embedded = text_model.get_input_embeddings()(ids)
-    if image is not None and places is not None:
-        embedded = embedded.masked_scatter((places == 1)[..., None], image.to(embedded))
-    found = {"input_ids": None, "inputs_embeds": embedded, "image_embeds": None}
-    if mask is not None:
-        positions = mask.cumsum(1) * mask + text_model.config.pad_token_id
-        found["position_ids"] = positions[:, -ids.shape[1] :]
-    return args, kwargs | found

@@ -26,9 +26,9 @@ from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models import check_authors, checkpoint, family
 from liveedit.models.attach import Attachment
 from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
-from liveedit.models.calls import CACHE, TESTED, Call
+from liveedit.models.calls import CACHE, TESTED, Call, arguments
 from liveedit.models.contract import LOADING, probe
-from liveedit.models.detours import always, detour, mine
+from liveedit.models.detours import detour, mine
 from liveedit.models.encode import Encoder, PromptFormat
 from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch, main_output, output_embedding, overrides
@@ -37,7 +37,7 @@ from liveedit.models.quantisation import Bits, check_changeable, quantization, s
 from liveedit.models.wrappers import acting, adapters_on, unwrapped
 from liveedit.types import Query, checked
 
-__all__ = ["EMBEDDINGS", "VLM", "PromptFormat", "Reply", "reading"]
+__all__ = ["CARRIED", "EMBEDDINGS", "VLM", "Inputs", "PromptFormat", "Reply", "reading", "states_of", "uncarried"]
 
 UNSEEN = ("use_cache",)
 """Arguments for the text decoder that transformers from 5.24 on hands to the vision tower, too."""
@@ -52,6 +52,13 @@ class Reply:
 
     text: str
     fired: tuple[Firing, ...]
+
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module takes in: arguments by place, and by name."""
+
+CARRIED = "carried."
+"""How the names begin of what layers read of others than the one below."""
 
 
 class LayerReached(Exception):
@@ -73,7 +80,8 @@ class VLM(Encoder, metaclass=Family):
 
     ``VLM(model, processor)`` wraps a model that is loaded already and is an instance of the family registered for its
     ``model_type``. A family gives its facts as class data, and overrides :meth:`render`, :meth:`image_tokens`,
-    :meth:`place`, :meth:`picture` or :meth:`join` where its prompt or its image inputs are unlike the others'.
+    :meth:`place`, :meth:`picture` or :meth:`join` where its prompt or its image inputs are unlike the others';
+    :meth:`before_model`, :meth:`before_decoder`, :meth:`carry` or :meth:`stand_in` where its calls are.
     """
 
     hf_class: ClassVar[str] = "AutoModelForImageTextToText"
@@ -92,6 +100,7 @@ class VLM(Encoder, metaclass=Family):
             raise BadInput("the model was made within torch.inference_mode(): make it outside, or it cannot be edited")
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
         settle(model)
+        self.step_before()
         self.attachment = Attachment(self)
         self.fingerprints: dict[tuple[Any, ...], str] = {}
         self.unquantised: Callable[[], VLM] | None = None
@@ -105,6 +114,21 @@ class VLM(Encoder, metaclass=Family):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.attachment = Attachment(self)
+
+    def step_before(self) -> None:
+        """Have the model, and its text decoder, called as the family says."""
+        for name, verb in (("model", "before_model"), ("decoder", "before_decoder")):
+            if getattr(type(self), verb) is not getattr(VLM, verb):
+                hook = partial(stepped, getattr(self, verb))
+                getattr(self, name).register_forward_pre_hook(hook, with_kwargs=True)
+
+    def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that a call of the model goes on with; ``given`` holds those that it was given, by name."""
+        return given
+
+    def before_decoder(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The same of the text decoder. Like the other, it may be asked again about what it gave."""
+        return given
 
     @classmethod
     def load(
@@ -334,8 +358,10 @@ class VLM(Encoder, metaclass=Family):
         if layer != EMBEDDINGS:
             self.check_layer(layer)
         caught: list[Tensor] = []
+        taken: dict[int, Inputs] = {}
 
         def starts(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kwargs = self.before_decoder(kwargs)
             positions = kwargs.get("position_ids")
             if positions is not None:  # which some models give once for all rows
                 positions = positions.expand(*positions.shape[:-2], len(batch), -1)
@@ -344,6 +370,9 @@ class VLM(Encoder, metaclass=Family):
                 call = Call.read(decoder, args, kwargs)
                 caught.append(self.embedding(call.newest) if call.embedded is None else call.embedded)
                 raise LayerReached
+
+        def takes(number: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            taken[number] = args, kwargs
 
         def reached(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             caught.append(main_output(output))
@@ -355,12 +384,34 @@ class VLM(Encoder, metaclass=Family):
                 mine(starts), with_kwargs=True, prepend=True
             )  # before patches
             undo.callback(first.remove)
+            for number in self.watched(layer):
+                hook = mine(partial(takes, number))
+                undo.callback(self.layers[number].register_forward_pre_hook(hook, with_kwargs=True).remove)
             if layer != EMBEDDINGS:
                 undo.callback(self.layers[layer].register_forward_hook(mine(reached)).remove)
             with suppress(LayerReached):
                 self.model(**batch.inputs, use_cache=False)
-        inputs = batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids, batch.extra
+        extra = batch.extra | self.carry(layer, taken)
+        inputs = batch.inputs["attention_mask"], batch.labels, batch.spans, batch.position_ids, extra
         return HiddenBatch(caught[0], *inputs).to(self.device)
+
+    def watched(self, layer: int) -> Sequence[int]:  # noqa: ARG002
+        """The layers up to ``layer`` of which :meth:`carry` has to see what they take in."""
+        return ()
+
+    def carry(self, layer: int, taken: Mapping[int, Inputs]) -> dict[str, Tensor]:  # noqa: ARG002
+        """What layers above ``layer`` read of those up to it, besides what it puts out: by name (B, T, …).
+
+        ``taken`` holds what the layers of :meth:`watched` took in. The names begin with :data:`CARRIED`.
+        """
+        return {}
+
+    def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:  # noqa: ARG002
+        """What layer ``number``, which does not run, puts out where ``hidden`` is that of a layer from there on up.
+
+        ``given`` are the arguments by name that the layer is called with.
+        """
+        return hidden.hidden
 
     def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
         """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``, -1 for the embedded.
@@ -376,7 +427,7 @@ class VLM(Encoder, metaclass=Family):
         shape = (*hidden.attention_mask.shape, self.embedding.weight.shape[-1])
         unread = hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)  # by any layer that runs
         embedded = hidden.hidden if layer == EMBEDDINGS else unread
-        with self.announce(batch, skipped=layer), self.bypassed(layer, hidden.hidden):
+        with self.announce(batch, skipped=layer), self.bypassed(layer, hidden):
             states = self.decode(embedded, hidden)
             if positions is None:
                 return self.predict(states)
@@ -391,7 +442,7 @@ class VLM(Encoder, metaclass=Family):
 
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
         """The text decoder's last states (B, T, D) from the embeddings (B, T, D), with the rest as in ``hidden``."""
-        return states_of(self.decoder, embedded, hidden, hidden.extra)
+        return states_of(self.decoder, embedded, hidden, uncarried(hidden))
 
     def image_states(self, image: Any) -> Tensor:
         """What the text decoder is given for an image or several, (n, D), one row a token; no patch rewrites anything.
@@ -461,12 +512,19 @@ class VLM(Encoder, metaclass=Family):
             yield
 
     @contextmanager
-    def bypassed(self, layer: int, hidden: Tensor) -> Iterator[None]:
-        """Have the decoder's layers do nothing up to ``layer``, which puts out ``hidden`` (B, T, D)."""
-        output = (hidden, *[None] * (self.layer_outputs - 1)) if self.layer_outputs else hidden
+    def bypassed(self, layer: int, hidden: HiddenBatch) -> Iterator[None]:
+        """Have the decoder's layers compute nothing up to ``layer``, which puts out ``hidden``."""
+
+        def instead(number: int, _own: Callable[..., Any]) -> Callable[..., Any]:
+            def put_out(*_args: Any, **kwargs: Any) -> Any:
+                states = self.stand_in(number, hidden, kwargs)
+                return (states, *[None] * (self.layer_outputs - 1)) if self.layer_outputs else states
+
+            return put_out
+
         with ExitStack() as undo:
-            for module in self.layers[: layer + 1]:
-                undo.enter_context(detour(module, always(output)))
+            for number, module in enumerate(self.layers[: layer + 1]):
+                undo.enter_context(detour(module, partial(instead, number)))
             yield
 
     @contextmanager
@@ -500,6 +558,13 @@ class VLM(Encoder, metaclass=Family):
         """Raise :class:`BadInput` unless the text decoder has this layer."""
         if not isinstance(layer, Integral) or not 0 <= layer < self.num_layers:
             raise BadInput(f"there is no layer {layer}: the text decoder has layers 0 to {self.num_layers - 1}")
+
+
+def stepped(
+    verb: Callable[[dict[str, Any]], dict[str, Any]], module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A forward pre-hook: the call goes on as ``verb`` says."""
+    return (), verb(arguments(module.forward, args, kwargs) if args else kwargs)
 
 
 def check_dtype(dtype: object) -> None:
@@ -550,6 +615,11 @@ def check_complete(report: Mapping[str, Any], path: str | Path) -> None:
     for name, theirs, ours in sorted(report["mismatched_keys"]):
         shapes = f"{tuple(theirs)}, where its config says {tuple(ours)}"
         raise BadInput(f"the checkpoint {path} has {name} of shape {shapes}: get all of its files from one place")
+
+
+def uncarried(hidden: HiddenBatch) -> dict[str, Tensor]:
+    """What the decoder is given of every token besides mask and positions."""
+    return {name: value for name, value in hidden.extra.items() if not name.startswith(CARRIED)}
 
 
 def states_of(decoder: Any, embedded: Tensor, hidden: HiddenBatch, extra: Mapping[str, Any]) -> Tensor:
