@@ -8,7 +8,7 @@ from liveedit.models.particulars import PARTICULARS
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
-SLIDING, FULL = "carried.shared_kv_states.sliding_attention", "shared_kv_states.full_attention"
+SLIDING, FULL = "carried.shared_kv_states.sliding_attention", "carried.shared_kv_states.full_attention"
 
 
 @pytest.fixture(scope="module")
