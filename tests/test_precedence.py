@@ -125,6 +125,35 @@ def test_the_last_of_two_in_conflict_alone_takes_part_where_both_fire(model, edi
         assert len(fired & {older.id, newer.id}) <= 1 or not newer.conflicts
 
 
+def test_who_supersedes_the_last_word_has_it_then(model, editor):
+    """Also over what that one was in conflict with, and did not let act."""
+    if not isinstance(editor, PoolEditor):
+        pytest.skip("the weights of such a method hold one answer")
+    [first] = model.edit(to("Canada"))
+    [second], [third] = (model.edit(to(answer, OTHER_HAND)) for answer in ("Brazil", "Peru"))
+    assert third.conflicts == second.conflicts
+    fired = {edit.id for edit, _ in model.explain(Query(QUESTION, image=OTHER_HAND))}
+    assert len(fired & {first.id, third.id}) <= 1 or not third.conflicts
+
+
+def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, editor):
+    if not isinstance(editor, PoolEditor):
+        pytest.skip("of edits made in one, such a method cannot be asked for the first alone")
+    if editor.name == "t-patcher":
+        pytest.skip("what it makes of an edit depends on the edits that it is made with")
+    batch = [to("Canada"), to("Kenya", ELSEWHERE), to("Brazil", OTHER_HAND), to("Peru", OTHER_HAND)]
+    alone, places = EditableVLM(editor.vlm, editor), {}
+    for query in batch:
+        alone.edit(query)
+    model.edit(batch)
+    for made in (model, alone):
+        order = [edit.id for edit in made.history]
+        places[made] = [[order.index(id) for id in edit.conflicts] for edit in made.history]
+    assert places[model] == places[alone]
+    for image in (FLAG, OTHER_HAND, ELSEWHERE):
+        assert model.generate(Query(QUESTION, image=image)) == alone.generate(Query(QUESTION, image=image))
+
+
 def test_no_conflict_with_the_same_answer_or_another_thing(model):
     model.edit(to("Canada"))
     [same] = model.edit(to("Canada", OTHER_HAND))

@@ -133,13 +133,13 @@ class EditableVLM:
             last = {edit.number: place for place, edit in enumerate(made)}
             held = [pool or last[edit.number] == place for place, edit in enumerate(made)]
             patch = self.editor.edit([query for query, holds in zip(opened, held, strict=True) if holds], self.patch)
-            if isinstance(patch, BankPatch) and any(conflicts):
-                first = len(patch) - len(made)
-                rows = {first + row: places for row, places in enumerate(conflicts) if places}
-                patch = patch.listed(overruling(patch.ledger, rows))
+            among = self._among(patch, made, opened)
+            conflicts = [[*before, *beside] for before, beside in zip(conflicts, among, strict=True)]
+            patch = _overruling(patch, conflicts)
             answers = self._answers(patch, opened)
+            ids = [edit.id for edit in (*self._edits, *made)]
             made = [
-                replace(edit, took=said(answer, edit.target), held=holds, conflicts=self._ids(places))
+                replace(edit, took=said(answer, edit.target), held=holds, conflicts=tuple(ids[at] for at in places))
                 for edit, answer, holds, places in zip(made, answers, held, conflicts, strict=True)
             ]
             self.patch, self._edits = patch, [*self._edits, *made]
@@ -167,6 +167,7 @@ class EditableVLM:
         """
         force = [place for place, edit in enumerate(self.history) if not edit.superseded_by]
         alike = [[place for place in force if _rivals(self._edits[place], edit)] for edit in made]
+        given_way = [self._given_way(edit) for edit in made]
         rows = [row for row, places in enumerate(alike) if places]
         found: list[list[int]] = [[] for _ in made]
         if rows:
@@ -179,8 +180,30 @@ class EditableVLM:
                 found[row] = [
                     place
                     for place in alike[row]
-                    if place in fired or (not fired and _turned(plain, reply.text, self._edits[place].target))
+                    if place in fired | given_way[row]
+                    or (not fired and _turned(plain, reply.text, self._edits[place].target))
                 ]
+        return found
+
+    def _given_way(self, edit: Edit) -> set[int]:
+        """The places of the edits that give way to one which ``edit`` supersedes, and so do not act in its presence."""
+        ids = {id for older in self.edits if older.number == edit.number for id in older.conflicts}
+        return {place for place, older in enumerate(self._edits) if older.id in ids}
+
+    def _among(self, patch: Patch, made: Sequence[Edit], queries: Sequence[Query]) -> list[list[int]]:
+        """For each new edit the places of those made with it, but given before it, that it is in conflict with.
+
+        These act on its image as long as it is not there itself, which only the edits of a pool can be asked.
+        """
+        found: list[list[int]] = [[] for _ in made]
+        if isinstance(self.editor, PoolEditor):
+            first = len(self._edits)
+            for row, (edit, query) in enumerate(zip(made, queries, strict=True)):
+                if rivals := {first + other for other in range(row) if _rivals(made[other], edit)}:
+                    with self.vlm.patched(self.editor.select(patch, range(first + row))):
+                        [reply] = self.vlm.answers([query], max_new_tokens=1)
+                    given_way = {at for other in range(row) if made[other].number == edit.number for at in found[other]}
+                    found[row] = sorted(rivals & (given_way | {expert for expert, _ in reply.fired}))
         return found
 
     def _answers(self, patch: Patch, queries: Sequence[Query]) -> list[str]:
@@ -204,9 +227,6 @@ class EditableVLM:
     def _places(self) -> list[int]:
         """The place among all edits of each that the patch holds."""
         return [place for place, edit in enumerate(self._edits) if edit.held]
-
-    def _ids(self, places: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self._edits[place].id for place in places)
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """The edited model's greedy answers."""
@@ -355,6 +375,14 @@ class EditableVLM:
         assert isinstance(editor, TrainableEditor)
         editor.goes_by(fingerprint)
         return editor
+
+
+def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
+    """The patch with its newest edits, as many as there are conflicts, overruling those at these places."""
+    if not isinstance(patch, BankPatch) or not any(conflicts):
+        return patch
+    first = len(patch) - len(conflicts)
+    return patch.listed(overruling(patch.ledger, {first + row: at for row, at in enumerate(conflicts) if at}))
 
 
 def _describe(query: Query, given: Query) -> Edit:
