@@ -1,6 +1,7 @@
 """GRACE: the codebook against Algorithm 1 of the paper, what it replaces, what an edit learns, and recorded numbers."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -256,3 +257,21 @@ def test_where_the_authors_code_does_otherwise(recorded):
     again = editor.edit(queries(apart["again"]["edits"]))
     assert apart["again"]["radii"] == pytest.approx([-1e-5, 0.0], abs=1e-5)
     assert again.radii.tolist() == [-1.0, start]
+
+
+def test_what_was_merged_into_an_edit_stays_when_that_is_superseded(vlm):
+    editor = GRACE(vlm, GraceConfig(radius=1e3))
+    first, beside = EDITS[0], Query("Which country is it?", "Japan", EDITS[1].image)
+    patch = editor.edit([first, beside])
+    assert patch.radii[1] < 0
+    patch = editor.edit([replace(first, target="Chad")], patch)
+    assert fired(vlm, patch, [beside, first]) == [[1], [2]]
+    assert fired(vlm, editor.select(patch, [0, 1]), [beside, first]) == [[0], [0]]
+
+
+def fired(vlm, patch, queries):
+    """The edits that fire for each query."""
+    batch = vlm.encode(queries)
+    with vlm.patched(patch), torch.no_grad():
+        vlm.logits(batch)
+    return [[edit for edit, _ in row] for row in batch.fired_by(patch)]

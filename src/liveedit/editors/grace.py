@@ -29,6 +29,7 @@ a distance of 0, the later edit takes the place of the earlier.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -79,11 +80,16 @@ class GracePatch(BankPatch):
 
     def __init__(self, editor: Editor, bank: Bank, radii: Tensor | None = None) -> None:
         super().__init__(editor, bank)
-        if radii is None:
-            radii = torch.empty(0)
-            for number in range(len(bank)):
-                radii, _ = insert(bank["key"][: number + 1], bank["label"], radii, self.editor.config.radius)
-        self.radii = radii
+        self.radii = codebook(bank, self.editor.config.radius) if radii is None else radii
+
+    def listed(self, ledger: Bank) -> Self:
+        """See :meth:`BankPatch.listed`. What is superseded is no part of the codebook: others may be merged into it."""
+        made = super().listed(ledger)
+        if not bool(made.standing.all()):
+            rows = made.standing.nonzero()[:, 0].cpu()
+            made.radii = torch.full((len(made),), MERGED)
+            made.radii[rows] = codebook(made.bank.select(rows), self.editor.config.radius)
+        return made
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`. Decoded tokens follow from the prompt's last one, and are left alone."""
@@ -194,6 +200,14 @@ class Written(Patch):
         """See :meth:`Patch.bind`."""
         rows, places = torch.arange(len(batch), device=self.values.device), last_prompt_tokens(batch)
         return {self.site: lambda output: output.index_put((rows, places), self.values.to(output.dtype))}
+
+
+def codebook(bank: Bank, start: float) -> Tensor:
+    """The radii (E,) once the edits of a bank are in the codebook, one after the other; ``start`` is ε_init."""
+    radii = torch.empty(0)
+    for number in range(len(bank)):
+        radii, _ = insert(bank["key"][: number + 1], bank["label"], radii, start)
+    return radii
 
 
 def insert(keys: Tensor, labels: Tensor, radii: Tensor, start: float) -> tuple[Tensor, int | None]:
