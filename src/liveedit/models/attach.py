@@ -423,7 +423,8 @@ class Attachment:
         whole = here.prompt if here.announced is None else here.announced.labels.shape[1]
         if whole is not None and call.length < whole:
             raise BadInput(
-                f"{call.length} of the {whole} tokens of a prompt: a patch reads it whole, so unset prefill_chunk_size"
+                f"{call.length} of the {whole} tokens of a prompt: give all of them in one call, without "
+                "prefill_chunk_size, or hand on the cache of those before"
             )
 
     def batch(self, call: Call, ids: Tensor | None) -> Batch:

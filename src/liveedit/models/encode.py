@@ -159,6 +159,8 @@ class Encoder:
         queries = checked(queries)
         if not queries:
             raise BadInput("there is no query to encode: give at least one")
+        if padding_side not in get_args(PaddingSide):
+            raise BadInput(f"rows are padded on the left or the right, not on {padding_side!r}")
         pictures = self.pictures(queries)
         rows, answers = self.tokenize(queries, [count for _, count in pictures], eos)
         input_ids = pad_rows(rows, self.pad_token_id, padding_side)

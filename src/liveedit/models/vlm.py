@@ -494,8 +494,10 @@ class VLM(Encoder, metaclass=Family):
         This holds for the thread or task that enters it; others are asked as if it were not there, but for raw calls
         from threads that have entered none themselves. A patch that acts on questions or puts vectors before them
         refuses raw calls of what was not encoded within. Leaving it, also by an exception, restores the parameters bit
-        for bit and leaves no hook. May be nested.
+        for bit and leaves no hook. May be nested. Raises :class:`BadInput` for anything but a patch.
         """
+        if not isinstance(patch, Patch):
+            raise BadInput(f"a model is patched with a patch, not with {type(patch).__name__}: an editor makes one")
         with self.attachment.patched(patch):
             yield self
 
