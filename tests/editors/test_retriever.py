@@ -35,7 +35,7 @@ def bank(found):
 def test_vectors_are_means_over_real_tokens_of_unit_length(sentence_encoder):
     texts = ["Who sang the song?", "a much longer text that has to be padded to"]
     encode = SentenceEncoder(sentence_encoder)
-    tokenizer, model = load(sentence_encoder)
+    tokenizer, model, _ = load(sentence_encoder)
     for text, vector in zip(texts, encode(texts), strict=True):
         states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         mean = sum(states) / len(states)
