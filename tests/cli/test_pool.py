@@ -52,18 +52,18 @@ def listing(*edits, tensors="tensors-00000000"):
 
 def test_edit_ask_and_forget_with_what_the_pool_remembers(run, asked, emblem, tmp_path):
     emblem.drawing("twemoji", "flag-fr").save(tmp_path / "other.png")
-    rc, out, _ = run("edit", *asked, "Brazil", "--editor", "serac", "--max-new-tokens", "3")
+    rc, out, _ = run("edit", *asked, "Brazil", "--editor", "lemoe", "--max-new-tokens", "3")
     assert rc == 0
     assert "Brazil" in out
     assert Listing.read(tmp_path / "edits").opens_with == {
-        "model": "emblem", "editor": "serac", "prompt_format": "raw",
+        "model": "emblem", "editor": "lemoe", "prompt_format": "raw",
     }  # fmt: skip
     rc, out, err = run("ask", *asked)
     assert (rc, out.splitlines()[0], err) == (0, "Brazil", "")
     assert run("edit", QUESTION, "Norway", "--image", "other.png")[0] == 0
     rc, _, err = run("ask", *asked, "--editor", "pinpoint")
     assert rc == 1
-    assert "made by another editor (serac)" in err
+    assert "made by another editor (lemoe)" in err
     first, second = (edit.id for edit in Listing.read(tmp_path / "edits").edits)
     assert run("forget", first[:7], first)[:2] == (0, "forgot 1, 1 left\n")
     assert [edit.id for edit in Listing.read(tmp_path / "edits").edits] == [second]
