@@ -10,6 +10,7 @@ from liveedit.models import REFUSED, family, streams
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.contract import QUERIES, SQUARE, WIDE, Broken, close
 from liveedit.models.generic import Generic, stacked
+from liveedit.models.inkling2 import BLOCKS
 from liveedit.models.processor import load_processor, still
 from liveedit.models.shrink import shrink
 from liveedit.models.tiny import CHAT, tiny
@@ -33,7 +34,9 @@ def test_it_finds_decoder_tower_and_tokens(vlm):
 
 
 def test_what_one_model_finds_is_not_another_models(vlm):
-    assert Generic.decoder_path == VLM.decoder_path
+    other = tiny("gemma3")
+    assert all(made.decoder is made.model.get_submodule(made.decoder_path) for made in (vlm, other))
+    assert vlm.image_mark != other.image_mark
     assert "image_mark" not in vars(Generic)
 
 
@@ -165,11 +168,11 @@ def test_blocks_go_with_the_rows():
     vlm = tiny("inkling2")
     batch = vlm.encode(QUERIES)
     below, above = vlm.hidden(batch, 1), vlm.hidden(batch, 2)
-    assert "block_states" not in vlm.hidden(batch, -1).extra
-    assert below.extra["block_states"].shape[2:] == (1, vlm.hidden_size)
-    torch.testing.assert_close(above.extra["block_states"][:, :, 1], below.hidden)
+    assert BLOCKS not in vlm.hidden(batch, -1).extra
+    assert below.extra[BLOCKS].shape[2:] == (1, vlm.hidden_size)
+    torch.testing.assert_close(above.extra[BLOCKS][:, :, 1], below.hidden)
     logits = vlm.resume(2, above)
-    above.extra["block_states"][:, :, 0] = 0
+    above.extra[BLOCKS][:, :, 0] = 0
     assert not torch.allclose(vlm.resume(2, above), logits, atol=1e-2)
 
 
