@@ -359,7 +359,7 @@ class EditableVLM:
         Raises :class:`Mismatch` for edits that were made with another model, editor or prompt format.
         """
         made, fingerprint = listing.opens_with, listing.editor_fingerprint
-        if listing.model_fingerprint != self.vlm.fingerprint:
+        if not self.vlm.known_as(listing.model_fingerprint):
             which = " ".join(made[name] for name in ("model", "dtype") if name in made) or "one that it does not name"
             raise Mismatch(f"the edits in {folder} were made on another model ({which}): load that one")
         if (form := made.get("prompt_format", self.vlm.prompt_format)) != self.vlm.prompt_format:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from liveedit.editable import EditableVLM
 from liveedit.editors import new_editor
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.llava import Llava
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM, scaled
@@ -240,6 +240,29 @@ def test_tiny_models_are_reproducible_and_leave_the_random_state_alone():
     one, other = tiny("llava", seed=5), tiny("llava", seed=5)
     assert torch.equal(torch.rand(1), expected)
     assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("dtype", "before"),
+    [
+        (torch.bfloat16, "54fac84f2a611f6cd6a73201be00d512d5ff8f80f7796e6a76a5fd61063a73db"),
+        (torch.float16, "10f0fe6e0f4260e5e04290130ebb02b9c8c8c10f8350ddf8cabbef8149075fb8"),
+    ],
+)
+def test_a_model_in_half_precision_is_known_as_it_was_before(dtype, before, tmp_path):
+    """When its fingerprint still counted the bits of half precision: pools and editors of then open."""
+    full = tiny("llava")
+    half = VLM(tiny("llava").model.to(dtype), full.processor)
+    assert half.known_as(before)
+    assert half.known_as(half.fingerprint)
+    assert not half.known_as("0" * 64)
+    assert not full.known_as(before)
+    editor = new_editor(half, "ft-l")
+    editor.claim({"editor": editor.fingerprint, "model": before}, tmp_path)
+    with pytest.raises(Mismatch, match="another model"):
+        editor.claim({"editor": editor.fingerprint, "model": "0" * 64}, tmp_path)
+    with pytest.raises(Mismatch, match="another editor"):
+        editor.claim({"editor": "0" * 64, "model": before}, tmp_path)
 
 
 # Prompts

@@ -130,8 +130,9 @@ class Editor(ABC):
 
     def claim(self, about: Mapping[str, str], folder: Path) -> None:
         """Raise :class:`Mismatch` if what a patch in ``folder`` says about itself names another model or editor."""
-        for kind, mine in reversed(self.origin.items()):
-            if about.get(kind) != mine:
+        own = {"model": self.vlm.known_as(about.get("model")), "editor": about.get("editor") == self.fingerprint}
+        for kind, fits in own.items():
+            if not fits:
                 made, load = ("on", "that model") if kind == "model" else ("by", "that editor")
                 raise Mismatch(
                     f"the edits in {folder} were made {made} another {kind}: load {load}, or make them again"
@@ -268,7 +269,7 @@ class TrainableEditor(Editor):
             raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
         if about["editor"] != cls.name:
             raise Mismatch(f"{folder} holds an editor of the method '{about['editor']}', not '{cls.name}'")
-        if about.get("model") != vlm.fingerprint:
+        if not vlm.known_as(about.get("model")):
             reason = "another model, or for this one in a dtype with other bits"
             raise Mismatch(f"the editor in {folder} was trained for {reason}: load that one, or train an editor")
         if wrong := sorted(changes.keys() - cls.query_time):

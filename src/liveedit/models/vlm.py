@@ -42,6 +42,8 @@ __all__ = ["CARRIED", "EMBEDDINGS", "VLM", "Inputs", "PromptFormat", "Reply", "r
 UNSEEN = ("use_cache",)
 """Arguments for the text decoder that transformers from 5.24 on hands to the vision tower, too."""
 
+HALF = (torch.float16, torch.bfloat16)
+
 EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
 
@@ -294,14 +296,23 @@ class VLM(Encoder, metaclass=Family):
             self.fingerprints[adapters] = self.taken_fingerprint(adapters)
         return self.fingerprints[adapters]
 
-    def taken_fingerprint(self, adapters: tuple[Any, ...]) -> str:
-        """The fingerprint, with these adapters on."""
+    def known_as(self, fingerprint: object) -> bool:
+        """Whether a fingerprint is this model's, or the one that it had when half precision counted as it is."""
+        if fingerprint == self.fingerprint:
+            return True
+        if self.unquantised is not None:
+            return self.unquantised().known_as(fingerprint)
+        half = any(weight.dtype in HALF for weight in self.model.parameters())
+        return half and fingerprint == self.taken_fingerprint(adapters_on(self.model), HALF)
+
+    def taken_fingerprint(self, adapters: tuple[Any, ...], as_they_are: Sequence[torch.dtype] = ()) -> str:
+        """The fingerprint, with these adapters on and weights of these types not as they are in float32."""
         if self.unquantised is not None:
             return self.unquantised().fingerprint
         digest = sha256(str(self.model.config.model_type).encode())
         for name, tensor in sorted(acting(self.model, self.model.state_dict()).items()):
             value = load_offloaded_parameter(self.model, name) if tensor.is_meta else tensor
-            value = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+            value = value.float() if value.dtype in HALF and value.dtype not in as_they_are else value
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(checksum(value))
         digest.update(repr(adapters).encode() if adapters else b"")
