@@ -391,9 +391,8 @@ class VLM(Encoder, metaclass=Family):
 
         with ExitStack() as undo:
             undo.enter_context(self.announce(batch))
-            first = self.decoder.register_forward_pre_hook(
-                mine(starts), with_kwargs=True, prepend=True
-            )  # before patches
+            # First in line, before any patch.
+            first = self.decoder.register_forward_pre_hook(mine(starts), with_kwargs=True, prepend=True)
             undo.callback(first.remove)
             for number in self.watched(layer):
                 hook = mine(partial(takes, number))
@@ -418,7 +417,7 @@ class VLM(Encoder, metaclass=Family):
         return {}
 
     def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:  # noqa: ARG002
-        """What layer ``number``, which does not run, puts out where ``hidden`` is that of a layer from there on up.
+        """What layer ``number``, which does not run, puts out; ``hidden`` is what the last of those, or it, has put out.
 
         ``given`` are the arguments by name that the layer is called with.
         """
