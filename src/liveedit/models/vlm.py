@@ -417,9 +417,10 @@ class VLM(Encoder, metaclass=Family):
         return {}
 
     def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:  # noqa: ARG002
-        """What layer ``number``, which does not run, puts out; ``hidden`` is what the last of those, or it, has put out.
+        """What layer ``number`` puts out in place of running.
 
-        ``given`` are the arguments by name that the layer is called with.
+        ``hidden`` is what the last of the layers that do not run has put out, ``given`` the arguments by name that this
+        one is called with.
         """
         return hidden.hidden
 
