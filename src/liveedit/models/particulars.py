@@ -374,7 +374,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "config": {"vision_config": {"image_size": 64, "patch_size": 1, "global_attn_indexes": [], "window_size": 4}},
         "pictures": {"size": {"height": 64, "width": 64}},
     },
-    "granite_docling": {"processor": {"image_seq_len": 1}},
+    "granite_docling": {"config": {"text_config": {"logits_scaling": 2.0}}, "processor": {"image_seq_len": 1}},
     "hy_v4_vl": {"config": {"text_config": {"qk_rope_head_dim": 32}}},
     "idefics3": {"processor": {"image_seq_len": 4}},
     "smolvlm": {"processor": {"image_seq_len": 4}, "note": "needs num2words"},

@@ -40,7 +40,7 @@ TEXT: dict[str, Any] = {
     **dict.fromkeys(["num_experts_per_tok", "moe_topk", "moe_k"], 2),
     **dict.fromkeys(["linear_key_head_dim", "linear_value_head_dim"], 16),
     **dict.fromkeys(["linear_num_key_heads", "linear_num_value_heads"], 2),
-    **dict.fromkeys(["logits_scaling", "logits_mup_width_multiplier"], 2.0),  # they divide: a wide model's flatten ours
+    "logits_mup_width_multiplier": 2.0,  # which divides: a wide model's flattens ours
     "output_multiplier": 0.5,
     "num_key_value_heads": 1,
     "head_dim": HEAD,
