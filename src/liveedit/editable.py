@@ -1,5 +1,6 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. What most users need."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -165,8 +166,8 @@ class EditableVLM:
 
         These edit the same question about another image with another answer, are in force, and act on its image.
         """
-        force = [place for place, edit in enumerate(self.history) if not edit.superseded_by]
-        alike = [[place for place in force if _rivals(self._edits[place], edit)] for edit in made]
+        force = {place: edit for place, edit in enumerate(self.history) if not edit.superseded_by}
+        alike = _rivals(force, made)
         given_way = [self._given_way(edit) for edit in made]
         rows = [row for row, places in enumerate(alike) if places]
         found: list[list[int]] = [[] for _ in made]
@@ -198,8 +199,9 @@ class EditableVLM:
         found: list[list[int]] = [[] for _ in made]
         if isinstance(self.editor, PoolEditor):
             first = len(self._edits)
+            alike = _rivals(dict(enumerate(made, first)), made)
             for row, (edit, query) in enumerate(zip(made, queries, strict=True)):
-                if rivals := {first + other for other in range(row) if _rivals(made[other], edit)}:
+                if rivals := {place for place in alike[row] if place < first + row}:
                     with self.vlm.patched(self.editor.select(patch, range(first + row))):
                         [reply] = self.vlm.answers([query], max_new_tokens=1)
                     given_way = {at for other in range(row) if made[other].number == edit.number for at in found[other]}
@@ -394,11 +396,17 @@ def _describe(query: Query, given: Query) -> Edit:
     return Edit(id, query.prompt, query.target, image, time, names if any(names) else (), about(query))
 
 
-def _rivals(one: Edit, other: Edit) -> bool:
-    """Whether two edits give the same question about different images different answers."""
-    pictured = bool(one.image and other.image) and one.image != other.image
-    same_question = question(one.prompt) == question(other.prompt)
-    return pictured and same_question and question(one.target) != question(other.target)
+def _rivals(older: Mapping[int, Edit], newer: Sequence[Edit]) -> list[list[int]]:
+    """For each newer edit the places of the older ones that answer its question about another image otherwise."""
+    alike: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for at, edit in older.items():
+        alike[question(edit.prompt)].append((at, edit.image, question(edit.target)))
+
+    def found(edit: Edit) -> list[int]:
+        answer, places = question(edit.target), alike[question(edit.prompt)]
+        return [at for at, image, other in places if image and image != edit.image and other != answer]
+
+    return [found(edit) if edit.image else [] for edit in newer]
 
 
 def _turned(before: str, after: str, target: str) -> bool:
