@@ -22,7 +22,7 @@ SMALL = {
     "grace": {"steps": 60},
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
     "lemoe": {"batch": 2, "rank": 4, "steps": 40, "lr": 1e-2},
-    "liveedit": {"module_dim": 32, "heads": 2, "layer": 2, "rank": 64, "scale": 0.2, "margin": -1e3},
+    "liveedit": {"module_dim": 32, "heads": 2, "layer": 2, "rank": 64, "scale": 1.0, "margin": -1e3},
     "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
     "pinpoint": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24},
     "recipe": {"key_dim": 16, "layer": 2, "tokens": 64},
@@ -54,7 +54,7 @@ REFUSED = {
     **{(name, family): "linear layers for every token" for name in ("ke", "mend", "wise") for family in STACKED},
     **{("recipe", family): "layers? of .* reads? the tokens" for family in READING},
     ("serac", "glm5_next"): "which here is in streams",
-    **{("pinpoint", family): "states as wide as words" for family in ("gemma3n", "glm5_next")},
+    **{("pinpoint", family): "states as wide as words" for family in ("gemma3n", "glm5_next", "qwen4_exp")},
     **{("ft-m", family): "between vision tower and text decoder" for family in UNCONNECTED},
 }
 """Pairs that cannot be, and the reason given. Nothing else is refused."""

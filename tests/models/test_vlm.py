@@ -466,6 +466,7 @@ def test_resume_gives_accelerates_forward_back():
         ({}, 2.0),
         ({"logit_scale": 0.5}, 1.0),
         ({"logits_scaling": 4.0}, 0.5),
+        ({"logits_scaling": 4.0, "model_type": "hyperclovax"}, 8.0),
         ({"final_logit_softcapping": 1.0}, float(torch.tanh(torch.tensor(2.0)))),
     ],
 )

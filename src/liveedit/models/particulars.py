@@ -375,6 +375,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "pictures": {"size": {"height": 64, "width": 64}},
     },
     "granite_docling": {"config": {"text_config": {"logits_scaling": 2.0}}, "processor": {"image_seq_len": 1}},
+    "hyperclovax_vision_v2": {"config": {"text_config": {"logits_scaling": 2.0}}},
     "hy_v4_vl": {"config": {"text_config": {"qk_rope_head_dim": 32}}},
     "idefics3": {"processor": {"image_seq_len": 4}},
     "smolvlm": {"processor": {"image_seq_len": 4}, "note": "needs num2words"},

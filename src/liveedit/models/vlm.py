@@ -653,8 +653,9 @@ def scaled(logits: Tensor, config: Any) -> Tensor:
     for name in ("logit_scale", "output_multiplier"):
         if factor := getattr(config, name, None):
             logits = logits * factor
-    if divisor := getattr(config, "logits_scaling", None):
-        logits = logits / divisor
+    if scale := getattr(config, "logits_scaling", None):
+        multiplies = getattr(config, "model_type", None) == "hyperclovax"  # alone; Granite and all others divide
+        logits = logits * scale if multiplies else logits / scale
     if cap := getattr(config, "final_logit_softcapping", None):
         logits = cap * torch.tanh(logits / cap)
     return logits
