@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
@@ -37,7 +38,7 @@ def evaluate(
             help="Methods by NAME, FOLDERs or ids of trained editors, NAME:FOLDER, each also as LABEL=…, separated by "
             'commas; "all" for every method that is ready.'
         ),
-    ] = "liveedit,ft-l",
+    ] = "pinpoint,liveedit,ft-l",
     model: Model = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark.")] = "emblem",
     split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
@@ -118,7 +119,7 @@ def demo(
     _show_corrections(Console())
     protocol = Windows(max_cases=cases, ask=cases)
     drawn = load_cases("emblem", "test")
-    _run("emblem", entrants("liveedit,ft-l"), drawn, protocol, out, data="emblem", trained=out, seed=0)
+    _run("emblem", entrants("pinpoint,liveedit,ft-l"), drawn, protocol, out, data="emblem", trained=out, seed=0)
 
 
 def _show_corrections(console: Console, number: int = 8) -> None:
@@ -129,8 +130,8 @@ def _show_corrections(console: Console, number: int = 8) -> None:
 
     console.print("loading the embedded model …")
     edited: EditableVLM = load()
-    table = Table()
-    for heading in ("drawing", "question", "before", "edit to", "after", "another hand's drawing", "a look-alike"):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("drawing and question", "before", "edit to", "after", "other hand's drawing", "look-alike"):
         table.add_column(heading, overflow="fold")
     for case in counterfactual_cases(Emblem(), "test")[:number]:
         probes = {probe.metric: probe.query for probe in case.probes}
@@ -141,8 +142,9 @@ def _show_corrections(console: Console, number: int = 8) -> None:
         drawing = case.edits[0].image.info["name"].removeprefix("emblem:")  # type: ignore[union-attr]
         other = after[2] if len(after) > 2 else "–"
         alike = f"{before[1]} → {after[1]}"
-        row = (drawing, case.edits[0].prompt, before[0], case.edits[0].target, after[0], other, alike)
-        table.add_row(*map(shown, row))
+        about = f"{drawing.replace('/', ' ')}\n{case.edits[0].prompt}\n"
+        row = (about, before[0], case.edits[0].target, after[0], other, alike)
+        table.add_row(*(shown(cell, lines=True) for cell in row))
     console.print(table)
 
 
