@@ -137,8 +137,6 @@ def test_who_supersedes_the_last_word_has_it_then(model, editor):
 
 
 def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, editor):
-    if not isinstance(editor, PoolEditor):
-        pytest.skip("of edits made in one, such a method cannot be asked for the first alone")
     if editor.name == "t-patcher":
         pytest.skip("what it makes of an edit depends on the edits that it is made with")
     batch = [to("Canada"), to("Kenya", ELSEWHERE), to("Brazil", OTHER_HAND), to("Peru", OTHER_HAND)]
@@ -150,6 +148,8 @@ def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, edito
         order = [edit.id for edit in made.history]
         places[made] = [[order.index(id) for id in edit.conflicts] for edit in made.history]
     assert places[model] == places[alone]
+    if not isinstance(editor, PoolEditor):
+        return  # weights that take all edits in one step are others than those that take one by one
     for image in (FLAG, OTHER_HAND, ELSEWHERE):
         assert model.generate(Query(QUESTION, image=image)) == alone.generate(Query(QUESTION, image=image))
 

@@ -174,7 +174,7 @@ class EditableVLM:
         if rows:
             asked = [queries[row] for row in rows]
             with self.vlm.patched(self.patch):
-                replies = self.vlm.answers(asked, max_new_tokens=self._room(queries))
+                replies = self.vlm.answers(asked, max_new_tokens=self._room(query.target for query in queries))
             held, unedited = self._places(), self._answers(self.editor.empty(), asked)
             for row, reply, plain in zip(rows, replies, unedited, strict=True):
                 fired = {held[expert] for expert, _ in reply.fired}
@@ -192,32 +192,62 @@ class EditableVLM:
         return {place for place, older in enumerate(self._edits) if older.id in ids}
 
     def _among(self, patch: Patch, made: Sequence[Edit], queries: Sequence[Query]) -> list[list[int]]:
-        """For each new edit the places of those made with it, but given before it, that it is in conflict with.
-
-        These act on its image as long as it is not there itself, which only the edits of a pool can be asked.
-        """
+        """For each new edit the places of those made with it, but given before it, that it is in conflict with."""
+        first = len(self._edits)
+        before = _rivals_before(made, first)
         found: list[list[int]] = [[] for _ in made]
-        if isinstance(self.editor, PoolEditor):
-            first = len(self._edits)
-            alike = _rivals(dict(enumerate(made, first)), made)
-            for row, (edit, query) in enumerate(zip(made, queries, strict=True)):
-                if rivals := {place for place in alike[row] if place < first + row}:
-                    with self.vlm.patched(self.editor.select(patch, range(first + row))):
-                        [reply] = self.vlm.answers([query], max_new_tokens=1)
-                    given_way = {at for other in range(row) if made[other].number == edit.number for at in found[other]}
-                    found[row] = sorted(rivals & (given_way | {expert for expert, _ in reply.fired}))
+        given_way: dict[int, set[int]] = defaultdict(set)
+        for row, earlier, held in self._stages(patch, before, queries):
+            targets = {place: made[place - first].target for place in before[row]}
+            acting = self._acting(earlier, held, queries[row], targets)
+            found[row] = sorted(before[row] & (acting | given_way[made[row].number]))
+            given_way[made[row].number].update(found[row])
         return found
+
+    def _stages(
+        self, patch: Patch, before: Sequence[set[int]], queries: Sequence[Query]
+    ) -> Iterator[tuple[int, Patch, Sequence[int]]]:
+        """Each new query that has rivals before it, by its row, with the patch as if made one by one until then.
+
+        And the places of the edits in it: a pool's are all there, of others those that are somebody's rivals are made.
+        """
+        first, held, earlier = len(self._edits), self._places(), self.patch
+        needed = set().union(*before)
+        for at, (rivals, query) in enumerate(zip(before, queries, strict=True), first):
+            if rivals:
+                if isinstance(self.editor, PoolEditor):
+                    earlier = self.editor.select(patch, held)
+                yield at - first, earlier, held
+            if isinstance(self.editor, PoolEditor):
+                held.append(at)
+            elif at in needed:
+                held.append(at)
+                earlier = self.editor.edit([query], earlier)
+
+    def _acting(self, patch: Patch, held: Sequence[int], query: Query, targets: Mapping[int, str]) -> set[int]:
+        """Of edits, their targets by place, those that a patch lets act on a query.
+
+        They take part in the answer; or it has become theirs, of a method that cannot tell.
+        """
+        pool = isinstance(self.editor, PoolEditor)
+        with self.vlm.patched(patch):
+            [reply] = self.vlm.answers([query], max_new_tokens=1 if pool else self._room(targets.values()))
+        fired = {held[expert] for expert, _ in reply.fired}
+        if fired or pool:
+            return fired
+        [plain] = self._answers(self.editor.empty(), [query])
+        return {place for place, target in targets.items() if _turned(plain, reply.text, target)}
 
     def _answers(self, patch: Patch, queries: Sequence[Query]) -> list[str]:
         """The answers under a patch, each with room for all targets."""
         if not queries:
             return []
         with self.vlm.patched(patch):
-            return self.vlm.generate(queries, max_new_tokens=self._room(queries))
+            return self.vlm.generate(queries, max_new_tokens=self._room(query.target for query in queries))
 
-    def _room(self, queries: Sequence[Query]) -> int:
+    def _room(self, targets: Iterable[str]) -> int:
         """Tokens of the longest target, after a blank, and one more, which tells whether the answer goes on."""
-        ids = self.vlm.tokenizer([f" {query.target}" for query in queries], add_special_tokens=False)["input_ids"]
+        ids = self.vlm.tokenizer([f" {target}" for target in targets], add_special_tokens=False)["input_ids"]
         return 1 + max(map(len, ids))
 
     @contextmanager
@@ -407,6 +437,16 @@ def _rivals(older: Mapping[int, Edit], newer: Sequence[Edit]) -> list[list[int]]
         return [at for at, image, other in places if image and image != edit.image and other != answer]
 
     return [found(edit) if edit.image else [] for edit in newer]
+
+
+def _rivals_before(made: Sequence[Edit], first: int) -> list[set[int]]:
+    """For each new edit the places, from ``first`` on, of its rivals given before it and in force until then."""
+    found: list[set[int]] = []
+    force: dict[int, int] = {}
+    for at, (edit, rivals) in enumerate(zip(made, _rivals(dict(enumerate(made, first)), made), strict=True), first):
+        found.append({place for place in rivals if force.get(made[place - first].number) == place})
+        force[edit.number] = at
+    return found
 
 
 def _turned(before: str, after: str, target: str) -> bool:
