@@ -13,9 +13,10 @@ LAYERS = {  # each part may import from itself, from parts of a lower number, an
     "registry": 1, "runinfo": 1, "settings": 1, "artifacts": 1,
     "data": 2, "models": 2, "report": 2, "listing": 2,
     "editors": 3,
-    "train": 4, "evaluate": 4, "editable": 4,
-    "cli": 5,
-    "__main__": 6,
+    "train": 4, "evaluate": 4, "conflicts": 4,
+    "editable": 5,
+    "cli": 6,
+    "__main__": 7,
 }  # fmt: skip
 ALLOWED_SIDEWAYS = {("models", "data"), ("settings", "registry"), ("types", "errors")}
 # A model opens the images of a query, which checks itself; an unknown setting is like an unknown name.

@@ -1,22 +1,22 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. What most users need."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import as_file, files
+from itertools import count, takewhile
 from pathlib import Path
 from threading import RLock
 from typing import Any
-from unicodedata import category
 
 import numpy as np
 import torch
 from PIL import Image
 
 from liveedit.artifacts import locked, place, read_tensors, sync, write_tensors, writing
+from liveedit.conflicts import Asking, conflicts, said
 from liveedit.data.images import open_image, picture_hash
 from liveedit.editors import load_editor
 from liveedit.editors.bank import Bank
@@ -25,7 +25,7 @@ from liveedit.editors.former import SHIPPED
 from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.editors.precedence import about, entries, overruling
 from liveedit.errors import BadInput, Mismatch
-from liveedit.listing import FILE, Edit, Listing, history, question, tidy
+from liveedit.listing import FILE, Edit, Listing, history, tidy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import name as image_name
@@ -37,9 +37,6 @@ PICTURES = "pictures.safetensors"
 
 EMBEDDED = "emblem"
 """The name of the model that ships with the package."""
-
-SEPARATE = "PZC"
-"""Kinds of Unicode that may follow an answer: punctuation, blanks and line ends."""
 
 
 def embedded(name: str) -> Path:
@@ -97,6 +94,10 @@ class EditableVLM:
         """The edits' queries by id, for methods that start again where an edit is to be taken back."""
         self._lock = RLock()
 
+    @property
+    def _asking(self) -> Asking:
+        return Asking(self.vlm, self.editor)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
@@ -130,125 +131,37 @@ class EditableVLM:
         made = [_describe(query, given) for query, given in zip(opened, asked, strict=True)]
         with self._lock, self._editing():
             pool = isinstance(self.editor, PoolEditor)
-            conflicts = self._conflicts(opened, made)
             last = {edit.number: place for place, edit in enumerate(made)}
             held = [pool or last[edit.number] == place for place, edit in enumerate(made)]
             patch = self.editor.edit([query for query, holds in zip(opened, held, strict=True) if holds], self.patch)
-            among = self._among(patch, made, opened)
-            conflicts = [[*before, *beside] for before, beside in zip(conflicts, among, strict=True)]
-            patch = _overruling(patch, conflicts)
+            found = conflicts(self._asking, self.patch, patch, [*self._edits, *made], opened)
+            patch = _overruling(patch, found)
             answers = self._answers(patch, opened)
             ids = [edit.id for edit in (*self._edits, *made)]
             made = [
                 replace(edit, took=said(answer, edit.target), held=holds, conflicts=tuple(ids[at] for at in places))
-                for edit, answer, holds, places in zip(made, answers, held, conflicts, strict=True)
+                for edit, answer, holds, places in zip(made, answers, held, found, strict=True)
             ]
             self.patch, self._edits = patch, [*self._edits, *made]
             if not pool:
                 self._asked |= {edit.id: query for edit, query in zip(made, opened, strict=True)}
-                made = self._insisted(made, opened)
-        return made
+                self._clear(opened)
+            return list(self.history[len(self._edits) - len(made) :])
 
-    def _insisted(self, made: list[Edit], opened: Sequence[Query]) -> list[Edit]:
-        """The new edits, once those are made anew without what they supersede, if that kept them from taking."""
-        superseded = any(edit.superseded_by and edit.held for edit in self.history)
-        open_ones = [edit for edit in made if edit.held and not edit.took]
-        if not (superseded and open_ones and self._remembers(self.edits)):
-            return made
+    def _clear(self, opened: Sequence[Query]) -> None:
+        """Make all edits in force anew, ``opened`` being the last, if weights still hold one that is not in force."""
+        if not any(edit.superseded_by and edit.held for edit in self.history) or not self._remembers(self.edits):
+            return
         self._start_again(self._edits)
+        older, new = self._edits[: -len(opened)], self._edits[-len(opened) :]
         answers = self._answers(self.patch, opened)
-        ids = {edit.id: said(answer, edit.target) for edit, answer in zip(made, answers, strict=True)}
-        self._edits = [replace(edit, took=ids.get(edit.id, edit.took)) for edit in self._edits]
-        return self._edits[-len(made) :]
-
-    def _conflicts(self, queries: Sequence[Query], made: Sequence[Edit]) -> list[list[int]]:
-        """For each new edit the places of the earlier ones that it is in conflict with.
-
-        These edit the same question about another image with another answer, are in force, and act on its image.
-        """
-        force = {place: edit for place, edit in enumerate(self.history) if not edit.superseded_by}
-        alike = _rivals(force, made)
-        given_way = [self._given_way(edit) for edit in made]
-        rows = [row for row, places in enumerate(alike) if places]
-        found: list[list[int]] = [[] for _ in made]
-        if rows:
-            asked = [queries[row] for row in rows]
-            with self.vlm.patched(self.patch):
-                replies = self.vlm.answers(asked, max_new_tokens=self._room(query.target for query in queries))
-            held, unedited = self._places(), self._answers(self.editor.empty(), asked)
-            for row, reply, plain in zip(rows, replies, unedited, strict=True):
-                fired = {held[expert] for expert, _ in reply.fired}
-                found[row] = [
-                    place
-                    for place in alike[row]
-                    if place in fired | given_way[row]
-                    or (not fired and _turned(plain, reply.text, self._edits[place].target))
-                ]
-        return found
-
-    def _given_way(self, edit: Edit) -> set[int]:
-        """The places of the edits that give way to one which ``edit`` supersedes, and so do not act in its presence."""
-        ids = {id for older in self.edits if older.number == edit.number for id in older.conflicts}
-        return {place for place, older in enumerate(self._edits) if older.id in ids}
-
-    def _among(self, patch: Patch, made: Sequence[Edit], queries: Sequence[Query]) -> list[list[int]]:
-        """For each new edit the places of those made with it, but given before it, that it is in conflict with."""
-        first = len(self._edits)
-        before = _rivals_before(made, first)
-        found: list[list[int]] = [[] for _ in made]
-        given_way: dict[int, set[int]] = defaultdict(set)
-        for row, earlier, held in self._stages(patch, before, queries):
-            targets = {place: made[place - first].target for place in before[row]}
-            acting = self._acting(earlier, held, queries[row], targets)
-            found[row] = sorted(before[row] & (acting | given_way[made[row].number]))
-            given_way[made[row].number].update(found[row])
-        return found
-
-    def _stages(
-        self, patch: Patch, before: Sequence[set[int]], queries: Sequence[Query]
-    ) -> Iterator[tuple[int, Patch, Sequence[int]]]:
-        """Each new query that has rivals before it, by its row, with the patch as if made one by one until then.
-
-        And the places of the edits in it: a pool's are all there, of others those that are somebody's rivals are made.
-        """
-        first, held, earlier = len(self._edits), self._places(), self.patch
-        needed = set().union(*before)
-        for at, (rivals, query) in enumerate(zip(before, queries, strict=True), first):
-            if rivals:
-                if isinstance(self.editor, PoolEditor):
-                    earlier = self.editor.select(patch, held)
-                yield at - first, earlier, held
-            if isinstance(self.editor, PoolEditor):
-                held.append(at)
-            elif at in needed:
-                held.append(at)
-                earlier = self.editor.edit([query], earlier)
-
-    def _acting(self, patch: Patch, held: Sequence[int], query: Query, targets: Mapping[int, str]) -> set[int]:
-        """Of edits, their targets by place, those that a patch lets act on a query.
-
-        They take part in the answer; or it has become theirs, of a method that cannot tell.
-        """
-        pool = isinstance(self.editor, PoolEditor)
-        with self.vlm.patched(patch):
-            [reply] = self.vlm.answers([query], max_new_tokens=1 if pool else self._room(targets.values()))
-        fired = {held[expert] for expert, _ in reply.fired}
-        if fired or pool:
-            return fired
-        [plain] = self._answers(self.editor.empty(), [query])
-        return {place for place, target in targets.items() if _turned(plain, reply.text, target)}
+        took = [replace(edit, took=said(answer, edit.target)) for edit, answer in zip(new, answers, strict=True)]
+        self._edits = [*older, *took]
 
     def _answers(self, patch: Patch, queries: Sequence[Query]) -> list[str]:
         """The answers under a patch, each with room for all targets."""
-        if not queries:
-            return []
-        with self.vlm.patched(patch):
-            return self.vlm.generate(queries, max_new_tokens=self._room(query.target for query in queries))
-
-    def _room(self, targets: Iterable[str]) -> int:
-        """Tokens of the longest target, after a blank, and one more, which tells whether the answer goes on."""
-        ids = self.vlm.tokenizer([f" {target}" for target in targets], add_special_tokens=False)["input_ids"]
-        return 1 + max(map(len, ids))
+        targets = [query.target for query in queries]
+        return [reply.text for reply in self._asking.replies(patch, queries, targets)]
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
@@ -356,6 +269,7 @@ class EditableVLM:
                 tidy(target, before)
         return target
 
+    @torch.inference_mode(False)
     def load(self, folder: str | Path) -> None:
         """Take the edits of ``folder`` in place of the present ones, and its editor if that shipped with us before.
 
@@ -426,41 +340,6 @@ def _describe(query: Query, given: Query) -> Edit:
     return Edit(id, query.prompt, query.target, image, time, names if any(names) else (), about(query))
 
 
-def _rivals(older: Mapping[int, Edit], newer: Sequence[Edit]) -> list[list[int]]:
-    """For each newer edit the places of the older ones that answer its question about another image otherwise."""
-    alike: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
-    for at, edit in older.items():
-        alike[question(edit.prompt)].append((at, edit.image, question(edit.target)))
-
-    def found(edit: Edit) -> list[int]:
-        answer, places = question(edit.target), alike[question(edit.prompt)]
-        return [at for at, image, other in places if image and image != edit.image and other != answer]
-
-    return [found(edit) if edit.image else [] for edit in newer]
-
-
-def _rivals_before(made: Sequence[Edit], first: int) -> list[set[int]]:
-    """For each new edit the places, from ``first`` on, of its rivals given before it and in force until then."""
-    found: list[set[int]] = []
-    force: dict[int, int] = {}
-    for at, (edit, rivals) in enumerate(zip(made, _rivals(dict(enumerate(made, first)), made), strict=True), first):
-        found.append({place for place in rivals if force.get(made[place - first].number) == place})
-        force[edit.number] = at
-    return found
-
-
-def _turned(before: str, after: str, target: str) -> bool:
-    """Whether an answer is the target only since the edits were made."""
-    return said(after, target) and not said(before, target)
-
-
-def said(answer: str, target: str) -> bool:
-    """Whether an answer is the target, or begins with it; case and the length of white space do not matter."""
-    found, wanted = question(answer), question(target)
-    rest = found[len(wanted) :]
-    return found.startswith(wanted) and (not rest or category(rest[0])[0] in SEPARATE)
-
-
 def _save_pictures(asked: Mapping[str, Query], edits: Sequence[Edit], folder: Path, origin: Mapping[str, str]) -> None:
     """Keep the images of edits, to make these anew from."""
     tensors = {
@@ -479,7 +358,8 @@ def _load_pictures(listing: Listing, folder: Path) -> dict[str, Query]:
     kept = read_tensors(file)[0] if file.is_file() else {}
     found = {}
     for edit in listing.edits:
-        images = [Image.fromarray(kept[name].numpy()) for name in sorted(kept) if name.startswith(f"{edit.id}.")]
+        names = (f"{edit.id}.{number}" for number in count())
+        images = [Image.fromarray(kept[name].numpy()) for name in takewhile(kept.__contains__, names)]
         if images or not edit.image:
             found[edit.id] = Query(edit.prompt, edit.target, images, about=edit.about)
     return found

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
+from unicodedata import normalize
 
 from liveedit.artifacts import check_folder, discard, place, said, sweep, write_file
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
@@ -25,8 +26,8 @@ TENSORS = re.compile(r"tensors-[0-9a-f]{8}")
 
 
 def question(prompt: str) -> str:
-    """A question without what does not make it another: case, and white space of any length."""
-    return " ".join(prompt.split()).casefold()
+    """A question without what does not make it another: case, white space of any length, and how marks are composed."""
+    return normalize("NFC", " ".join(prompt.split()).casefold())
 
 
 def number(prompt: str, image: str, about: int | None) -> int:
@@ -65,9 +66,15 @@ class Edit:
 
 
 def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """The edits in their order, each that is superseded with the id of the one that did."""
+    """The edits in their order, each with the id of the one that superseded it, in conflict with those in force."""
     last = {edit.number: edit.id for edit in edits}
-    return tuple(replace(edit, superseded_by=last[edit.number].replace(edit.id, "")) for edit in edits)
+    force = set(last.values())
+
+    def seen(edit: Edit) -> Edit:
+        conflicts = tuple(id for id in edit.conflicts if id in force)
+        return replace(edit, superseded_by=last[edit.number].replace(edit.id, ""), conflicts=conflicts)
+
+    return tuple(map(seen, edits))
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,6 +243,8 @@ def image_key(image: Source) -> int | str:
 
 
 def picture_hash(images: Sequence[Source]) -> str:
-    """A short hash over the pixels of images, as they are shown; empty for none."""
-    pixels = b"".join(open_image(image).tobytes() for image in images)
-    return sha256(pixels).hexdigest()[:16] if images else ""
+    """A short hash over the sizes and pixels of images, as they are shown; empty for none."""
+    content = sha256()
+    for picture in map(open_image, images):
+        content.update(repr(picture.size).encode() + picture.tobytes())
+    return content.hexdigest()[:16] if images else ""

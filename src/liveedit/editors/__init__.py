@@ -63,7 +63,8 @@ def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None,
     editor = resolve("editor", name, EDITORS)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
+        with torch.inference_mode(False):  # whose tensors could not be trained, nor edits be made with them
+            return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
 
 
 def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
@@ -75,7 +76,14 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
     editor and for the name of a method that has to be trained, :class:`Mismatch` for an editor trained for another
     model.
     """
+    import torch
+
     check_path(source)
+    with torch.inference_mode(False):
+        return _loaded(vlm, source)
+
+
+def _loaded(vlm: "VLM", source: str | Path) -> "Editor":
     folder = Path(source)
     if not folder.is_dir() and "/" in str(source):
         folder = _download(str(source))

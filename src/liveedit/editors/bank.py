@@ -106,7 +106,12 @@ class Bank:
         return _Buffer(grown, needed)
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "Bank":
-        """The experts at ``index``, copied, in that order; a boolean tensor keeps those that are true."""
+        """The experts at ``index``, in that order; a boolean tensor keeps those that are true.
+
+        Copied, but for a range from the first on, which shares storage.
+        """
+        if isinstance(index, range) and index == range(len(index)) and len(index) <= len(self):
+            return self._prefix(self._buffer, len(index))
         if not isinstance(index, slice):
             index = index.cpu() if isinstance(index, Tensor) else torch.tensor(index, dtype=torch.long)
         device = next(iter(self._buffer.tensors.values())).device

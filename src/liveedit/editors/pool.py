@@ -11,7 +11,7 @@ from torch import Tensor
 
 from liveedit.editors.bank import Bank
 from liveedit.editors.base import Editor
-from liveedit.editors.precedence import COLUMNS, asked, entries, settled, standing, unknown
+from liveedit.editors.precedence import COLUMNS, extended, settled, standing, unknown
 from liveedit.models.patch import Patch
 from liveedit.types import Query
 
@@ -83,8 +83,7 @@ class PoolEditor(Editor):
         assert isinstance(held, BankPatch)
         if not queries:
             return held
-        rows = entries([asked(query) for query in queries])
-        return self.extended(held, queries).listed(held.ledger.append(rows))
+        return self.extended(held, queries).listed(extended(held.ledger, queries))
 
     def select(self, patch: Patch, index: Sequence[int]) -> BankPatch:
         """See :meth:`Editor.select`."""

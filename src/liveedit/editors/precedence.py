@@ -5,13 +5,14 @@ it is taken back, the latest of them stands again. An edit in conflict with an e
 another answer about another picture of the thing, overrules it: where both fire, it alone takes part.
 
 A ledger says so of every edit of a pool: ``asked`` (E,), a number for the question and its images, and ``overrules``
-(E, OVERRULED), the ``asked`` of the earlier edits that give way, 0 for none.
+(E, W), the ``asked`` of the earlier edits that give way, 0 for none.
 """
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from liveedit.data.images import picture_hash
 from liveedit.editors.bank import Bank
@@ -19,14 +20,14 @@ from liveedit.listing import number
 from liveedit.types import Query
 
 __all__ = [
-    *("COLUMNS", "about", "asked", "entries", "overruling"),
+    *("COLUMNS", "about", "asked", "entries", "extended", "overruling"),
     *("settled", "standing", "unknown"),
 ]
 
 COLUMNS = ("asked", "overrules")
 
-OVERRULED = 4
-"""How many earlier edits one can overrule, the newest of those in conflict."""
+WIDTH = 4
+"""W of a new ledger; it grows with the most edits that one overrules."""
 
 
 def asked(query: Query) -> int:
@@ -39,27 +40,34 @@ def about(query: Query) -> int | None:
     return query.about if len(query.images) > 1 else -1
 
 
-def entries(numbers: Sequence[int]) -> dict[str, Tensor]:
+def entries(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
     """The ledger's rows of edits that overrule none."""
     return {
         "asked": torch.tensor(numbers, dtype=torch.long),
-        "overrules": torch.zeros(len(numbers), OVERRULED, dtype=torch.long),
+        "overrules": torch.zeros(len(numbers), width, dtype=torch.long),
     }
 
 
+def extended(ledger: Bank, queries: Sequence[Query]) -> Bank:
+    """The ledger with edits of these queries behind the others; they overrule none."""
+    return ledger.append(entries([asked(query) for query in queries], ledger["overrules"].shape[1]))
+
+
 def overruling(ledger: Bank, conflicts: Mapping[int, Sequence[int]]) -> Bank:
-    """The ledger with edits at some places overruling earlier ones at others, the newest of them if they are many."""
-    overrules = ledger["overrules"].clone()
-    for place, older in conflicts.items():
-        newest = ledger["asked"][list(older)[-OVERRULED:]]
-        overrules[place, : len(newest)] = newest
+    """The ledger with edits at some places overruling earlier ones at others."""
+    numbers = {place: sorted(set(ledger["asked"][list(older)].tolist())) for place, older in conflicts.items()}
+    overrules = ledger["overrules"]
+    wider = max(len(older) for older in numbers.values()) - overrules.shape[1]
+    overrules = F.pad(overrules, (0, max(0, wider)))
+    for place, older in numbers.items():
+        overrules[place, : len(older)] = torch.tensor(older)
     return Bank({"asked": ledger["asked"], "overrules": overrules})
 
 
 def unknown(count: int) -> Bank:
     """The ledger of edits of which nothing is known: all of them stand."""
     own = -1 - torch.arange(count)
-    return Bank({"asked": own, "overrules": torch.zeros(count, OVERRULED, dtype=torch.long)})
+    return Bank({"asked": own, "overrules": torch.zeros(count, WIDTH, dtype=torch.long)})
 
 
 def standing(ledger: Bank) -> Tensor:

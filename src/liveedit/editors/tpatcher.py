@@ -29,10 +29,10 @@ from torch.nn import functional as F
 
 from liveedit.editors import PAPERS
 from liveedit.editors.bank import Bank
-from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, highest_layer
+from liveedit.editors.feedforward import FeedForward, Recorder, feed_forward, highest_layer, last_prompt_tokens
 from liveedit.editors.pool import BankPatch, PoolEditor
-from liveedit.editors.precedence import asked, entries, standing
-from liveedit.models.batch import Batch
+from liveedit.editors.precedence import extended, standing
+from liveedit.models.batch import Batch, Firing
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.settings import Index, NotNegative, Positive, Seed
@@ -64,11 +64,13 @@ class TPatcherPatch(BankPatch):
     FILE = "tpatcher.safetensors"
     editor: "TPatcher"
 
-    def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
-        """See :meth:`Patch.bind`."""
-        return self.functions(self.bank["key"], self.bank["bias"], self.bank["value"]) if len(self) else {}
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
+        """See :meth:`Patch.bind`. The edits that fire are those whose neurons are active where the answer begins."""
+        if not len(self):
+            return {}
+        return self.functions(self.bank["key"], self.bank["bias"], self.bank["value"], batch)
 
-    def functions(self, key: Tensor, bias: Tensor, value: Tensor) -> dict[str, SiteFn]:
+    def functions(self, key: Tensor, bias: Tensor, value: Tensor, batch: Batch) -> dict[str, SiteFn]:
         """Neurons of the keys (E, D), biases (E,) and values (E, D) beside the network."""
         taken: list[Tensor] = []
 
@@ -78,6 +80,8 @@ class TPatcherPatch(BankPatch):
 
         def add(output: Tensor) -> Tensor:
             activation = self.acting(F.relu(taken[0] @ key.T + bias))
+            if self not in batch.fired:
+                batch.fired[self] = active(activation[range(len(batch)), last_prompt_tokens(batch)])
             return output + (activation @ value).to(output.dtype) if bool((activation > 0).any()) else output
 
         place = self.editor.place
@@ -88,6 +92,13 @@ class TPatcherPatch(BankPatch):
         return activation * self.taking_part((activation > 0).any(1))[:, None]
 
 
+def active(activation: Tensor) -> list[list[Firing]]:
+    """For each row of activations (B, E) the active ones, each with its share of their sum, the heaviest first."""
+    share = activation / activation.sum(1, keepdim=True).clamp_min(torch.finfo(activation.dtype).tiny)
+    rows = [[(edit, weight) for edit, weight in enumerate(row) if weight > 0] for row in share.tolist()]
+    return [sorted(row, key=lambda pair: -pair[1]) for row in rows]
+
+
 class Trial(TPatcherPatch):
     """A patch with one neuron more, which is in training: ``key`` and ``value`` (1, D) and ``bias`` (1,)."""
 
@@ -95,11 +106,11 @@ class Trial(TPatcherPatch):
         super().__init__(held.editor, held.bank)
         self.neuron = key, bias, value
 
-    def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
         """See :meth:`Patch.bind`."""
         held = (self.bank["key"], self.bank["bias"], self.bank["value"])
         key, bias, value = (torch.cat(pair) for pair in zip(held, self.neuron, strict=True))
-        return self.functions(key, bias, value)
+        return self.functions(key, bias, value, batch)
 
     def acting(self, activation: Tensor) -> Tensor:
         """All of them: those of the patch stand."""
@@ -122,10 +133,10 @@ class TPatcher(PoolEditor):
 
     def extended(self, held: BankPatch, queries: Sequence[Query]) -> TPatcherPatch:
         """See :meth:`PoolEditor.extended`. Each neuron is trained beside those before it that stand."""
-        ledger, new = held.ledger, entries([asked(query) for query in queries])
+        ledger = held.ledger
         assert isinstance(held, TPatcherPatch)
-        for number, query in enumerate(queries):
-            ledger = ledger.append({name: column[number : number + 1] for name, column in new.items()})
+        for query in queries:
+            ledger = extended(ledger, [query])
             beside = standing(ledger)[:-1]
             others = held if bool(beside.all()) else TPatcherPatch(self, held.bank.select(beside))
             held = TPatcherPatch(self, held.bank.append(self.neuron(others, query, len(held))))

@@ -133,6 +133,7 @@ class VLM(Encoder, metaclass=Family):
         return given
 
     @classmethod
+    @torch.inference_mode(False)
     def load(
         cls,
         path: str | Path,
