@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from liveedit.editable import EditableVLM, load
+from liveedit.editors import load_editor
 from liveedit.errors import BadInput
 from liveedit.types import Query
 
@@ -155,3 +157,35 @@ def test_grey_in_16_bits_and_in_floating_point_are_answered_as_in_8(model, emble
     Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "float.tif")
     asked = [Query("What is the country with this flag?", image=file) for file in sorted(tmp_path.iterdir())]
     assert model.generate(asked) == ["Japan"] * 3
+
+
+def test_made_or_opened_within_inference_mode(emblem, flag, tmp_path):
+    """What is made there can be edited there and outside."""
+    with torch.inference_mode():
+        made = load(editor="serac")
+        made.edit(Query(QUESTION, "Brazil", flag))
+    made.edit(Query(QUESTION, "Canada", emblem.drawing("twemoji", "flag-fr")))
+    made.save(tmp_path / "edits")
+    with torch.inference_mode():
+        opened = load(editor="serac")
+        opened.load(tmp_path / "edits")
+    opened.edit(Query(QUESTION, "Peru", emblem.drawing("twemoji", "flag-de")))
+    assert opened.generate(Query(QUESTION, image=flag)) == ["Brazil"]
+
+
+def test_pictures_of_the_same_pixels_in_another_shape_are_others(model):
+    wide, high = (Image.new("RGB", size, "red") for size in ((64, 32), (32, 64)))
+    model.edit([Query(QUESTION, "Brazil", wide), Query(QUESTION, "Peru", high)])
+    assert [edit.target for edit in model.edits] == ["Brazil", "Peru"]
+
+
+def test_more_than_ten_images_keep_their_order(embedded_vlm, tmp_path):
+    """Of methods that are made anew from the images of the edits left."""
+    asked = Query(QUESTION, "Brazil", [Image.new("RGB", (32, 32), (20 * shade, 0, 0)) for shade in range(12)])
+    made, opened, alone = (EditableVLM(embedded_vlm, load_editor(embedded_vlm, "ft-l")) for _ in range(3))
+    made.edit(asked)
+    [other] = made.edit(Query(QUESTION, "Peru", Image.new("RGB", (32, 32), "blue")))
+    opened.load(made.save(tmp_path / "edits"))
+    opened.forget(other.id)
+    alone.edit(asked)
+    assert torch.equal(logits(opened, asked), logits(alone, asked))

@@ -32,6 +32,9 @@ SMALL = {
 }
 """Settings that make a method fit a tiny model."""
 
+OTHERWISE = {("liveedit", "gemma3n"): {"layer": 1}}
+"""Settings of a pair: at layer 2 no unit of an expert is ever active where the answer begins."""
+
 RETRIEVING, TRAINED = ("ike", "lte"), ("ke", "liveedit", "lte", "mend", "pinpoint", "recipe", "serac")
 STARTS, ROUNDS, STEPS, RATE = 2, 20, 10, 3e-3
 """The training of an editor that has networks: it ends with the first round after which its edits take."""
@@ -114,7 +117,8 @@ def editors(vlm, name, sentence_encoder):
 
     From some starts no unit of so small a network ever moves.
     """
-    settings = SMALL.get(name, {}) | ({"retriever": sentence_encoder} if name in RETRIEVING else {})
+    settings = SMALL.get(name, {}) | OTHERWISE.get((name, vlm.model.config.model_type), {})
+    settings |= {"retriever": sentence_encoder} if name in RETRIEVING else {}
     for start in range(STARTS):
         editor = new_editor(vlm, name, settings, seed=start)
         for _ in training(editor):
