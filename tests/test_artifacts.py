@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from liveedit import artifacts
 from liveedit.artifacts import (
     check_files,
     check_folder,
+    discard,
     draft,
     locked,
     new_folder,
     place,
     read_tensors,
+    sweep,
     write_file,
     write_files,
     write_tensors,
@@ -29,6 +32,8 @@ from liveedit.artifacts import (
 from liveedit.errors import BadInput, StorageError
 
 TENSORS = {"a": torch.arange(4.0)}
+THEIRS = (".liveedit-backup", ".liveedit-0123abcde", ".liveedit-0123ABCD", ".liveedit-0123abcd.bak", ".liveedit.txt")
+"""Names of somebody else's that begin as ours do."""
 
 
 @pytest.fixture
@@ -82,6 +87,13 @@ def test_a_folder_may_be_taken_if_it_is_nobodys(tmp_path):
         check_folder(tmp_path / "ours", "training.json")
     with pytest.raises(BadInput, match="is a file"):
         check_folder(tmp_path / "ours" / "NOTES.md", "edits.json")
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_folder_with_something_called_almost_as_ours_is_somebodys(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(BadInput, match=f"holds other files .{re.escape(name)}"):
+        check_folder(tmp_path, "edits.json")
 
 
 # Files
@@ -176,6 +188,17 @@ def test_drafts_that_a_kill_left_are_cleared_away_a_day_later(tmp_path):
         os.utime(tmp_path / name, (0, 0))
     write_file(tmp_path / "file", b"")
     assert names(tmp_path) == [".liveedit-22222222", "file"]
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_only_drafts_are_cleared_away(tmp_path, name):
+    for kept in (tmp_path / name, tmp_path / f"{name}-file"):
+        kept.mkdir() if kept.name == name else kept.touch()
+        os.utime(kept, (0, 0))
+    write_file(tmp_path / "file", b"")
+    sweep(tmp_path, age=0)
+    discard(tmp_path)
+    assert names(tmp_path) == sorted([name, f"{name}-file", "file"])
 
 
 # Whose

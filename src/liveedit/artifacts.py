@@ -57,7 +57,11 @@ MARK = "liveedit"
 MARKS_BEFORE = {"editor", "model"}
 """Keys in the metadata of a patch that was written before there was a mark."""
 DRAFT, LOCK, MANIFEST = ".liveedit-", ".liveedit.lock", ".liveedit.json"
-NOBODYS = re.compile(r"\.liveedit[.-].*|tensors-[0-9a-f]{8}|lost\+found|\.DS_Store")
+DRAFTS = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}")
+"""Names of drafts; other names that begin alike are somebody's."""
+NOBODYS = re.compile(
+    rf"{DRAFTS.pattern}|{re.escape(LOCK)}|{re.escape(MANIFEST)}|tensors-[0-9a-f]{{8}}|lost\+found|\.DS_Store"
+)
 """Names that do not make a folder somebody's: what this package may leave, and what file systems put there."""
 STALE = 24 * 3600
 """Seconds after which a draft is taken for one that a kill left."""
@@ -245,7 +249,7 @@ def discard(folder: Path) -> None:
     """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it empty; never fails."""
     with suppress(OSError):
         for file in list(folder.iterdir()):
-            if file.is_file() and (file.name.startswith(DRAFT) or (file.suffix == ".safetensors" and marked(file))):
+            if file.is_file() and (DRAFTS.fullmatch(file.name) or (file.suffix == ".safetensors" and marked(file))):
                 file.unlink()
         folder.rmdir()
 
@@ -339,5 +343,5 @@ def sweep(folder: Path, age: float = STALE) -> None:
     """Clear away the drafts of ``age`` seconds or more, which a kill left in ``folder``; never fails."""
     for left in folder.glob(f"{DRAFT}*"):
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime >= age:
+            if DRAFTS.fullmatch(left.name) and time.time() - left.stat().st_mtime >= age:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -256,7 +256,7 @@ damaged("pool-no-tensors", "pool", lambda path: tensors(path).unlink())
 damaged("pool-text-tensors", "pool", lambda path: tensors(path).write_text("none"))
 damaged("pool-listing-folder", "pool", lambda path: ((path / "edits.json").unlink(), (path / "edits.json").mkdir()))
 damaged("pool-with-notes", "pool", lambda path: (path / "NOTES.md").write_text("mine"))
-damaged("pool-with-draft", "pool", lambda path: (path / ".liveedit-0000").write_text("left by a kill"))
+damaged("pool-with-draft", "pool", lambda path: (path / ".liveedit-00000000").write_text("left by a kill"))
 
 # Models and editors
 
