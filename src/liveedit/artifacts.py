@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from liveedit.errors import BadInput, StorageError
-from liveedit.types import check_path
+from liveedit.types import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,12 +80,12 @@ def place(path: str | Path) -> Path:
 
     Raises :class:`BadInput` for a path that leads nowhere.
     """
-    check_path(path)
+    meant = expanded(path)
     try:
-        found = Path(path).expanduser().resolve()
+        found = meant.resolve()
         found.exists()  # which fails where a name is too long, or a folder closed
         str(found).encode()  # safetensors opens no other names
-    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, no home, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): give another") from None
     return found
@@ -218,6 +218,7 @@ def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
 
     Raises :class:`BadInput` for a file that is missing, cut off or something else.
     """
+    file = expanded(file)
     if not file.is_file():
         raise BadInput(f"there is no {file.name} in {file.parent}: give the folder that it was saved to")
     try:

@@ -29,7 +29,7 @@ from liveedit.listing import FILE, Edit, Listing, history, tidy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import name as image_name
-from liveedit.types import Query, check_path, checked
+from liveedit.types import Query, check_path, checked, expanded
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
 
@@ -66,7 +66,8 @@ def load(model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **option
 
 def _anywhere(source: str | Path) -> str:
     """A name or id as it is, a folder by its path from the root, so that it is found from any other folder."""
-    return str(Path(source).absolute() if Path(source).is_dir() else source)
+    folder = expanded(source)
+    return str(folder.absolute() if folder.is_dir() else source)
 
 
 def load_vlm(model: str | Path = EMBEDDED, **options: Any) -> VLM:

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from liveedit.errors import BadInput
 from liveedit.registry import nearest
+from liveedit.types import expanded
 
 __all__ = ["Count", "Index", "NotNegative", "Positive", "Seed", "Share", "check", "read_json", "read_settings"]
 
@@ -40,7 +41,7 @@ Config = TypeVar("Config")
 def read_json(file: Path) -> Any:
     """What a JSON file holds. Raises :class:`BadInput` where it cannot be read as one."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(expanded(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "nested too deep"
         raise BadInput(f"cannot read the settings in {file} ({reason}): give a file of JSON") from None

@@ -33,7 +33,7 @@ from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.runinfo import digest
 from liveedit.settings import Count, Index, Positive, Seed, check
-from liveedit.types import Case
+from liveedit.types import Case, expanded
 
 __all__ = ["TrainConfig", "TrainFile", "train"]
 
@@ -100,6 +100,7 @@ def train(
     ``KeyboardInterrupt``, says where the run stopped.
     """
     check(config, "training.")
+    folder = expanded(folder)
     tell = progress or (lambda *_: None)
     if len(cases) < config.batch_size:
         raise BadInput(

@@ -18,7 +18,7 @@ from liveedit.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted", "check_image", "check_path", "checked"]
+__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted", "check_image", "check_path", "checked", "expanded"]
 
 Wanted = Literal["target", "before"]
 """What counts as right: the probe's own target, or whatever the unedited model answered."""
@@ -118,6 +118,18 @@ def check_path(path: object) -> None:
         raise BadInput(f"a name or folder is text or a Path, not {_kind(path)}: put it in quotes")
     if path == "":
         raise BadInput("a name or folder is empty: say which one is meant, or leave it out")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as it is meant: ``~`` at its beginning is the home folder, wherever the path was given.
+
+    Raises :class:`BadInput` as :func:`check_path`, and for the home folder of somebody whom this machine does not know.
+    """
+    check_path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({error}): give another") from None
 
 
 def _kind(value: object) -> str:

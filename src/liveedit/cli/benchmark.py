@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from liveedit.cli.display import shown
 from liveedit.cli.entrants import Entrant, entrants, load_entrants
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
+from liveedit.cli.paths import path
 from liveedit.errors import BadInput, LiveEditError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hu
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for the records. Resumes if it holds some.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for the records. Resumes if it holds some.")],
     editors: Annotated[
         str,
         typer.Option(
@@ -67,7 +68,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the order of the cases.")] = 0,
     trained: Annotated[
         Path | None,
-        typer.Option(help="Where trained editors are, a folder each by name; default: editors beside --out."),
+        typer.Option(
+            parser=path, help="Where trained editors are, a folder each by name; default: editors beside --out."
+        ),
     ] = None,
 ) -> None:
     """Run the lifelong test; leave records, summary, tables, curves and a page in --out.
@@ -86,7 +89,9 @@ def evaluate(
     _run(model, asked, cases, chosen, out, data=data, trained=trained, seed=seed, form=form)
 
 
-def report(out: Annotated[Path, typer.Argument(help="Folder with the records of `liveedit eval`.")]) -> None:
+def report(
+    out: Annotated[Path, typer.Argument(parser=path, help="Folder with the records of `liveedit eval`.")],
+) -> None:
     """Make summary, tables, curves and the page from records, without the model."""
     from liveedit.data.emblem import Emblem
     from liveedit.data.images import open_image
@@ -107,7 +112,7 @@ def report(out: Annotated[Path, typer.Argument(help="Folder with the records of 
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the records and the page.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for the records and the page.")] = Path("runs/demo"),
     cases: Annotated[int, typer.Option(min=1, help="Cases asked about at each number of edits.")] = 60,
 ) -> None:
     """Watch the embedded model being corrected, then the lifelong test at 1, 10, 100 and 1,000 edits."""

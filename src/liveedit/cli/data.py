@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from liveedit.cli.paths import path
 from liveedit.data import PUBLISHED, TITLES
 from liveedit.errors import BadInput
 
@@ -49,9 +50,10 @@ def overview(context: typer.Context) -> None:
 def add(
     name: Name,
     annotations: Annotated[
-        list[Path], typer.Option(help="An annotation file, or a folder to look through for them; may be repeated.")
+        list[Path],
+        typer.Option(parser=path, help="An annotation file, or a folder to look through for them; may be repeated."),
     ],
-    images: Annotated[Path, typer.Option(help="The folder that the annotations' image paths start from.")],
+    images: Annotated[Path, typer.Option(parser=path, help="The folder that the annotations' image paths start from.")],
 ) -> None:
     """Check a published benchmark that lies on this machine, and remember where. Nothing is copied."""
     from liveedit.data.places import locate

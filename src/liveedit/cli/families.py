@@ -9,6 +9,7 @@ from rich.table import Table
 
 from liveedit.cli.display import shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
+from liveedit.cli.paths import path
 from liveedit.errors import UnsupportedModel
 from liveedit.models import CONVERTERS, FAMILIES, checked
 from liveedit.registry import resolve
@@ -69,8 +70,10 @@ def check(
 @app.command()
 def convert(
     name: Annotated[str, typer.Argument(help=f"{', '.join(CONVERTERS)}.")],
-    weights: Annotated[Path, typer.Argument(help="Folder with the authors' files (docs/convert.md says which).")],
-    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint: a new one.")],
+    weights: Annotated[
+        Path, typer.Argument(parser=path, help="Folder with the authors' files (docs/convert.md says which).")
+    ],
+    out: Annotated[Path, typer.Argument(parser=path, help="Folder for the checkpoint: a new one.")],
 ) -> None:
     """Write a checkpoint from the files that the authors of a model publish, wholly or not at all."""
     with standing("stopped; nothing was written"):

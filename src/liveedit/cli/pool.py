@@ -16,6 +16,7 @@ from rich.table import Table
 
 from liveedit.cli.display import shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, options
+from liveedit.cli.paths import path
 from liveedit.editors.former import SHIPPED
 from liveedit.errors import BadInput
 from liveedit.listing import FILE, Edit, Listing
@@ -31,7 +32,7 @@ UNCHANGED = "stopped; nothing was changed"
 UNTAKEN = 3
 """The exit status of an edit that the model does not answer with."""
 
-Pool = Annotated[Path, typer.Option(help="Folder that keeps the edits.")]
+Pool = Annotated[Path, typer.Option(parser=path, help="Folder that keeps the edits.")]
 Model = Annotated[
     str | None,
     typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id; default: the pool\'s, else emblem.'),
@@ -86,7 +87,9 @@ def ask(
     prompt: Prompt,
     image: Images = None,
     about: About = -1,
-    pool: Annotated[Path | None, typer.Option(help=f"Folder that keeps the edits.  [default: {DEFAULT}]")] = None,
+    pool: Annotated[
+        Path | None, typer.Option(parser=path, help=f"Folder that keeps the edits.  [default: {DEFAULT}]")
+    ] = None,
     model: Model = None,
     editor: EditorName = None,
     prompt_format: PromptForm = None,

@@ -12,6 +12,7 @@ from rich.table import Column
 
 from liveedit.cli.display import shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
+from liveedit.cli.paths import path
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ __all__ = ["train"]
 
 def train(
     out: Annotated[
-        Path, typer.Argument(help="Folder for the editor, its checkpoints and logs. Resumes if it holds them.")
+        Path,
+        typer.Argument(parser=path, help="Folder for the editor, its checkpoints and logs. Resumes if it holds them."),
     ],
     editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "pinpoint",
     model: Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')] = "emblem",
@@ -34,7 +36,7 @@ def train(
     quantize: Quantize = None,
     device_map: DeviceMap = None,
     config: Annotated[
-        Path | None, typer.Option(help="JSON: {editor: settings, training: settings, cases: seeds}.")
+        Path | None, typer.Option(parser=path, help="JSON: {editor: settings, training: settings, cases: seeds}.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of optimiser steps.")] = None,
     seed: Annotated[

@@ -10,6 +10,7 @@ from liveedit.artifacts import draft, writing
 from liveedit.data.annotations import Annotation, read
 from liveedit.data.sources import Role, Source, source
 from liveedit.errors import BadInput, StorageError
+from liveedit.types import expanded
 
 __all__ = ["Place", "add_place", "annotations", "home", "locate", "place", "places"]
 
@@ -25,9 +26,8 @@ class Place:
 def home() -> Path:
     """LiveEdit's folder for the user's data: ``$LIVEEDIT_HOME``, or ``liveedit`` in ``$XDG_DATA_HOME``."""
     if own := os.environ.get("LIVEEDIT_HOME"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_DATA_HOME")
-    return (Path(shared) if shared else Path.home() / ".local" / "share") / "liveedit"
+        return expanded(own)
+    return expanded(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "liveedit"
 
 
 def places() -> dict[str, Place]:
@@ -75,21 +75,22 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Plac
 
     Raises :class:`BadInput` where a path does not exist, a file is missing or one is there twice.
     """
+    annotations, images = [expanded(path) for path in annotations], expanded(images)
     for path in (*annotations, images):
-        if not path.expanduser().exists():
+        if not path.exists():
             raise BadInput(f"there is nothing at {path}: check the path")
-    if not images.expanduser().is_dir():
+    if not images.is_dir():
         raise BadInput(f"{images} is no folder: give the one that the image paths start from")
     files: dict[Role, Path] = {}
     for role, name in published.files.items():
-        found = {path for given in annotations for path in _find(given.expanduser().resolve(), name)}
+        found = {path for given in annotations for path in _find(given.resolve(), name)}
         if len(found) > 1:
             raise BadInput(f"{name} is there more than once, {' and '.join(map(str, sorted(found)))}: name one of them")
         if found:
             files[role] = found.pop()
         elif role in ("train", "test"):
             raise BadInput(f"no {name} in {', '.join(map(str, annotations))}: {published.name} needs it")
-    return Place(files, images.expanduser().resolve())
+    return Place(files, images.resolve())
 
 
 def _find(given: Path, name: str) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from liveedit.errors import BadInput
 from liveedit.registry import resolve
-from liveedit.types import check_path
+from liveedit.types import expanded
 
 if TYPE_CHECKING:
     from liveedit.editors.base import Editor
@@ -78,13 +78,12 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
     """
     import torch
 
-    check_path(source)
     with torch.inference_mode(False):
         return _loaded(vlm, source)
 
 
 def _loaded(vlm: "VLM", source: str | Path) -> "Editor":
-    folder = Path(source)
+    folder = expanded(source)
     if not folder.is_dir() and "/" in str(source):
         folder = _download(str(source))
     elif not folder.is_dir():

@@ -22,7 +22,7 @@ from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.settings import check, read_json, read_settings
-from liveedit.types import Case, Query, checked
+from liveedit.types import Case, Query, checked, expanded
 
 __all__ = ["Editor", "Example", "TrainableEditor", "alone", "described"]
 
@@ -258,7 +258,7 @@ class TrainableEditor(Editor):
         Raises :class:`BadInput` for a folder without an editor or with a broken one, and :class:`Mismatch` for another
         method's editor or one that was trained for another model.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         about = described(folder)
         try:
             state, said = read_tensors(folder / WEIGHTS)

@@ -34,7 +34,7 @@ from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import digest, image_name
-from liveedit.types import Case, Firing, Query, Record
+from liveedit.types import Case, Firing, Query, Record, expanded
 
 __all__ = ["Evaluation", "evaluate", "processes"]
 
@@ -107,7 +107,7 @@ class Evaluation:
         call = _call(self.vlm) | {"protocol": self.protocol.name, **asdict(self.protocol)}
         call |= {"batch_size": self.asker.batch_size, "processes": self.processes.num_processes}
         with self.processes.main_process_first():
-            journal = Journal(Path(out), identity, call, self.cases, self.processes.process_index)
+            journal = Journal(expanded(out), identity, call, self.cases, self.processes.process_index)
         self._runs.append(_Run(self, editor, label, journal))
 
     def run(self, watcher: Watcher | None = None) -> list[Path]:

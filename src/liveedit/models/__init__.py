@@ -8,7 +8,7 @@ from typing import Any
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.registry import resolve
-from liveedit.types import check_path
+from liveedit.types import expanded
 
 __all__ = [
     "AUTHORS",
@@ -153,8 +153,7 @@ def checkpoint(path: str | Path) -> str:
 
     Raises :class:`BadInput` for what can only be a folder and is not there, without asking the network.
     """
-    check_path(path)
-    folder, text = Path(path).expanduser(), str(path)
+    folder, text = expanded(path), str(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BadInput(f"{path} holds no config.json: give the folder of a Hugging Face checkpoint")

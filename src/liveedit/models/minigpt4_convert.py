@@ -31,6 +31,7 @@ from liveedit.models.minigpt4 import (
     MiniGPT4Processor,
 )
 from liveedit.models.vlm import reading
+from liveedit.types import expanded
 
 __all__ = ["convert"]
 
@@ -61,7 +62,7 @@ def convert(weights: Path, out: Path) -> None:
     cannot be written.
     """
     check_new(out)
-    model, processor = assemble(weights)
+    model, processor = assemble(expanded(weights))
     with new_folder(out) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)

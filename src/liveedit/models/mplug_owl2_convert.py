@@ -19,6 +19,7 @@ from liveedit.artifacts import check_new, new_folder
 from liveedit.errors import BadInput
 from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config, MPlugOwl2ForConditionalGeneration
 from liveedit.models.mplug_owl2 import CHAT, IMAGE, MPlugOwl2ImageProcessor, MPlugOwl2Processor
+from liveedit.types import expanded
 
 __all__ = ["convert"]
 
@@ -86,6 +87,7 @@ def convert(weights: Path, out: Path) -> None:
     cannot be written.
     """
     check_new(out)
+    weights = expanded(weights)
     settings = read_json(weights / "config.json")
     config = model_config(settings, weights)
     processor = read_processor(weights, config)

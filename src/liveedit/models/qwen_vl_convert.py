@@ -26,6 +26,7 @@ from liveedit.artifacts import check_new, new_folder
 from liveedit.errors import BadInput
 from liveedit.models.modeling_qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.qwen_vl import CHAT, QwenVLProcessor
+from liveedit.types import expanded
 
 __all__ = ["convert"]
 
@@ -77,7 +78,7 @@ def convert(weights: Path, out: Path) -> None:
     """
     check_new(out)
     with new_folder(out) as part:
-        write(weights, part)
+        write(expanded(weights), part)
 
 
 def write(weights: Path, out: Path) -> None:

@@ -17,6 +17,7 @@ from liveedit.report.page import Images, render
 from liveedit.report.paper import paper_files
 from liveedit.report.scores import Summary, as_json, is_report, summarised, summary, write_summary
 from liveedit.report.table import Table, csv_text, markdown, tables, terminal_rows
+from liveedit.types import expanded
 
 __all__ = [
     "Images",
@@ -46,7 +47,7 @@ def write_report(records_path: str | Path, folder: str | Path, images: Images | 
     where there is no record or a broken one, and where a file of such a name is not a report's, :class:`StorageError`
     where a disk fails.
     """
-    reading, folder = read_records(records_path), Path(folder)
+    reading, folder = read_records(records_path), expanded(folder)
     table = columns(reading)
     numbers = summarised(table)
     made = tables(numbers)
@@ -74,7 +75,7 @@ def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[
 
     Raises :class:`BadInput` where :func:`write_report` or :func:`write_summary` has not been.
     """
-    path = Path(folder) / "summary.json"
+    path = expanded(folder) / "summary.json"
     try:
         numbers: Summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from liveedit.errors import BadInput, StorageError
-from liveedit.types import Record
+from liveedit.types import Record, expanded
 
 __all__ = ["Reading", "failures", "read_records"]
 
@@ -82,13 +82,13 @@ def read_records(path: str | Path) -> Reading:
     Raises :class:`BadInput` where there is no file. Going through the records raises it for any other line that is no
     record, naming file and line, and :class:`StorageError` where reading fails.
     """
-    return Reading(_record_files(Path(path)), failures(path))
+    return Reading(_record_files(expanded(path)), failures(path))
 
 
 def failures(path: str | Path) -> list[str]:
     """A line for each editor whose evaluation, in or below a folder, failed: its name, at what, and of what."""
     lines = []
-    for file in sorted(Path(path).rglob("failed.json")):
+    for file in sorted(expanded(path).rglob("failed.json")):
         try:
             about = json.loads(file.read_text(encoding="utf-8"))
             lines.append(f"{about['editor']} failed ({about['stage']}): {about['error']}")

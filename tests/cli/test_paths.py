@@ -1,0 +1,127 @@
+"""Paths in the home folder, as options and Python have them, where no shell spells ``~`` out."""
+
+import json
+import sys
+
+import pytest
+from transformers.utils.logging import disable_progress_bar
+
+import liveedit
+from liveedit.cli import main
+from liveedit.data.places import home as data_home
+from liveedit.errors import BadInput
+from liveedit.evaluate import Windows, evaluate
+from liveedit.listing import Listing
+from liveedit.models.vlm import VLM
+from liveedit.report import failures, read_records, terminal_tables, write_report
+from liveedit.settings import read_json
+from liveedit.train import TrainConfig, train
+from liveedit.types import Case, Probe, Query
+
+QUESTION = "What is this?"
+
+
+@pytest.fixture
+def home(shelf, tmp_path, monkeypatch):
+    """The home folder, with a tiny model, an editor of it and settings; the working folder, beside it, stays empty."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    (home / "tiny").symlink_to(shelf / "tiny")
+    (home / "editor").symlink_to(shelf / "editor")
+    (home / "flag.png").symlink_to(shelf / "flag.png")
+    (home / "trained").mkdir()
+    (home / "trained" / "liveedit").symlink_to(shelf / "editor")
+    settings = {"editor": {"layer": 1, "module_dim": 16, "heads": 2}, "training": {"steps": 1, "batch_size": 2}}
+    (home / "settings.json").write_text(json.dumps(settings | {"cases": 1}), encoding="utf-8")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    yield home
+    assert [*here.iterdir()] == []
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run a command: its exit status, standard output and standard error."""
+    disable_progress_bar()
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["liveedit", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capfd.readouterr()
+        return ended.value.code or 0, shown.out, shown.err
+
+    return run
+
+
+def test_edits_in_the_home_folder(home, run):
+    made = ("--model=~/tiny", "--editor=~/editor")
+    rc, _, err = run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--pool=~/pool", *made)
+    assert rc in (0, 3), err
+    assert Listing.read(home / "pool").opens_with["editor"] == str(home / "editor")
+    assert run("edits", "--pool=~/pool")[0] == 0
+    assert run("ask", QUESTION, "--pool=~/pool")[0] == 0
+
+
+def test_an_evaluation_in_the_home_folder(home, run):
+    rc, _, err = run(
+        "eval", "--out=~/out", "--editors=a=~/editor,liveedit", "--model=~/tiny", "--trained=~/trained", "--edits=1",
+        "--max-cases=1",
+    )  # fmt: skip
+    assert rc == 0, err
+    assert {path.name for path in (home / "out").iterdir()} >= {"a", "liveedit", "index.html", "tables"}
+    (home / "out" / "index.html").unlink()
+    assert run("report", "~/out")[0] == 0
+    assert (home / "out" / "index.html").is_file()
+
+
+def test_a_training_in_the_home_folder(home, run):
+    rc, _, err = run("train", "~/new", "--model=~/tiny", "--editor=liveedit", "--config=~/settings.json", "--no-cache")
+    assert rc == 0, err
+    assert (home / "new" / "editor.safetensors").is_file()
+
+
+def test_benchmarks_in_the_home_folder(home, run, monkeypatch):
+    monkeypatch.setenv("LIVEEDIT_HOME", "~/data")
+    assert data_home() == home / "data"
+    monkeypatch.delenv("LIVEEDIT_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", "~/shared")
+    assert data_home() == home / "shared" / "liveedit"
+    rc, _, err = run("data", "add", "vlkeb", "--annotations=~/vlkeb", "--images=~/tiny")
+    assert (rc, f"nothing at {home / 'vlkeb'}" in err) == (1, True)
+
+
+def test_the_same_in_python(home):
+    edited = liveedit.load("~/tiny", "~/editor")
+    query = Query(QUESTION, "Brazil", "~/flag.png")
+    edited.edit(query)
+    edited.save("~/pool")
+    liveedit.load("~/tiny", home / "editor").load("~/pool")
+    edited.patch.save("~/patch")
+    assert len(edited.editor.load_patch("~/patch")) == 1
+    assert type(edited.editor).from_pretrained(VLM.load("~/tiny"), "~/editor").name == "liveedit"
+    assert read_json("~/settings.json")["cases"] == 1
+    cases = [Case(name, (query,), (Probe("reliability", query),)) for name in ("a", "b")]
+    plan = {"data": "drawn", "seed": 0, "out": "~/run"}
+    evaluate(edited.vlm, edited.editor, cases, Windows((1,), 1), **plan)
+    write_report("~/run", "~/report")
+    assert len(read_records("~/run").records) == 1
+    assert (failures("~/run"), len(terminal_tables("~/report"))) == ([], len(terminal_tables(home / "report")))
+    train(edited.editor, cases, TrainConfig(steps=1, batch_size=2), "~/trained-here")
+    assert {path.name for path in home.iterdir()} >= {"pool", "patch", "run", "report", "trained-here"}
+
+
+@pytest.mark.parametrize("call", [liveedit.load, VLM.load, read_records, read_json])
+def test_the_home_folder_of_nobody(home, call):
+    with pytest.raises(BadInput, match="the path '~nobody-here/x' leads nowhere"):
+        call("~nobody-here/x")
+
+
+@pytest.mark.parametrize(
+    "words", [("eval", "--out="), ("report", ""), ("train", ""), ("edits", "--pool="), ("demo", "--out=")]
+)
+def test_an_empty_path_is_none(home, run, words):
+    rc, out, err = run(*words)
+    assert (rc, out) == (1, "")
+    assert err == "error: a name or folder is empty: say which one is meant, or leave it out\n"
