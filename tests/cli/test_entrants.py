@@ -43,6 +43,31 @@ def test_other_forms_are_refused(text):
         entrants(text)
 
 
+@pytest.mark.parametrize("label", ["..", ".", ".hidden", "tables", "index.html", "TABLE.md", "failed.json", "a.jsonl"])
+def test_labels_that_would_name_other_files_are_refused(label):
+    for text in (f"{label}=ft-l", f"ft-m,{label}:runs/a"):
+        with pytest.raises(BadInput, match="no editor can be called"):
+            entrants(text)
+    assert entrants("tables-2=ft-l,v1.5=ft-l,html=ft-l")[1] == Entrant("ft-l", "v1.5")
+
+
+@pytest.mark.parametrize(("source", "label"), [(".", "here"), ("..", "project"), ("../there/", "there")])
+def test_what_cannot_be_loaded_is_called_after_its_folder(vlm, tmp_path, monkeypatch, source, label):
+    for name in ("here", "there"):
+        (tmp_path / "project" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "here")
+    assert [*load_entrants(vlm, "tiny", entrants(f"ft-l,{source}"), tmp_path).failed] == [label]
+
+
+@pytest.mark.parametrize("source", ["/", "./tables", "./.hidden"])
+def test_what_cannot_be_loaded_and_has_no_folder_of_its_own_ends_it_all(vlm, tmp_path, monkeypatch, source):
+    for name in ("tables", ".hidden"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="holds no editor"):
+        load_entrants(vlm, "tiny", entrants(f"ft-l,{source}"), tmp_path)
+
+
 def test_labels_keep_editors_of_one_method_apart(vlm, trained):
     found = labels(vlm, f"ft-l,slow=ft-l,liveedit,again=liveedit:{trained / 'liveedit'}", trained)
     assert found == {"ft-l": "ft-l", "slow": "ft-l", "liveedit": "liveedit", "again": "liveedit"}

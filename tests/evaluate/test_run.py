@@ -13,7 +13,7 @@ from liveedit.editors import new_editor
 from liveedit.editors.base import Editor
 from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
-from liveedit.evaluate import Evaluation, Windows, evaluate
+from liveedit.evaluate import Evaluation, Windows, evaluate, note_failure
 from liveedit.evaluate.run import answer_limit
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
@@ -345,6 +345,42 @@ def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
     with pytest.raises(BadInput, match=names) as caught:
         run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     assert file in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["failed.json", "records-firing.part1.jsonl", "records-firing.jsonl"])
+@pytest.mark.parametrize("content", ["my notes", '{"stage": "prototype"}', "my notes\nin lines\nand half a"])
+def test_what_is_somebody_elses_stays(made, vlm, tmp_path, name, content):
+    run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()} | {"run.json": b""}
+    with pytest.raises(BadInput, match=re.escape(name)) as caught:
+        run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
+    assert "\n" not in str(caught.value)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} | {"run.json": b""} == before
+
+
+def test_a_failure_is_not_written_over_somebody_elses_file(tmp_path):
+    (tmp_path / "failed.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"failed\.json was not written by LiveEdit"):
+        note_failure(tmp_path, "a", "loading", ValueError())
+    assert (tmp_path / "failed.json").read_text(encoding="utf-8") == "[]"
+
+
+def test_files_called_almost_as_a_part_are_somebody_elses(made, vlm, tmp_path):
+    run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
+    copies = [tmp_path / f"records-firing.part{end}.jsonl" for end in ("1-copy", "ial", "01", "")]
+    for copy in copies:
+        copy.write_bytes((tmp_path / "records-firing.jsonl").read_bytes())
+    run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
+    assert all(copy.exists() for copy in copies)
+
+
+@pytest.mark.parametrize("label", ["a/b", "..\0", "../x", "a\nb"])
+def test_a_label_that_no_file_can_have_in_its_name(made, vlm, tmp_path, label):
+    with pytest.raises(BadInput, match="no editor can be called") as caught:
+        run(vlm, made, tmp_path / "out", label=label)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_few_cases_leave_no_folder(made, vlm, tmp_path):

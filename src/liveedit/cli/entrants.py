@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Entrant", "Ready", "entrants", "load_entrants"]
 
 ALL = "all"
+TAKEN = re.compile(r"(\..*|tables|.*\.(csv|html|jsonl?|md|png|svg))?", re.IGNORECASE)
+"""Names that a folder of --out must not have: hidden ones, those of a report's files and those of records."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Entrant:
 
 
 def entrants(text: str) -> list[Entrant]:
-    """What a list separated by commas names; `all` as one entry. Raises :class:`BadInput` for an empty or odd one."""
+    """What a list separated by commas names; `all` as one entry.
+
+    Raises :class:`BadInput` for an empty or odd one, and for a label that would name other files in --out.
+    """
     found = []
     for part in text.split(","):
         label, given, source = part.strip().rpartition("=")
@@ -40,6 +45,10 @@ def entrants(text: str) -> list[Entrant]:
         found.append(Entrant(folder, label or method, method) if named else Entrant(source, label))
         if not found[-1].source or (given and not label) or not re.fullmatch(r"[\w.+-]*", found[-1].label):
             raise BadInput(f"--editors takes NAME, FOLDER, NAME:FOLDER or LABEL=one of these: got '{part.strip()}'")
+        if found[-1].label and TAKEN.fullmatch(found[-1].label):
+            raise BadInput(
+                f"no editor can be called '{found[-1].label}', a name of other files in --out: choose another label"
+            )
     return found
 
 
@@ -63,15 +72,16 @@ class Untrained(BadInput):
 def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -> Ready:
     """The editors, as far as they can be loaded. ``trained`` is the folder of trained ones, by the names of methods.
 
-    Raises :class:`UnknownName` for a name that there is not, :class:`BadInput` where two have one label, and where
-    there is no editor at all, what kept them from it.
+    Raises :class:`UnknownName` for a name that there is not, :class:`BadInput` where two have one label, and what kept
+    an editor from loading where there is none at all, or no folder of --out to say so in.
     """
+    from liveedit.artifacts import place
     from liveedit.editors import EDITORS
 
     ready = Ready()
     for entrant in asked:
         for name in sorted(EDITORS) if entrant.source == ALL else [entrant.source]:
-            label = entrant.label or (name if name in EDITORS else Path(name).name)
+            label = entrant.label or (name if name in EDITORS else place(name).name)
             try:
                 editor = _load(vlm, model, name, trained)
                 editor.empty()  # reads whatever else the method needs, such as a sentence encoder
@@ -81,6 +91,8 @@ def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -
             except Exception as error:  # the others are tested all the same
                 if isinstance(error, Untrained) and entrant.source == ALL:
                     ready.left_out.append(f"{name} is left out: {error}")
+                elif TAKEN.fullmatch(label):
+                    raise
                 else:
                     ready.failed[label] = error
                 continue

@@ -3,15 +3,16 @@
 ``run.json`` says whose records these are, ``records-NAME.jsonl``, after the editor, holds them, one a line, appended
 and synced to disk a few at a time. Of several processes each but the first appends to a file of its own,
 ``records-NAME.partN.jsonl``; the first puts them together, in the order of the protocol, at the end and, where a kill
-has left some, at the beginning. ``failed.json`` says of what an evaluation failed, until the next one begins.
+has left some, at the beginning. ``failed.json`` says of what an evaluation failed, until the next one begins. Files of
+these names that are somebody else's are refused, and left as they are.
 """
 
 import json
 import os
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from liveedit.types import Case, Record
 __all__ = ["Journal", "Place", "note_failure", "reason"]
 
 FAILED = "failed.json"
+SAID = {"editor", "stage", "error", "time", "traceback"}
+"""What a ``failed.json`` of ours says."""
+THEIRS = "was not written by LiveEdit: move it away, or choose another folder"
 
 Place = tuple[str, int, int, str, int]
 """Where a record belongs: protocol, number of edits, window, case, probe."""
@@ -32,7 +36,7 @@ class Journal:
 
     ``identity`` is what all records of a folder must have in common, the editor's name among it; ``call`` describes
     this run, and is added to those of earlier runs. Raises :class:`Mismatch` if the folder belongs to another identity,
-    :class:`BadInput` if its files are damaged, :class:`StorageError` where reading or writing fails.
+    :class:`BadInput` if its files are damaged or somebody else's, :class:`StorageError` where reading or writing fails.
     """
 
     def __init__(
@@ -41,13 +45,16 @@ class Journal:
     ) -> None:  # fmt: skip
         self.folder, self.path = folder, folder / f"records-{identity['editor']}.jsonl"
         self.own = self.path.with_suffix(f".part{process}.jsonl") if process else self.path
+        self._head = json.dumps({"editor": identity["editor"]}, ensure_ascii=False, separators=(",", ":"))[:-1].encode()
+        """How every record begins."""
         self._number = {case.id: number for number, case in enumerate(cases)}
         self.done: set[Place] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not process:
+                failed = failure_file(folder)
                 self._claim(dict(identity), dict(call))
-                (folder / FAILED).unlink(missing_ok=True)
+                failed.unlink(missing_ok=True)
                 self.merge()
             self.done = {place(record) for record in self._read(self.path)}
         except OSError as error:
@@ -72,8 +79,9 @@ class Journal:
 
         Raises :class:`BadInput` for a damaged file, :class:`StorageError` where writing fails; then nothing is lost.
         """
-        parts = sorted(self.folder.glob(f"{escape(self.path.stem)}.part*.jsonl"))
+        name = re.compile(rf"{re.escape(self.path.stem)}\.part[1-9][0-9]*\.jsonl")
         try:
+            parts = sorted(file for file in self.folder.iterdir() if name.fullmatch(file.name))
             found = {place(record): record for file in (self.path, *parts) for record in self._read(file)}
             ordered = sorted(found, key=lambda where: (*where[:3], self._number.get(where[3], -1), where[4]))
             if parts or ordered != list(found):
@@ -85,19 +93,25 @@ class Journal:
             raise self._failed(error) from None
 
     def _read(self, file: Path) -> list[Record]:
-        """The records in a file; half a line at the end, which a kill left, is cut off."""
+        """The records in a file; half a line at the end, which a kill left, is cut off.
+
+        Raises :class:`BadInput` for anything else, which stays as it is.
+        """
         if not file.exists():
             return []
         content = file.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(file, len(whole))
+        half = content[len(whole) :]
+        if half[: len(self._head)] != self._head[: len(half)]:
+            raise BadInput(f"{file} {THEIRS}")
         records = []
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 records.append(Record.from_json(line.decode()))
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise BadInput(f"{file}, line {number} is no record: delete that line to have it anew") from None
+        if half:
+            os.truncate(file, len(whole))
         return records
 
     def _claim(self, identity: dict[str, Any], call: dict[str, Any]) -> None:
@@ -129,14 +143,27 @@ class Journal:
         return StorageError(f"cannot write {self.folder} ({reason}): mend that, the same command goes on from here")
 
 
+def failure_file(folder: Path) -> Path:
+    """Where ``folder`` says of what an evaluation failed. Raises :class:`BadInput` where somebody else's file is."""
+    file = folder / FAILED
+    if os.path.lexists(file):
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            about = None
+        if not (isinstance(about, dict) and about.keys() >= SAID):
+            raise BadInput(f"{file} {THEIRS}")
+    return file
+
+
 def note_failure(folder: Path, editor: str, stage: str, error: Exception) -> str:
     """Write down in ``folder`` at what an editor failed, and of what; both in one line.
 
-    Raises :class:`StorageError` where that fails.
+    Raises :class:`StorageError` where that fails, :class:`BadInput` where the file is somebody else's.
     """
     about = {"editor": editor, "stage": stage, "error": reason(error), "time": datetime.now(UTC).isoformat()}
     about["traceback"] = "".join(traceback.format_exception(error))
-    write_file(folder / FAILED, (json.dumps(about, indent=1) + "\n").encode())
+    write_file(failure_file(folder), (json.dumps(about, indent=1) + "\n").encode())
     return f"{editor} failed ({stage}): {about['error']}"
 
 

@@ -26,6 +26,7 @@ from accelerate import PartialState
 import liveedit
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Editor
+from liveedit.errors import BadInput
 from liveedit.evaluate.asking import After, Asker, Before
 from liveedit.evaluate.journal import Journal, note_failure
 from liveedit.evaluate.memory import PeakMemory
@@ -99,9 +100,12 @@ class Evaluation:
         """Have ``editor`` tested; its records, in the folder ``out``, call it ``label``, or by its own name.
 
         Whatever ``out`` holds already is not done again. Raises :class:`Mismatch` if ``out`` belongs to another model,
-        editor, data or seed, :class:`BadInput` if its files are damaged, :class:`StorageError` where writing fails.
+        editor, data or seed, :class:`BadInput` if its files are damaged or somebody else's, and for a label that no
+        file can have in its name, :class:`StorageError` where writing fails.
         """
         label = label or editor.name
+        if Path(label).name != label or not label.isprintable():
+            raise BadInput(f"no editor can be called {label!r}, which is to be a part of a file's name: choose another")
         identity = _identity(self.vlm, editor, self.cases) | {"editor": label, "data": self.data, "seed": self.seed}
         identity["max_new_tokens"] = self.asker.max_new_tokens
         call = _call(self.vlm) | {"protocol": self.protocol.name, **asdict(self.protocol)}
