@@ -403,6 +403,28 @@ def test_half_a_checkpoint_is_passed_over(vlm, tmp_path):
     assert len(trained_number(vlm, tmp_path, steps=2)[1]) == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["step-0000000-copy-of-1", "step-0000001-best1", "step-1", "step-00000001", "step-best9"]
+)
+def test_copies_of_checkpoints_stay_and_are_not_gone_on_from(vlm, tmp_path, name):
+    trained_number(vlm, tmp_path, steps=1)
+    copy = tmp_path / "checkpoints" / name
+    shutil.copytree(tmp_path / "checkpoints" / "step-0000001", copy)
+    assert len(trained_number(vlm, tmp_path, steps=3, checkpoint_every=1)[1]) == 2
+    assert sorted(path.name for path in copy.parent.iterdir()) == sorted([name, "step-0000003"])
+    (copy / "model.safetensors").unlink()
+    assert len(trained_number(vlm, tmp_path, steps=4)[1]) == 1
+
+
+def test_the_last_checkpoint_is_that_of_the_most_steps(vlm, tmp_path):
+    trained_number(vlm, tmp_path, steps=2)
+    far = tmp_path / "checkpoints" / "step-10000000"
+    shutil.copytree(tmp_path / "checkpoints" / "step-0000002", far)
+    (tmp_path / "checkpoints" / "step-0000002").rename(tmp_path / "checkpoints" / "step-9999999")
+    assert len(trained_number(vlm, tmp_path, steps=10_000_002, checkpoint_every=1)[1]) == 2
+    assert [path.name for path in far.parent.iterdir()] == ["step-10000002"]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3", "null"])
 def test_a_damaged_description_is_named(vlm, tmp_path, content):
     (tmp_path / "training.json").write_text(content, encoding="utf-8")

@@ -11,6 +11,7 @@ loses the slice in hand, or the steps since the last checkpoint.
 """
 
 import json
+import re
 import shutil
 import signal
 import threading
@@ -44,6 +45,8 @@ SLICE = 64
 """Cases whose hidden states are computed, and kept in a file, between two reports of progress."""
 IDENTITY = "training.json"
 """The file that says whose a folder is."""
+STEP = re.compile(r"step-([0-9]{7}|[1-9][0-9]{7,})")
+"""The name of a whole checkpoint."""
 GOES_ON = "the same command goes on from here"
 
 
@@ -289,20 +292,30 @@ def _checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: La
                 sync(file)
             part.rename(target)
             sync(target.parent)
-            for old in sorted(target.parent.glob("step-*[0-9]"))[:-1]:
+            for old in _checkpoints(folder)[:-1]:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in ``folder``, in the order of their steps; other names are somebody else's copies."""
+    return sorted((path for path in (folder / "checkpoints").glob("step-*") if STEP.fullmatch(path.name)), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    """The step that a checkpoint is of."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def _resume(accelerator: Accelerator, folder: Path, scheduler: LambdaLR) -> int:
     """Load the last checkpoint; the step to begin with. Raises :class:`BadInput` if it is damaged."""
-    found = sorted((folder / "checkpoints").glob("step-*[0-9]"))
+    found = _checkpoints(folder)
     if not found:
         return 0
     try:
         accelerator.load_state(str(found[-1]))
         scheduler.load_state_dict(torch.load(found[-1] / "schedule.pt", weights_only=True))
-        return int(found[-1].name.removeprefix("step-"))
+        return _step(found[-1])
     except Exception as error:  # whatever the readers of its files make of it
         raise BadInput(f"{found[-1]} is damaged: remove it, and the same command begins again") from error
 
