@@ -1,5 +1,7 @@
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -91,3 +93,14 @@ def test_a_record_is_read_as_it_was_written():
     record = Record(**places, **texts, **shown, **kept, fired=(Firing(4, 0.5, own=True), Firing(2, 0.25, own=False)))
     assert Record.from_json(record.to_json()) == record
     assert "\n" not in record.to_json()
+
+
+@pytest.mark.parametrize("name", ["seed", "edits", "experts_fired", "edit_bytes", "query_seconds"])
+def test_a_number_of_more_bits_than_a_column_has_is_none_of_a_record(name):
+    fields = {"tokens_wanted": (), "tokens_after": (), "top10_kept": None} | {
+        name: 1 if kind is int else "a" for name, kind in get_type_hints(Record).items() if kind in (int, str)
+    }
+    most = Record(**fields | {"wanted": "target", name: 2**63 - 1})
+    assert Record.from_json(most.to_json()) == most
+    with pytest.raises(ValueError, match=f"{name} has more than 63 bits"):
+        Record.from_json(replace(most, **{name: 2**63}).to_json())

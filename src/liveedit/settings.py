@@ -25,7 +25,18 @@ from liveedit.errors import BadInput
 from liveedit.registry import nearest
 from liveedit.types import expanded
 
-__all__ = ["Count", "Index", "NotNegative", "Positive", "Seed", "Share", "check", "read_json", "read_settings"]
+__all__ = [
+    "Count",
+    "Index",
+    "NotNegative",
+    "Positive",
+    "Seed",
+    "Share",
+    "check",
+    "check_seed",
+    "read_json",
+    "read_settings",
+]
 
 Count = Annotated[int, Ge(1)]
 Index = Annotated[int, Ge(0)]
@@ -36,6 +47,12 @@ Seed = Annotated[int, Ge(0), Lt(2**32)]
 """What every generator of random numbers takes."""
 
 Config = TypeVar("Config")
+
+
+def check_seed(seed: int) -> None:
+    """Raise :class:`BadInput` for a seed that is no :data:`Seed`."""
+    if wrong := faults(TypeAdapter(Seed, config=ConfigDict(strict=True)), seed, "seed"):
+        raise BadInput(wrong[0])
 
 
 def read_json(file: Path) -> Any:

@@ -231,9 +231,13 @@ class Record:
         for name, kind in KINDS.items():
             if not isinstance(value := getattr(record, name), kind):
                 raise TypeError(f"{name} is {value!r}")
+            if isinstance(value, int) and value.bit_length() > WIDEST:
+                raise ValueError(f"{name} has more than {WIDEST} bits")
         return record
 
 
+WIDEST = 63
+"""Bits of a whole number in a record, without the sign."""
 KINDS = {
     name: str if kind in (str, Wanted) else int if kind is int else int | float
     for name, kind in get_type_hints(Record).items()

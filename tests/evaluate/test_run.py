@@ -383,6 +383,15 @@ def test_a_label_that_no_file_can_have_in_its_name(made, vlm, tmp_path, label):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**22, 0.5, True])
+def test_a_seed_out_of_bounds_is_refused_at_once(made, vlm, tmp_path, seed):
+    with pytest.raises(BadInput, match="seed is"):
+        run(vlm, made, tmp_path / "out", seed=seed)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadInput, match="seed is"):
+        tiny("llava", seed=seed)
+
+
 def test_too_few_cases_leave_no_folder(made, vlm, tmp_path):
     with pytest.raises(BadInput, match="4 cases"):
         run(vlm, made, tmp_path / "out", protocol=Windows((1, 10)))

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from liveedit.cli.display import shown
 from liveedit.cli.entrants import Entrant, entrants, load_entrants
-from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
+from liveedit.cli.loading import LAST_SEED, DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.cli.paths import path
 from liveedit.errors import BadInput, LiveEditError
 
@@ -65,7 +65,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Ask about at most this many cases of a window or at a point, evenly spread."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order of the cases.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the cases.")] = 0,
     trained: Annotated[
         Path | None,
         typer.Option(

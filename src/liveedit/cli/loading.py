@@ -10,11 +10,13 @@ from liveedit.errors import BadInput
 if TYPE_CHECKING:
     from liveedit.models.vlm import VLM
 
-__all__ = ["DeviceMap", "Dtype", "PromptForm", "Quantize", "load_here", "options"]
+__all__ = ["LAST_SEED", "DeviceMap", "Dtype", "PromptForm", "Quantize", "load_here", "options"]
 
 DTYPES = ("bfloat16", "float16", "float32")
 FORMS = ("raw", "chat", "vlkeb")
 BITS = ("8bit", "4bit")
+LAST_SEED = 2**32 - 1
+"""The largest number that every generator takes for a seed (:data:`liveedit.settings.Seed`)."""
 MAPS = ("auto", "balanced", "balanced_low_0", "sequential", "cpu", "cuda")
 
 Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}; default: the checkpoint's own.")]

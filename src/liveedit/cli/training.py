@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column
 
 from liveedit.cli.display import shown, standing
-from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, load_here, options
+from liveedit.cli.loading import LAST_SEED, DeviceMap, Dtype, PromptForm, Quantize, load_here, options
 from liveedit.cli.paths import path
 from liveedit.errors import BadInput
 
@@ -40,7 +40,7 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of optimiser steps.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the networks, the data order and of all draws.")
+        int | None, typer.Option(min=0, max=LAST_SEED, help="Seed of the networks, the data order and of all draws.")
     ] = None,
     cache: Annotated[
         bool | None, typer.Option(help="Keep all hidden states, on disk too; without, each step computes its own.")

@@ -56,9 +56,12 @@ def load_cases(
 
     For these, ``split`` is "clean" (training without what returns in the test, hard probes added) or "paper" (as
     published), and ``prompts`` "plain" (one template for all questions) or "paper" (the released templates). Raises
-    :class:`UnknownName` for another benchmark, :class:`BadInput` for another split or form of prompts.
+    :class:`UnknownName` for another benchmark, :class:`BadInput` for another split, form of prompts or seed.
     """
+    from liveedit.settings import check_seed
+
     make = resolve("benchmark", name, BENCHMARKS)
+    check_seed(seed)
     if part not in ("train", "val", "test"):
         raise BadInput(f"no benchmark has a part '{part}': choose train, val or test")
     for option, value, known in (("split", split, ("clean", "paper")), ("prompts", prompts, ("plain", "paper"))):

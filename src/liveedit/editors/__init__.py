@@ -56,11 +56,15 @@ def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None,
     """An editor of the method ``name`` for ``vlm``, untrained if it has networks; ``settings`` replace the defaults.
 
     ``seed`` draws the networks, whatever was drawn before, and leaves the caller's random numbers as they were. Raises
-    :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting.
+    :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting and
+    for a seed beyond 32 bits.
     """
     import torch
 
+    from liveedit.settings import check_seed
+
     editor = resolve("editor", name, EDITORS)
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         with torch.inference_mode(False):  # whose tensors could not be trained, nor edits be made with them

@@ -35,6 +35,7 @@ from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import digest, image_name
+from liveedit.settings import check_seed
 from liveedit.types import Case, Firing, Query, Record, expanded
 
 __all__ = ["Evaluation", "evaluate", "processes"]
@@ -82,12 +83,13 @@ class Evaluation:
 
     An editor that fails is written down, and the next one is begun; :attr:`errors` has, by label, of what.
     ``data`` and ``seed`` name the cases and their order in the records. Raises :class:`BadInput` where there are too
-    few cases for the protocol.
+    few cases for the protocol, and for a seed beyond 32 bits.
     """
 
     def __init__(
         self, vlm: VLM, cases: Sequence[Case], protocol: Protocol, *, data: str, seed: int, batch_size: int = 32
     ) -> None:
+        check_seed(seed)
         self.vlm, self.cases, self.protocol, self.data, self.seed = vlm, cases, protocol, data, seed
         self.asks = plan(cases, protocol)
         self.asker = Asker(vlm, answer_limit(vlm, cases), batch_size)

@@ -26,6 +26,7 @@ from liveedit.models.qwen2_vl import Qwen2VLProcessor
 from liveedit.models.qwen_vl import CHAT as QWEN_VL_CHAT
 from liveedit.models.qwen_vl import QwenVLProcessor
 from liveedit.models.vlm import VLM
+from liveedit.settings import check_seed
 
 __all__ = ["TinyFamily", "tiny"]
 
@@ -50,7 +51,7 @@ def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
 
     The processor and the configuration are of the family's real classes, so what works here works on a checkpoint.
     ``family`` may also be any other model type that transformers knows, read as :mod:`liveedit.models.shrink` says.
-    The random state of torch is left as it was.
+    The random state of torch is left as it was. Raises :class:`BadInput` for a seed beyond 32 bits.
     """
     from liveedit.models.shrink import shrink  # which takes its tokenizer from here
 
@@ -62,6 +63,7 @@ def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
         "qwen2_vl": qwen2_vl,
         "qwen_vl": qwen_vl,
     }
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = builders[family]() if family in builders else shrink(family)

@@ -32,7 +32,8 @@ ROW = np.dtype(
         *((name, "i4") for name in TEXTS),
         *((name, "i8") for name in ("edits", "seed", "window", "probe", "later")),
         *((score, "f4") for score in SCORES),
-        *((name, "i4") for name in ("experts", "own", "number")),
+        ("experts", "i8"),
+        *((name, "i4") for name in ("own", "number")),
         *((name, "f8") for name in ("edit_seconds", "query_seconds", "edit_bytes", "peak_bytes")),
     ]
 )
