@@ -217,3 +217,31 @@ def test_the_tokens_of_an_answer_do_not_change_the_routing(edited):
             batch = vlm.encode([replace(asked, target=text) for asked in ASKED[:2]])
             vlm.logits(batch)
             assert [[edit for edit, _ in row] for row in batch.fired_by(edited.patch)] == fired
+
+
+@pytest.mark.parametrize("told", ["encoded", "labelled"])
+def test_raw_calls_route_by_the_prompt_whatever_answer_follows(edited, told):
+    """By labels, or because the VLM has encoded the tokens, it is known where the answer begins."""
+
+    def loss(_):
+        batch = edited.vlm.encode([replace(ASKED[0], target="Norway"), replace(ASKED[1], target="New Zealand")])
+        own, labels = batch.inputs["input_ids"], batch.labels
+        inputs = batch.inputs if told == "encoded" else batch.inputs | {"input_ids": own.clone(), "labels": labels}
+        return edited.vlm.model(**inputs).logits, edited.vlm.logits(batch)
+
+    found = within(edited, loss)
+    if edited.editor.name == "recipe" or (told == "labelled" and edited.editor.name in IN_CONTEXT):
+        assert "ask by VLM.generate" in found
+    else:
+        assert torch.equal(*found)
+
+
+def test_labels_that_leave_no_prompt_say_nothing(embedded_vlm):
+    """Whoever trains on whole texts labels the question, too."""
+    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
+    model.edit(Query(QUESTION, "Norway", FLAGS[0]))
+    batch = embedded_vlm.encode(ASKED[:1])
+    given = batch.inputs | {"input_ids": batch.inputs["input_ids"].clone()}
+    with embedded_vlm.patched(model.patch), torch.no_grad():
+        whole = embedded_vlm.model(**given, labels=given["input_ids"]).logits
+        assert torch.equal(whole, embedded_vlm.logits(batch))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.batch import IGNORED, Batch, find_spans
+from liveedit.models.batch import IGNORED, Batch, Spans, find_spans
 from liveedit.models.calls import Call, cache_in
 from liveedit.models.patch import INPUT, Patch, SiteFn, act, act_before, output_embedding, overrides, site_layer
 from liveedit.models.quantisation import check_changeable
@@ -337,12 +337,14 @@ class Attachment:
     # One call
 
     def enters(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the model: settle which patches act, and keep the token ids (B, T') of the call."""
+        """Before the model: settle which patches act, and keep token ids and labels, both (B, T'), of the call."""
         scopes = self.asked_for()
         tokens = self.call.__dict__.setdefault("tokens", [])
         tokens.append(_HERE.set({**_HERE.get(), id(self): replace(self.here, scopes=scopes)}))
         if isinstance(ids := kwargs.get("input_ids"), Tensor):
             self.call.ids, self.call.told = ids, True
+        if isinstance(labels := kwargs.get("labels"), Tensor):
+            self.call.labels = labels
 
     def leaves(self, *_: Any) -> None:
         """After the model, also if it raised."""
@@ -383,7 +385,7 @@ class Attachment:
         """After the text decoder, also if it raised: the answers go on behind the cache that it has made."""
         if self.call.__dict__.get("new") and output is not None:
             self.follow(cache_in(output))
-        self.call.ids, self.call.told, self.call.new = None, False, False
+        self.call.ids, self.call.labels, self.call.told, self.call.new = None, None, False, False
         if not any(overrides(answer.patch, "merge") for answer in self.call.__dict__.get("answers", ())):
             self.call.answers = []
 
@@ -432,7 +434,7 @@ class Attachment:
 
         Raises :class:`BadInput` if a raw call hides its token ids.
         """
-        announced, prompt = self.here.announced, self.here.prompt
+        announced = self.here.announced
         if announced is not None:
             length = announced.labels.shape[1]
             return announced if call.length == length or ids is None else announced.extended(ids[:, length:])
@@ -442,9 +444,25 @@ class Attachment:
         if ids is None or (embedded is not None and embedded.shape[:2] != ids.shape):
             raise BadInput("a patched model needs input_ids: it reads off them where image and prompt are")
         mask = unpadded(call.mask, ids)
-        answers = None if prompt is None else [ids.shape[1] - prompt] * len(ids)
-        spans = find_spans(self.vlm.image_tokens(ids) & mask.bool(), mask, answers)
-        return Batch({"input_ids": ids, "attention_mask": mask}, ids.new_full(ids.shape, IGNORED), spans)
+        return Batch(
+            {"input_ids": ids, "attention_mask": mask}, ids.new_full(ids.shape, IGNORED), self.spans(ids, mask)
+        )
+
+    def spans(self, ids: Tensor, mask: Tensor) -> list[Spans]:
+        """Where image, prompt and answer are in the tokens (B, T) of a raw call that begins.
+
+        ``generate`` says where its prompt ends, and what the VLM has encoded where all parts are. Otherwise the answer
+        begins at a row's first label; all is prompt where the call brings none.
+        """
+        prompt, labels = self.here.prompt, getattr(self.call, "labels", None)
+        if prompt is None and (known := getattr(ids, "spans", None)):
+            return list(known)
+        image = self.vlm.image_tokens(ids) & mask.bool()
+        if prompt is not None:
+            return find_spans(image, mask, [ids.shape[1] - prompt] * len(ids))
+        if labels is None or labels.shape != ids.shape:
+            return find_spans(image, mask)
+        return find_spans(image, mask, answer_lengths(labels.to(ids.device), image, mask.bool()))
 
     # Sites
 
@@ -507,3 +525,15 @@ def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
         return input_ids.new_ones(input_ids.shape)
     return mask
+
+
+def answer_lengths(labels: Tensor, image: Tensor, real: Tensor) -> list[int]:
+    """How many of a row's ``real`` tokens (B, T) stand from its first label (B, T) on, that is the first not ignored.
+
+    0 where labels leave no prompt, because they begin with the text or before its ``image`` (B, T) ends.
+    """
+    begun = (real & (labels != IGNORED)).cumsum(1) > 0
+    before = image.flip(1).cumsum(1).flip(1) > 0
+    asked = (real & ~begun & ~before).any(1)
+    lengths: list[int] = ((real & begun).sum(1) * asked).tolist()
+    return lengths

@@ -76,8 +76,9 @@ class Patch:
         it keeps for the others. The states are where the VLM takes its inputs, whichever device the module is on. A
         function that returns its argument leaves the model's result bit for bit as it is.
 
-        In a call that the VLM has encoded itself ``batch`` is that batch; in a raw Hugging Face call it holds
-        ``input_ids`` and ``attention_mask`` only, and every token after the image counts as prompt.
+        In a call of a verb of the VLM ``batch`` is the verb's; in a raw Hugging Face call it holds ``input_ids`` and
+        ``attention_mask`` only. There the answer begins where the VLM has encoded it, otherwise at a row's first label,
+        and without labels every token after the image counts as prompt.
         """
         return {}
 

@@ -327,7 +327,8 @@ class VLM(Encoder, metaclass=Family):
                 told = [patch.rewrite(query) for query in queries]
                 queries, fired[patch] = [query for query, _ in told], [firings for _, firings in told]
         batch = replace(super().encode(queries, padding_side=padding_side, eos=eos), fired=fired)
-        batch.inputs["input_ids"].told_by = tuple(fired)  # type: ignore[attr-defined]  # for raw calls
+        ids: Any = batch.inputs["input_ids"]
+        ids.told_by, ids.spans = tuple(fired), batch.spans  # for raw calls
         return batch
 
     def logits(self, batch: Batch) -> Tensor:
