@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from liveedit.editable import EditableVLM
-from liveedit.editors import new_editor
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.editors import EDITORS, load_editor, new_editor
+from liveedit.editors.base import TrainableEditor
+from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.contract import CHECKS, QUERIES
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
@@ -111,3 +112,72 @@ def test_an_edit_within_a_mode_without_gradients(mode, editor, made):
 def test_a_model_that_was_made_without_gradients_is_refused():
     with torch.inference_mode(), pytest.raises(BadInput, match="made within"):
         tiny("llava")
+
+
+def adapters(kind, *names):
+    """The settings of adapters of a kind, around the layers of these names, or around all linear ones."""
+    targets = [*names] or "all-linear"
+    if kind == "ia3":
+        return peft.IA3Config(target_modules=targets, feedforward_modules=targets, init_ia3_weights=False)
+    return peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False, use_dora=kind == "dora")
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2"])
+@pytest.mark.parametrize("editor", [name for name in EDITORS if name != "ike"])
+def test_every_editor_edits_beside_adapters_on_all_layers(editor, family):
+    """What is trained is the layer within them, under PEFT's name, and no adapter."""
+    made = tiny(family)
+    vlm = VLM(peft.get_peft_model(made.model, adapters("lora")), made.processor)
+    edited = EditableVLM(vlm, new_editor(vlm, editor, {}))
+    edited.edit(QUERIES[0])
+    weights = edited.patch.weights()
+    with vlm.patched(edited.patch):
+        state = vlm.model.state_dict()
+        assert [name for name, value in weights.items() if not torch.equal(state[name], value)] == []
+    assert all("lora_" not in name for name in weights)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
+def test_the_gradient_is_that_of_the_layer_within_adapters(kind, made):
+    """Whatever adapters make of what the layer takes in and puts out."""
+    names = ["down_proj"] if kind == "ia3" else []
+    wrapped = peft.get_peft_model(made.model, adapters(kind, *names))
+    vlm = VLM(wrapped, made.processor)
+    editor = new_editor(vlm, "mend", {"layers": 1})
+    batch = vlm.encode(QUERIES[:1])
+    found = editor.gradients(vlm.hidden(batch, editor.below))
+    matrix = editor.matrices[-1]
+    weight = vlm.model.get_parameter(matrix.name).requires_grad_()
+    positions, targets = batch.answer_positions(), batch.labels.roll(-1, 1)
+    loss = nn.functional.cross_entropy(vlm.logits(batch)[positions], targets[positions])
+    [expected] = torch.autograd.grad(loss, [weight])
+    torch.testing.assert_close(found[matrix.site].product()[0], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("editor", ["ft-l", "ft-m", "lora", "lte", "mend", "wise"])
+def test_edits_fit_the_same_model_with_adapters_that_are_off(editor, made, tmp_path):
+    """And are refused in one line where they are on."""
+
+    def opened(model, edits):
+        vlm = VLM(model, made.processor)
+        trained = (tmp_path / "editor").exists()
+        found = EditableVLM(vlm, load_editor(vlm, tmp_path / "editor") if trained else new_editor(vlm, editor, {}))
+        found.load(tmp_path / edits)
+        return found
+
+    torch.manual_seed(0)
+    edited = EditableVLM(made, new_editor(made, editor, {}))
+    edited.edit(QUERIES[0])
+    edited.save(tmp_path / "edits")
+    if isinstance(edited.editor, TrainableEditor):
+        edited.editor.save_pretrained(tmp_path / "editor")
+    answers = edited.generate(QUERIES)
+    wrapped = peft.get_peft_model(made.model, adapters("lora"))
+    with pytest.raises(Mismatch, match=r"another model") as caught:
+        opened(wrapped, "edits")
+    assert "\n" not in str(caught.value)
+    with wrapped.disable_adapter():
+        again = opened(wrapped, "edits")
+        assert again.generate(QUERIES) == answers
+        again.save(tmp_path / "back")
+    assert opened(wrapped.unload(), "back").generate(QUERIES) == answers

@@ -18,6 +18,7 @@ from liveedit.artifacts import read_tensors, write_tensors
 from liveedit.editors.base import Editor
 from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
+from liveedit.models.wrappers import named_here
 from liveedit.types import Query
 
 __all__ = ["DirectEditor", "ValuesPatch", "WeightsPatch"]
@@ -65,6 +66,12 @@ class WeightsPatch(ValuesPatch):
     """``values`` are new parameters in full, by their names in the Hugging Face model."""
 
     FILE = "weights.safetensors"
+
+    @classmethod
+    def load(cls, editor: Editor, folder: Path) -> Self:
+        """See :meth:`ValuesPatch.load`. The parameters have the names of this model, with or without PEFT around it."""
+        held, model = super().load(editor, folder), editor.vlm.model
+        return cls(editor, {named_here(model, name): value for name, value in held.values.items()}, held.count)
 
     def weights(self) -> dict[str, Tensor]:
         """See :meth:`Patch.weights`."""

@@ -11,6 +11,7 @@ from liveedit.errors import UnsupportedModel
 from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.patch import INPUT, Patch, SiteFn
 from liveedit.models.vlm import VLM
+from liveedit.models.wrappers import innermost, plain
 
 __all__ = [
     "DOWN",
@@ -79,11 +80,11 @@ def feed_forward(vlm: VLM, layer: int) -> FeedForward:
 def matrices(vlm: VLM, layer: int, leaves: Sequence[str]) -> list[str]:
     """The linear layers of the network of ``layer`` that every token goes through, of those named as ``leaves``.
 
-    By their paths below the text decoder, in the order in which the model has them.
+    By their paths below the text decoder, in the order in which the model has them; within adapters that are around.
     """
     wanted = re.compile(f"{WITHIN}({'|'.join(leaves)})")
     modules = vlm.layers[layer].named_modules()
-    return [f"layers.{layer}.{name}" for name, _ in modules if wanted.fullmatch(name)]
+    return [innermost(f"layers.{layer}.{name}", module) for name, module in modules if wanted.fullmatch(name)]
 
 
 def down_projection(vlm: VLM, layer: int) -> str:
@@ -104,7 +105,7 @@ def stacked(vlm: VLM, layer: int) -> list[str]:
 
     By its path below the text decoder; none where there is no such parameter.
     """
-    names = [name for name, _ in vlm.layers[layer].named_parameters() if STACKED.fullmatch(name)]
+    names = [name for name, _ in vlm.layers[layer].named_parameters() if STACKED.fullmatch(plain(name))]
     return [f"layers.{layer}.{name}" for name in sorted(names, key=lambda name: "shared" not in name)[:1]]
 
 

@@ -32,6 +32,7 @@ from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.patch import INPUT
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
+from liveedit.models.wrappers import changeable
 from liveedit.settings import Index, NotNegative, Positive
 from liveedit.types import Query
 
@@ -102,8 +103,8 @@ class FTL(FineTuning):
         """All matrices of the MLP."""
         place = feed_forward(self.vlm, layer)
         within = tuple(f"{site.removesuffix(INPUT)}." for site in (place.reads, place.writes))
-        names = [(f"layers.{layer}.{name}", value.ndim) for name, value in self.vlm.layers[layer].named_parameters()]
-        return [name for name, axes in names if name.startswith(within) and axes > 1]
+        names = [f"layers.{layer}.{name}" for name in changeable(self.vlm.layers[layer])]
+        return [name for name in names if name.startswith(within) and self.vlm.decoder.get_parameter(name).ndim > 1]
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
@@ -125,7 +126,7 @@ class FTM(FineTuning):
         if not vlm.connector_path:
             raise UnsupportedModel("ft-m needs a module between vision tower and text decoder: none was found")
         connector = vlm.model.get_submodule(vlm.connector_path)
-        self.names = [f"{vlm.connector_path}.{name}" for name, _ in connector.named_parameters()]
+        self.names = [f"{vlm.connector_path}.{name}" for name in changeable(connector)]
         check_changeable(self.start().items())
 
     def check(self, query: Query) -> None:

@@ -36,6 +36,7 @@ from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import EMBEDDINGS, VLM
+from liveedit.models.wrappers import changeable, plain
 from liveedit.settings import NotNegative, Share
 from liveedit.types import Case, Query
 
@@ -111,11 +112,9 @@ class LTE(TrainableEditor, ContextEditor):
         c = self.config
         check_changeable(vlm.layers.named_parameters())
         self.retriever = Retriever(vlm, c.retriever, c.by, c.threshold, c.image_threshold)
-        values = {
-            name.replace(".", "/"): nn.Parameter(parameter.detach().float().clone())
-            for name, parameter in vlm.layers.named_parameters()
-        }
-        self._layers = nn.ParameterDict(values)
+        self.names = {plain(name).replace(".", "/"): name for name in changeable(vlm.layers)}
+        values = {key: vlm.layers.get_parameter(name) for key, name in self.names.items()}
+        self._layers = nn.ParameterDict({key: value.detach().float().clone() for key, value in values.items()})
         self._networks = nn.ModuleDict({"layers": self._layers})
 
     def networks(self) -> nn.ModuleDict:
@@ -126,7 +125,7 @@ class LTE(TrainableEditor, ContextEditor):
     def values(self) -> dict[str, Tensor]:
         """The trained values, by the names that the Hugging Face model has for its parameters."""
         path = f"{self.vlm.decoder_path}.layers."
-        return {path + name.replace("/", "."): value for name, value in self._layers.items()}
+        return {path + self.names[key]: value for key, value in self._layers.items()}
 
     def tell(self, query: Query) -> str:
         """See :meth:`ContextEditor.tell`."""

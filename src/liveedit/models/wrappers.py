@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 from liveedit.errors import UnsupportedModel
 
-__all__ = ["acting", "adapters_on", "unwrapped"]
+__all__ = ["acting", "adapters_on", "changeable", "innermost", "named_here", "plain", "unwrapped"]
+
+BASE = "base_layer"
+"""What PEFT calls the layer that it has put adapters around."""
 
 
 def unwrapped(model: Any) -> Any:
@@ -58,8 +61,35 @@ def acting(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
         before = f"{path}."
         for name in [name for name in found if name.startswith(before)]:
             part, _, rest = name.removeprefix(before).partition(".")
-            if part in ("base_layer", "original_module"):
+            if part in (BASE, "original_module"):
                 found[before + rest] = found.pop(name)
             elif part in (*module.adapter_layer_names, *module.other_param_names) and rest.split(".")[0] not in on:
                 del found[name]
     return found
+
+
+def plain(name: str) -> str:
+    """The name that a weight has where there are no adapters around its layer."""
+    return name.replace(f".{BASE}.", ".")
+
+
+def named_here(model: Any, name: str) -> str:
+    """The name that a weight has in ``model``, whether there are adapters around its layer or not."""
+    name = plain(name)
+    around = (path for path, module, _ in adapted(model) if hasattr(module, BASE) and name.startswith(f"{path}."))
+    return next((f"{path}.{BASE}{name.removeprefix(path)}" for path in around), name)
+
+
+def innermost(path: str, module: Any) -> str:
+    """The path of the layer at ``path``, or of the one that adapters are around."""
+    return innermost(f"{path}.{BASE}", getattr(module, BASE)) if hasattr(module, BASE) else path
+
+
+def changeable(module: nn.Module) -> list[str]:
+    """The names of a module's parameters, without those that adapters have beside the layer they are around."""
+    names = [name for name, _ in module.named_parameters()]
+    for path, inner, _ in adapted(module):
+        if hasattr(inner, BASE):
+            before = f"{path}." if path else ""
+            names = [name for name in names if not name.startswith(before) or name.startswith(before + BASE)]
+    return names
