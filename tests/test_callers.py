@@ -3,11 +3,14 @@
 Each way gives what it gives alone, or is refused in one line.
 """
 
+import asyncio
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from threading import Barrier, Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -245,3 +248,89 @@ def test_labels_that_leave_no_prompt_say_nothing(embedded_vlm):
     with embedded_vlm.patched(model.patch), torch.no_grad():
         whole = embedded_vlm.model(**given, labels=given["input_ids"]).logits
         assert torch.equal(whole, embedded_vlm.logits(batch))
+
+
+def asking(vlm, patch):
+    """A generator that holds `patched` open and answers whenever it is resumed."""
+    with vlm.patched(patch):
+        while True:
+            yield vlm.generate(ASKED[:1])
+
+
+@pytest.fixture(scope="module")
+def two(embedded_vlm):
+    """Two patches, whose answers to the first question are Canada and Peru."""
+    patches = []
+    for name, target in (("grace", "Canada"), ("ft-l", "Peru")):
+        model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, name))
+        model.edit(Query(QUESTION, target, FLAGS[0]))
+        patches.append(model.patch)
+    return patches
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+def test_generators_side_by_side_take_off_their_own_patch(first, elsewhere, embedded_vlm, two):
+    """In whatever order they end, and in a context of their own, too."""
+    vlm, plain = embedded_vlm, embedded_vlm.generate(ASKED[:1])
+
+    def run(function, *args):
+        return copy_context().run(function, *args) if elsewhere else function(*args)
+
+    both = [asking(vlm, patch) for patch in two]
+    for each in both:
+        run(next, each)
+    run(both[first].close)
+    assert [scope.patch for scope in vlm.attachment.open] == [two[1 - first]]
+    if not elsewhere:
+        assert next(both[1 - first]) == [["Canada"], ["Peru"]][1 - first]
+    run(both[1 - first].close)
+    assert vlm.patches == []
+    assert vlm.generate(ASKED[:1]) == plain
+    assert not vlm.attachment.open
+    assert not vlm.attachment.users
+    with vlm.patched(two[0]):
+        assert vlm.generate(ASKED[:1]) == ["Canada"]
+    assert vlm.generate(ASKED[:1]) == plain
+
+
+def test_a_task_that_outlives_a_patch_is_without_it(embedded_vlm, two):
+    """And others, which come and go within it, leave that of the first to itself."""
+    vlm, plain = embedded_vlm, embedded_vlm.generate(ASKED[:1])
+
+    async def ask(patch, left, go):
+        with vlm.patched(patch):
+            inside = vlm.generate(ASKED[:1])
+            left.set()
+            await go.wait()
+        return inside, vlm.patches, vlm.generate(ASKED[:1])
+
+    async def all_of_them():
+        left, go = asyncio.Event(), asyncio.Event()
+        with vlm.patched(two[0]):
+            task = asyncio.create_task(ask(two[1], left, go))
+            await left.wait()
+            assert vlm.generate(ASKED[:1]) == ["Canada"]
+        assert vlm.generate(ASKED[:1]) == plain
+        go.set()
+        return await task
+
+    inside, patches, after = asyncio.run(all_of_them())
+    assert (patches, after) == ([], plain)
+    assert inside != plain
+    assert not vlm.attachment.users
+
+
+def test_within_unpatched_none_is_left_but_none_at_all(embedded_vlm, two):
+    """Whatever is put on and off there, raw calls do not go by what another thread has put on."""
+    vlm, plain = embedded_vlm, embedded_vlm.generate(ASKED[:1])
+    batch = vlm.encode(ASKED[:1], padding_side="left")
+    other = asking(vlm, two[0])
+    copy_context().run(next, other)
+    edited = SimpleNamespace(vlm=vlm)
+    assert raw(edited, batch) == ["Canada"]
+    with vlm.unpatched():
+        with vlm.patched(two[1]):
+            assert raw(edited, batch) == ["Peru"]
+        assert raw(edited, batch) == plain
+    copy_context().run(other.close)

@@ -36,9 +36,13 @@ FOLLOWED = "liveedit_answers"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scope:
-    """A patch that is on the model, and whether it acts in calls, beyond the weights that it brings."""
+    """A patch that is on the model, and whether it acts in calls, beyond the weights that it brings.
+
+    ``rest`` is what its context has in place of patches once all of them are off, see :class:`Here`.
+    """
 
     patch: Patch
+    rest: "tuple[Scope, ...] | None" = None
 
     @property
     def acts(self) -> bool:
@@ -145,8 +149,8 @@ class Attachment:
     def __init__(self, vlm: "VLM") -> None:
         self.vlm = vlm
         self.lock = RLock()
-        self.open: dict[Scope, tuple[Scope, ...]] = {}
-        """The patches of each context that has some, by the first of them."""
+        self.entered: dict[Scope, tuple[Scope, ...]] = {}
+        """The patches that are on, each with those before it in the context that entered it, and itself."""
         self.hooks, self.sites = ExitStack(), dict[str, Any]()
         self.users = 0
         self.call = local()
@@ -156,39 +160,55 @@ class Attachment:
     @property
     def here(self) -> Here:
         """What holds in this context."""
-        return _HERE.get().get(id(self)) or Here()
+        here = _HERE.get().get(id(self)) or Here()
+        if all(scope in self.entered for scope in here.scopes or ()):
+            return here
+        return replace(here, scopes=self.still_on(here.scopes))
+
+    @here.setter
+    def here(self, here: Here) -> None:
+        others = {number: other for number, other in _HERE.get().items() if number != id(self)}
+        _HERE.set(others if here == Here() else others | {id(self): here})
+
+    def still_on(self, scopes: tuple[Scope, ...] | None) -> tuple[Scope, ...] | None:
+        """What a context has of the patches that it had: some may have been left elsewhere, or before their turn."""
+        return tuple(scope for scope in scopes if scope in self.entered) or scopes[0].rest if scopes else scopes
 
     @contextmanager
     def holding(self, **changes: Any) -> Iterator[None]:
         """Within it ``changes`` hold in this context."""
-        token = _HERE.set({**_HERE.get(), id(self): replace(self.here, **changes)})
+        before = self.here
+        self.here = replace(before, **changes)
         try:
             yield
         finally:
-            _HERE.reset(token)
+            self.here = before
 
     @contextmanager
     def patched(self, patch: Patch) -> Iterator[None]:
-        """Put ``patch`` on the model for this context; on leaving, also by an exception, all is as it was."""
-        scope = Scope(patch)
-        scopes = (*(self.here.scopes or ()), scope)
-        with self.exchanged(scope, patch.weights()), self.hooked(), self.opened(scopes), self.holding(scopes=scopes):
-            yield
+        """Put ``patch`` on the model for this context.
 
-    @contextmanager
-    def opened(self, scopes: tuple[Scope, ...]) -> Iterator[None]:
-        """Have raw calls of threads without a context of their own find ``scopes``."""
-        with self.lock:
-            before = self.open.get(scopes[0])
-            self.open[scopes[0]] = scopes
-        try:
-            yield
-        finally:
+        Leaving, by an exception, too, takes this one off, in whatever order and context; then all is as it was.
+        """
+        before = self.here.scopes
+        scope = Scope(patch, before[0].rest if before else before)
+        with self.exchanged(scope, patch.weights()), self.hooked():
             with self.lock:
-                if before is None:
-                    del self.open[scopes[0]]
-                else:
-                    self.open[scopes[0]] = before
+                self.entered[scope] = (*(before or ()), scope)
+            self.here = replace(self.here, scopes=self.entered[scope])
+            try:
+                yield
+            finally:
+                with self.lock:
+                    del self.entered[scope]
+                self.here = self.here  # which is without it now
+
+    @property
+    def open(self) -> dict[Scope, tuple[Scope, ...]]:
+        """The patches of each context that has some, by the last of them: raw calls from elsewhere may go by them."""
+        below = {scope for scopes in self.entered.values() for scope in scopes[:-1]}
+        last = (scope for scope in self.entered if scope not in below)
+        return {scope: self.still_on(self.entered[scope]) or () for scope in last}
 
     def asked_for(self) -> tuple[Scope, ...]:
         """The patches that act in a call that begins here.
