@@ -176,6 +176,15 @@ def test_raw_calls_of_what_was_encoded_elsewhere(edited, alone):
         assert found == alone[:1]
 
 
+def test_a_raw_call_does_not_meet_an_answer_that_another_thread_is_given(edited):
+    """While that thread has the patch on for it, as ``EditableVLM.generate`` does."""
+    vlm = edited.vlm
+    batch = vlm.encode(ASKED[:1], padding_side="left")
+    plain = raw(edited, batch)
+    with ThreadPoolExecutor(1) as other, vlm.unpatched(), vlm.patched(edited.patch):
+        assert other.submit(raw, edited, batch).result() == plain
+
+
 def test_which_edits_fired_comes_back_with_each_answer(edited):
     with edited.vlm.patched(edited.patch):
         both = edited.vlm.answers(ASKED[:2])

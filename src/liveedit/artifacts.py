@@ -141,8 +141,9 @@ def draft(path: str | Path) -> Iterator[Path]:
     if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
         raise PermissionError(errno.EACCES, "it is read-only, or no file")
     sweep(file.parent)
-    part = file.parent / f"{DRAFT}{token_hex(4)}"
+    part = file.parent / f"{DRAFT}{token_hex(4)}" / file.name
     try:
+        part.parent.mkdir()  # in which who writes to the file may leave one of his own, as safetensors does if killed
         part.open("xb").close()
         mode = stat.S_IMODE((file if file.exists() else part).stat().st_mode)
         yield part
@@ -151,8 +152,7 @@ def draft(path: str | Path) -> Iterator[Path]:
         part.replace(file)
         sync(file.parent)
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        shutil.rmtree(part.parent, ignore_errors=True)
 
 
 def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False) -> Path:
@@ -248,9 +248,10 @@ def marked(file: Path) -> bool:
 
 def discard(folder: Path) -> None:
     """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it empty; never fails."""
+    sweep(folder, age=0)
     with suppress(OSError):
         for file in list(folder.iterdir()):
-            if file.is_file() and (DRAFTS.fullmatch(file.name) or (file.suffix == ".safetensors" and marked(file))):
+            if file.is_file() and file.suffix == ".safetensors" and marked(file):
                 file.unlink()
         folder.rmdir()
 

@@ -205,9 +205,12 @@ class Attachment:
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
-        """The patches of each context that has some, by the last of them: raw calls from elsewhere may go by them."""
+        """The patches of each context that has some, by the last of them: raw calls from elsewhere may go by them.
+
+        Not by those put on within ``unpatched``, as for an answer of one caller, or an edit that is being made.
+        """
         below = {scope for scopes in self.entered.values() for scope in scopes[:-1]}
-        last = (scope for scope in self.entered if scope not in below)
+        last = (scope for scope in self.entered if scope not in below and self.entered[scope][0].rest is None)
         return {scope: self.still_on(self.entered[scope]) or () for scope in last}
 
     def asked_for(self) -> tuple[Scope, ...]:
