@@ -84,9 +84,11 @@ class EditableVLM:
     """A VLM whose answers can be corrected. The model's own weights never change; the edits are a value beside it.
 
     ``opens_with`` says what :func:`load` was given, as far as the edits depend on it; a folder of edits remembers it.
+    Raises what :meth:`VLM.check_answers` raises.
     """
 
     def __init__(self, vlm: VLM, editor: Editor) -> None:
+        vlm.check_answers()
         self.vlm, self.editor = vlm, editor
         self.patch: Patch = editor.empty()
         self.opens_with: dict[str, str] = {}

@@ -8,6 +8,8 @@ import transformers
 from torch import nn
 from transformers import LlamaModel, LlavaModel
 
+from liveedit.editable import EditableVLM
+from liveedit.editors import new_editor
 from liveedit.errors import UnsupportedModel
 from liveedit.models.calls import CACHE, TESTED
 from liveedit.models.tiny import tiny
@@ -43,6 +45,14 @@ def test_what_loading_takes(folder, monkeypatch):
     VLM.load(folder)
     assert len(lengths) == 1 + 13  # a look at what goes into it first, and of the rest two that take half of it
     assert lengths.count(1) == 4
+
+
+def test_a_model_that_was_not_loaded_here_is_looked_at_before_it_is_edited(monkeypatch):
+    vlm = tiny("llava")
+    editor = new_editor(vlm, "grace")
+    handing_on(monkeypatch, lambda kwargs: kwargs | {"attention_mask": None})
+    with pytest.raises(UnsupportedModel, match="cannot be edited"):
+        EditableVLM(vlm, editor)
 
 
 def test_a_cache_by_another_name_is_noticed(folder, monkeypatch):

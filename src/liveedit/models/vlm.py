@@ -106,6 +106,7 @@ class VLM(Encoder, metaclass=Family):
         self.attachment = Attachment(self)
         self.fingerprints: dict[tuple[Any, ...], str] = {}
         self.unquantised: Callable[[], VLM] | None = None
+        self.probed = False
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to the calls under way. Raises :class:`BadInput` while the model is patched."""
@@ -212,11 +213,15 @@ class VLM(Encoder, metaclass=Family):
         :class:`BadInput` if that comes of weights that are no finite numbers.
 
         A cache, a mask or positions that another version of transformers hands from one part of a model to another by
-        other names come to light so. :meth:`load` does it for every model. It takes twelve forward passes over one
-        small image or short texts, four of them over a single token, and two looks at the image.
+        other names come to light so. It is done once for every model, when it is loaded or, if it was not, first to be
+        edited. It takes twelve forward passes over one small image or short texts, four of them over a single token,
+        and two looks at the image.
         """
+        if self.probed:
+            return
         try:
-            probe(self, LOADING)
+            with self.unpatched():
+                probe(self, LOADING)
         except Exception as error:  # a model may fail in any way
             here = (weight for weight in self.model.parameters() if not weight.is_meta)
             if not all(weight.isfinite().all() for weight in here if weight.is_floating_point()):
@@ -225,6 +230,7 @@ class VLM(Encoder, metaclass=Family):
             versions = f"with transformers {transformers.__version__} ({TESTED} was tested)"
             kind = self.model.config.model_type
             raise UnsupportedModel(f"models of type '{kind}' cannot be edited {versions}: {one_line(error)}") from error
+        self.probed = True
 
     @classmethod
     def load_processor(cls, source: str) -> Any:
