@@ -16,7 +16,7 @@ import huggingface_hub
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from liveedit.editors import load_editor, new_editor
@@ -322,6 +322,42 @@ def test_batches_and_draws_depend_on_the_seed_and_the_step(vlm, tmp_path):
     assert all(len({*batch}) == 4 for batch in one.batches)
     assert len({tuple(batch) for batch in one.batches + other.batches}) == 8
     assert len({*one.draws, *other.draws}) == 8
+
+
+# Diverging
+
+
+def test_a_loss_that_is_no_number_ends_the_training(vlm, tmp_path):
+    told, gradients = [], (1.0, 1.0, 1e308)  # the last beyond float32
+    with pytest.raises(BadInput, match=r"^the loss of step 3 is no finite number: lower lr or set clip.*folder$"):
+        trained_number(vlm, tmp_path, gradients, lambda *at: told.append(at), steps=9, checkpoint_every=1)
+    assert told[-1] == ("training", 3)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000002"]
+    assert not {"config.json", "editor.safetensors"} & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("plan", [{"steps": 1}, {"steps": 9, "checkpoint_every": 1}])
+def test_a_weight_that_is_no_number_ends_the_training(vlm, tmp_path, plan):
+    with pytest.raises(BadInput, match=r"^a weight after step 1 is no finite number: lower lr"):
+        trained_number(vlm, tmp_path, lr=1e39, **plan)
+    assert not {"checkpoints", "config.json", "editor.safetensors"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_training_that_has_diverged_already_leaves_no_editor(vlm, tmp_path):
+    trained_number(vlm, tmp_path, steps=1)
+    for name in ("config.json", "editor.safetensors"):
+        (tmp_path / name).unlink()
+    file = tmp_path / "checkpoints" / "step-0000001" / "model.safetensors"
+    save_file({name: value * torch.nan for name, value in load_file(file).items()}, file)
+    with pytest.raises(BadInput, match="a weight after step 1 is no finite number"):
+        trained_number(vlm, tmp_path, steps=1)
+    assert not (tmp_path / "editor.safetensors").exists()
+
+
+def test_a_rate_at_which_nothing_is_learnt(vlm, method, tmp_path):
+    with pytest.raises(BadInput, match=r"(loss of|weight after) step \d is no finite number"):
+        train(fresh(vlm, method), CASES, TrainConfig(steps=9, batch_size=4, lr=1e30), tmp_path)
+    assert not (tmp_path / "editor.safetensors").exists()
 
 
 # Stopping

@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -70,13 +71,17 @@ class TrainConfig:
     cache: bool = True
 
 
+Draws = Annotated[int, Interval(ge=1, le=100)]
+"""With how many seeds cases are drawn: all are in memory, some 150 MB a seed of emblem."""
+
+
 @dataclass(frozen=True)
 class TrainFile:
     """What a file of settings holds: the editor's, the training's, and with how many seeds its cases are drawn."""
 
     editor: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    cases: Count = 1
+    cases: Draws = 1
 
 
 class _Loss(nn.Module):
@@ -99,8 +104,8 @@ def train(
     ``folder`` also gets the checkpoints, the hidden states and the TensorBoard log. If it holds some of the same run,
     training goes on from there. Raises :class:`Mismatch` if they belong to another configuration or model,
     :class:`BadInput` for settings out of range, fewer cases than one batch takes, a folder that holds other things,
-    damaged files and images that cannot be read, :class:`StorageError` where a disk fails. An interrupt,
-    ``KeyboardInterrupt``, says where the run stopped.
+    damaged files, images that cannot be read, and once a loss or weight is no finite number; :class:`StorageError`
+    where a disk fails. An interrupt, ``KeyboardInterrupt``, says where the run stopped.
     """
     check(config, "training.")
     folder = expanded(folder)
@@ -137,17 +142,32 @@ def train(
             scheduler.step()
             done = step + 1
             _report(accelerator, done, config, total, terms, tell)
+            if _any(accelerator, not bool(total.isfinite())):
+                raise _diverged(f"the loss of step {done:,}")
             stopped = done if done < config.steps and _any(accelerator, interrupted()) else None
             if done % config.checkpoint_every == 0 or done == config.steps or stopped:
+                _check_weights(editor, done)
                 _checkpoint(accelerator, folder, done, scheduler)
             if stopped:
                 break
         accelerator.end_training()
     if stopped:
         raise KeyboardInterrupt(f"stopped at step {stopped:,} of {config.steps:,}; {GOES_ON}")
+    _check_weights(editor, config.steps)
     if accelerator.is_main_process:
         editor.save_pretrained(folder)
     return folder
+
+
+def _check_weights(editor: TrainableEditor, step: int) -> None:
+    """Raise :class:`BadInput` where a weight, which all processes have alike, is no finite number after ``step``."""
+    if not all(bool(weight.isfinite().all()) for weight in editor.networks().parameters()):
+        raise _diverged(f"a weight after step {step:,}")
+
+
+def _diverged(what: str) -> BadInput:
+    """The error for a training from which nothing can come any more."""
+    return BadInput(f"{what} is no finite number: lower lr or set clip, and train in a new folder")
 
 
 @contextmanager
