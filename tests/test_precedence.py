@@ -1,5 +1,8 @@
 """The owner's last word holds, for every editor that ships: a fact edited again, taken back, and in conflict."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -8,6 +11,7 @@ from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor
 from liveedit.editors.pool import PoolEditor
+from liveedit.listing import Listing
 
 QUESTION = "What is the country with this flag?"
 FLAG, OTHER_HAND = (Emblem().drawing(hand, "flag-jp") for hand in ("twemoji", "circle-flags"))
@@ -80,6 +84,29 @@ def test_white_space_and_case_make_no_other_question(model):
     model.edit(to("Canada"))
     model.edit(Query(f"  {QUESTION.upper()} ", "Brazil", FLAG))
     assert [edit.target for edit in model.edits] == ["Brazil"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "listed"), [(-2, 0, 0), (1, -1, -1), (np.int64(1), 1, -1), (None, None, None)]
+)
+def test_a_place_is_the_same_from_either_end(embedded_vlm, tmp_path, one, other, listed):
+    both = [OTHER_HAND, FLAG]
+    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
+    model.edit(Query(QUESTION, "Canada", both, about=one))
+    [newest] = model.edit(Query(QUESTION, "Brazil", both, about=other))
+    assert model.edits == (newest,)
+    assert newest.about == listed
+    model.edit(Query(QUESTION, "Peru", both, about=None if listed is not None else 0))
+    assert len(model.edits) == 2
+    model.save(tmp_path / "pool")
+    assert Listing.read(tmp_path / "pool").edits == tuple(replace(edit, superseded_by="") for edit in model.history)
+
+
+@pytest.mark.parametrize("about", [0, -1, None])
+def test_of_a_single_image_there_is_one_place(embedded_vlm, about):
+    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
+    [edit] = model.edit(Query(QUESTION, "Canada", FLAG, about=about))
+    assert edit.about == -1
 
 
 def test_an_edit_about_another_image_supersedes_nothing(model):

@@ -35,7 +35,8 @@ def test_a_place_without_an_image_is_refused(about):
 def test_a_place_of_another_type_is_refused():
     with pytest.raises(BadInput, match="`about` is the place of an image, not str: count from 0"):
         Query("?", image="a.png", about="first")
-    assert Query("?", image=["a.png", "b.png"], about=np.int64(0)).asked == ("a.png",)
+    place = Query("?", image=["a.png", "b.png"], about=np.int64(0))
+    assert (place.asked, type(place.about)) == (("a.png",), int)
 
 
 def test_all_queries_of_a_case():

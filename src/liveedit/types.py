@@ -53,6 +53,8 @@ class Query:
         if self.about is not None and not isinstance(self.about, Integral):
             kind = type(self.about).__name__
             raise BadInput(f"`about` is the place of an image, not {kind}: count from 0, or say None for all")
+        if self.about is not None:
+            object.__setattr__(self, "about", int(self.about))  # of NumPy's numbers, which JSON does not have
         count = len(self.images)
         if self.about is not None and count and not -count <= self.about < count:
             raise BadInput(f"no image {self.about} among {count}: `about` counts them from 0, or is None for all")

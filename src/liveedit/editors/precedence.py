@@ -36,8 +36,13 @@ def asked(query: Query) -> int:
 
 
 def about(query: Query) -> int | None:
-    """Which of several images the query is about; of a single one there is nothing to say."""
-    return query.about if len(query.images) > 1 else -1
+    """Which of the images the query is about, each place in one form: counted from 0, but the last, or only, one -1."""
+    if len(query.images) < 2:
+        return -1
+    if query.about is None:
+        return None
+    place = query.about % len(query.images)
+    return -1 if place == len(query.images) - 1 else place
 
 
 def entries(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
