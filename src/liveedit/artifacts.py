@@ -36,6 +36,7 @@ __all__ = [
     "check_files",
     "check_folder",
     "check_new",
+    "check_open",
     "discard",
     "draft",
     "locked",
@@ -43,6 +44,7 @@ __all__ = [
     "new_folder",
     "place",
     "read_tensors",
+    "remedy",
     "said",
     "sweep",
     "sync",
@@ -67,7 +69,8 @@ STALE = 24 * 3600
 """Seconds after which a draft is taken for one that a kill left."""
 PATIENCE = 600
 """Seconds that one process waits for another."""
-REMEDY = "free some space, or choose another folder"
+FULL, CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What a disk says that has no room, and where one may not read or write."""
 
 log = logging.getLogger(__name__)
 
@@ -86,19 +89,43 @@ def place(path: str | Path) -> Path:
         found.exists()  # which fails where a name is too long, or a folder closed
         str(found).encode()  # safetensors opens no other names
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL
-        reason = getattr(error, "strerror", None) or error
-        raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): give another") from None
+        reason, advice = getattr(error, "strerror", None) or error, remedy(error, "give another")
+        raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): {advice}") from None
     return found
 
 
 @contextmanager
-def writing(target: str | Path, remedy: str = REMEDY) -> Iterator[None]:
-    """Turn what a disk says while ``target`` is written into one line. Raises :class:`StorageError`."""
+def writing(target: str | Path, advice: str = "") -> Iterator[None]:
+    """Turn what a disk says while ``target`` is written into one line, with a :func:`remedy` or ``advice``.
+
+    Raises :class:`StorageError`.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise StorageError(f"cannot write {target} ({reason}): {remedy}") from error
+        raise StorageError(f"cannot write {target} ({reason}): {advice or remedy(error)}") from error
+
+
+def remedy(error: Exception, otherwise: str = "choose another folder") -> str:
+    """What to do about what a disk said: make room, or have the place opened, or else ``otherwise``."""
+    told = re.search(r"os error ([0-9]+)", str(error))  # as safetensors has it
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    first = "free some space, or " if number in FULL else "check its permissions, or " if number in CLOSED else ""
+    return first + otherwise
+
+
+def check_open(path: Path) -> None:
+    """Raise :class:`StorageError` where a file or folder is there, but may not be read."""
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)
+            with suppress(FileNotFoundError):
+                (path / MANIFEST).lstat()  # a folder may show its list, and let nobody in
+        elif path.is_file():
+            path.open("rb").close()
+    except OSError as error:
+        raise StorageError(f"cannot read {path} ({error.strerror}): {remedy(error, 'give another')}") from None
 
 
 def check_new(out: str | Path) -> None:
@@ -108,14 +135,17 @@ def check_new(out: str | Path) -> None:
 
 
 def check_folder(folder: str | Path, listing: str) -> None:
-    """Raise :class:`BadInput` unless ``folder`` may be taken: not there, empty, or with the file ``listing``."""
+    """Raise :class:`BadInput` unless ``folder`` may be taken: not there, empty, or with the file ``listing``.
+
+    Raises :class:`StorageError` for one that may not be read.
+    """
     found = place(folder)
     if not found.exists():
         return
     if not found.is_dir():
         raise BadInput(f"{folder} is a file: give a folder")
-    with writing(folder):
-        strangers = sorted(path.name for path in found.iterdir() if not NOBODYS.fullmatch(path.name))
+    check_open(found)
+    strangers = sorted(path.name for path in found.iterdir() if not NOBODYS.fullmatch(path.name))
     if strangers and listing not in strangers:
         raise BadInput(f"{folder} holds other files ({strangers[0]}) and no {listing}: choose a new or empty folder")
 
@@ -260,15 +290,15 @@ def discard(folder: Path) -> None:
 
 
 @contextmanager
-def new_folder(out: str | Path, remedy: str = REMEDY) -> Iterator[Path]:
-    """A folder to write to, which is ``out`` once all is written; what fails leaves no trace.
+def new_folder(out: str | Path, advice: str = "") -> Iterator[Path]:
+    """A folder to write to, which is ``out`` once all is written; what fails leaves no trace. See :func:`writing`.
 
     Raises :class:`BadInput` where ``out`` is there already, :class:`StorageError` where writing fails.
     """
     check_new(out)
     target = place(out)
     part = target.parent / f"{DRAFT}{token_hex(4)}"
-    with writing(out, remedy):
+    with writing(out, advice):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             sweep(target.parent)

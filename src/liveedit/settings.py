@@ -61,7 +61,8 @@ def read_json(file: Path) -> Any:
         return json.loads(expanded(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "nested too deep"
-        raise BadInput(f"cannot read the settings in {file} ({reason}): give a file of JSON") from None
+        advice = "check its permissions" if isinstance(error, PermissionError) else "give a file of JSON"
+        raise BadInput(f"cannot read the settings in {file} ({reason}): {advice}") from None
 
 
 def read_settings(kind: type[Config], values: object, where: str) -> Config:

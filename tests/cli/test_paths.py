@@ -1,7 +1,11 @@
 """Paths in the home folder, as options and Python have them, where no shell spells ``~`` out."""
 
 import json
+import os
+import shutil
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from transformers.utils.logging import disable_progress_bar
@@ -110,6 +114,49 @@ def test_the_same_in_python(home):
     assert (failures("~/run"), len(terminal_tables("~/report"))) == ([], len(terminal_tables(home / "report")))
     train(edited.editor, cases, TrainConfig(steps=1, batch_size=2), "~/trained-here")
     assert {path.name for path in home.iterdir()} >= {"pool", "patch", "run", "report", "trained-here"}
+
+
+@pytest.fixture
+def closed(shelf, run):
+    """A command as a user runs it who may not enter the folder ``closed``, of any kind, nor look into ``list``."""
+    with TemporaryDirectory() as folder:
+        here = Path(folder)
+        here.chmod(0o755)
+        for name, mode in (("closed", 0), ("list", 0o644)):
+            shutil.copytree(shelf / "tiny", here / name)
+            (here / name).chmod(mode)
+
+        def closed(*words):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(here)
+                root = os.geteuid() == 0
+                if root:
+                    os.seteuid(65534)
+                try:
+                    return run(*words)
+                finally:
+                    if root:
+                        os.seteuid(0)
+
+        yield closed
+
+
+@pytest.mark.parametrize("name", ["closed", "list"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ask Q --model ./NAME", "ask Q --model ./NAME/below", "models check ./NAME", "ask Q --editor ./NAME",
+        "report NAME", "report NAME/below", "eval --out NAME/below", "train NAME", "train NAME/below",
+        "edits --pool NAME", "edit Q Brazil --pool NAME", "data add vlkeb --annotations NAME --images .",
+        "train new --config NAME/a.json",
+    ],
+)  # fmt: skip
+def test_what_is_closed_is_said_to_be(closed, words, name):
+    rc, out, err = closed(*words.replace("NAME", name).split())
+    assert (rc, out, err.count("\n")) == (1, "", 1), err
+    assert "Permission denied" in err
+    assert "check its permissions" in err
+    assert "free some space" not in err
 
 
 @pytest.mark.parametrize("call", [liveedit.load, VLM.load, read_records, read_json])

@@ -1,6 +1,5 @@
 """The command line: one file a group of commands, nothing heavy imported before a command runs."""
 
-import errno
 import os
 import sys
 from typing import Any
@@ -65,9 +64,11 @@ def main() -> None:
     except LiveEditError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        from liveedit.artifacts import CLOSED, FULL, remedy
+
+        if error.errno not in (*CLOSED, *FULL):
             raise
-        _fail(f"{error}: free some space or choose another folder")
+        _fail(f"{error}: {remedy(error)}")
 
 
 def _fail(message: str) -> None:

@@ -156,6 +156,6 @@ def _listed(name: str, result: "Check") -> Path:
     from liveedit.data.places import home
 
     file = home() / f"{name}-problems.txt"
-    with writing(file, "free some space or set LIVEEDIT_HOME"), draft(file) as part:
+    with writing(file, "free some space, or set LIVEEDIT_HOME elsewhere"), draft(file) as part:
         part.write_text("".join(line + "\n" for line in result.problems), encoding="utf-8")
     return file

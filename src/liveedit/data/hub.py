@@ -52,7 +52,7 @@ def _unpack(archive: Path) -> None:
     if folder.exists():
         return
     try:
-        with new_folder(folder, "free some space or set LIVEEDIT_HOME") as part:
+        with new_folder(folder, "free some space, or set LIVEEDIT_HOME elsewhere") as part:
             if archive.suffix == ".zip":
                 with zipfile.ZipFile(archive) as packed:
                     packed.extractall(part)

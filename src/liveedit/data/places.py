@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liveedit.artifacts import draft, writing
+from liveedit.artifacts import check_open, draft, writing
 from liveedit.data.annotations import Annotation, read
 from liveedit.data.sources import Role, Source, source
 from liveedit.errors import BadInput, StorageError
@@ -66,7 +66,7 @@ def add_place(name: str, found: Place) -> None:
         for name, row in (places() | {name: found}).items()
     }
     file = home() / "data.json"
-    with writing(file, "free some space or set LIVEEDIT_HOME"), draft(file) as part:
+    with writing(file, "free some space, or set LIVEEDIT_HOME elsewhere"), draft(file) as part:
         part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
@@ -77,6 +77,7 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Plac
     """
     annotations, images = [expanded(path) for path in annotations], expanded(images)
     for path in (*annotations, images):
+        check_open(path)
         if not path.exists():
             raise BadInput(f"there is nothing at {path}: check the path")
     if not images.is_dir():

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from liveedit.artifacts import check_open
 from liveedit.errors import BadInput
 from liveedit.registry import resolve
 from liveedit.types import expanded
@@ -88,6 +89,7 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
 
 def _loaded(vlm: "VLM", source: str | Path) -> "Editor":
     folder = expanded(source)
+    check_open(folder)
     if not folder.is_dir() and "/" in str(source):
         folder = _download(str(source))
     elif not folder.is_dir():

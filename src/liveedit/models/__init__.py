@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from liveedit.artifacts import check_open
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.registry import resolve
 from liveedit.types import expanded
@@ -154,6 +155,7 @@ def checkpoint(path: str | Path) -> str:
     Raises :class:`BadInput` for what can only be a folder and is not there, without asking the network.
     """
     folder, text = expanded(path), str(path)
+    check_open(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BadInput(f"{path} holds no config.json: give the folder of a Hugging Face checkpoint")

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from liveedit.artifacts import check_open
 from liveedit.errors import BadInput, StorageError
 from liveedit.types import Record, expanded
 
@@ -98,6 +99,7 @@ def failures(path: str | Path) -> list[str]:
 
 
 def _record_files(path: Path) -> list[Path]:
+    check_open(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
