@@ -152,6 +152,101 @@ def step(vlm, inputs, cache):
     return vlm.model(**inputs, **{CACHE: cache}).logits[:, -1:].argmax(-1)
 
 
+def written(vlm, tokens, mask, cache, count=4):
+    """What a loop of the caller's own writes for each row behind a cache, ``tokens`` (B, 1) included."""
+    found = [tokens]
+    for _ in range(count):
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        found.append(step(vlm, {"input_ids": found[-1], "attention_mask": mask}, cache))
+    return torch.cat(found, 1)
+
+
+def begun(vlm, batch):
+    """The first tokens (B, 1) that follow a batch, its mask, and the cache behind which it goes on."""
+    cache = DynamicCache(config=vlm.model.config.get_text_config())
+    return step(vlm, batch.inputs, cache), batch.inputs["attention_mask"], cache
+
+
+def rowwise(edited, moves):
+    """What is written behind a cache whose rows ``moves`` has exchanged, and what each row writes where it was."""
+
+    def ask(batch):
+        vlm = edited.vlm
+        where = written(vlm, *begun(vlm, batch))
+        tokens, mask, cache = begun(vlm, batch)
+        rows = torch.arange(len(batch))
+        for name, given, order in moves:
+            getattr(cache, name)(given)
+            rows = order(rows)
+        return written(vlm, tokens[rows], mask[rows], cache), where[rows]
+
+    return within(edited, ask)
+
+
+def by(*rows):
+    """How a method of caches that takes an index exchanges rows."""
+    index = torch.tensor(rows)
+    return index, lambda before: before[index]
+
+
+TWICE = ("batch_repeat_interleave", 2, lambda rows: rows.repeat_interleave(2))
+ORDERS = {
+    "reordered": [("reorder_cache", *by(1, 0))],
+    "one behind both": [("reorder_cache", *by(1, 1))],
+    "selected": [("batch_select_indices", *by(1))],
+    "selected by a mask": [("batch_select_indices", *by(False, True))],
+    "repeated": [TWICE],
+    "repeated and selected": [TWICE, ("batch_select_indices", *by(3, 0, 1)), ("reorder_cache", *by(2, 0, 1))],
+}
+
+
+@pytest.mark.parametrize("moves", ORDERS.values(), ids=ORDERS)
+def test_what_belongs_to_a_row_follows_it(edited, moves):
+    """Through whatever loops do with the rows of a cache."""
+    found = rowwise(edited, moves)
+    if edited.editor.name == "recipe":
+        assert "ask by VLM.generate" in found
+    else:
+        assert found[0].tolist() == found[1].tolist()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_tokens_of_the_prompt_read_again_behind_a_cache_that_was_cut(edited, count):
+    """They give what they gave, in rows that were exchanged, too."""
+
+    def ask(batch):
+        vlm, ids = edited.vlm, batch.inputs["input_ids"]
+        first, mask, cache = begun(vlm, batch)
+        expected = written(vlm, first, mask, cache)[[1, 0]]
+        first, mask, cache = begun(vlm, batch)
+        cache.reorder_cache(torch.tensor([1, 0]))
+        cache.crop(-count)
+        ids, mask = ids[[1, 0]], mask[[1, 0]]
+        for place in range(ids.shape[1] - count, ids.shape[1]):
+            given = {"input_ids": ids[:, place : place + 1], "attention_mask": mask[:, : place + 1]}
+            first = step(vlm, given, cache)
+        return written(vlm, first, mask, cache), expected
+
+    found = within(edited, ask)
+    if edited.editor.name == "recipe":
+        assert "ask by VLM.generate" in found
+    else:
+        assert found[0].tolist() == found[1].tolist()
+
+
+def test_other_tokens_behind_a_cache_that_was_cut_are_another_prompt(edited):
+    def ask(batch):
+        _, mask, cache = begun(edited.vlm, batch)
+        cache.crop(-1)
+        return step(edited.vlm, {"input_ids": batch.inputs["input_ids"][:, :1], "attention_mask": mask}, cache)
+
+    found = within(edited, ask)
+    if edited.patch.weights() and edited.editor.name != "lte":
+        assert found.shape == (2, 1)
+    else:
+        assert ("ask by VLM.generate" if edited.editor.name == "recipe" else "make another prompt") in found
+
+
 def test_two_requests_each_begun_inside_the_other(edited, alone):
     vlm = edited.vlm
 

@@ -92,32 +92,11 @@ class GracePatch(BankPatch):
         return made
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
-        """See :meth:`Patch.bind`. Decoded tokens follow from the prompt's last one, and are left alone."""
+        """See :meth:`Patch.bind`. The sites are what the network takes and what it adds to the stream."""
         if not len(self):
             return {}
-        found, decoded = list[Tensor](), list[bool]()
-        places = last_prompt_tokens(batch)
-
-        def look(x: Tensor) -> Tensor:
-            if found:
-                decoded.append(True)
-            else:
-                entry = self.nearest(x[torch.arange(len(x)), places].float())
-                batch.fired[self] = [[(number, 1.0)] if number >= 0 else [] for number in entry.tolist()]
-                found.append(entry)
-            return x
-
-        def replace(output: Tensor) -> Tensor:
-            if decoded:
-                return output
-            [entry] = found
-            rows = (entry >= 0).nonzero()[:, 0]
-            if not len(rows):
-                return output
-            values = self.bank["value"][entry[rows]].to(output.dtype)
-            return output.index_put((rows, places[rows]), values)
-
-        return {self.editor.place.reads: look, self.editor.place.writes: replace}
+        work = Lookup(self, batch)
+        return {self.editor.place.reads: work.look, self.editor.place.writes: work.write}
 
     def nearest(self, x: Tensor) -> Tensor:
         """The entry (B,) that each ``x`` (B, D) is within the radius of, -1 for none."""
@@ -127,6 +106,47 @@ class GracePatch(BankPatch):
         near = self.taking_part((distance <= radii) & (radii >= 0))
         least, entry = distance.masked_fill(~near, torch.inf).min(1)
         return torch.where(least < torch.inf, entry, -1)
+
+
+class Lookup:
+    """A patch at work on one batch: finds each row's entry, and writes its value at the row's last prompt token.
+
+    Decoded tokens follow from that one, and are left alone. ``start`` tokens of the rows stand before those of a call.
+    """
+
+    def __init__(self, patch: GracePatch, batch: Batch) -> None:
+        self.patch, self.batch, self.places = patch, batch, last_prompt_tokens(batch)
+        self.entry: Tensor | None = None
+        self.start = 0
+
+    def look(self, x: Tensor) -> Tensor:
+        """Find on the prompts (B, T, D) the entry that each row is within the radius of."""
+        if self.entry is None:
+            self.entry = self.patch.nearest(x[torch.arange(len(x)), self.places].float())
+            self.batch.fired[self.patch] = [[(entry, 1.0)] if entry >= 0 else [] for entry in self.entry.tolist()]
+        return x
+
+    def write(self, output: Tensor) -> Tensor:
+        """The output (B, T', D) with the values; the very same object where no last prompt token of such a row is."""
+        assert self.entry is not None
+        places = self.places - self.start
+        here = (places >= 0) & (places < output.shape[1])
+        rows = (here & (self.entry >= 0)).nonzero()[:, 0]
+        if not len(rows):
+            return output
+        values = self.patch.bank["value"][self.entry[rows]].to(output.dtype)
+        return output.index_put((rows, places[rows]), values)
+
+    def rewind(self, length: int) -> None:
+        """Go on behind the first ``length`` tokens of the rows."""
+        self.start = length
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on behind other rows: row i behind row ``rows[i]``."""
+        rows = rows.to(self.places.device)
+        self.places = self.places[rows]
+        if self.entry is not None:
+            self.entry = self.entry[rows]
 
 
 class GRACE(PoolEditor):

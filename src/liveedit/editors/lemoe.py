@@ -91,22 +91,8 @@ class LEMoEPatch(ValuesPatch):
         """See :meth:`Patch.bind`. The prompt chooses the expert, for the decoded tokens too."""
         if not len(self):
             return {}
-        tokens, taken = prompt_tokens(batch), list[Tensor]()
-        chosen: list[tuple[Tensor, list[Tensor]]] = []
-
-        def take(x: Tensor) -> Tensor:
-            if not chosen:
-                weight, expert = self.route(mean(x.float(), tokens))
-                batch.fired[self] = self.members(weight, expert)
-                chosen.append((weight[:, None, None], [self.values[name][expert] for name in MATRICES]))
-            taken[:] = [x.float()]
-            return x
-
-        def add(output: Tensor) -> Tensor:
-            weight, matrices = chosen[0]
-            return output + (weight * run(taken[0], *matrices)).to(output.dtype)
-
-        return {self.editor.place.reads: take, self.editor.place.writes: add}
+        work = Meeting(self, batch)
+        return {self.editor.place.reads: work.take, self.editor.place.writes: work.add}
 
     def route(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and number (B,) of the expert that each query of mean ``e`` (B, D) meets."""
@@ -127,6 +113,37 @@ class LEMoEPatch(ValuesPatch):
         found = [Spans(*((int(start), int(stop)) for start, stop in row)) for row in spans.tolist()]
         extra = {name.removeprefix(EXTRA): value for name, value in self.values.items() if name.startswith(EXTRA)}
         return HiddenBatch(hidden, mask, labels, found, self.values.get("open.positions"), extra).rows()
+
+
+class Meeting:
+    """A patch at work on one batch: the prompts choose each row's expert, which acts on all tokens."""
+
+    def __init__(self, patch: LEMoEPatch, batch: Batch) -> None:
+        self.patch, self.batch, self.tokens = patch, batch, prompt_tokens(batch)
+        self.taken = torch.empty(0)
+        self.chosen: tuple[Tensor, Tensor] | None = None
+
+    def take(self, x: Tensor) -> Tensor:
+        """Keep what the network takes (B, T', D); of the prompts find weight and number of the experts."""
+        self.taken = x.float()
+        if self.chosen is None:
+            weight, expert = self.chosen = self.patch.route(mean(self.taken, self.tokens))
+            self.batch.fired[self.patch] = self.patch.members(weight, expert)
+        return x
+
+    def add(self, output: Tensor) -> Tensor:
+        """The output (B, T', D) with what each row's expert adds."""
+        assert self.chosen is not None
+        weight, expert = self.chosen
+        matrices = [self.patch.values[name][expert] for name in MATRICES]
+        return output + (weight[:, None, None] * run(self.taken, *matrices)).to(output.dtype)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on behind other rows: row i behind row ``rows[i]``."""
+        if self.chosen is not None:
+            weight, expert = self.chosen
+            rows = rows.to(expert.device)
+            self.chosen = weight[rows], expert[rows]
 
 
 class LEMoE(Editor):

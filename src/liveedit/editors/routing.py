@@ -13,7 +13,7 @@ from torch import Tensor
 from liveedit.editors.bank import Bank
 from liveedit.editors.nets import image_and_prompt, own_similarity, residual, similarity, soft_routing
 from liveedit.editors.pool import BankPatch
-from liveedit.models.batch import Batch, Spans
+from liveedit.models.batch import Batch, Spans, going_on
 from liveedit.models.patch import SiteFn
 
 if TYPE_CHECKING:
@@ -94,23 +94,23 @@ class LiveEditPatch(BankPatch):
 class Execution:
     """A patch at work on one batch: called with the edit layer's output for the prompt, then for each decoded token.
 
-    The first call decides which experts act on which row; all others go by it.
+    The first call decides which experts act on which row; all others go by it, ``start`` tokens behind its first.
     """
 
     def __init__(self, patch: LiveEditPatch, batch: Batch) -> None:
         self.patch, self.batch, self.spans = patch, batch, batch.spans
         self.rows: Tensor | None = None
+        self.start = 0
 
     def __call__(self, output: Tensor) -> Tensor:
         """The output (B, T', D) with the residuals; the very same object if no row keeps an expert."""
-        prefill = self.rows is None
         rows = self.choose(output) if self.rows is None else self.rows
         if not len(rows):
             return output
         with torch.no_grad():
             change = self.change(output[rows])
-            if prefill and self.patch.editor.config.positions == "answer":
-                change *= reach([self.spans[row] for row in rows.tolist()], change)
+            if self.patch.editor.config.positions == "answer":
+                change *= reach([self.spans[row] for row in rows.tolist()], change, self.start)
         return output.index_add(0, rows, change.to(output.dtype))
 
     def choose(self, output: Tensor) -> Tensor:
@@ -123,6 +123,18 @@ class Execution:
         self.rows = kept.nonzero()[:, 0]
         self.experts, self.weights = experts[self.rows], weights[self.rows]
         return self.rows
+
+    def rewind(self, length: int) -> None:
+        """Go on behind the first ``length`` tokens of the rows."""
+        self.start = length
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on behind other rows: row i behind row ``rows[i]``."""
+        if self.rows is not None:
+            kept, before = going_on(self.rows.tolist(), rows)
+            self.rows = torch.tensor(kept, dtype=torch.long, device=self.rows.device)
+            self.experts, self.weights = self.experts[before], self.weights[before]
+            self.spans = [self.spans[row] for row in rows.tolist()]
 
     def change(self, hidden: Tensor) -> Tensor:
         """Eq. 6 without h, for the rows that keep an expert: Σ w ρ(LN(h) Uᵀ) V, (B', T', D)."""
@@ -140,7 +152,10 @@ def pictured(span: Spans) -> bool:
     return span.image[0] < span.image[1]
 
 
-def reach(spans: Sequence[Spans], like: Tensor) -> Tensor:
-    """1 from the last prompt token on and 0 before, (B, T, 1) for residuals ``like`` (B, T, D)."""
-    first = torch.tensor([span.prompt[1] - 1 for span in spans], device=like.device)
+def reach(spans: Sequence[Spans], like: Tensor, start: int = 0) -> Tensor:
+    """1 from the last prompt token on and 0 before, (B, T, 1) for residuals ``like`` (B, T, D).
+
+    The first of these are of the token ``start`` of the rows.
+    """
+    first = torch.tensor([span.prompt[1] - 1 - start for span in spans], device=like.device)
     return (torch.arange(like.shape[1], device=like.device) >= first[:, None]).to(like.dtype)[..., None]

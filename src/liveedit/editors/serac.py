@@ -61,7 +61,7 @@ from liveedit.editors.metric import EditSide, MetricExtractor
 from liveedit.editors.nets import Part, image_and_prompt, own_similarity, similarity
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint
-from liveedit.models.batch import Batch, HiddenBatch, Spans
+from liveedit.models.batch import Batch, HiddenBatch, Spans, going_on
 from liveedit.models.calls import CACHE
 from liveedit.models.patch import INPUT, SiteFn
 from liveedit.models.streams import apart_at_first
@@ -171,8 +171,8 @@ class Answering:
         self.rows: list[int] | None = None
         self.edits: list[int] = []
         self.mask = torch.empty(0)
-        self.told = 0
-        """How many tokens of edits stand before those of the rows."""
+        self.told = self.length = 0
+        """How many tokens of edits h has read, and how many of the rows after these."""
         self.cache = transformers.DynamicCache()
 
     def read(self, x: Tensor) -> Tensor:
@@ -198,28 +198,27 @@ class Answering:
         editor = self.patch.editor
         device = editor.device
         x = self.newest[self.rows].to(device).float()
-        skip = 0
-        if not len(self.mask):
+        before, self.length = self.length, self.length + x.shape[1]
+        if not before:
             text, real = editor.texts(self.patch.bank["tokens"][self.edits])
-            x, skip = torch.cat([text, x], 1), text.shape[1]
-            self.told = skip
+            x, self.told = torch.cat([text, x], 1), text.shape[1]
             self.mask = torch.cat([real, self.batch.inputs["attention_mask"][self.rows].to(real)], 1)
-        else:
-            self.mask = nn.functional.pad(self.mask, (0, x.shape[1]), value=1)
-        states = editor.counterfactual(x, self.mask, self.cache)[:, skip:]
+        stop = self.told + self.length
+        self.mask = nn.functional.pad(self.mask, (0, max(0, stop - self.mask.shape[1])), value=1)
+        states = editor.counterfactual(x, self.mask[:, :stop], self.cache)[:, -self.newest.shape[1] :]
         return output.index_copy(0, torch.tensor(self.rows, device=output.device), states.to(output))
 
     def rewind(self, length: int) -> None:
         """Go on behind the first ``length`` tokens of the rows."""
-        if surplus := self.mask.shape[-1] - self.told - length if self.rows else 0:
-            self.mask = self.mask[:, : self.told + length]
-            self.cache.crop(-surplus)
+        if self.rows and self.length > length:
+            self.cache.crop(length - self.length)
+            self.length = length
 
     def reorder(self, rows: Tensor) -> None:
-        """Go on behind other rows: row i behind row ``rows[i]``, which belongs to the same edit."""
+        """Go on behind other rows: row i behind row ``rows[i]``."""
         if self.rows:
-            place = {row: number for number, row in enumerate(self.rows)}
-            chosen = torch.tensor([place[row] for row in rows[self.rows].tolist()], device=self.mask.device)
+            self.rows, before = going_on(self.rows, rows)
+            chosen = torch.tensor(before, dtype=torch.long, device=self.mask.device)
             self.mask = self.mask[chosen]
             self.cache.reorder_cache(chosen)
 

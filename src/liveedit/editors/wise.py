@@ -89,24 +89,8 @@ class WISEPatch(ValuesPatch):
         """See :meth:`Patch.bind`. The prompt chooses the memory, for the decoded tokens too."""
         if not len(self):
             return {}
-        tokens, taken = prompt_tokens(batch), list[Tensor]()
-        chosen: list[Tensor] = []
-
-        def take(A: Tensor) -> Tensor:
-            taken[:] = [A.float()]
-            if not chosen:
-                chosen.append(self.route(taken[0], tokens))
-            return A
-
-        def change(output: Tensor) -> Tensor:
-            for number, delta in enumerate(self.values["delta"]):
-                rows = (chosen[0] == number).nonzero()[:, 0]
-                if len(rows):
-                    side = output[rows] + (taken[0][rows] @ delta.T).to(output.dtype)
-                    output = output.index_put((rows,), side)
-            return output
-
-        return {self.editor.down + INPUT: take, self.editor.down: change}
+        work = Retrieval(self, batch)
+        return {self.editor.down + INPUT: work.take, self.editor.down: work.change}
 
     def route(self, A: Tensor, tokens: Tensor) -> Tensor:
         """The side memory (B,) that each row of ``A`` (B, T, H) goes to, -1 for the main one. Eq. 4."""
@@ -114,6 +98,37 @@ class WISEPatch(ValuesPatch):
         above = found > self.editor.config.ratio * self.values["least"]
         most, memory = found.masked_fill(~above, -torch.inf).max(1)
         return torch.where(most > -torch.inf, memory, -1)
+
+
+class Retrieval:
+    """A patch at work on one batch: the prompts choose each row's memory, -1 for the main one, for all tokens."""
+
+    def __init__(self, patch: WISEPatch, batch: Batch) -> None:
+        self.patch, self.tokens = patch, prompt_tokens(batch)
+        self.taken = torch.empty(0)
+        self.memory: Tensor | None = None
+
+    def take(self, A: Tensor) -> Tensor:
+        """Keep what the matrix takes, (B, T', H); of the prompts find the memories."""
+        self.taken = A.float()
+        if self.memory is None:
+            self.memory = self.patch.route(self.taken, self.tokens)
+        return A
+
+    def change(self, output: Tensor) -> Tensor:
+        """The output (B, T', D) of the matrices that the rows go to."""
+        assert self.memory is not None
+        for number, delta in enumerate(self.patch.values["delta"]):
+            rows = (self.memory == number).nonzero()[:, 0]
+            if len(rows):
+                side = output[rows] + (self.taken[rows] @ delta.T).to(output.dtype)
+                output = output.index_put((rows,), side)
+        return output
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on behind other rows: row i behind row ``rows[i]``."""
+        if self.memory is not None:
+            self.memory = self.memory[rows.to(self.memory.device)]
 
 
 class WISE(Editor):

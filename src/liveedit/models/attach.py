@@ -15,6 +15,7 @@ from functools import partial
 from threading import RLock, local
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
@@ -24,8 +25,6 @@ from liveedit.models.patch import INPUT, Patch, SiteFn, act, act_before, output_
 from liveedit.models.quantisation import check_changeable
 
 if TYPE_CHECKING:
-    import torch
-
     from liveedit.models.vlm import VLM
 
 __all__ = ["Attachment"]
@@ -75,21 +74,31 @@ class Answer:
     batch: Batch
     functions: dict[str, SiteFn] = field(default_factory=dict)
 
-    @property
-    def moving(self) -> list[Any]:
-        """The state that grows with the answer: what the functions are methods of, if it can be taken back."""
+    def moving(self, verb: str) -> list[Callable[..., None]]:
+        """A method of the state that belongs to the answer, of what the functions are methods of, where it has one."""
         owners = [getattr(function, "__self__", function) for function in self.functions.values()]
-        return list({id(owner): owner for owner in owners if hasattr(owner, "rewind")}.values())
+        return [
+            getattr(owner, verb) for owner in {id(owner): owner for owner in owners}.values() if hasattr(owner, verb)
+        ]
 
-    def goes_on(self, call: Call) -> None:
-        """Take back what was generated, but is no longer in the cache."""
-        for state in self.moving:
-            state.rewind(call.past)
+    def goes_on(self, call: Call, ids: Tensor | None) -> None:
+        """Go on behind ``call.past`` tokens: what is no longer in the cache is taken back.
+
+        Raises :class:`BadInput` for other tokens ``ids`` (B, T') in the place of a prompt's.
+        """
+        asked = [row for row, span in enumerate(self.batch.spans) if call.past < span.prompt[1]]
+        if asked and (ids is None or not torch.equal(ids[asked, 0], self.batch.inputs["input_ids"][asked, call.past])):
+            raise BadInput("behind a cache that was cut other tokens make another prompt: give the whole text anew")
+        for rewind in self.moving("rewind"):
+            rewind(call.past)
+        if overrides(self.patch, "merge") and ids is not None:
+            self.batch = self.batch.until(call.past).extended(ids)
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on behind row ``rows[i]``, as beams do."""
-        for state in self.moving:
-            state.reorder(rows)
+        self.batch = self.batch.pick(rows)
+        for reorder in self.moving("reorder"):
+            reorder(rows)
 
 
 class Followed(dict[Patch, Answer]):
@@ -105,15 +114,30 @@ class Followed(dict[Patch, Answer]):
         if found is None:
             found = cls()
             setattr(cache, FOLLOWED, found)
-            cache.reorder_cache = partial(reordered, found, cache.reorder_cache)
+            for name, order in ORDERS.items():
+                if hasattr(cache, name):
+                    setattr(cache, name, partial(reordered, found, getattr(cache, name), order))
         return found
 
 
-def reordered(answers: Followed, own: Callable[[Tensor], None], rows: Tensor) -> None:
-    """``reorder_cache`` of a cache that answers follow."""
-    own(rows)
+def reordered(answers: Followed, own: Callable[[Any], None], order: Callable[..., Tensor], given: Any) -> None:
+    """A method of a cache that answers follow; ``order`` makes rows of its argument, ``given``."""
+    own(given)
     for answer in answers.values():
-        answer.reorder(rows)
+        answer.reorder(order(torch.arange(len(answer.batch)), given))
+
+
+def chosen(rows: Tensor, given: Any) -> Tensor:
+    """Those of ``rows`` (B,) that are ``given``, by their indices or as a mask."""
+    return rows[given.to(rows.device) if isinstance(given, Tensor) else given]
+
+
+ORDERS: dict[str, Callable[..., Tensor]] = {
+    "reorder_cache": chosen,
+    "batch_select_indices": chosen,
+    "batch_repeat_interleave": Tensor.repeat_interleave,
+}
+"""The methods of caches that exchange rows, and which go on: of B rows (B,) and the method's argument."""
 
 
 class Exchanged(dict[str, Any]):
@@ -420,8 +444,8 @@ class Attachment:
     def behind(self, patch: Patch, call: Call, ids: Tensor | None) -> Answer:
         """The answer of ``patch`` that goes on in ``call``.
 
-        Raises :class:`BadInput` where the cache's tokens were read without the patch, and where it cannot be told
-        whether those of the call belong to the answer or to another prompt.
+        Raises :class:`BadInput` where the cache's tokens were read without the patch, where it cannot be told whether
+        those of the call belong to the answer or to another prompt, and as :meth:`Answer.goes_on`.
         """
         answer = Followed.of(call.cache).get(patch)
         if answer is None:
@@ -435,9 +459,7 @@ class Attachment:
             )
         if call.rows != len(answer.batch):
             raise BadInput(f"{call.rows} rows go on behind {len(answer.batch)}: begin them together")
-        answer.goes_on(call)
-        if overrides(patch, "merge") and ids is not None:
-            answer.batch = answer.batch.extended(ids)
+        answer.goes_on(call, ids)
         return answer
 
     def check_prompt(self, call: Call, ids: Tensor | None) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Spans",
     "common_prefix",
     "find_spans",
+    "going_on",
     "pad_rows",
 ]
 
@@ -102,6 +103,13 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
+def going_on(kept: Sequence[int], rows: Tensor) -> tuple[list[int], list[int]]:
+    """Of rows that go on behind ``rows``, those behind one of the rows ``kept``, and the place of that among these."""
+    place = {row: number for number, row in enumerate(kept)}
+    found = [(new, place[old]) for new, old in enumerate(rows.tolist()) if old in place]
+    return [new for new, _ in found], [old for _, old in found]
+
+
 def per_token(name: str) -> bool:
     """Whether an input of this name holds one value for each token (B, T)."""
     return name in ("input_ids", "attention_mask") or name.endswith(("token_type_ids", "position_mask"))
@@ -153,6 +161,24 @@ class Batch:
         inputs["input_ids"] = torch.cat([self.inputs["input_ids"], input_ids], 1)
         inputs["attention_mask"] = F.pad(self.inputs["attention_mask"], gap, value=1)
         return replace(self, inputs=inputs, labels=F.pad(self.labels, gap, value=IGNORED))
+
+    def until(self, length: int) -> "Batch":
+        """The batch without what its rows have from the token ``length`` on; spans stay as they were."""
+        inputs = {name: value[:, :length] if per_token(name) else value for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=self.labels[:, :length])
+
+    def pick(self, rows: Tensor) -> "Batch":
+        """The rows ``rows`` (B',) of the batch, in that order; of the inputs those of images stay, of no one row."""
+        numbers, rows = rows.tolist(), rows.to(self.labels.device)
+        return Batch(
+            {name: value[rows] if per_token(name) else value for name, value in self.inputs.items()},
+            self.labels[rows],
+            [self.spans[row] for row in numbers],
+            None if self.position_ids is None else self.position_ids[..., rows, :],
+            {new: self.prefix[old] for new, old in enumerate(numbers) if old in self.prefix},
+            {name: value[rows] for name, value in self.extra.items()},
+            {patch: [fired[row] for row in numbers] for patch, fired in self.fired.items()},
+        )
 
     def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":
         """The batch with ``prefix`` before the text of its rows, and where (B, T) its own tokens are in that one.

@@ -76,6 +76,10 @@ class Patch:
         it keeps for the others. The states are where the VLM takes its inputs, whichever device the module is on. A
         function that returns its argument leaves the model's result bit for bit as it is.
 
+        A cache may be cut, and its rows exchanged. What a function keeps follows if it is a method of an object that
+        has the methods ``rewind(length)``, called before each call behind a cache with the number of tokens in that,
+        and ``reorder(rows)``: row i goes on behind row ``rows[i]``, ``rows`` being (B',) for any B'.
+
         In a call of a verb of the VLM ``batch`` is the verb's; in a raw Hugging Face call it holds ``input_ids`` and
         ``attention_mask`` only. There the answer begins where the VLM has encoded it, otherwise at a row's first label,
         and without labels every token after the image counts as prompt.
