@@ -1,5 +1,6 @@
 """Training on a tiny model: it learns, it resumes exactly, it refuses another run's folder."""
 
+import codecs
 import os
 import shutil
 import signal
@@ -466,6 +467,16 @@ def test_a_damaged_description_is_named(vlm, tmp_path, content):
     (tmp_path / "training.json").write_text(content, encoding="utf-8")
     with pytest.raises((BadInput, Mismatch), match=r"training\.json is damaged"):
         trained_number(vlm, tmp_path, steps=1)
+
+
+def test_files_that_an_editor_of_texts_has_marked_as_utf_8(vlm, method, tmp_path):
+    for steps in (1, 2):
+        train(fresh(vlm, method), CASES, TrainConfig(steps=steps, batch_size=4), tmp_path)
+        for name in ("training.json", "config.json"):
+            (tmp_path / name).write_bytes(
+                codecs.BOM_UTF8 + (tmp_path / name).read_bytes().removeprefix(codecs.BOM_UTF8)
+            )
+    assert load_editor(vlm, tmp_path).name == method
 
 
 def test_nothing_of_somebody_elses_is_touched(vlm, tmp_path):

@@ -153,9 +153,9 @@ def check_folder(folder: str | Path, listing: str) -> None:
 # Files
 
 
-def write_file(file: str | Path, content: bytes) -> Path:
-    """Write a file, whoever's was there; where it is. Raises :class:`StorageError` where that fails."""
-    with writing(file), draft(file) as part:
+def write_file(file: str | Path, content: bytes, advice: str = "") -> Path:
+    """Write a file, whoever's was there; where it is. Raises :class:`StorageError` as :func:`writing` says."""
+    with writing(file, advice), draft(file) as part:
         part.write_bytes(content)
     return place(file)
 
@@ -185,19 +185,19 @@ def draft(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(part.parent, ignore_errors=True)
 
 
-def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False) -> Path:
+def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False, advice: str = "") -> Path:
     """Write files into ``folder`` by their paths in it, over those alone that this function wrote before.
 
     ``ours`` says that the folder is known to be this package's though it is from before there were manifests. Raises
-    :class:`BadInput`, before anything is written, where one of the files is somebody else's, :class:`StorageError`
-    where writing fails.
+    :class:`BadInput`, before anything is written, where one of the files is somebody else's, :class:`StorageError`, as
+    :func:`writing`, where writing fails.
     """
     check_files(folder, contents, ours=ours)
     target = place(folder)
     names = sorted(_listed(target) | contents.keys())
-    write_file(target / MANIFEST, json.dumps({"files": names}, indent=1).encode() + b"\n")
+    write_file(target / MANIFEST, json.dumps({"files": names}, indent=1).encode() + b"\n", advice)
     for name, content in contents.items():
-        write_file(target / name, content)
+        write_file(target / name, content, advice)
     return target
 
 
@@ -217,7 +217,7 @@ def check_files(folder: str | Path, names: Collection[str], *, ours: bool = Fals
 def _listed(folder: Path) -> set[str]:
     """The files of ``folder`` that :func:`write_files` wrote."""
     try:
-        return {str(name) for name in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]}
+        return {str(name) for name in json.loads((folder / MANIFEST).read_text(encoding="utf-8-sig"))["files"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 

@@ -106,7 +106,7 @@ class Listing:
         """
         file = place(folder) / FILE
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored = json.loads(file.read_text(encoding="utf-8-sig"))
             if stored["version"] not in range(1, VERSION + 1):
                 raise Mismatch(f"{file} was written by another version of LiveEdit ({stored['version']}): use that one")
             return _listing(stored)

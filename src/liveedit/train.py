@@ -219,7 +219,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     if not file.exists():
         write_file(file, json.dumps(identity, indent=1).encode())
     try:
-        stored = dict(json.loads(file.read_text(encoding="utf-8")))
+        stored = dict(json.loads(file.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError, RecursionError):
         raise BadInput(f"{file} is damaged: choose a new folder") from None
     now = json.loads(json.dumps(identity))

@@ -54,6 +54,21 @@ def test_faults_are_listed_on_a_screen_and_in_a_file_and_nothing_is_added(publis
     assert not (tmp_path / "home" / "data.json").exists()
 
 
+def test_somebody_elses_file_of_the_name_stays(published, tmp_path):
+    rows = json.loads((published / "vlkeb" / "train.json").read_text(encoding="utf-8"))
+    (published / "vlkeb" / "train.json").write_text(json.dumps([row | {"alt": ""} for row in rows]), encoding="utf-8")
+    notes = tmp_path / "home" / "vlkeb-problems.txt"
+    notes.parent.mkdir()
+    notes.write_text("my own notes", encoding="utf-8")
+    done = add(published)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1)
+    assert "vlkeb-problems.txt was not written by LiveEdit: move it away" in done.stderr
+    assert notes.read_text(encoding="utf-8") == "my own notes"
+    notes.unlink()
+    for _ in range(2):  # over its own
+        assert "all listed in" in add(published).stderr
+
+
 def test_a_model_finds_the_images_that_its_processor_refuses(added, tmp_path):
     vlm = tiny("qwen2_vl")
     vlm.model.save_pretrained(tmp_path / "model")

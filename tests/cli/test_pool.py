@@ -1,5 +1,6 @@
 """The commands on a folder of edits, run as a user runs them; in this process where that makes no difference."""
 
+import codecs
 import json
 import re
 import signal
@@ -160,6 +161,13 @@ def test_brackets_in_an_edit_crash_nothing(run, asked, tmp_path):
     assert "[/red]" in run("ask", *asked, "--pool", "[a]")[1]
     rc, _, err = run("ask", QUESTION, "--pool", "[/a]")
     assert (rc, err.startswith("error: no edits in [/a]")) == (1, True)
+
+
+def test_a_listing_that_an_editor_of_texts_has_marked_as_utf_8(run, tmp_path):
+    listing(Edit("0123abcd", QUESTION, "Peru", "", "2026-01-01")).write(tmp_path)
+    (tmp_path / "edits.json").write_bytes(codecs.BOM_UTF8 + (tmp_path / "edits.json").read_bytes())
+    rc, out, err = run("edits", "--pool", tmp_path)
+    assert (rc, "Peru" in out, err) == (0, True, "")
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b'{"version": 2}', b"\xff", b""])

@@ -1,5 +1,6 @@
 """Where published benchmarks are: found by name, remembered, checked, fetched."""
 
+import codecs
 import json
 import tarfile
 from dataclasses import replace
@@ -28,6 +29,26 @@ def test_a_place_is_remembered_beside_others(published, tmp_path):
     assert set(places()) == {"vlkeb", "e-vqa"}
     assert home() == tmp_path / "home"
     assert [path.name for path in home().iterdir()] == ["data.json"]
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("content", ["my data", "[1, 2]", '{"rows": [1]}', '{"vlkeb": {"files": {}}}'])
+def test_somebody_elses_list_is_to_be_moved_away(content, tmp_path):
+    home().mkdir()
+    (home() / "data.json").write_text(content, encoding="utf-8")
+    for call in (places, lambda: add_place("e-vqa", Place({}, tmp_path))):
+        with pytest.raises(BadInput, match=r"data\.json is damaged or no list of benchmarks: move it away"):
+            call()
+    assert (home() / "data.json").read_text(encoding="utf-8") == content
+
+
+def test_files_that_an_editor_of_texts_has_marked_as_utf_8(published):
+    for file in (published / "vlkeb").glob("*.json"):
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    add_place("vlkeb", located(published))
+    (home() / "data.json").write_bytes(codecs.BOM_UTF8 + (home() / "data.json").read_bytes())
+    assert place("vlkeb") == located(published)
+    assert not check(VLKEB, place("vlkeb")).problems
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Whole evaluations on a tiny model: what they record, and how they go on after whatever stopped them."""
 
+import codecs
 import errno
 import json
 import os
@@ -390,6 +391,14 @@ def test_a_seed_out_of_bounds_is_refused_at_once(made, vlm, tmp_path, seed):
     assert not (tmp_path / "out").exists()
     with pytest.raises(BadInput, match="seed is"):
         tiny("llava", seed=seed)
+
+
+def test_files_that_an_editor_of_texts_has_marked_as_utf_8(made, vlm, tmp_path):
+    records = run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
+    for name in ("run.json", "records-firing.jsonl"):
+        (tmp_path / name).write_bytes(codecs.BOM_UTF8 + (tmp_path / name).read_bytes())
+    evaluate(vlm, Firing(vlm), made, Windows((1,), 1), data="drawn", seed=7, out=tmp_path)
+    assert read_records(tmp_path).records == records
 
 
 def test_too_few_cases_leave_no_folder(made, vlm, tmp_path):

@@ -151,11 +151,9 @@ def _look(model: str | None) -> "Look":
 
 
 def _listed(name: str, result: "Check") -> Path:
-    """The file with all problems."""
-    from liveedit.artifacts import draft, writing
-    from liveedit.data.places import home
+    """The file with all problems. Raises :class:`BadInput` where one of its name is somebody else's."""
+    from liveedit.artifacts import write_files
+    from liveedit.data.places import NO_ROOM, home
 
-    file = home() / f"{name}-problems.txt"
-    with writing(file, "free some space, or set LIVEEDIT_HOME elsewhere"), draft(file) as part:
-        part.write_text("".join(line + "\n" for line in result.problems), encoding="utf-8")
-    return file
+    file, content = f"{name}-problems.txt", "".join(line + "\n" for line in result.problems)
+    return write_files(home(), {file: content.encode(errors="backslashreplace")}, advice=NO_ROOM) / file

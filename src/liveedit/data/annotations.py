@@ -97,7 +97,7 @@ def parse(file: Path) -> tuple[list[Annotation], list[str]]:
 
 def _records(file: Path) -> list[Any]:
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
+        records = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadInput(f"no annotations at {file}: check the path") from None
     except OSError as error:

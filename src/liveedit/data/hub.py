@@ -8,7 +8,7 @@ from pathlib import Path
 
 from liveedit.artifacts import new_folder
 from liveedit.data.annotations import read
-from liveedit.data.places import Place, locate
+from liveedit.data.places import NO_ROOM, Place, locate
 from liveedit.data.sources import Source
 from liveedit.errors import BadInput, StorageError
 
@@ -52,7 +52,7 @@ def _unpack(archive: Path) -> None:
     if folder.exists():
         return
     try:
-        with new_folder(folder, "free some space, or set LIVEEDIT_HOME elsewhere") as part:
+        with new_folder(folder, NO_ROOM) as part:
             if archive.suffix == ".zip":
                 with zipfile.ZipFile(archive) as packed:
                     packed.extractall(part)

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liveedit.artifacts import check_open, draft, writing
+from liveedit.artifacts import check_open, write_file
 from liveedit.data.annotations import Annotation, read
 from liveedit.data.sources import Role, Source, source
 from liveedit.errors import BadInput, StorageError
 from liveedit.types import expanded
 
-__all__ = ["Place", "add_place", "annotations", "home", "locate", "place", "places"]
+__all__ = ["NO_ROOM", "Place", "add_place", "annotations", "home", "locate", "place", "places"]
+
+
+NO_ROOM = "free some space, or set LIVEEDIT_HOME elsewhere"
+"""What to do where this folder cannot be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ def places() -> dict[str, Place]:
     """
     file = home() / "data.json"
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(file.read_text(encoding="utf-8-sig"))
         return {
             name: Place({role: Path(path) for role, path in row["files"].items()}, Path(row["images"]))
             for name, row in stored.items()
@@ -47,7 +51,9 @@ def places() -> dict[str, Place]:
     except OSError as error:
         raise StorageError(f"cannot read {file} ({error.strerror}): mend it, or set LIVEEDIT_HOME elsewhere") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadInput(f"{file} is damaged: delete it, and add the benchmarks again") from None
+        raise BadInput(
+            f"{file} is damaged or no list of benchmarks: move it away, and add the benchmarks again"
+        ) from None
 
 
 def place(name: str) -> Place:
@@ -65,9 +71,7 @@ def add_place(name: str, found: Place) -> None:
         name: {"files": {role: str(path) for role, path in row.files.items()}, "images": str(row.images)}
         for name, row in (places() | {name: found}).items()
     }
-    file = home() / "data.json"
-    with writing(file, "free some space, or set LIVEEDIT_HOME elsewhere"), draft(file) as part:
-        part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    write_file(home() / "data.json", json.dumps(rows, indent=1).encode(), NO_ROOM)
 
 
 def locate(published: Source, annotations: Sequence[Path], images: Path) -> Place:

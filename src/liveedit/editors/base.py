@@ -295,7 +295,7 @@ def _written(folder: Path, method: str) -> bool:
     Raises :class:`BadInput` for one of another method, and for files of these names that are somebody else's.
     """
     try:
-        about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")))
         found, _, _ = about["editor"], about["model"], about["config"]
     except (FileNotFoundError, NotADirectoryError):
         return False

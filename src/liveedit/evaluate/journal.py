@@ -107,7 +107,7 @@ class Journal:
         records = []
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                records.append(Record.from_json(line.decode()))
+                records.append(Record.from_json(line.decode("utf-8-sig")))
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise BadInput(f"{file}, line {number} is no record: delete that line to have it anew") from None
         if half:
@@ -128,7 +128,7 @@ class Journal:
     def _checked(self, file: Path, about: dict[str, Any]) -> list[Any]:
         """The earlier calls in ``run.json``. Raises :class:`Mismatch` unless it is about the same as ``about``."""
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored = json.loads(file.read_text(encoding="utf-8-sig"))
             calls: list[Any] = list(stored.pop("calls"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadInput(f"{file} is damaged: choose a new folder") from None
@@ -148,7 +148,7 @@ def failure_file(folder: Path) -> Path:
     file = folder / FAILED
     if os.path.lexists(file):
         try:
-            about = json.loads(file.read_text(encoding="utf-8"))
+            about = json.loads(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError):
             about = None
         if not (isinstance(about, dict) and about.keys() >= SAID):

@@ -216,7 +216,7 @@ def check(state: dict[str, Tensor], config: MPlugOwl2Config, weights: Path) -> N
 def read_json(file: Path) -> dict[str, Any]:
     """What a JSON file holds."""
     with reading(file):
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8-sig")))
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[
     """
     path = expanded(folder) / "summary.json"
     try:
-        numbers: Summary = json.loads(path.read_text(encoding="utf-8"))
+        numbers: Summary = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         raise BadInput(f"cannot read {path}: make the report anew from its records") from None
     few = len({row["editor"] for row in numbers["rows"]}) <= FEW

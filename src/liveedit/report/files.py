@@ -91,7 +91,7 @@ def failures(path: str | Path) -> list[str]:
     lines = []
     for file in sorted(expanded(path).rglob("failed.json")):
         try:
-            about = json.loads(file.read_text(encoding="utf-8"))
+            about = json.loads(file.read_text(encoding="utf-8-sig"))
             lines.append(f"{about['editor']} failed ({about['stage']}): {about['error']}")
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             lines.append(f"{file.parent.name} failed")
@@ -112,7 +112,7 @@ def _record_files(path: Path) -> list[Path]:
 def _record(line: bytes) -> Record:
     """The record on one line. Raises ``ValueError`` for any other text."""
     try:
-        return Record.from_json(line.decode("utf-8"))
+        return Record.from_json(line.decode("utf-8-sig"))
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 

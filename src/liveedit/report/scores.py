@@ -296,7 +296,7 @@ def write_summary(records: Iterable[Record], folder: str | Path) -> Path:
 def is_report(folder: str | Path) -> bool:
     """Whether the ``summary.json`` in ``folder`` is a report's, of which older ones bear no other mark."""
     try:
-        made = json.loads((place(folder) / SUMMARY).read_text(encoding="utf-8"))
+        made = json.loads((place(folder) / SUMMARY).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(made, dict) and made.keys() >= {"rows", "firing"}
