@@ -1,9 +1,15 @@
 """Generation is a plain argmax, whatever a checkpoint's settings say, and ends where an edit's answer ends."""
 
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
+import torch
 import transformers
 
-from liveedit.models.contract import QUERIES, cut, greedy
+from liveedit.errors import BadInput
+from liveedit.models.contract import QUERIES, Nudged, cut, greedy, middle
 from liveedit.models.tiny import tiny
 
 BENT = {
@@ -63,3 +69,43 @@ def test_an_answer_ends_with_the_token_at_which_generation_stops(vlm, monkeypatc
         row = vlm.encode(QUERIES[:1], eos=True).inputs["input_ids"][0]
         assert row[-1] == last
         assert last in vlm.stops
+
+
+@pytest.fixture(scope="module", params=["minigpt4", "mplug_owl2", "qwen_vl"])
+def own(request):
+    """The families whose models are the package's own, and a copy for what proposes tokens."""
+    made = tiny(request.param)
+    return made, deepcopy(made.model)
+
+
+LOOKUP, STATIC = {"prompt_lookup_num_tokens": 3}, {"cache_implementation": "static"}
+REFUSED = {"minigpt4": {"prompt_lookup_num_tokens", "assistant_model"}, "mplug_owl2": {*LOOKUP}, "qwen_vl": set()}
+PLAIN = {"max_new_tokens": 6, "do_sample": False}
+
+
+@pytest.mark.parametrize("patched", [False, True])
+@pytest.mark.parametrize("option", [*LOOKUP, *STATIC, "assistant_model", "generation_config"])
+def test_raw_generate_of_our_own_models_is_greedy_or_refused(own, option, patched):
+    vlm, copied = own
+    config = transformers.GenerationConfig(**PLAIN, **LOOKUP)
+    options = PLAIN | {option: (LOOKUP | STATIC | {"assistant_model": copied, "generation_config": config})[option]}
+    named = {"generation_config": "prompt_lookup_num_tokens"}.get(option, option)
+    wrong = REFUSED[vlm.model.config.model_type] & {named}
+    for query in QUERIES[:3:2]:
+        inputs = vlm.encode([replace(query, target="")], padding_side="left").inputs
+        with torch.no_grad(), vlm.patched(Nudged(middle(vlm), 0.5)) if patched else nullcontext():
+            if wrong:
+                with pytest.raises(BadInput, match=f"^{named} .*: leave it out$"):
+                    vlm.model.generate(**inputs, **options)
+            else:
+                assert torch.equal(vlm.model.generate(**inputs, **options), vlm.model.generate(**inputs, **PLAIN))
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_beams_of_our_own_models_are_those_without_a_cache(own, patched):
+    vlm, _ = own
+    batch = vlm.encode([replace(query, target="") for query in QUERIES[:3:2]], padding_side="left")
+    options = {"max_new_tokens": 5, "do_sample": False, "num_beams": 2, "num_return_sequences": 2}
+    with torch.no_grad(), vlm.patched(Nudged(middle(vlm), 0.5)) if patched else nullcontext():
+        found = [vlm.model.generate(**batch.inputs, **options, use_cache=cached) for cached in (True, False)]
+    assert torch.equal(*found)

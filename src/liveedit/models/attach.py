@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, Spans, find_spans
 from liveedit.models.calls import Call, cache_in
+from liveedit.models.greedy import LOOKUP
 from liveedit.models.patch import INPUT, Patch, SiteFn, act, act_before, output_embedding, overrides, site_layer
 from liveedit.models.quantisation import check_changeable
 
@@ -88,7 +89,10 @@ class Answer:
         """
         asked = [row for row, span in enumerate(self.batch.spans) if call.past < span.prompt[1]]
         if asked and (ids is None or not torch.equal(ids[asked, 0], self.batch.inputs["input_ids"][asked, call.past])):
-            raise BadInput("behind a cache that was cut other tokens make another prompt: give the whole text anew")
+            raise BadInput(
+                "behind a cache that was cut other tokens make another prompt: give the whole text anew, and generate "
+                f"without {LOOKUP}"
+            )
         for rewind in self.moving("rewind"):
             rewind(call.past)
         if overrides(self.patch, "merge") and ids is not None:

@@ -11,6 +11,8 @@ import torch
 import transformers
 
 from liveedit.models.blip2 import Blip2
+from liveedit.models.calls import arguments
+from liveedit.models.greedy import SPECULATIVE, check_options
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -51,6 +53,13 @@ class MiniGPT4ForConditionalGeneration(transformers.Blip2ForConditionalGeneratio
     def __init__(self, config: MiniGPT4Config) -> None:
         super().__init__(config)
         self.vision_model.post_layernorm.eps = 1e-5
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """See :class:`Blip2ForConditionalGeneration`. Raises :class:`BadInput` where others are to propose tokens."""
+        given = arguments(super().generate, args, kwargs)
+        reason = "is not for MiniGPT-4, whose text model begins behind embeddings, where no tokens can be proposed"
+        check_options(SPECULATIVE, given, self.language_model.generation_config, reason)
+        return super().generate(*args, **kwargs)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -38,8 +38,9 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
-from liveedit.models.calls import CACHE
+from liveedit.models.calls import CACHE, arguments
 from liveedit.models.configuration import Composite
+from liveedit.models.greedy import LOOKUP, check_options
 
 __all__ = ["MPlugOwl2Config", "MPlugOwl2ForConditionalGeneration"]
 
@@ -277,6 +278,12 @@ class MPlugOwl2ForConditionalGeneration(LlavaForConditionalGeneration):  # type:
         self.model = MPlugOwl2Model(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """See :class:`GenerationMixin`. Raises :class:`BadInput` for prompt lookup."""
+        reason = "proposes image tokens, for which mPLUG-Owl2 has no logits"
+        check_options([LOOKUP], arguments(super().generate, args, kwargs), self.generation_config, reason)
+        return super().generate(*args, **kwargs)
 
 
 AutoConfig.register("mplug_owl2", MPlugOwl2Config)

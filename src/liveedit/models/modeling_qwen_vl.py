@@ -245,7 +245,7 @@ class TextModel(QwenVLPreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
         past_key_values: Cache | None = None,
@@ -253,7 +253,10 @@ class TextModel(QwenVLPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """The states (B, T, D) after the last norm, from token ids or embeddings."""
+        """The states (B, T, D) after the last norm, from token ids or embeddings.
+
+        Beside a static cache ``generate`` makes the masks of all kinds of attention itself, and says the positions.
+        """
         states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = past_key_values if cache is None else cache
@@ -261,13 +264,11 @@ class TextModel(QwenVLPreTrainedModel):
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             B, T = states.shape[:2]
-            if attention_mask is None:
+            if not isinstance(attention_mask, Tensor):
                 seen = 0 if cache is None else cache.get_seq_length()
                 attention_mask = torch.ones(B, seen + T, dtype=torch.long, device=states.device)
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -T:]
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=states, attention_mask=attention_mask, **{CACHE: cache}
-        )
+        mask = self.causal(states, attention_mask, cache)
         turns = self.turns(position_ids, cache)
         for layer in self.layers:
             states = layer(
@@ -279,6 +280,12 @@ class TextModel(QwenVLPreTrainedModel):
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(states), **{CACHE: cache if use_cache else None})
+
+    def causal(self, states: Tensor, mask: Tensor | dict[str, Tensor] | None, cache: Cache | None) -> Any:
+        """What the attention in use takes as the mask: of ``mask`` (B, T') for all tokens, or of those made already."""
+        if isinstance(mask, dict):
+            return mask["full_attention"]
+        return create_causal_mask(config=self.config, inputs_embeds=states, attention_mask=mask, **{CACHE: cache})
 
     def turns(self, position_ids: Tensor, cache: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
         """Cosine and sine (B, 1, T, d) of the rotary angles and the factor (B, 1, T, 1) of the queries.
