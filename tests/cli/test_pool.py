@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -205,6 +206,28 @@ def test_edits_from_several_shells_at_once_are_all_kept(start, tmp_path):
         _, said = shell.communicate()
         assert shell.returncode == 0, said
     assert {edit.target for edit in Listing.read(tmp_path / "edits").edits} == {"Brazil", "Peru"}
+
+
+# Standard output
+
+
+@pytest.mark.parametrize("words", [("edit", QUESTION, "Peru"), ("forget", "ID")])
+@pytest.mark.parametrize("output", ["> /dev/full", "| true"])
+def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, output):
+    assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
+    made = Listing.read(tmp_path / "edits").edits
+    words = [made[0].id if word == "ID" else word for word in words]
+    line = shlex.join([*COMMAND, *words, *(["--image", str(asked[2])] if words[0] == "edit" else [])])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line} {output}"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    full = "error: the change is saved in edits; standard output takes nothing (No space left on device): send it"
+    assert done.stderr.startswith(full) if "full" in output else done.stderr == ""
+    assert done.stderr.count("\n") == ("full" in output)
+    assert [edit.target for edit in Listing.read(tmp_path / "edits").edits] == ["Brazil", "Peru"][
+        : 2 * (words[0] == "edit")
+    ]
 
 
 # Ctrl-C

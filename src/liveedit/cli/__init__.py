@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import typer
@@ -10,7 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from liveedit.cli import benchmark, data, families, lists, pool, training
-from liveedit.cli.display import shown
+from liveedit.cli.display import Output, shown
 from liveedit.errors import LiveEditError
 
 __all__ = ["app", "main"]
@@ -60,7 +61,8 @@ def main() -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # which may be closed
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a terminal may lack a letter
     try:
-        app()
+        with redirect_stdout(Output(sys.stdout) if sys.stdout else None):
+            app()
     except LiveEditError as error:
         _fail(str(error))
     except OSError as error:

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from liveedit.cli.display import shown, standing
+from liveedit.cli.display import Unshown, shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, options
 from liveedit.cli.paths import path
 from liveedit.editors.former import SHIPPED
@@ -77,8 +77,9 @@ def edit(
             edited.save(pool)
     table = _table("edit", "before", "wanted", "after")
     table.add_row(shown(made.id), shown(before), shown(target), shown(after))
-    Console().print(table)
-    _notes(made, edited.history)
+    with _showing(pool):
+        Console().print(table)
+        _notes(made, edited.history)
     if not made.took:
         raise typer.Exit(UNTAKEN)
 
@@ -148,7 +149,8 @@ def forget(
             edited.load(pool)
             taken = edited.forget(ids)
             edited.save(pool)
-    Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
+    with _showing(pool):
+        Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
 
 
 def _model(
@@ -187,6 +189,15 @@ def _changing(pool: Path) -> Iterator[None]:
         except KeyboardInterrupt:
             saved = Listing.find(pool) != before
             raise KeyboardInterrupt(f"stopped; the change is saved in {pool}" if saved else "") from None
+
+
+@contextmanager
+def _showing(pool: Path) -> Iterator[None]:
+    """Of a change that cannot be shown say that it is made."""
+    try:
+        yield
+    except Unshown as error:
+        raise Unshown(f"the change is saved in {pool}; {error}") from None
 
 
 def _table(id: str, *others: str) -> Table:
