@@ -1,8 +1,12 @@
 """The command line, run as a user runs it."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -39,6 +43,24 @@ def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "liveedit", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "eval" in done.stdout
+
+
+def test_ctrl_c_while_the_commands_are_imported(tmp_path):
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)", encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    entry = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "scripts"
+    ]
+    module, _, name = entry["liveedit"].partition(":")
+    for start in (["-m", "liveedit"], ["-c", f"from {module} import {name}; {name}()"]):
+        with subprocess.Popen(
+            [sys.executable, *start, "edits"], env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as shell:  # fmt: skip
+            assert shell.stdout.readline() == "importing\n"
+            shell.send_signal(signal.SIGINT)
+            assert shell.communicate(timeout=30) == ("", "")
+        assert shell.returncode == 130
 
 
 @pytest.mark.parametrize(("command", "shows"), [("models", "llava"), ("editors", "liveedit"), ("data", "emblem")])
