@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from liveedit.editable import load_vlm
 from liveedit.editors import new_editor
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
@@ -102,3 +103,9 @@ def test_an_edit_made_in_memory_opens_on_the_spread_model(pair, tmp_path):
     batch = full.encode(QUERIES)
     with full.patched(made), vlm.patched(opened):
         torch.testing.assert_close(vlm.logits(batch), full.logits(batch))
+
+
+def test_the_embedded_model_may_be_spread(embedded_vlm):
+    spread = load_vlm("emblem", device_map="auto", max_memory={"cpu": "8MB"})
+    assert any(parameter.is_meta for parameter in spread.model.parameters())
+    assert spread.generate(QUERIES, max_new_tokens=4) == embedded_vlm.generate(QUERIES, max_new_tokens=4)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 __all__ = ["EfficientNetLite", "EfficientNetLiteConfig"]
 
@@ -105,10 +105,13 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]
             x = block(x)
         return F.relu6(self.head(x)).flatten(2).transpose(1, 2)
 
-    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
-        """Image tokens as ``last_hidden_state`` and as the only entry of ``hidden_states`` (LLaVA reads layer -1)."""
+    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        """Image tokens as ``last_hidden_state`` and as the only entry of ``hidden_states`` (LLaVA reads layer -1).
+
+        LLaVA puts what it makes of them into ``pooler_output``, which an off-loaded model hands on only as a field.
+        """
         tokens = self.late(self.early(pixel_values, 0), 0)
-        return BaseModelOutput(last_hidden_state=tokens, hidden_states=(tokens,))
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, hidden_states=(tokens,))
 
 
 AutoConfig.register("efficientnet_lite", EfficientNetLiteConfig)
