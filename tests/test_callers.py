@@ -5,6 +5,7 @@ Each way gives what it gives alone, or is refused in one line.
 
 import asyncio
 import copy
+import inspect
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -21,7 +22,8 @@ from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor
 from liveedit.models.calls import CACHE
-from liveedit.models.contract import cut
+from liveedit.models.contract import QUERIES, Nudged, cut, middle
+from liveedit.models.tiny import tiny
 
 QUESTION = "What is the country with this flag?"
 FLAGS = [Emblem().drawing("twemoji", f"flag-{country}") for country in ("jp", "br", "fr", "it")]
@@ -438,3 +440,28 @@ def test_within_unpatched_none_is_left_but_none_at_all(embedded_vlm, two):
             assert raw(edited, batch) == ["Peru"]
         assert raw(edited, batch) == plain
     copy_context().run(other.close)
+
+
+def test_the_patched_model_does_not_assist_itself(embedded_vlm, two):
+    """A copy of it does, and changes nothing."""
+    edited, copied = SimpleNamespace(vlm=embedded_vlm), copy.deepcopy(embedded_vlm.model)
+    batch = embedded_vlm.encode(ASKED[:1], padding_side="left")
+    with embedded_vlm.patched(two[0]), torch.no_grad():
+        assert raw(edited, batch, assistant_model=copied) == ["Canada"]
+        with pytest.raises(LiveEditError, match=r"^assistant_model is the patched model itself: hand over .* a copy"):
+            raw(edited, batch, assistant_model=embedded_vlm.model)
+
+
+@pytest.mark.parametrize("family", ["chameleon", "llama4", "llava", "blip2", "minigpt4", "mplug_owl2"])
+def test_arguments_may_come_by_place(family):
+    vlm = tiny(family)
+    inputs = vlm.encode(QUERIES[:1]).inputs
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": vlm.pad_token_id}
+    for verb, more in (("forward", {}), ("generate", options)):
+        first = next(iter(inspect.signature(getattr(vlm.model, verb)).parameters))
+        place = "input_ids" if first == "inputs" else first
+        rest = {name: value for name, value in inputs.items() if name != place} | more
+        with vlm.patched(Nudged(middle(vlm), 0.5)), torch.no_grad():
+            call = vlm.model if verb == "forward" else vlm.model.generate
+            named, placed = call(**inputs, **more), call(inputs[place], **rest)
+        assert torch.equal(named, placed) if verb == "generate" else torch.equal(named.logits, placed.logits)

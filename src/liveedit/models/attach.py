@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, Spans, find_spans
-from liveedit.models.calls import Call, cache_in
+from liveedit.models.calls import Call, arguments, cache_in
 from liveedit.models.greedy import LOOKUP
 from liveedit.models.patch import INPUT, Patch, SiteFn, act, act_before, output_embedding, overrides, site_layer
 from liveedit.models.quantisation import check_changeable
@@ -356,14 +356,16 @@ class Attachment:
     def generates(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The model's ``generate``; called by itself, it says where its prompt ends.
 
-        Raises :class:`BadInput` where a patch acts on questions, which are text no more.
+        Raises :class:`BadInput` where a patch acts on questions, which are text no more, and where the model is to
+        propose tokens to itself.
         """
         scopes = self.asked_for()
         if not scopes or self.here.announced is not None:
             return own(*args, **kwargs)
-        ids = next((kwargs[name] for name in ("input_ids", "inputs") if kwargs.get(name) is not None), None)
-        ids = args[0] if ids is None and args else ids
+        given = arguments(own, args, kwargs)
+        ids = next((given[name] for name in ("input_ids", "inputs") if given.get(name) is not None), None)
         self.check_raw(scopes, ids)
+        self.check_assistant(given.get("assistant_model"))
         with self.holding(scopes=scopes, prompt=None if ids is None else ids.shape[1]):
             return own(*args, **kwargs)
 
@@ -385,16 +387,24 @@ class Attachment:
                     "or encode the question within `patched`"
                 )
 
+    def check_assistant(self, assistant: Any) -> None:
+        """Raise :class:`BadInput` where what proposes tokens is this model, or holds its text decoder."""
+        if isinstance(assistant, nn.Module) and self.vlm.decoder in assistant.modules():
+            raise BadInput(
+                "assistant_model is the patched model itself: hand over another, or a copy of it made outside `patched`"
+            )
+
     # One call
 
-    def enters(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enters(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the model: settle which patches act, and keep token ids and labels, both (B, T'), of the call."""
         scopes = self.asked_for()
         tokens = self.call.__dict__.setdefault("tokens", [])
         tokens.append(_HERE.set({**_HERE.get(), id(self): replace(self.here, scopes=scopes)}))
-        if isinstance(ids := kwargs.get("input_ids"), Tensor):
+        given = arguments(module.forward, args, kwargs) if args else kwargs
+        if isinstance(ids := given.get("input_ids"), Tensor):
             self.call.ids, self.call.told = ids, True
-        if isinstance(labels := kwargs.get("labels"), Tensor):
+        if isinstance(labels := given.get("labels"), Tensor):
             self.call.labels = labels
 
     def leaves(self, *_: Any) -> None:

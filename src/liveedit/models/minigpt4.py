@@ -5,6 +5,7 @@ from the authors' files by ``src/liveedit/models/minigpt4_convert.py``.
 """
 
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ class MiniGPT4ForConditionalGeneration(transformers.Blip2ForConditionalGeneratio
         super().__init__(config)
         self.vision_model.post_layernorm.eps = 1e-5
 
+    @wraps(transformers.Blip2ForConditionalGeneration.generate, assigned=())
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """See :class:`Blip2ForConditionalGeneration`. Raises :class:`BadInput` where others are to propose tokens."""
         given = arguments(super().generate, args, kwargs)

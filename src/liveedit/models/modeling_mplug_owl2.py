@@ -13,6 +13,7 @@ Importing this module registers the model with the Auto classes.
 """
 
 from copy import deepcopy
+from functools import wraps
 from typing import Any
 
 import torch
@@ -279,6 +280,7 @@ class MPlugOwl2ForConditionalGeneration(LlavaForConditionalGeneration):  # type:
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
+    @wraps(LlavaForConditionalGeneration.generate, assigned=())
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """See :class:`GenerationMixin`. Raises :class:`BadInput` for prompt lookup."""
         reason = "proposes image tokens, for which mPLUG-Owl2 has no logits"
