@@ -20,7 +20,7 @@ from transformers import DynamicCache, TextIteratorStreamer
 from liveedit import LiveEditError, Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
-from liveedit.editors import EDITORS, load_editor
+from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.models.calls import CACHE
 from liveedit.models.contract import QUERIES, Nudged, cut, middle
 from liveedit.models.tiny import tiny
@@ -210,6 +210,23 @@ def test_what_belongs_to_a_row_follows_it(edited, moves):
         assert "ask by VLM.generate" in found
     else:
         assert found[0].tolist() == found[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("lemoe", {"batch": 1}), ("wise", {"shard": 1, "merge": 1, "memory": "retrieve"})],
+)
+def test_experts_and_memories_of_single_edits_follow_their_row(name, settings, embedded_vlm):
+    edited = EditableVLM(embedded_vlm, new_editor(embedded_vlm, name, settings))
+    edited.edit([Query(QUESTION, "New Zealand", FLAGS[0]), Query("Who wrote Hamlet?", "Norway")])
+    asked = [ASKED[0], Query("Who wrote Hamlet?")]
+    with embedded_vlm.patched(edited.patch), torch.no_grad():
+        batch = embedded_vlm.encode(asked, padding_side="left")
+        expected = written(embedded_vlm, *begun(embedded_vlm, batch))[[1, 0]]
+        tokens, mask, cache = begun(embedded_vlm, batch)
+        cache.reorder_cache(torch.tensor([1, 0]))
+        found = written(embedded_vlm, tokens[[1, 0]], mask[[1, 0]], cache)
+    assert found.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("count", [1, 3])
