@@ -189,3 +189,10 @@ def test_more_than_ten_images_keep_their_order(embedded_vlm, tmp_path):
     opened.forget(other.id)
     alone.edit(asked)
     assert torch.equal(logits(opened, asked), logits(alone, asked))
+
+
+def test_an_answer_that_goes_on_behind_the_target_is_another(embedded_vlm, emblem):
+    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, "grace"))
+    [edit] = model.edit(Query(QUESTION, "New", emblem.drawing("twemoji", "flag-nz")))
+    assert model.generate(Query(QUESTION, image=emblem.drawing("twemoji", "flag-nz"))) == ["New Zealand"]
+    assert not edit.took
