@@ -377,8 +377,8 @@ def test_a_target_that_the_tokenizer_cannot_write_is_refused():
     core = Tokenizer(models.BPE({"<unk>": 0, "J": 1, "a": 2, "p": 3, "n": 4}, [], unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     vlm = tiny("llava")
-    vlm.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
     edited = EditableVLM(vlm, new_editor(vlm, "ft-l"))
+    vlm.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
     vlm.check_target(" Japan\n")
     with pytest.raises(BadInput, match="no token for 日 本: the model cannot answer 'J日本'"):
         edited.edit([Query("Which country?", "Japan"), Query("Which country?", "J日本")])
