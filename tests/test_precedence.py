@@ -12,6 +12,7 @@ from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor
 from liveedit.editors.pool import PoolEditor
 from liveedit.listing import Listing
+from liveedit.registry import resolve
 
 QUESTION = "What is the country with this flag?"
 FLAG, OTHER_HAND = (Emblem().drawing(hand, "flag-jp") for hand in ("twemoji", "circle-flags"))
@@ -23,7 +24,13 @@ def to(answer, image=FLAG):
     return Query(QUESTION, answer, image)
 
 
-@pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
+SHIPPED = [name for name in EDITORS if embedded(name).is_dir()]
+POOLS = [name for name in SHIPPED if issubclass(resolve("editor", name, EDITORS), PoolEditor)]
+of_pools = pytest.mark.parametrize("editor", POOLS, indirect=True)
+"""For what holds of edits that are kept apart; weights that hold all of them give way in no order."""
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
 def editor(request, embedded_vlm):
     return load_editor(embedded_vlm, embedded(request.param))
 
@@ -142,9 +149,8 @@ def test_another_answer_about_another_picture_of_the_thing_is_a_conflict(model):
         assert model.generate(Query(QUESTION, image=OTHER_HAND)) == ["Brazil"]
 
 
-def test_the_last_of_two_in_conflict_alone_takes_part_where_both_fire(model, editor):
-    if not isinstance(editor, PoolEditor):
-        pytest.skip("the weights of such a method hold one answer")
+@of_pools
+def test_the_last_of_two_in_conflict_alone_takes_part_where_both_fire(model):
     [older] = model.edit(to("Canada"))
     [newer] = model.edit(to("Brazil", OTHER_HAND))
     for image in (FLAG, OTHER_HAND):
@@ -152,10 +158,9 @@ def test_the_last_of_two_in_conflict_alone_takes_part_where_both_fire(model, edi
         assert len(fired & {older.id, newer.id}) <= 1 or not newer.conflicts
 
 
-def test_who_supersedes_the_last_word_has_it_then(model, editor):
+@of_pools
+def test_who_supersedes_the_last_word_has_it_then(model):
     """Also over what that one was in conflict with, and did not let act."""
-    if not isinstance(editor, PoolEditor):
-        pytest.skip("the weights of such a method hold one answer")
     [first] = model.edit(to("Canada"))
     [second], [third] = (model.edit(to(answer, OTHER_HAND)) for answer in ("Brazil", "Peru"))
     assert third.conflicts == second.conflicts
@@ -176,10 +181,9 @@ def dotted(*places):
     return picture
 
 
-def test_who_overrules_others_keeps_to_it_when_those_between_are_taken_back(model, editor):
+@of_pools
+def test_who_overrules_others_keeps_to_it_when_those_between_are_taken_back(model):
     """Of three about pictures of a thing the last holds alone, also once what overruled the first is gone."""
-    if not isinstance(editor, PoolEditor):
-        pytest.skip("the weights of such a method hold one answer")
     model.edit(to("Canada"))
     [second] = model.edit(to("Brazil", OTHER_HAND))
     [third] = model.edit(to("Kenya", dotted(0)))
@@ -189,9 +193,8 @@ def test_who_overrules_others_keeps_to_it_when_those_between_are_taken_back(mode
     assert (model.generate(Query(QUESTION, image=dotted(0))) == ["Kenya"]) == third.took
 
 
-def test_what_comes_back_gives_way_as_what_superseded_it_did(model, editor):
-    if not isinstance(editor, PoolEditor):
-        pytest.skip("the weights of such a method hold one answer")
+@of_pools
+def test_what_comes_back_gives_way_as_what_superseded_it_did(model):
     [first] = model.edit(to("Canada"))
     [second] = model.edit(to("Peru"))
     [third] = model.edit(to("Kenya", dotted(0)))
@@ -204,9 +207,8 @@ def test_what_comes_back_gives_way_as_what_superseded_it_did(model, editor):
     assert len(fired & {first.id, third.id}) <= 1 or not found
 
 
-def test_the_last_overrules_as_many_as_there_are(model, editor):
-    if not isinstance(editor, PoolEditor):
-        pytest.skip("the weights of such a method hold one answer")
+@of_pools
+def test_the_last_overrules_as_many_as_there_are(model):
     older = [edit.id for place in range(6) for edit in model.edit(to("Canada", dotted(place)))]
     [newest] = model.edit(to("Brazil", dotted(0, 1, 2, 3, 4, 5)))
     assert set(newest.conflicts) <= set(older)
