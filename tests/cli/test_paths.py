@@ -1,5 +1,6 @@
 """Paths in the home folder, as options and Python have them, where no shell spells ``~`` out."""
 
+import gc
 import json
 import os
 import shutil
@@ -130,6 +131,7 @@ def closed(shelf, run):
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(here)
                 root = os.geteuid() == 0
+                gc.collect()  # models of earlier tests close what is root's, which nobody else can
                 if root:
                     os.seteuid(65534)
                 try:
