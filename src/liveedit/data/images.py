@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from liveedit.errors import BadInput
 from liveedit.types import check_image
@@ -135,9 +135,6 @@ def shown(image: Image.Image, title: str) -> Image.Image:
             picture.info["transparency"] = colour
         if picture.mode in DEEP:
             return in_eight_bits(picture, getattr(image, "tag_v2", {}), image.format, title).convert("RGB")
-        if picture.mode == "LAB":
-            lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-            return ImageCms.buildTransform(lab, rgb, "LAB", "RGB").apply(picture)
         return on_white(picture) if picture.has_transparency_data else picture.convert("RGB")
     except BadInput:
         raise
