@@ -184,7 +184,7 @@ def in_eight_bits(picture: Image.Image, tags: Any, format: str | None, title: st
     """
     if picture.mode == "I" and format != "PPM":  # whose 16 bits Pillow reads as 32
         raise BadInput(f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits")
-    values = np.asarray(picture if picture.mode == "F" else picture.convert("I"))
+    values = np.asarray(picture)
     white = 1 if picture.mode == "F" else 2 ** tags.get(BITS, (16,))[0] - 1
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= white):  # which no comparison with NaN is
