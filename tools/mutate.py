@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "tools" / "mutations.toml"
 KNOWN = ROOT / "runs" / "mutations.json"
 PACKAGE = Path("src") / "liveedit"
-COPIED = ("src", "tests", "docs", "recipes", "pyproject.toml", "README.md", "Makefile")
+FOLDERS = ("src", "tests", "docs", "recipes", "tools")
+FILES = ("pyproject.toml", "constraints.txt", "README.md", "NOTICE", "Makefile")
 LOADED = ["torch", "transformers", "accelerate", "matplotlib", "pytest"]
 """Imported once for all the test runs, which are forked from there."""
 GOAL = 0.95
@@ -102,11 +103,10 @@ class Workshop:
         self.tree, self.limit, self.results = tree, limit, results
         self.forks: Forks = multiprocessing.get_context("forkserver")
         self.forks.set_forkserver_preload(LOADED)
-        for name in COPIED:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(ROOT / name, tree / name)
+        for name in FOLDERS:
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in FILES:
+            shutil.copy2(ROOT / name, tree / name)
 
     def outcome(self, mutation: Mutation) -> str:
         """What becomes of a mutation, in one of the words at the head of this file."""
