@@ -101,6 +101,7 @@ class Workshop:
 
     def __init__(self, tree: Path, limit: float, results: Results) -> None:
         self.tree, self.limit, self.results = tree, limit, results
+        os.environ["OMP_NUM_THREADS"] = "1"  # a fork waits for ever for the threads that its parent had
         self.forks: Forks = multiprocessing.get_context("forkserver")
         self.forks.set_forkserver_preload(LOADED)
         for name in FOLDERS:

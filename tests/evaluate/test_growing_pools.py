@@ -124,9 +124,18 @@ def test_a_killed_run_goes_on(whole, vlm, made, tmp_path, probes):
 
     with pytest.raises(Stop):
         run(vlm, made, protocol, tmp_path, watcher=stop)
-    editor = Counting(vlm)
     assert [timeless(r) for r in run(vlm, made, protocol, tmp_path)] == [timeless(record) for record in records]
-    assert editor.calls == ()
+
+
+def test_no_more_is_edited_than_what_is_missing_asks_for(vlm, made, tmp_path):
+    records = run(vlm, made, PROTOCOLS["stream"], tmp_path, Counting(vlm))
+    [file] = tmp_path.rglob("*.jsonl")
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == len(records)
+    file.write_text("".join(line for line, record in zip(lines, records, strict=True) if record.edits != 2))
+    editor = Counting(vlm)
+    assert len(run(vlm, made, PROTOCOLS["stream"], tmp_path, editor)) == len(records)
+    assert editor.calls == ((0, 1), (1, 1))
 
 
 def test_protocols_share_a_folder(vlm, made, tmp_path):
