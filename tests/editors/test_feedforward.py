@@ -1,6 +1,7 @@
 """Where the feed-forward network is: in decoders of experts, and in hybrids, where not every layer has one."""
 
 import pytest
+import torch
 
 from liveedit.editors.feedforward import (
     DOWN,
@@ -9,12 +10,14 @@ from liveedit.editors.feedforward import (
     highest_layer,
     inner_width,
     matrices,
+    prompt_tokens,
     stacked,
 )
 from liveedit.editors.ft import FTL
 from liveedit.errors import UnsupportedModel
 from liveedit.models.patch import INPUT
 from liveedit.models.tiny import tiny
+from liveedit.types import Query
 
 
 def test_a_hybrid_has_it_in_some_of_its_layers():
@@ -46,3 +49,12 @@ def test_routed_experts_alone_have_none():
 def test_a_gate_of_attention_is_not_the_networks():
     names = ("gate_proj", *DOWN)
     assert matrices(tiny("muse_glimmer"), 3, names) == ["layers.3.mlp.gate_proj", "layers.3.mlp.down_proj"]
+
+
+def test_a_row_s_prompt_is_the_same_alone_and_beside_a_longer_one():
+    vlm = tiny("llava")
+    queries = [Query("Who?", "Ann"), Query("Which of these is the longer question?", "this one")]
+    batch = vlm.encode(queries)
+    for query, row, tokens in zip(queries, batch.inputs["input_ids"], prompt_tokens(batch), strict=True):
+        alone = vlm.encode([query])
+        assert torch.equal(row[tokens], alone.inputs["input_ids"][prompt_tokens(alone)])

@@ -64,6 +64,14 @@ def test_the_codebook_is_that_of_algorithm_1(seed):
     assert torch.equal(keys[radii >= 0], torch.stack([entry["key"] for entry in book]))
 
 
+def test_an_edit_of_the_same_input_takes_the_radius_over():
+    keys = torch.tensor([[1.0, 1.0], [1.0, 1.9], [1.0, 1.0]])
+    radii = torch.empty(0)
+    for number in range(3):
+        radii, _ = insert(keys[: number + 1], torch.tensor([7, 7, 8]), radii, 0.5)
+    assert radii.tolist() == pytest.approx([-1.0, -1.0, 0.9], abs=1e-3)
+
+
 def test_of_two_edits_of_one_input_the_later_holds(vlm):
     editor = GRACE(vlm, FAR)
     query = EDITS[0]
