@@ -51,10 +51,11 @@ def test_a_gate_of_attention_is_not_the_networks():
     assert matrices(tiny("muse_glimmer"), 3, names) == ["layers.3.mlp.gate_proj", "layers.3.mlp.down_proj"]
 
 
-def test_a_row_s_prompt_is_the_same_alone_and_beside_a_longer_one():
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_row_s_prompt_is_the_same_alone_and_beside_a_longer_one(side):
     vlm = tiny("llava")
     queries = [Query("Who?", "Ann"), Query("Which of these is the longer question?", "this one")]
-    batch = vlm.encode(queries)
+    batch = vlm.encode(queries, padding_side=side)
     for query, row, tokens in zip(queries, batch.inputs["input_ids"], prompt_tokens(batch), strict=True):
         alone = vlm.encode([query])
         assert torch.equal(row[tokens], alone.inputs["input_ids"][prompt_tokens(alone)])
