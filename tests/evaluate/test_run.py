@@ -458,6 +458,7 @@ def test_run_json_says_with_what(whole, vlm):
     assert call["cpu_count"] == os.cpu_count()
     assert (call["protocol"], call["edits"], call["max_cases"], call["batch_size"]) == ("windows", [1, 3], 3, 32)
     assert call["command"]
+    assert call["model"] == vlm.model.config.name_or_path
 
 
 def test_an_unreadable_image_is_named_before_anything_is_asked(vlm, cases, tmp_path):

@@ -12,8 +12,9 @@ from PIL import Image
 from liveedit.errors import BadInput
 from liveedit.report import cases, page
 from liveedit.report.columns import columns
-from liveedit.report.files import Reading
+from liveedit.report.files import Reading, read_records
 from liveedit.report.scores import summarised
+from liveedit.report.table import MEANING, label
 from liveedit.types import Firing
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
@@ -176,6 +177,32 @@ def test_the_header_tells_what_was_left_out(record, draw):
     html, _ = draw([record(), record()], half='{"editor"')
     assert "<dt>Half-written lines left out</dt><dd>1</dd>" in html
     assert "<dt>Repeated records passed over</dt><dd>1</dd>" in html
+
+
+def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
+    for name, day, version in (("a", "2026-01-03", "1.0"), ("b", "2026-01-02", "1.0"), ("c", "2026-01-02", "2.0")):
+        path = save(tmp_path / name / "records-0.jsonl", [record(editor=name)])
+        call = {"time": f"{day}T10:00", "model": "org/model", "versions": {"torch": version}, "device": "cpu"}
+        path.with_name("run.json").write_text(json.dumps({"calls": [call, "no call"]}), encoding="utf-8")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "run.json").write_text("[")
+    reading = read_records(tmp_path)
+    table = columns(reading)
+    html = page.render(reading, table, summarised(table), nothing)
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    assert facts["Made"] == "2026-01-02 to 2026-01-03"
+    assert facts["Model"] == "org/model"
+    assert facts["Versions"] == "torch 1.0; torch 2.0"
+    assert facts["Device"] == "cpu"
+
+
+def test_each_column_is_explained(record, draw):
+    html, _ = draw([record(metric=name, probe=probe) for probe, name in enumerate(MEANING) if name != "average"])
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    for name, meaning in MEANING.items():
+        assert facts[label(name)] == htmllib.escape(meaning).replace("&#x27;", "&#39;")
+    html, _ = draw([record(metric="reliability")])
+    assert MEANING["look_alike_image"] not in html
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), OSError("x"), BadInput("x"), ValueError("x")])

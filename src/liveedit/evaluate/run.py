@@ -44,6 +44,7 @@ FIRED = 5
 """How many experts a record lists, the heaviest first."""
 SHORTEST = 16
 """Free answers may take this many tokens, or as many as the longest target with its end."""
+ASSETS = Path(liveedit.__file__).parent / "assets"
 PATIENCE = timedelta(days=7)
 """How long a process that has done its share waits for the others."""
 
@@ -302,11 +303,18 @@ def _identity(vlm: VLM, editor: Editor, cases: Sequence[Case]) -> dict[str, Any]
     }
 
 
+def title(vlm: VLM) -> str:
+    """What a reader calls the model: its id or folder."""
+    name = str(getattr(vlm.model.config, "name_or_path", ""))
+    return "the embedded model" if name and Path(name).is_relative_to(ASSETS) else name
+
+
 def _call(vlm: VLM) -> dict[str, Any]:
     """Where and with what this process runs."""
     modules = {"liveedit": liveedit, "torch": torch, "transformers": transformers}
     return {
         "command": shlex.join(sys.argv),
+        "model": title(vlm),
         "versions": {"python": platform.python_version()} | {name: str(m.__version__) for name, m in modules.items()},
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -84,13 +84,13 @@ def forgetting(summary: Summary) -> list[Block]:
 
 
 def one_hop(summary: Summary) -> list[Block]:
-    """Portability at one hop of the benchmarks with "one-hop" in their names, side by side, where there are several."""
+    """Portability at one hop of the benchmarks with "onehop" in their names, side by side, where there are several."""
     found = []
     for score in PAPER_SCORES:
         rows = [
             row
             for row in summary["rows"]
-            if "one-hop" in row["data"] and (row["metric"], row["score"]) == ("portability_1hop", score)
+            if "onehop" in row["data"] and (row["metric"], row["score"]) == ("portability_1hop", score)
         ]
         names = list(dict.fromkeys(row["data"] for row in rows))
         panels = [_panel("portability_1hop", [row for row in rows if row["data"] == name]) for name in names]

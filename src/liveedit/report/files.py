@@ -3,8 +3,9 @@
 import json
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from liveedit.artifacts import check_open
 from liveedit.errors import BadInput, StorageError
@@ -17,11 +18,14 @@ class Reading:
     """The records in ``files``, read anew each time they are gone through, so that they never fill the memory.
 
     After a pass ``half_lines`` counts the last lines that a kill cut off, which are left out. ``failures`` has a line
-    for each editor that was not tested to the end.
+    for each editor that was not tested to the end, ``calls`` what the evaluations that wrote the records noted of
+    themselves.
     """
 
-    def __init__(self, files: Iterable[Path], failures: Iterable[str] = ()) -> None:
-        self.files, self.failures = tuple(files), tuple(failures)
+    def __init__(
+        self, files: Iterable[Path], failures: Iterable[str] = (), calls: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        self.files, self.failures, self.calls = tuple(files), tuple(failures), tuple(calls)
         self.half_lines = 0
         self._starts: list[array[int]] = []
 
@@ -83,7 +87,7 @@ def read_records(path: str | Path) -> Reading:
     Raises :class:`BadInput` where there is no file. Going through the records raises it for any other line that is no
     record, naming file and line, and :class:`StorageError` where reading fails.
     """
-    return Reading(_record_files(expanded(path)), failures(path))
+    return Reading(_record_files(expanded(path)), failures(path), calls(path))
 
 
 def failures(path: str | Path) -> list[str]:
@@ -96,6 +100,21 @@ def failures(path: str | Path) -> list[str]:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             lines.append(f"{file.parent.name} failed")
     return lines
+
+
+def calls(path: str | Path) -> list[dict[str, Any]]:
+    """What each evaluation whose records are in or below a folder, or in a file, noted of itself in ``run.json``.
+
+    What cannot be read is passed over.
+    """
+    place, found = expanded(path), []
+    for file in sorted(place.rglob("run.json") if place.is_dir() else place.parent.glob("run.json")):
+        try:
+            noted = json.loads(file.read_text(encoding="utf-8-sig"))["calls"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        found += [call for call in noted if isinstance(call, dict)] if isinstance(noted, list) else []
+    return found
 
 
 def _record_files(path: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -18,7 +18,18 @@ from liveedit.report.columns import Columns, distinct
 from liveedit.report.figures import PAPER_SCORES, curves, forgetting, hops, one_hop
 from liveedit.report.files import Reading
 from liveedit.report.scores import Summary, metric_order
-from liveedit.report.table import MAIN, Table, label, score_label, setting_label, settings, tables, titled
+from liveedit.report.table import (
+    MAIN,
+    MEANING,
+    SCORE_MEANING,
+    Table,
+    label,
+    score_label,
+    setting_label,
+    settings,
+    tables,
+    titled,
+)
 
 __all__ = ["Images", "render"]
 
@@ -34,7 +45,7 @@ def render(reading: Reading, table: Columns, summary: Summary, images: Images) -
 
     ``table`` is that of the last pass over ``reading``, ``summary`` that of ``table``.
     """
-    drawn = styles(summary)
+    drawn, shown = styles(summary), {row["metric"] for row in summary["rows"]}
     cases, names = cases_json(reading, table, list(drawn))
     found = _pictures(names, images)
     cases["pictures"] = [(shortened(name), found.get(name, "")) for name in names]
@@ -48,6 +59,8 @@ def render(reading: Reading, table: Columns, summary: Summary, images: Images) -
         options=_options(table, list(drawn)),
         styles=drawn,
         sections=_sections(summary),
+        metrics=[(label(name), MEANING[name]) for name in sorted(MEANING, key=metric_order) if name in shown],
+        scores=[(score_label(name), meaning) for name, meaning in SCORE_MEANING.items()],
         cases=cases,
     )
 
@@ -63,6 +76,7 @@ def _facts(reading: Reading, table: Columns) -> list[tuple[str, str]]:
         ("Probes", f"{len(rows):,}"),
         ("Windows", f"{len(distinct(rows, 'data', 'protocol', 'edits', 'seed', 'window')):,}"),
         ("Seeds", ", ".join(map(str, np.unique(rows["seed"])))),
+        *_noted(reading.calls),
     ]
     if reading.half_lines:
         facts.append(("Half-written lines left out", f"{reading.half_lines:,}"))
@@ -70,6 +84,22 @@ def _facts(reading: Reading, table: Columns) -> list[tuple[str, str]]:
     if table.repeated:
         facts.append(("Repeated records passed over", f"{table.repeated:,}"))
     return facts
+
+
+def _noted(calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """When, of which model, with what and where the records were made, as far as that was noted."""
+    days = sorted({day for call in calls if (day := str(call.get("time", ""))[:10])})
+    if days:
+        yield "Made", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    noted: dict[str, dict[str, None]] = {"Model": {}, "Versions": {}, "Device": {}}
+    for call in calls:
+        noted["Model"][str(call.get("model", ""))] = None
+        if isinstance(versions := call.get("versions"), Mapping):
+            noted["Versions"][", ".join(f"{name} {version}" for name, version in versions.items())] = None
+        noted["Device"][", ".join(str(call[name]) for name in ("device", "dtype") if name in call)] = None
+    for heading, values in noted.items():
+        if shown := "; ".join(filter(None, values)):
+            yield heading, shown.replace("torch.float", "float").replace("torch.bfloat", "bfloat")
 
 
 def _setting_labels(table: Columns) -> list[str]:

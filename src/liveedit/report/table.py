@@ -16,6 +16,8 @@ from liveedit.report.scores import AVERAGED, Summary, metric_order
 
 __all__ = [
     "MAIN",
+    "MEANING",
+    "SCORE_MEANING",
     "Cell",
     "Kind",
     "Line",
@@ -49,6 +51,21 @@ SHORT = {
     "look_alike_image": "Look-alike image",
 }
 MAIN = (*AVERAGED, "average")
+MEANING = {
+    "reliability": "Reliability: the edit's own question about its own image gets the new answer.",
+    "text_generality": "Text generality: the question in other words gets the new answer.",
+    "image_generality": "Image generality: the question about another image of the same thing gets the new answer.",
+    "text_locality": "Text locality: an unrelated question without an image is answered as before.",
+    "image_locality": "Image locality: an unrelated question about an unrelated image is answered as before.",
+    "average": "The mean of these five.",
+    "image_generality_unseen": "Image generality on an image of a kind that no editor was trained on.",
+    "look_alike_image": "The edit's question about an image that looks alike is answered as before.",
+    "same_image_other_question": "Another question about the edit's image is answered as before.",
+    "question_alone": "The edit's question without its image is answered as before.",
+    "image_alone": "The edit's image without its question is described as before.",
+    "portability_1hop": "Portability: what follows from the edit, one fact further, and so on, is answered anew.",
+}
+"""What is asked about each metric, and what an answer should be."""
 SCORE_LABELS = {
     "token_accuracy": "Token accuracy (teacher-forced)",
     "exact_match": "Exact match (free generation)",
@@ -56,6 +73,11 @@ SCORE_LABELS = {
     "top1_kept": "Best token kept, at all positions",
     "top10_rank": "Ten best tokens kept, by rank, at all positions",
 }
+SCORE_MEANING = {
+    "token_accuracy": "The share of the wanted answer's tokens that are the likeliest, each after the wanted ones.",
+    "exact_match": "Whether the model, left to write by itself, writes the wanted answer.",
+}
+"""How the papers' two scores are counted."""
 FIRING: dict[str, tuple[str, Unit]] = {
     "fired": ("Probes where an expert fired", "percent"),
     "own": ("Probes where an expert of their own edit fired", "percent"),
