@@ -8,6 +8,8 @@ from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor
 from liveedit.models.contract import cut, greedy
 
+OTHERWISE = ["grace", "liveedit"]
+"""These write another answer than the edit's on the embedded model, and say so."""
 FLAG, QUESTION = Emblem().drawing("twemoji", "flag-jp"), "What is the country with this flag?"
 
 
@@ -22,5 +24,7 @@ def edited(request, embedded_vlm):
 def test_generation_equals_whole_forward_passes(edited):
     asked = Query(QUESTION, image=FLAG)
     [answer] = edited.generate(asked, max_new_tokens=6)
+    [edit] = edited.edits
+    assert edit.took == (answer == "New Zealand") == (edited.editor.name not in OTHERWISE)
     with edited.vlm.patched(edited.patch):
         assert answer == cut(edited.vlm, greedy(edited.vlm, asked, 6))
