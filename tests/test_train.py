@@ -116,15 +116,26 @@ def test_the_editor_goes_to_the_hub_and_comes_back(vlm, method, tmp_path, monkey
             assert exist_ok
             return SimpleNamespace(repo_id=repo)
 
+        def list_repo_files(self, repo_id):
+            held = (tmp_path / repo_id).glob("*")
+            return [".gitattributes", *(path.name for path in held)]
+
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             assert method in commit_message
-            shutil.copytree(folder_path, tmp_path / repo_id)
+            shutil.copytree(folder_path, tmp_path / repo_id, dirs_exist_ok=True)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
     editor = fresh(vlm, method)
     editor.push_to_hub("someone/editor", private=True)
     assert load_editor(vlm, "someone/editor").fingerprint == editor.fingerprint
+    editor.push_to_hub("someone/editor", private=True)
+    model = tmp_path / "someone" / "model" / "config.json"
+    model.parent.mkdir()
+    model.write_text("a model's")
+    with pytest.raises(BadInput, match="give another id"):
+        editor.push_to_hub("someone/model", private=True)
+    assert model.read_text() == "a model's"
 
 
 def test_what_the_hub_does_not_have_is_said_in_one_line(vlm, method, monkeypatch):

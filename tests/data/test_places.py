@@ -157,7 +157,7 @@ def hub(published, monkeypatch):
 
     def download(repo, *, repo_type, local_dir):
         assert (repo, repo_type) == ("HymanH/VLKEB-data", "dataset")
-        local_dir.mkdir(parents=True, exist_ok=True)
+        (local_dir / ".cache" / "huggingface").mkdir(parents=True, exist_ok=True)
         for file in (published / "vlkeb").glob("*.json"):
             (local_dir / file.name).write_bytes(file.read_bytes())
         with tarfile.open(local_dir / "VLKEB_images.tar.gz", "w:gz") as packed:
@@ -172,6 +172,17 @@ def test_fetch_downloads_and_unpacks_once(tmp_path):
     assert check(VLKEB, found).problems == []
     assert found.images == tmp_path / "vlkeb" / "VLKEB_images" / "mmkb_images"
     assert fetch(VLKEB, tmp_path / "vlkeb") == found
+
+
+@pytest.mark.usefixtures("hub")
+def test_fetch_leaves_a_folder_of_the_user_s_alone(tmp_path):
+    own = tmp_path / "vlkeb" / "eval.json"
+    own.parent.mkdir()
+    own.write_text("corrected")
+    with pytest.raises(BadInput, match="move it away, or use it by `liveedit data add vlkeb`"):
+        fetch(VLKEB, tmp_path / "vlkeb")
+    assert [*own.parent.iterdir()] == [own]
+    assert own.read_text() == "corrected"
 
 
 @pytest.mark.usefixtures("hub")

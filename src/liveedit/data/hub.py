@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from liveedit.artifacts import new_folder
+from liveedit.artifacts import check_open, new_folder
 from liveedit.data.annotations import read
 from liveedit.data.places import NO_ROOM, Place, locate
 from liveedit.data.sources import Source
@@ -15,16 +15,23 @@ from liveedit.errors import BadInput, StorageError
 __all__ = ["fetch"]
 
 ARCHIVES = ("*.tar.gz", "*.tar", "*.zip")
+FETCHED = Path(".cache") / "huggingface"
+"""Where the Hub's client notes what it has downloaded to a folder."""
 
 
 def fetch(source: Source, folder: Path) -> Place:
     """Download a benchmark to ``folder`` and unpack its images; what is there already is not done again.
 
-    Raises :class:`BadInput` if the Hub does not have the benchmark or cannot be reached, or an archive is damaged, and
-    :class:`StorageError` where writing fails.
+    Raises :class:`BadInput` if the Hub does not have the benchmark or cannot be reached, the folder holds files that
+    did not come from there, or an archive is damaged, and :class:`StorageError` where writing fails.
     """
     if not source.repo:
         raise BadInput(source.where)
+    check_open(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / FETCHED).is_dir()):
+        raise BadInput(
+            f"{folder} was not downloaded by LiveEdit: move it away, or use it by `liveedit data add {source.name}`"
+        )
     _download(source, folder)
     for archive in sorted(path for pattern in ARCHIVES for path in folder.glob(pattern)):
         _unpack(archive)

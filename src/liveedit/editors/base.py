@@ -237,7 +237,8 @@ class TrainableEditor(Editor):
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
         """Put what :meth:`save_pretrained` writes on the Hugging Face Hub, under the id ``repo``; its address.
 
-        Needs a token with the right to write (``hf auth login``). Raises :class:`StorageError` where that fails.
+        Needs a token with the right to write (``hf auth login``). Raises :class:`StorageError` where that fails, and
+        :class:`BadInput` where the repository holds something else, which would be replaced.
         """
         from huggingface_hub import HfApi
 
@@ -245,7 +246,10 @@ class TrainableEditor(Editor):
             self.save_pretrained(folder)
             try:
                 found = HfApi().create_repo(repo, private=private, exist_ok=True)
+                check_repo(repo, HfApi().list_repo_files(found.repo_id))
                 HfApi().upload_folder(repo_id=found.repo_id, folder_path=folder, commit_message=f"{self.name} editor")
+            except BadInput:
+                raise
             except Exception as error:  # of whichever HTTP library the client uses
                 reason = str(error).partition("\n")[0]
                 raise StorageError(f"cannot put the editor on Hugging Face as {repo}: {reason}") from error
@@ -304,6 +308,12 @@ def _written(folder: Path, method: str) -> bool:
     if found != method:
         raise BadInput(f"{folder} holds an editor of the method '{found}': choose another folder")
     return True
+
+
+def check_repo(repo: str, held: Sequence[str]) -> None:
+    """Raise :class:`BadInput` unless a repository that holds these files is empty or an editor's."""
+    if CONFIG in held and WEIGHTS not in held:
+        raise BadInput(f"{repo} on Hugging Face holds no editor but something else: give another id")
 
 
 def described(folder: Path) -> dict[str, Any]:
