@@ -300,7 +300,10 @@ def _rate(step: int, config: TrainConfig) -> float:
 
 
 def _checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: LambdaLR) -> None:
-    """Save everything that the run needs to go on; the one before is removed when the new one is whole."""
+    """Save everything that the run needs to go on; the one before is removed when the new one is whole.
+
+    All processes write to one folder, by a name that they know without asking each other.
+    """
     target = folder / "checkpoints" / f"step-{step:07d}"
     part = target.with_suffix(".part")
     with _saving(target):

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from liveedit.editors.feedforward import Recorder
-from liveedit.errors import Mismatch, UnsupportedModel
+from liveedit.errors import BadInput, Mismatch, UnsupportedModel
+from liveedit.models.attach import unpadded
 from liveedit.models.patch import Patch, main_output, site_layer
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -45,6 +46,18 @@ def test_the_base_class_is_the_empty_patch(vlm):
     assert patch.rewrite(QUERIES[0]) == (QUERIES[0], [])
     assert patch.bind(batch) == patch.weights() == patch.prefix(batch) == {}
     assert patch.merge(batch, logits) is logits
+
+
+def test_padding_cannot_be_told_from_a_mask_of_another_kind():
+    ids, real = torch.ones(2, 3, dtype=torch.long), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    pairs = (real[:, None, None] & torch.ones(3, 3).tril().long()).bool()
+    for mask in (real, {"full": None, "sliding": real}, pairs):
+        assert torch.equal(unpadded(mask, ids).bool(), real.bool())
+    for mask in (None, {"full": None}):
+        assert bool(unpadded(mask, ids).all())
+    assert bool(unpadded(object(), ids[:1]).all())
+    with pytest.raises(BadInput, match="ask row by row"):
+        unpadded(object(), ids)
 
 
 def test_saving_is_up_to_the_patch(tmp_path):

@@ -574,16 +574,19 @@ class Attachment:
 def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
     """Which of the tokens (B, T) are not padding, from a decoder's mask (B, T) or (B, 1, T, T), or one for each kind.
 
-    In a mask of pairs of tokens padding is what does not see itself. Without any mask nothing is padding.
+    In a mask of pairs of tokens padding is what does not see itself. Without any mask nothing is padding. Raises
+    :class:`BadInput` for several rows with a mask of another kind, as flex attention has it.
     """
     if isinstance(mask, dict):
         mask = next((one for one in mask.values() if isinstance(one, Tensor)), None)
     if isinstance(mask, Tensor) and mask.ndim == 4:
         seen = mask.diagonal(dim1=-2, dim2=-1)[:, 0]
         mask = (seen if seen.dtype == seen.bool().dtype else seen == 0).to(input_ids.dtype)
-    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
-        return input_ids.new_ones(input_ids.shape)
-    return mask
+    if isinstance(mask, Tensor) and mask.shape == input_ids.shape:
+        return mask
+    if mask is not None and len(input_ids) > 1:
+        raise BadInput("padding cannot be told from this attention mask: ask row by row, or with another attention")
+    return input_ids.new_ones(input_ids.shape)
 
 
 def answer_lengths(labels: Tensor, image: Tensor, real: Tensor) -> list[int]:
