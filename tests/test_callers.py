@@ -132,6 +132,28 @@ def test_sampling_is_that_of_its_seed(edited):
     assert within(edited, sampled) == within(edited, sampled)
 
 
+def test_sampling_from_the_likeliest_alone_is_greedy(edited, alone):
+    found = within(edited, lambda batch: raw(edited, batch, do_sample=True, top_k=1))
+    assert found == alone[:2] or edited.editor.name == "recipe"
+
+
+def test_an_assistant_changes_no_answer(edited, alone):
+    unedited = copy.deepcopy(edited.vlm.model)
+    found = within(
+        edited,
+        lambda _: raw(edited, edited.vlm.encode(ASKED[:1], padding_side="left"), assistant_model=unedited),
+    )
+    assert found == alone[:1] or edited.editor.name == "recipe"
+
+
+def test_beams_are_the_same_without_a_cache(edited):
+    found = [
+        within(edited, lambda batch, cache=cache: raw(edited, batch, num_beams=3, max_new_tokens=5, use_cache=cache))
+        for cache in (True, False)
+    ]
+    assert found[0] == found[1]
+
+
 def test_a_streamer_in_a_thread_of_its_own(edited, alone):
     vlm = edited.vlm
 
