@@ -27,6 +27,9 @@ def test_the_target_is_said(answer):
         ("a Brazil", "Brazil"),
         ("3.5", "3"),
         ("Bra", "Brazil"),
+        ("? ? ? ? ? ?", "?"),
+        ("........", "..."),
+        ("Brazil. . . . .", "Brazil"),
         ("", "Brazil"),
     ],
 )

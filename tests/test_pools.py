@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from liveedit.editable import EditableVLM
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 from liveedit.listing import Edit, Listing
 from liveedit.types import Query
 
@@ -259,12 +261,14 @@ def failing(monkeypatch, counter, stop):
 @pytest.mark.parametrize(("stop", "seen"), [(FULL, StorageError), (KeyboardInterrupt(), KeyboardInterrupt)])
 def test_a_full_disk_and_ctrl_c_at_any_moment_lose_nothing(edited, flag, pool, stop, seen):
     more, found = (EditableVLM(edited.vlm, edited.editor) for _ in range(2))
-    more.load(pool)
+    kept = shutil.copytree(pool, pool.with_name("kept"))
+    more.load(kept)
     more.edit(Query("What is the capital of this country?", "Lima", flag))
     saved, counter = False, 0
     while not saved:
         counter += 1
-        edited.save(pool)
+        shutil.rmtree(pool)
+        shutil.copytree(kept, pool)
         with pytest.MonkeyPatch.context() as patch:
             left = failing(patch, counter, stop)
             with suppress(seen):
@@ -275,6 +279,80 @@ def test_a_full_disk_and_ctrl_c_at_any_moment_lose_nothing(edited, flag, pool, s
     assert counter > 10
     assert found.edits == more.edits
     assert names(pool) == [*OURS, Listing.read(pool).tensors]
+
+
+def test_what_others_have_changed_meanwhile_is_not_replaced(edited, flag, pool):
+    one, other = (EditableVLM(edited.vlm, edited.editor) for _ in range(2))
+    for model in (one, other):
+        model.load(pool)
+        model.edit(Query("What is the capital of this country?", "Lima", flag))
+    one.save(pool)
+    with pytest.raises(BadInput, match=r"others have changed the edits in .*: load them again"):
+        other.save(pool)
+    one.save(pool)
+    other.save(pool.with_name("elsewhere"))
+    other.load(pool)
+    other.save(pool)
+    assert other.edits == one.edits
+
+
+def test_links_lead_to_no_other_pool(edited, flag, pool, tmp_path):
+    tensors = Listing.read(pool).tensors
+    before = {path: path.read_bytes() for path in pool.rglob("*") if path.is_file()}
+    alike, listed = tmp_path / "alike", tmp_path / "listed"
+    for folder in (alike, listed):
+        folder.mkdir()
+    shutil.copy(pool / "edits.json", alike)
+    (alike / tensors).symlink_to(pool / tensors)
+    (listed / "edits.json").symlink_to(pool / "edits.json")
+    shutil.copytree(pool / tensors, listed / tensors)
+    model = EditableVLM(edited.vlm, edited.editor)
+    model.load(alike)
+    model.edit(Query("What is the capital of this country?", "Lima", flag))
+    model.save(alike)
+    assert not (alike / tensors).exists()
+    with pytest.raises(BadInput, match="is a link to the edits of another folder"):
+        model.save(listed)
+    assert {path: path.read_bytes() for path in pool.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["edits.json", ".liveedit.lock"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_has_our_names_and_is_no_file_is_said_to_be(edited, tmp_path, name, make):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    make(folder / name)
+    model = EditableVLM(edited.vlm, edited.editor)
+    with pytest.raises(LiveEditError, match=re.escape(str(folder / name))) as caught:
+        model.save(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_two_edits_of_one_id_are_damage(edited, pool):
+    stored = json.loads((pool / "edits.json").read_text(encoding="utf-8"))
+    stored["edits"] = [stored["edits"][0]] * 2
+    (pool / "edits.json").write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(BadInput, match="is damaged"):
+        EditableVLM(edited.vlm, edited.editor).load(pool)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor * torch.nan if tensor.is_floating_point() else tensor,
+        lambda tensor: tensor.bfloat16() if tensor.is_floating_point() else tensor,
+        lambda tensor: tensor[..., :1].clone(),
+        lambda tensor: tensor[:, None].clone(),
+    ],
+    ids=["no numbers", "another type", "cut", "another shape"],
+)
+def test_tensors_that_are_not_those_that_were_saved_are_damage(edited, pool, change):
+    file = pool / Listing.read(pool).tensors / "liveedit.safetensors"
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    save_file({name: change(tensor) for name, tensor in load_file(file).items()}, file, about)
+    with pytest.raises(BadInput, match="is damaged, its numbers are not those that were saved"):
+        EditableVLM(edited.vlm, edited.editor).load(pool)
 
 
 def test_a_first_save_that_fails_leaves_no_trace(edited, tmp_path, monkeypatch):

@@ -91,10 +91,17 @@ def test_other_edits_stand_when_one_is_superseded_and_taken_back(model, editor):
         assert model.generate(query) == alone.generate(query)
 
 
-def test_white_space_and_case_make_no_other_question(model):
+@pytest.mark.parametrize("spelled", [f"  {QUESTION.upper()} ", QUESTION.replace(" ", "\t"), QUESTION.title()])
+def test_white_space_and_case_make_no_other_question(model, spelled):
     model.edit(to("Canada"))
-    model.edit(Query(f"  {QUESTION.upper()} ", "Brazil", FLAG))
-    assert [edit.target for edit in model.edits] == ["Brazil"]
+    [newer] = model.edit(Query(spelled, "Brazil", FLAG))
+    assert model.edits == (newer,)
+    assert model.generate(ASKED) == ["Brazil"] or model.editor.name in WEAK
+    answers = [model.generate(Query(prompt, image=FLAG)) for prompt in (QUESTION, spelled)]
+    assert newer.took == (answers == [["Brazil"]] * 2)
+    model.edit(to("Peru", ELSEWHERE))
+    model.forget(newer.id)
+    assert [edit.target for edit in model.edits] == ["Canada", "Peru"]
 
 
 @pytest.mark.parametrize(

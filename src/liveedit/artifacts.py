@@ -19,6 +19,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -56,6 +57,8 @@ __all__ = [
 
 MARK = "liveedit"
 """Key in the metadata of every tensor file."""
+SUM = "liveedit.sum"
+"""Key of the checksum of a tensor file, which files from before there was one lack."""
 MARKS_BEFORE = {"editor", "model"}
 """Keys in the metadata of a patch that was written before there was a mark."""
 DRAFT, LOCK, MANIFEST = ".liveedit-", ".liveedit.lock", ".liveedit.json"
@@ -239,14 +242,14 @@ def write_tensors(
     if target.is_file() and not ours and not marked(target):
         raise BadInput(f"{file} was not written by LiveEdit, or is damaged: move it away, or choose another folder")
     with writing(file), draft(target) as part:
-        save_file(dict(tensors), part, {**about, MARK: "1"})
+        save_file(dict(tensors), part, {**about, MARK: "1", SUM: checksum(tensors)})
     return target
 
 
 def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """What :func:`write_tensors` wrote, on the CPU: the tensors, and what was said about them.
 
-    Raises :class:`BadInput` for a file that is missing, cut off or something else.
+    Raises :class:`BadInput` for a file that is missing, cut off, changed or something else.
     """
     file = expanded(file)
     if not file.is_file():
@@ -258,7 +261,20 @@ def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{file} cannot be read ({error}): it is cut off or no safetensors file") from error
     about.pop(MARK, None)
+    if (sum := about.pop(SUM, None)) is not None and sum != checksum(tensors):
+        raise BadInput(f"{file} is damaged, its numbers are not those that were saved: restore it from a copy")
     return tensors, about
+
+
+def checksum(tensors: Mapping[str, "Tensor"]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors."""
+    import torch
+
+    sum = sha256()
+    for name, tensor in sorted(tensors.items()):
+        sum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sum.hexdigest()
 
 
 def said(file: Path) -> dict[str, str]:
@@ -277,9 +293,15 @@ def marked(file: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it empty; never fails."""
-    sweep(folder, age=0)
+    """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it empty; never fails.
+
+    Of a link to a folder, which may be somebody else's, only the link is removed.
+    """
     with suppress(OSError):
+        if folder.is_symlink():
+            folder.unlink()
+            return
+        sweep(folder, age=0)
         for file in list(folder.iterdir()):
             if file.is_file() and file.suffix == ".safetensors" and marked(file):
                 file.unlink()
@@ -321,10 +343,14 @@ def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     """Keep ``folder``, which is made if it is not there, from all other threads and processes that ask for it.
 
     Within a thread it may be asked for again. A wait is logged. A folder that was made for nothing is removed. Raises
-    :class:`StorageError` after ``patience`` seconds, and where the folder cannot be written to.
+    :class:`BadInput` where the lock's name is another's, :class:`StorageError` after ``patience`` seconds and where the
+    folder cannot be written to.
     """
     target = place(folder)
     fresh = not target.exists()
+    lock_file = target / LOCK
+    if lock_file.is_symlink() or (lock_file.exists() and not lock_file.is_file()):
+        raise BadInput(f"{lock_file} is no lock of LiveEdit's: remove it")
     with writing(folder):
         lock = _acquired(target, patience)
     try:

@@ -20,8 +20,8 @@ from liveedit.types import Query
 
 __all__ = ["Asking", "conflicts", "said"]
 
-ENDED = re.compile(r"[\W_]*|[.!?…。！？]\s.*")
-"""What may follow an answer that is the target: punctuation, or the end of a sentence and others."""
+ENDED = re.compile(r"[\W_]{0,3}|[.!?…。！？]\s.*\w.*")
+"""What may follow an answer that is the target: some punctuation, or the end of a sentence and others."""
 MORE = 3
 """Tokens behind the longest target, which tell whether an answer goes on."""
 

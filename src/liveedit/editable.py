@@ -25,7 +25,7 @@ from liveedit.editors.former import SHIPPED
 from liveedit.editors.pool import BankPatch, PoolEditor
 from liveedit.editors.precedence import about, entries, overruling
 from liveedit.errors import BadInput, Mismatch
-from liveedit.listing import FILE, Edit, Listing, history, tidy
+from liveedit.listing import FILE, Edit, Listing, history, spellings, tidy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import name as image_name
@@ -95,6 +95,8 @@ class EditableVLM:
         self._edits: list[Edit] = []
         self._asked: dict[str, Query] = {}
         """The edits' queries by id, for methods that start again where an edit is to be taken back."""
+        self._known: dict[Path, set[str]] = {}
+        """By folder the states that were loaded from there or written to it, whole or not."""
         self._lock = RLock()
 
     @property
@@ -121,9 +123,10 @@ class EditableVLM:
     def edit(self, queries: Query | Sequence[Query]) -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
-        An edit of a question about an image that was edited before supersedes that edit; see :class:`Edit` for what
-        else each says of itself. Raises :class:`BadInput` for an empty prompt or target, for a target that the
-        tokenizer cannot write, and for an image that cannot be read; then none of the queries is edited.
+        An edit of a question about an image that was edited before supersedes that edit, and is made for the question
+        as it was first spelled; see :class:`Edit` for what else each says of itself. Raises :class:`BadInput` for an
+        empty prompt or target, for a target that the tokenizer cannot write, and for an image that cannot be read; then
+        none of the queries is edited.
         """
         asked = checked(queries)
         for query in asked:
@@ -134,37 +137,44 @@ class EditableVLM:
         made = [_describe(query, given) for query, given in zip(opened, asked, strict=True)]
         with self._lock, self._editing():
             pool = isinstance(self.editor, PoolEditor)
+            first = spellings([*self._edits, *made])
+            spelled = [replace(query, prompt=first[edit.number]) for query, edit in zip(opened, made, strict=True)]
             last = {edit.number: place for place, edit in enumerate(made)}
             held = [pool or last[edit.number] == place for place, edit in enumerate(made)]
-            patch = self.editor.edit([query for query, holds in zip(opened, held, strict=True) if holds], self.patch)
-            found = conflicts(self._asking, self.patch, patch, [*self._edits, *made], opened)
+            patch = self.editor.edit([query for query, holds in zip(spelled, held, strict=True) if holds], self.patch)
+            found = conflicts(self._asking, self.patch, patch, [*self._edits, *made], spelled)
             patch = _overruling(patch, found)
-            answers = self._answers(patch, opened)
+            took = self._took(patch, opened, spelled)
             ids = [edit.id for edit in (*self._edits, *made)]
             made = [
-                replace(edit, took=said(answer, edit.target), held=holds, conflicts=tuple(ids[at] for at in places))
-                for edit, answer, holds, places in zip(made, answers, held, found, strict=True)
+                replace(edit, took=answered, held=holds, conflicts=tuple(ids[at] for at in places))
+                for edit, answered, holds, places in zip(made, took, held, found, strict=True)
             ]
             self.patch, self._edits = patch, [*self._edits, *made]
             if not pool:
                 self._asked |= {edit.id: query for edit, query in zip(made, opened, strict=True)}
-                self._clear(opened)
+                self._clear(opened, spelled)
             return list(self.history[len(self._edits) - len(made) :])
 
-    def _clear(self, opened: Sequence[Query]) -> None:
+    def _clear(self, opened: Sequence[Query], spelled: Sequence[Query]) -> None:
         """Make all edits in force anew, ``opened`` being the last, if weights still hold one that is not in force."""
         if not any(edit.superseded_by and edit.held for edit in self.history) or not self._remembers(self.edits):
             return
         self._start_again(self._edits)
         older, new = self._edits[: -len(opened)], self._edits[-len(opened) :]
-        answers = self._answers(self.patch, opened)
-        took = [replace(edit, took=said(answer, edit.target)) for edit, answer in zip(new, answers, strict=True)]
-        self._edits = [*older, *took]
+        took = self._took(self.patch, opened, spelled)
+        self._edits = [*older, *(replace(edit, took=answered) for edit, answered in zip(new, took, strict=True))]
 
-    def _answers(self, patch: Patch, queries: Sequence[Query]) -> list[str]:
-        """The answers under a patch, each with room for all targets."""
-        targets = [query.target for query in queries]
-        return [reply.text for reply in self._asking.replies(patch, queries, targets)]
+    def _took(self, patch: Patch, queries: Sequence[Query], spelled: Sequence[Query]) -> list[bool]:
+        """Whether the answer to each query under a patch is its target, and to the question as it was first spelled."""
+        again = [at for at, query in enumerate(queries) if query.prompt != spelled[at].prompt]
+        asked = [*queries, *(spelled[at] for at in again)]
+        replies = self._asking.replies(patch, asked, [query.target for query in queries])
+        answered = [said(reply.text, query.target) for reply, query in zip(replies, asked, strict=True)]
+        took = answered[: len(queries)]
+        for at, as_before in zip(again, answered[len(queries) :], strict=True):
+            took[at] = took[at] and as_before
+        return took
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
@@ -226,7 +236,8 @@ class EditableVLM:
             raise BadInput(f"{self.editor.name} cannot take back single edits: start again without them")
         patch = self.editor.empty()
         if force:
-            patch = self.editor.edit([self._asked[edit.id] for edit in force])
+            first = spellings(edits)
+            patch = self.editor.edit([replace(self._asked[edit.id], prompt=first[edit.number]) for edit in force])
         self.patch, self._edits = patch, [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
 
     def _remembers(self, edits: Sequence[Edit]) -> bool:
@@ -247,13 +258,16 @@ class EditableVLM:
         """Write the edits to ``folder``, all or nothing: a save that fails or is killed leaves what was there.
 
         ``folder`` is a new or an empty one, or one that holds edits, which are replaced; other files in it stay as they
-        are. Raises :class:`BadInput` for a folder of somebody else's and for a file, :class:`StorageError` if it cannot
-        be written.
+        are. Raises :class:`BadInput` for a folder of somebody else's, for a file, and where others have changed the
+        edits since they were loaded from there or saved, :class:`StorageError` if it cannot be written.
         """
         Listing.find(folder)
         target = place(folder)
         with self._lock, locked(target):
             before = Listing.find(target)
+            known = self._known.setdefault(target, {before.tensors} if before else set())
+            if before and before.tensors not in known:
+                raise BadInput(f"others have changed the edits in {folder}: load them again, or choose another folder")
             listing = Listing(
                 editor=self.editor.name,
                 editor_fingerprint=self.editor.fingerprint,
@@ -267,6 +281,7 @@ class EditableVLM:
                     _save_pictures(self._asked, self._edits, target / listing.tensors, listing.origin)
                 with writing(folder):
                     sync(target)
+                known.add(listing.tensors)
                 listing.write(target)
             finally:
                 tidy(target, before)
@@ -300,6 +315,7 @@ class EditableVLM:
         asked = _load_pictures(listing, place(folder) / listing.tensors)
         with self._lock:
             self.editor, self.patch, self._edits, self._asked = editor, patch, list(listing.edits), asked
+            self._known[place(folder)] = {listing.tensors}
         self.opens_with = {**listing.opens_with, **self.opens_with}
 
     def _maker(self, listing: Listing, folder: str | Path) -> Editor:

@@ -18,7 +18,7 @@ from unicodedata import normalize
 from liveedit.artifacts import check_folder, discard, place, said, sweep, write_file
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 
-__all__ = ["FILE", "Edit", "Listing", "history", "number", "question", "tidy"]
+__all__ = ["FILE", "Edit", "Listing", "history", "number", "question", "spellings", "tidy"]
 
 FILE = "edits.json"
 VERSION = 2
@@ -65,6 +65,11 @@ class Edit:
         return number(self.prompt, self.image, self.about)
 
 
+def spellings(edits: Sequence[Edit]) -> dict[int, str]:
+    """By its number each question as it was first spelled."""
+    return {edit.number: edit.prompt for edit in reversed(edits)}
+
+
 def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """The edits in their order, each with the id of the one that superseded it, in conflict with those in force."""
     last = {edit.number: edit.id for edit in edits}
@@ -95,6 +100,8 @@ class Listing:
         Raises :class:`BadInput` for a folder of somebody else's, and what :meth:`read` raises.
         """
         check_folder(folder, FILE)
+        if (place(folder) / FILE).is_symlink():
+            raise BadInput(f"{place(folder) / FILE} is a link to the edits of another folder: give that folder")
         return cls.read(folder) if (place(folder) / FILE).exists() else None
 
     @classmethod
@@ -105,6 +112,8 @@ class Listing:
         :class:`StorageError` where reading fails.
         """
         file = place(folder) / FILE
+        if file.exists() and not file.is_file():
+            raise BadInput(f"{file} is no file: remove it, or give another folder")
         try:
             stored = json.loads(file.read_text(encoding="utf-8-sig"))
             if stored["version"] not in range(1, VERSION + 1):
@@ -145,7 +154,10 @@ def _listing(stored: Mapping[str, Any]) -> Listing:
         raise TypeError(made, opens_with)
     if made["tensors"] and not TENSORS.fullmatch(made["tensors"]):
         raise ValueError(made)
-    return Listing(**made, edits=tuple(map(_edit, stored["edits"])), opens_with=opens_with)
+    edits = tuple(map(_edit, stored["edits"]))
+    if len({edit.id for edit in edits}) < len(edits):
+        raise ValueError(edits)
+    return Listing(**made, edits=edits, opens_with=opens_with)
 
 
 def _edit(row: Mapping[str, Any]) -> Edit:
