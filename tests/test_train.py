@@ -150,6 +150,14 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(vlm, method, monkeypatch
         fresh(vlm, method).push_to_hub("someone/else")
 
 
+def test_fewer_steps_than_were_trained_are_refused(vlm, method, tmp_path):
+    train(fresh(vlm, method), CASES, TrainConfig(steps=3, batch_size=4), tmp_path)
+    before = (tmp_path / "editor.safetensors").read_bytes()
+    with pytest.raises(BadInput, match="is trained for 3 steps already"):
+        train(fresh(vlm, method), CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
+    assert (tmp_path / "editor.safetensors").read_bytes() == before
+
+
 def test_another_runs_folder_is_refused(vlm, method, tmp_path):
     train(fresh(vlm, method), CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
     with pytest.raises(Mismatch, match="another lr"):

@@ -233,7 +233,10 @@ class EditableVLM:
         last = {edit.number: edit.id for edit in edits}
         force = [edit for edit in edits if last[edit.number] == edit.id]
         if not self._remembers(force):
-            raise BadInput(f"{self.editor.name} cannot take back single edits: start again without them")
+            raise BadInput(
+                f"{self.editor.name} takes an edit back by making the others anew, and has not all of their images: "
+                "restore the folder from a copy, or make the edits again elsewhere"
+            )
         patch = self.editor.empty()
         if force:
             first = spellings(edits)
@@ -335,6 +338,11 @@ class EditableVLM:
             return self.editor
         if self.editor.name not in ("pinpoint", "liveedit") or fingerprint not in SHIPPED:
             which = made.get("editor", listing.editor)
+            if which == self.opens_with.get("editor") and listing.editor == self.editor.name:
+                raise Mismatch(
+                    f"the edits in {folder} were made by {which} before it was trained further or replaced: "
+                    "restore that editor, or make the edits again elsewhere"
+                )
             raise Mismatch(f"the edits in {folder} were made by another editor ({which}): load that one")
         editor = load_editor(self.vlm, embedded(SHIPPED[fingerprint]))
         assert isinstance(editor, TrainableEditor)

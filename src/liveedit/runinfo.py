@@ -1,6 +1,7 @@
 """What a run is about, in a form that two runs can be compared by."""
 
 import json
+import os
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -17,7 +18,7 @@ def image_name(query: Query) -> str:
 
 def name(image: Any) -> str:
     """An image's path, or the ``name`` in a picture's ``info``."""
-    return str(image.info.get("name", "") if hasattr(image, "info") else image)
+    return str(image.info.get("name", "") if hasattr(image, "info") else os.fspath(image))
 
 
 def seen(query: Query) -> Any:

@@ -128,6 +128,8 @@ def train(
         scheduler = LambdaLR(optimizer, lambda step: _rate(step, config))
         loss, optimizer = accelerator.prepare(loss, optimizer)
         first = _resume(accelerator, folder, scheduler)
+        if first > config.steps:
+            raise BadInput(f"{folder} is trained for {first:,} steps already: give more steps, or another folder")
         accelerator.init_trackers("log")
         stopped = None
         for step in range(first, config.steps):

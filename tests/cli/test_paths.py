@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 import liveedit
 from liveedit.cli import main
 from liveedit.data.places import home as data_home
+from liveedit.editors import new_editor
 from liveedit.errors import BadInput
 from liveedit.evaluate import Windows, evaluate
 from liveedit.listing import Listing
@@ -117,6 +118,20 @@ def test_the_same_in_python(home):
     assert (failures("~/run"), len(terminal_tables("~/report"))) == ([], len(terminal_tables(home / "report")))
     train(edited.editor, cases, TrainConfig(steps=1, batch_size=2), "~/trained-here")
     assert {path.name for path in home.iterdir()} >= {"pool", "patch", "run", "report", "trained-here"}
+
+
+def test_an_editor_that_was_replaced_or_is_gone_is_named(shelf, home, run):
+    editor, made = home / "own", ("--pool=~/pool", "--model=~/tiny")
+    shutil.copytree(shelf / "editor", editor)
+    assert run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--editor=~/own", *made)[0] in (0, 3)
+    other = new_editor(VLM.load("~/tiny"), "liveedit", {"layer": 1, "module_dim": 8, "heads": 2})
+    other.save_pretrained(editor)
+    rc, _, err = run("ask", QUESTION, *made)
+    assert (rc, f"made by {editor} before it was trained further or replaced" in err) == (1, True), err
+    shutil.rmtree(editor)
+    rc, _, err = run("ask", QUESTION, *made)
+    assert (rc, f"the editor in {editor}, which is gone: give it by --editor" in err) == (1, True), err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.fixture

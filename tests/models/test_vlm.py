@@ -1,6 +1,7 @@
 """Loading, errors, chat templates and what single families do differently."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from liveedit.editable import EditableVLM
+from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import new_editor
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.llava import Llava
@@ -472,3 +473,23 @@ def test_resume_gives_accelerates_forward_back():
 )
 def test_logits_are_scaled_as_the_config_says(setting, expected):
     assert scaled(torch.tensor(2.0), SimpleNamespace(**setting)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"device_map": {"": "nowhere"}}, "there is no device 'nowhere'"),
+        ({"device_map": "nowhere"}, "there is no device 'nowhere'"),
+        ({"device_map": 5.5}, "there is no device 5.5"),
+        ({"max_memory": 5}, "give a device_map, too"),
+        ({"max_memory": {"cpu": "1GB"}}, "give a device_map, too"),
+        ({"device_map": "auto", "max_memory": {"nowhere": "1GB"}}, "there is no device 'nowhere'"),
+        ({"device_map": "cuda"}, "there is no CUDA device here for 'cuda': say cpu"),
+        ({"device_map": {"": "cuda:1"}}, "there is no CUDA device here for 'cuda:1'"),
+    ],
+)
+def test_devices_that_are_not_here_are_named(options, says, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match=re.escape(says)) as caught:
+        VLM.load(embedded("vlm"), **options)
+    assert "files" not in str(caught.value)

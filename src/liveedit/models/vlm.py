@@ -43,6 +43,8 @@ UNSEEN = ("use_cache",)
 """Arguments for the text decoder that transformers from 5.24 on hands to the vision tower, too."""
 
 HALF = (torch.float16, torch.bfloat16)
+SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways of spreading layers over the devices that there are."""
 
 EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
@@ -111,7 +113,9 @@ class VLM(Encoder, metaclass=Family):
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to the calls under way. Raises :class:`BadInput` while the model is patched."""
         if self.attachment.users:
-            raise BadInput("a model cannot be copied while it is patched: leave `patched` first")
+            raise BadInput(
+                "a model cannot be copied while it is patched or answers: leave `patched`, or wait for the answers"
+            )
         return {name: value for name, value in vars(self).items() if name != "attachment"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -172,6 +176,7 @@ class VLM(Encoder, metaclass=Family):
         """See :meth:`load`; the model is not asked anything yet."""
         source = checkpoint(path)
         check_dtype(dtype)
+        check_devices(device_map, max_memory)
         with reading(path):
             config, _ = transformers.PreTrainedConfig.get_config_dict(source)
         check_authors(config, path)
@@ -593,6 +598,24 @@ def check_dtype(dtype: object) -> None:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise BadInput(f"there are no weights of dtype {dtype!r}: choose torch.bfloat16, float16 or float32")
+
+
+def check_devices(device_map: object, max_memory: object) -> None:
+    """Raise :class:`BadInput` where layers are to go to devices that are not here, or memory is limited of none."""
+    if max_memory is not None and not (isinstance(max_memory, Mapping) and device_map is not None):
+        raise BadInput("max_memory says how much each device may take, as in {'cpu': '8GiB'}: give a device_map, too")
+    for named in (device_map, max_memory):
+        for device in (named.values() if named is device_map else named) if isinstance(named, Mapping) else [named]:
+            if device in (*SPREAD, "disk", None) or isinstance(device, Mapping):
+                continue
+            try:
+                found = torch.device(device)  # type: ignore[arg-type]
+            except (RuntimeError, TypeError, ValueError):
+                raise BadInput(
+                    f"there is no device {device!r}: choose {', '.join(SPREAD)}, cpu, cuda or disk"
+                ) from None
+            if found.type == "cuda" and not torch.cuda.is_available():
+                raise BadInput(f"there is no CUDA device here for {device!r}: say cpu, or leave it out")
 
 
 @contextmanager
