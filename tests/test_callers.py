@@ -481,6 +481,29 @@ def test_within_unpatched_none_is_left_but_none_at_all(embedded_vlm, two):
     copy_context().run(other.close)
 
 
+def test_a_raw_call_from_elsewhere_is_refused_while_two_have_patches_on(embedded_vlm, two):
+    batch, held = embedded_vlm.encode(ASKED[:1], padding_side="left"), [asking(embedded_vlm, patch) for patch in two]
+    for one in held:
+        copy_context().run(next, one)
+    with pytest.raises(LiveEditError, match="several threads have patched this model"):
+        raw(SimpleNamespace(vlm=embedded_vlm), batch)
+    held[1].close()
+    assert raw(SimpleNamespace(vlm=embedded_vlm), batch) == ["Canada"]
+    held[0].close()
+
+
+def test_of_two_values_of_one_parameter_the_inner_holds(embedded_vlm):
+    plain, patches = embedded_vlm.generate(ASKED[:1]), []
+    for target in ("Canada", "Peru"):
+        model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, "ft-l"))
+        model.edit(Query(QUESTION, target, FLAGS[0]))
+        patches.append(model.patch)
+    for outer, inner, answer in ((*patches, "Peru"), (*reversed(patches), "Canada")):
+        with embedded_vlm.patched(outer), embedded_vlm.patched(inner):
+            assert embedded_vlm.generate(ASKED[:1]) == [answer]
+    assert embedded_vlm.generate(ASKED[:1]) == plain
+
+
 def test_the_patched_model_does_not_assist_itself(embedded_vlm, two):
     """A copy of it does, and changes nothing."""
     edited, copied = SimpleNamespace(vlm=embedded_vlm), copy.deepcopy(embedded_vlm.model)
