@@ -261,7 +261,7 @@ def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{file} cannot be read ({error}): it is cut off or no safetensors file") from error
     about.pop(MARK, None)
-    if (sum := about.pop(SUM, None)) is not None and sum != checksum(tensors):
+    if (saved := about.pop(SUM, None)) is not None and saved != checksum(tensors):
         raise BadInput(f"{file} is damaged, its numbers are not those that were saved: restore it from a copy")
     return tensors, about
 
@@ -270,11 +270,11 @@ def checksum(tensors: Mapping[str, "Tensor"]) -> str:
     """SHA-256 over the names, types, shapes and values of tensors."""
     import torch
 
-    sum = sha256()
+    digest = sha256()
     for name, tensor in sorted(tensors.items()):
-        sum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sum.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def said(file: Path) -> dict[str, str]:

@@ -604,18 +604,16 @@ def check_devices(device_map: object, max_memory: object) -> None:
     """Raise :class:`BadInput` where layers are to go to devices that are not here, or memory is limited of none."""
     if max_memory is not None and not (isinstance(max_memory, Mapping) and device_map is not None):
         raise BadInput("max_memory says how much each device may take, as in {'cpu': '8GiB'}: give a device_map, too")
-    for named in (device_map, max_memory):
-        for device in (named.values() if named is device_map else named) if isinstance(named, Mapping) else [named]:
-            if device in (*SPREAD, "disk", None) or isinstance(device, Mapping):
-                continue
-            try:
-                found = torch.device(device)  # type: ignore[arg-type]
-            except (RuntimeError, TypeError, ValueError):
-                raise BadInput(
-                    f"there is no device {device!r}: choose {', '.join(SPREAD)}, cpu, cuda or disk"
-                ) from None
-            if found.type == "cuda" and not torch.cuda.is_available():
-                raise BadInput(f"there is no CUDA device here for {device!r}: say cpu, or leave it out")
+    mapped = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    for device in (*mapped, *(max_memory or ())):
+        if device in (*SPREAD, "disk", None):
+            continue
+        try:
+            found = torch.device(device)
+        except (RuntimeError, TypeError, ValueError):
+            raise BadInput(f"there is no device {device!r}: choose {', '.join(SPREAD)}, cpu, cuda or disk") from None
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise BadInput(f"there is no CUDA device here for {device!r}: say cpu, or leave it out")
 
 
 @contextmanager

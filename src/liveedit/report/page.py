@@ -99,7 +99,7 @@ def _noted(calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
         noted["Device"][", ".join(str(call[name]) for name in ("device", "dtype") if name in call)] = None
     for heading, values in noted.items():
         if shown := "; ".join(filter(None, values)):
-            yield heading, shown.replace("torch.float", "float").replace("torch.bfloat", "bfloat")
+            yield heading, shown.replace("torch.", "")
 
 
 def _setting_labels(table: Columns) -> list[str]:
