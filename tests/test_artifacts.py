@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,6 +200,26 @@ def test_only_drafts_are_cleared_away(tmp_path, name):
     sweep(tmp_path, age=0)
     discard(tmp_path)
     assert names(tmp_path) == sorted([name, f"{name}-file", "file"])
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    file, seen, fsync = tmp_path / "file", [], os.fsync
+    write_file(file, b"old")
+
+    def noted(descriptor):
+        seen.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, file.read_bytes()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_file(file, b"new")
+    assert seen == [("file", b"old"), (tmp_path.name, b"new")]
+
+
+def test_tensors_of_somebody_else_are_not_cleared_away(tmp_path):
+    write_tensors(tmp_path / "ours.safetensors", TENSORS, {})
+    save_file(TENSORS, tmp_path / "theirs.safetensors")
+    discard(tmp_path)
+    assert names(tmp_path) == ["theirs.safetensors"]
 
 
 # Whose

@@ -206,6 +206,14 @@ def test_a_damaged_listing_is_one_line(edited, pool, changes):
     assert edited.edits == before
 
 
+def test_a_listing_that_leads_out_of_its_folder_is_damaged(edited, pool, tmp_path):
+    [tensors] = pool.glob("tensors-*")
+    tensors.rename(tmp_path / "elsewhere")
+    said(pool, tensors="../elsewhere")
+    with pytest.raises(BadInput, match="damaged"):
+        edited.load(pool)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"3", b'{"version": 2}', b"\xff\xfe", b"[" * 100_000])
 def test_a_listing_that_is_none_is_neither_read_nor_replaced(edited, tmp_path, content):
     (tmp_path / "edits.json").write_bytes(content)

@@ -11,7 +11,7 @@ from transformers import LlamaModel, LlavaModel
 from liveedit.editable import EditableVLM
 from liveedit.editors import new_editor
 from liveedit.errors import UnsupportedModel
-from liveedit.models.calls import CACHE, TESTED
+from liveedit.models.calls import CACHE, TESTED, cache_of
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
@@ -53,6 +53,12 @@ def test_a_model_that_was_not_loaded_here_is_looked_at_before_it_is_edited(monke
     handing_on(monkeypatch, lambda kwargs: kwargs | {"attention_mask": None})
     with pytest.raises(UnsupportedModel, match="cannot be edited"):
         EditableVLM(vlm, editor)
+
+
+@pytest.mark.parametrize("given", [{"cache": 1}, {"past_key_values": 1}, {"cache": None, "past_key_values": 1}])
+def test_a_cache_is_found_under_either_name(given):
+    assert cache_of(given) == 1
+    assert cache_of({"past_key_values": None, "cache": None} | given) == 1
 
 
 def test_a_cache_by_another_name_is_noticed(folder, monkeypatch):
