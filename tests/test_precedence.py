@@ -120,6 +120,17 @@ def test_a_place_is_the_same_from_either_end(embedded_vlm, tmp_path, one, other,
     assert Listing.read(tmp_path / "pool").edits == tuple(replace(edit, superseded_by="") for edit in model.history)
 
 
+def test_another_answer_about_another_of_the_same_images_is_a_conflict_where_they_are_read_alike(model, editor):
+    both = [FLAG, ELSEWHERE]
+    [first] = model.edit(Query(QUESTION, "Brazil", both, about=0))
+    acting = model.generate(Query(QUESTION, image=both, about=-1)) == ["Brazil"]
+    [second] = model.edit(Query(QUESTION, "Kenya", both, about=-1))
+    answered = model.generate(Query(QUESTION, image=both, about=0)) == ["Brazil"]
+    assert answered or second.conflicts == (first.id,) or editor.name in WEAK
+    assert second.conflicts in ((), (first.id,))
+    assert second.conflicts or not acting
+
+
 @pytest.mark.parametrize("about", [0, -1, None])
 def test_of_a_single_image_there_is_one_place(embedded_vlm, about):
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
@@ -205,6 +216,22 @@ def test_who_overrules_others_keeps_to_it_when_those_between_are_taken_back(mode
     assert third.conflicts
     assert fired in ([third.id], [])
     assert (model.generate(Query(QUESTION, image=dotted(0))) == ["Kenya"]) == third.took
+
+
+@of_pools
+def test_the_last_word_holds_when_one_between_that_said_the_same_is_taken_back(model):
+    alike = dotted(0)
+    model.edit(to("Canada"))
+    [between] = model.edit(to("Brazil", OTHER_HAND))
+    [last] = model.edit(to("Brazil", alike))
+    model.forget(between.id)
+    two = EditableVLM(model.vlm, model.editor)
+    two.edit(to("Canada"))
+    two.edit(to("Brazil", alike))
+    for image in (FLAG, alike):
+        assert model.generate(Query(QUESTION, image=image)) == two.generate(Query(QUESTION, image=image))
+    assert [len(edit.conflicts) for edit in model.edits] == [len(edit.conflicts) for edit in two.edits]
+    assert last.took == two.edits[-1].took
 
 
 @of_pools

@@ -1,9 +1,10 @@
 """Conflicts: the earlier edits that a new one is at odds with, and whether an answer is the one that an edit asks for.
 
-An edit is in conflict with each earlier one that gives the same question about another image another answer, its rival,
-and that acts on the new edit's image as long as the new one is not there. Of the edits of a pool these are found one
-after the other, each time without those found before, so that it does not matter which of them would have given way to
-which. Where weights hold all edits, those in force count, and rivals in one batch are made one after another for it.
+An edit is in conflict with each earlier one that gives the same question about another image, or about another of the
+same images, another answer, its rival, and that acts on what the new edit is about as long as the new one is not
+there. Of the edits of a pool the rivals are asked alone, one after the other, each time without those found before, so
+that it does not matter which of them or of the others they would have given way to. Where weights hold all edits,
+those in force count, and rivals in one batch are made one after another for it.
 """
 
 import re
@@ -74,42 +75,34 @@ def conflicts(
     if isinstance(asking.editor, PoolEditor):
         alike = rivals(edits, first)
         return [
-            _in_pool(asking, asking.editor, after, edits[: first + row + 1], query, places)
-            for row, (query, places) in enumerate(zip(queries, alike, strict=True))
+            _in_pool(asking, asking.editor, after, query, places) for query, places in zip(queries, alike, strict=True)
         ]
     return _in_weights(asking, before, edits, queries)
 
 
 def rivals(edits: Sequence[Edit], first: int) -> list[set[int]]:
     """For each edit from the place ``first`` on, the places of its rivals before it, those superseded too."""
-    answers: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    answers: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     found = []
     for place, edit in enumerate(edits):
         alike, answer = answers[question(edit.prompt)], question(edit.target)
         if place >= first:
-            others = ((at, image, other) for at, image, other in alike if edit.image)
-            found.append({at for at, image, other in others if image != edit.image and other != answer})
+            others = ((at, number, other) for at, number, other in alike if edit.image)
+            found.append({at for at, number, other in others if number != edit.number and other != answer})
         if edit.image:
-            alike.append((place, edit.image, answer))
+            alike.append((place, edit.number, answer))
     return found
 
 
-def _in_pool(
-    asking: Asking, editor: PoolEditor, after: Patch, edits: Sequence[Edit], query: Query, places: set[int]
-) -> list[int]:
-    """Of the rivals ``places`` of the last of ``edits`` those that act on it, but for what it supersedes."""
+def _in_pool(asking: Asking, editor: PoolEditor, after: Patch, query: Query, places: set[int]) -> list[int]:
+    """Those of the rivals ``places`` that act on a new edit."""
     found: set[int] = set()
-    if not places:
-        return []
-    *earlier, new = edits
-    own = {place for place, edit in enumerate(earlier) if edit.number == new.number}
-    while True:
-        gone = own | found
-        held = [place for place in range(len(earlier)) if place not in gone] if gone else range(len(earlier))
-        acting = places & {held[expert] for expert in asking.fired(editor.select(after, held), query)}
+    while held := sorted(places - found):
+        acting = {held[expert] for expert in asking.fired(editor.select(after, held), query)}
         if not acting:
-            return sorted(found)
+            break
         found |= acting
+    return sorted(found)
 
 
 def _in_weights(asking: Asking, before: Patch, edits: Sequence[Edit], queries: Sequence[Query]) -> list[list[int]]:
