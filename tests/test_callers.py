@@ -5,6 +5,7 @@ Each way gives what it gives alone, or is refused in one line.
 
 import asyncio
 import copy
+import gc
 import inspect
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from threading import Barrier, Thread
 from types import SimpleNamespace
+from weakref import ref
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.models.calls import CACHE
 from liveedit.models.contract import QUERIES, Nudged, cut, middle
 from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM
 
 QUESTION = "What is the country with this flag?"
 FLAGS = [Emblem().drawing("twemoji", f"flag-{country}") for country in ("jp", "br", "fr", "it")]
@@ -349,6 +352,69 @@ def test_copies_answer_alike(edited, alone):
         assert pickle.loads(pickle.dumps(edited)).generate(ASKED[:2]) == alone[:2]
     copied.edit(Query(QUESTION, "Peru", FLAGS[2]))
     assert len(edited.patch) == 2
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3", "emu3", "hunyuan_vl", "unlimited_ocr"])
+def test_copies_of_a_checkpoint_that_has_answered_do_too(family, tmp_path):
+    """Whatever hooks and methods transformers and the family have put on the model."""
+    vlm = tiny(family)
+    if family != "unlimited_ocr":  # whose own tiny checkpoint needs torchvision to be read
+        vlm.model.save_pretrained(tmp_path)
+        vlm.processor.save_pretrained(tmp_path)
+        vlm = VLM.load(tmp_path)
+    model = EditableVLM(vlm, new_editor(vlm, "grace"))
+    answer = model.generate(ASKED[0])
+    for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert copied.generate(ASKED[0]) == answer
+        assert not any(
+            module is own for module, own in zip(copied.vlm.model.modules(), vlm.model.modules(), strict=True)
+        )
+    assert model.generate(ASKED[0]) == answer
+
+
+def test_a_model_that_was_handed_over_twice_is_one(edited, alone, embedded_vlm):
+    twin = VLM(embedded_vlm.model, embedded_vlm.processor)
+    other = EditableVLM(twin, load_editor(twin, embedded("ft-l")))
+    other.edit(Query(QUESTION, "Peru", FLAGS[0]))
+    with edited.vlm.patched(edited.patch):
+        assert other.generate(ASKED[0]) == ["Peru"]
+        assert other.unedited(ASKED) == edited.unedited(ASKED)
+        other.edit(Query(QUESTION, "Kenya", FLAGS[3]))
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(model.generate, ASKED[0]) for model in (edited, other) * 3]
+        assert [answer.result() for answer in asked] == [alone[:1], ["Peru"]] * 3
+
+
+@pytest.mark.parametrize("outer", ["itself", "ft-l"])
+def test_an_inner_patch_is_made_of_the_model_s_own_weights(edited, alone, outer, embedded_vlm):
+    other = edited
+    if outer != "itself":
+        other = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(outer)))
+        other.edit(Query(QUESTION, "Peru", FLAGS[0]))
+    with edited.vlm.patched(other.patch):
+        assert edited.generate(ASKED[0]) == alone[:1]
+        with edited.vlm.patched(edited.patch):
+            edited.vlm.generate(ASKED[:1])
+        again = load_editor(embedded_vlm, embedded(edited.editor.name))
+    assert again.fingerprint == edited.editor.fingerprint
+
+
+def test_a_cache_is_let_go_with_its_answer(edited, monkeypatch):
+    caches, begun = [], DynamicCache.__init__
+
+    def noted(cache, *args, **kwargs):
+        begun(cache, *args, **kwargs)
+        caches.append(ref(cache))
+
+    monkeypatch.setattr(DynamicCache, "__init__", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        edited.generate(ASKED[:2])
+        assert caches
+        assert not any(cache() for cache in caches)
+    finally:
+        gc.enable()
 
 
 def test_a_patched_model_is_not_copied(edited):

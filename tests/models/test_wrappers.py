@@ -61,6 +61,22 @@ def test_the_fingerprint_is_of_the_weights_that_act(made):
     assert vlm.fingerprint not in (on, plain)
 
 
+def test_the_fingerprint_follows_what_becomes_of_adapters(made):
+    plain = made.fingerprint
+    vlm = VLM(wrapped := lora(made.model), made.processor)
+    found = [plain, vlm.fingerprint]
+    for parameter in (parameter for name, parameter in wrapped.named_parameters() if "lora_B" in name):
+        parameter.data.mul_(2)
+    found.append(vlm.fingerprint)
+    wrapped.merge_adapter()
+    found.append(vlm.fingerprint)
+    wrapped.unmerge_adapter()
+    wrapped.delete_adapter("default")
+    wrapped.add_adapter("default", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    found.append(vlm.fingerprint)
+    assert len(set(found)) == len(found)
+
+
 @pytest.mark.parametrize("form", ["wrapped", "base", "merged"])
 def test_edits_on_a_model_with_adapters(form, made):
     wrapped = lora(made.model)

@@ -115,7 +115,7 @@ def inner_width(vlm: VLM, layer: int) -> int:
     Raises as :func:`down_projection` where there is neither.
     """
     if not matrices(vlm, layer, DOWN) and (experts := stacked(vlm, layer)):
-        return int(vlm.decoder.get_parameter(experts[0])[0].numel()) // vlm.hidden_size
+        return int(vlm.parameter(f"{vlm.decoder_path}.{experts[0]}")[0].numel()) // vlm.hidden_size
     return int(vlm.decoder.get_submodule(down_projection(vlm, layer)).in_features)
 
 

@@ -68,7 +68,7 @@ class FineTuning(DirectEditor):
 
     def start(self) -> dict[str, Tensor]:
         """See :meth:`DirectEditor.start`."""
-        return {name: self.vlm.model.get_parameter(name) for name in self.names}
+        return {name: self.vlm.parameter(name) for name in self.names}
 
     def optimizer(self, values: Sequence[Tensor]) -> Optimizer:
         """See :meth:`DirectEditor.optimizer`."""
@@ -104,7 +104,8 @@ class FTL(FineTuning):
         place = feed_forward(self.vlm, layer)
         within = tuple(f"{site.removesuffix(INPUT)}." for site in (place.reads, place.writes))
         names = [f"layers.{layer}.{name}" for name in changeable(self.vlm.layers[layer])]
-        return [name for name in names if name.startswith(within) and self.vlm.decoder.get_parameter(name).ndim > 1]
+        parameters = dict(self.vlm.decoder.named_parameters())
+        return [name for name in names if name.startswith(within) and parameters[name].ndim > 1]
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:

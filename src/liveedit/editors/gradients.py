@@ -71,7 +71,7 @@ class ChangePatch(WeightsPatch):
 
     def weights(self) -> dict[str, Tensor]:
         """See :meth:`Patch.weights`."""
-        before = {name: self.editor.vlm.model.get_parameter(name) for name in self.changes()}
+        before = {name: self.editor.vlm.parameter(name) for name in self.changes()}
         return {name: before[name] + change.to(before[name].device) for name, change in self.changes().items()}
 
     def changes(self) -> dict[str, Tensor]:
@@ -148,11 +148,11 @@ class GradientEditor(TrainableEditor):
             Matrix(f"{vlm.decoder_path}.{site}.weight", site, (weight.shape[0], weight.shape[1]))
             for layer in range(self.below + 1, vlm.num_layers)
             for site in matrices(vlm, layer, self.leaves)
-            for weight in [vlm.decoder.get_parameter(f"{site}.weight")]
+            for weight in [vlm.parameter(f"{vlm.decoder_path}.{site}.weight")]
         ]
         if not self.matrices:
             raise UnsupportedModel(f"{self.name} needs feed-forward networks with linear layers for every token")
-        check_changeable((matrix.name, vlm.model.get_parameter(matrix.name)) for matrix in self.matrices)
+        check_changeable((matrix.name, vlm.parameter(matrix.name)) for matrix in self.matrices)
 
     @property
     def device(self) -> torch.device:

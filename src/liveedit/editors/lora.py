@@ -59,17 +59,16 @@ class LoRAPatch(WeightsPatch):
 
     def weights(self) -> dict[str, Tensor]:
         """See :meth:`Patch.weights`."""
-        model, config = self.editor.vlm.model, self.editor.config
+        vlm, config = self.editor.vlm, self.editor.config
         names = [name.removesuffix(".A") for name in self.values if name.endswith(".A")]
         return {
-            name: model.get_parameter(name)
-            + config.alpha / config.rank * self.factor(name, "B") @ self.factor(name, "A")
+            name: vlm.parameter(name) + config.alpha / config.rank * self.factor(name, "B") @ self.factor(name, "A")
             for name in names
         }
 
     def factor(self, name: str, which: str) -> Tensor:
         """A or B of a matrix, where the matrix is."""
-        return self.values[f"{name}.{which}"].to(self.editor.vlm.model.get_parameter(name).device)
+        return self.values[f"{name}.{which}"].to(self.editor.vlm.parameter(name).device)
 
 
 class LoRA(DirectEditor):
@@ -89,13 +88,13 @@ class LoRA(DirectEditor):
         ]
         if not self.names:
             raise UnsupportedModel("lora needs query and value projections like q_proj and v_proj: this model has none")
-        check_changeable((name, vlm.model.get_parameter(name)) for name in self.names)
+        check_changeable((name, vlm.parameter(name)) for name in self.names)
 
     def start(self) -> dict[str, Tensor]:
         """See :meth:`DirectEditor.start`."""
         generator, rank, values = torch.Generator().manual_seed(self.config.seed), self.config.rank, {}
         for name in self.names:
-            high, wide = self.vlm.model.get_parameter(name).shape
+            high, wide = self.vlm.parameter(name).shape
             values[f"{name}.A"] = (2 * torch.rand(rank, wide, generator=generator) - 1) / sqrt(wide)
             values[f"{name}.B"] = torch.zeros(high, rank)
         return {name: value.to(self.vlm.device) for name, value in values.items()}

@@ -113,7 +113,7 @@ class LTE(TrainableEditor, ContextEditor):
         check_changeable(vlm.layers.named_parameters())
         self.retriever = Retriever(vlm, c.retriever, c.by, c.threshold, c.image_threshold)
         self.names = {plain(name).replace(".", "/"): name for name in changeable(vlm.layers)}
-        values = {key: vlm.layers.get_parameter(name) for key, name in self.names.items()}
+        values = {key: vlm.parameter(f"{vlm.decoder_path}.layers.{name}") for key, name in self.names.items()}
         self._layers = nn.ParameterDict({key: value.detach().float().clone() for key, value in values.items()})
         self._networks = nn.ModuleDict({"layers": self._layers})
 

@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from threading import RLock, local
-from typing import TYPE_CHECKING, Any
+from threading import Lock, RLock, local
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ class Here:
     prompt: int | None = None
 
 
+_MAKING = Lock()
 _HERE: ContextVar[Mapping[int, Here]] = ContextVar("liveedit", default={})  # noqa: B039  # never changed, only replaced
 
 
@@ -118,17 +120,28 @@ class Followed(dict[Patch, Answer]):
         if found is None:
             found = cls()
             setattr(cache, FOLLOWED, found)
-            for name, order in ORDERS.items():
+            for name in ORDERS:
                 if hasattr(cache, name):
-                    setattr(cache, name, partial(reordered, found, getattr(cache, name), order))
+                    setattr(cache, name, Reordering(cache, name))
         return found
 
 
-def reordered(answers: Followed, own: Callable[[Any], None], order: Callable[..., Tensor], given: Any) -> None:
-    """A method of a cache that answers follow; ``order`` makes rows of its argument, ``given``."""
-    own(given)
-    for answer in answers.values():
-        answer.reorder(order(torch.arange(len(answer.batch)), given))
+class Reordering:
+    """A method of a cache that answers follow. The cache is let go with its last user: it is in no circle with this."""
+
+    def __init__(self, cache: Any, name: str) -> None:
+        self.cache, self.name = ref(cache), name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In a copy of the cache that of the copy."""
+        return Reordering, (self.cache(), self.name)
+
+    def __call__(self, given: Any) -> None:
+        """Call the cache's own method, and let the answers follow."""
+        cache = self.cache()
+        getattr(type(cache), self.name)(cache, given)
+        for answer in Followed.of(cache).values():
+            answer.reorder(ORDERS[self.name](torch.arange(len(answer.batch)), given))
 
 
 def chosen(rows: Tensor, given: Any) -> Tensor:
@@ -172,7 +185,19 @@ class Exchanged(dict[str, Any]):
 
 
 class Attachment:
-    """The patches on one VLM. Without any, nothing of the model is touched."""
+    """The patches on one Hugging Face model. Without any, nothing of it is touched."""
+
+    known: ClassVar[WeakValueDictionary[int, "Attachment"]] = WeakValueDictionary()
+    """That of each model, by its ``id``: an attachment keeps its model."""
+
+    @classmethod
+    def of(cls, vlm: "VLM") -> "Attachment":
+        """The one of a VLM's model, which other VLMs may have made."""
+        with _MAKING:
+            found = cls.known.get(id(vlm.model))
+            if found is None:
+                found = cls.known[id(vlm.model)] = cls(vlm)
+            return found
 
     def __init__(self, vlm: "VLM") -> None:
         self.vlm = vlm

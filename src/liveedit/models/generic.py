@@ -7,7 +7,7 @@ the text. On loading a probe goes through all of it; where the model does otherw
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cached_property, wraps
+from functools import cached_property, partial, update_wrapper
 from typing import Any
 
 import torch
@@ -195,7 +195,8 @@ class Generic(VLM):
             return value
         if not self.lists:
             inner = self.model.base_model
-            inner.get_image_features = listing(inner.get_image_features, self.lists)
+            own = inner.get_image_features
+            inner.get_image_features = update_wrapper(partial(listed, own, self.lists), own)
         self.lists.add(name)
         return torch.tensor(value)
 
@@ -308,18 +309,13 @@ class Generic(VLM):
 READ = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")
 
 
-def listing(function: Callable[..., Any], names: set[str]) -> Callable[..., Any]:
-    """The function, which gets lists of numbers where tensors are given under these names."""
-
-    @wraps(function)
-    def given(*args: Any, **kwargs: Any) -> Any:
-        bound = inspect.signature(function).bind(*args, **kwargs)
-        for name in names:
-            if isinstance(value := bound.arguments.get(name), Tensor):
-                bound.arguments[name] = value.tolist()
-        return function(*bound.args, **bound.kwargs)
-
-    return given
+def listed(function: Callable[..., Any], names: set[str], *args: Any, **kwargs: Any) -> Any:
+    """What the function gives, which gets lists of numbers where tensors are given under these names."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    for name in names:
+        if isinstance(value := bound.arguments.get(name), Tensor):
+            bound.arguments[name] = value.tolist()
+    return function(*bound.args, **bound.kwargs)
 
 
 def flat(values: list[Any]) -> Iterator[Any]:

@@ -48,6 +48,10 @@ class Still(ProcessorMixin):  # type: ignore[misc]
         args = [parts.get(name) for name in super().get_attributes()]
         return super().from_args_and_dict(args, processor_dict, **kwargs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Of the class that this one stands for, by whose name it cannot be found."""
+        return blank, (type(self).__bases__[0],), vars(self)
+
     def __getattr__(self, name: str) -> Any:
         """For a part that is not kept nothing; for that of videos the settings of the one for images."""
         if name in UNWANTED:
@@ -62,6 +66,11 @@ def still(kind: type) -> Any:
     It bears the name of the class that it stands for, because ``save_pretrained`` writes that into the checkpoint.
     """
     return type(kind.__name__, (kind, Still), {"__module__": kind.__module__})
+
+
+def blank(kind: type) -> Any:
+    """An instance of what stands for a processor's class, without its parts."""
+    return object.__new__(still(kind))
 
 
 def processor_class(name: str) -> type:

@@ -34,7 +34,7 @@ from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch, main_output, output_embedding, overrides
 from liveedit.models.processor import completed
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
-from liveedit.models.wrappers import acting, adapters_on, unwrapped
+from liveedit.models.wrappers import acting, adapter_weights, adapters_merged, adapters_on, unwrapped
 from liveedit.types import Query, checked
 
 __all__ = ["CARRIED", "EMBEDDINGS", "VLM", "Inputs", "PromptFormat", "Reply", "reading", "states_of", "uncarried"]
@@ -45,6 +45,9 @@ UNSEEN = ("use_cache",)
 HALF = (torch.float16, torch.bfloat16)
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways of spreading layers over the devices that there are."""
+
+CAPTURING, HOOKED = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+"""Whose hooks collect what layers put out, and the attribute of a model that has them."""
 
 EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
@@ -105,7 +108,7 @@ class VLM(Encoder, metaclass=Family):
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
         settle(model)
         self.step_before()
-        self.attachment = Attachment(self)
+        self.attachment = Attachment.of(self)
         self.fingerprints: dict[tuple[Any, ...], str] = {}
         self.unquantised: Callable[[], VLM] | None = None
         self.probed = False
@@ -116,11 +119,12 @@ class VLM(Encoder, metaclass=Family):
             raise BadInput(
                 "a model cannot be copied while it is patched or answers: leave `patched`, or wait for the answers"
             )
+        release(self.model)
         return {name: value for name, value in vars(self).items() if name != "attachment"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.attachment = Attachment(self)
+        self.attachment = Attachment.of(self)
 
     def step_before(self) -> None:
         """Have the model, and its text decoder, called as the family says."""
@@ -304,9 +308,17 @@ class VLM(Encoder, metaclass=Family):
         Integers are summed, so the device does not matter.
         """
         adapters = adapters_on(self.model)
-        if adapters not in self.fingerprints:
-            self.fingerprints[adapters] = self.taken_fingerprint(adapters)
-        return self.fingerprints[adapters]
+        merged, own = adapters_merged(self.model), map(checksum, adapter_weights(self.model))
+        state = adapters, merged, *own  # others may train them, unlike the model's own weights
+        if state not in self.fingerprints:
+            self.fingerprints[state] = self.taken_fingerprint(adapters)
+        return self.fingerprints[state]
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The model's own parameter of this name, whatever patches have put in its place."""
+        with self.unpatched():
+            found: nn.Parameter = self.model.get_parameter(name)
+        return found
 
     def known_as(self, fingerprint: object) -> bool:
         """Whether a fingerprint is this model's, or the one that it had when half precision counted as it is."""
@@ -699,6 +711,15 @@ def anew(output: Any) -> Any:
         if isinstance(value, Tensor):
             made[name] = value.clone()
     return made
+
+
+def release(model: nn.Module) -> None:
+    """Take off the hooks that transformers puts on a model when it is called, which cannot be pickled, till then."""
+    for module in model.modules():
+        vars(module).pop(HOOKED, None)
+        for number, hook in list(module._forward_hooks.items()):
+            if hook.__module__ == CAPTURING:
+                del module._forward_hooks[number]
 
 
 def checksum(tensor: Tensor) -> bytes:

@@ -7,7 +7,17 @@ from torch import Tensor, nn
 
 from liveedit.errors import UnsupportedModel
 
-__all__ = ["acting", "adapters_on", "changeable", "innermost", "named_here", "plain", "unwrapped"]
+__all__ = [
+    "acting",
+    "adapter_weights",
+    "adapters_merged",
+    "adapters_on",
+    "changeable",
+    "innermost",
+    "named_here",
+    "plain",
+    "unwrapped",
+]
 
 BASE = "base_layer"
 """What PEFT calls the layer that it has put adapters around."""
@@ -49,6 +59,22 @@ def adapters_on(model: Any) -> tuple[tuple[str, tuple[str, ...], str], ...]:
         scales = getattr(module, "scaling", {})
         found += [(path, tuple(on), str([scales.get(name) for name in on]))] if on else []
     return tuple(found)
+
+
+def adapters_merged(model: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Which adapters were added to the weights of which layers; empty where none was."""
+    found = ((path, tuple(getattr(module, "merged_adapters", ()))) for path, module, _ in adapted(model))
+    return tuple((path, names) for path, names in found if names)
+
+
+def adapter_weights(model: Any) -> Iterator[Tensor]:
+    """The weights of the adapters that act, or were added to the model's."""
+    for _, module, on in adapted(model):
+        used = {*on, *getattr(module, "merged_adapters", ())}
+        for name, weight in module.named_parameters():
+            part, _, rest = name.partition(".")
+            if part in (*module.adapter_layer_names, *module.other_param_names) and rest.split(".")[0] in used:
+                yield weight
 
 
 def acting(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
