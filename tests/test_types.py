@@ -96,6 +96,29 @@ def test_a_record_is_read_as_it_was_written():
     assert "\n" not in record.to_json()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"top1_kept": "high"},
+        {"top10_kept": [1]},
+        {"top10_kept": float("nan")},
+        {"edit_seconds": float("inf")},
+        {"query_seconds": None},
+        {"case": 3},
+        {"fired": (Firing("first", 1.0, own=True),)},
+        {"fired": (Firing(1, "all", own=True),)},
+    ],
+    ids=str,
+)
+def test_a_record_holds_what_its_fields_say(fields):
+    texts = {name: "a" for name, kind in get_type_hints(Record).items() if kind is str}
+    numbers = {name: 1 for name, kind in get_type_hints(Record).items() if kind is int}
+    plain = Record(**texts, **numbers, wanted="target", tokens_wanted=(), tokens_after=(), top10_kept=None)
+    assert Record.from_json(plain.to_json()) == plain
+    with pytest.raises((TypeError, ValueError)):
+        Record.from_json(replace(plain, **fields).to_json())
+
+
 @pytest.mark.parametrize("name", ["seed", "edits", "experts_fired", "edit_bytes", "query_seconds"])
 def test_a_number_of_more_bits_than_a_column_has_is_none_of_a_record(name):
     fields = {"tokens_wanted": (), "tokens_after": (), "top10_kept": None} | {

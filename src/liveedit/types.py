@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
@@ -230,19 +231,24 @@ class Record:
         row["fired"] = tuple(Firing(**firing) for firing in row["fired"])
         row["tokens_wanted"], row["tokens_after"] = tuple(row["tokens_wanted"]), tuple(row["tokens_after"])
         record = cls(**row)
+        for firing in record.fired:
+            if not isinstance(firing.expert, int) or not isinstance(firing.weight, int | float):
+                raise TypeError(firing)
         for name, kind in KINDS.items():
             if not isinstance(value := getattr(record, name), kind):
                 raise TypeError(f"{name} is {value!r}")
             if isinstance(value, int) and value.bit_length() > WIDEST:
                 raise ValueError(f"{name} has more than {WIDEST} bits")
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(f"{name} is {value}")
         return record
 
 
 WIDEST = 63
 """Bits of a whole number in a record, without the sign."""
 KINDS = {
-    name: str if kind in (str, Wanted) else int if kind is int else int | float
+    name: str if kind in (str, Wanted) else int if kind is int else int | kind
     for name, kind in get_type_hints(Record).items()
-    if kind in (str, Wanted, int, float)
+    if kind in (str, Wanted, int, float, float | None)
 }
 """What a plain field of a record holds, by its name."""
