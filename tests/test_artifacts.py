@@ -254,6 +254,43 @@ def test_files_are_written_over_our_own_alone(tmp_path):
     assert (tmp_path / "tables" / "a.csv").read_bytes() == b"4"
 
 
+def test_a_file_that_somebody_has_changed_is_theirs(tmp_path):
+    write_files(tmp_path, {"table.md": b"1", "page.html": b"1"})
+    write_files(tmp_path, {"table.md": b"2"})
+    (tmp_path / "table.md").write_text("mine")
+    for content in (b"2", b"3"):
+        with pytest.raises(BadInput, match=r"table\.md is not as LiveEdit wrote it: move it away"):
+            write_files(tmp_path, {"page.html": b"2", "table.md": content})
+    assert [(tmp_path / name).read_text() for name in ("table.md", "page.html")] == ["mine", "1"]
+    (tmp_path / "table.md").unlink()
+    write_files(tmp_path, {"table.md": b"3"})
+    assert (tmp_path / "table.md").read_bytes() == b"3"
+
+
+def test_a_kill_between_files_leaves_them_ours(tmp_path, monkeypatch):
+    write_files(tmp_path, {"a": b"1", "b": b"1"})
+    with monkeypatch.context() as killed:
+        whole = artifacts.write_file
+
+        def until_b(file, content, advice=""):
+            if file.name == "b":
+                raise KeyboardInterrupt
+            return whole(file, content, advice)
+
+        killed.setattr(artifacts, "write_file", until_b)
+        with pytest.raises(KeyboardInterrupt):
+            write_files(tmp_path, {"a": b"2", "b": b"2"})
+    write_files(tmp_path, {"a": b"3", "b": b"3"})
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"3", b"3"]
+
+
+def test_a_manifest_from_before_it_said_what_was_written(tmp_path):
+    (tmp_path / ".liveedit.json").write_text('{"files": ["table.md"]}')
+    (tmp_path / "table.md").write_text("ours")
+    write_files(tmp_path, {"table.md": b"new"})
+    assert (tmp_path / "table.md").read_bytes() == b"new"
+
+
 def test_a_folder_from_before_there_were_manifests(tmp_path):
     (tmp_path / "table.md").touch()
     write_files(tmp_path, {"table.md": b"new"}, ours=True)
@@ -262,7 +299,7 @@ def test_a_folder_from_before_there_were_manifests(tmp_path):
         write_files(tmp_path, {"notes.md": b"new"}, ours=True)
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"files": 3}', '{"files": ["notes.md"'])
+@pytest.mark.parametrize("damage", ["", "[]", '{"files": 3}', '{"files": {"notes.md": 3}}', '{"files": ["notes.md"'])
 def test_a_damaged_manifest_claims_nothing(tmp_path, damage):
     (tmp_path / ".liveedit.json").write_text(damage)
     (tmp_path / "notes.md").write_text("mine")

@@ -5,8 +5,8 @@ kill at any moment leaves what was there or what is new, and at most a draft, wh
 later. A symbolic link is written through; permissions are those of the file replaced, or what umask grants.
 
 A file of tensors carries a mark in its metadata; files in a folder that may be somebody else's are listed in the
-folder's ``.liveedit.json``; a folder of this package's own is known by a file of its kind, such as ``edits.json``. What
-bears no such mark is refused.
+folder's ``.liveedit.json``, with what was written into them; a folder of this package's own is known by a file of its
+kind, such as ``edits.json``. What bears no such mark is refused.
 """
 
 import errno
@@ -189,7 +189,7 @@ def draft(path: str | Path) -> Iterator[Path]:
 
 
 def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False, advice: str = "") -> Path:
-    """Write files into ``folder`` by their paths in it, over those alone that this function wrote before.
+    """Write files into ``folder`` by their paths in it, over those alone that are as this function wrote them before.
 
     ``ours`` says that the folder is known to be this package's though it is from before there were manifests. Raises
     :class:`BadInput`, before anything is written, where one of the files is somebody else's, :class:`StorageError`, as
@@ -197,8 +197,11 @@ def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool
     """
     check_files(folder, contents, ours=ours)
     target = place(folder)
-    names = sorted(_listed(target) | contents.keys())
-    write_file(target / MANIFEST, json.dumps({"files": names}, indent=1).encode() + b"\n", advice)
+    listed: dict[str, list[str]] = dict(_listed(target))
+    for name, content in contents.items():  # a kill leaves either
+        listed[name] = [sha256(content).hexdigest(), *_digest(target / name)]
+    manifest = json.dumps({"files": dict(sorted(listed.items()))}, indent=1)
+    write_file(target / MANIFEST, manifest.encode() + b"\n", advice)
     for name, content in contents.items():
         write_file(target / name, content, advice)
     return target
@@ -212,17 +215,28 @@ def check_files(folder: str | Path, names: Collection[str], *, ours: bool = Fals
     listed = _listed(target)
     if ours and not (target / MANIFEST).exists():
         return
-    for name in sorted(set(names) - listed):
-        if os.path.lexists(target / name):
+    for name in sorted(filter(lambda name: os.path.lexists(target / name), names)):
+        if name not in listed:
             raise BadInput(f"{target / name} was not written by LiveEdit: move it away, or choose another folder")
+        if listed[name] and not {*_digest(target / name)} & {*listed[name]}:
+            raise BadInput(f"{target / name} is not as LiveEdit wrote it: move it away, or choose another folder")
 
 
-def _listed(folder: Path) -> set[str]:
-    """The files of ``folder`` that :func:`write_files` wrote."""
+def _listed(folder: Path) -> dict[str, list[str]]:
+    """By name the files of ``folder`` that :func:`write_files` wrote, each with the SHA-256 of what it may hold.
+
+    None of a file from before they were listed.
+    """
     try:
-        return {str(name) for name in json.loads((folder / MANIFEST).read_text(encoding="utf-8-sig"))["files"]}
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8-sig"))["files"]
+        return {str(name): [*map(str, files[name])] if isinstance(files, dict) else [] for name in files}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
+        return {}
+
+
+def _digest(file: Path) -> list[str]:
+    """The SHA-256 of a file; none where there is none."""
+    return [sha256(file.read_bytes()).hexdigest()] if file.is_file() else []
 
 
 # Tensors
