@@ -2,6 +2,9 @@
 
 import os
 import signal
+import sys
+from contextlib import suppress
+from functools import partial
 
 __all__ = ["main"]
 
@@ -10,16 +13,27 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while it is imported, when nothing has begun, ends it without a word."""
+    """Run the command line. Ctrl-C before a command begins and after its end leaves without a word."""
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored, as behind `nohup`
+    hear = partial(signal.signal, signal.SIGINT)
     if heard:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        hear(leave)
 
     from liveedit.cli import main as run
 
-    if heard:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        run(begun=partial(hear, signal.default_int_handler) if heard else None)
+    finally:
+        if heard:
+            hear(leave)
+
+
+def leave(*_: object) -> None:
+    """End at once, with what was said."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # which may be closed
+        with suppress(OSError, ValueError, RuntimeError):
+            stream.flush()
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,27 @@ def test_ctrl_c_while_the_commands_are_imported(tmp_path):
         assert shell.returncode == 130
 
 
+@pytest.mark.parametrize(
+    "slow",
+    [
+        "import typer.main\ntyper.main.get_params_from_function = wait",
+        "import atexit\natexit.register(wait)",
+    ],
+    ids=["while the commands are made", "after the last"],
+)
+def test_ctrl_c_where_no_command_runs(slow):
+    wait = "import time\ndef wait(*_):\n    print('waiting', flush=True)\n    time.sleep(60)"
+    code = "\n".join([wait, slow, "from liveedit.__main__ import main", "main()"])
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "editors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as shell:
+        said = list(iter(shell.stdout.readline, "waiting\n"))
+        shell.send_signal(signal.SIGINT)
+        assert shell.communicate(timeout=30) == ("", "")
+    assert shell.returncode == 130
+    assert bool(said) == ("atexit" in slow)
+
+
 @pytest.mark.parametrize(("command", "shows"), [("models", "llava"), ("editors", "liveedit"), ("data", "emblem")])
 def test_lists(command, shows):
     done = run(command)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -24,8 +25,10 @@ class Commands(TyperGroup):
     """The commands; Ctrl-C in one of them is a line that says where it stands, not typer's "Aborted"."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the command that was asked for; ``ctx.obj``, if there is one, is called first."""
         try:
+            if ctx.obj:
+                ctx.obj()
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             message = str(stop) or "stopped; the same command goes on from here"
@@ -54,15 +57,18 @@ app.add_typer(data.app, name="data")
 app.add_typer(families.app, name="models")
 
 
-def main() -> None:
-    """Run the command line. A user's mistake is one line on standard error and exit status 1, never a traceback."""
+def main(begun: Callable[[], object] | None = None) -> None:
+    """Run the command line. A user's mistake is one line on standard error and exit status 1, never a traceback.
+
+    ``begun`` is called when the command that was asked for begins.
+    """
     if not sys.stderr.isatty():  # bars are for people
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in filter(None, (sys.stdout, sys.stderr)):  # which may be closed
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a terminal may lack a letter
     try:
         with redirect_stdout(Output(sys.stdout) if sys.stdout else None):
-            app()
+            app(obj=begun)
     except LiveEditError as error:
         _fail(str(error))
     except OSError as error:
