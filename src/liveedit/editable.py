@@ -29,7 +29,7 @@ from liveedit.listing import FILE, Edit, Listing, history, spellings, tidy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import name as image_name
-from liveedit.types import Query, check_path, checked, expanded
+from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
 
@@ -130,7 +130,7 @@ class EditableVLM:
         """
         asked = checked(queries)
         for query in asked:
-            if not query.prompt.strip() or not query.target.strip():
+            if not visible(query.prompt) or not visible(query.target):
                 raise BadInput("an edit needs a question and a target: give both as text that is not empty")
             self.vlm.check_target(query.target)
         opened = [replace(query, image=[open_image(image) for image in query.images]) for query in asked]

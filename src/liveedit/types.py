@@ -7,6 +7,7 @@ A **Query** asks a VLM one thing about the images that it brings, none, one or s
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -19,7 +20,10 @@ from liveedit.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Case", "Firing", "Probe", "Query", "Record", "Wanted", "check_image", "check_path", "checked", "expanded"]
+__all__ = [
+    "Case", "Firing", "Probe", "Query", "Record", "Wanted",
+    "check_image", "check_path", "check_unicode", "checked", "expanded", "visible",
+]  # fmt: skip
 
 Wanted = Literal["target", "before"]
 """What counts as right: the probe's own target, or whatever the unedited model answered."""
@@ -97,10 +101,27 @@ def checked(queries: Query | Iterable[Query]) -> list[Query]:
 def _check_text(part: str, value: object) -> None:
     if not isinstance(value, str):
         raise BadInput(f"the {part} of a query is text, not {_kind(value)}: put it in quotes")
+    check_unicode(f"the {part} of a query", value)
+
+
+def check_unicode(title: str, text: str) -> None:
+    """Raise :class:`BadInput` for a text with halves of characters, which neither tokenizers nor files take."""
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise BadInput(f"the {part} of a query holds characters that are no Unicode: read it as UTF-8") from None
+        raise BadInput(f"{title} holds characters that are no Unicode: read it as UTF-8") from None
+
+
+INVISIBLE = re.compile(
+    r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]*"
+)
+"""White space, control characters, and what Unicode has shown as nothing (Default_Ignorable_Code_Point)."""
+
+
+def visible(text: str) -> bool:
+    """Whether a text has anything that a reader sees: one without counts as empty."""
+    return INVISIBLE.fullmatch(text) is None
 
 
 def check_image(image: object) -> None:

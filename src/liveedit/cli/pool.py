@@ -20,7 +20,7 @@ from liveedit.cli.paths import path
 from liveedit.editors.former import SHIPPED
 from liveedit.errors import BadInput
 from liveedit.listing import FILE, Edit, Listing
-from liveedit.types import Query
+from liveedit.types import Query, visible
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
@@ -100,7 +100,7 @@ def ask(
     max_new_tokens: Tokens = 64,
 ) -> None:
     """Ask the edited model; say which edits took part in the answer."""
-    if not prompt.strip():
+    if not visible(prompt):
         raise BadInput("the question is empty: ask something")
     query = Query(prompt, image=image, about=about)
     with standing(UNCHANGED):

@@ -22,7 +22,7 @@ from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.settings import check, read_json, read_settings
-from liveedit.types import Case, Query, checked, expanded
+from liveedit.types import Case, Query, checked, expanded, visible
 
 __all__ = ["Editor", "Example", "TrainableEditor", "alone", "described"]
 
@@ -108,7 +108,7 @@ class Editor(ABC):
 
     def check(self, query: Query) -> None:
         """Raise :class:`BadInput` for a query that this method cannot edit."""
-        if not query.target.strip():
+        if not visible(query.target):
             raise BadInput(f"an edit needs a target: say what '{query.prompt}' is to be answered")
 
     def begin(self, queries: Sequence[Query], patch: Patch | None) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from liveedit.evaluate.metrics import answers, best, kept, predictions
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
-from liveedit.types import Case, Probe, Query
+from liveedit.types import Case, Probe, Query, visible
 
 __all__ = ["After", "Asker", "Before"]
 
@@ -96,7 +96,7 @@ class Asker:
             replies, _ = self._generate(queries)
             texts = [reply.text for reply in replies]
             forced = [
-                probe.query.target if probe.wanted == "target" or probe.query.target.strip() else text
+                probe.query.target if probe.wanted == "target" or visible(probe.query.target) else text
                 for probe, text in zip(probes, texts, strict=True)
             ]
             logits, real, targets, tokens = self._force(queries, forced)
