@@ -51,11 +51,24 @@ def test_of_several_questions_of_a_hop_the_first_counts(write):
     [
         ({"alt": ""}, "'alt' is empty"),
         ({"alt": " \n"}, "'alt' is empty"),
+        ({"alt": "\u200b"}, "'alt' is empty"),
+        ({"rephrase": "\ufeff \u2060\u202e\x07\ufe0f"}, "'rephrase' is empty"),
+        ({"alt": "\ud800"}, "'alt' holds characters that are no Unicode"),
+        ({"src": "half a \udc00?"}, "'src' holds characters that are no Unicode"),
+        ({"image": "\udcff.jpg"}, "'image' holds characters that are no Unicode"),
         ({"m_loc": None}, "'m_loc' is NoneType, not text"),
         ({"src": 3}, "'src' is int, not text"),
         ({"port_new": [{"port_type": "1-hop"}]}, "'port_new' has another form"),
         ({"port_new": "no list"}, "'port_new' has another form"),
         ({"port_new": [{"port_type": "1-hop", "Q&A": {"Question": "", "Answer": "x"}}]}, "empty question or answer"),
+        (
+            {"port_new": [{"port_type": "1-hop", "Q&A": {"Question": "q", "Answer": "\u200d"}}]},
+            "'port_new' has an empty question or answer",
+        ),
+        (
+            {"port_new": [{"port_type": "1-hop", "Q&A": {"Question": "\ud800", "Answer": "x"}}]},
+            "'port_new' holds characters that are no Unicode",
+        ),
         ({"port_new": [{"port_type": "9-hop", "Q&A": {"Question": "q", "Answer": "x"}}]}, "another form"),
     ],
 )
@@ -68,6 +81,32 @@ def test_a_fault_is_named_with_its_record(write, change, fault):
     assert fault in line
     with pytest.raises(BadInput, match="record 1"):
         read(file)
+
+
+@pytest.mark.parametrize("text", ["नमस्\u200dते", "👩\u200d🚀", "e\u0301", "❤\ufe0f", "‮x", "\u2028a"])
+def test_what_is_not_seen_may_stand_within_a_text(write, text):
+    [row] = read(write([SOUND | {"alt": text}]))
+    assert row.alt == text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('"alt": ', '"alt": "one", "alt": ', "'alt' is there more than once"),
+        ('"alt": ', '"alt": "one", "alt": "two", "alt": ', "'alt' is there more than once"),
+        ('"Answer": ', '"Answer": "one", "Answer": ', "'Answer' is there more than once"),
+        ('"src": ', '"new\\n": 1, "new\\n": 2, "src": ', r"'new\n' is there more than once"),
+        ('"src": ', '"new": [[{"\\ud800": 1, "\\ud800": 2}]], "src": ', r"'\ud800' is there more than once"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named(write, old, new, fault):
+    asked = {"port_type": "1-hop", "Q&A": {"Question": "q", "Answer": "x"}}
+    file = write([SOUND, SOUND | {"port_new": [asked]}])
+    head, row = file.read_text(encoding="utf-8").rsplit('{"src"', 1)
+    file.write_text(head + ('{"src"' + row).replace(old, new), encoding="utf-8")
+    rows, faults = parse(file)
+    assert [row.number for row in rows] == [0]
+    assert faults == [f"eval.json, record 1: {fault}"]
 
 
 def test_missing_fields_are_named_each(write):

@@ -19,12 +19,14 @@ of several questions of one hop the first counts, as in VLKEB's loader.
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from liveedit.errors import BadInput
+from liveedit.types import check_unicode, visible
 
 __all__ = ["FIELDS", "IMAGES", "Annotation", "parse", "read"]
 
@@ -97,7 +99,7 @@ def parse(file: Path) -> tuple[list[Annotation], list[str]]:
 
 def _records(file: Path) -> list[Any]:
     try:
-        records = json.loads(file.read_text(encoding="utf-8-sig"))
+        records = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=Pairs)
     except FileNotFoundError:
         raise BadInput(f"no annotations at {file}: check the path") from None
     except OSError as error:
@@ -109,26 +111,58 @@ def _records(file: Path) -> list[Any]:
     return records
 
 
+class Pairs(dict[str, Any]):
+    """A JSON object; ``twice`` are the keys that it has more than once, of which a dict keeps the last value alone."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(key for key, _ in pairs) if len(pairs) > len(self) else {}
+        self.twice = [key for key, count in counts.items() if count > 1]
+
+
+def _twice(record: Any) -> Iterator[str]:
+    """The keys that any object of a record has more than once."""
+    left = [record]
+    while left:
+        part = left.pop()
+        if isinstance(part, Pairs):
+            yield from part.twice
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+
+
 def _faults(record: Any) -> list[str]:
     """What is wrong with one record."""
     if not isinstance(record, dict):
         return ["not a record but " + type(record).__name__]
-    faults = []
+    faults = [f"{key[:40]!a} is there more than once" for key in _twice(record)]
     for name in FIELDS:
         if name not in record:
             faults.append(f"'{name}' is missing")
         elif not isinstance(record[name], str):
             faults.append(f"'{name}' is {type(record[name]).__name__}, not text")
-        elif not record[name].strip() and name not in MAY_BE_EMPTY:
+        elif not visible(record[name]) and name not in MAY_BE_EMPTY:
             faults.append(f"'{name}' is empty")
+        else:
+            faults += _no_unicode(name, record[name])
     try:
         follows = _portability(record.get("port_new", []))
-        texts = [*follows["hops"].values(), *filter(None, [follows["fact"]])]
-        if not all(isinstance(text, str) and text.strip() for pair in texts for text in pair):
-            faults.append("'port_new' has an empty question or answer")
     except (KeyError, TypeError, ValueError, AttributeError):
-        faults.append("'port_new' has another form than VLKEB's")
-    return faults
+        return [*faults, "'port_new' has another form than VLKEB's"]
+    texts = [text for pair in [*follows["hops"].values(), *filter(None, [follows["fact"]])] for text in pair]
+    if not all(isinstance(text, str) and visible(text) for text in texts):
+        return [*faults, "'port_new' has an empty question or answer"]
+    return faults + _no_unicode("port_new", "".join(texts))
+
+
+def _no_unicode(name: str, text: str) -> list[str]:
+    """The fault of a field with halves of characters, if it has any."""
+    try:
+        check_unicode(f"'{name}'", text)
+    except BadInput as error:
+        return [str(error).partition(":")[0]]
+    return []
 
 
 def _portability(items: list[dict[str, Any]]) -> dict[str, Any]:
