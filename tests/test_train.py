@@ -266,6 +266,13 @@ def test_an_unreadable_image_is_named_before_anything_is_computed(vlm, tmp_path)
         train(editor, cases, FAST, tmp_path / "run", lambda *news: pytest.fail(str(news)))
 
 
+def test_an_unreadable_text_is_named_before_anything_is_computed(vlm, tmp_path):
+    cases = [*CASES, Case("odd", (Query("What is <image>?", "a flag"),), CASES[0].probes)]
+    editor = new_editor(vlm, "liveedit", SETTINGS)
+    with pytest.raises(BadInput, match=r"^case odd, edit 0: .*image placeholder"):
+        train(editor, cases, FAST, tmp_path / "run", lambda *news: pytest.fail(str(news)))
+
+
 # What a step does, told by an editor of one number
 
 

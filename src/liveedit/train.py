@@ -33,6 +33,7 @@ from liveedit.artifacts import check_folder, draft, sync, write_file, writing
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.models.texts import check_cases
 from liveedit.runinfo import digest
 from liveedit.settings import Count, Index, Positive, Seed, check
 from liveedit.types import Case, expanded
@@ -104,8 +105,8 @@ def train(
     ``folder`` also gets the checkpoints, the hidden states and the TensorBoard log. If it holds some of the same run,
     training goes on from there. Raises :class:`Mismatch` if they belong to another configuration or model,
     :class:`BadInput` for settings out of range, fewer cases than one batch takes, a folder that holds other things,
-    damaged files, images that cannot be read, and once a loss or weight is no finite number; :class:`StorageError`
-    where a disk fails. An interrupt, ``KeyboardInterrupt``, says where the run stopped.
+    damaged files, images that cannot be read, texts that the model cannot read, and once a loss or weight is no finite
+    number; :class:`StorageError` where a disk fails. An interrupt, ``KeyboardInterrupt``, says where the run stopped.
     """
     check(config, "training.")
     folder = expanded(folder)
@@ -119,6 +120,7 @@ def train(
     set_seed(config.seed)
     if accelerator.is_main_process:
         check_readable(image for case in cases for query in case.queries for image in query.images)
+        check_cases(editor.vlm, cases)
     with accelerator.main_process_first():
         _claim(folder, _identity(editor, cases, config))
     with _interrupts() as interrupted:

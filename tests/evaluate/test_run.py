@@ -469,6 +469,54 @@ def test_an_unreadable_image_is_named_before_anything_is_asked(vlm, cases, tmp_p
         run(vlm, [*first, last], tmp_path / "run", protocol=Windows((6,)), watcher=lambda news: pytest.fail(news.stage))
 
 
+UNREAD = {
+    "placeholder in a question": (
+        Query("What <image> is it?", "Rain"),
+        "the prompt or target holds the image placehold",
+    ),
+    "placeholder in an answer": (
+        Query("What is it?", "Rain <image>"),
+        "the prompt or target holds the image placehold",
+    ),
+    "long question": (
+        Query("film " * 600),
+        r"the model has room for 512 tokens, and the prompt takes \d+: shorten the",
+    ),
+    "long answer": (Query("Which?", "Rain " * 600), r"the prompt with its target takes \d+: shorten one of them"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_an_unreadable_text_is_named_before_anything_is_asked(vlm, cases, tmp_path, kind):
+    query, said = UNREAD[kind]
+    *first, last = cases(6)
+    last = replace(last, probes=(*last.probes, Probe("text_locality", query, "before")))
+    with pytest.raises(BadInput, match=rf"^case case:5, probe 4 \(text_locality\): .*{said}"):
+        run(vlm, [*first, last], tmp_path / "run", protocol=Windows((6,)), watcher=lambda news: pytest.fail(news.stage))
+
+
+def test_an_unreadable_edit_is_named_too(vlm, cases, tmp_path):
+    *first, last = cases(3)
+    last = replace(last, edits=(*last.edits, Query("What <image> is it?", "Rain")))
+    with pytest.raises(BadInput, match=r"^case case:2, edit 1: .*image placeholder"):
+        run(vlm, [*first, last], tmp_path / "run", protocol=Windows((4,)), watcher=lambda news: pytest.fail(news.stage))
+
+
+def test_a_text_that_its_image_leaves_no_room_for_is_named_when_it_is_asked(vlm, cases, tmp_path):
+    [case] = cases(1)
+    [ten, twenty] = (vlm.encode([Query("film " * count)]).spans[0].stop for count in (10, 20))
+    full = Query("film " * (10 + (vlm.room - ten) * 10 // (twenty - ten)), image=case.edits[0].image)
+    case = replace(case, probes=(*case.probes, Probe("image_locality", full, "before")))
+    with pytest.raises(BadInput, match=r"^case case:0, probe 4 \(image_locality\): the model has room for 512 tokens"):
+        run(vlm, [case], tmp_path / "run", protocol=Windows((1,)))
+
+
+def test_a_query_without_text_may_be_asked(vlm, cases, tmp_path):
+    [case] = cases(1)
+    case = replace(case, probes=(*case.probes, Probe("image_alone", Query("", image=case.edits[0].image), "before")))
+    run(vlm, [case], tmp_path / "run", protocol=Windows((1,)))
+
+
 class Breaking(FTL):
     """Fine-tuning that fails: while it edits the third query, or while it is asked."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from liveedit.evaluate.metrics import answers, best, kept, predictions
 from liveedit.models.patch import Patch
+from liveedit.models.texts import naming
 from liveedit.models.vlm import VLM, Reply
 from liveedit.types import Case, Probe, Query, visible
 
@@ -70,9 +71,13 @@ class Asker:
         self._tower = self._tower_weights()
 
     def before(self, case: Case) -> list[Before]:
-        """What the model, not patched so far, shows for each probe of the case."""
+        """What the model, not patched so far, shows for each probe of the case.
+
+        Raises :class:`BadInput`, which names case and probe, for one that the model cannot read.
+        """
         if case.id not in self._before:
-            self._before[case.id] = [row for probes in self._batches(case.probes) for row in self._unedited(probes)]
+            with naming(case, lambda query: self._unedited([Probe("", query)])):
+                self._before[case.id] = [row for probes in self._batches(case.probes) for row in self._unedited(probes)]
         return self._before[case.id]
 
     def knows(self, case: Case) -> bool:

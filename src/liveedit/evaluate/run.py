@@ -33,6 +33,7 @@ from liveedit.evaluate.memory import PeakMemory
 from liveedit.evaluate.progress import Clock, Progress, Watcher
 from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
 from liveedit.models.patch import Patch
+from liveedit.models.texts import check_cases
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import digest, image_name
 from liveedit.settings import check_seed
@@ -121,12 +122,13 @@ class Evaluation:
         """Test the editors one after another; the files of their records are returned.
 
         What makes one fail, in this process, is put into :attr:`errors`. Raises :class:`BadInput` for an image that
-        cannot be read, before anything is asked, and :class:`StorageError` where writing fails; the records written so
-        far stay.
+        cannot be read, and for a text that the model cannot, before anything is asked, and :class:`StorageError` where
+        writing fails; the records written so far stay.
         """
         self.processes.wait_for_everyone()  # who reads the records of earlier calls has to be done with that
         self._share()
         check_readable(image for run in self._runs for ask in run.asks for image in ask.images)
+        check_cases(self.vlm, self._cases())
         for run in self._runs:
             run.run(watcher)
         self.processes.wait_for_everyone()
@@ -134,6 +136,13 @@ class Evaluation:
             for run in self._runs:
                 run.journal.merge()
         return [run.journal.path for run in self._runs]
+
+    def _cases(self) -> list[Case]:
+        """The cases that this process edits or asks about, each once."""
+        made: dict[Pool, int] = {}
+        for ask in (ask for run in self._runs for ask in run.asks):
+            made[ask.pool] = max(made.get(ask.pool, 0), ask.point.made, ask.place + 1)
+        return list({case.id: case for pool, count in made.items() for case in pool.cases[:count]}.values())
 
     def _share(self) -> None:
         """Give each editor's run what this process is to ask, and tell the clock how much work that is.

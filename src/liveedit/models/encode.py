@@ -1,6 +1,7 @@
 """Encoder: how queries become a batch. The half of a VLM that knows its processor; families differ mostly here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -24,6 +25,9 @@ Picture = tuple[dict[str, Tensor], list[Any]]
 """The model's inputs for the images of one query, batched along their first axis; and of each, how many image tokens it
 takes, or what else :meth:`Encoder.tokenize` needs to know of it."""
 
+TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
+"""What a tokenizer warns of once: a text longer than it knows the model to read, for which we raise an error."""
+
 
 class Encoder:
     """A processor and what it takes to use it. Shapes: B rows, T tokens, padding included."""
@@ -45,6 +49,7 @@ class Encoder:
             if getattr(processor, part, None) is None:
                 raise UnsupportedModel(f"the processor has no {part.replace('_', ' ')}: get all of the model's files")
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
+        self.tokenizer.deprecation_warnings[TOO_LONG] = True
         chat = self.template is not None
         if prompt_format not in (None, *get_args(PromptFormat)):
             raise BadInput(f"there is no prompt format {prompt_format!r}: choose {', '.join(get_args(PromptFormat))}")
@@ -175,6 +180,22 @@ class Encoder:
         self.check_room(batch)
         return batch
 
+    def check_texts(self, queries: Sequence[Query], counts: list[list[Any]] | None = None) -> None:
+        """Raise :class:`BadInput` for texts that :meth:`encode` refuses, or behind which no end of the answer fits.
+
+        ``counts`` says of the images of each query what :meth:`look` does; without it the texts are looked at alone.
+        """
+        queries = checked(queries)
+        if counts is None:
+            queries = [replace(query, image=None) for query in queries if query.prompt.strip() or query.target.strip()]
+            counts = [[] for _ in queries]
+        if queries:
+            rows, answers = self.tokenize(queries, counts, eos=True)
+            ids = pad_rows(rows, self.pad_token_id, "right")
+            mask = pad_rows([[1] * len(row) for row in rows], 0, "right")
+            spans = find_spans(self.image_tokens(ids), mask, answers)
+            self.check_room(Batch({"input_ids": ids, "attention_mask": mask}, torch.full_like(ids, IGNORED), spans))
+
     @property
     def room(self) -> int | None:
         """For how many tokens the text decoder has positions; ``None`` where its config does not say.
@@ -198,11 +219,14 @@ class Encoder:
         room = self.room
         if room is None or self.device.type == "meta":  # where nothing is computed
             return
-        taken = int(self.positions(batch).max())
+        positions = self.positions(batch)
+        longest = int(positions.argmax())
+        taken, (start, stop) = int(positions[longest]), batch.spans[longest].answer
         if taken + more <= room:
             return
         answer = f", and an answer up to {more} more: ask for a shorter one, or" if more and taken <= room else ":"
-        raise BadInput(f"the model has room for {room} tokens, and the prompt takes {taken}{answer} shorten the prompt")
+        what, which = ("prompt with its target", "one of them") if start < stop else ("prompt", "the prompt")
+        raise BadInput(f"the model has room for {room} tokens, and the {what} takes {taken}{answer} shorten {which}")
 
     def pictures(self, queries: Sequence[Query]) -> list[Picture]:
         """The picture of each query; an empty one of no tokens where it has no image."""

@@ -1,0 +1,58 @@
+"""Texts that a model cannot read, named before long work with them begins."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from liveedit.errors import BadInput
+from liveedit.models.encode import Encoder
+from liveedit.types import Case, Query
+
+__all__ = ["Reader", "check_cases", "naming"]
+
+
+def check_cases(vlm: Encoder, cases: Iterable[Case]) -> None:
+    """Raise :class:`BadInput` for the first case with a text that the model cannot read, whatever its images take."""
+    for case in cases:
+        with naming(case, lambda query: vlm.check_texts([query])):
+            vlm.check_texts(case.queries)
+
+
+@contextmanager
+def naming(case: Case, look: Callable[[Query], object]) -> Iterator[None]:
+    """Within it a :class:`BadInput` names the case, and which of its queries it is that ``look`` refuses alone."""
+    try:
+        yield
+    except BadInput:
+        for name, query in _parts(case):
+            try:
+                look(query)
+            except BadInput as error:
+                raise BadInput(f"case {case.id}, {name}: {error}") from error
+        raise
+
+
+def _parts(case: Case) -> Iterator[tuple[str, Query]]:
+    """The queries of a case, and what a message calls each; the probes are numbered as in the records."""
+    for number, probe in enumerate(case.probes):
+        yield f"probe {number} ({probe.metric})", probe.query
+    for number, edit in enumerate(case.edits):
+        yield f"edit {number}", edit
+
+
+class Reader:
+    """A model that looks at images and then at texts about them; of an image it remembers how many tokens it takes."""
+
+    def __init__(self, vlm: Encoder) -> None:
+        self.vlm = vlm
+        self._counts: dict[Any, list[Any]] = {}
+
+    def look(self, image: Path) -> None:
+        """Raise :class:`BadInput` for an image that the model's processor does not take."""
+        _, self._counts[image] = self.vlm.look([image])
+
+    def read(self, query: Query) -> None:
+        """Raise :class:`BadInput` for a query that the model cannot read; not for one whose image it did not take."""
+        if all(image in self._counts for image in query.images):
+            self.vlm.check_texts([query], [[each for image in query.images for each in self._counts[image]]])
