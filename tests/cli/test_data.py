@@ -82,6 +82,29 @@ def test_a_model_finds_the_images_that_its_processor_refuses(added, tmp_path):
     assert "vlkeb has faults (1)" in done.stderr
 
 
+UNREAD = {
+    "placeholder": ("src", "What <image> is it?", "'src' and 'alt': the prompt or target holds the image placeholder"),
+    "length": ("loc_ans", "one " * 9000, "'loc' and 'loc_ans': the model has room for 512 tokens, and the prompt with"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_model_finds_the_texts_that_it_cannot_read(added, tmp_path, kind):
+    field, text, said = UNREAD[kind]
+    file = added / "vlkeb" / "eval.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows[1][field] = text
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    assert run("data", "check", "vlkeb").returncode == 0
+    done = run("data", "check", "vlkeb", "--model", "emblem")
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1), done.stderr
+    assert f"eval.json, record 1: {said}" in done.stdout
+    assert "vlkeb has faults (1)" in done.stderr
+    done = run("eval", "--data", "vlkeb", "--editors", "ft-l", "--edits", "2", "--out", "run", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1), done.stderr
+    assert "case eval:1, probe " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [

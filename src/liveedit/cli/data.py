@@ -15,8 +15,9 @@ from liveedit.data import PUBLISHED, TITLES
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
-    from liveedit.data.checks import Check, Look
+    from liveedit.data.checks import Check
     from liveedit.data.places import Place
+    from liveedit.models.texts import Reader
 
 __all__ = ["app"]
 
@@ -77,7 +78,7 @@ def check(
     name: Name,
     model: Annotated[
         str | None,
-        typer.Option(help="Have this model's processor take every image, too: emblem, a folder, or a Hugging Face id."),
+        typer.Option(help="Have this model take every image and text, too: emblem, a folder, or a Hugging Face id."),
     ] = None,
 ) -> None:
     """Look through every record and every image of a benchmark that was added."""
@@ -121,13 +122,15 @@ def _add(name: str, found: "Place") -> None:
 def _check(name: str, found: "Place", model: str | None = None) -> None:
     """Show what a check finds on one screen. Raises :class:`BadInput` if there is something to mend."""
     from liveedit.data.checks import check
+    from liveedit.data.images import open_image
     from liveedit.data.sources import source
 
-    published, look = source(name), _look(model)
+    published, reader = source(name), _reader(model)
+    look, read = (reader.look, reader.read) if reader is not None else (open_image, None)
     console = Console(soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=None)
-        result = check(published, found, lambda done, total: bar.update(task, completed=done, total=total), look)
+        result = check(published, found, lambda done, total: bar.update(task, completed=done, total=total), look, read)
     counts = [f"{file} {count:,} records" for file, count in result.records.items()]
     console.print(", ".join([*counts, f"{result.images:,} images"]), markup=False)
     for line in [*(f"note: {note}" for note in result.notes), *result.problems[:SHOWN]]:
@@ -138,16 +141,14 @@ def _check(name: str, found: "Place", model: str | None = None) -> None:
         )
 
 
-def _look(model: str | None) -> "Look":
-    """What looks at an image: whatever decodes it, and the processor of a model if one is given."""
-    from liveedit.data.images import open_image
-
+def _reader(model: str | None) -> "Reader | None":
+    """What takes images and texts as a model does, if one is given."""
     if model is None:
-        return open_image
+        return None
     from liveedit.editable import load_vlm
+    from liveedit.models.texts import Reader
 
-    vlm = load_vlm(model)
-    return lambda image: vlm.look([image])
+    return Reader(load_vlm(model))
 
 
 def _listed(name: str, result: "Check") -> Path:

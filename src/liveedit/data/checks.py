@@ -1,6 +1,6 @@
 """Looking through a published benchmark before anything runs on it: every record, every image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +8,22 @@ from liveedit.data.annotations import IMAGES, Annotation, parse
 from liveedit.data.images import faults, open_image
 from liveedit.data.places import Place
 from liveedit.data.sources import Source
+from liveedit.errors import BadInput
+from liveedit.types import Query
 
-__all__ = ["Check", "Look", "check"]
+__all__ = ["Check", "Look", "Read", "check"]
 
 Progress = Callable[[int, int], None]
 """Told how many images are looked at, and how many there are."""
 Look = Callable[[Path], object]
 """Looks at an image. Raises :class:`BadInput` for one that it cannot use."""
+Read = Callable[[Query], object]
+"""Reads a question and its answer. Raises :class:`BadInput` for a text that it cannot use."""
+ASKED = (
+    ("src", "alt", "image"), ("rephrase", "alt", "image"), ("src", "alt", "image_rephrase"),
+    ("loc", "loc_ans", ""), ("m_loc_q", "m_loc_a", "m_loc"),
+)  # fmt: skip
+"""The fields that hold a question, its answer and the image that it is about, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +39,17 @@ class Check:
     problems: list[str]
 
 
-def check(source: Source, place: Place, progress: Progress | None = None, look: Look = open_image) -> Check:
+def check(
+    source: Source, place: Place, progress: Progress | None = None, look: Look = open_image, read: Read | None = None
+) -> Check:
     """Read all records and have ``look`` look at all images of a benchmark, which :func:`open_image` decodes.
 
-    Raises :class:`BadInput` only for an annotation file that is missing, cut off or no list of records.
+    Then ``read``, if given, reads all questions. Raises :class:`BadInput` only for an annotation file that is missing,
+    cut off or no list of records.
     """
     records, notes, problems = {}, [], []
     mentions: dict[str, str] = {}
+    asked: list[tuple[str, Query]] = []
     for role, file in place.files.items():
         rows, wrong = parse(file)
         records[file.name] = len(rows)
@@ -46,7 +59,10 @@ def check(source: Source, place: Place, progress: Progress | None = None, look: 
             notes.append(f"{file.name} has {total:,} records, the published one {published:,}")
         for row in rows:
             mentions |= {path: mention for path, mention in _mentions(file, row) if path not in mentions}
+            asked += _asked(file, row, place.images)
     problems += _image_problems(place.images, mentions, progress, look)
+    if read is not None:
+        problems += _text_problems(asked, read)
     return Check(records, len(mentions), notes, problems)
 
 
@@ -55,6 +71,29 @@ def _mentions(file: Path, row: Annotation) -> list[tuple[str, str]]:
     return [
         (path, f"{file.name}, record {row.number}: '{name}'") for name, path in zip(IMAGES, row.images, strict=True)
     ]
+
+
+def _asked(file: Path, row: Annotation, images: Path) -> Iterator[tuple[str, Query]]:
+    """Each question of a record with its answer, and where they are."""
+    where = f"{file.name}, record {row.number}"
+    for question, answer, image in ASKED:
+        shown = images / getattr(row, image) if image else None
+        yield f"{where}: '{question}' and '{answer}'", Query(getattr(row, question), getattr(row, answer), shown)
+    for pair in row.hops.values():
+        yield f"{where}: 'port_new'", Query(*pair, images / row.image)
+    if row.fact is not None:
+        yield f"{where}: 'port_new'", Query(*row.fact)
+
+
+def _text_problems(asked: Iterable[tuple[str, Query]], read: Read) -> list[str]:
+    """A line on each question and answer that cannot be used."""
+    problems = []
+    for where, query in asked:
+        try:
+            read(query)
+        except BadInput as error:
+            problems.append(f"{where}: {error}")
+    return list(dict.fromkeys(problems))  # of a question about two images one
 
 
 def _image_problems(folder: Path, mentions: dict[str, str], progress: Progress | None, look: Look) -> list[str]:
