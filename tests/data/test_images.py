@@ -151,16 +151,38 @@ def test_other_ranges_than_sixteen_bits(tmp_path):
     assert pixels(tmp_path / "float.tif") == [(0, 0, 0), (128, 128, 128), WHITE]
 
 
-def test_twelve_bits(tmp_path):
-    """A white pixel and a grey one, 0xFFF and 0x800, in three bytes."""
+def tiff(data, bits, **more):
+    """The bytes of a TIFF file of two pixels in one row; ``more`` are further tags, as ``t281``."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
-    size, form = {256: 2, 257: 1}, {258: 12, 259: 1, 262: 1, 277: 1}
-    for tag, value in (size | form | {273: 0, 278: 1, 279: 3}).items():
+    form = {258: bits, 259: 1, 262: 1 if isinstance(bits, int) else 2, 277: np.size(bits)}
+    more = {int(name[1:]): value for name, value in more.items()}
+    for tag, value in ({256: 2, 257: 1} | form | {273: 0, 278: 1, 279: len(data)} | more).items():
         tags[tag] = value
     out = io.BytesIO()
     tags.save(out)
-    (tmp_path / "twelve.tif").write_bytes(out.getvalue() + b"\xff\xf8\x00")
+    return out.getvalue() + data  # to whose place the tag 273 is moved
+
+
+def test_twelve_bits(tmp_path):
+    """A white pixel and a grey one, 0xFFF and 0x800, in three bytes."""
+    (tmp_path / "twelve.tif").write_bytes(tiff(b"\xff\xf8\x00", 12))
     assert pixels(tmp_path / "twelve.tif") == [WHITE, (128, 128, 128)]
+    with Image.open(tmp_path / "twelve.tif") as opened:
+        assert pixels(opened) == [WHITE, (128, 128, 128)]
+        assert pixels(opened.copy()) == [(16, 16, 16), (8, 8, 8)]  # of which nothing tells that there are 12
+
+
+@pytest.mark.parametrize(("most", "wanted"), [(4095, 255), (8190, 128), (65535, 16), (0, 16)])
+def test_a_tiff_that_says_what_is_white(tmp_path, most, wanted):
+    (tmp_path / "a.tif").write_bytes(tiff(struct.pack("<2H", 4095, 0), 16, t281=most))
+    assert pixels(tmp_path / "a.tif") == [(wanted,) * 3, (0, 0, 0)]
+
+
+def test_what_a_tiff_of_eight_bits_says_is_white_does_not_matter(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(bytes([*RED, *GREEN]), (8, 8, 8), t281=(100, 100, 100)))
+    assert pixels(tmp_path / "a.tif") == [RED, GREEN]
+    (tmp_path / "a.tif").write_bytes(tiff(struct.pack("<6H", *(257 * each for each in (*RED, *GREEN))), (16, 16, 16)))
+    assert pixels(tmp_path / "a.tif") == [RED, GREEN]
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCCK"])
@@ -293,6 +315,18 @@ def loop(folder):
     return folder / "loop.png"
 
 
+def fits(bits, data):
+    """A FITS file of two pixels in one row."""
+    cards = {"SIMPLE": "T", "BITPIX": bits, "NAXIS": 2, "NAXIS1": 2, "NAXIS2": 1}
+    head = "".join(f"{name:8}= {value:>20}".ljust(80) for name, value in cards.items()) + "END"
+    return written("a.fits", head.ljust(2880).encode() + data.ljust(2880, b"\0"))
+
+
+def test_fits_of_eight_bits_and_of_floating_point(tmp_path):
+    assert pixels(fits(8, b"\x01\xff")(tmp_path)) == [(1, 1, 1), WHITE]
+    assert pixels(fits(-32, struct.pack(">2f", 0, 1))(tmp_path)) == [(0, 0, 0), WHITE]
+
+
 def floats(*values):
     return lambda _: Image.fromarray(np.array([values], np.float32))
 
@@ -308,6 +342,19 @@ REFUSED = {
     "not a number": (floats(0, np.nan), "from nan to nan: bring them"),
     "infinite": (floats(0, np.inf), "from 0 to inf: bring them"),
     "32-bit numbers": (lambda _: Image.new("I", (2, 2), 7), "32-bit numbers.*save it with 8 or 16 bits"),
+    "32-bit FITS": (fits(32, struct.pack(">2i", 1, 2)), r"a\.fits holds 32-bit numbers"),
+    "numbers with a sign": (
+        fits(16, struct.pack(">2h", -1, 300)),
+        r"a\.fits holds signed numbers, and none is .*as PNG",
+    ),
+    "greys beyond white": (
+        written("a.tif", tiff(struct.pack("<2H", 0, 9), 16, t281=5)),
+        "from 0 to 9: bring .* 5 .white",
+    ),
+    "dim colours": (
+        written("a.tif", tiff(bytes(12), (16, 16, 16), t281=(4095, 4095, 4095))),
+        r"a\.tif holds colours of 16 bits up to 4095 alone: save it with 8 bits",
+    ),
     "no pixels": (lambda _: Image.new("RGB", (0, 4)), "the image of 0 × 4 pixels has no pixels"),
     "closed file": (closed, "closed.png is broken"),
     "cut PNG": (cut("a.png"), r"a\.png .*: (check the file|save it anew as PNG or JPEG)"),

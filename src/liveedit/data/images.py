@@ -6,15 +6,16 @@ what is given                     what is shown
 a file with an EXIF orientation   upright; so is a picture straight from ``PIL.Image.open``, while one that was made or
                                   changed in memory keeps its pixels
 transparency of any kind          the picture on a white page
-16-bit grey                       all of its range, 0 black and 65,535 white (of a TIFF, its bits and what it says is
-                                  white); floating point from 0 to 1
+16-bit grey                       all of its range, 0 black and 65,535 white (of a TIFF the most of its bits, or what it
+                                  says is the most); floating point from 0 to 1
 palettes, CMYK, YCCK, LAB, HSV    their colours, without colour management
 1 bit, L, RGB, any size           as it is
 MPO, PSD                          the picture that viewers show, not the others beside it
 ================================  ====================================================================================
 
-Refused are animations and files of several pages, floating point beyond 0 to 1, 32-bit whole numbers, pictures without
-pixels or with more than Pillow opens, broken files, and what is no file at all.
+Refused are animations and files of several pages, floating point beyond 0 to 1, whole numbers of 32 bits or with a
+sign, deep colours of which few are used, pictures without pixels or with more than Pillow opens, broken files, and what
+is no file at all.
 """
 
 import os
@@ -47,8 +48,8 @@ DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 """Pillow's modes of more than 8 bits."""
 STEPS = {"1": 255, "L;2": 85, "L;4": 17}
 """How far apart the greys of a picture of few bits are, of which a PNG names the transparent one by its number."""
-BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-"""Of TIFF: the tags of the bits and of the meaning of a sample, and the value of the latter that inverts it."""
+BITS, PHOTOMETRIC, MOST, WHITE_IS_ZERO = 258, 262, 281, 0
+"""Of TIFF: the tags of the bits, the meaning and the most of a sample, and the value of the second that inverts it."""
 LONGEST = 160
 """How many characters of an image's name a message gives."""
 
@@ -129,12 +130,14 @@ def shown(image: Image.Image, title: str) -> Image.Image:
     """``image`` as RGB, as a person sees it. Raises :class:`BadInput` where that cannot be, or its data is broken."""
     try:
         check_single(image, title)
+        tags = getattr(image, "tag_v2", {})
+        check_white(image, tags, title)
         colour = transparent_colour(image)
         picture = upright(image)
         if colour is not None:
             picture.info["transparency"] = colour
         if picture.mode in DEEP:
-            return in_eight_bits(picture, getattr(image, "tag_v2", {}), image.format, title).convert("RGB")
+            return in_eight_bits(picture, tags, title).convert("RGB")
         return on_white(picture) if picture.has_transparency_data else picture.convert("RGB")
     except BadInput:
         raise
@@ -149,6 +152,27 @@ def check_single(image: Image.Image, title: str) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in ONE_SHOWN:
         raise BadInput(f"{title} holds {frames} frames or pages: save the one that is meant as PNG")
+
+
+def check_white(image: Image.Image, tags: Any, title: str) -> None:
+    """Raise :class:`BadInput` for whole numbers of which it is not known which is white; ``tags`` are those of a TIFF.
+
+    Of colours of more than 8 bits Pillow keeps the upper 8, of which a file that says less is white has few.
+    """
+    if image.mode == "I" and image.format != "PPM":  # whose 16 bits Pillow reads as 32
+        raise BadInput(f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits")
+    if image.mode in DEEP - {"F"} and image.format == "FITS":
+        raise BadInput(f"{title} holds signed numbers, and none is known to be white: save it as PNG")
+    if image.mode not in DEEP and (bits := max(tags.get(BITS, (1,)))) > 8 and most(tags) < 2**bits - 1:
+        raise BadInput(f"{title} holds colours of {bits} bits up to {most(tags)} alone: save it with 8 bits")
+
+
+def most(tags: Any) -> int:
+    """The number that is white in a TIFF: the most that it says its samples have, else the most of their bits."""
+    highest = 2 ** tags.get(BITS, (16,))[0] - 1
+    said = tags.get(MOST, highest)
+    said = max(said) if isinstance(said, tuple) else said
+    return int(said) if isinstance(said, int) and 0 < said < highest else highest
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -177,15 +201,13 @@ def on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def in_eight_bits(picture: Image.Image, tags: Any, format: str | None, title: str) -> Image.Image:
+def in_eight_bits(picture: Image.Image, tags: Any, title: str) -> Image.Image:
     """A grey picture of more bits in 8, all of its range kept.
 
-    ``tags`` are those of a TIFF file. Raises :class:`BadInput` where it is not known which number is white.
+    ``tags`` are those of a TIFF file. Raises :class:`BadInput` for numbers beyond black and white.
     """
-    if picture.mode == "I" and format != "PPM":  # whose 16 bits Pillow reads as 32
-        raise BadInput(f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits")
     values = np.asarray(picture)
-    white = 1 if picture.mode == "F" else 2 ** tags.get(BITS, (16,))[0] - 1
+    white = 1 if picture.mode == "F" else most(tags)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= white):  # which no comparison with NaN is
         raise BadInput(f"{title} holds numbers from {low:g} to {high:g}: bring them to 0 (black) to {white} (white)")
