@@ -185,6 +185,40 @@ def test_what_a_tiff_of_eight_bits_says_is_white_does_not_matter(tmp_path):
     assert pixels(tmp_path / "a.tif") == [RED, GREEN]
 
 
+def targa(path, flags, kind, depth, data, palette=b""):
+    """A file of four pixels whose palette, if any, has two colours of 32 bits."""
+    colours = (2, 32) if palette else (0, 0)
+    head = struct.pack("<BBBHHBHHHHBB", 0, bool(palette), kind, 0, *colours, 0, 0, 2, 2, depth, 0x20 | flags)
+    path.write_bytes(head + palette + data + bytes(26))  # as many as Pillow looks for a footer in
+    return path
+
+
+@pytest.mark.parametrize("kind", ["colours", "few colours", "greys", "palette"])
+def test_the_alpha_of_a_targa_that_says_it_has_none(tmp_path, kind):
+    red, green = b"\0\0\xff\0", b"\0\xff\0\0"
+    form, data, bits, wanted = {
+        "colours": ((2, 32), (red + green) * 2, 8, [RED, GREEN]),
+        "few colours": ((2, 16), struct.pack("<2H", 0xFC00, 0x83E0) * 2, 1, [RED, GREEN]),
+        "greys": ((3, 16), b"\x0a\0\xc8\0" * 2, 8, [(10, 10, 10), (200, 200, 200)]),
+        "palette": ((1, 8), b"\0\1" * 2, 8, [RED, GREEN]),
+    }[kind]
+    palette = red + green if kind == "palette" else b""
+    opaque = targa(tmp_path / "opaque.tga", 0, *form, data, palette)
+    assert pixels(opaque) == wanted * 2
+    with Image.open(opaque) as opened:
+        assert pixels(opened) == wanted * 2
+        assert pixels(opened) == wanted * 2  # now that it is loaded
+    assert pixels(targa(tmp_path / "clear.tga", bits, *form, data, palette)) == [WHITE] * 4
+
+
+def test_formats_in_which_the_bit_of_a_black_pixel_is_set(tmp_path):
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, 1, 8, 1, 0)
+    (tmp_path / "a.psd").write_bytes(head + bytes(14) + b"\xf0")
+    (tmp_path / "a.xbm").write_text("#define a_width 8\n#define a_height 1\nstatic char a_bits[] = {\n0x0f };\n")
+    for name in ("a.psd", "a.xbm"):
+        assert pixels(tmp_path / name) == [(0, 0, 0)] * 4 + [WHITE] * 4
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "YCCK"])
 def test_a_jpeg_for_print_is_not_shown_inverted(tmp_path, mode):
     plain = Image.new("RGB", (16, 16), (250, 60, 30))

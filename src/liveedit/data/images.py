@@ -24,13 +24,13 @@ import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
 from liveedit.errors import BadInput
 from liveedit.types import check_image
@@ -44,12 +44,16 @@ Source = Image.Image | str | os.PathLike[str]
 ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 ONE_SHOWN = {"MPO", "PSD"}
 """Formats whose further frames (gain maps, layers) no viewer shows one after the other."""
+ONE_IS_BLACK = {"PSD", "XBM"}
+"""Formats of whose pictures of 1 bit Pillow exchanges black and white."""
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 """Pillow's modes of more than 8 bits."""
 STEPS = {"1": 255, "L;2": 85, "L;4": 17}
 """How far apart the greys of a picture of few bits are, of which a PNG names the transparent one by its number."""
 BITS, PHOTOMETRIC, MOST, WHITE_IS_ZERO = 258, 262, 281, 0
 """Of TIFF: the tags of the bits, the meaning and the most of a sample, and the value of the second that inverts it."""
+ALPHA_BITS, ALPHA_MASK = 17, 15
+"""Of Targa: the byte of its header, and what in it is how many bits of a pixel are its alpha."""
 LONGEST = 160
 """How many characters of an image's name a message gives."""
 
@@ -132,13 +136,15 @@ def shown(image: Image.Image, title: str) -> Image.Image:
         check_single(image, title)
         tags = getattr(image, "tag_v2", {})
         check_white(image, tags, title)
-        colour = transparent_colour(image)
+        colour, opaque = transparent_colour(image), says_opaque(image)
         picture = upright(image)
         if colour is not None:
             picture.info["transparency"] = colour
         if picture.mode in DEEP:
             return in_eight_bits(picture, tags, title).convert("RGB")
-        return on_white(picture) if picture.has_transparency_data else picture.convert("RGB")
+        if picture.mode == "1" and image.format in ONE_IS_BLACK:
+            picture = ImageChops.invert(picture)
+        return on_white(picture) if picture.has_transparency_data and not opaque else picture.convert("RGB")
     except BadInput:
         raise
     except Exception as error:  # a decoder may raise anything on broken bytes
@@ -173,6 +179,21 @@ def most(tags: Any) -> int:
     said = tags.get(MOST, highest)
     said = max(said) if isinstance(said, tuple) else said
     return int(said) if isinstance(said, int) and 0 < said < highest else highest
+
+
+def says_opaque(image: Image.Image) -> bool:
+    """Whether the picture is from a Targa file that says that no bits are alpha, though it has room for them."""
+    if not isinstance(image, ImageFile.ImageFile) or image.format != "TGA":
+        return False
+    if image.fp is None:  # loaded already
+        with suppress(OSError), Path(os.fsdecode(image.filename)).open("rb") as file:
+            return not file.read(ALPHA_BITS + 1)[ALPHA_BITS] & ALPHA_MASK
+        return False
+    place = image.fp.tell()
+    image.fp.seek(ALPHA_BITS)
+    bits = image.fp.read(1)[0] & ALPHA_MASK
+    image.fp.seek(place)
+    return not bits
 
 
 def upright(image: Image.Image) -> Image.Image:
