@@ -13,9 +13,9 @@ palettes, CMYK, YCCK, LAB, HSV    their colours, without colour management
 MPO, PSD                          the picture that viewers show, not the others beside it
 ================================  ====================================================================================
 
-Refused are animations and files of several pages, floating point beyond 0 to 1, whole numbers of 32 bits or with a
-sign, deep colours of which few are used, pictures without pixels or with more than Pillow opens, broken files, and what
-is no file at all.
+Refused are animations and files of several pages, floating point beyond 0 to 1, whole numbers of 32 bits, FITS of
+more than 8, deep colours of which few are used, pictures without pixels or with more than Pillow opens, broken files,
+and what is no file at all.
 """
 
 import os
@@ -161,14 +161,15 @@ def check_single(image: Image.Image, title: str) -> None:
 
 
 def check_white(image: Image.Image, tags: Any, title: str) -> None:
-    """Raise :class:`BadInput` for whole numbers of which it is not known which is white; ``tags`` are those of a TIFF.
+    """Raise :class:`BadInput` for numbers of which it is not known which is white; ``tags`` are those of a TIFF.
 
-    Of colours of more than 8 bits Pillow keeps the upper 8, of which a file that says less is white has few.
+    Those of FITS have a sign and any scale, and not every Pillow knows the order of their bytes. Of colours of more
+    than 8 bits Pillow keeps the upper 8, of which little is left where a file says that less is white.
     """
+    if image.mode in DEEP and image.format == "FITS":
+        raise BadInput(f"{title} holds more than 8 bits, of which none is known to be white in FITS: save it as PNG")
     if image.mode == "I" and image.format != "PPM":  # whose 16 bits Pillow reads as 32
         raise BadInput(f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits")
-    if image.mode in DEEP - {"F"} and image.format == "FITS":
-        raise BadInput(f"{title} holds signed numbers, and none is known to be white: save it as PNG")
     if image.mode not in DEEP and (bits := max(tags.get(BITS, (1,)))) > 8 and most(tags) < 2**bits - 1:
         raise BadInput(f"{title} holds colours of {bits} bits up to {most(tags)} alone: save it with 8 bits")
 
