@@ -81,7 +81,11 @@ def test_every_editor_checks_its_settings(name):
             editor.settings({setting: {"of": "another kind"}})
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x', b"1" * 5000], ids=range(6))
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x', b"1" * 5000, b'{"a": {"b": 1, "c": 2, "b": 1}}'],
+    ids=range(7),
+)
 def test_a_file_that_is_no_json_is_named(content, tmp_path):
     file = tmp_path / "config.json"
     file.write_bytes(content)

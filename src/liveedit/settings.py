@@ -56,13 +56,22 @@ def check_seed(seed: int) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds. Raises :class:`BadInput` where it cannot be read as one."""
+    """What a JSON file holds. Raises :class:`BadInput` where it cannot be read as one, or names anything twice."""
     try:
-        return json.loads(expanded(file).read_text(encoding="utf-8-sig"))
+        return json.loads(expanded(file).read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "nested too deep"
         advice = "check its permissions" if isinstance(error, PermissionError) else "give a file of JSON"
         raise BadInput(f"cannot read the settings in {file} ({reason}): {advice}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ``ValueError`` for a name that is there twice, of which one would be passed over."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:40]!r} is there more than once")
+    return found
 
 
 def read_settings(kind: type[Config], values: object, where: str) -> Config:
