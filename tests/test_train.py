@@ -376,6 +376,7 @@ def test_a_training_that_has_diverged_already_leaves_no_editor(vlm, tmp_path):
         (tmp_path / name).unlink()
     file = tmp_path / "checkpoints" / "step-0000001" / "model.safetensors"
     save_file({name: value * torch.nan for name, value in load_file(file).items()}, file)
+    (file.parent / "sums.json").unlink()  # as in a checkpoint from before there was one
     with pytest.raises(BadInput, match="a weight after step 1 is no finite number"):
         trained_number(vlm, tmp_path, steps=1)
     assert not (tmp_path / "editor.safetensors").exists()
@@ -438,18 +439,36 @@ def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def flip(file, at=b""):
+    """Flip a bit of a file's last byte, or of the first of ``at``."""
+    content = bytearray(file.read_bytes())
+    content[content.index(at) if at else -1] ^= 1
+    file.write_bytes(content)
+
+
 def test_cut_hidden_states_are_computed_anew(vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("liveedit.train.SLICE", 2)
     assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 6
-    files = sorted((tmp_path / "hidden").iterdir())
+    files = sorted((tmp_path / "hidden").glob("*.pt"))
     assert len(files) == 3
     cut(files[0])
     files[1].write_bytes(b"")
     assert trained_number(vlm, tmp_path, steps=2)[0].prepared == 4
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "schedule.pt"])
-@pytest.mark.parametrize("damage", [cut, Path.unlink, lambda file: file.write_bytes(b"[]")])
+@pytest.mark.parametrize("damage", [flip, lambda file, _: file.with_suffix(".sha256").unlink()])
+def test_hidden_states_that_may_have_changed_are_computed_anew(vlm, tmp_path, damage):
+    """A bit of a case's id, which still can be read, is flipped; or there is no checksum."""
+    whole, _ = trained_number(vlm, tmp_path, steps=1)
+    damage(tmp_path / "hidden" / "0000000.pt", b"case-0")
+    again, _ = trained_number(vlm, tmp_path, steps=2)
+    assert (whole.prepared, again.prepared) == (6, 6)
+    assert {*again.batches[0]} <= {case.id for case in CASES}
+    assert trained_number(vlm, tmp_path, steps=3)[0].prepared == 0
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "schedule.pt"])
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda file: file.write_bytes(b"[]")])
 def test_a_damaged_checkpoint_is_named(vlm, tmp_path, file, damage):
     trained_number(vlm, tmp_path, steps=1)
     checkpoint = tmp_path / "checkpoints" / "step-0000001"

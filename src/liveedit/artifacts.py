@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ __all__ = [
     "check_open",
     "discard",
     "draft",
+    "file_sum",
     "locked",
     "marked",
     "new_folder",
@@ -186,6 +187,12 @@ def draft(path: str | Path) -> Iterator[Path]:
         sync(file.parent)
     finally:
         shutil.rmtree(part.parent, ignore_errors=True)
+
+
+def file_sum(file: Path) -> str:
+    """SHA-256 over a file. Raises ``OSError`` where it cannot be read."""
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
 
 
 def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False, advice: str = "") -> Path:

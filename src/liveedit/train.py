@@ -29,7 +29,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from liveedit.artifacts import check_folder, draft, sync, write_file, writing
+from liveedit.artifacts import check_folder, draft, file_sum, sync, write_file, writing
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch, StorageError
@@ -49,6 +49,8 @@ IDENTITY = "training.json"
 """The file that says whose a folder is."""
 STEP = re.compile(r"step-([0-9]{7}|[1-9][0-9]{7,})")
 """The name of a whole checkpoint."""
+SUMS = "sums.json"
+"""The file of a checkpoint with the SHA-256 of each of its others; one from before there was this lacks it."""
 GOES_ON = "the same command goes on from here"
 
 
@@ -239,7 +241,10 @@ def _prepared(
     interrupted: Callable[[], bool],
     tell: Progress,
 ) -> list[Example]:
-    """The cases with their hidden states, computed once and kept in ``folder``, a file for each slice of cases."""
+    """The cases with their hidden states, computed once and kept in ``folder``, a file for each slice of cases.
+
+    Beside each stands its SHA-256, without which it is not taken for whole.
+    """
     examples: list[Example] = []
     with accelerator.main_process_first():
         for start in range(0, len(cases), SLICE):
@@ -250,6 +255,8 @@ def _prepared(
                 some = editor.prepare(cases[start : start + SLICE])
                 with _saving(file), draft(file) as part, part.open("wb") as written:
                     torch.save(some, written)
+                with _saving(file):
+                    write_file(_sum_of(file), file_sum(file).encode())
                 tell("hidden states", start + len(some), len(cases), {})
             examples += some
             if interrupted():
@@ -261,9 +268,16 @@ def _prepared(
 def _kept(file: Path) -> list[Example] | None:
     """The hidden states in a file, if there is one and it is whole."""
     try:
+        if _sum_of(file).read_text(encoding="utf-8") != file_sum(file):
+            return None
         return list(torch.load(file, weights_only=False))
     except Exception:  # whatever pickle makes of a damaged one
         return None
+
+
+def _sum_of(file: Path) -> Path:
+    """Where the SHA-256 of a file of hidden states is."""
+    return file.with_suffix(".sha256")
 
 
 @contextmanager
@@ -315,6 +329,9 @@ def _checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: La
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             torch.save(scheduler.state_dict(), part / "schedule.pt")
+            files = [file for file in part.rglob("*") if file.is_file() and file != part / SUMS]
+            sums = {file.relative_to(part).as_posix(): file_sum(file) for file in files}
+            (part / SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
             for file in [*part.iterdir(), part]:
                 sync(file)
             part.rename(target)
@@ -340,11 +357,20 @@ def _resume(accelerator: Accelerator, folder: Path, scheduler: LambdaLR) -> int:
     if not found:
         return 0
     try:
+        _check_sums(found[-1])
         accelerator.load_state(str(found[-1]))
         scheduler.load_state_dict(torch.load(found[-1] / "schedule.pt", weights_only=True))
         return _step(found[-1])
     except Exception as error:  # whatever the readers of its files make of it
         raise BadInput(f"{found[-1]} is damaged: remove it, and the same command begins again") from error
+
+
+def _check_sums(checkpoint: Path) -> None:
+    """Raise ``ValueError`` where a file of a checkpoint is not what was saved."""
+    if (checkpoint / SUMS).exists():
+        sums = json.loads((checkpoint / SUMS).read_text(encoding="utf-8"))
+        if changed := [name for name, saved in sums.items() if file_sum(checkpoint / name) != saved]:
+            raise ValueError(f"{', '.join(changed)} changed")
 
 
 def _report(
