@@ -224,7 +224,7 @@ def test_two_processes_train_one_editor_and_go_on_exactly(tmp_path):
 def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
     losses = {True: [], False: []}
     for cache, seen in losses.items():
-        plan = replace(FAST, steps=3, cache=cache)
+        plan = replace(FAST, steps=3, warmup=3, cache=cache)
         report = lambda stage, step, total, values, seen=seen: seen.append(values["loss"]) if values else None  # noqa: E731
         train(fresh(vlm, "liveedit"), CASES, plan, tmp_path / str(cache), report)
     assert (tmp_path / "True" / "hidden" / "0000000.pt").exists()
@@ -235,10 +235,10 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
 
 def test_another_form_of_prompts_is_another_run(tmp_path):
     asked = tiny("qwen2_vl")
-    train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1), tmp_path)
+    train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1, warmup=1), tmp_path)
     asked.prompt_format = "raw"
     with pytest.raises(Mismatch, match="prompt_format"):
-        train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1), tmp_path)
+        train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1, warmup=1), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["liveedit", "pinpoint", "mend", "ke", "serac", "recipe", "lte"])
@@ -533,7 +533,19 @@ def test_nothing_of_somebody_elses_is_touched(vlm, tmp_path):
         trained_number(vlm, tmp_path / "config.json", steps=1)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"lr": "fast"}, {"schedule": "cosinus"}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"steps": 10**9 + 1},
+        {"lr": 0.0},
+        {"lr": "fast"},
+        {"schedule": "cosinus"},
+        {"seed": -1},
+        {"warmup": 3, "steps": 2},
+        {"warmup": 10**26, "steps": 2},
+    ],
+)
 def test_settings_out_of_range_are_refused(vlm, tmp_path, wrong):
     with pytest.raises(BadInput, match=f"training.{next(iter(wrong))} is "):
         trained_number(vlm, tmp_path, **wrong)

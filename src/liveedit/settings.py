@@ -38,7 +38,8 @@ __all__ = [
     "read_settings",
 ]
 
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Interval(ge=1, le=10**9)]
+"""How many of something: with more than a billion no run would ever end, and torch counts to 2⁶³."""
 Index = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]

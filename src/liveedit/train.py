@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from reprlib import repr as shown
 from types import FrameType
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,7 @@ from liveedit.runinfo import digest
 from liveedit.settings import Count, Index, Positive, Seed, check
 from liveedit.types import Case, expanded
 
-__all__ = ["TrainConfig", "TrainFile", "train"]
+__all__ = ["TrainConfig", "TrainFile", "check_config", "train"]
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Told the stage ("hidden states" or "training"), how much of it is done, how much there is, and the losses by name."""
@@ -58,8 +59,8 @@ GOES_ON = "the same command goes on from here"
 class TrainConfig:
     """How long and how fast. ``schedule`` "step" is the released one: the rate falls to a tenth at ``cut`` steps.
 
-    ``warmup`` steps lead up to the rate. ``clip`` is the largest norm of a gradient, ``None`` for any. ``cache`` keeps
-    the hidden states of all cases, 4 bytes for each of D numbers a token, in memory and on disk.
+    ``warmup`` steps, at most all, lead up to the rate. ``clip`` is the largest norm of a gradient, ``None`` for any.
+    ``cache`` keeps the hidden states of all cases, 4 bytes for each of D numbers a token, in memory and on disk.
     """
 
     steps: Count = 20_000
@@ -99,6 +100,13 @@ class _Loss(nn.Module):
         return self._editor[0].loss(examples, generator)
 
 
+def check_config(config: TrainConfig, where: str) -> None:
+    """Raise :class:`BadInput`, ``where`` before a name, for settings out of range, or that do not go together."""
+    check(config, where)
+    if config.warmup > config.steps:
+        raise BadInput(f"{where}warmup is {shown(config.warmup)}: it should be at most steps, which is {config.steps}")
+
+
 def train(
     editor: TrainableEditor, cases: Sequence[Case], config: TrainConfig, folder: Path, progress: Progress | None = None
 ) -> Path:
@@ -110,7 +118,7 @@ def train(
     damaged files, images that cannot be read, texts that the model cannot read, and once a loss or weight is no finite
     number; :class:`StorageError` where a disk fails. An interrupt, ``KeyboardInterrupt``, says where the run stopped.
     """
-    check(config, "training.")
+    check_config(config, "training.")
     folder = expanded(folder)
     tell = progress or (lambda *_: None)
     if len(cases) < config.batch_size:

@@ -126,6 +126,12 @@ def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
         ('{"training": {"lr": "fast"}}', "config.json: training.lr is 'fast': it should be a valid number"),
         ('{"training": {"batch_size": 0}}', "config.json: training.batch_size is 0"),
         ('{"training": {"checkpoint_every": 0}}', "config.json: training.checkpoint_every is 0"),
+        ('{"training": {"steps": 99999999999999999999999}}', "it should be less than or equal to 1000000000"),
+        ('{"editor": {"module_dim": 9999999999}}', "it should be less than or equal to 1000000000"),
+        (
+            '{"training": {"steps": 2, "warmup": 100000000000000000000000000}}',
+            "training.warmup is 100000000000000000000000000: it should be at most steps, which is 2",
+        ),
         ('{"training": {"stpes": 5}}', "config.json: training.stpes is no setting: did you mean steps?"),
         ('{"training": {"schedule": "cosinus"}}', "it should be 'step' or 'cosine'"),
         ('{"editor": {"layer": "last"}}', "config.json: editor.layer is 'last': it should be a valid integer"),

@@ -58,7 +58,7 @@ def train(
     from liveedit.editors.base import TrainableEditor
     from liveedit.registry import resolve
     from liveedit.settings import read_json, read_settings
-    from liveedit.train import IDENTITY, TrainConfig, TrainFile
+    from liveedit.train import IDENTITY, TrainConfig, TrainFile, check_config
     from liveedit.train import train as run
 
     method = resolve("editor", editor, EDITORS)
@@ -69,6 +69,7 @@ def train(
     given = {"steps": steps, "seed": seed, "cache": cache}
     changes = {name: value for name, value in given.items() if value is not None}
     training = read_settings(TrainConfig, file.training | changes, f"{where}training.")
+    check_config(training, f"{where}training.")
     method.settings(file.editor, f"{where}editor.")  # complains before the model is read
     check_folder(out, IDENTITY)
 
