@@ -479,6 +479,21 @@ def test_a_damaged_checkpoint_is_named(vlm, tmp_path, file, damage):
     assert len(trained_number(vlm, tmp_path, steps=2)[1]) == 2
 
 
+class Short(nn.ParameterList):
+    """Weights that memory does not suffice to read."""
+
+    def _load_from_state_dict(self, *_):
+        raise MemoryError
+
+
+def test_a_checkpoint_for_which_there_is_no_memory_is_not_called_damaged(vlm, tmp_path):
+    trained_number(vlm, tmp_path, steps=1)
+    editor = Number(vlm, Number.Config((1.0,)))
+    editor.networks()["only"] = Short([editor.weight])
+    with pytest.raises(MemoryError):
+        train(editor, CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
+
+
 def test_half_a_checkpoint_is_passed_over(vlm, tmp_path):
     trained_number(vlm, tmp_path, steps=1)
     (tmp_path / "checkpoints" / "step-0000002.part").mkdir()

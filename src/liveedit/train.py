@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from liveedit.artifacts import check_folder, draft, file_sum, sync, write_file, writing
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.errors import BadInput, Mismatch, StorageError, shortage
 from liveedit.models.texts import check_cases
 from liveedit.runinfo import digest
 from liveedit.settings import Count, Index, Positive, Seed, check
@@ -279,7 +279,9 @@ def _kept(file: Path) -> list[Example] | None:
         if _sum_of(file).read_text(encoding="utf-8") != file_sum(file):
             return None
         return list(torch.load(file, weights_only=False))
-    except Exception:  # whatever pickle makes of a damaged one
+    except Exception as error:  # whatever pickle makes of a damaged one
+        if shortage(error):
+            raise
         return None
 
 
@@ -295,6 +297,8 @@ def _saving(target: Path) -> Iterator[None]:
         with writing(target, f"mend that, {GOES_ON}"):
             yield
     except RuntimeError as error:  # what torch makes of a full disk
+        if shortage(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise StorageError(f"cannot write {target} ({reason}): mend that, {GOES_ON}") from error
 
@@ -370,6 +374,8 @@ def _resume(accelerator: Accelerator, folder: Path, scheduler: LambdaLR) -> int:
         scheduler.load_state_dict(torch.load(found[-1] / "schedule.pt", weights_only=True))
         return _step(found[-1])
     except Exception as error:  # whatever the readers of its files make of it
+        if shortage(error):
+            raise
         raise BadInput(f"{found[-1]} is damaged: remove it, and the same command begins again") from error
 
 

@@ -1,6 +1,7 @@
 """`liveedit train`, run as a user runs it: the same command makes the same editor, or goes on where it was stopped."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -150,3 +151,18 @@ def test_a_wrong_file_of_settings_is_one_line(content, says, tmp_path, monkeypat
     assert says in said
     assert "\n" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("name", ["liveedit", "serac"])
+def test_sizes_for_which_there_is_no_memory_are_one_line(name, small, tmp_path, monkeypatch, capsys):
+    """Such sizes as no machine has the addresses for."""
+    plan = {"editor": {"module_dim": 80_000_000}, "training": {"steps": 1, "batch_size": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(plan), encoding="utf-8")
+    words = ["train", tmp_path / "out", "--config", tmp_path / "config.json", "--editor", name]
+    monkeypatch.setattr(sys, "argv", ["liveedit", *map(str, words), "--model", str(small / "model")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err.splitlines()[-1].strip()
+    assert ended.value.code == 1
+    assert re.fullmatch(r"error: there is not enough memory for \d+ bytes more: in a training lower module_dim.*", said)
+    assert not (tmp_path / "out").exists()

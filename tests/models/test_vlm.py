@@ -114,6 +114,19 @@ def test_a_config_that_is_no_json(tmp_path):
     one_line(caught)
 
 
+@pytest.mark.parametrize("part", ["image_states", "logits", "read"])
+def test_memory_that_runs_out_is_not_the_models_fault(saved, part, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    if part == "read":
+        monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", fail)
+    else:
+        monkeypatch.setattr(VLM, part, fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        VLM.load(saved)
+
+
 def test_truncated_weights(saved):
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from liveedit.cli import benchmark, data, families, lists, pool, training
 from liveedit.cli.display import Output, shown
-from liveedit.errors import LiveEditError
+from liveedit.errors import LiveEditError, shortage
 
 __all__ = ["app", "main"]
 
@@ -71,15 +71,17 @@ def main(begun: Callable[[], object] | None = None) -> None:
             app(obj=begun)
     except LiveEditError as error:
         _fail(str(error))
-    except OSError as error:
+    except Exception as error:
         from liveedit.artifacts import CLOSED, FULL, remedy
 
-        if error.errno not in (*CLOSED, *FULL):
+        if short := shortage(error):
+            _fail(short)
+        if not (isinstance(error, OSError) and error.errno in (*CLOSED, *FULL)):
             raise
         _fail(f"{error}: {remedy(error)}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     """End with one line."""
     line = Text.assemble(("error: ", "bold red"), shown(" ".join(message.split())))
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)

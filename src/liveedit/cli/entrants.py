@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from liveedit.errors import BadInput, Mismatch, UnknownName
+from liveedit.errors import BadInput, Mismatch, UnknownName, shortage
 
 if TYPE_CHECKING:
     from liveedit.editors.base import Editor
@@ -103,7 +103,7 @@ def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -
     if not ready.editors:
         if len(ready.failed) == 1 and not ready.left_out:
             raise next(iter(ready.failed.values()))
-        failed = [f"{label}: {error}" for label, error in ready.failed.items()]
+        failed = [f"{label}: {shortage(error) or error}" for label, error in ready.failed.items()]
         raise BadInput(f"no editor is ready: {'; '.join(ready.left_out + failed)}")
     return ready
 

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, shortage
 from liveedit.models import checkpoint
 
 __all__ = ["MINILM", "SentenceEncoder", "find"]
@@ -94,5 +94,7 @@ def load(source: str) -> tuple[Any, Any, dict[str, Tensor]]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
     except Exception as error:  # a file may be broken in any way
+        if shortage(error):
+            raise
         raise missing(source) from error
     return tokenizer, model.eval().requires_grad_(False), {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from liveedit.artifacts import draft, write_file
-from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
+from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError, shortage
 from liveedit.types import Case, Record
 
 __all__ = ["Journal", "Place", "note_failure", "reason"]
@@ -169,6 +169,8 @@ def note_failure(folder: Path, editor: str, stage: str, error: Exception) -> str
 
 def reason(error: Exception) -> str:
     """An error in one line; of one that is not the user's, with its kind."""
+    if short := shortage(error):
+        return short
     text = " ".join(str(error).split())
     if isinstance(error, LiveEditError):
         return text

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.errors import BadInput, UnsupportedModel, shortage
 from liveedit.models.batch import IGNORED, Batch, Firing, HiddenBatch, PaddingSide, Spans
 from liveedit.models.patch import Patch, SiteFn, main_output, side_by_side
 from liveedit.types import Query
@@ -74,6 +74,8 @@ def examine(vlm: "VLM", names: Sequence[str] | None = None) -> Iterator[Finding]
         try:
             CHECKS[name](vlm)
         except Exception as error:  # a model may fail in any way
+            if shortage(error):
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = reason if isinstance(error, Broken) else f"{type(error).__name__}: {reason}"
         yield Finding(name, str(CHECKS[name].__doc__).splitlines()[0], reason)

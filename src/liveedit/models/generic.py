@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liveedit.errors import UnsupportedModel
+from liveedit.errors import UnsupportedModel, shortage
 from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.contract import STRUCTURE, probe
@@ -168,6 +168,8 @@ class Generic(VLM):
             self.plain, self.layer_outputs = self.find_outputs()
             probe(self, STRUCTURE)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if shortage(error):
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
             raise self.refuse(reason) from error
 

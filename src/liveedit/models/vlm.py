@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.integrations.accelerate import load_offloaded_parameter
 
-from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
+from liveedit.errors import BadInput, LiveEditError, UnsupportedModel, shortage
 from liveedit.models import check_authors, checkpoint, family
 from liveedit.models.attach import Attachment
 from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
@@ -214,6 +214,8 @@ class VLM(Encoder, metaclass=Family):
         except LiveEditError:
             raise
         except Exception as error:  # a processor may fail in any way
+            if shortage(error):
+                raise
             reason = one_line(error)
             raise UnsupportedModel(f"the processor in {path} does not fit the model: {reason}") from error
 
@@ -232,6 +234,8 @@ class VLM(Encoder, metaclass=Family):
             with self.unpatched():
                 probe(self, LOADING)
         except Exception as error:  # a model may fail in any way
+            if shortage(error):
+                raise
             here = (weight for weight in self.model.parameters() if not weight.is_meta)
             if not all(weight.isfinite().all() for weight in here if weight.is_floating_point()):
                 reason = "some of the model's weights are no finite numbers"
@@ -636,6 +640,8 @@ def reading(path: str | Path) -> Iterator[None]:
     except LiveEditError:
         raise
     except Exception as error:  # a file may be broken in any way
+        if shortage(error):
+            raise
         raise BadInput(f"cannot read the model {path} ({one_line(error)}): get all of its files again") from error
 
 
