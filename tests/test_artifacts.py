@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -337,13 +338,17 @@ def test_a_thread_waits_for_another(tmp_path, caplog):
     assert order == ["first", "other"]
 
 
-def test_who_waits_in_vain_is_told_in_one_line(tmp_path):
+def test_who_waits_in_vain_is_told_in_one_line(tmp_path, caplog):
     code = f"from liveedit.artifacts import locked\nwith locked({str(tmp_path)!r}): print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(StorageError, match="in use by another process") as caught, locked(tmp_path, patience=0.1):
             pass
         assert "\n" not in str(caught.value)
+        assert caplog.text.count("waiting") == 1
+        with pytest.raises(StorageError, match="in use by another process"), locked(tmp_path, patience=0):
+            pass
+        assert caplog.text.count("waiting") == 1
         other.kill()
         other.wait()
         with locked(tmp_path, patience=10):  # a lock does not outlive its process
@@ -359,6 +364,14 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
     with locked(tmp_path / "empty"):
         pass
     assert names(tmp_path) == ["empty", "kept"]
+
+
+def test_a_folder_that_goes_while_it_is_locked(tmp_path):
+    with locked(tmp_path / "new"):
+        shutil.rmtree(tmp_path / "new")
+    with locked(tmp_path / "new"):
+        pass
+    assert names(tmp_path) == []
 
 
 def test_threads_that_change_a_file_lose_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -430,6 +431,26 @@ def test_ctrl_c_keeps_the_hidden_states_so_far(vlm, tmp_path, monkeypatch):
 def test_training_works_beside_the_main_thread(vlm, tmp_path):
     with ThreadPoolExecutor() as pool:
         assert len(pool.submit(trained_number, vlm, tmp_path, steps=2).result()[1]) == 2
+
+
+# One at a time
+
+
+def test_a_folder_is_trained_in_once_at_a_time(vlm, tmp_path):
+    """The second is refused at once, with nothing changed, while the first is at its steps; a Ctrl-C makes way."""
+
+    def other(stage, done):
+        if (stage, done) == ("training", 2):
+            with ThreadPoolExecutor() as pool:
+                refused = pool.submit(trained_number, vlm, tmp_path / "out", steps=3).exception()
+            assert isinstance(refused, StorageError)
+            assert re.fullmatch(r".*out is in use by another process: try again when that has ended", str(refused))
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 2"):
+        trained_number(vlm, tmp_path / "out", progress=other, steps=3)
+    with ThreadPoolExecutor() as pool:
+        assert len(pool.submit(trained_number, vlm, tmp_path / "out", steps=3).result()[1]) == 1
 
 
 # Damaged files

@@ -363,9 +363,9 @@ def new_folder(out: str | Path, advice: str = "") -> Iterator[Path]:
 def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     """Keep ``folder``, which is made if it is not there, from all other threads and processes that ask for it.
 
-    Within a thread it may be asked for again. A wait is logged. A folder that was made for nothing is removed. Raises
-    :class:`BadInput` where the lock's name is another's, :class:`StorageError` after ``patience`` seconds and where the
-    folder cannot be written to.
+    Within a thread it may be asked for again. A wait is logged; without ``patience`` there is none. A folder that was
+    made for nothing is removed. Raises :class:`BadInput` where the lock's name is another's, :class:`StorageError`
+    after ``patience`` seconds and where the folder cannot be written to.
     """
     target = place(folder)
     fresh = not target.exists()
@@ -377,8 +377,8 @@ def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     try:
         yield
     finally:
-        if fresh and [path.name for path in target.iterdir()] == [LOCK]:
-            with suppress(OSError):
+        with suppress(OSError):  # the folder may be gone
+            if fresh and [path.name for path in target.iterdir()] == [LOCK]:
                 (target / LOCK).unlink()
                 target.rmdir()
         lock.release()
@@ -395,7 +395,7 @@ def _acquired(folder: Path, patience: float) -> FileLock:
         except FileNotFoundError:  # whoever had it before has just removed the folder
             continue
         except Timeout:
-            if told:
+            if told or not patience:
                 message = f"{folder} is in use by another process: try again when that has ended"
                 raise StorageError(message) from None
             log.warning("another process is writing to %s: waiting for it", folder)

@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from reprlib import repr as shown
@@ -30,7 +30,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from liveedit.artifacts import check_folder, draft, file_sum, sync, write_file, writing
+from liveedit.artifacts import check_folder, draft, file_sum, locked, sync, write_file, writing
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch, StorageError, shortage
@@ -116,7 +116,8 @@ def train(
     training goes on from there. Raises :class:`Mismatch` if they belong to another configuration or model,
     :class:`BadInput` for settings out of range, fewer cases than one batch takes, a folder that holds other things,
     damaged files, images that cannot be read, texts that the model cannot read, and once a loss or weight is no finite
-    number; :class:`StorageError` where a disk fails. An interrupt, ``KeyboardInterrupt``, says where the run stopped.
+    number; :class:`StorageError` where a disk fails and while another process trains in ``folder``. An interrupt,
+    ``KeyboardInterrupt``, says where the run stopped.
     """
     check_config(config, "training.")
     folder = expanded(folder)
@@ -131,8 +132,28 @@ def train(
     if accelerator.is_main_process:
         check_readable(image for case in cases for query in case.queries for image in query.images)
         check_cases(editor.vlm, cases)
-    with accelerator.main_process_first():
-        _claim(folder, _identity(editor, cases, config))
+    check_folder(folder, IDENTITY)
+    with locked(folder, patience=0) if accelerator.is_main_process else nullcontext():
+        with accelerator.main_process_first():
+            _claim(folder, _identity(editor, cases, config))
+        done = _steps(editor, cases, config, folder, accelerator, tell)
+        if done < config.steps:
+            raise KeyboardInterrupt(f"stopped at step {done:,} of {config.steps:,}; {GOES_ON}")
+        _check_weights(editor, config.steps)
+        if accelerator.is_main_process:
+            editor.save_pretrained(folder)
+    return folder
+
+
+def _steps(
+    editor: TrainableEditor,
+    cases: Sequence[Case],
+    config: TrainConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    tell: Progress,
+) -> int:
+    """Go on with the training in ``folder`` to its end or an interrupt; how many steps are done then."""
     with _interrupts() as interrupted:
         examples = _prepared(editor, cases, folder, accelerator, interrupted, tell) if config.cache else []
         loss = _Loss(editor)
@@ -143,7 +164,7 @@ def train(
         if first > config.steps:
             raise BadInput(f"{folder} is trained for {first:,} steps already: give more steps, or another folder")
         accelerator.init_trackers("log")
-        stopped = None
+        done = first
         for step in range(first, config.steps):
             chosen, generator = _batch(len(cases), config, step, accelerator)
             batch = [examples[i] for i in chosen] if config.cache else editor.prepare([cases[i] for i in chosen])
@@ -158,19 +179,14 @@ def train(
             _report(accelerator, done, config, total, terms, tell)
             if _any(accelerator, not bool(total.isfinite())):
                 raise _diverged(f"the loss of step {done:,}")
-            stopped = done if done < config.steps and _any(accelerator, interrupted()) else None
+            stopped = done < config.steps and _any(accelerator, interrupted())
             if done % config.checkpoint_every == 0 or done == config.steps or stopped:
                 _check_weights(editor, done)
                 _checkpoint(accelerator, folder, done, scheduler)
             if stopped:
                 break
         accelerator.end_training()
-    if stopped:
-        raise KeyboardInterrupt(f"stopped at step {stopped:,} of {config.steps:,}; {GOES_ON}")
-    _check_weights(editor, config.steps)
-    if accelerator.is_main_process:
-        editor.save_pretrained(folder)
-    return folder
+    return done
 
 
 def _check_weights(editor: TrainableEditor, step: int) -> None:
@@ -228,7 +244,6 @@ def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfi
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
     """Write down whose folder this is, or refuse another's."""
-    check_folder(folder, IDENTITY)
     file = folder / IDENTITY
     if not file.exists():
         write_file(file, json.dumps(identity, indent=1).encode())

@@ -87,7 +87,8 @@ def test_two_processes_leave_what_one_leaves(whole, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for label in ("one", "two"):
         assert records(out, label) == records(whole, label)
-        assert sorted(file.name for file in (out / label).iterdir()) == [f"records-{label}.jsonl", "run.json"]
+        held = [".liveedit.lock", f"records-{label}.jsonl", "run.json"]
+        assert sorted(file.name for file in (out / label).iterdir()) == held
     call = json.loads((out / "two" / "run.json").read_text(encoding="utf-8"))["calls"][0]
     assert call["processes"] == 2
 

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
@@ -337,6 +338,30 @@ def test_records_without_their_run_are_refused(whole, made, vlm, tmp_path):
     (tmp_path / "records-ft-l.jsonl").write_bytes((whole[1] / "records-ft-l.jsonl").read_bytes())
     with pytest.raises(Mismatch, match=r"no run\.json"):
         run(vlm, made, tmp_path)
+
+
+def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path):
+    """Others, begun before or now, are refused at once, and change nothing; a stop makes way."""
+    early = Evaluation(vlm, made, PLAN, data="drawn", seed=7)
+    early.add(FTL(vlm, FT), tmp_path)
+    refused = []
+
+    def others(news):
+        if news.done:
+            about = (tmp_path / "run.json").read_bytes()
+            with ThreadPoolExecutor() as pool:
+                refused.extend([pool.submit(early.run).exception(), pool.submit(run, vlm, made, tmp_path).exception()])
+            assert (tmp_path / "run.json").read_bytes() == about
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(vlm, made, tmp_path, watcher=others)
+    assert all(isinstance(error, StorageError) for error in refused)
+    for error in refused:
+        assert re.fullmatch(r".* is in use by another process: try again when that has ended", str(error))
+    with ThreadPoolExecutor() as pool:
+        records = pool.submit(run, vlm, made, tmp_path).result()
+    assert [timeless(record) for record in records] == [timeless(record) for record in whole[0]]
 
 
 @pytest.mark.parametrize(("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is no record")])

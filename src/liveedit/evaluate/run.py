@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import groupby
@@ -24,6 +24,7 @@ import transformers
 from accelerate import PartialState
 
 import liveedit
+from liveedit.artifacts import locked
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Editor
 from liveedit.errors import BadInput
@@ -105,7 +106,7 @@ class Evaluation:
 
         Whatever ``out`` holds already is not done again. Raises :class:`Mismatch` if ``out`` belongs to another model,
         editor, data or seed, :class:`BadInput` if its files are damaged or somebody else's, and for a label that no
-        file can have in its name, :class:`StorageError` where writing fails.
+        file can have in its name, :class:`StorageError` where writing fails and while another process writes there.
         """
         label = label or editor.name
         if Path(label).name != label or not label.isprintable():
@@ -114,8 +115,9 @@ class Evaluation:
         identity["max_new_tokens"] = self.asker.max_new_tokens
         call = _call(self.vlm) | {"protocol": self.protocol.name, **asdict(self.protocol)}
         call |= {"batch_size": self.asker.batch_size, "processes": self.processes.num_processes}
-        with self.processes.main_process_first():
-            journal = Journal(expanded(out), identity, call, self.cases, self.processes.process_index)
+        folder = expanded(out)
+        with self.processes.main_process_first(), self._alone(folder):
+            journal = Journal(folder, identity, call, self.cases, self.processes.process_index)
         self._runs.append(_Run(self, editor, label, journal))
 
     def run(self, watcher: Watcher | None = None) -> list[Path]:
@@ -123,8 +125,20 @@ class Evaluation:
 
         What makes one fail, in this process, is put into :attr:`errors`. Raises :class:`BadInput` for an image that
         cannot be read, and for a text that the model cannot, before anything is asked, and :class:`StorageError` where
-        writing fails; the records written so far stay.
+        writing fails and while another process writes to one of the folders; the records written so far stay.
         """
+        with ExitStack() as held:
+            for run in self._runs:
+                held.enter_context(self._alone(run.journal.folder))
+            self._test(watcher)
+        return [run.journal.path for run in self._runs]
+
+    def _alone(self, folder: Path) -> AbstractContextManager[None]:
+        """Within it no other run writes to ``folder``; the first of several processes sees to that for all."""
+        return locked(folder, patience=0) if self.processes.is_main_process else nullcontext()
+
+    def _test(self, watcher: Watcher | None) -> None:
+        """Test the editors in folders that nobody else writes to."""
         self.processes.wait_for_everyone()  # who reads the records of earlier calls has to be done with that
         self._share()
         check_readable(image for run in self._runs for ask in run.asks for image in ask.images)
@@ -135,7 +149,6 @@ class Evaluation:
         if self.processes.is_main_process:
             for run in self._runs:
                 run.journal.merge()
-        return [run.journal.path for run in self._runs]
 
     def _cases(self) -> list[Case]:
         """The cases that this process edits or asks about, each once."""
