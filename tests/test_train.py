@@ -161,8 +161,10 @@ def test_fewer_steps_than_were_trained_are_refused(vlm, method, tmp_path):
 
 def test_another_runs_folder_is_refused(vlm, method, tmp_path):
     train(fresh(vlm, method), CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
+    (tmp_path / ".liveedit.lock").unlink()  # as in a folder from before there was one
     with pytest.raises(Mismatch, match="another lr"):
         train(fresh(vlm, method), CASES, TrainConfig(steps=2, batch_size=4, lr=0.5), tmp_path)
+    assert not (tmp_path / ".liveedit.lock").exists()
 
 
 def test_too_few_cases_are_refused(vlm, method, tmp_path):

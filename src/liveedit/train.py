@@ -132,10 +132,11 @@ def train(
     if accelerator.is_main_process:
         check_readable(image for case in cases for query in case.queries for image in query.images)
         check_cases(editor.vlm, cases)
-    check_folder(folder, IDENTITY)
+    identity = _identity(editor, cases, config)
+    _check_claim(folder, identity)  # before a lock is left there
     with locked(folder, patience=0) if accelerator.is_main_process else nullcontext():
         with accelerator.main_process_first():
-            _claim(folder, _identity(editor, cases, config))
+            _claim(folder, identity)
         done = _steps(editor, cases, config, folder, accelerator, tell)
         if done < config.steps:
             raise KeyboardInterrupt(f"stopped at step {done:,} of {config.steps:,}; {GOES_ON}")
@@ -242,11 +243,12 @@ def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfi
     return settings | {"cases": digest(cases)}
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Write down whose folder this is, or refuse another's."""
+def _check_claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Refuse another's folder."""
+    check_folder(folder, IDENTITY)
     file = folder / IDENTITY
     if not file.exists():
-        write_file(file, json.dumps(identity, indent=1).encode())
+        return
     try:
         stored = dict(json.loads(file.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -254,6 +256,14 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     now = json.loads(json.dumps(identity))
     if different := sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key)):
         raise Mismatch(f"{folder} holds a training with another {', '.join(different)}: choose a new folder")
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Write down whose folder this is, or refuse another's."""
+    file = folder / IDENTITY
+    if not file.exists():
+        write_file(file, json.dumps(identity, indent=1).encode())
+    _check_claim(folder, identity)
 
 
 def _prepared(
