@@ -167,6 +167,19 @@ def test_another_runs_folder_is_refused(vlm, method, tmp_path):
     assert not (tmp_path / ".liveedit.lock").exists()
 
 
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ({"generality": ["text_generallity"]}, "generality has 'text_generallity', .* did you mean text_generality"),
+        ({"locality": ["nonsense"]}, "locality has 'nonsense', which no case asks: known: image_generality, "),
+    ],
+)
+def test_a_metric_that_no_case_asks_is_named(vlm, method, tmp_path, named, says):
+    with pytest.raises(BadInput, match=says):
+        train(new_editor(vlm, method, SETTINGS | named), CASES, FAST, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_too_few_cases_are_refused(vlm, method, tmp_path):
     with pytest.raises(BadInput, match="fewer than one batch"):
         train(fresh(vlm, method), CASES, TrainConfig(batch_size=7), tmp_path)

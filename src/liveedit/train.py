@@ -35,6 +35,7 @@ from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch, StorageError, shortage
 from liveedit.models.texts import check_cases
+from liveedit.registry import nearest
 from liveedit.runinfo import digest
 from liveedit.settings import Count, Index, Positive, Seed, check
 from liveedit.types import Case, expanded
@@ -126,6 +127,7 @@ def train(
         raise BadInput(
             f"{len(cases)} cases are fewer than one batch of {config.batch_size}: lower batch_size or add cases"
         )
+    _check_metrics(editor, cases)
     unread = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as the pooler of a pretrained encoder
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(folder), kwargs_handlers=[unread])
     set_seed(config.seed)
@@ -144,6 +146,17 @@ def train(
         if accelerator.is_main_process:
             editor.save_pretrained(folder)
     return folder
+
+
+def _check_metrics(editor: TrainableEditor, cases: Sequence[Case]) -> None:
+    """Raise :class:`BadInput` for a metric in the settings that no case asks, but for those of the method itself."""
+    asked = {probe.metric for case in cases for probe in case.probes}
+    for name in ("generality", "locality"):
+        own = getattr(type(editor).Config(), name, ())
+        for metric in getattr(editor.config, name, ()):
+            if metric not in asked and metric not in own:
+                advice = nearest(metric, sorted(asked))
+                raise BadInput(f"{editor.name}.{name} has '{metric}', which no case asks: {advice}")
 
 
 def _steps(
