@@ -174,6 +174,32 @@ def test_a_streamer_in_a_thread_of_its_own(edited, alone):
         assert within(edited, streamed) == alone[:1]
 
 
+def test_a_call_that_was_interrupted_leaves_nothing(edited, alone):
+    """Ctrl-C within a forward pass with labels, then a raw call without, and one from a thread of its own."""
+    vlm = edited.vlm
+    batch = vlm.encode(ASKED[:1], padding_side="left")
+    labels = batch.inputs["input_ids"].clone()
+    labels[:, :-4] = -100  # as if the last words of the question were the answer
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def asked(**inputs):
+        with vlm.patched(edited.patch), torch.no_grad():
+            return vlm.model(**batch.inputs | {"input_ids": batch.inputs["input_ids"].clone()} | inputs).logits
+
+    if edited.editor.name in IN_CONTEXT:
+        pytest.skip("raw calls of what was encoded elsewhere are refused")
+    plain = asked()
+    with pytest.raises(KeyboardInterrupt), vlm.layers[-1].register_forward_hook(interrupt):
+        asked(labels=labels)
+    assert torch.equal(asked(), plain)
+    with vlm.patched(edited.patch):
+        encoded = vlm.encode(ASKED[:1], padding_side="left")
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(raw, edited, encoded).result() == alone[:1]
+
+
 def step(vlm, inputs, cache):
     """The next token of each row, greedily."""
     return vlm.model(**inputs, **{CACHE: cache}).logits[:, -1:].argmax(-1)

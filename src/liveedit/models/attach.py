@@ -8,7 +8,7 @@ streamer needs, goes by the only context that has patches on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -230,11 +230,12 @@ class Attachment:
     @contextmanager
     def holding(self, **changes: Any) -> Iterator[None]:
         """Within it ``changes`` hold in this context."""
-        before = self.here
+        before, depth = self.here, self.depth
         self.here = replace(before, **changes)
         try:
             yield
         finally:
+            self.unwind(depth)
             self.here = before
 
     @contextmanager
@@ -243,7 +244,7 @@ class Attachment:
 
         Leaving, by an exception, too, takes this one off, in whatever order and context; then all is as it was.
         """
-        before = self.here.scopes
+        before, depth = self.here.scopes, self.depth
         scope = Scope(patch, before[0].rest if before else before)
         with self.exchanged(scope, patch.weights()), self.hooked():
             with self.lock:
@@ -252,9 +253,24 @@ class Attachment:
             try:
                 yield
             finally:
+                self.unwind(depth)
                 with self.lock:
                     del self.entered[scope]
                 self.here = self.here  # which is without it now
+
+    @property
+    def depth(self) -> int:
+        """How many calls of the model, each within the one before, are under way in this thread."""
+        return len(self.call.__dict__.get("tokens", ()))
+
+    def unwind(self, depth: int) -> None:
+        """Leave all calls beyond ``depth``: they were interrupted, upon which torch calls no hooks."""
+        if self.depth > depth:
+            with suppress(ValueError):  # begun in another context
+                _HERE.reset(self.call.tokens[depth])
+            tokens = self.call.tokens[:depth]
+            self.call.__dict__.clear()
+            self.call.tokens = tokens
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
@@ -386,7 +402,8 @@ class Attachment:
         """
         scopes = self.asked_for()
         if not scopes or self.here.announced is not None:
-            return own(*args, **kwargs)
+            with self.holding():
+                return own(*args, **kwargs)
         given = arguments(own, args, kwargs)
         ids = next((given[name] for name in ("input_ids", "inputs") if given.get(name) is not None), None)
         self.check_raw(scopes, ids)
