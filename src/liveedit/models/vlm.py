@@ -34,7 +34,7 @@ from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch, main_output, output_embedding, overrides
 from liveedit.models.processor import completed
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
-from liveedit.models.wrappers import acting, adapter_weights, adapters_merged, adapters_on, unwrapped
+from liveedit.models.wrappers import acting, adapter_weights, adapters_on, unwrapped
 from liveedit.types import Query, checked
 
 __all__ = ["CARRIED", "EMBEDDINGS", "VLM", "Inputs", "PromptFormat", "Reply", "reading", "states_of", "uncarried"]
@@ -312,8 +312,8 @@ class VLM(Encoder, metaclass=Family):
         Integers are summed, so the device does not matter.
         """
         adapters = adapters_on(self.model)
-        merged, own = adapters_merged(self.model), map(checksum, adapter_weights(self.model))
-        state = adapters, merged, *own  # others may train them, unlike the model's own weights
+        own = map(checksum, adapter_weights(self.model))  # others may train them, unlike the model's weights
+        state = adapters, *own
         if state not in self.fingerprints:
             self.fingerprints[state] = self.taken_fingerprint(adapters)
         return self.fingerprints[state]

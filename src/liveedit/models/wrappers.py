@@ -10,7 +10,6 @@ from liveedit.errors import UnsupportedModel
 __all__ = [
     "acting",
     "adapter_weights",
-    "adapters_merged",
     "adapters_on",
     "changeable",
     "innermost",
@@ -59,12 +58,6 @@ def adapters_on(model: Any) -> tuple[tuple[str, tuple[str, ...], str], ...]:
         scales = getattr(module, "scaling", {})
         found += [(path, tuple(on), str([scales.get(name) for name in on]))] if on else []
     return tuple(found)
-
-
-def adapters_merged(model: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Which adapters were added to the weights of which layers; empty where none was."""
-    found = ((path, tuple(getattr(module, "merged_adapters", ()))) for path, module, _ in adapted(model))
-    return tuple((path, names) for path, names in found if names)
 
 
 def adapter_weights(model: Any) -> Iterator[Tensor]:
