@@ -243,7 +243,7 @@ def _listed(folder: Path) -> dict[str, list[str]]:
 
 def _digest(file: Path) -> list[str]:
     """The SHA-256 of a file; none where there is none."""
-    return [sha256(file.read_bytes()).hexdigest()] if file.is_file() else []
+    return [file_sum(file)] if file.is_file() else []
 
 
 # Tensors
