@@ -17,7 +17,7 @@ from weakref import ref
 
 import pytest
 import torch
-from transformers import DynamicCache, TextIteratorStreamer
+from transformers import CompileConfig, DynamicCache, TextIteratorStreamer
 
 from liveedit import LiveEditError, Query
 from liveedit.data.emblem import Emblem
@@ -33,6 +33,8 @@ FLAGS = [Emblem().drawing("twemoji", f"flag-{country}") for country in ("jp", "b
 ASKED = [Query(QUESTION, image=flag) for flag in FLAGS]
 IN_CONTEXT = {"ike", "lte", "recipe"}
 """Methods that act before a question is encoded: raw calls of what others have encoded are refused."""
+COMPILED = CompileConfig(backend="eager", mode=None)
+COMPILED._compile_all_devices = True  # as a GPU compiles the calls of a static cache; "eager" needs no C++ compiler
 
 
 @pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
@@ -100,6 +102,7 @@ def test_editors_of_several_threads_do_not_meet(edited, alone, embedded_vlm):
         {},
         {"use_cache": False},
         {"cache_implementation": "static"},
+        {"cache_implementation": "static", "compile_config": COMPILED},
         {"num_beams": 2, "max_new_tokens": 6},
         {"num_beams": 2, "use_cache": False, "max_new_tokens": 6},
     ],
@@ -621,3 +624,16 @@ def test_arguments_may_come_by_place(family):
             call = vlm.model if verb == "forward" else vlm.model.generate
             named, placed = call(**inputs, **more), call(inputs[place], **rest)
         assert torch.equal(named, placed) if verb == "generate" else torch.equal(named.logits, placed.logits)
+
+
+def test_what_was_compiled_under_one_edit_answers_by_the_edit_of_the_day(embedded_vlm):
+    one, other = (EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(name))) for name in ("pinpoint", "ft-l"))
+    one.edit(Query(QUESTION, "New Zealand", FLAGS[0]))
+    other.edit(Query(QUESTION, "Peru", FLAGS[1]))
+
+    def ask(batch):
+        return raw(one, batch, cache_implementation="static", compile_config=COMPILED)
+
+    for edited in (one, other, one):
+        assert within(edited, ask) == edited.generate(ASKED[:2])
+        assert ask(embedded_vlm.encode(ASKED[:2], padding_side="left")) == edited.unedited(ASKED[:2])
