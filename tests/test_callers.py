@@ -11,6 +11,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from threading import Barrier, Thread
 from types import SimpleNamespace
 from weakref import ref
@@ -23,6 +24,7 @@ from liveedit import LiveEditError, Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor, new_editor
+from liveedit.errors import BadInput
 from liveedit.models.calls import CACHE
 from liveedit.models.contract import QUERIES, Nudged, cut, middle
 from liveedit.models.tiny import tiny
@@ -626,14 +628,82 @@ def test_arguments_may_come_by_place(family):
         assert torch.equal(named, placed) if verb == "generate" else torch.equal(named.logits, placed.logits)
 
 
-def test_what_was_compiled_under_one_edit_answers_by_the_edit_of_the_day(embedded_vlm):
-    one, other = (EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(name))) for name in ("pinpoint", "ft-l"))
+@pytest.fixture
+def fresh_compiler():
+    """Without what other tests have compiled, of which there may be too much to go on."""
+    torch._dynamo.reset()
+
+
+STATIC = {"cache_implementation": "static", "compile_config": COMPILED}
+
+
+def compiled_call(model):
+    model.compile(backend="eager")
+
+
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
+@pytest.mark.parametrize(
+    ("compiled", "options"),
+    [(None, STATIC), (compiled_call, {}), (compiled_forward, {}), (compiled_forward, STATIC)],
+    ids=["static cache", "compiled call", "compiled forward", "both"],
+)
+def test_what_is_compiled_answers_by_the_edit_of_the_moment(compiled, options, embedded_vlm, fresh_compiler):
+    """Compiled code does not see what was put on since."""
+    vlm = copy.deepcopy(embedded_vlm)
+    one, other = (EditableVLM(vlm, load_editor(vlm, embedded(name))) for name in ("pinpoint", "ft-l"))
     one.edit(Query(QUESTION, "New Zealand", FLAGS[0]))
     other.edit(Query(QUESTION, "Peru", FLAGS[1]))
+    changed = {edited: edited.generate(ASKED[:2]) for edited in (one, other)}
+    unedited = one.unedited(ASKED[:2])
+    if compiled:
+        compiled(vlm.model)
 
     def ask(batch):
-        return raw(one, batch, cache_implementation="static", compile_config=COMPILED)
+        return raw(one, batch, **options)
 
     for edited in (one, other, one):
-        assert within(edited, ask) == edited.generate(ASKED[:2])
-        assert ask(embedded_vlm.encode(ASKED[:2], padding_side="left")) == edited.unedited(ASKED[:2])
+        assert ask(vlm.encode(ASKED[:2], padding_side="left")) == unedited == edited.unedited(ASKED[:2])
+        assert within(edited, ask) == changed[edited] == edited.generate(ASKED[:2])
+
+
+def test_a_copy_of_a_compiled_model_answers_by_its_own_edits(model, fresh_compiler):
+    ask = partial(raw, **STATIC)
+    encoded = model.vlm.encode(ASKED[:1], padding_side="left")
+    unedited = ask(model, encoded)
+    copied = copy.deepcopy(model)
+    copied.edit(Query(QUESTION, "New Zealand", FLAGS[0]))
+    assert within(copied, lambda batch: ask(copied, batch)) == copied.generate(ASKED[:2])
+    assert ask(model, encoded) == unedited == ask(pickle.loads(pickle.dumps(model)), encoded)
+
+
+def test_a_model_whose_forward_is_compiled_says_why_it_is_not_copied(model):
+    vlm = copy.deepcopy(model.vlm)
+    compiled_forward(vlm.model)
+    with pytest.raises(BadInput, match="whose `forward` is compiled cannot be copied"):
+        copy.deepcopy(vlm)
+
+
+def test_what_is_compiled_is_so_again_once_no_model_is_patched(model, fresh_compiler):
+    made = []
+
+    def backend(graph, _):
+        made.append(graph)
+        return graph.forward
+
+    doubled = torch.compile(lambda x: x + x, backend=backend)
+    with model.vlm.patched(model.patch):
+        with model.vlm.patched(model.patch):
+            pass
+        assert doubled(torch.ones(1)) == 2
+        assert not made
+    assert doubled(torch.ones(1)) == 2
+    assert len(made) == 1
+
+
+def test_asking_within_what_is_compiled_is_refused(edited):
+    ask = torch.compile(lambda: edited.generate(ASKED[0]), backend="eager")
+    with pytest.raises(BadInput, match="in a function that is compiled: compile the model"):
+        ask()

@@ -109,6 +109,9 @@ def test_other_wrappers_are_taken_off_or_refused(made):
     assert VLM(torch.compile(made.model), made.processor).model is made.model
     with pytest.raises(UnsupportedModel, match="Linear is no Hugging Face model"):
         VLM(nn.Linear(2, 2), made.processor)
+    made.model.model.language_model = torch.compile(made.model.model.language_model)
+    with pytest.raises(UnsupportedModel, match=r"around a part of the model.*`compile\(\)`"):
+        VLM(made.model, made.processor)
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])

@@ -25,6 +25,7 @@ from liveedit.models.calls import Call, arguments, cache_in
 from liveedit.models.greedy import LOOKUP
 from liveedit.models.patch import INPUT, Patch, SiteFn, act, act_before, output_embedding, overrides, site_layer
 from liveedit.models.quantisation import check_changeable
+from liveedit.models.wrappers import uncompiled
 
 if TYPE_CHECKING:
     from liveedit.models.vlm import VLM
@@ -364,7 +365,8 @@ class Attachment:
                 self.hook()
             self.users += 1
         try:
-            yield
+            with uncompiled():
+                yield
         finally:
             with self.lock:
                 self.users -= 1

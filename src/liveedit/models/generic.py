@@ -21,6 +21,7 @@ from liveedit.models.encode import Picture, PromptFormat, filled, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM, states_of, uncarried
+from liveedit.models.wrappers import uncompiled
 
 __all__ = ["Generic"]
 
@@ -298,7 +299,7 @@ class Generic(VLM):
         """
         put_out: list[Any] = []
         ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
-        with torch.no_grad(), ExitStack() as undo:
+        with torch.no_grad(), uncompiled(), ExitStack() as undo:
             for module in (self.layers[0], output_embedding(self.model)):
                 undo.callback(module.register_forward_hook(lambda *args: put_out.append(args[2])).remove)
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits

@@ -34,7 +34,7 @@ from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch, main_output, output_embedding, overrides
 from liveedit.models.processor import completed
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
-from liveedit.models.wrappers import acting, adapter_weights, adapters_on, unwrapped
+from liveedit.models.wrappers import acting, adapter_weights, adapters_on, uncompiled, unwrapped
 from liveedit.types import Query, checked
 
 __all__ = ["CARRIED", "EMBEDDINGS", "VLM", "Inputs", "PromptFormat", "Reply", "reading", "states_of", "uncarried"]
@@ -48,6 +48,8 @@ SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 
 CAPTURING, HOOKED = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
 """Whose hooks collect what layers put out, and the attribute of a model that has them."""
+COMPILED = "_torchdynamo_orig_callable"
+"""The attribute of a function that `torch.compile` has made of another."""
 
 EMBEDDINGS = -1
 """In place of a layer: what the first layer takes in, where text is embedded and images are put in."""
@@ -114,11 +116,16 @@ class VLM(Encoder, metaclass=Family):
         self.probed = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what belongs to the calls under way. Raises :class:`BadInput` while the model is patched."""
+        """All but what belongs to the calls under way.
+
+        Raises :class:`BadInput` while the model is patched, and for what would go on calling this model in a copy.
+        """
         if self.attachment.users:
             raise BadInput(
                 "a model cannot be copied while it is patched or answers: leave `patched`, or wait for the answers"
             )
+        if any(hasattr(vars(module).get("forward"), COMPILED) for module in self.model.modules()):
+            raise BadInput("a model whose `forward` is compiled cannot be copied: call `model.compile()` in its place")
         release(self.model)
         return {name: value for name, value in vars(self).items() if name != "attachment"}
 
@@ -550,7 +557,7 @@ class VLM(Encoder, metaclass=Family):
     @contextmanager
     def announce(self, batch: Batch, skipped: int = -1) -> Iterator[None]:
         """Tell the patches which batch is under way, and which layer is the last that does not run."""
-        with self.attachment.holding(announced=batch, skipped=skipped):
+        with self.attachment.holding(announced=batch, skipped=skipped), uncompiled():
             yield
 
     @contextmanager
@@ -720,9 +727,13 @@ def anew(output: Any) -> Any:
 
 
 def release(model: nn.Module) -> None:
-    """Take off the hooks that transformers puts on a model when it is called, which cannot be pickled, till then."""
+    """Take off what transformers puts on a model when it is called, till then.
+
+    Its hooks cannot be pickled; a call that it has compiled stays that of this model in a copy.
+    """
     for module in model.modules():
-        vars(module).pop(HOOKED, None)
+        for name in (HOOKED, "_compiled_call", "_last_compile_config"):
+            vars(module).pop(name, None)
         for number, hook in list(module._forward_hooks.items()):
             if hook.__module__ == CAPTURING:
                 del module._forward_hooks[number]

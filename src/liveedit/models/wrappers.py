@@ -1,11 +1,14 @@
 """What others put around a model or into it: PEFT's adapters, `torch.compile`, data parallelism."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from liveedit.errors import UnsupportedModel
+from liveedit.errors import BadInput, UnsupportedModel
 
 __all__ = [
     "acting",
@@ -15,6 +18,7 @@ __all__ = [
     "innermost",
     "named_here",
     "plain",
+    "uncompiled",
     "unwrapped",
 ]
 
@@ -25,7 +29,8 @@ BASE = "base_layer"
 def unwrapped(model: Any) -> Any:
     """The Hugging Face model that others have wrapped, with the adapters that they have put into its layers.
 
-    Raises :class:`UnsupportedModel` for what wraps none, and for adapters that only the wrapper applies.
+    Raises :class:`UnsupportedModel` for what wraps none, for adapters that only the wrapper applies, and for a part of
+    a model that is wrapped.
     """
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if any(config.is_prompt_learning for config in model.peft_config.values()):
@@ -39,7 +44,49 @@ def unwrapped(model: Any) -> Any:
             if isinstance(inner := getattr(model, name, None), nn.Module):
                 return unwrapped(inner)
         raise UnsupportedModel(f"{type(model).__name__} is no Hugging Face model: hand over the one that it wraps")
-    return getattr(model, "_orig_mod", model)
+    inner = getattr(model, "_orig_mod", model)
+    if any("_orig_mod" in dict(module.named_children()) for module in inner.modules()):
+        raise UnsupportedModel(
+            "torch.compile is around a part of the model, which gives the weights other names: call the part's own "
+            "`compile()` in its place"
+        )
+    return inner
+
+
+class Uncompiled:
+    """Has nothing that `torch.compile` has compiled run compiled in this process, as long as anyone needs it.
+
+    Compiled code does not see hooks that were put on since. It is compiled by whom nobody asked, too: by ``generate``
+    of transformers on a GPU, for a static cache.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.undo = Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within it, whatever the thread, modules are called as they are.
+
+        Raises :class:`BadInput` in what is compiled itself.
+        """
+        with self.lock:
+            if not self.users:
+                try:
+                    stance = torch.compiler.set_stance("force_eager")
+                except RuntimeError as error:
+                    raise BadInput("a model is not asked in a function that is compiled: compile the model") from error
+                self.undo.enter_context(stance)
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if not self.users:
+                    self.undo.close()
+
+
+uncompiled = Uncompiled()
 
 
 def adapted(model: Any) -> Iterator[tuple[str, Any, list[str]]]:
