@@ -18,7 +18,7 @@ from weakref import ref
 
 import pytest
 import torch
-from transformers import CompileConfig, DynamicCache, TextIteratorStreamer
+from transformers import CompileConfig, ContinuousBatchingConfig, DynamicCache, TextIteratorStreamer
 
 from liveedit import LiveEditError, Query
 from liveedit.data.emblem import Emblem
@@ -130,6 +130,21 @@ def test_prompt_lookup(edited, alone):
         lambda _: raw(edited, edited.vlm.encode(ASKED[:1], padding_side="left"), prompt_lookup_num_tokens=3),
     )
     assert found in (alone[:1], found if edited.editor.name == "recipe" else None)
+
+
+def test_continuous_batching(edited):
+    """It puts several prompts into one row: a patch that brings weights alone acts, others are refused."""
+    vlm, asked = edited.vlm, [Query("What is the capital of France?"), Query("What is the capital of Japan?")]
+    ids = [vlm.encode([query]).inputs["input_ids"][0].tolist() for query in asked]
+    small = ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)  # in place of all the memory that is free
+    with vlm.patched(edited.patch):
+        outputs = vlm.model.generate_batch(ids, continuous_batching_config=small, max_new_tokens=6).values()
+    if any(output.error for output in outputs):
+        assert all("several prompts in one row" in output.error for output in outputs)
+        assert "\n" not in "".join(output.error for output in outputs)
+    else:
+        assert [cut(vlm, output.generated_tokens) for output in outputs] == edited.generate(asked, max_new_tokens=6)
+        assert edited.patch.weights()
 
 
 def test_sampling_is_that_of_its_seed(edited):

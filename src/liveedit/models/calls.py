@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
-from liveedit.errors import UnsupportedModel
+from liveedit.errors import BadInput, UnsupportedModel
 
 __all__ = ["CACHE", "TESTED", "Call", "arguments", "cache_in", "cache_of"]
 
@@ -74,10 +74,18 @@ class Call:
 
     @classmethod
     def read(cls, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
-        """The call of ``decoder`` with these arguments. Raises :class:`UnsupportedModel` as :func:`cache_of`."""
+        """The call of ``decoder`` with these arguments.
+
+        Raises :class:`UnsupportedModel` as :func:`cache_of`, and :class:`BadInput` for several prompts in one row.
+        """
         plain = not args and any(name in kwargs for name in NAMES)
         given = kwargs if plain else arguments(decoder.forward, args, kwargs)
         cache = cache_of(given)
+        if not (cache is None or hasattr(cache, "get_seq_length")):
+            raise BadInput(
+                f"a {type(cache).__name__} holds several prompts in one row, as continuous batching does, and a patch "
+                "reads them row by row: ask by generate"
+            )
         past = 0 if cache is None else int(cache.get_seq_length())
         return cls(given.get("input_ids"), given.get("inputs_embeds"), given.get("attention_mask"), cache, past)
 
