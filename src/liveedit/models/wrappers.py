@@ -45,7 +45,8 @@ def unwrapped(model: Any) -> Any:
                 return unwrapped(inner)
         raise UnsupportedModel(f"{type(model).__name__} is no Hugging Face model: hand over the one that it wraps")
     inner = getattr(model, "_orig_mod", model)
-    if any("_orig_mod" in dict(module.named_children()) for module in inner.modules()):
+    parts = inner.modules() if isinstance(inner, nn.Module) else ()
+    if any("_orig_mod" in dict(part.named_children()) for part in parts):
         raise UnsupportedModel(
             "torch.compile is around a part of the model, which gives the weights other names: call the part's own "
             "`compile()` in its place"
