@@ -66,7 +66,7 @@ def test_a_path_is_where_it_leads(tmp_path, monkeypatch):
     assert place("link") == tmp_path / "there" / "further"
 
 
-@pytest.mark.parametrize("path", ["a\0b", "circle"])
+@pytest.mark.parametrize("path", ["a\0b", "circle", "circle/file", "a" * 300])
 def test_a_path_that_leads_nowhere(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "circle").symlink_to("circle")

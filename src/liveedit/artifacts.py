@@ -90,9 +90,10 @@ def place(path: str | Path) -> Path:
     meant = expanded(path)
     try:
         found = meant.resolve()
-        found.exists()  # which fails where a name is too long, or a folder closed
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found.stat()  # which fails for a circle of links, a name that is too long, a folder that is closed
         str(found).encode()  # safetensors opens no other names
-    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a circle before Python 3.13, ValueError: a NUL
         reason, advice = getattr(error, "strerror", None) or error, remedy(error, "give another")
         raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): {advice}") from None
     return found
