@@ -125,18 +125,24 @@ def training_step(editor: LiveEdit, cases: Sequence[Case]) -> Callable[[], None]
     return step
 
 
+def gpu() -> str | None:
+    """The name of the GPU that is here, if one is."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure one backbone, print, and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbone", choices=sorted(BACKBONES))
     args = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    here = gpu()
+    if here is None:
         print("error: there is no GPU here: run this on a machine with one", file=sys.stderr)
         return 1
     torch.manual_seed(0)
     name, device = args.backbone, torch.device("cuda:0")
     found = measure(full(name, device), LiveEditConfig())
-    keep(name, {"device": f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}", **found})
+    keep(name, {"device": f"{here}, torch {torch.__version__}", **found})
     console = Console()
     for work, numbers in found.items():
         said = "does not fit" if numbers is None else f"{numbers['ms']:.1f} ms, {numbers['GB']:.1f} GB"

@@ -219,8 +219,7 @@ def test_the_page_is_the_one_computed():
 
 
 def test_the_command_measures_and_keeps(kept, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(measure, "gpu", lambda: "a GPU")
     monkeypatch.setattr(measure, "full", lambda name, device: tiny("llava"))
     monkeypatch.setattr(measure, "LiveEditConfig", lambda: SMALL)
     monkeypatch.setattr(measure, "REPEATS", 1)
