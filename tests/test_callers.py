@@ -37,6 +37,7 @@ IN_CONTEXT = {"ike", "lte", "recipe"}
 """Methods that act before a question is encoded: raw calls of what others have encoded are refused."""
 COMPILED = CompileConfig(backend="eager", mode=None)
 COMPILED._compile_all_devices = True  # as a GPU compiles the calls of a static cache; "eager" needs no C++ compiler
+STATIC = {"cache_implementation": "static", "compile_config": COMPILED}
 
 
 @pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
@@ -104,7 +105,7 @@ def test_editors_of_several_threads_do_not_meet(edited, alone, embedded_vlm):
         {},
         {"use_cache": False},
         {"cache_implementation": "static"},
-        {"cache_implementation": "static", "compile_config": COMPILED},
+        STATIC,
         {"num_beams": 2, "max_new_tokens": 6},
         {"num_beams": 2, "use_cache": False, "max_new_tokens": 6},
     ],
@@ -649,9 +650,6 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-STATIC = {"cache_implementation": "static", "compile_config": COMPILED}
-
-
 def compiled_call(model):
     model.compile(backend="eager")
 
@@ -718,7 +716,7 @@ def test_what_is_compiled_is_so_again_once_no_model_is_patched(model, fresh_comp
     assert len(made) == 1
 
 
-def test_asking_within_what_is_compiled_is_refused(edited):
-    ask = torch.compile(lambda: edited.generate(ASKED[0]), backend="eager")
+def test_asking_within_what_is_compiled_is_refused(model, fresh_compiler):
+    ask = torch.compile(lambda: model.generate(ASKED[0]), backend="eager")
     with pytest.raises(BadInput, match="in a function that is compiled: compile the model"):
         ask()
