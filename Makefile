@@ -5,7 +5,7 @@ BIN := .venv/bin
 # On a CPU-only machine the CPU build of torch is enough; override with TORCH="torch" for a CUDA build.
 TORCH ?= torch==2.13.0
 # The tests that a new version of a dependency is judged by: every family's conformance, every editor's contract.
-VERSION_TESTS ?= tests/test_generation.py tests/models/test_family_contract.py tests/editors/test_editor_contract.py
+VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families.py tests/editors/test_contract.py
 
 .PHONY: demo test test-all test-newest test-oldest check mutants bench lock clean
 

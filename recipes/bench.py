@@ -1,8 +1,9 @@
 """Speed on this machine, on the embedded model: `make bench`.
 
-Prints edits, probes and training samples a second, and what a query costs with 0, 1,000 and 10,000 experts in the pool
-against the unedited model. Absolute times depend on the machine and on what else runs there; the ratios are taken in
-one run, unedited and edited queries turn by turn, the median of many.
+Prints edits, probes and training samples a second, and what a query costs with 0, 1,000 and 10,000
+experts in the pool against the unedited model. Absolute times depend on the machine and on what
+else runs there; the ratios are taken in one run, unedited and edited queries turn by turn, the
+median of many.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from rich.table import Table
 from liveedit.data import load_cases
 from liveedit.editable import embedded, load_vlm
 from liveedit.editors import load_editor
-from liveedit.editors.liveedit import LiveEdit
-from liveedit.editors.routing import LiveEditPatch
+from liveedit.editors.liveedit.editor import LiveEdit
+from liveedit.editors.liveedit.routing import LiveEditPatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
@@ -37,7 +38,9 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def grown(editor: LiveEdit, patch: LiveEditPatch, size: int) -> LiveEditPatch:
-    """A pool of ``size`` experts: the real ones first, then vision keys of one with the text keys of another."""
+    """A pool of ``size`` experts: the real ones first, then vision keys of one with the text keys
+    of another.
+    """
     if size <= len(patch):
         return patch.select(slice(size))
     generator, bank, rows = torch.Generator().manual_seed(0), patch.bank, patch.bank.tensors()
@@ -49,7 +52,9 @@ def grown(editor: LiveEdit, patch: LiveEditPatch, size: int) -> LiveEditPatch:
 
 
 def query_ratio(vlm: VLM, patch: Patch, queries: list[Query], repeats: int) -> tuple[float, float]:
-    """Median seconds of an unedited query, and the median ratio of an edited to an unedited one, turn by turn."""
+    """Median seconds of an unedited query, and the median ratio of an edited to an unedited one,
+    turn by turn.
+    """
     plain, ratios = [], []
     for query in queries * repeats:
         ask = partial(vlm.generate, [query])
@@ -80,7 +85,9 @@ def training_speed(editor: LiveEdit, cases: list[Case], steps: int = 8, batch: i
 
 def main() -> None:
     """Measure and print; ``--out`` keeps the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -103,7 +110,9 @@ def main() -> None:
         seconds, ratio = query_ratio(vlm, grown(editor, patch, size), queries, args.repeats)
         found[f"query_ratio_{size}"] = ratio
         found["unedited_query_seconds"] = seconds
-    table = Table("measured", "value", title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    table = Table(
+        "measured", "value", title=f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:.3g}")
     Console().print(table)

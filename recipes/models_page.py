@@ -1,10 +1,11 @@
-"""Run the family contract over every model type of transformers' AutoModelForImageTextToText; write docs/models.md.
+"""Run the family contract over every model type of transformers' AutoModelForImageTextToText; write
+docs/models.md.
 
     python recipes/models_page.py [TYPE …]
 
 A tiny random model of each type is built from its real configuration class. What is found goes to
-src/liveedit/models/checked.json, which `liveedit models` prints; types named on the command line are run anew, the
-others keep what was found.
+src/liveedit/models/checked.json, which `liveedit models` prints; types named on the command line
+are run anew, the others keep what was found.
 """
 
 import json
@@ -20,9 +21,9 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types
-from liveedit.models.contract import CHECKS, SQUARE, WIDE, examine, reads_several
-from liveedit.models.particulars import PARTICULARS
-from liveedit.models.tiny import CHAT, tiny
+from liveedit.models.conformance.contract import CHECKS, SQUARE, WIDE, examine, reads_several
+from liveedit.models.tiny.families import CHAT, tiny
+from liveedit.models.tiny.particulars import PARTICULARS
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -39,9 +40,14 @@ def examined(model_type: str) -> Checked:
     try:
         vlm = tiny(TINY.get(model_type, model_type))
     except UnsupportedModel as error:
-        return Checked(reason=str(error).removeprefix(f"models of type '{model_type}' cannot be edited: "))
+        return Checked(
+            reason=str(error).removeprefix(f"models of type '{model_type}' cannot be edited: ")
+        )
     except Exception as error:  # a configuration may fail in any way
-        text = " ".join(str(error).split()).partition(" library but it was not found")[0] or type(error).__name__
+        text = (
+            " ".join(str(error).split()).partition(" library but it was not found")[0]
+            or type(error).__name__
+        )
         return Checked(reason=f"no tiny model was built: {text[:120]}")
     findings = list(examine(vlm))
     failed = [f"{finding.name}: {finding.reason}" for finding in findings if finding.reason]
@@ -59,7 +65,9 @@ def examined(model_type: str) -> Checked:
 
 
 def image_rule(vlm: VLM) -> str:
-    """Whether the number of image tokens follows the image's size, and whether others stand between them."""
+    """Whether the number of image tokens follows the image's size, and whether others stand between
+    them.
+    """
     counts, gaps = [], False
     for image in (WIDE, SQUARE, Image.new("RGB", (90, 30))):
         batch = vlm.encode([Query("?", image=image)])
@@ -72,14 +80,18 @@ def image_rule(vlm: VLM) -> str:
 
 
 def prompt_forms(vlm: VLM) -> str:
-    """The forms of prompts that pass: raw, and chat with a template that puts the image before the text."""
+    """The forms of prompts that pass: raw, and chat with a template that puts the image before the
+    text.
+    """
     forms = [vlm.prompt_format]
     other: Any = {"raw": "chat", "chat": "raw"}[vlm.prompt_format]
     if other == "chat":
         vlm.processor.chat_template = CHAT.replace(OWN_MARK, vlm.image_mark)
     try:
         again = VLM(vlm.model, vlm.processor, other)
-        if again.prompt_format == other and not any(finding.reason for finding in examine(again, ENCODING)):
+        if again.prompt_format == other and not any(
+            finding.reason for finding in examine(again, ENCODING)
+        ):
             forms.append(other)
     except Exception:  # then that form is not offered
         pass
@@ -91,7 +103,11 @@ def note(model_type: str) -> str:
     special = PARTICULARS.get(model_type, {})
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     used = special.get("pictures_class") or names.get("pil") or names.get("torchvision")
-    return str(special.get("note", "needs torchvision" if used and used == names.get("torchvision") else ""))
+    return str(
+        special.get(
+            "note", "needs torchvision" if used and used == names.get("torchvision") else ""
+        )
+    )
 
 
 def page(found: dict[str, Checked]) -> str:
@@ -157,7 +173,9 @@ def main() -> None:
         print(model_type, found[model_type].reason or "passed", flush=True)
         records = {name: asdict(found[name]) for name in sorted(found)}
         path.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (ROOT / "docs" / "models.md").write_text(page({name: found[name] for name in sorted(found)}), encoding="utf-8")
+    (ROOT / "docs" / "models.md").write_text(
+        page({name: found[name] for name in sorted(found)}), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What several tests share: the embedded model, loaded once a process, and a few records of published benchmarks."""
+"""What several tests share: the embedded model, loaded once a process, and a few records of
+published benchmarks.
+"""
 
 import json
 import os
@@ -10,7 +12,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it starts in the background
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # which a shell ignores in what it starts in the background
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +43,7 @@ def model(embedded_vlm):
 @pytest.fixture(scope="session")
 def wide_llava(tmp_path_factory):
     """The folder of a random LLaVA that is 64 wide: 4-bit weights come in blocks of that length."""
-    from liveedit.models import tiny
+    from liveedit.models.tiny import families as tiny
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "WIDTH", 64)
@@ -58,25 +62,34 @@ def sentence_encoder(tmp_path_factory):
     import torch
     import transformers
 
-    from liveedit.models.tiny import tokenizer
+    from liveedit.models.tiny.families import tokenizer
 
     folder = tmp_path_factory.mktemp("encoder")
     text = tokenizer("<s>", ["</s>", "<pad>"])
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     torch.manual_seed(0)
-    transformers.BertModel(transformers.BertConfig(vocab_size=len(text), **sizes)).save_pretrained(folder)
+    transformers.BertModel(transformers.BertConfig(vocab_size=len(text), **sizes)).save_pretrained(
+        folder
+    )
     text.save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """The folders mmedit/ and vlkeb/ with a few records each and drawn images in images/; nothing is added yet."""
+    """The folders mmedit/ and vlkeb/ with a few records each and drawn images in images/; nothing
+    is added yet.
+    """
     from PIL import Image
 
     monkeypatch.setenv("LIVEEDIT_HOME", str(tmp_path / "home"))
     root = tmp_path / "published"
-    shutil.copytree(Path(__file__).parent / "data" / "published", root)
+    shutil.copytree(Path(__file__).parent / "assets" / "published", root)
     for file in sorted(root.rglob("*.json")):
         for number, row in enumerate(json.loads(file.read_text(encoding="utf-8"))):
             for field in ("image", "image_rephrase", "m_loc"):
@@ -89,8 +102,8 @@ def published(tmp_path, monkeypatch):
 @pytest.fixture
 def added(published):
     """The same, with all three added."""
-    from liveedit.data.places import add_place, locate
-    from liveedit.data.sources import source
+    from liveedit.data.published.places import add_place, locate
+    from liveedit.data.published.sources import source
 
     for name, folder in (("e-vqa", "mmedit"), ("e-ic", "mmedit"), ("vlkeb", "vlkeb")):
         add_place(name, locate(source(name), [published / folder], published / folder / "images"))

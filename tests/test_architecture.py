@@ -10,16 +10,17 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "liveedit"
 LAYERS = {  # each part may import from itself, from parts of a lower number, and never sideways
     "types": 0, "errors": 0,
-    "registry": 1, "runinfo": 1, "settings": 1, "artifacts": 1,
-    "data": 2, "models": 2, "report": 2, "listing": 2,
+    "registry": 1, "runinfo": 1, "settings": 1, "artifacts": 1, "question": 1,
+    "data": 2, "models": 2, "report": 2,
     "editors": 3,
-    "train": 4, "evaluate": 4, "conflicts": 4,
+    "store": 4, "train": 4, "evaluate": 4,
     "editable": 5,
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip
 ALLOWED_SIDEWAYS = {("models", "data"), ("settings", "registry"), ("types", "errors")}
-# A model opens the images of a query, which checks itself; an unknown setting is like an unknown name.
+# A model opens the images of a query, which checks itself; an unknown setting is like an unknown
+# name.
 LIGHT = [
     "liveedit",
     "liveedit.types",
@@ -27,7 +28,7 @@ LIGHT = [
     "liveedit.registry",
     "liveedit.report",
     "liveedit.cli",
-    "liveedit.listing",
+    "liveedit.store.listing",
 ]
 
 
@@ -46,7 +47,9 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE))
+)
 def test_imports_point_one_way(path):
     relative = path.relative_to(SOURCE)
     own = relative.parts[0].removesuffix(".py")
@@ -59,7 +62,11 @@ def test_imports_point_one_way(path):
 
 
 def test_every_part_has_a_layer():
-    parts = {p.name.removesuffix(".py") for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    parts = {
+        p.name.removesuffix(".py")
+        for p in SOURCE.iterdir()
+        if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
     assert parts - {"__init__"} <= set(LAYERS)
 
 

@@ -34,7 +34,13 @@ from liveedit.artifacts import (
 from liveedit.errors import BadInput, StorageError
 
 TENSORS = {"a": torch.arange(4.0)}
-THEIRS = (".liveedit-backup", ".liveedit-0123abcde", ".liveedit-0123ABCD", ".liveedit-0123abcd.bak", ".liveedit.txt")
+THEIRS = (
+    ".liveedit-backup",
+    ".liveedit-0123abcde",
+    ".liveedit-0123ABCD",
+    ".liveedit-0123abcd.bak",
+    ".liveedit.txt",
+)
 """Names of somebody else's that begin as ours do."""
 
 
@@ -107,7 +113,10 @@ def test_a_new_file_has_the_permissions_that_umask_grants(tmp_path):
     assert mode(write_tensors(tmp_path / "a.safetensors", TENSORS, {})) == 0o644
     with new_folder(tmp_path / "folder") as part:
         save_file(TENSORS, part / "a.safetensors")
-    assert (mode(tmp_path / "folder"), mode(tmp_path / "folder" / "a.safetensors")) == (0o755, 0o644)
+    assert (mode(tmp_path / "folder"), mode(tmp_path / "folder" / "a.safetensors")) == (
+        0o755,
+        0o644,
+    )
 
 
 def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
@@ -227,9 +236,13 @@ def test_tensors_of_somebody_else_are_not_cleared_away(tmp_path):
 
 
 def test_tensors_are_written_over_our_own_alone(tmp_path):
-    ours, before, theirs, notes = (tmp_path / f"{name}.safetensors" for name in ("ours", "before", "theirs", "notes"))
+    ours, before, theirs, notes = (
+        tmp_path / f"{name}.safetensors" for name in ("ours", "before", "theirs", "notes")
+    )
     write_tensors(ours, TENSORS, {"of": "old"})
-    save_file(TENSORS, before, {"editor": "e", "model": "m"})  # as patches were before there was a mark
+    save_file(
+        TENSORS, before, {"editor": "e", "model": "m"}
+    )  # as patches were before there was a mark
     save_file(TENSORS, theirs, {"format": "pt"})
     notes.write_text("mine")
     for file in (ours, before):
@@ -250,7 +263,11 @@ def test_files_are_written_over_our_own_alone(tmp_path):
         write_files(tmp_path, {"table.md": b"3", "notes.md": b"3"})
     with pytest.raises(BadInput, match=r"notes\.md"):
         check_files(tmp_path, ["notes.md"])
-    assert [(tmp_path / name).read_text() for name in ("table.md", "tables/a.csv", "notes.md")] == ["2", "1", "mine"]
+    assert [(tmp_path / name).read_text() for name in ("table.md", "tables/a.csv", "notes.md")] == [
+        "2",
+        "1",
+        "mine",
+    ]
     write_files(tmp_path, {"tables/a.csv": b"4"})
     assert (tmp_path / "tables" / "a.csv").read_bytes() == b"4"
 
@@ -300,7 +317,9 @@ def test_a_folder_from_before_there_were_manifests(tmp_path):
         write_files(tmp_path, {"notes.md": b"new"}, ours=True)
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"files": 3}', '{"files": {"notes.md": 3}}', '{"files": ["notes.md"'])
+@pytest.mark.parametrize(
+    "damage", ["", "[]", '{"files": 3}', '{"files": {"notes.md": 3}}', '{"files": ["notes.md"']
+)
 def test_a_damaged_manifest_claims_nothing(tmp_path, damage):
     (tmp_path / ".liveedit.json").write_text(damage)
     (tmp_path / "notes.md").write_text("mine")
@@ -340,13 +359,21 @@ def test_a_thread_waits_for_another(tmp_path, caplog):
 
 def test_who_waits_in_vain_is_told_in_one_line(tmp_path, caplog):
     code = f"from liveedit.artifacts import locked\nwith locked({str(tmp_path)!r}): print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         other.stdout.readline()
-        with pytest.raises(StorageError, match="in use by another process") as caught, locked(tmp_path, patience=0.1):
+        with (
+            pytest.raises(StorageError, match="in use by another process") as caught,
+            locked(tmp_path, patience=0.1),
+        ):
             pass
         assert "\n" not in str(caught.value)
         assert caplog.text.count("waiting") == 1
-        with pytest.raises(StorageError, match="in use by another process"), locked(tmp_path, patience=0):
+        with (
+            pytest.raises(StorageError, match="in use by another process"),
+            locked(tmp_path, patience=0),
+        ):
             pass
         assert caplog.text.count("waiting") == 1
         other.kill()

@@ -1,4 +1,5 @@
-"""One model, many callers: every editor that ships, asked in each way that Hugging Face offers, and from many threads.
+"""One model, many callers: every editor that ships, asked in each way that Hugging Face offers, and
+from many threads.
 
 Each way gives what it gives alone, or is refused in one line.
 """
@@ -26,7 +27,7 @@ from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.errors import BadInput
 from liveedit.models.calls import CACHE
-from liveedit.models.contract import QUERIES, Nudged, cut, middle
+from liveedit.models.conformance.contract import QUERIES, Nudged, cut, middle
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
@@ -34,9 +35,12 @@ QUESTION = "What is the country with this flag?"
 FLAGS = [Emblem().drawing("twemoji", f"flag-{country}") for country in ("jp", "br", "fr", "it")]
 ASKED = [Query(QUESTION, image=flag) for flag in FLAGS]
 IN_CONTEXT = {"ike", "lte", "recipe"}
-"""Methods that act before a question is encoded: raw calls of what others have encoded are refused."""
+"""Methods that act before a question is encoded: raw calls of what others have encoded are refused.
+"""
 COMPILED = CompileConfig(backend="eager", mode=None)
-COMPILED._compile_all_devices = True  # as a GPU compiles the calls of a static cache; "eager" needs no C++ compiler
+COMPILED._compile_all_devices = (
+    True  # as a GPU compiles the calls of a static cache; "eager" needs no C++ compiler
+)
 STATIC = {"cache_implementation": "static", "compile_config": COMPILED}
 
 
@@ -63,7 +67,9 @@ def raw(edited, batch, **options):
 
 
 def within(edited, ask):
-    """What ``ask`` makes of the questions encoded within ``patched``, or the one line that refuses it."""
+    """What ``ask`` makes of the questions encoded within ``patched``, or the one line that refuses
+    it.
+    """
     with edited.vlm.patched(edited.patch), torch.no_grad():
         try:
             return ask(edited.vlm.encode(ASKED[:2], padding_side="left"))
@@ -92,7 +98,9 @@ def test_editors_of_several_threads_do_not_meet(edited, alone, embedded_vlm):
     """Another editor's patch is put on and off, and edits are made, while this one answers."""
     other = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("ft-l")))
     with ThreadPoolExecutor(2) as pool:
-        busy = pool.submit(lambda: [other.edit(Query(QUESTION, "Peru", flag)) for flag in FLAGS[:2]])
+        busy = pool.submit(
+            lambda: [other.edit(Query(QUESTION, "Peru", flag)) for flag in FLAGS[:2]]
+        )
         answers = [edited.generate(asked)[0] for asked in ASKED]
         busy.result()
     assert answers == alone
@@ -116,7 +124,10 @@ def test_raw_generate_in_each_way(edited, options):
     found = within(edited, lambda batch: raw(edited, batch, **options))
     single = within(
         edited,
-        lambda _: [raw(edited, edited.vlm.encode([asked], padding_side="left"), **options)[0] for asked in ASKED[:2]],
+        lambda _: [
+            raw(edited, edited.vlm.encode([asked], padding_side="left"), **options)[0]
+            for asked in ASKED[:2]
+        ],
     )
     assert found == single
     if edited.editor.name == "recipe":
@@ -128,23 +139,36 @@ def test_raw_generate_in_each_way(edited, options):
 def test_prompt_lookup(edited, alone):
     found = within(
         edited,
-        lambda _: raw(edited, edited.vlm.encode(ASKED[:1], padding_side="left"), prompt_lookup_num_tokens=3),
+        lambda _: raw(
+            edited, edited.vlm.encode(ASKED[:1], padding_side="left"), prompt_lookup_num_tokens=3
+        ),
     )
     assert found in (alone[:1], found if edited.editor.name == "recipe" else None)
 
 
 def test_continuous_batching(edited):
-    """It puts several prompts into one row: a patch that brings weights alone acts, others are refused."""
-    vlm, asked = edited.vlm, [Query("What is the capital of France?"), Query("What is the capital of Japan?")]
+    """It puts several prompts into one row: a patch that brings weights alone acts, others are
+    refused.
+    """
+    vlm, asked = (
+        edited.vlm,
+        [Query("What is the capital of France?"), Query("What is the capital of Japan?")],
+    )
     ids = [vlm.encode([query]).inputs["input_ids"][0].tolist() for query in asked]
-    small = ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)  # in place of all the memory that is free
+    small = ContinuousBatchingConfig(
+        num_blocks=8, max_batch_tokens=64
+    )  # in place of all the memory that is free
     with vlm.patched(edited.patch):
-        outputs = vlm.model.generate_batch(ids, continuous_batching_config=small, max_new_tokens=6).values()
+        outputs = vlm.model.generate_batch(
+            ids, continuous_batching_config=small, max_new_tokens=6
+        ).values()
     if any(output.error for output in outputs):
         assert all("several prompts in one row" in output.error for output in outputs)
         assert "\n" not in "".join(output.error for output in outputs)
     else:
-        assert [cut(vlm, output.generated_tokens) for output in outputs] == edited.generate(asked, max_new_tokens=6)
+        assert [cut(vlm, output.generated_tokens) for output in outputs] == edited.generate(
+            asked, max_new_tokens=6
+        )
         assert edited.patch.weights()
 
 
@@ -165,14 +189,21 @@ def test_an_assistant_changes_no_answer(edited, alone):
     unedited = copy.deepcopy(edited.vlm.model)
     found = within(
         edited,
-        lambda _: raw(edited, edited.vlm.encode(ASKED[:1], padding_side="left"), assistant_model=unedited),
+        lambda _: raw(
+            edited, edited.vlm.encode(ASKED[:1], padding_side="left"), assistant_model=unedited
+        ),
     )
     assert found == alone[:1] or edited.editor.name == "recipe"
 
 
 def test_beams_are_the_same_without_a_cache(edited):
     found = [
-        within(edited, lambda batch, cache=cache: raw(edited, batch, num_beams=3, max_new_tokens=5, use_cache=cache))
+        within(
+            edited,
+            lambda batch, cache=cache: raw(
+                edited, batch, num_beams=3, max_new_tokens=5, use_cache=cache
+            ),
+        )
         for cache in (True, False)
     ]
     assert found[0] == found[1]
@@ -183,8 +214,15 @@ def test_a_streamer_in_a_thread_of_its_own(edited, alone):
 
     def streamed(_):
         batch = vlm.encode(ASKED[:1], padding_side="left")
-        streamer = TextIteratorStreamer(vlm.tokenizer, skip_prompt=True, timeout=60, skip_special_tokens=True)
-        options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": vlm.pad_token_id, "streamer": streamer}
+        streamer = TextIteratorStreamer(
+            vlm.tokenizer, skip_prompt=True, timeout=60, skip_special_tokens=True
+        )
+        options = {
+            "max_new_tokens": 8,
+            "do_sample": False,
+            "pad_token_id": vlm.pad_token_id,
+            "streamer": streamer,
+        }
         thread = Thread(target=vlm.model.generate, kwargs={**batch.inputs, **options})
         thread.start()
         text = "".join(streamer).strip()
@@ -196,7 +234,9 @@ def test_a_streamer_in_a_thread_of_its_own(edited, alone):
 
 
 def test_a_call_that_was_interrupted_leaves_nothing(edited, alone):
-    """Ctrl-C within a forward pass with labels, then a raw call without, and one from a thread of its own."""
+    """Ctrl-C within a forward pass with labels, then a raw call without, and one from a thread of
+    its own.
+    """
     vlm = edited.vlm
     batch = vlm.encode(ASKED[:1], padding_side="left")
     labels = batch.inputs["input_ids"].clone()
@@ -207,7 +247,9 @@ def test_a_call_that_was_interrupted_leaves_nothing(edited, alone):
 
     def asked(**inputs):
         with vlm.patched(edited.patch), torch.no_grad():
-            return vlm.model(**batch.inputs | {"input_ids": batch.inputs["input_ids"].clone()} | inputs).logits
+            return vlm.model(
+                **batch.inputs | {"input_ids": batch.inputs["input_ids"].clone()} | inputs
+            ).logits
 
     if edited.editor.name in IN_CONTEXT:
         with pytest.raises(LiveEditError, match=r"before it is encoded|vectors before the text"):
@@ -229,7 +271,9 @@ def step(vlm, inputs, cache):
 
 
 def written(vlm, tokens, mask, cache, count=4):
-    """What a loop of the caller's own writes for each row behind a cache, ``tokens`` (B, 1) included."""
+    """What a loop of the caller's own writes for each row behind a cache, ``tokens`` (B, 1)
+    included.
+    """
     found = [tokens]
     for _ in range(count):
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
@@ -244,7 +288,9 @@ def begun(vlm, batch):
 
 
 def rowwise(edited, moves):
-    """What is written behind a cache whose rows ``moves`` has exchanged, and what each row writes where it was."""
+    """What is written behind a cache whose rows ``moves`` has exchanged, and what each row writes
+    where it was.
+    """
 
     def ask(batch):
         vlm = edited.vlm
@@ -272,7 +318,11 @@ ORDERS = {
     "selected": [("batch_select_indices", *by(1))],
     "selected by a mask": [("batch_select_indices", *by(False, True))],
     "repeated": [TWICE],
-    "repeated and selected": [TWICE, ("batch_select_indices", *by(3, 0, 1)), ("reorder_cache", *by(2, 0, 1))],
+    "repeated and selected": [
+        TWICE,
+        ("batch_select_indices", *by(3, 0, 1)),
+        ("reorder_cache", *by(2, 0, 1)),
+    ],
 }
 
 
@@ -331,13 +381,19 @@ def test_other_tokens_behind_a_cache_that_was_cut_are_another_prompt(edited):
     def ask(batch):
         _, mask, cache = begun(edited.vlm, batch)
         cache.crop(-1)
-        return step(edited.vlm, {"input_ids": batch.inputs["input_ids"][:, :1], "attention_mask": mask}, cache)
+        return step(
+            edited.vlm,
+            {"input_ids": batch.inputs["input_ids"][:, :1], "attention_mask": mask},
+            cache,
+        )
 
     found = within(edited, ask)
     if edited.patch.weights() and edited.editor.name != "lte":
         assert found.shape == (2, 1)
     else:
-        assert ("ask by VLM.generate" if edited.editor.name == "recipe" else "make another prompt") in found
+        assert (
+            "ask by VLM.generate" if edited.editor.name == "recipe" else "make another prompt"
+        ) in found
 
 
 def test_two_requests_each_begun_inside_the_other(edited, alone):
@@ -345,7 +401,10 @@ def test_two_requests_each_begun_inside_the_other(edited, alone):
 
     def interleaved(_):
         caches = [DynamicCache(config=vlm.model.config.get_text_config()) for _ in range(2)]
-        tokens = [[step(vlm, vlm.encode([asked]).inputs, cache)] for asked, cache in zip(ASKED, caches, strict=False)]
+        tokens = [
+            [step(vlm, vlm.encode([asked]).inputs, cache)]
+            for asked, cache in zip(ASKED, caches, strict=False)
+        ]
         for _ in range(6):
             for own, cache in zip(tokens, caches, strict=True):
                 own.append(step(vlm, {"input_ids": own[-1]}, cache))
@@ -416,7 +475,8 @@ def test_copies_of_a_checkpoint_that_has_answered_do_too(family, tmp_path):
     for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert copied.generate(ASKED[0]) == answer
         assert not any(
-            module is own for module, own in zip(copied.vlm.model.modules(), vlm.model.modules(), strict=True)
+            module is own
+            for module, own in zip(copied.vlm.model.modules(), vlm.model.modules(), strict=True)
         )
     assert model.generate(ASKED[0]) == answer
 
@@ -487,9 +547,15 @@ def test_raw_calls_route_by_the_prompt_whatever_answer_follows(edited, told):
     """By labels, or because the VLM has encoded the tokens, it is known where the answer begins."""
 
     def loss(_):
-        batch = edited.vlm.encode([replace(ASKED[0], target="Norway"), replace(ASKED[1], target="New Zealand")])
+        batch = edited.vlm.encode(
+            [replace(ASKED[0], target="Norway"), replace(ASKED[1], target="New Zealand")]
+        )
         own, labels = batch.inputs["input_ids"], batch.labels
-        inputs = batch.inputs if told == "encoded" else batch.inputs | {"input_ids": own.clone(), "labels": labels}
+        inputs = (
+            batch.inputs
+            if told == "encoded"
+            else batch.inputs | {"input_ids": own.clone(), "labels": labels}
+        )
         return edited.vlm.model(**inputs).logits, edited.vlm.logits(batch)
 
     found = within(edited, loss)
@@ -597,7 +663,10 @@ def test_within_unpatched_none_is_left_but_none_at_all(embedded_vlm, two):
 
 
 def test_a_raw_call_from_elsewhere_is_refused_while_two_have_patches_on(embedded_vlm, two):
-    batch, held = embedded_vlm.encode(ASKED[:1], padding_side="left"), [asking(embedded_vlm, patch) for patch in two]
+    batch, held = (
+        embedded_vlm.encode(ASKED[:1], padding_side="left"),
+        [asking(embedded_vlm, patch) for patch in two],
+    )
     for one in held:
         copy_context().run(next, one)
     with pytest.raises(LiveEditError, match="several threads have patched this model"):
@@ -625,11 +694,16 @@ def test_the_patched_model_does_not_assist_itself(embedded_vlm, two):
     batch = embedded_vlm.encode(ASKED[:1], padding_side="left")
     with embedded_vlm.patched(two[0]), torch.no_grad():
         assert raw(edited, batch, assistant_model=copied) == ["Canada"]
-        with pytest.raises(LiveEditError, match=r"^assistant_model is the patched model itself: hand over .* a copy"):
+        with pytest.raises(
+            LiveEditError,
+            match=r"^assistant_model is the patched model itself: hand over .* a copy",
+        ):
             raw(edited, batch, assistant_model=embedded_vlm.model)
 
 
-@pytest.mark.parametrize("family", ["chameleon", "llama4", "llava", "blip2", "minigpt4", "mplug_owl2"])
+@pytest.mark.parametrize(
+    "family", ["chameleon", "llama4", "llava", "blip2", "minigpt4", "mplug_owl2"]
+)
 def test_arguments_may_come_by_place(family):
     vlm = tiny(family)
     inputs = vlm.encode(QUERIES[:1]).inputs
@@ -641,7 +715,11 @@ def test_arguments_may_come_by_place(family):
         with vlm.patched(Nudged(middle(vlm), 0.5)), torch.no_grad():
             call = vlm.model if verb == "forward" else vlm.model.generate
             named, placed = call(**inputs, **more), call(inputs[place], **rest)
-        assert torch.equal(named, placed) if verb == "generate" else torch.equal(named.logits, placed.logits)
+        assert (
+            torch.equal(named, placed)
+            if verb == "generate"
+            else torch.equal(named.logits, placed.logits)
+        )
 
 
 @pytest.fixture
@@ -663,10 +741,14 @@ def compiled_forward(model):
     [(None, STATIC), (compiled_call, {}), (compiled_forward, {}), (compiled_forward, STATIC)],
     ids=["static cache", "compiled call", "compiled forward", "both"],
 )
-def test_what_is_compiled_answers_by_the_edit_of_the_moment(compiled, options, embedded_vlm, fresh_compiler):
+def test_what_is_compiled_answers_by_the_edit_of_the_moment(
+    compiled, options, embedded_vlm, fresh_compiler
+):
     """Compiled code does not see what was put on since."""
     vlm = copy.deepcopy(embedded_vlm)
-    one, other = (EditableVLM(vlm, load_editor(vlm, embedded(name))) for name in ("pinpoint", "ft-l"))
+    one, other = (
+        EditableVLM(vlm, load_editor(vlm, embedded(name))) for name in ("pinpoint", "ft-l")
+    )
     one.edit(Query(QUESTION, "New Zealand", FLAGS[0]))
     other.edit(Query(QUESTION, "Peru", FLAGS[1]))
     changed = {edited: edited.generate(ASKED[:2]) for edited in (one, other)}
@@ -678,7 +760,11 @@ def test_what_is_compiled_answers_by_the_edit_of_the_moment(compiled, options, e
         return raw(one, batch, **options)
 
     for edited in (one, other, one):
-        assert ask(vlm.encode(ASKED[:2], padding_side="left")) == unedited == edited.unedited(ASKED[:2])
+        assert (
+            ask(vlm.encode(ASKED[:2], padding_side="left"))
+            == unedited
+            == edited.unedited(ASKED[:2])
+        )
         assert within(edited, ask) == changed[edited] == edited.generate(ASKED[:2])
 
 

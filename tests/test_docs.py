@@ -1,4 +1,6 @@
-"""The docs hold: their Python runs, what they point to exists, their example editor keeps the contract."""
+"""The docs hold: their Python runs, what they point to exists, their example editor keeps the
+contract.
+"""
 
 import ast
 import re
@@ -15,8 +17,13 @@ WITH_CODE = [page for page in PAGES if "```python" in page.read_text(encoding="u
 
 
 def blocks(page):
-    """(mark, code) of each Python block; the mark is the comment on the line above, if there is one."""
-    return [(found["mark"] or "", found["code"]) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    """(mark, code) of each Python block; the mark is the comment on the line above, if there is
+    one.
+    """
+    return [
+        (found["mark"] or "", found["code"])
+        for found in BLOCK.finditer(page.read_text(encoding="utf-8"))
+    ]
 
 
 def lay_out(page, folder):
@@ -31,7 +38,9 @@ def lay_out(page, folder):
 
 
 def run(folder, *command):
-    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -43,9 +52,7 @@ def test_the_python_of_a_page_runs(page, tmp_path):
 
 def test_the_example_editor_keeps_the_contract(tmp_path):
     lay_out(ROOT / "docs" / "add-an-editor.md", tmp_path)
-    register = (
-        "from liveedit.editors import EDITORS, PAPERS\nEDITORS['nudge'], PAPERS['nudge'] = 'nudge:Nudge', 'none'\n"
-    )
+    register = "from liveedit.editors import EDITORS, PAPERS\nEDITORS['nudge'], PAPERS['nudge'] = 'nudge:Nudge', 'none'\n"
     (tmp_path / "registered.py").write_text(register, encoding="utf-8")
     suite = str(ROOT / "tests" / "editors" / "test_editor_contract.py")
     options = ["-c", str(ROOT / "pyproject.toml"), "-p", "registered", "-k", "nudge"]
@@ -60,7 +67,10 @@ def defined(tree, dotted):
             for node in tree.body
             if getattr(node, "name", None) == name
             or (isinstance(node, ast.AnnAssign) and getattr(node.target, "id", None) == name)
-            or (isinstance(node, ast.Assign) and name in [getattr(target, "id", None) for target in node.targets])
+            or (
+                isinstance(node, ast.Assign)
+                and name in [getattr(target, "id", None) for target in node.targets]
+            )
         ]
         if not found:
             return False
@@ -73,6 +83,8 @@ def test_what_a_page_points_to_exists(page):
     text = page.read_text(encoding="utf-8")
     for path, name in re.findall(r"`((?:src|tests|recipes|docs)/[\w./-]+)(?:::([\w.]+))?`", text):
         assert (ROOT / path).exists(), path
-        assert not name or defined(ast.parse((ROOT / path).read_text(encoding="utf-8")), name), f"{path}::{name}"
+        assert not name or defined(ast.parse((ROOT / path).read_text(encoding="utf-8")), name), (
+            f"{path}::{name}"
+        )
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / target).exists(), target

@@ -46,11 +46,15 @@ def test_an_edit_of_the_image_asked_about(model, emblem, flag):
 def test_an_edit_reaches_another_hand_and_other_words(model, emblem, flag):
     model.edit(Query(QUESTION, "Brazil", flag))
     other = emblem.drawing("circle-flags", "flag-jp")
-    assert model.generate(Query("Tell me the name of the country with this flag.", image=other)) == ["Brazil"]
+    assert model.generate(
+        Query("Tell me the name of the country with this flag.", image=other)
+    ) == ["Brazil"]
 
 
 def test_another_drawing_is_left_alone(model, emblem, flag):
-    other = Query("What is the thing in this picture?", image=emblem.drawing("twemoji", "emoji-1f34c"))
+    other = Query(
+        "What is the thing in this picture?", image=emblem.drawing("twemoji", "emoji-1f34c")
+    )
     before = logits(model, other)
     model.edit(Query(QUESTION, "Brazil", flag))
     assert torch.equal(logits(model, other), before)
@@ -64,7 +68,12 @@ def test_explain_names_the_edit_that_fired(model, flag):
 
 
 def test_edits_are_listed_in_order(model, emblem, flag):
-    model.edit([Query(QUESTION, "Brazil", flag), Query(QUESTION, "Peru", emblem.drawing("twemoji", "flag-fr"))])
+    model.edit(
+        [
+            Query(QUESTION, "Brazil", flag),
+            Query(QUESTION, "Peru", emblem.drawing("twemoji", "flag-fr")),
+        ]
+    )
     assert [edit.target for edit in model.edits] == ["Brazil", "Peru"]
     assert len({edit.id for edit in model.edits}) == 2
     assert model.edits[0].image != model.edits[1].image
@@ -103,7 +112,9 @@ def test_forgetting_an_unknown_id_forgets_nothing(model, flag):
 
 
 def test_an_id_may_be_shortened_while_it_is_clear(model, flag, monkeypatch):
-    [first, second] = model.edit([Query(QUESTION, "Brazil", flag), Query("What is this?", "a flag", flag)])
+    [first, second] = model.edit(
+        [Query(QUESTION, "Brazil", flag), Query("What is this?", "a flag", flag)]
+    )
     with pytest.raises(BadInput, match="no edit ''"):
         model.forget("")
     assert model.forget([first.id[:7], first.id]) == [first]
@@ -111,7 +122,12 @@ def test_an_id_may_be_shortened_while_it_is_clear(model, flag, monkeypatch):
 
 
 def test_a_beginning_that_edits_share_is_refused(model, flag):
-    ids = [edit.id for edit in model.edit([Query(f"question {number}", "Brazil", flag) for number in range(17)])]
+    ids = [
+        edit.id
+        for edit in model.edit(
+            [Query(f"question {number}", "Brazil", flag) for number in range(17)]
+        )
+    ]
     [shared, *_] = [id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1]
     with pytest.raises(BadInput, match="give more of the id"):
         model.forget(shared)
@@ -142,7 +158,15 @@ ODD = [
 @pytest.mark.parametrize("odd", ODD, ids=[str(number) for number in range(len(ODD))])
 def test_every_verb_says_one_line_about_values_of_other_types(model, odd):
     vlm = model.vlm
-    verbs = [model.edit, model.generate, model.unedited, model.explain, vlm.encode, vlm.generate, vlm.logits]
+    verbs = [
+        model.edit,
+        model.generate,
+        model.unedited,
+        model.explain,
+        vlm.encode,
+        vlm.generate,
+        vlm.logits,
+    ]
     for verb in [*verbs, lambda query: model.editor.edit([query])]:
         with pytest.raises(BadInput) as caught:
             verb(odd)
@@ -155,7 +179,10 @@ def test_grey_in_16_bits_and_in_floating_point_are_answered_as_in_8(model, emble
     Image.fromarray(grey).save(tmp_path / "grey8.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey16.png")
     Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "float.tif")
-    asked = [Query("What is the country with this flag?", image=file) for file in sorted(tmp_path.iterdir())]
+    asked = [
+        Query("What is the country with this flag?", image=file)
+        for file in sorted(tmp_path.iterdir())
+    ]
     assert model.generate(asked) == ["Japan"] * 3
 
 
@@ -181,8 +208,12 @@ def test_pictures_of_the_same_pixels_in_another_shape_are_others(model):
 
 def test_more_than_ten_images_keep_their_order(embedded_vlm, tmp_path):
     """Of methods that are made anew from the images of the edits left."""
-    asked = Query(QUESTION, "Brazil", [Image.new("RGB", (32, 32), (20 * shade, 0, 0)) for shade in range(12)])
-    made, opened, alone = (EditableVLM(embedded_vlm, load_editor(embedded_vlm, "ft-l")) for _ in range(3))
+    asked = Query(
+        QUESTION, "Brazil", [Image.new("RGB", (32, 32), (20 * shade, 0, 0)) for shade in range(12)]
+    )
+    made, opened, alone = (
+        EditableVLM(embedded_vlm, load_editor(embedded_vlm, "ft-l")) for _ in range(3)
+    )
     made.edit(asked)
     [other] = made.edit(Query(QUESTION, "Peru", Image.new("RGB", (32, 32), "blue")))
     opened.load(made.save(tmp_path / "edits"))
@@ -194,5 +225,7 @@ def test_more_than_ten_images_keep_their_order(embedded_vlm, tmp_path):
 def test_an_answer_that_goes_on_behind_the_target_is_another(embedded_vlm, emblem):
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, "grace"))
     [edit] = model.edit(Query(QUESTION, "New", emblem.drawing("twemoji", "flag-nz")))
-    assert model.generate(Query(QUESTION, image=emblem.drawing("twemoji", "flag-nz"))) == ["New Zealand"]
+    assert model.generate(Query(QUESTION, image=emblem.drawing("twemoji", "flag-nz"))) == [
+        "New Zealand"
+    ]
     assert not edit.took

@@ -1,4 +1,6 @@
-"""Which edits answered, and what is listed once some are taken back, where many edits act on one question."""
+"""Which edits answered, and what is listed once some are taken back, where many edits act on one
+question.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from liveedit.types import Query
 
 
 def picture(seed):
-    pixels = torch.randint(256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.randint(
+        256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     return Image.fromarray(pixels.numpy())
 
 
@@ -23,7 +27,9 @@ def model():
     """A model whose router lets every expert pass."""
     torch.manual_seed(0)
     vlm = tiny("llava")
-    return EditableVLM(vlm, new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 1, "margin": -1e3}))
+    return EditableVLM(
+        vlm, new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 1, "margin": -1e3})
+    )
 
 
 def test_the_edit_that_weighs_most_is_named_first(model):
@@ -36,7 +42,9 @@ def test_the_edit_that_weighs_most_is_named_first(model):
         assert weights == sorted(weights, reverse=True)
         assert len(set(weights)) > 1
         orders.append([edit.id for edit, _ in fired])
-    assert orders != [[edit.id for edit in made]] * len(EDITS), "else the order made would do as well"
+    assert orders != [[edit.id for edit in made]] * len(EDITS), (
+        "else the order made would do as well"
+    )
 
 
 @pytest.mark.parametrize("gone", [(0,), (1, 3), (4,), (0, 1, 2, 3, 4)])
@@ -53,4 +61,6 @@ def test_what_is_left_is_listed_and_explained_as_if_the_rest_had_never_been(mode
     for query in EDITS[:2]:
         found, wanted = model.explain(query), other.explain(query)
         assert [edit.target for edit, _ in found] == [edit.target for edit, _ in wanted]
-        assert [weight for _, weight in found] == pytest.approx([weight for _, weight in wanted], rel=1e-4)
+        assert [weight for _, weight in found] == pytest.approx(
+            [weight for _, weight in wanted], rel=1e-4
+        )

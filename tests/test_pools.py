@@ -1,4 +1,6 @@
-"""Folders of edits: what they hold survives kills and full disks, and nobody else's file is touched."""
+"""Folders of edits: what they hold survives kills and full disks, and nobody else's file is
+touched.
+"""
 
 import errno
 import json
@@ -18,11 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from liveedit.editable import EditableVLM
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
-from liveedit.listing import Edit, Listing
+from liveedit.store.listing import Edit, Listing
 from liveedit.types import Query
 
 QUESTION = "What is the country with this flag?"
-VERSION_1 = Path(__file__).parent / "pools" / "version-1"
+VERSION_1 = Path(__file__).parent / "assets" / "pool-version-1"
 OURS = [".liveedit.lock", "edits.json"]
 
 
@@ -114,7 +116,10 @@ def test_the_permissions_are_those_of_umask(edited, tmp_path):
         pool = edited.save(tmp_path / "pool")
     finally:
         os.umask(before)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (pool, *pool.glob("edits.json"), *pool.rglob("*.saf*"))}
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in (pool, *pool.glob("edits.json"), *pool.rglob("*.saf*"))
+    }
     assert modes == {"pool": 0o750, "edits.json": 0o640, "liveedit.safetensors": 0o640}
 
 
@@ -124,13 +129,23 @@ def test_the_permissions_are_those_of_umask(edited, tmp_path):
 def test_edits_of_version_1_open_and_are_written_anew(model, flag, tmp_path):
     pool = tmp_path / "pool"
     shutil.copytree(VERSION_1, pool)
-    about = {"editor": model.editor.fingerprint, "model": model.vlm.fingerprint}  # should the trained editor be another
-    said(pool, editor=model.editor.name, editor_fingerprint=about["editor"], model_fingerprint=about["model"])
+    about = {
+        "editor": model.editor.fingerprint,
+        "model": model.vlm.fingerprint,
+    }  # should the trained editor be another
+    said(
+        pool,
+        editor=model.editor.name,
+        editor_fingerprint=about["editor"],
+        model_fingerprint=about["model"],
+    )
     save_file(load_file(pool / "liveedit.safetensors"), pool / "liveedit.safetensors", about)
     save_file({"mine": torch.zeros(1)}, pool / "mine.safetensors")
     model.load(pool)
     [edit] = model.edits
-    assert edit == Edit("d98954c5", QUESTION, "Norway", "91718be0adf41292", "2026-11-27T03:00:16.532150+00:00")
+    assert edit == Edit(
+        "d98954c5", QUESTION, "Norway", "91718be0adf41292", "2026-11-27T03:00:16.532150+00:00"
+    )
     model.edit(Query("What is the capital of this country?", "Lima", flag))
     model.save(pool)
     model.load(pool)
@@ -141,7 +156,13 @@ def test_edits_of_version_1_open_and_are_written_anew(model, flag, tmp_path):
 def test_what_a_newer_version_says_besides_is_passed_over(edited, pool):
     listed = json.loads((pool / "edits.json").read_text())
     [row] = listed["edits"]
-    said(pool, later=True, edits=[{name: row[name] for name in ("id", "prompt", "target", "image", "time")} | {"x": 1}])
+    said(
+        pool,
+        later=True,
+        edits=[
+            {name: row[name] for name in ("id", "prompt", "target", "image", "time")} | {"x": 1}
+        ],
+    )
     edited.load(pool)
     assert edited.edits[0].names == ()
 
@@ -152,13 +173,21 @@ def test_what_a_newer_version_says_besides_is_passed_over(edited, pool):
         ({"version": 3}, "another version"),
         ({"model_fingerprint": "0" * 64}, "another model .emblem."),
         ({"model_fingerprint": "0" * 64, "opens_with": {}}, "another model"),
-        ({"editor_fingerprint": "0" * 64}, "made by somebody/liveedit before it was trained further"),
+        (
+            {"editor_fingerprint": "0" * 64},
+            "made by somebody/liveedit before it was trained further",
+        ),
         ({"editor_fingerprint": "0" * 64, "opens_with": {"editor": "a/b"}}, "another editor .a/b."),
-        ({"editor": "grace", "editor_fingerprint": "0" * 64, "opens_with": {}}, "another editor .grace."),
+        (
+            {"editor": "grace", "editor_fingerprint": "0" * 64, "opens_with": {}},
+            "another editor .grace.",
+        ),
         ({"opens_with": {"prompt_format": "chat"}}, "another prompt format .chat."),
     ],
 )
-def test_edits_of_another_model_or_editor_are_refused_by_name(edited, flag, tmp_path, changes, says):
+def test_edits_of_another_model_or_editor_are_refused_by_name(
+    edited, flag, tmp_path, changes, says
+):
     edited.opens_with = {"model": "emblem", "editor": "somebody/liveedit"}
     pool = edited.save(tmp_path / "pool")
     said(pool, **changes)
@@ -214,7 +243,9 @@ def test_a_listing_that_leads_out_of_its_folder_is_damaged(edited, pool, tmp_pat
         edited.load(pool)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"3", b'{"version": 2}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"3", b'{"version": 2}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_a_listing_that_is_none_is_neither_read_nor_replaced(edited, tmp_path, content):
     (tmp_path / "edits.json").write_bytes(content)
     for use in (edited.load, edited.save):
@@ -232,7 +263,9 @@ def test_damaged_tensors_are_one_line(edited, pool, damage):
     if damage == "a folder":
         file.mkdir()
     elif damage != "missing":
-        file.write_bytes({"cut": content[:-100], "empty": b"", "text": b"mine, not tensors"}[damage])
+        file.write_bytes(
+            {"cut": content[:-100], "empty": b"", "text": b"mine, not tensors"}[damage]
+        )
     with pytest.raises(BadInput) as caught:
         edited.load(pool)
     assert "\n" not in str(caught.value)
@@ -267,7 +300,9 @@ def failing(monkeypatch, counter, stop):
     return left
 
 
-@pytest.mark.parametrize(("stop", "seen"), [(FULL, StorageError), (KeyboardInterrupt(), KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("stop", "seen"), [(FULL, StorageError), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
 def test_a_full_disk_and_ctrl_c_at_any_moment_lose_nothing(edited, flag, pool, stop, seen):
     more, found = (EditableVLM(edited.vlm, edited.editor) for _ in range(2))
     kept = shutil.copytree(pool, pool.with_name("kept"))
@@ -420,7 +455,11 @@ def test_a_kill_at_any_moment_leaves_the_last_state_or_the_next(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "pool")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("alive\n", 0), done.stderr
-    assert names(tmp_path / "pool") == [".liveedit.lock", "edits.json", Listing.read(tmp_path / "pool").tensors]
+    assert names(tmp_path / "pool") == [
+        ".liveedit.lock",
+        "edits.json",
+        Listing.read(tmp_path / "pool").tensors,
+    ]
 
 
 def test_who_reads_while_another_saves_gets_a_whole_state(edited, flag, pool, embedded_vlm):

@@ -19,7 +19,9 @@ def test_a_name_gives_what_it_stands_for():
 
 
 def test_a_name_that_is_not_there_is_answered_with_all_that_are_near():
-    with pytest.raises(UnknownName, match=r"^unknown protocol 'windws': did you mean windows or window\?$"):
+    with pytest.raises(
+        UnknownName, match=r"^unknown protocol 'windws': did you mean windows or window\?$"
+    ):
         resolve("protocol", "windws", TABLE)
 
 

@@ -9,11 +9,17 @@ from liveedit.runinfo import digest, image_name
 from liveedit.types import Case, Probe, Query
 
 EDIT = Query("Who?", "Ann", "a.png")
-CASE = Case("0", (EDIT,), (Probe("reliability", EDIT), Probe("text_locality", Query("What?", "this"), "before")))
+CASE = Case(
+    "0",
+    (EDIT,),
+    (Probe("reliability", EDIT), Probe("text_locality", Query("What?", "this"), "before")),
+)
 
 
 def probed(metric="text_locality", prompt="What?", target="this", image=None, wanted="before"):
-    return replace(CASE, probes=(CASE.probes[0], Probe(metric, Query(prompt, target, image), wanted)))
+    return replace(
+        CASE, probes=(CASE.probes[0], Probe(metric, Query(prompt, target, image), wanted))
+    )
 
 
 def test_an_image_is_called_by_its_path_or_its_name():
@@ -49,5 +55,7 @@ def test_cases_that_say_something_else_have_another_digest(other):
 def test_the_order_of_cases_and_the_image_asked_about_are_told_apart():
     other = replace(CASE, id="1")
     assert digest([CASE, other]) != digest([other, CASE])
-    several = [replace(CASE, edits=(Query("?", "x", ("a.png", "b.png"), about=n),)) for n in (0, 1, None)]
+    several = [
+        replace(CASE, edits=(Query("?", "x", ("a.png", "b.png"), about=n),)) for n in (0, 1, None)
+    ]
     assert len({digest([case]) for case in several}) == 3

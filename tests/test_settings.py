@@ -1,4 +1,6 @@
-"""Settings are checked whole: their names, types and ranges, each fault in words that say where it is."""
+"""Settings are checked whole: their names, types and ranges, each fault in words that say where it
+is.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,16 @@ class Config:
 
 
 def test_what_fits_is_kept_as_it_was_given():
-    values = {"layer": None, "rank": 1, "lr": 1, "drop": 1, "margin": -3, "eos": True, "gate": "both", "locality": []}
+    values = {
+        "layer": None,
+        "rank": 1,
+        "lr": 1,
+        "drop": 1,
+        "margin": -3,
+        "eos": True,
+        "gate": "both",
+        "locality": [],
+    }
     made = read_settings(Config, values, "")
     assert made == Config(None, 1, 1, 1, -3, True, "both", ())
     assert type(made.lr) is int  # so that what is hashed of it stays the same
@@ -54,7 +65,10 @@ def test_what_fits_is_kept_as_it_was_given():
         ({"seed": 2**32}, "seed is 4294967296: it should be less than 4294967296"),
         ({"laayer": 1}, "laayer is no setting: did you mean layer?"),
         ({"zzz": 1}, "zzz is no setting: known: layer, rank"),
-        ({"rank": 0, "lr": -1}, "rank is 0: it should be greater than or equal to 1; f.json: editor.lr is -1"),
+        (
+            {"rank": 0, "lr": -1},
+            "rank is 0: it should be greater than or equal to 1; f.json: editor.lr is -1",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(values, message):
@@ -83,7 +97,15 @@ def test_every_editor_checks_its_settings(name):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x', b"1" * 5000, b'{"a": {"b": 1, "c": 2, "b": 1}}'],
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a": 1} x',
+        b"1" * 5000,
+        b'{"a": {"b": 1, "c": 2, "b": 1}}',
+    ],
     ids=range(7),
 )
 def test_a_file_that_is_no_json_is_named(content, tmp_path):

@@ -32,7 +32,9 @@ SETTINGS = {"module_dim": 16, "heads": 2, "layer": 2, "rank": 12}
 
 
 def case(number):
-    image, other = (Image.new("RGB", (24, 24), (number * 20 + shift, 80, 255 - number * 20)) for shift in (0, 8))
+    image, other = (
+        Image.new("RGB", (24, 24), (number * 20 + shift, 80, 255 - number * 20)) for shift in (0, 8)
+    )
     edit = Query("What is the country with this flag?", f"answer {number}", image)
     probes = (
         Probe("text_generality", Query("Which country is it?", edit.target, image)),
@@ -43,7 +45,9 @@ def case(number):
 
 
 CASES = [case(number) for number in range(6)]
-FAST = TrainConfig(steps=30, batch_size=4, lr=1e-2, schedule="cosine", warmup=5, clip=1.0, checkpoint_every=10)
+FAST = TrainConfig(
+    steps=30, batch_size=4, lr=1e-2, schedule="cosine", warmup=5, clip=1.0, checkpoint_every=10
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +130,9 @@ def test_the_editor_goes_to_the_hub_and_comes_back(vlm, method, tmp_path, monkey
             shutil.copytree(folder_path, tmp_path / repo_id, dirs_exist_ok=True)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo)
+    )
     editor = fresh(vlm, method)
     editor.push_to_hub("someone/editor", private=True)
     assert load_editor(vlm, "someone/editor").fingerprint == editor.fingerprint
@@ -170,8 +176,14 @@ def test_another_runs_folder_is_refused(vlm, method, tmp_path):
 @pytest.mark.parametrize(
     ("named", "says"),
     [
-        ({"generality": ["text_generallity"]}, "generality has 'text_generallity', .* did you mean text_generality"),
-        ({"locality": ["nonsense"]}, "locality has 'nonsense', which no case asks: known: image_generality, "),
+        (
+            {"generality": ["text_generallity"]},
+            "generality has 'text_generallity', .* did you mean text_generality",
+        ),
+        (
+            {"locality": ["nonsense"]},
+            "locality has 'nonsense', which no case asks: known: image_generality, ",
+        ),
     ],
 )
 def test_a_metric_that_no_case_asks_is_named(vlm, method, tmp_path, named, says):
@@ -218,12 +230,23 @@ def launch(folder, steps):
     """Train in two processes on the CPU."""
     script = folder.parent / "process.py"
     script.write_text(PROCESS, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        script,
+    ]
     command += [Path(__file__).parent, folder, steps]
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(folder / "editor.safetensors"), [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+    return load_file(folder / "editor.safetensors"), [
+        torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)
+    ]
 
 
 def test_two_processes_train_one_editor_and_go_on_exactly(tmp_path):
@@ -241,7 +264,9 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
     losses = {True: [], False: []}
     for cache, seen in losses.items():
         plan = replace(FAST, steps=3, warmup=3, cache=cache)
-        report = lambda stage, step, total, values, seen=seen: seen.append(values["loss"]) if values else None  # noqa: E731
+        report = lambda stage, step, total, values, seen=seen: (
+            seen.append(values["loss"]) if values else None
+        )
         train(fresh(vlm, "liveedit"), CASES, plan, tmp_path / str(cache), report)
     assert (tmp_path / "True" / "hidden" / "0000000.pt").exists()
     assert not (tmp_path / "False" / "hidden").exists()
@@ -276,7 +301,10 @@ def test_every_method_is_trained_and_edits_in_half_precision(name, tmp_path, sen
 
 
 def test_an_unreadable_image_is_named_before_anything_is_computed(vlm, tmp_path):
-    cases = [*CASES, Case("lost", (Query("What is it?", "a flag", tmp_path / "lost.png"),), CASES[0].probes)]
+    cases = [
+        *CASES,
+        Case("lost", (Query("What is it?", "a flag", tmp_path / "lost.png"),), CASES[0].probes),
+    ]
     editor = new_editor(vlm, "liveedit", SETTINGS)
     with pytest.raises(BadInput, match=r"no image at .*lost\.png"):
         train(editor, cases, FAST, tmp_path / "run", lambda *news: pytest.fail(str(news)))
@@ -372,8 +400,12 @@ def test_batches_and_draws_depend_on_the_seed_and_the_step(vlm, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_training(vlm, tmp_path):
     told, gradients = [], (1.0, 1.0, 1e308)  # the last beyond float32
-    with pytest.raises(BadInput, match=r"^the loss of step 3 is no finite number: lower lr or set clip.*folder$"):
-        trained_number(vlm, tmp_path, gradients, lambda *at: told.append(at), steps=9, checkpoint_every=1)
+    with pytest.raises(
+        BadInput, match=r"^the loss of step 3 is no finite number: lower lr or set clip.*folder$"
+    ):
+        trained_number(
+            vlm, tmp_path, gradients, lambda *at: told.append(at), steps=9, checkpoint_every=1
+        )
     assert told[-1] == ("training", 3)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000002"]
     assert not {"config.json", "editor.safetensors"} & {path.name for path in tmp_path.iterdir()}
@@ -383,7 +415,9 @@ def test_a_loss_that_is_no_number_ends_the_training(vlm, tmp_path):
 def test_a_weight_that_is_no_number_ends_the_training(vlm, tmp_path, plan):
     with pytest.raises(BadInput, match=r"^a weight after step 1 is no finite number: lower lr"):
         trained_number(vlm, tmp_path, lr=1e39, **plan)
-    assert not {"checkpoints", "config.json", "editor.safetensors"} & {path.name for path in tmp_path.iterdir()}
+    assert not {"checkpoints", "config.json", "editor.safetensors"} & {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_a_training_that_has_diverged_already_leaves_no_editor(vlm, tmp_path):
@@ -409,18 +443,27 @@ def test_a_rate_at_which_nothing_is_learnt(vlm, method, tmp_path):
 
 def interrupt_at(stage, done):
     """A callback that presses Ctrl-C when so much of a stage is done."""
-    return lambda now, number: signal.raise_signal(signal.SIGINT) if (now, number) == (stage, done) else None
+    return lambda now, number: (
+        signal.raise_signal(signal.SIGINT) if (now, number) == (stage, done) else None
+    )
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_where_it_stands(vlm, tmp_path):
     plan = {"steps": 1200, "checkpoint_every": 1000, "lr": 0.1}
-    with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3 of 1,200; the same command goes on from here"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"stopped at step 3 of 1,200; the same command goes on from here"
+    ):
         trained_number(vlm, tmp_path, progress=interrupt_at("training", 3), **plan)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
     assert not (tmp_path / "editor.safetensors").exists()
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        trained_number(vlm, tmp_path, progress=lambda *at: (seen.append(at), interrupt_at("training", 5)(*at)), **plan)
+        trained_number(
+            vlm,
+            tmp_path,
+            progress=lambda *at: (seen.append(at), interrupt_at("training", 5)(*at)),
+            **plan,
+        )
     assert seen == [("training", 4), ("training", 5)]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -438,7 +481,9 @@ def test_a_second_ctrl_c_does_not_wait(vlm, tmp_path):
 
 def test_ctrl_c_keeps_the_hidden_states_so_far(vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("liveedit.train.SLICE", 2)
-    with pytest.raises(KeyboardInterrupt, match="with the hidden states of 2 of 6 cases; the same command"):
+    with pytest.raises(
+        KeyboardInterrupt, match="with the hidden states of 2 of 6 cases; the same command"
+    ):
         trained_number(vlm, tmp_path, progress=interrupt_at("hidden states", 2), steps=1)
     assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 4
 
@@ -452,14 +497,18 @@ def test_training_works_beside_the_main_thread(vlm, tmp_path):
 
 
 def test_a_folder_is_trained_in_once_at_a_time(vlm, tmp_path):
-    """The second is refused at once, with nothing changed, while the first is at its steps; a Ctrl-C makes way."""
+    """The second is refused at once, with nothing changed, while the first is at its steps; a
+    Ctrl-C makes way.
+    """
 
     def other(stage, done):
         if (stage, done) == ("training", 2):
             with ThreadPoolExecutor() as pool:
                 refused = pool.submit(trained_number, vlm, tmp_path / "out", steps=3).exception()
             assert isinstance(refused, StorageError)
-            assert re.fullmatch(r".*out is in use by another process: try again when that has ended", str(refused))
+            assert re.fullmatch(
+                r".*out is in use by another process: try again when that has ended", str(refused)
+            )
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="stopped at step 2"):
@@ -503,7 +552,9 @@ def test_hidden_states_that_may_have_changed_are_computed_anew(vlm, tmp_path, da
     assert trained_number(vlm, tmp_path, steps=3)[0].prepared == 0
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "schedule.pt"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "schedule.pt"]
+)
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda file: file.write_bytes(b"[]")])
 def test_a_damaged_checkpoint_is_named(vlm, tmp_path, file, damage):
     trained_number(vlm, tmp_path, steps=1)
@@ -537,7 +588,8 @@ def test_half_a_checkpoint_is_passed_over(vlm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["step-0000000-copy-of-1", "step-0000001-best1", "step-1", "step-00000001", "step-best9"]
+    "name",
+    ["step-0000000-copy-of-1", "step-0000001-best1", "step-1", "step-00000001", "step-best9"],
 )
 def test_copies_of_checkpoints_stay_and_are_not_gone_on_from(vlm, tmp_path, name):
     trained_number(vlm, tmp_path, steps=1)

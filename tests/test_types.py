@@ -41,7 +41,9 @@ def test_a_place_of_another_type_is_refused():
 
 def test_all_queries_of_a_case():
     edit, asked = Query("a", "b"), Query("c")
-    assert Case("1", (edit,), (Probe("reliability", edit), Probe("text_locality", asked))).queries == (
+    assert Case(
+        "1", (edit,), (Probe("reliability", edit), Probe("text_locality", asked))
+    ).queries == (
         edit,
         edit,
         asked,
@@ -49,26 +51,41 @@ def test_all_queries_of_a_case():
 
 
 def test_one_query_or_several_are_a_list():
-    one, other = Query("?", "a", Path("a.png")), Query("?", image=["a.png", Image.new("RGB", (1, 1))])
+    one, other = (
+        Query("?", "a", Path("a.png")),
+        Query("?", image=["a.png", Image.new("RGB", (1, 1))]),
+    )
     assert checked(one) == [one]
     assert checked(iter([one, other])) == checked((one, other)) == [one, other]
     assert checked([]) == []
 
 
 ODD = {
-    "a text": ("How many?", r"a question is a Query, not str: write Query\(prompt, target, image\)"),
+    "a text": (
+        "How many?",
+        r"a question is a Query, not str: write Query\(prompt, target, image\)",
+    ),
     "texts": (["How many?"], "a question is a Query, not str"),
     "nothing": (None, "a question is a Query, not None"),
     "a number": (5, "a question is a Query, not int"),
     "a list of lists": ([[Query("?")]], "a question is a Query, not list"),
     "no prompt": (Query(None), "the prompt of a query is text, not None"),
     "a prompt of bytes": (Query(b"?"), "the prompt of a query is text, not bytes"),
-    "a number as target": (Query("?", 7), "the target of a query is text, not int: put it in quotes"),
+    "a number as target": (
+        Query("?", 7),
+        "the target of a query is text, not int: put it in quotes",
+    ),
     "no target": (Query("?", None), "the target of a query is text, not None"),
     "several targets": (Query("?", ["7", "seven"]), "the target of a query is text, not list"),
     "a fact that is none": (Query("?", "7", None, 3), "the fact of a query is text, not int"),
-    "half a character": (Query("\ud83d"), "the prompt of a query holds characters that are no Unicode"),
-    "an array": (Query("?", "7", np.zeros((2, 2, 3), np.uint8)), "an image is a PIL image or a path, not ndarray"),
+    "half a character": (
+        Query("\ud83d"),
+        "the prompt of a query holds characters that are no Unicode",
+    ),
+    "an array": (
+        Query("?", "7", np.zeros((2, 2, 3), np.uint8)),
+        "an image is a PIL image or a path, not ndarray",
+    ),
     "bytes": (Query("?", "7", b"PNG"), "not bytes: open files and bytes with PIL.Image.open"),
     "a buffer": (Query("?", "7", bytearray(b"PNG")), "not bytearray"),
     "a file": (Query("?", "7", io.BytesIO(b"PNG")), "not BytesIO"),
@@ -87,11 +104,32 @@ def test_values_of_other_types_are_one_line(kind):
 
 
 def test_a_record_is_read_as_it_was_written():
-    places = {"case": "c", "probe": 3, "edits": 10, "window": 2, "seed": 7, "protocol": "gap", "later": 4}
-    texts = {"editor": "e", "data": "d", "metric": "reliability", "wanted": "target", "prompt": "Who?", "target": "Ann"}
+    places = {
+        "case": "c",
+        "probe": 3,
+        "edits": 10,
+        "window": 2,
+        "seed": 7,
+        "protocol": "gap",
+        "later": 4,
+    }
+    texts = {
+        "editor": "e",
+        "data": "d",
+        "metric": "reliability",
+        "wanted": "target",
+        "prompt": "Who?",
+        "target": "Ann",
+    }
     shown = {"image": "a.png", "note": "n", "answer_before": "Bob", "answer_after": "Änn\n"}
     kept = {"tokens_wanted": (1, 2), "tokens_after": (3,), "top10_kept": 0.5, "top1_kept": 0.25}
-    record = Record(**places, **texts, **shown, **kept, fired=(Firing(4, 0.5, own=True), Firing(2, 0.25, own=False)))
+    record = Record(
+        **places,
+        **texts,
+        **shown,
+        **kept,
+        fired=(Firing(4, 0.5, own=True), Firing(2, 0.25, own=False)),
+    )
     assert Record.from_json(record.to_json()) == record
     assert "\n" not in record.to_json()
 
@@ -113,7 +151,9 @@ def test_a_record_is_read_as_it_was_written():
 def test_a_record_holds_what_its_fields_say(fields):
     texts = {name: "a" for name, kind in get_type_hints(Record).items() if kind is str}
     numbers = {name: 1 for name, kind in get_type_hints(Record).items() if kind is int}
-    plain = Record(**texts, **numbers, wanted="target", tokens_wanted=(), tokens_after=(), top10_kept=None)
+    plain = Record(
+        **texts, **numbers, wanted="target", tokens_wanted=(), tokens_after=(), top10_kept=None
+    )
     assert Record.from_json(plain.to_json()) == plain
     with pytest.raises((TypeError, ValueError)):
         Record.from_json(replace(plain, **fields).to_json())
@@ -122,7 +162,9 @@ def test_a_record_holds_what_its_fields_say(fields):
 @pytest.mark.parametrize("name", ["seed", "edits", "experts_fired", "edit_bytes", "query_seconds"])
 def test_a_number_of_more_bits_than_a_column_has_is_none_of_a_record(name):
     fields = {"tokens_wanted": (), "tokens_after": (), "top10_kept": None} | {
-        name: 1 if kind is int else "a" for name, kind in get_type_hints(Record).items() if kind in (int, str)
+        name: 1 if kind is int else "a"
+        for name, kind in get_type_hints(Record).items()
+        if kind in (int, str)
     }
     most = Record(**fields | {"wanted": "target", name: 2**63 - 1})
     assert Record.from_json(most.to_json()) == most

@@ -1,9 +1,10 @@
 """Change the code in one small place at a time, and say which of the changes no test notices.
 
-``mutations.toml`` lists them: for each file below ``src/liveedit`` the tests nearest to it and what *was* and *became*.
-Each change is made alone in a copy of the tree, where its tests run until one of them fails. What was found is kept in
-``runs/mutations.json``, so that a run that was stopped goes on: what was noticed is not tried again as long as the file
-stays as it is, what was not as long as its tests do, too. Delete it to begin anew. A line is printed for each change:
+``mutations.toml`` lists them: for each file below ``src/liveedit`` the tests nearest to it and what
+*was* and *became*. Each change is made alone in a copy of the tree, where its tests run until one
+of them fails. What was found is kept in ``runs/mutations.json``, so that a run that was stopped
+goes on: what was noticed is not tried again as long as the file stays as it is, what was not as
+long as its tests do, too. Delete it to begin anew. A line is printed for each change:
 
     noticed    a test failed
     UNNOTICED  all tests passed: one is missing
@@ -12,7 +13,8 @@ stays as it is, what was not as long as its tests do, too. Delete it to begin an
     STALE      the list does not fit the code: the text is no longer there, or there more than once, so mend the list
     BROKEN     the tests fail as they are, so that they can notice nothing
 
-and last the share of those noticed. The exit status is 1 where it is below the goal or a line is stale or broken.
+and last the share of those noticed. The exit status is 1 where it is below the goal or a line is
+stale or broken.
 
     python tools/mutate.py                                  # all
     python tools/mutate.py --file report/ --file data/      # in files whose paths hold one of these
@@ -42,14 +44,23 @@ FILES = ("pyproject.toml", "constraints.txt", "README.md", "NOTICE", "Makefile")
 LOADED = ["torch", "transformers", "accelerate", "matplotlib", "pytest"]
 """Imported once for all the test runs, which are forked from there."""
 GOAL = 0.95
-PYTEST = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib -m 'not slow'"]
+PYTEST = [
+    "-x",
+    "-q",
+    "--assert=plain",
+    "-p",
+    "no:cacheprovider",
+    "-o",
+    "addopts=--import-mode=importlib -m 'not slow'",
+]
 
 Forks = multiprocessing.context.ForkServerContext
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One change of ``file``, a path below the package, and the ``tests`` that are to notice it, below ``tests``.
+    """One change of ``file``, a path below the package, and the ``tests`` that are to notice it,
+    below ``tests``.
 
     ``equal`` says why the change has no effect, where that is so.
     """
@@ -73,18 +84,28 @@ class Mutation:
 def listed(path: Path) -> list[Mutation]:
     """The mutations of a list."""
     return [
-        Mutation(file, entry["was"], entry["became"], tuple(entry.get("tests", about["tests"])), entry.get("equal", ""))
+        Mutation(
+            file,
+            entry["was"],
+            entry["became"],
+            tuple(entry.get("tests", about["tests"])),
+            entry.get("equal", ""),
+        )
         for file, about in tomllib.loads(path.read_text(encoding="utf-8")).items()
         for entry in about["changes"]
     ]
 
 
 class Results:
-    """What runs have found, by what they were about; kept in a file, which is written anew after each."""
+    """What runs have found, by what they were about; kept in a file, which is written anew after
+    each.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.found: dict[str, str] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        )
 
     def add(self, key: str, outcome: str) -> str:
         """Keep an outcome, which is returned."""
@@ -101,7 +122,9 @@ class Workshop:
 
     def __init__(self, tree: Path, limit: float, results: Results) -> None:
         self.tree, self.limit, self.results = tree, limit, results
-        os.environ["OMP_NUM_THREADS"] = "1"  # a fork waits for ever for the threads that its parent had
+        os.environ["OMP_NUM_THREADS"] = (
+            "1"  # a fork waits for ever for the threads that its parent had
+        )
         self.forks: Forks = multiprocessing.get_context("forkserver")
         self.forks.set_forkserver_preload(LOADED)
         for name in FOLDERS:
@@ -114,7 +137,9 @@ class Workshop:
         file = self.tree / PACKAGE / mutation.file
         code = file.read_text(encoding="utf-8") if file.exists() else ""
         changed = mutation.applied(code)
-        if changed is None or not all((self.tree / "tests" / test).exists() for test in mutation.tests):
+        if changed is None or not all(
+            (self.tree / "tests" / test).exists() for test in mutation.tests
+        ):
             return "STALE"
         if mutation.equal:
             return "equal"
@@ -128,7 +153,9 @@ class Workshop:
         return {"passed": "UNNOTICED", "failed": "noticed"}.get(found, found)
 
     def known(self, tests: Sequence[str], code: str, changed: str) -> str:
-        """What :meth:`passes` says of ``code`` as it stands, or ``changed``, from an earlier run if there was one."""
+        """What :meth:`passes` says of ``code`` as it stands, or ``changed``, from an earlier run if
+        there was one.
+        """
         read = [(self.tree / "tests" / test).read_text(encoding="utf-8") for test in tests]
         noticed, about = digest(code, changed), digest(code, changed, *tests, *read)
         if changed and noticed in self.results.found:
@@ -171,22 +198,34 @@ def test_run(tree: Path, tests: Sequence[str]) -> None:
         os._exit(pytest.main([*PYTEST, *(f"tests/{test}" for test in tests)]))
 
 
-def chosen(mutations: Sequence[Mutation], files: Sequence[str], only: Sequence[str]) -> Iterator[Mutation]:
-    """Those in files whose paths hold one of ``files``, and whose text holds one of ``only``, if any are given."""
+def chosen(
+    mutations: Sequence[Mutation], files: Sequence[str], only: Sequence[str]
+) -> Iterator[Mutation]:
+    """Those in files whose paths hold one of ``files``, and whose text holds one of ``only``, if
+    any are given.
+    """
     for mutation in mutations:
         in_file = not files or any(name in mutation.file for name in files)
-        if in_file and (not only or any(text in mutation.was or text in mutation.became for text in only)):
+        if in_file and (
+            not only or any(text in mutation.was or text in mutation.became for text in only)
+        ):
             yield mutation
 
 
 def main() -> int:
     """Try the mutations that the command line asks for; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--file", action="append", default=[], help="only in files whose paths hold this")
-    parser.add_argument("--only", action="append", default=[], help="only those whose text holds this")
+    parser.add_argument(
+        "--file", action="append", default=[], help="only in files whose paths hold this"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="only those whose text holds this"
+    )
     parser.add_argument("--list", type=Path, default=LIST, help="the list of mutations")
     parser.add_argument("--known", type=Path, default=KNOWN, help="where results are kept")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds that the tests of one change may take")
+    parser.add_argument(
+        "--timeout", type=float, default=300, help="seconds that the tests of one change may take"
+    )
     asked = parser.parse_args()
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as tree:
@@ -198,7 +237,9 @@ def main() -> int:
     noticed = counts["noticed"] + counts["slow"]
     tried = noticed + counts["UNNOTICED"]
     share = noticed / tried if tried else 1.0
-    rest = ", ".join(f"{counts[word]} {word}" for word in ("equal", "STALE", "BROKEN") if counts[word])
+    rest = ", ".join(
+        f"{counts[word]} {word}" for word in ("equal", "STALE", "BROKEN") if counts[word]
+    )
     print(f"noticed {noticed} of {tried}: {100 * share:.1f} %{f'; {rest}' if rest else ''}")
     return int(share < GOAL or bool(counts["STALE"] or counts["BROKEN"]))
 

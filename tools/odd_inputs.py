@@ -54,7 +54,9 @@ def row(what: str, run: str | list[str], status: int | str, answer: str) -> str:
 
 def code(text: str) -> str:
     """A text as it is, on one line, within a cell of a table."""
-    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text).replace("|", "\\|")
+    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text).replace(
+        "|", "\\|"
+    )
     marks = "``" if "`" in plain else "`"
     space = " " if plain.startswith("`") or plain.endswith("`") else ""
     return f"{marks}{space}{plain}{space}{marks}"

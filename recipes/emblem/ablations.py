@@ -1,10 +1,12 @@
-"""What each option of pinpoint is worth on Emblem: 1,000 edits in one pool, 200 cases asked about, seed 0.
+"""What each option of pinpoint is worth on Emblem: 1,000 edits in one pool, 200 cases asked about,
+seed 0.
 
     python recipes/emblem/ablations.py --out runs/ablations [--only NAME …]
 
-The variants change the shipped pinpoint, or the shipped LiveEdit for comparison, at query time, 40 seconds each on two
-cores; the last needs an editor that is trained for this, 13 minutes. A stopped run goes on where it was. Writes
-``docs/results/ablations.md``, with the variants that have been evaluated so far.
+The variants change the shipped pinpoint, or the shipped LiveEdit for comparison, at query time, 40
+seconds each on two cores; the last needs an editor that is trained for this, 13 minutes. A stopped
+run goes on where it was. Writes ``docs/results/ablations.md``, with the variants that have been
+evaluated so far.
 """
 
 import argparse
@@ -19,8 +21,8 @@ from rich.progress import Progress
 from liveedit.data import load_cases
 from liveedit.editable import embedded, load_vlm
 from liveedit.editors import EDITORS, new_editor
-from liveedit.editors.liveedit import LiveEdit
-from liveedit.editors.pinpoint import Pinpoint
+from liveedit.editors.liveedit.editor import LiveEdit
+from liveedit.editors.pinpoint.editor import Pinpoint
 from liveedit.evaluate import Windows, evaluate
 from liveedit.models.vlm import VLM
 from liveedit.registry import resolve
@@ -40,7 +42,9 @@ TRAININGS: dict[str, dict[str, Any]] = {"targets without end": {"eos": False}}
 
 @dataclass(frozen=True)
 class Variant:
-    """An editor, a shipped one's name or one of :data:`TRAININGS`, with some settings of query time changed."""
+    """An editor, a shipped one's name or one of :data:`TRAININGS`, with some settings of query time
+    changed.
+    """
 
     name: str
     editor: str = "pinpoint"
@@ -86,7 +90,9 @@ def trained(vlm: VLM, settings: dict[str, Any], folder: Path) -> None:
     recipe = json.loads((HERE / "pinpoint.json").read_text(encoding="utf-8"))
     editor = new_editor(vlm, "pinpoint", recipe["editor"] | settings)
     assert isinstance(editor, Pinpoint)
-    cases = [case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)]
+    cases = [
+        case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)
+    ]
     with Progress() as bar:
         task = bar.add_task(folder.parent.name)
         train(
@@ -97,16 +103,23 @@ def trained(vlm: VLM, settings: dict[str, Any], folder: Path) -> None:
 
 def row(name: str, numbers: Summary) -> str:
     """One line of the table."""
-    value = {(score["metric"], score["score"]): f"{100 * score['value']:.1f}" for score in numbers["rows"]}
+    value = {
+        (score["metric"], score["score"]): f"{100 * score['value']:.1f}"
+        for score in numbers["rows"]
+    }
     cells = [value[metric, "token_accuracy"] for metric in (*FIVE, "average")]
-    cells += [value[metric, "exact_match"] for metric in ("reliability", "image_generality", "average")]
+    cells += [
+        value[metric, "exact_match"] for metric in ("reliability", "image_generality", "average")
+    ]
     cells += [value[metric, "token_accuracy"] for metric in HARD]
     return f"| {' | '.join([name, *cells])} |"
 
 
 def main() -> None:
     """Evaluate what is asked for; write the table of all that is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[variant.name for variant in VARIANTS])
     args = parser.parse_args()
@@ -123,13 +136,19 @@ def main() -> None:
             lines.append(row(variant.name, summary(read_records(folder / "records"))))
     table = (
         "| variant | Rel | T-Gen | I-Gen | T-Loc | I-Loc | Average | Rel exact | I-Gen exact | Average exact "
-        "| look-alike | other question | question alone |\n|" + " --- |" + " ---: |" * 12 + "\n" + "\n".join(lines)
+        "| look-alike | other question | question alone |\n|"
+        + " --- |"
+        + " ---: |" * 12
+        + "\n"
+        + "\n".join(lines)
     )
     about = f"{EDITS:,} test edits of Emblem in one pool, {ASKED} cases asked about, seed 0, percent; token accuracy,\n"
     about += "where *exact* does not say that it is the exact match of free generation.\n"
     command = "Made by `python recipes/emblem/ablations.py --out runs/ablations`, which says what the variants are.\n"
     file = HERE.parents[1] / "docs" / "results" / "ablations.md"
-    file.write_text(f"# What pinpoint's options are worth\n\n{about}{command}\n{table}\n", encoding="utf-8")
+    file.write_text(
+        f"# What pinpoint's options are worth\n\n{about}{command}\n{table}\n", encoding="utf-8"
+    )
     Console().print(table, soft_wrap=True)
 
 

@@ -1,8 +1,10 @@
-"""What edits that were made on the full model are worth on its quantised forms, beside those that are made there.
+"""What edits that were made on the full model are worth on its quantised forms, beside those that
+are made there.
 
     python recipes/emblem/bits.py [--editor pinpoint] [--cases 20]
 
-Each case is edited alone and asked by free generation; exact match in percent. Under five minutes on one core.
+Each case is edited alone and asked by free generation; exact match in percent. Under five minutes
+on one core.
 """
 
 import argparse
@@ -57,7 +59,9 @@ def opened(model: EditableVLM, cases: Sequence[Case], pools: Path) -> Iterator[l
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--editor", default="pinpoint")
     parser.add_argument("--cases", type=int, default=20)
     args = parser.parse_args()
@@ -74,7 +78,10 @@ def main() -> None:
             editor = load_editor(vlm, embedded(args.editor))
             name, pools = bits or "full", Path(folder)
             if bits:
-                row(f"made in full, asked in {name}", opened(EditableVLM(vlm, editor), cases, pools / "full"))
+                row(
+                    f"made in full, asked in {name}",
+                    opened(EditableVLM(vlm, editor), cases, pools / "full"),
+                )
             row(f"made and asked in {name}", made(EditableVLM(vlm, editor), cases, pools / name))
     Console().print(table)
 

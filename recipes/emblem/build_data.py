@@ -1,14 +1,17 @@
-"""Build Emblem's two files: ``drawings.zip`` (128-pixel WebP drawings) and ``facts.json`` (names and facts).
+"""Build Emblem's two files: ``drawings.zip`` (128-pixel WebP drawings) and ``facts.json`` (names
+and facts).
 
-    python recipes/emblem/build_data.py --sources DIR --out src/liveedit/data/assets/emblem [--fetch] [--similar]
+    python recipes/emblem/build_data.py --sources DIR --out src/liveedit/data/emblem/assets [--fetch] [--similar]
 
-``DIR`` holds the packages pinned in ``HANDS`` and ``FACTS``; ``--fetch`` puts them there first (``npm pack`` and ``pip
-download``). ``--similar`` also prints the pairs of entities that look most alike, the measure behind ``LOOK_ALIKES``.
-About 40 seconds on one core. With resvg-py 0.5.0 and Pillow 13.0.0 every run writes the same bytes.
+``DIR`` holds the packages pinned in ``HANDS`` and ``FACTS``; ``--fetch`` puts them there first
+(``npm pack`` and ``pip download``). ``--similar`` also prints the pairs of entities that look most
+alike, the measure behind ``LOOK_ALIKES``. About 40 seconds on one core. With resvg-py 0.5.0 and
+Pillow 13.0.0 every run writes the same bytes.
 
-Choices: the ground is pale grey, so that white drawings (paper, swans, clouds) stay visible; a drawing is centred and
-never distorted, so a 4:3 flag has grey bands; only entities drawn by the held-out hand of their sort and by at least
-``MIN_HANDS`` hands are kept. Every exclusion and every correction of a source is in a table below.
+Choices: the ground is pale grey, so that white drawings (paper, swans, clouds) stay visible; a
+drawing is centred and never distorted, so a 4:3 flag has grey bands; only entities drawn by the
+held-out hand of their sort and by at least ``MIN_HANDS`` hands are kept. Every exclusion and every
+correction of a source is in a table below.
 """
 
 import argparse
@@ -57,31 +60,56 @@ class Hand:
     def card(self) -> dict[str, str]:
         """What facts.json says about it."""
         package = f"@iconify-json/{self.package} {self.version}"
-        return {"title": self.title, "licence": self.licence, "attribution": self.attribution, "package": package}
+        return {
+            "title": self.title,
+            "licence": self.licence,
+            "attribution": self.attribution,
+            "package": package,
+        }
 
 
 HANDS = {
     "cif": Hand("cif", "1.2.7", "CoreUI Flags", "CC0-1.0", "creativeLabs Łukasz Holeczek"),
-    "circle-flags": Hand("circle-flags", "1.2.11", "Circle Flags", "MIT", "Copyright 2021 HatScripts"),
-    "emojione": Hand("emojione", "1.2.3", "EmojiOne 2.3", "CC-BY-4.0", "Emoji artwork by EmojiOne, kept by EmojiTwo"),
-    "flag-icons": Hand("flag", "1.2.12", "Flag Icons", "MIT", "Copyright 2013-2025 Panayiotis Lipiridis"),
+    "circle-flags": Hand(
+        "circle-flags", "1.2.11", "Circle Flags", "MIT", "Copyright 2021 HatScripts"
+    ),
+    "emojione": Hand(
+        "emojione",
+        "1.2.3",
+        "EmojiOne 2.3",
+        "CC-BY-4.0",
+        "Emoji artwork by EmojiOne, kept by EmojiTwo",
+    ),
+    "flag-icons": Hand(
+        "flag", "1.2.12", "Flag Icons", "MIT", "Copyright 2013-2025 Panayiotis Lipiridis"
+    ),
     "flagpack": Hand("flagpack", "1.2.8", "Flagpack", "MIT", "Copyright 2021 Yummygum"),
-    "fluent": Hand("fluent-emoji", "1.2.7", "Fluent Emoji", "MIT", "Copyright Microsoft Corporation"),
-    "fluent-flat": Hand("fluent-emoji-flat", "1.2.6", "Fluent Emoji Flat", "MIT", "Copyright Microsoft Corporation"),
+    "fluent": Hand(
+        "fluent-emoji", "1.2.7", "Fluent Emoji", "MIT", "Copyright Microsoft Corporation"
+    ),
+    "fluent-flat": Hand(
+        "fluent-emoji-flat", "1.2.6", "Fluent Emoji Flat", "MIT", "Copyright Microsoft Corporation"
+    ),
     "fxemoji": Hand("fxemoji", "1.2.2", "FxEmojis", "CC-BY-4.0", "Copyright Mozilla Foundation"),
     "noto": Hand("noto", "1.2.9", "Noto Emoji", "Apache-2.0", "Copyright Google Inc"),
-    "noto-v1": Hand("noto-v1", "1.2.5", "Noto Emoji, first version", "Apache-2.0", "Copyright Google Inc"),
-    "twemoji": Hand("twemoji", "1.2.5", "Twemoji", "CC-BY-4.0", "Copyright Twitter, Inc and other contributors"),
+    "noto-v1": Hand(
+        "noto-v1", "1.2.5", "Noto Emoji, first version", "Apache-2.0", "Copyright Google Inc"
+    ),
+    "twemoji": Hand(
+        "twemoji", "1.2.5", "Twemoji", "CC-BY-4.0", "Copyright Twitter, Inc and other contributors"
+    ),
 }
 FLAG_HANDS = ("cif", "circle-flags", "emojione", "flag-icons", "flagpack", "twemoji")
 EMOJI_HANDS = ("emojione", "fluent", "fluent-flat", "fxemoji", "noto", "noto-v1", "twemoji")
 FACTS = {"countries-list": "3.4.1", "emoji-datasource": "16.0.0", "unicode-emoji-json": "0.9.0"}
 COUNTRYINFO = "1.0.1"
 
-# ------------------------------------------------------------------------------------------------- tables: drawings
+# -------------------------------------------------------------------------------------------------
+# tables: drawings
 
 ICONS = {
-    # (hand, entity): the icon to use in place of the one found by name or code; None if the set does not have it
+    # (hand, entity): the icon to use in place of the one found by name or code; None if the set
+    # does not have it
     ("cif", "flag-dz"): None,  # the crescent is a full disc
     ("cif", "flag-gn"): None,  # the flag of Equatorial Guinea
     ("circle-flags", "flag-ar"): None,  # a sign for the language Arabic
@@ -106,7 +134,8 @@ LOOK_ALIKES = {
     "TD": "Romania",  # 0.990
 }
 
-# ---------------------------------------------------------------------------------------------------- tables: emoji
+# ----------------------------------------------------------------------------------------------------
+# tables: emoji
 
 KINDS = {
     # subcategory of the emoji -> (kind, group)
@@ -218,7 +247,8 @@ EXCLUDED = {
 CLOCK_FACE = re.compile(r"oclock|-thirty")
 
 RENAMED = {
-    # Unicode's words -> the short everyday name; only one of a face and a body is kept, so "dog face" is the dog
+    # Unicode's words -> the short everyday name; only one of a face and a body is kept, so "dog
+    # face" is the dog
     "1st place medal": "gold medal",
     "black nib": "pen nib",
     "bottle with popping cork": "champagne bottle",
@@ -250,14 +280,15 @@ RENAMED = {
 NOT_A_WORD = re.compile(r"gun|middle finger|nazi|poo|sex|breast|beard|medium|light skin|dark|skin")
 """Names that are kept out of the spare words: rude, or one of many shades of the same."""
 
-# -------------------------------------------------------------------------------------------------- tables: countries
+# --------------------------------------------------------------------------------------------------
+# tables: countries
 
 TERRITORIES = (
     "AC AI AQ AS AW AX BL BM BQ BV CC CK CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP MQ MS NC NF "
     "NU PF PM PN PR RE SH SJ SX TA TC TF TK UM VG VI WF YT"
 )
-"""Codes in countries-list that are not asked about: what is left are the members of the United Nations, VA, PS, TW and
-XK; Flagpack, the held-out hand, has no XK."""
+"""Codes in countries-list that are not asked about: what is left are the members of the United
+Nations, VA, PS, TW and XK; Flagpack, the held-out hand, has no XK."""
 
 CONTINENTS = {
     "AF": "Africa",
@@ -284,9 +315,13 @@ COUNTRY_NAMES = {
 }
 
 FACT_FIXES: dict[str, dict[str, str]] = {
-    "CM": {"language": "French"},  # the source lists English first; four in five Cameroonians live in the French part
+    "CM": {
+        "language": "French"
+    },  # the source lists English first; four in five Cameroonians live in the French part
     "CV": {"demonym": "Cape Verdean"},  # spelling
-    "CY": {"region": "Southern Europe"},  # the source says Western Asia, against its own continent, Europe
+    "CY": {
+        "region": "Southern Europe"
+    },  # the source says Western Asia, against its own continent, Europe
     "DJ": {"demonym": "Djiboutian"},  # the source repeats the country's name
     "KG": {"demonym": "Kyrgyz"},  # outdated spelling
     "KH": {"language": "Khmer"},  # the source says Cambodian
@@ -299,13 +334,19 @@ FACT_FIXES: dict[str, dict[str, str]] = {
     "SM": {"capital": "San Marino"},  # the source says City of San Marino
     "SO": {"language": "Somali"},  # the source says Somalia
     "SR": {"demonym": "Surinamese"},  # spelling
-    "SZ": {"capital": "Mbabane"},  # the seat of government; the source says Lobamba, where parliament meets
+    "SZ": {
+        "capital": "Mbabane"
+    },  # the seat of government; the source says Lobamba, where parliament meets
     "TJ": {"demonym": "Tajik"},  # outdated spelling
     "TL": {"continent": "Asia"},  # against its own region, South-eastern Asia
     "US": {"capital": "Washington"},  # short
     "VA": {"demonym": "Vatican"},  # the source says Vaticanian
-    "ZA": {"language": "Zulu"},  # the most common mother tongue; the source sorts the eleven by alphabet
-    "ZW": {"currency": "dollar"},  # the American one is what most is paid in; the source says Zimbabwean gold
+    "ZA": {
+        "language": "Zulu"
+    },  # the most common mother tongue; the source sorts the eleven by alphabet
+    "ZW": {
+        "currency": "dollar"
+    },  # the American one is what most is paid in; the source says Zimbabwean gold
 }
 
 NO_BORDER = (
@@ -314,7 +355,8 @@ NO_BORDER = (
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------------ sources
+# ------------------------------------------------------------------------------------------------------------
+# sources
 
 
 class Sources:
@@ -322,7 +364,9 @@ class Sources:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.icons = {hand: self.member(about.archive, "icons.json") for hand, about in HANDS.items()}
+        self.icons = {
+            hand: self.member(about.archive, "icons.json") for hand, about in HANDS.items()
+        }
         self.codes: dict[str, dict[str, str]] = {
             hand: self.member(about.archive, "chars.json") for hand, about in HANDS.items()
         }
@@ -340,19 +384,25 @@ class Sources:
 
     @cached_property
     def countryinfo(self) -> dict[str, dict[str, Any]]:
-        """Two-letter code -> what countryinfo says; where it has two files on a country, the filled fields win."""
+        """Two-letter code -> what countryinfo says; where it has two files on a country, the filled
+        fields win.
+        """
         about: dict[str, dict[str, Any]] = {}
         with zipfile.ZipFile(self.root / f"countryinfo-{COUNTRYINFO}-py3-none-any.whl") as wheel:
             for name in sorted(wheel.namelist()):
                 if re.fullmatch(r"countryinfo/data/.*\.json", name):
                     row = json.loads(wheel.read(name))
-                    about.setdefault(row["ISO"]["alpha2"], {}).update({key: v for key, v in row.items() if v})
+                    about.setdefault(row["ISO"]["alpha2"], {}).update(
+                        {key: v for key, v in row.items() if v}
+                    )
         return about
 
     def icon(self, hand: str, name: str) -> str | None:
         """The icon as an SVG, drawn in the middle of a square; None if there is none."""
         icons = self.icons[hand]
-        found = icons["icons"].get(name) or icons["icons"].get(icons.get("aliases", {}).get(name, {}).get("parent"))
+        found = icons["icons"].get(name) or icons["icons"].get(
+            icons.get("aliases", {}).get(name, {}).get("parent")
+        )
         if found is None:
             return None
         left, top = found.get("left", 0), found.get("top", 0)
@@ -376,11 +426,21 @@ def fetch(root: Path) -> None:
     packages = [f"@iconify-json/{hand.package}@{hand.version}" for hand in HANDS.values()]
     packages += [f"{name}@{version}" for name, version in FACTS.items()]
     subprocess.run(["npm", "pack", *packages, "--pack-destination", str(root)], check=True)
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(root), f"countryinfo=={COUNTRYINFO}"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--dest",
+        str(root),
+        f"countryinfo=={COUNTRYINFO}",
+    ]
     subprocess.run(pip, check=True)
 
 
-# ----------------------------------------------------------------------------------------------------------- entities
+# -----------------------------------------------------------------------------------------------------------
+# entities
 
 
 @dataclass
@@ -395,11 +455,19 @@ class Entity:
 
     def row(self) -> dict[str, Any]:
         """As facts.json holds it."""
-        return {"id": self.id, "sort": self.sort, "name": self.name, "hands": sorted(self.icons), "facts": self.facts}
+        return {
+            "id": self.id,
+            "sort": self.sort,
+            "name": self.name,
+            "hands": sorted(self.icons),
+            "facts": self.facts,
+        }
 
 
 def icons_of(sources: Sources, id: str, names: dict[str, list[str]]) -> dict[str, str]:
-    """Hand -> the first of the candidate names that the set has, after the corrections in ``ICONS``."""
+    """Hand -> the first of the candidate names that the set has, after the corrections in
+    ``ICONS``.
+    """
     found = {}
     for hand, candidates in names.items():
         fixed = ICONS.get((hand, id), "")
@@ -434,11 +502,15 @@ def emoji_names(sources: Sources) -> Iterator[tuple[str, str, str]]:
 
 
 def emoji_icons(sources: Sources, code: str) -> dict[str, list[str]]:
-    """Candidate icon names by hand: by code point where the set lists them, else by the name in the sets that do."""
+    """Candidate icon names by hand: by code point where the set lists them, else by the name in the
+    sets that do.
+    """
     known = [
         sources.codes[hand][code] for hand in ("twemoji", "noto", "fluent-flat") if code in sources.codes[hand]
     ]  # fmt: skip
-    names = {hand: [sources.codes[hand][code]] for hand in EMOJI_HANDS if code in sources.codes[hand]}
+    names = {
+        hand: [sources.codes[hand][code]] for hand in EMOJI_HANDS if code in sources.codes[hand]
+    }
     names |= dict.fromkeys(("emojione", "noto-v1"), known)
     names["fxemoji"] = [name.replace("-", "") for name in known]
     names["fluent"] = names.get("fluent-flat", [])
@@ -465,7 +537,11 @@ def emoji(sources: Sources) -> tuple[list[Entity], list[str]]:
 def spare_words(left: list[str], entities: list[Entity]) -> list[str]:
     """Names of one to three plain words that no entity has."""
     taken = {entity.name for entity in entities}
-    short = {name for name in left if re.fullmatch(r"[a-z]+( [a-z]+){0,2}", name) and not NOT_A_WORD.search(name)}
+    short = {
+        name
+        for name in left
+        if re.fullmatch(r"[a-z]+( [a-z]+){0,2}", name) and not NOT_A_WORD.search(name)
+    }
     return sorted(short - taken)
 
 
@@ -484,7 +560,9 @@ def currency(name: str) -> str:
 
 
 def country_facts(sources: Sources, code: str) -> dict[str, Any]:
-    """What is known about a country, after the corrections in ``FACT_FIXES``; borders are added by ``join_borders``."""
+    """What is known about a country, after the corrections in ``FACT_FIXES``; borders are added by
+    ``join_borders``.
+    """
     row = sources.fact_file("countries-list", "countries.min.json")[code]
     more = sources.countryinfo.get(code, {})
     money = sources.fact_file("countries-list", "currencies.all.min.json")[row["currency"][0]]
@@ -515,7 +593,9 @@ def flags(sources: Sources) -> list[Entity]:
 
 
 def join_borders(sources: Sources, countries: list[Entity]) -> None:
-    """Add the neighbours that are flags of Emblem too; a border that either country lists counts for both."""
+    """Add the neighbours that are flags of Emblem too; a border that either country lists counts
+    for both.
+    """
     known = {entity.facts["code"] for entity in countries}
     two_letters = {row["ISO"]["alpha3"]: code for code, row in sources.countryinfo.items()}
     pairs = set()
@@ -526,10 +606,13 @@ def join_borders(sources: Sources, countries: list[Entity]) -> None:
                 pairs.add(pair)
     for entity in countries:
         code = entity.facts["code"]
-        entity.facts["borders"] = sorted(f"flag-{(set(p) - {code}).pop().lower()}" for p in pairs if code in p)
+        entity.facts["borders"] = sorted(
+            f"flag-{(set(p) - {code}).pop().lower()}" for p in pairs if code in p
+        )
 
 
-# ----------------------------------------------------------------------------------------------------------- drawings
+# -----------------------------------------------------------------------------------------------------------
+# drawings
 
 
 def draw(svg: str) -> Image.Image:
@@ -558,14 +641,19 @@ def write_drawings(drawings: dict[tuple[str, str], Image.Image], path: Path) -> 
         for (hand, id), drawing in drawings.items():
             encoded = io.BytesIO()
             drawing.save(encoded, "WEBP", quality=QUALITY, method=6)
-            archive.writestr(zipfile.ZipInfo(f"{hand}/{id}.webp", (1980, 1, 1, 0, 0, 0)), encoded.getvalue())
+            archive.writestr(
+                zipfile.ZipInfo(f"{hand}/{id}.webp", (1980, 1, 1, 0, 0, 0)), encoded.getvalue()
+            )
 
 
 def similarity(drawings: dict[tuple[str, str], Image.Image], one: Entity, other: Entity) -> float:
     """Mean over the hands that drew both of the cosine between centred drawings of 24 x 24 pixels."""
     cosines = []
     for hand in one.icons.keys() & other.icons.keys():
-        a, b = (np.asarray(drawings[hand, e.id].resize((24, 24)), dtype=np.float32).ravel() for e in (one, other))
+        a, b = (
+            np.asarray(drawings[hand, e.id].resize((24, 24)), dtype=np.float32).ravel()
+            for e in (one, other)
+        )
         cosines.append(float(np.corrcoef(a, b)[0, 1]))
     return float(np.mean(cosines)) if len(cosines) > 1 else 0.0
 
@@ -581,11 +669,14 @@ def print_similar(drawings: dict[tuple[str, str], Image.Image], entities: list[E
         print(f"{cosine:.3f}  {one}, {other}")
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ---------------------------------------------------------------------------------------------------------------
+# main
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sources", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--fetch", action="store_true")

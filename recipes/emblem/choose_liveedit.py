@@ -1,13 +1,14 @@
-"""Choose the layer and the scale of the published LiveEdit on the val split, and write the recipe of its training.
+"""Choose the layer and the scale of the published LiveEdit on the val split, and write the recipe
+of its training.
 
     python recipes/emblem/choose_liveedit.py runs/choice          # the table; then
     liveedit train runs/liveedit --editor liveedit --config recipes/emblem/liveedit.json
 
-The rule: the least loss on val, which is the published objective (Eq. 12) with all its terms, its edits and their probes
-never trained on, over batches of eight and the same draws for all. First the layer, at the released scale; then the
-scale, at that layer. Each candidate is trained on 6,000 samples of 600 cases, all else as in the recipe; about four
-minutes each on one core. The released rule for the layer is two thirds of the depth, here 5 of 0 to 7. A stopped run
-goes on where it was.
+The rule: the least loss on val, which is the published objective (Eq. 12) with all its terms, its
+edits and their probes never trained on, over batches of eight and the same draws for all. First the
+layer, at the released scale; then the scale, at that layer. Each candidate is trained on 6,000
+samples of 600 cases, all else as in the recipe; about four minutes each on one core. The released
+rule for the layer is two thirds of the depth, here 5 of 0 to 7. A stopped run goes on where it was.
 """
 
 import argparse
@@ -51,7 +52,9 @@ RECIPE: dict[str, Any] = {
 def loss_on_val(editor: TrainableEditor, batch: int) -> float:
     """The mean loss over whole batches of the val cases, five draws each."""
     examples = editor.prepare(load_cases("emblem", "val", 0))
-    batches = [examples[first : first + batch] for first in range(0, len(examples) - batch + 1, batch)]
+    batches = [
+        examples[first : first + batch] for first in range(0, len(examples) - batch + 1, batch)
+    ]
     draws = [(some, torch.Generator().manual_seed(seed)) for seed in range(5) for some in batches]
     return sum(float(editor.loss(some, generator)[0]) for some, generator in draws) / len(draws)
 
@@ -78,12 +81,16 @@ def judged(vlm: VLM, layer: int, scale: float, out: Path) -> float:
 
 def main() -> None:
     """Print the table and write the recipe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("liveedit.json"))
     args = parser.parse_args()
     vlm = load_vlm()
-    losses = {(layer, RELEASED_SCALE): judged(vlm, layer, RELEASED_SCALE, args.out) for layer in LAYERS}
+    losses = {
+        (layer, RELEASED_SCALE): judged(vlm, layer, RELEASED_SCALE, args.out) for layer in LAYERS
+    }
     layer, _ = min(losses, key=lambda candidate: losses[candidate])
     losses |= {(layer, scale): judged(vlm, layer, scale, args.out) for scale in SCALES}
     layer, scale = min(losses, key=lambda candidate: losses[candidate])

@@ -1,11 +1,11 @@
 """Measure the embedded VLM by free greedy generation, and list what it gets wrong.
 
-    python recipes/emblem/measure_vlm.py --out docs/results/emblem-vlm.json --wrong src/liveedit/data/assets/emblem/wrong.json
+    python recipes/emblem/measure_vlm.py --out docs/results/emblem-vlm.json --wrong src/liveedit/data/emblem/assets/wrong.json
 
-Every drawing of every entity is asked every relation that can be edited, in a wording drawn at random from the seen
-ones (seed 0) and in one from the unseen ones; every text fact likewise. Exact match after stripping blanks. The wrong
-(hand, entity, relation) triples, asked in seen wordings, become the benchmark "emblem-corrections". About 12 minutes on
-two cores.
+Every drawing of every entity is asked every relation that can be edited, in a wording drawn at
+random from the seen ones (seed 0) and in one from the unseen ones; every text fact likewise. Exact
+match after stripping blanks. The wrong (hand, entity, relation) triples, asked in seen wordings,
+become the benchmark "emblem-corrections". About 12 minutes on two cores.
 """
 
 import argparse
@@ -19,14 +19,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from liveedit.data.emblem import EDITED, UNSEEN_HANDS, Emblem
-from liveedit.data.wordings import IMAGE_RELATIONS, Split, wordings
+from liveedit.data.emblem.drawings import EDITED, UNSEEN_HANDS, Emblem
+from liveedit.data.emblem.wordings import IMAGE_RELATIONS, Split, wordings
 from liveedit.editable import load_vlm
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 Asked = tuple[str, tuple[str, str, str], Query]
-"""The row of the table it counts in, (hand, entity, relation), and the question with its right answer."""
+"""The row of the table it counts in, (hand, entity, relation), and the question with its right
+answer.
+"""
 
 
 def about_drawings(emblem: Emblem, split: Split) -> Iterator[Asked]:
@@ -38,7 +40,11 @@ def about_drawings(emblem: Emblem, split: Split) -> Iterator[Asked]:
             for name in EDITED[entity.sort]:
                 relation = IMAGE_RELATIONS[name]
                 hands = "hand unseen" if hand == UNSEEN_HANDS[entity.sort] else "hand seen"
-                query = Query(pick.choice(wordings(relation, split)), str(emblem.answer(relation, entity)), image)
+                query = Query(
+                    pick.choice(wordings(relation, split)),
+                    str(emblem.answer(relation, entity)),
+                    image,
+                )
                 yield f"{name}, {hands}, wording {split}", (hand, entity.id, name), query
 
 
@@ -55,13 +61,17 @@ def measure(vlm: VLM, asked: list[Asked]) -> Iterator[tuple[Asked, bool]]:
     """Whether each question is answered right."""
     for start in track(range(0, len(asked), 64), description="asking"):
         part = asked[start : start + 64]
-        for row, answer in zip(part, vlm.generate([query for _, _, query in part], batch_size=64), strict=True):
+        for row, answer in zip(
+            part, vlm.generate([query for _, _, query in part], batch_size=64), strict=True
+        ):
             yield row, answer == row[2].target
 
 
 def main() -> None:
     """Ask everything; write and print what came out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="emblem")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--wrong", type=Path)
@@ -69,7 +79,10 @@ def main() -> None:
     args = parser.parse_args()
     emblem, vlm = Emblem(), load_vlm(args.model)
     asked = [
-        row for split in ("seen", "unseen") for make in (about_drawings, about_text) for row in make(emblem, split)
+        row
+        for split in ("seen", "unseen")
+        for make in (about_drawings, about_text)
+        for row in make(emblem, split)
     ]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     wrong = []
@@ -84,11 +97,14 @@ def main() -> None:
     Console().print(table)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     found = {
-        name: {"exact_match": right / total, "questions": total} for name, (right, total) in sorted(counts.items())
+        name: {"exact_match": right / total, "questions": total}
+        for name, (right, total) in sorted(counts.items())
     }
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if args.wrong:
-        args.wrong.write_text(json.dumps(sorted(wrong), separators=(",", ":")) + "\n", encoding="utf-8")
+        args.wrong.write_text(
+            json.dumps(sorted(wrong), separators=(",", ":")) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

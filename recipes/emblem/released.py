@@ -3,8 +3,9 @@
     python recipes/emblem/released.py runs/released [--only NAME …]
     liveedit eval --editors serac-text=runs/released/serac-text,… --out runs/table/seed-0
 
-Forms whose networks differ are trained, by the recipe of the sound version, in 10 to 20 minutes each on one core, an
-hour for liveedit; the others are settings of the shipped editor. A stopped run goes on where it was. Prints what to give to ``--editors``.
+Forms whose networks differ are trained, by the recipe of the sound version, in 10 to 20 minutes
+each on one core, an hour for liveedit; the others are settings of the shipped editor. A stopped run
+goes on where it was. Prints what to give to ``--editors``.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from liveedit.train import TrainConfig, train
 HERE = Path(__file__).parent
 
 TEXT_SCOPE = {"scope": "text", "locality": ("text_locality", "image_locality")}
-"""Negatives as published: a text alone cannot tell look-alikes apart, and would learn to answer nothing."""
+"""Negatives as published: a text alone cannot tell look-alikes apart, and would learn to answer
+nothing.
+"""
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ike-text": ("ike", {"by": "text"}),
@@ -60,7 +63,9 @@ def trained(name: str, settings: dict[str, Any], folder: Path) -> None:
     recipe = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     editor = new_editor(load_vlm(), name, recipe["editor"] | settings)
     assert isinstance(editor, TrainableEditor)
-    cases = [case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)]
+    cases = [
+        case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)
+    ]
     with Progress() as bar:
         task = bar.add_task(folder.name)
         train(
@@ -71,7 +76,9 @@ def trained(name: str, settings: dict[str, Any], folder: Path) -> None:
 
 def main() -> None:
     """Make what is asked for and not there yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", nargs="*", choices=FORMS, default=list(FORMS))
     args = parser.parse_args()

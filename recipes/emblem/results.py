@@ -1,15 +1,17 @@
-"""Put the results of the lifelong test into the README and the docs: every table, and every figure of the prose.
+"""Put the results of the lifelong test into the README and the docs: every table, and every figure
+of the prose.
 
     liveedit eval --editors all --out runs/emblem/seed-0 --max-cases 60 --ask 60 --seed 0    # and the other seeds
     liveedit eval --editors NAME=FOLDER,… --out runs/released --max-cases 60 --ask 60        # as released.py prints them
     python recipes/emblem/results.py runs/emblem [--released runs/released]
     python recipes/emblem/results.py                                                         # the pages alone, anew
 
-The folder holds the records of any number of editors, N and seeds, in any sub-folders. Writes ``docs/results/emblem.json``,
-the summary, and from it ``docs/results/emblem.md``, the part of the README between its markers and ``docs/results.md``;
-their text stands in ``pages/``, with a call in the place of each figure. With ``--released`` the methods' released forms,
-above the sound ones on the same seeds, go to ``docs/results/released.json`` and into ``docs/results.md``. Nothing is typed by
-hand.
+The folder holds the records of any number of editors, N and seeds, in any sub-folders. Writes
+``docs/results/emblem.json``, the summary, and from it ``docs/results/emblem.md``, the part of the
+README between its markers and ``docs/results.md``; their text stands in ``pages/``, with a call in
+the place of each figure. With ``--released`` the methods' released forms, above the sound ones on
+the same seeds, go to ``docs/results/released.json`` and into ``docs/results.md``. Nothing is typed
+by hand.
 """
 
 import argparse
@@ -40,10 +42,17 @@ SCORES = ("token_accuracy", "exact_match")
 DATA = "emblem"
 
 
-def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[ScoreRow | None]]]]) -> str:
-    """Markdown: a row an editor; a cell holds one number or several between slashes, the best of a column is bold."""
+def table(
+    heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[ScoreRow | None]]]]
+) -> str:
+    """Markdown: a row an editor; a cell holds one number or several between slashes, the best of a
+    column is bold.
+    """
     best = [
-        [max((row["value"] for row in place if row), default=None) for place in zip(*cells, strict=True)]
+        [
+            max((row["value"] for row in place if row), default=None)
+            for place in zip(*cells, strict=True)
+        ]
         for cells in zip(*(cells for _, cells in rows), strict=True)
     ]
 
@@ -57,7 +66,9 @@ def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[Scor
     lines = [["Editor", *heads], [":---", *["---:"] * len(heads)]]
     for editor, cells in rows:
         shown = [
-            " / ".join(text(row, top, spread=len(cell) == 1) for row, top in zip(cell, tops, strict=True))
+            " / ".join(
+                text(row, top, spread=len(cell) == 1) for row, top in zip(cell, tops, strict=True)
+            )
             for cell, tops in zip(cells, best, strict=True)
         ]
         lines.append([editor, *shown])
@@ -78,7 +89,8 @@ def averages(numbers: Summary, editors: Sequence[str]) -> str:
     found = scores(numbers)
     sizes, seeds = sorted({n for _, n, _, _ in found}), max(row["seeds"] for row in found.values())
     rows = [
-        (editor, [[found.get((editor, n, "average", score))] for score in SCORES for n in sizes]) for editor in editors
+        (editor, [[found.get((editor, n, "average", score))] for score in SCORES for n in sizes])
+        for editor in editors
     ]
     over = f"{seeds} seeds × cases" if seeds > 1 else "cases"
     return (
@@ -93,7 +105,10 @@ def single(numbers: Summary, editors: Sequence[str]) -> str:
     found = scores(numbers)
     last = max(n for _, n, _, _ in found)
     rows = [
-        (editor, [[found.get((editor, last, metric, score)) for score in SCORES] for metric in AVERAGED])
+        (
+            editor,
+            [[found.get((editor, last, metric, score)) for score in SCORES] for metric in AVERAGED],
+        )
         for editor in editors
     ]
     return (
@@ -103,10 +118,17 @@ def single(numbers: Summary, editors: Sequence[str]) -> str:
 
 
 def beside_sound(released: Iterable[Record], sound: Iterable[Record]) -> Summary:
-    """The averages of the released forms and of the sound version of each of their methods, on the same seeds."""
+    """The averages of the released forms and of the sound version of each of their methods, on the
+    same seeds.
+    """
     records = list(released)
-    seeds, methods = {record.seed for record in records}, {sound_form(record.editor) for record in records}
-    both = summary(records + [record for record in sound if record.seed in seeds and record.editor in methods])
+    seeds, methods = (
+        {record.seed for record in records},
+        {sound_form(record.editor) for record in records},
+    )
+    both = summary(
+        records + [record for record in sound if record.seed in seeds and record.editor in methods]
+    )
     rows = [row for row in both["rows"] if row["metric"] == "average"]
     return {"rows": rows, "firing": [], "cost": [], "forgetting": []}
 
@@ -129,9 +151,13 @@ def last(editor: str) -> tuple[int, str]:
 
 
 def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[..., Any]]:
-    """What the templates may call for a figure: all are in percent, and a dash where nothing was measured."""
+    """What the templates may call for a figure: all are in percent, and a dash where nothing was
+    measured.
+    """
     found = scores(numbers)
-    firing = {(row["editor"], row["edits"], row["metric"]): row["fired"] for row in numbers["firing"]}
+    firing = {
+        (row["editor"], row["edits"], row["metric"]): row["fired"] for row in numbers["firing"]
+    }
 
     def value(editor: str, edits: int, metric: str, score: str) -> str:
         row = found.get((editor, edits, metric, score))
@@ -179,7 +205,9 @@ def written(root: Path) -> dict[Path, str]:
     released = paired(stored(docs / "results" / "released.json"))
     return {
         root / "README.md": readme,
-        docs / "results.md": filled(TEMPLATES.get_template("results.md.j2").render(known | {"released": released})),
+        docs / "results.md": filled(
+            TEMPLATES.get_template("results.md.j2").render(known | {"released": released})
+        ),
         docs / "results" / "emblem.md": markdown(tables(numbers)),
     }
 
@@ -187,7 +215,9 @@ def written(root: Path) -> dict[Path, str]:
 def filled(page: str) -> str:
     """The page with its paragraphs of prose in lines of one width, whatever their figures are."""
     return "\n\n".join(
-        text if re.match(r"[|#<\- ]", text) or "\n|" in text else fill(text, 120, break_on_hyphens=False)
+        text
+        if re.match(r"[|#<\- ]", text) or "\n|" in text
+        else fill(text, 120, break_on_hyphens=False)
         for text in page.split("\n\n")
     )
 
@@ -199,9 +229,13 @@ def stored(file: Path) -> Any:
 
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("records", type=Path, nargs="?")
-    parser.add_argument("--released", type=Path, help="folder with the records of the released forms")
+    parser.add_argument(
+        "--released", type=Path, help="folder with the records of the released forms"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and docs")
     args = parser.parse_args()
     folder = args.root / "docs" / "results"

@@ -1,4 +1,5 @@
-"""Put a trained editor into the package, in half precision: its patches then are those of the rounded weights.
+"""Put a trained editor into the package, in half precision: its patches then are those of the
+rounded weights.
 
     python recipes/emblem/ship.py runs/lte            # to src/liveedit/assets/lte, after the editor's name
 
@@ -6,7 +7,8 @@ The shipped editors were trained by
 
     OMP_NUM_THREADS=1 liveedit train runs/NAME --editor NAME --config recipes/emblem/NAME.json
 
-which gives the same weights again, bit for bit; docs/lab-log.md says how long each took and what it reached.
+which gives the same weights again, bit for bit; docs/lab-log.md says how long each took and what it
+reached.
 """
 
 import argparse
@@ -22,7 +24,9 @@ ASSETS = Path("src/liveedit/assets")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="what `liveedit train` left")
     editor = load_editor(load_vlm(), parser.parse_args().folder)
     assert isinstance(editor, TrainableEditor), f"{editor.name} has nothing that is trained"

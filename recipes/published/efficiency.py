@@ -1,9 +1,11 @@
-"""Which share of a large product of matrices our code reaches: the efficiency that ``estimate.py`` uses.
+"""Which share of a large product of matrices our code reaches: the efficiency that ``estimate.py``
+uses.
 
-A training step and an edit of each method, and a forward pass, are taken on the embedded model; their FLOPs are counted
-while they run, and divided by the seconds that the processor itself worked, so that other work on the machine counts
-less. The reference is a product of float32 matrices of 1024 by 1024. The embedded model is far smaller than the papers'
-backbones, whose products are larger and reach more: the estimates err on the long side.
+A training step and an edit of each method, and a forward pass, are taken on the embedded model;
+their FLOPs are counted while they run, and divided by the seconds that the processor itself worked,
+so that other work on the machine counts less. The reference is a product of float32 matrices of
+1024 by 1024. The embedded model is far smaller than the papers' backbones, whose products are
+larger and reach more: the estimates err on the long side.
 """
 
 import json
@@ -60,7 +62,9 @@ def step(editor: TrainableEditor, cases: list[Case]) -> Callable[[], object]:
     return action
 
 
-def measured(vlm: VLM, cases: list[Case], console: Console) -> dict[str, dict[str, tuple[float, float]]]:
+def measured(
+    vlm: VLM, cases: list[Case], console: Console
+) -> dict[str, dict[str, tuple[float, float]]]:
     """(FLOPs, seconds) by kind of work and method."""
     found: dict[str, dict[str, tuple[float, float]]] = {"step": {}, "edit": {}, "query": {}}
     queries = [case.edits[0] for case in cases]
@@ -86,12 +90,16 @@ def measure(out: Path, console: Console) -> None:
     console.print(f"large product: {reference / 1e9:.1f} GFLOP/s of the processor's time")
     found = measured(load_vlm(), load_cases("emblem", "train")[:CASES], console)
     shares = {
-        kind: sum(flops for flops, _ in by.values()) / sum(seconds for _, seconds in by.values()) / reference
+        kind: sum(flops for flops, _ in by.values())
+        / sum(seconds for _, seconds in by.values())
+        / reference
         for kind, by in found.items()
     }
     for kind, by in found.items():
         for name, (flops, seconds) in by.items():
             share = flops / seconds / reference
-            console.print(f"{kind} {name}: {flops / 1e9:.2f} GFLOP, {seconds:.3f} s, share {share:.2f}")
+            console.print(
+                f"{kind} {name}: {flops / 1e9:.2f} GFLOP, {seconds:.3f} s, share {share:.2f}"
+            )
     how = f"measured on the embedded model, {CASES} cases a batch, torch {torch.__version__} on the CPU"
     out.write_text(json.dumps(shares | {"how": how}, indent=1) + "\n", encoding="utf-8")

@@ -3,17 +3,17 @@
     python recipes/published/estimate.py --tflops 400 --memory 141           # writes docs/results/published.md
     python recipes/published/estimate.py --measure                           # the efficiency anew: minutes on one core
 
-Nothing here was run on a real backbone: every number is computed. FLOPs come from the shapes (``backbones.py``) and
-from the mean lengths of the published questions and answers, which have to be added (`liveedit data add`), at four
-characters a token. A time is
+Nothing here was run on a real backbone: every number is computed. FLOPs come from the shapes
+(``backbones.py``) and from the mean lengths of the published questions and answers, which have to
+be added (`liveedit data add`), at four characters a token. A time is
 
     FLOPs / (tflops · efficiency)
 
-or the time to start the kernels of all layers that run one after another, or for a decoded token to read all weights
-once, if longer. Reading and scaling images is not counted.
-``--tflops`` is what large products of matrices in bf16 reach on the device: on an H200, whose peak is 989, 400 is a
-cautious guess. The efficiency is the share of that which our code reaches; ``efficiency.py`` measures it on the embedded
-model as the ratio to a large product on the same machine. Memory is
+or the time to start the kernels of all layers that run one after another, or for a decoded token to
+read all weights once, if longer. Reading and scaling images is not counted. ``--tflops`` is what
+large products of matrices in bf16 reach on the device: on an H200, whose peak is 989, 400 is a
+cautious guess. The efficiency is the share of that which our code reaches; ``efficiency.py``
+measures it on the embedded model as the ratio to a large product on the same machine. Memory is
 
     2 bytes a weight of the model  +  16 bytes a trained one (itself, its gradient, Adam's two, in float32)
     +  34 · D bytes a token and layer that gradients pass (Korthikanti et al., 2022)  +  three copies of the logits
@@ -30,8 +30,8 @@ from backbones import BACKBONES, Backbone
 from methods import VLKEB_ONLY, method
 from rich.console import Console
 
-from liveedit.data.places import annotations
-from liveedit.data.sources import source
+from liveedit.data.published.places import annotations
+from liveedit.data.published.sources import source
 
 __all__ = [
     "BENCHMARKS", "COSTS", "DECODED", "LAYER", "STARTING", "Cost", "Device", "Load", "Networks", "device_options",
@@ -50,7 +50,9 @@ PROBES = 5
 DECODED = 16
 """Tokens that a free answer takes at least."""
 SMALL = 86_000_000
-"""Parameters in the matrices of a small pretrained transformer of 12 layers and width 768: OPT-125M, RoBERTa-base."""
+"""Parameters in the matrices of a small pretrained transformer of 12 layers and width 768:
+OPT-125M, RoBERTa-base.
+"""
 STARTING = 5e-4
 """Seconds until the dozen kernels of one layer are started from Python: an assumption."""
 LAYER = 21
@@ -61,7 +63,8 @@ DEMONSTRATIONS = 32
 
 @dataclass(frozen=True)
 class Load:
-    """A benchmark on a backbone: cases of both parts, and the mean tokens of an answer and of the longest row.
+    """A benchmark on a backbone: cases of both parts, and the mean tokens of an answer and of the
+    longest row.
 
     ``text`` are the tokens of that row that are no image.
     """
@@ -79,27 +82,41 @@ class Load:
 
 
 def load(backbone: Backbone, data: str) -> Load:
-    """The load of a benchmark, from its annotations. Raises :class:`BadInput` where it was not added."""
+    """The load of a benchmark, from its annotations. Raises :class:`BadInput` where it was not
+    added.
+    """
     rows = [*annotations(data, "train"), *annotations(data, "test")]
     pairs = [
         (len(question), len(answer))
         for row in rows
-        for question, answer in ((row.rephrase, row.alt), (row.m_loc_q, row.m_loc_a), (row.loc, row.loc_ans))
+        for question, answer in (
+            (row.rephrase, row.alt),
+            (row.m_loc_q, row.m_loc_a),
+            (row.loc, row.loc_ans),
+        )
     ]
     longest = sum(max(map(sum, pairs[i : i + 3])) for i in range(0, len(pairs), 3)) / len(rows)
     answer = sum(len(row.alt) for row in rows) / len(rows)
     counts = source(data).counts
-    return Load(backbone, counts["train"], counts["test"], longest / CHARACTERS + 2, max(1.0, answer / CHARACTERS))
+    return Load(
+        backbone,
+        counts["train"],
+        counts["test"],
+        longest / CHARACTERS + 2,
+        max(1.0, answer / CHARACTERS),
+    )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a method, and ``started``, the layers that an edit runs one after another, forwards and backwards.
+    """FLOPs of a method, and ``started``, the layers that an edit runs one after another, forwards
+    and backwards.
 
-    ``prepare`` is what a training example costs below the layers that are trained through, once if it is cached and
-    at each step if not; ``step`` what it costs at each step in any case. ``edit`` is one edit. ``query`` is what a probe
-    costs besides the unedited model's answer. ``trained`` are the parameters trained, ``passed`` the tokens times
-    layers of an example that gradients pass, ``held`` further bytes that they need, ``rows`` its rows.
+    ``prepare`` is what a training example costs below the layers that are trained through, once if
+    it is cached and at each step if not; ``step`` what it costs at each step in any case. ``edit``
+    is one edit. ``query`` is what a probe costs besides the unedited model's answer. ``trained``
+    are the parameters trained, ``passed`` the tokens times layers of an example that gradients
+    pass, ``held`` further bytes that they need, ``rows`` its rows.
     """
 
     edit: float
@@ -117,9 +134,9 @@ class Cost:
 class Networks:
     """LiveEdit's own networks, which compute in float32: d_m 1024, 4 queries and rank 4.
 
-    ``edit``, ``query`` and ``step`` are FLOPs: of one edit, of routing one query, of one training example forwards and
-    backwards. ``writing`` are the parameters that an edit reads, ``routing`` those that a query does. ``held`` are the
-    bytes that an example keeps for its gradients.
+    ``edit``, ``query`` and ``step`` are FLOPs: of one edit, of routing one query, of one training
+    example forwards and backwards. ``writing`` are the parameters that an edit reads, ``routing``
+    those that a query does. ``held`` are the bytes that an example keeps for its gradients.
     """
 
     edit: float
@@ -136,17 +153,22 @@ class Networks:
 
 
 def networks(at: Load) -> Networks:
-    """Those for a backbone. Counted are keys and values of what is attended to, which is nearly all."""
+    """Those for a backbone. Counted are keys and values of what is attended to, which is nearly
+    all.
+    """
     b, d_m = at.backbone, 1024
     D, attention = b.width, (d_m + 1) * d_m + 2 * (b.width + 1) * d_m
     extractor = 4 * D + 8 * d_m + 3 * attention
     writer = 2 * D + 4 * d_m + (d_m + 1) * d_m + (D + 1) * d_m + (D + 1) * D
     look, read = b.image_tokens * 4 * D * d_m, at.text * 4 * D * d_m
     write = at.tokens * 4 * D * (d_m + D)
-    tokens = 4 * b.image_tokens + 13 * at.text  # a step looks at 4 images an example and reads 13 prompts
+    tokens = (
+        4 * b.image_tokens + 13 * at.text
+    )  # a step looks at 4 images an example and reads 13 prompts
     return Networks(
         edit=write + look + 2 * read,
-        query=2 * look + 3 * read,  # the sentinel is looked at like an image, and the prompt read for it again
+        query=2 * look
+        + 3 * read,  # the sentinel is looked at like an image, and the prompt read for it again
         step=3 * (write + 4 * look + 13 * read),
         writing=extractor + 2 * writer,
         routing=extractor + b.image_tokens * D + 2 * D,
@@ -172,7 +194,9 @@ def liveedit(at: Load) -> Cost:
 
 
 def transforms(at: Load, rank: int = 1920) -> tuple[int, float]:
-    """Parameters of MEND's networks, and the FLOPs of one edit in them: all tokens of two layers, the answer's of one."""
+    """Parameters of MEND's networks, and the FLOPs of one edit in them: all tokens of two layers,
+    the answer's of one.
+    """
     b = at.backbone
     width, shapes = b.width + b.inner, 2
     rank = min(rank, width)
@@ -207,7 +231,9 @@ def ke(at: Load) -> Cost:
     told = b.vision.flops + b.forward(at.tokens + DECODED)
     reader = 2 * 4 * hidden * (b.width + hidden + 2) + (2 * hidden + 1) * condition
     outputs = 2 * (b.width + b.inner) + 1
-    conditioner = (condition + 2) * hidden + (hidden + 2) * outputs  # weight normalisation keeps a length a row
+    conditioner = (condition + 2) * hidden + (
+        hidden + 2
+    ) * outputs  # weight normalisation keeps a length a row
     networks = 2 * (reader * (at.text + DECODED) + 6 * conditioner)
     return Cost(
         edit=below + told + 2 * top + networks,
@@ -220,7 +246,9 @@ def ke(at: Load) -> Cost:
 
 
 def serac(at: Load) -> Cost:
-    """A counterfactual model like OPT-125M between two linear maps, trained on three rows of an example."""
+    """A counterfactual model like OPT-125M between two linear maps, trained on three rows of an
+    example.
+    """
     b, small = at.backbone, 768
     answering = 2 * (SMALL + 2 * b.width * small) * (at.tokens + at.text) + b.head(at.answer)
     return Cost(
@@ -235,7 +263,9 @@ def serac(at: Load) -> Cost:
 
 
 def recipe(at: Load) -> Cost:
-    """RoBERTa-base, keys of width 4096 and 3 prompt vectors; three rows of an example through the whole decoder."""
+    """RoBERTa-base, keys of width 4096 and 3 prompt vectors; three rows of an example through the
+    whole decoder.
+    """
     b, key, rows = at.backbone, 4096, 3
     reading = 2 * SMALL * at.text
     features = 4 * 768
@@ -267,7 +297,9 @@ def lte(at: Load) -> Cost:
 
 
 def descent(at: Load, steps: int, layers: int) -> Cost:
-    """``steps`` of gradient descent an edit through the last ``layers``, what is below them having run once."""
+    """``steps`` of gradient descent an edit through the last ``layers``, what is below them having
+    run once.
+    """
     b = at.backbone
     once = b.vision.flops + b.forward(at.tokens, b.layers - layers)
     passes = steps * 2 * (b.forward(at.tokens, layers) + b.head(at.answer))
@@ -304,7 +336,9 @@ COSTS: dict[str, Callable[[Load], Cost]] = {
 
 @dataclass(frozen=True)
 class Device:
-    """What products of matrices reach (TFLOP/s), the memory (GB) and how fast it is read (TB/s); shares reached."""
+    """What products of matrices reach (TFLOP/s), the memory (GB) and how fast it is read (TB/s);
+    shares reached.
+    """
 
     tflops: float
     memory: float
@@ -315,7 +349,9 @@ class Device:
     def read(cls, tflops: float, memory: float, bandwidth: float) -> "Device":
         """With the efficiency that ``efficiency.py`` measured."""
         stored = json.loads(EFFICIENCY.read_text(encoding="utf-8"))
-        return cls(tflops, memory, bandwidth, {kind: stored[kind] for kind in ("step", "edit", "query")})
+        return cls(
+            tflops, memory, bandwidth, {kind: stored[kind] for kind in ("step", "edit", "query")}
+        )
 
     def seconds(self, kind: str, flops: float) -> float:
         """That ``flops`` take as part of a training step, an edit or a query."""
@@ -348,16 +384,22 @@ def train_hours(at: Load, cost: Cost, device: Device, steps: int, batch: int) ->
 
 
 def query_seconds(at: Load, cost: Cost, device: Device) -> float:
-    """Of a probe: the answer is generated, and forced once. Its batch shares the reading of the weights."""
+    """Of a probe: the answer is generated, and forced once. Its batch shares the reading of the
+    weights.
+    """
     b, decoded = at.backbone, max(DECODED, at.answer + 1)
     flops = b.vision.flops + 2 * b.forward(at.tokens) + b.head(at.tokens) + cost.query
     reading, starting = 2 * b.decoder / (device.bandwidth * 1e12), STARTING * b.layers
-    decoding = max(reading / PROBES, starting / PROBES, device.seconds("query", b.forward(1) + b.head(1)))
+    decoding = max(
+        reading / PROBES, starting / PROBES, device.seconds("query", b.forward(1) + b.head(1))
+    )
     return device.seconds("query", flops) + decoded * decoding
 
 
 def windows(at: Load, numbers: Sequence[int]) -> tuple[int, int]:
-    """Cases edited and cases asked about in LiveEdit's protocol over all cases; windows that begin together are one."""
+    """Cases edited and cases asked about in LiveEdit's protocol over all cases; windows that begin
+    together are one.
+    """
     pools = {start: n for n in sorted(numbers) for start in range(0, at.test_cases - n + 1, n)}
     return sum(pools.values()), sum(at.test_cases // n * n for n in numbers)
 
@@ -376,14 +418,20 @@ def table(name: str, data: str, device: Device) -> list[str]:
         if label in VLKEB_ONLY and data != "vlkeb":
             continue
         cost, used = costs(at), method(label, name, data, at.train_cases)
-        training, testing = 0.0, 0.0 if label in VLKEB_ONLY else eval_hours(at, cost, device, *counts)
+        training, testing = (
+            0.0,
+            0.0 if label in VLKEB_ONLY else eval_hours(at, cost, device, *counts),
+        )
         cells, fits = ["–"] * 4, True
         if used.training:
             training = train_hours(at, cost, device, used.steps, used.batch)
             held = train_bytes(at, cost, used.batch) / 1e9
             fits = held <= device.memory
             step = used.batch * (cost.step + (0 if at.backbone.cached else cost.prepare)) / 1e12
-            cells = [f"{cost.trained / 1e6:,.0f}", f"{held:,.0f}" if fits else f"{held:,.0f}, too much"]
+            cells = [
+                f"{cost.trained / 1e6:,.0f}",
+                f"{held:,.0f}" if fits else f"{held:,.0f}, too much",
+            ]
             cells += [f"{cache_bytes(at, cost) / 1e9:,.0f}", f"{step:.3g}"]
         cells += [f"{cost.edit / 1e12:.3g}", f"{query_seconds(at, cost, device):.2f}"]
         cells += [f"{hours:.1f}" if hours else "–" for hours in (training, testing)]
@@ -401,7 +449,9 @@ HEAD = (
 def page(device: Device, command: str) -> str:
     """``docs/results/published.md``."""
     measured = json.loads(EFFICIENCY.read_text(encoding="utf-8"))
-    shares = ", ".join(f"{kind} {100 * device.efficiency[kind]:.0f} %" for kind in ("step", "edit", "query"))
+    shares = ", ".join(
+        f"{kind} {100 * device.efficiency[kind]:.0f} %" for kind in ("step", "edit", "query")
+    )
     parts = [
         "# What the published tables take\n",
         "Computed, not measured: nothing here was run on these backbones. Made by",
@@ -421,14 +471,23 @@ def page(device: Device, command: str) -> str:
 
 def device_options(parser: argparse.ArgumentParser) -> None:
     """What an estimate is told of the device."""
-    parser.add_argument("--tflops", type=float, default=400, help="bf16 TFLOP/s that large products of matrices reach")
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        default=400,
+        help="bf16 TFLOP/s that large products of matrices reach",
+    )
     parser.add_argument("--memory", type=float, default=141, help="GB of one device")
-    parser.add_argument("--bandwidth", type=float, default=4.8, help="TB/s at which its memory is read")
+    parser.add_argument(
+        "--bandwidth", type=float, default=4.8, help="TB/s at which its memory is read"
+    )
 
 
 def main() -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     device_options(parser)
     parser.add_argument("--measure", action="store_true", help="measure the efficiency first")
     parser.add_argument("--out", type=Path, default=DOC)
@@ -437,7 +496,9 @@ def main() -> None:
         from efficiency import measure
 
         measure(EFFICIENCY, Console())
-    command = f"python recipes/published/estimate.py --tflops {args.tflops:g} --memory {args.memory:g}"
+    command = (
+        f"python recipes/published/estimate.py --tflops {args.tflops:g} --memory {args.memory:g}"
+    )
     device = Device.read(args.tflops, args.memory, args.bandwidth)
     args.out.write_text(page(device, f"{command} --bandwidth {args.bandwidth:g}"), encoding="utf-8")
 

@@ -1,8 +1,9 @@
 """The methods of the published tables and their settings, as the files in ``settings/`` say.
 
-A file is called after the label that the tables have, LABEL.json, or LABEL.BACKBONE.json where backbones differ. It
-holds the ``method`` where the label is none, the ``editor``'s settings and, for a method that is trained, the
-``training``'s; ``epochs`` stands for a number of steps. BENCHMARK in it is the benchmark's name.
+A file is called after the label that the tables have, LABEL.json, or LABEL.BACKBONE.json where
+backbones differ. It holds the ``method`` where the label is none, the ``editor``'s settings and,
+for a method that is trained, the ``training``'s; ``epochs`` stands for a number of steps. BENCHMARK
+in it is the benchmark's name.
 """
 
 import json
@@ -26,7 +27,9 @@ VLKEB_ONLY = ("ft-llm", "ft-vis")
 
 @dataclass(frozen=True)
 class Method:
-    """A method with its settings. ``steps`` and ``batch`` are 0 where nothing is trained; ``file`` holds it all."""
+    """A method with its settings. ``steps`` and ``batch`` are 0 where nothing is trained; ``file``
+    holds it all.
+    """
 
     label: str
     name: str

@@ -1,15 +1,17 @@
-"""From weights and data to the published tables: E-VQA, E-IC and VLKEB on the five backbones of the papers.
+"""From weights and data to the published tables: E-VQA, E-IC and VLKEB on the five backbones of the
+papers.
 
     liveedit data add vlkeb --annotations DIR --images DIR                        # once; e-vqa and e-ic likewise
     python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb --plan     # the commands, and their time
     python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb
     python recipes/published/run.py qwen-vl-7b vlkeb --out runs/qwen-vlkeb --model qwen-vl      # a folder (docs/convert.md)
 
-Trains the methods that are trained, tests all of them by LiveEdit's protocol and, on VLKEB, by VLKEB's, and writes the
-papers' tables to ``--out/tables``. Every step is a `liveedit` command that goes on where it was stopped; so does this
-script, which runs them one after another and stops at one that fails. Data and prompts are the papers' own, the model
-computes in bfloat16. ``--processes N`` uses N GPUs. docs/published.md has the settings, their sources and the papers'
-figures. What a method takes is computed (``estimate.py``); one that does not fit into ``--memory`` is left out.
+Trains the methods that are trained, tests all of them by LiveEdit's protocol and, on VLKEB, by
+VLKEB's, and writes the papers' tables to ``--out/tables``. Every step is a `liveedit` command that
+goes on where it was stopped; so does this script, which runs them one after another and stops at
+one that fails. Data and prompts are the papers' own, the model computes in bfloat16. ``--processes
+N`` uses N GPUs. docs/published.md has the settings, their sources and the papers' figures. What a
+method takes is computed (``estimate.py``); one that does not fit into ``--memory`` is left out.
 """
 
 import argparse
@@ -23,12 +25,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones import BACKBONES, Backbone
-from estimate import BENCHMARKS, COSTS, Device, device_options, eval_hours, load, train_bytes, train_hours, windows
+from estimate import (
+    BENCHMARKS,
+    COSTS,
+    Device,
+    device_options,
+    eval_hours,
+    load,
+    train_bytes,
+    train_hours,
+    windows,
+)
 from methods import LABELS, VLKEB_ONLY, Method, method
 from rich.console import Console
 
-from liveedit.data.places import place
-from liveedit.data.sources import source
+from liveedit.data.published.places import place
+from liveedit.data.published.sources import source
 from liveedit.errors import LiveEditError
 
 __all__ = ["Step", "plan"]
@@ -71,7 +83,11 @@ class Table:
     def command(self, verb: str, *options: str, most: int | None = None) -> list[str]:
         """A command of `liveedit` on this model, in at most ``most`` processes."""
         count = min(self.processes, most or self.processes)
-        start = ["accelerate", "launch", "--num_processes", str(count), "-m", "liveedit"] if count > 1 else ["liveedit"]
+        start = (
+            ["accelerate", "launch", "--num_processes", str(count), "-m", "liveedit"]
+            if count > 1
+            else ["liveedit"]
+        )
         published = ["--split", "paper", "--prompts", "paper", "--prompt-format", "raw"]
         return [*start, verb, *options, "--model", self.model, "--dtype", "bfloat16", *published]
 
@@ -87,7 +103,9 @@ class Table:
         folder = str(self.editors / chosen.label)
         return self.command("train", folder, "--editor", chosen.name, *options, most=chosen.batch)
 
-    def evaluation(self, data: str, folder: str, labels: Sequence[str], *protocol: str) -> list[str]:
+    def evaluation(
+        self, data: str, folder: str, labels: Sequence[str], *protocol: str
+    ) -> list[str]:
         """The command that tests methods by one protocol."""
         named = ",".join(f"{label}={self.editors / label}" for label in labels)
         options = ["--out", str(self.out / folder), "--data", data, "--editors", named]
@@ -104,8 +122,13 @@ def plan(table: Table, labels: Sequence[str], device: Device) -> list[Step]:
             shared = min(table.processes, chosen.batch)
             steps.append(Step(f"train {chosen.label}", table.training(chosen), hours / shared))
 
-    def test(what: str, data: str, edits: int, asks: int, some: Sequence[str], *protocol: str) -> Step:
-        hours = sum(eval_hours(at, costs[label], device, edits, asks) for label in some) / table.processes
+    def test(
+        what: str, data: str, edits: int, asks: int, some: Sequence[str], *protocol: str
+    ) -> Step:
+        hours = (
+            sum(eval_hours(at, costs[label], device, edits, asks) for label in some)
+            / table.processes
+        )
         command = table.evaluation(data, what, some, *protocol)
         return Step(f"test {what}", command, hours)
 
@@ -115,7 +138,17 @@ def plan(table: Table, labels: Sequence[str], device: Device) -> list[Step]:
 
     both = [label for label in labels if label not in VLKEB_ONLY]
     numbers = ("--edits", "1,10,100,1000", "--max-cases", str(at.test_cases))
-    steps.append(test("windows", table.data, *windows(at, (1, 10, 100, 1000)), both, "--protocol", "windows", *numbers))
+    steps.append(
+        test(
+            "windows",
+            table.data,
+            *windows(at, (1, 10, 100, 1000)),
+            both,
+            "--protocol",
+            "windows",
+            *numbers,
+        )
+    )
     if table.data == "vlkeb":
         stream = "vlkeb-multihop" if "multihop" in files else "vlkeb"
         gap = ("--protocol", "gap", "--gaps", "10,20,50,100", "--max-cases", "200")
@@ -123,7 +156,10 @@ def plan(table: Table, labels: Sequence[str], device: Device) -> list[Step]:
         if "onehop" in files:
             told = [label for label in labels if label not in NO_TEXT]
             cases = source("vlkeb").counts["onehop"]
-            steps += [single("vlkeb-onehop", cases, labels), single("vlkeb-onehop-edited", cases, told, edits=2)]
+            steps += [
+                single("vlkeb-onehop", cases, labels),
+                single("vlkeb-onehop-edited", cases, told, edits=2),
+            ]
         if "multihop" in files:
             steps.append(single("vlkeb-multihop", at.test_cases, labels))
     return [*steps, Step("report", ["liveedit", "report", str(table.out)])]
@@ -137,7 +173,9 @@ def fitting(table: Table, labels: Sequence[str], device: Device, console: Consol
         if held <= device.memory:
             chosen.append(one.label)
         else:
-            console.print(f"{one.label} is left out: its training takes {held:.0f} GB (computed), --memory says less")
+            console.print(
+                f"{one.label} is left out: its training takes {held:.0f} GB (computed), --memory says less"
+            )
     return chosen
 
 
@@ -165,9 +203,13 @@ def run(steps: Sequence[Step], console: Console) -> int:
             console.print(f"{step.what}: done already", markup=False)
             continue
         console.rule(step.what)
-        status = subprocess.run(step.command, env=os.environ | {"PATH": path}, check=False).returncode
+        status = subprocess.run(
+            step.command, env=os.environ | {"PATH": path}, check=False
+        ).returncode
         if status:
-            console.print(f"stopped at '{step.what}'; once it is mended, the same command goes on from here, or alone:")
+            console.print(
+                f"stopped at '{step.what}'; once it is mended, the same command goes on from here, or alone:"
+            )
             console.print(shlex.join(step.command), soft_wrap=True, markup=False, highlight=False)
             return status
     return 0
@@ -175,14 +217,27 @@ def run(steps: Sequence[Step], console: Console) -> int:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("backbone", choices=sorted(BACKBONES))
     parser.add_argument("data", choices=BENCHMARKS)
-    parser.add_argument("--out", type=Path, required=True, help="folder for editors, records and tables")
-    parser.add_argument("--model", help="folder or Hugging Face id of the weights; default: the published id, if any")
-    parser.add_argument("--editors", default=",".join(LABELS), help="some of the methods, separated by commas")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for editors, records and tables"
+    )
+    parser.add_argument(
+        "--model",
+        help="folder or Hugging Face id of the weights; default: the published id, if any",
+    )
+    parser.add_argument(
+        "--editors", default=",".join(LABELS), help="some of the methods, separated by commas"
+    )
     parser.add_argument("--processes", type=int, default=1, help="GPUs")
-    parser.add_argument("--plan", action="store_true", help="print the commands with their estimates, and run nothing")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print the commands with their estimates, and run nothing",
+    )
     device_options(parser)
     return parser
 
@@ -210,9 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for step in steps:
         console.print(f"{step.what}, computed {step.hours:.1f} h", markup=False, highlight=False)
-        console.print(f"  {shlex.join(step.command)}", soft_wrap=True, markup=False, highlight=False)
+        console.print(
+            f"  {shlex.join(step.command)}", soft_wrap=True, markup=False, highlight=False
+        )
     total = sum(step.hours for step in steps)
-    console.print(f"in all {total:.0f} hours on {args.processes} x {args.tflops:g} TFLOP/s; computed, not measured")
+    console.print(
+        f"in all {total:.0f} hours on {args.processes} x {args.tflops:g} TFLOP/s; computed, not measured"
+    )
     if args.plan:
         return 0
     untrained(table, labels)

@@ -1,17 +1,20 @@
-"""What LiveEdit takes on the papers' five backbones at full size: memory, and time against the arithmetic floor.
+"""What LiveEdit takes on the papers' five backbones at full size: memory, and time against the
+arithmetic floor.
 
     python recipes/sizes/page.py                 # writes it to docs/results/sizes.md
     python recipes/sizes/measure.py BACKBONE     # measures the same on the GPU that is here, and writes the page anew
 
-The model is in bfloat16, LiveEdit's networks and experts are float32. Shapes, FLOPs and the memory of training are those
-of ``recipes/published`` (``backbones.py``, ``estimate.py``). Work is cut into phases that follow one another, and
+The model is in bfloat16, LiveEdit's networks and experts are float32. Shapes, FLOPs and the memory
+of training are those of ``recipes/published`` (``backbones.py``, ``estimate.py``). Work is cut into
+phases that follow one another, and
 
     floor of a phase  =  max(FLOPs in bf16 / peak + FLOPs in float32 / peak,  bytes moved / bandwidth)
 
-with peaks and bandwidth from the card's data sheet. Moved are weights, keys of experts and the decoder's cache, each
-once a phase, and activations only where gradients wait for them. What is expected allows for a share of the peaks
-(``MATRICES``) and of the bandwidth (``READING``), and ``STARTING`` seconds for each layer that Python starts: all three
-are assumptions. Memory is weights, networks, pool, cache and what the widest layer works on, not what CUDA itself takes.
+with peaks and bandwidth from the card's data sheet. Moved are weights, keys of experts and the
+decoder's cache, each once a phase, and activations only where gradients wait for them. What is
+expected allows for a share of the peaks (``MATRICES``) and of the bandwidth (``READING``), and
+``STARTING`` seconds for each layer that Python starts: all three are assumptions. Memory is
+weights, networks, pool, cache and what the widest layer works on, not what CUDA itself takes.
 """
 
 import sys
@@ -29,19 +32,27 @@ __all__ = [
 ]  # fmt: skip
 
 TEXT, ANSWER = 24, 4
-"""Tokens of a row that are no image, and of these its answer's: about the means of the published benchmarks."""
+"""Tokens of a row that are no image, and of these its answer's: about the means of the published
+benchmarks.
+"""
 BATCH = 8
 """Cases a training step takes, four rows each, as published."""
 POOLS = (0, 1_000, 100_000)
 MATRICES, READING = 0.4, 0.8
-"""Share of the peak that products of matrices reach, and of the bandwidth that reading weights does."""
+"""Share of the peak that products of matrices reach, and of the bandwidth that reading weights
+does.
+"""
 ATTENTIONS = 5
-"""Of LiveEdit's networks in one edit or one query; a step has about four times as many, each forwards and backwards."""
+"""Of LiveEdit's networks in one edit or one query; a step has about four times as many, each
+forwards and backwards.
+"""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU by its data sheet: memory (GB), bandwidth (TB/s), and dense peaks in bf16 and float32 (TFLOP/s)."""
+    """A GPU by its data sheet: memory (GB), bandwidth (TB/s), and dense peaks in bf16 and float32
+    (TFLOP/s).
+    """
 
     memory: float
     bandwidth: float
@@ -59,7 +70,9 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Phase:
-    """FLOPs in bf16 and in float32, bytes moved, and the layers that Python starts one after another; ``times`` over."""
+    """FLOPs in bf16 and in float32, bytes moved, and the layers that Python starts one after
+    another; ``times`` over.
+    """
 
     flops: float = 0.0
     float32: float = 0.0
@@ -75,7 +88,9 @@ class Phase:
     def expected(self, card: Card) -> float:
         """Seconds with the shares assumed."""
         arithmetic = (self.flops / card.bf16 + self.float32 / card.float32) / MATRICES
-        each = max(arithmetic / 1e12, self.moved / card.bandwidth / READING / 1e12, self.layers * STARTING)
+        each = max(
+            arithmetic / 1e12, self.moved / card.bandwidth / READING / 1e12, self.layers * STARTING
+        )
         return self.times * each
 
 
@@ -92,12 +107,16 @@ class Work:
 
     def milliseconds(self, card: Card) -> tuple[float, float]:
         """Its floor, and what is expected."""
-        floors, expected = ([getattr(phase, kind)(card) for phase in self.phases] for kind in ("floor", "expected"))
+        floors, expected = (
+            [getattr(phase, kind)(card) for phase in self.phases] for kind in ("floor", "expected")
+        )
         return 1e3 * sum(floors), 1e3 * sum(expected)
 
 
 def expert(b: Backbone) -> tuple[int, int]:
-    """Bytes of an expert: of its keys, which every query reads, and of its factors U and V; 4 queries of 1024, rank 4."""
+    """Bytes of an expert: of its keys, which every query reads, and of its factors U and V; 4
+    queries of 1024, rank 4.
+    """
     return 4 * 2 * 4 * 1024, 4 * 2 * 4 * b.width
 
 
@@ -108,7 +127,9 @@ def filtering(b: Backbone, experts: int) -> Phase:
 
 
 def working(b: Backbone, tokens: float) -> float:
-    """Bytes that a layer of the decoder works on: its states and what goes through its feed-forward network."""
+    """Bytes that a layer of the decoder works on: its states and what goes through its feed-forward
+    network.
+    """
     return 2 * tokens * (4 * b.width + b.matrices * b.inner)
 
 
@@ -123,42 +144,73 @@ def edit(at: Load) -> Work:
     lower = LAYER + 1
     below = Phase(b.forward(at.tokens, lower), moved=2 * lower * b.layer, layers=lower)
     write = Phase(float32=own.edit, moved=4 * own.writing, layers=ATTENTIONS)
-    return Work((tower(b), below, write), 2 * b.parameters + 4 * own.parameters + working(b, at.tokens))
+    return Work(
+        (tower(b), below, write), 2 * b.parameters + 4 * own.parameters + working(b, at.tokens)
+    )
 
 
 def query(at: Load, experts: int) -> Work:
-    """A query, answered greedily in 16 tokens, with so many experts in the pool, one of which acts; 0 is unedited."""
+    """A query, answered greedily in 16 tokens, with so many experts in the pool, one of which acts;
+    0 is unedited.
+    """
     b, own = at.backbone, networks(at)
     tokens, filtered = at.tokens - at.answer, filtering(b, experts)
     head, cache = 2 * b.vocabulary * b.width, 4 * b.layers * b.width * (tokens + DECODED)
-    asked = Phase(b.forward(tokens) + b.head(1), moved=2 * b.layers * b.layer + head, layers=b.layers)
-    route = Phase(float32=own.query + filtered.float32, moved=4 * own.routing + filtered.moved, layers=ATTENTIONS)
+    asked = Phase(
+        b.forward(tokens) + b.head(1), moved=2 * b.layers * b.layer + head, layers=b.layers
+    )
+    route = Phase(
+        float32=own.query + filtered.float32,
+        moved=4 * own.routing + filtered.moved,
+        layers=ATTENTIONS,
+    )
     read = 2 * b.layers * (b.layer - b.for_images) + head + cache
-    decoded = Phase(b.forward(1) + b.head(1), moved=read, layers=b.layers + bool(experts), times=DECODED - 1)
-    held = 2 * b.parameters + 4 * own.parameters + experts * sum(expert(b)) + cache + working(b, tokens)
+    decoded = Phase(
+        b.forward(1) + b.head(1), moved=read, layers=b.layers + bool(experts), times=DECODED - 1
+    )
+    held = (
+        2 * b.parameters
+        + 4 * own.parameters
+        + experts * sum(expert(b))
+        + cache
+        + working(b, tokens)
+    )
     return Work((tower(b), asked, *([route] if experts else []), decoded), held)
 
 
 def prepare(at: Load) -> Work:
-    """The hidden states of a training step, and what its locality rows say unedited; once a case where they are kept."""
+    """The hidden states of a training step, and what its locality rows say unedited; once a case
+    where they are kept.
+    """
     b, rows = at.backbone, 4 * BATCH
     lower, upper = LAYER + 1, b.layers - LAYER - 1
     below = Phase(rows * b.forward(at.tokens, lower), moved=2 * lower * b.layer, layers=lower)
-    flops, head = BATCH * (b.forward(at.tokens, upper) + b.head(at.answer)), 2 * b.vocabulary * b.width
+    flops, head = (
+        BATCH * (b.forward(at.tokens, upper) + b.head(at.answer)),
+        2 * b.vocabulary * b.width,
+    )
     above = Phase(flops, moved=2 * upper * b.layer + head, layers=upper)
     held = 2 * b.parameters + 4 * networks(at).parameters + working(b, rows * at.tokens)
     return Work((tower(b, rows), below, above), held)
 
 
 def step(at: Load) -> Work:
-    """A training step: the layers above the one edited and the networks, forwards and backwards, and Adam."""
+    """A training step: the layers above the one edited and the networks, forwards and backwards,
+    and Adam.
+    """
     b, own, cost = at.backbone, networks(at), liveedit(at)
     upper = b.layers - LAYER - 1
     waiting = BATCH * cost.passed * 34 * b.width  # written, and read by the gradients
     weights = 2 * (upper * b.layer + b.vocabulary * b.width)
     through = Phase(BATCH * (cost.step - own.step), moved=2 * (weights + waiting), layers=3 * upper)
-    learnt = Phase(float32=BATCH * own.step, moved=8 * own.parameters + 2 * BATCH * own.held, layers=3 * 4 * ATTENTIONS)
-    adam = Phase(moved=28 * own.parameters)  # weight, gradient and two means read, all but the gradient written
+    learnt = Phase(
+        float32=BATCH * own.step,
+        moved=8 * own.parameters + 2 * BATCH * own.held,
+        layers=3 * 4 * ATTENTIONS,
+    )
+    adam = Phase(
+        moved=28 * own.parameters
+    )  # weight, gradient and two means read, all but the gradient written
     return Work((through, learnt, adam), train_bytes(at, cost, BATCH))
 
 

@@ -1,7 +1,9 @@
-"""The papers' five backbones at their full size with random weights, on any device; on the meta device they weigh nothing.
+"""The papers' five backbones at their full size with random weights, on any device; on the meta
+device they weigh nothing.
 
-The settings are those of the authors' configurations. The tokenizer is that of the tiny models, a few hundred tokens,
-so nothing is downloaded: what a query costs depends on how many tokens it has, not on which.
+The settings are those of the authors' configurations. The tokenizer is that of the tiny models, a
+few hundred tokens, so nothing is downloaded: what a query costs depends on how many tokens it has,
+not on which.
 """
 
 from collections.abc import Callable
@@ -12,17 +14,22 @@ import transformers
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from liveedit.models import mplug_owl2
-from liveedit.models.minigpt4 import IMAGE_TOKEN, MiniGPT4Config, MiniGPT4Processor
-from liveedit.models.modeling_mplug_owl2 import MPlugOwl2Config
-from liveedit.models.modeling_qwen_vl import QwenVLConfig
-from liveedit.models.qwen_vl import QwenVLProcessor
-from liveedit.models.tiny import tokenizer
+from liveedit.models.families.minigpt4.family import IMAGE_TOKEN, MiniGPT4Config, MiniGPT4Processor
+from liveedit.models.families.mplug_owl2 import family as mplug_owl2
+from liveedit.models.families.mplug_owl2.modeling import MPlugOwl2Config
+from liveedit.models.families.qwen_vl.family import QwenVLProcessor
+from liveedit.models.families.qwen_vl.modeling import QwenVLConfig
+from liveedit.models.tiny.families import tokenizer
 from liveedit.models.vlm import VLM
 
 __all__ = ["FULL", "full"]
 
-CLIP = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+CLIP = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+}
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -34,7 +41,9 @@ LLAMA = {
 
 
 def full(name: str, device: torch.device | str) -> VLM:
-    """A backbone in bfloat16, asked by raw prompts, whose answers never end early. Raises :class:`KeyError`."""
+    """A backbone in bfloat16, asked by raw prompts, whose answers never end early. Raises
+    :class:`KeyError`.
+    """
     config, processor = FULL[name]()
     with torch.device(device):
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
@@ -48,7 +57,12 @@ def blip2() -> tuple[Any, Any]:
     text.image_token = transformers.AddedToken("<image>", normalized=False, special=True)
     opt = {"hidden_size": 2560, "word_embed_proj_dim": 2560, "ffn_dim": 10240, "vocab_size": 50304}
     config = transformers.Blip2Config(
-        text_config={"model_type": "opt", "num_hidden_layers": 32, "num_attention_heads": 32, **opt},
+        text_config={
+            "model_type": "opt",
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            **opt,
+        },
         image_token_index=text.convert_tokens_to_ids("<image>"),
     )
     pictures = BlipImageProcessorPil(size={"height": 224, "width": 224})
@@ -68,17 +82,30 @@ def llava() -> tuple[Any, Any]:
     """LLaVA-1.5-7B: CLIP ViT-L of 336 pixels, two matrices, Vicuna-7B."""
     text = tokenizer("<s>", ["</s>", "<pad>", "<image>"])
     config = transformers.LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14, **CLIP},
+        vision_config={
+            "model_type": "clip_vision_model",
+            "image_size": 336,
+            "patch_size": 14,
+            **CLIP,
+        },
         text_config={**LLAMA, "vocab_size": 32064},
         image_token_index=text.convert_tokens_to_ids("<image>"),
     )
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
-    layout = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    pictures = CLIPImageProcessorPil(
+        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
+    )
+    layout = {
+        "patch_size": 14,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    }
     return config, transformers.LlavaProcessor(pictures, text, **layout)
 
 
 def owl2() -> tuple[Any, Any]:
-    """mPLUG-Owl2: CLIP ViT-L of 448 pixels, a visual abstractor, Llama-2-7B with weights of its own for images."""
+    """mPLUG-Owl2: CLIP ViT-L of 448 pixels, a visual abstractor, Llama-2-7B with weights of its own
+    for images.
+    """
     text = tokenizer("<s>", ["</s>", "<pad>"])
     text.add_special_tokens({"extra_special_tokens": [mplug_owl2.IMAGE]})
     config = MPlugOwl2Config(
@@ -91,8 +118,12 @@ def owl2() -> tuple[Any, Any]:
 
 
 def qwen_vl() -> tuple[Any, Any]:
-    """Qwen-VL: ViT-bigG of 448 pixels, a resampler, Qwen-7B; the vision is the default of the class."""
-    text = tokenizer(None, ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<img>", "</img>", "<imgpad>"])
+    """Qwen-VL: ViT-bigG of 448 pixels, a resampler, Qwen-7B; the vision is the default of the
+    class.
+    """
+    text = tokenizer(
+        None, ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<img>", "</img>", "<imgpad>"]
+    )
     config = QwenVLConfig(
         text_config={"vocab_size": 151936, "hidden_size": 4096, "num_key_value_heads": 32},
         image_token_id=text.convert_tokens_to_ids("<imgpad>"),

@@ -1,12 +1,14 @@
-"""Measure on the GPU that is here what ``compute.py`` computes: random weights at full size, in bfloat16.
+"""Measure on the GPU that is here what ``compute.py`` computes: random weights at full size, in
+bfloat16.
 
     python recipes/sizes/measure.py llava-1.5-7b      # and minigpt4-vicuna-7b, blip2-opt-2.7b, mplug-owl2-7b, qwen-vl-7b
 
-Prints memory and time of one edit, one query with 0, 1,000 and 100,000 experts in the pool, and one training step, keeps
-them in docs/results/sizes.json and writes docs/results/sizes.md anew. Nothing is downloaded, and nothing means anything:
-weights, experts and pictures are random. Each number is the median of ``REPEATS`` runs after one that does not count;
-memory is the most that torch held in any of them. An image is read and scaled in each, on the CPU, and a training step
-brings its hidden states from there.
+Prints memory and time of one edit, one query with 0, 1,000 and 100,000 experts in the pool, and one
+training step, keeps them in docs/results/sizes.json and writes docs/results/sizes.md anew. Nothing
+is downloaded, and nothing means anything: weights, experts and pictures are random. Each number is
+the median of ``REPEATS`` runs after one that does not count; memory is the most that torch held in
+any of them. An image is read and scaled in each, on the CPU, and a training step brings its hidden
+states from there.
 """
 
 import argparse
@@ -27,9 +29,9 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from liveedit.editors.bank import Bank
-from liveedit.editors.liveedit import LiveEdit, LiveEditConfig
-from liveedit.editors.routing import LiveEditPatch
+from liveedit.editors.common.bank import Bank
+from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
+from liveedit.editors.liveedit.routing import LiveEditPatch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -65,18 +67,26 @@ def taken(action: Callable[[], object], device: torch.device) -> Taken | None:
 
 
 def sized(vlm: VLM, text: int = TEXT) -> Query:
-    """An edit whose row has ``text`` tokens that are no image's, ``ANSWER`` of them its answer's: a digit is a token."""
-    query = Query("1", "1" * (ANSWER - 1), Image.effect_noise((480, 360), 60).convert("RGB"))  # and the blank before it
+    """An edit whose row has ``text`` tokens that are no image's, ``ANSWER`` of them its answer's: a
+    digit is a token.
+    """
+    query = Query(
+        "1", "1" * (ANSWER - 1), Image.effect_noise((480, 360), 60).convert("RGB")
+    )  # and the blank before it
     row = vlm.encode([query])
     first, last = row.spans[0].image
     return replace(query, prompt="1" * (1 + text - (row.labels.shape[1] - (last - first))))
 
 
 def crowd(patch: LiveEditPatch, experts: int) -> LiveEditPatch:
-    """The one edit of ``patch`` among so many experts, which are found for no image, or no edit at all for 0."""
+    """The one edit of ``patch`` among so many experts, which are found for no image, or no edit at
+    all for 0.
+    """
     rows: dict[str, Tensor] = {}
     for name, own in patch.bank.tensors().items():
-        rows[name] = own.new_full((experts, *own.shape[1:]), math.nan if name == "vision_keys" else 0.0)
+        rows[name] = own.new_full(
+            (experts, *own.shape[1:]), math.nan if name == "vision_keys" else 0.0
+        )
         rows[name][:1] = own[: min(1, experts)]
     return LiveEditPatch(patch.editor, Bank(rows))
 
@@ -87,8 +97,12 @@ def case(number: int, edit: Query) -> Case:
     return Case(str(number), (edit,), tuple(Probe(kind, edit) for kind in kinds))
 
 
-def measure(vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS) -> dict[str, Taken | None]:
-    """Everything, by the names in ``compute.WORK``. Whatever sees the image finds the one edit (a margin of −∞)."""
+def measure(
+    vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS
+) -> dict[str, Taken | None]:
+    """Everything, by the names in ``compute.WORK``. Whatever sees the image finds the one edit (a
+    margin of −∞).
+    """
     editor = LiveEdit(vlm, replace(config, margin=-1e9))
     edit, device = sized(vlm), editor.device
     asked = [Query(edit.prompt, image=edit.image)]
@@ -107,7 +121,9 @@ def measure(vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS) -> d
     found |= {f"query {experts}": ask(experts) for experts in pools}
     cases = [case(number, edit) for number in range(BATCH)]
     found["prepare"] = taken(lambda: editor.prepare(cases), device)
-    return found | {"step": taken(training_step(editor, cases), device) if found["prepare"] else None}
+    return found | {
+        "step": taken(training_step(editor, cases), device) if found["prepare"] else None
+    }
 
 
 def training_step(editor: LiveEdit, cases: Sequence[Case]) -> Callable[[], None]:
@@ -132,7 +148,9 @@ def gpu() -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure one backbone, print, and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("backbone", choices=sorted(BACKBONES))
     args = parser.parse_args(arguments)
     here = gpu()
@@ -145,7 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep(name, {"device": f"{here}, torch {torch.__version__}", **found})
     console = Console()
     for work, numbers in found.items():
-        said = "does not fit" if numbers is None else f"{numbers['ms']:.1f} ms, {numbers['GB']:.1f} GB"
+        said = (
+            "does not fit" if numbers is None else f"{numbers['ms']:.1f} ms, {numbers['GB']:.1f} GB"
+        )
         console.print(f"{WORK[work]}: {said}", highlight=False)
     return 0
 

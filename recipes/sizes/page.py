@@ -1,5 +1,5 @@
-"""``python recipes/sizes/page.py`` writes docs/results/sizes.md: what ``compute.py`` computes and, beside it, what
-``measure.py`` has measured.
+"""``python recipes/sizes/page.py`` writes docs/results/sizes.md: what ``compute.py`` computes and,
+beside it, what ``measure.py`` has measured.
 """
 
 import json
@@ -33,7 +33,9 @@ DOC = Path(__file__).parents[2] / "docs" / "results" / "sizes.md"
 MEASURED = DOC.with_suffix(".json")
 
 Measurements = Mapping[str, Mapping[str, Any]]
-"""By backbone: the ``device``, and by work its ``ms`` and ``GB``, or ``None`` where it was too large."""
+"""By backbone: the ``device``, and by work its ``ms`` and ``GB``, or ``None`` where it was too
+large.
+"""
 
 
 def time(work: Work, card: Card) -> str:
@@ -41,7 +43,9 @@ def time(work: Work, card: Card) -> str:
     if work.memory > 1e9 * card.memory:
         return "too large"
     floor, expected = work.milliseconds(card)
-    return f"{floor:,.3g} / {expected:,.3g}" if expected < 1000 else f"{floor:,.0f} / {expected:,.0f}"
+    return (
+        f"{floor:,.3g} / {expected:,.3g}" if expected < 1000 else f"{floor:,.0f} / {expected:,.0f}"
+    )
 
 
 def measured(measurements: Measurements, name: str, work: str) -> list[str]:
@@ -54,7 +58,14 @@ def measured(measurements: Measurements, name: str, work: str) -> list[str]:
 
 def table(name: str, measurements: Measurements) -> list[str]:
     """The rows of a backbone."""
-    heads = ["", "TFLOP in bf16", "TFLOP in float32", "GB moved", "GB held", *(f"{card}, ms" for card in CARDS)]
+    heads = [
+        "",
+        "TFLOP in bf16",
+        "TFLOP in float32",
+        "GB moved",
+        "GB held",
+        *(f"{card}, ms" for card in CARDS),
+    ]
     heads += ["measured: GB held", "measured: ms"]
     rows = []
     for key, work in works(name).items():
@@ -69,18 +80,30 @@ def pools() -> list[str]:
     """What the largest pool takes beside each backbone: two sentences and a table."""
     count, whole = POOLS[-1], f"query {POOLS[-1]}"
     small, large = BACKBONES["blip2-opt-2.7b"], BACKBONES["llava-1.5-7b"]
-    beside, keys = [count * sum(expert(b)) / 1e9 for b in (small, large)], count * expert(large)[0] / 1e9
-    floors = [f"{1e3 * filtering(large, count).floor(card):.1f} ms on the {name}" for name, card in CARDS.items()]
+    beside, keys = (
+        [count * sum(expert(b)) / 1e9 for b in (small, large)],
+        count * expert(large)[0] / 1e9,
+    )
+    floors = [
+        f"{1e3 * filtering(large, count).floor(card):.1f} ms on the {name}"
+        for name, card in CARDS.items()
+    ]
     fits = []
     for name, card in CARDS.items():
         models = [model for model in BACKBONES if works(model)[whole].memory <= 1e9 * card.memory]
-        fits.append(f"on the {name} for {'all five' if len(models) == len(BACKBONES) else ', '.join(models) or 'none'}")
+        fits.append(
+            f"on the {name} for {'all five' if len(models) == len(BACKBONES) else ', '.join(models) or 'none'}"
+        )
     heads = ["", "an expert, kB", "keys, GB", "pool, GB", "with the model, GB"]
     heads += [f"filtering: {card}, ms" for card in CARDS]
     rows = []
     for name, b in BACKBONES.items():
         (read, factors), filtered = expert(b), Work((filtering(b, count),), memory=0)
-        sizes = [count * read / 1e9, count * (read + factors) / 1e9, works(name)[whole].memory / 1e9]
+        sizes = [
+            count * read / 1e9,
+            count * (read + factors) / 1e9,
+            works(name)[whole].memory / 1e9,
+        ]
         cells = [f"{(read + factors) / 1e3:.0f}", *(f"{size:.1f}" for size in sizes)]
         rows.append([name, *cells, *(time(filtered, card) for card in CARDS.values())])
     return [

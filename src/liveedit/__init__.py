@@ -1,12 +1,13 @@
-"""LiveEdit: correct what a vision-language model answers, again and again, and leave everything else as it is.
+"""LiveEdit: correct what a vision-language model answers, again and again, and leave everything
+else as it is.
 
 >>> import liveedit
 >>> model = liveedit.load()  # the embedded model with the editor trained on it
 >>> model.edit(liveedit.Query("What is the country with this flag?", target="Japan", image="flag.png"))
 >>> model.generate(liveedit.Query("Tell me the country with this flag.", image="another.png"))
 
-Importing the package is cheap: torch is imported by the first use of a model. If transformers is in use, the tower of
-the embedded model is registered with its Auto classes.
+Importing the package is cheap: torch is imported by the first use of a model. If transformers is in
+use, the tower of the embedded model is registered with its Auto classes.
 """
 
 from importlib import import_module
@@ -36,4 +37,4 @@ def __getattr__(name: str) -> Any:
 @when_imported("transformers.models.auto.modeling_auto")
 def _register_tower(_: Any) -> None:
     """Make ``AutoModelForImageTextToText`` know the embedded model's vision tower."""
-    import_module("liveedit.models.efficientnet_lite")
+    import_module("liveedit.models.families.efficientnet_lite")

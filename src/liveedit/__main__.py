@@ -14,7 +14,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line. Ctrl-C before a command begins and after its end leaves without a word."""
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored, as behind `nohup`
+    heard = (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )  # and not ignored, as behind `nohup`
     hear = partial(signal.signal, signal.SIGINT)
     if heard:
         hear(leave)

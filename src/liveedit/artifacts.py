@@ -1,12 +1,15 @@
-"""Artifacts: files and folders written whole or not at all, and only over what this package wrote before.
+"""Artifacts: files and folders written whole or not at all, and only over what this package wrote
+before.
 
-What is written grows in a draft beside its place, ``.liveedit-…``, goes to the disk, and takes its place in one step: a
-kill at any moment leaves what was there or what is new, and at most a draft, which the next writer clears away a day
-later. A symbolic link is written through; permissions are those of the file replaced, or what umask grants.
+What is written grows in a draft beside its place, ``.liveedit-…``, goes to the disk, and takes its
+place in one step: a kill at any moment leaves what was there or what is new, and at most a draft,
+which the next writer clears away a day later. A symbolic link is written through; permissions are
+those of the file replaced, or what umask grants.
 
-A file of tensors carries a mark in its metadata; files in a folder that may be somebody else's are listed in the
-folder's ``.liveedit.json``, with what was written into them; a folder of this package's own is known by a file of its
-kind, such as ``edits.json``. What bears no such mark is refused.
+A file of tensors carries a mark in its metadata; files in a folder that may be somebody else's are
+listed in the folder's ``.liveedit.json``, with what was written into them; a folder of this
+package's own is known by a file of its kind, such as ``edits.json``. What bears no such mark is
+refused.
 """
 
 import errno
@@ -68,7 +71,9 @@ DRAFTS = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}")
 NOBODYS = re.compile(
     rf"{DRAFTS.pattern}|{re.escape(LOCK)}|{re.escape(MANIFEST)}|tensors-[0-9a-f]{{8}}|lost\+found|\.DS_Store"
 )
-"""Names that do not make a folder somebody's: what this package may leave, and what file systems put there."""
+"""Names that do not make a folder somebody's: what this package may leave, and what file systems
+put there.
+"""
 STALE = 24 * 3600
 """Seconds after which a draft is taken for one that a kill left."""
 PATIENCE = 600
@@ -83,7 +88,8 @@ log = logging.getLogger(__name__)
 
 
 def place(path: str | Path) -> Path:
-    """Where ``path`` leads, whether anything is there or not: ``~`` is the home folder, links are followed.
+    """Where ``path`` leads, whether anything is there or not: ``~`` is the home folder, links are
+    followed.
 
     Raises :class:`BadInput` for a path that leads nowhere.
     """
@@ -93,7 +99,11 @@ def place(path: str | Path) -> Path:
         with suppress(FileNotFoundError, NotADirectoryError):
             found.stat()  # which fails for a circle of links, a name that is too long, a folder that is closed
         str(found).encode()  # safetensors opens no other names
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a circle before Python 3.13, ValueError: a NUL
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # RuntimeError: a circle before Python 3.13, ValueError: a NUL
         reason, advice = getattr(error, "strerror", None) or error, remedy(error, "give another")
         raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): {advice}") from None
     return found
@@ -101,22 +111,35 @@ def place(path: str | Path) -> Path:
 
 @contextmanager
 def writing(target: str | Path, advice: str = "") -> Iterator[None]:
-    """Turn what a disk says while ``target`` is written into one line, with a :func:`remedy` or ``advice``.
+    """Turn what a disk says while ``target`` is written into one line, with a :func:`remedy` or
+    ``advice``.
 
     Raises :class:`StorageError`.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise StorageError(f"cannot write {target} ({reason}): {advice or remedy(error)}") from error
+        reason = (
+            getattr(error, "strerror", None) or str(error) or type(error).__name__
+        ).splitlines()[0]
+        raise StorageError(
+            f"cannot write {target} ({reason}): {advice or remedy(error)}"
+        ) from error
 
 
 def remedy(error: Exception, otherwise: str = "choose another folder") -> str:
-    """What to do about what a disk said: make room, or have the place opened, or else ``otherwise``."""
+    """What to do about what a disk said: make room, or have the place opened, or else
+    ``otherwise``.
+    """
     told = re.search(r"os error ([0-9]+)", str(error))  # as safetensors has it
     number = int(told[1]) if told else getattr(error, "errno", None)
-    first = "free some space, or " if number in FULL else "check its permissions, or " if number in CLOSED else ""
+    first = (
+        "free some space, or "
+        if number in FULL
+        else "check its permissions, or "
+        if number in CLOSED
+        else ""
+    )
     return first + otherwise
 
 
@@ -130,7 +153,9 @@ def check_open(path: Path) -> None:
         elif path.is_file():
             path.open("rb").close()
     except OSError as error:
-        raise StorageError(f"cannot read {path} ({error.strerror}): {remedy(error, 'give another')}") from None
+        raise StorageError(
+            f"cannot read {path} ({error.strerror}): {remedy(error, 'give another')}"
+        ) from None
 
 
 def check_new(out: str | Path) -> None:
@@ -140,7 +165,8 @@ def check_new(out: str | Path) -> None:
 
 
 def check_folder(folder: str | Path, listing: str) -> None:
-    """Raise :class:`BadInput` unless ``folder`` may be taken: not there, empty, or with the file ``listing``.
+    """Raise :class:`BadInput` unless ``folder`` may be taken: not there, empty, or with the file
+    ``listing``.
 
     Raises :class:`StorageError` for one that may not be read.
     """
@@ -152,14 +178,18 @@ def check_folder(folder: str | Path, listing: str) -> None:
     check_open(found)
     strangers = sorted(path.name for path in found.iterdir() if not NOBODYS.fullmatch(path.name))
     if strangers and listing not in strangers:
-        raise BadInput(f"{folder} holds other files ({strangers[0]}) and no {listing}: choose a new or empty folder")
+        raise BadInput(
+            f"{folder} holds other files ({strangers[0]}) and no {listing}: choose a new or empty folder"
+        )
 
 
 # Files
 
 
 def write_file(file: str | Path, content: bytes, advice: str = "") -> Path:
-    """Write a file, whoever's was there; where it is. Raises :class:`StorageError` as :func:`writing` says."""
+    """Write a file, whoever's was there; where it is. Raises :class:`StorageError` as
+    :func:`writing` says.
+    """
     with writing(file, advice), draft(file) as part:
         part.write_bytes(content)
     return place(file)
@@ -167,7 +197,8 @@ def write_file(file: str | Path, content: bytes, advice: str = "") -> Path:
 
 @contextmanager
 def draft(path: str | Path) -> Iterator[Path]:
-    """An empty file to write to, which takes the place of ``path`` once the block ends, and is on the disk then.
+    """An empty file to write to, which takes the place of ``path`` once the block ends, and is on
+    the disk then.
 
     Raises ``OSError`` where that fails; :func:`writing` turns it into one line.
     """
@@ -196,12 +227,15 @@ def file_sum(file: Path) -> str:
         return file_digest(opened, "sha256").hexdigest()
 
 
-def write_files(folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False, advice: str = "") -> Path:
-    """Write files into ``folder`` by their paths in it, over those alone that are as this function wrote them before.
+def write_files(
+    folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False, advice: str = ""
+) -> Path:
+    """Write files into ``folder`` by their paths in it, over those alone that are as this function
+    wrote them before.
 
-    ``ours`` says that the folder is known to be this package's though it is from before there were manifests. Raises
-    :class:`BadInput`, before anything is written, where one of the files is somebody else's, :class:`StorageError`, as
-    :func:`writing`, where writing fails.
+    ``ours`` says that the folder is known to be this package's though it is from before there were
+    manifests. Raises :class:`BadInput`, before anything is written, where one of the files is
+    somebody else's, :class:`StorageError`, as :func:`writing`, where writing fails.
     """
     check_files(folder, contents, ours=ours)
     target = place(folder)
@@ -225,19 +259,26 @@ def check_files(folder: str | Path, names: Collection[str], *, ours: bool = Fals
         return
     for name in sorted(filter(lambda name: os.path.lexists(target / name), names)):
         if name not in listed:
-            raise BadInput(f"{target / name} was not written by LiveEdit: move it away, or choose another folder")
+            raise BadInput(
+                f"{target / name} was not written by LiveEdit: move it away, or choose another folder"
+            )
         if listed[name] and not {*_digest(target / name)} & {*listed[name]}:
-            raise BadInput(f"{target / name} is not as LiveEdit wrote it: move it away, or choose another folder")
+            raise BadInput(
+                f"{target / name} is not as LiveEdit wrote it: move it away, or choose another folder"
+            )
 
 
 def _listed(folder: Path) -> dict[str, list[str]]:
-    """By name the files of ``folder`` that :func:`write_files` wrote, each with the SHA-256 of what it may hold.
+    """By name the files of ``folder`` that :func:`write_files` wrote, each with the SHA-256 of what
+    it may hold.
 
     None of a file from before they were listed.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8-sig"))["files"]
-        return {str(name): [*map(str, files[name])] if isinstance(files, dict) else [] for name in files}
+        return {
+            str(name): [*map(str, files[name])] if isinstance(files, dict) else [] for name in files
+        }
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
@@ -251,18 +292,25 @@ def _digest(file: Path) -> list[str]:
 
 
 def write_tensors(
-    file: str | Path, tensors: Mapping[str, "Tensor"], about: Mapping[str, str], *, ours: bool = False
+    file: str | Path,
+    tensors: Mapping[str, "Tensor"],
+    about: Mapping[str, str],
+    *,
+    ours: bool = False,
 ) -> Path:
     """Write a safetensors file with ``about`` and the mark in its metadata; where it is.
 
-    ``ours`` says that what is in its place is known to be this package's though it bears no mark. Raises
-    :class:`BadInput` for a file in its place that is another's, :class:`StorageError` where writing fails.
+    ``ours`` says that what is in its place is known to be this package's though it bears no mark.
+    Raises :class:`BadInput` for a file in its place that is another's, :class:`StorageError` where
+    writing fails.
     """
     from safetensors.torch import save_file
 
     target = place(file)
     if target.is_file() and not ours and not marked(target):
-        raise BadInput(f"{file} was not written by LiveEdit, or is damaged: move it away, or choose another folder")
+        raise BadInput(
+            f"{file} was not written by LiveEdit, or is damaged: move it away, or choose another folder"
+        )
     with writing(file), draft(target) as part:
         save_file(dict(tensors), part, {**about, MARK: "1", SUM: checksum(tensors)})
     return target
@@ -275,16 +323,22 @@ def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """
     file = expanded(file)
     if not file.is_file():
-        raise BadInput(f"there is no {file.name} in {file.parent}: give the folder that it was saved to")
+        raise BadInput(
+            f"there is no {file.name} in {file.parent}: give the folder that it was saved to"
+        )
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             about = dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{file} cannot be read ({error}): it is cut off or no safetensors file") from error
+        raise BadInput(
+            f"{file} cannot be read ({error}): it is cut off or no safetensors file"
+        ) from error
     about.pop(MARK, None)
     if (saved := about.pop(SUM, None)) is not None and saved != checksum(tensors):
-        raise BadInput(f"{file} is damaged, its numbers are not those that were saved: restore it from a copy")
+        raise BadInput(
+            f"{file} is damaged, its numbers are not those that were saved: restore it from a copy"
+        )
     return tensors, about
 
 
@@ -315,7 +369,8 @@ def marked(file: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it empty; never fails.
+    """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it
+    empty; never fails.
 
     Of a link to a folder, which may be somebody else's, only the link is removed.
     """
@@ -335,9 +390,11 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def new_folder(out: str | Path, advice: str = "") -> Iterator[Path]:
-    """A folder to write to, which is ``out`` once all is written; what fails leaves no trace. See :func:`writing`.
+    """A folder to write to, which is ``out`` once all is written; what fails leaves no trace. See
+    :func:`writing`.
 
-    Raises :class:`BadInput` where ``out`` is there already, :class:`StorageError` where writing fails.
+    Raises :class:`BadInput` where ``out`` is there already, :class:`StorageError` where writing
+    fails.
     """
     check_new(out)
     target = place(out)
@@ -362,11 +419,13 @@ def new_folder(out: str | Path, advice: str = "") -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Keep ``folder``, which is made if it is not there, from all other threads and processes that ask for it.
+    """Keep ``folder``, which is made if it is not there, from all other threads and processes that
+    ask for it.
 
-    Within a thread it may be asked for again. A wait is logged; without ``patience`` there is none. A folder that was
-    made for nothing is removed. Raises :class:`BadInput` where the lock's name is another's, :class:`StorageError`
-    after ``patience`` seconds and where the folder cannot be written to.
+    Within a thread it may be asked for again. A wait is logged; without ``patience`` there is none.
+    A folder that was made for nothing is removed. Raises :class:`BadInput` where the lock's name is
+    another's, :class:`StorageError` after ``patience`` seconds and where the folder cannot be
+    written to.
     """
     target = place(folder)
     fresh = not target.exists()
@@ -413,14 +472,18 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # some file systems cannot
+        if not (
+            path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)
+        ):  # some file systems cannot
             raise
     finally:
         os.close(descriptor)
 
 
 def sweep(folder: Path, age: float = STALE) -> None:
-    """Clear away the drafts of ``age`` seconds or more, which a kill left in ``folder``; never fails."""
+    """Clear away the drafts of ``age`` seconds or more, which a kill left in ``folder``; never
+    fails.
+    """
     for left in folder.glob(f"{DRAFT}*"):
         with suppress(OSError):
             if DRAFTS.fullmatch(left.name) and time.time() - left.stat().st_mtime >= age:

@@ -16,19 +16,19 @@ import torch
 from PIL import Image
 
 from liveedit.artifacts import locked, place, read_tensors, sync, write_tensors, writing
-from liveedit.conflicts import Asking, conflicts, said
 from liveedit.data.images import open_image, picture_hash
 from liveedit.editors import load_editor
-from liveedit.editors.bank import Bank
 from liveedit.editors.base import Editor, TrainableEditor
-from liveedit.editors.former import SHIPPED
-from liveedit.editors.pool import BankPatch, PoolEditor
-from liveedit.editors.precedence import about, entries, overruling
+from liveedit.editors.common.bank import Bank
+from liveedit.editors.common.bank_editor import BankPatch, PoolEditor
+from liveedit.editors.common.precedence import about, entries, overruling
+from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput, Mismatch
-from liveedit.listing import FILE, Edit, Listing, history, spellings, tidy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import name as image_name
+from liveedit.store.conflicts import Asking, conflicts, said
+from liveedit.store.listing import FILE, Edit, Listing, history, spellings, tidy
 from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
@@ -40,16 +40,21 @@ EMBEDDED = "emblem"
 
 
 def embedded(name: str) -> Path:
-    """The folder of a checkpoint that ships with the package: "vlm", or the name of an editor trained for it."""
+    """The folder of a checkpoint that ships with the package: "vlm", or the name of an editor
+    trained for it.
+    """
     with as_file(files("liveedit") / "assets" / name) as folder:
         return folder
 
 
-def load(model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **options: Any) -> "EditableVLM":
+def load(
+    model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **options: Any
+) -> "EditableVLM":
     """A VLM with an editor, ready to be edited.
 
-    ``model`` is "emblem" for the embedded one, a folder, or a Hugging Face id; ``editor`` the name of a method, or the
-    folder of a trained one. ``options`` go to :meth:`VLM.load` (dtype, device_map, prompt_format).
+    ``model`` is "emblem" for the embedded one, a folder, or a Hugging Face id; ``editor`` the name
+    of a method, or the folder of a trained one. ``options`` go to :meth:`VLM.load` (dtype,
+    device_map, prompt_format).
     """
     check_path(editor)
     vlm = load_vlm(model, **options)
@@ -65,7 +70,9 @@ def load(model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **option
 
 
 def _anywhere(source: str | Path) -> str:
-    """A name or id as it is, a folder by its path from the root, so that it is found from any other folder."""
+    """A name or id as it is, a folder by its path from the root, so that it is found from any other
+    folder.
+    """
     folder = expanded(source)
     return str(folder.absolute() if folder.is_dir() else source)
 
@@ -73,7 +80,8 @@ def _anywhere(source: str | Path) -> str:
 def load_vlm(model: str | Path = EMBEDDED, **options: Any) -> VLM:
     """The VLM of :func:`load` alone.
 
-    The embedded model is stored in half precision and computed in float32, which a CPU does fifty times faster.
+    The embedded model is stored in half precision and computed in float32, which a CPU does fifty
+    times faster.
     """
     if model == EMBEDDED:
         return VLM.load(embedded("vlm"), **{"dtype": torch.float32} | options)
@@ -81,10 +89,11 @@ def load_vlm(model: str | Path = EMBEDDED, **options: Any) -> VLM:
 
 
 class EditableVLM:
-    """A VLM whose answers can be corrected. The model's own weights never change; the edits are a value beside it.
+    """A VLM whose answers can be corrected. The model's own weights never change; the edits are a
+    value beside it.
 
-    ``opens_with`` says what :func:`load` was given, as far as the edits depend on it; a folder of edits remembers it.
-    Raises what :meth:`VLM.check_answers` raises.
+    ``opens_with`` says what :func:`load` was given, as far as the edits depend on it; a folder of
+    edits remembers it. Raises what :meth:`VLM.check_answers` raises.
     """
 
     def __init__(self, vlm: VLM, editor: Editor) -> None:
@@ -94,7 +103,8 @@ class EditableVLM:
         self.opens_with: dict[str, str] = {}
         self._edits: list[Edit] = []
         self._asked: dict[str, Query] = {}
-        """The edits' queries by id, for methods that start again where an edit is to be taken back."""
+        """The edits' queries by id, for methods that start again where an edit is to be taken back.
+        """
         self._known: dict[Path, set[str]] = {}
         """By folder the states that were loaded from there or written to it, whole or not."""
         self._lock = RLock()
@@ -123,25 +133,35 @@ class EditableVLM:
     def edit(self, queries: Query | Sequence[Query]) -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
-        An edit of a question about an image that was edited before supersedes that edit, and is made for the question
-        as it was first spelled; see :class:`Edit` for what else each says of itself. Raises :class:`BadInput` for an
-        empty prompt or target, for a target that the tokenizer cannot write, and for an image that cannot be read; then
-        none of the queries is edited.
+        An edit of a question about an image that was edited before supersedes that edit, and is
+        made for the question as it was first spelled; see :class:`Edit` for what else each says of
+        itself. Raises :class:`BadInput` for an empty prompt or target, for a target that the
+        tokenizer cannot write, and for an image that cannot be read; then none of the queries is
+        edited.
         """
         asked = checked(queries)
         for query in asked:
             if not visible(query.prompt) or not visible(query.target):
-                raise BadInput("an edit needs a question and a target: give both as text that is not empty")
+                raise BadInput(
+                    "an edit needs a question and a target: give both as text that is not empty"
+                )
             self.vlm.check_target(query.target)
-        opened = [replace(query, image=[open_image(image) for image in query.images]) for query in asked]
+        opened = [
+            replace(query, image=[open_image(image) for image in query.images]) for query in asked
+        ]
         made = [_describe(query, given) for query, given in zip(opened, asked, strict=True)]
         with self._lock, self._editing():
             pool = isinstance(self.editor, PoolEditor)
             first = spellings([*self._edits, *made])
-            spelled = [replace(query, prompt=first[edit.number]) for query, edit in zip(opened, made, strict=True)]
+            spelled = [
+                replace(query, prompt=first[edit.number])
+                for query, edit in zip(opened, made, strict=True)
+            ]
             last = {edit.number: place for place, edit in enumerate(made)}
             held = [pool or last[edit.number] == place for place, edit in enumerate(made)]
-            patch = self.editor.edit([query for query, holds in zip(spelled, held, strict=True) if holds], self.patch)
+            patch = self.editor.edit(
+                [query for query, holds in zip(spelled, held, strict=True) if holds], self.patch
+            )
             found = conflicts(self._asking, self.patch, patch, [*self._edits, *made], spelled)
             patch = _overruling(patch, found)
             took = self._took(patch, opened, spelled)
@@ -157,20 +177,31 @@ class EditableVLM:
             return list(self.history[len(self._edits) - len(made) :])
 
     def _clear(self, opened: Sequence[Query], spelled: Sequence[Query]) -> None:
-        """Make all edits in force anew, ``opened`` being the last, if weights still hold one that is not in force."""
-        if not any(edit.superseded_by and edit.held for edit in self.history) or not self._remembers(self.edits):
+        """Make all edits in force anew, ``opened`` being the last, if weights still hold one that
+        is not in force.
+        """
+        if not any(
+            edit.superseded_by and edit.held for edit in self.history
+        ) or not self._remembers(self.edits):
             return
         self._start_again(self._edits)
         older, new = self._edits[: -len(opened)], self._edits[-len(opened) :]
         took = self._took(self.patch, opened, spelled)
-        self._edits = [*older, *(replace(edit, took=answered) for edit, answered in zip(new, took, strict=True))]
+        self._edits = [
+            *older,
+            *(replace(edit, took=answered) for edit, answered in zip(new, took, strict=True)),
+        ]
 
     def _took(self, patch: Patch, queries: Sequence[Query], spelled: Sequence[Query]) -> list[bool]:
-        """Whether the answer to each query under a patch is its target, and to the question as it was first spelled."""
+        """Whether the answer to each query under a patch is its target, and to the question as it
+        was first spelled.
+        """
         again = [at for at, query in enumerate(queries) if query.prompt != spelled[at].prompt]
         asked = [*queries, *(spelled[at] for at in again)]
         replies = self._asking.replies(patch, asked, [query.target for query in queries])
-        answered = [said(reply.text, query.target) for reply, query in zip(replies, asked, strict=True)]
+        answered = [
+            said(reply.text, query.target) for reply, query in zip(replies, asked, strict=True)
+        ]
         took = answered[: len(queries)]
         for at, as_before in zip(again, answered[len(queries) :], strict=True):
             took[at] = took[at] and as_before
@@ -209,11 +240,15 @@ class EditableVLM:
         return [(made[places[expert]], weight) for expert, weight in fired]
 
     def forget(self, ids: str | Iterable[str]) -> list[Edit]:
-        """Take edits back, by their ids or the beginnings of these; those taken back, in their order.
+        """Take edits back, by their ids or the beginnings of these; those taken back, in their
+        order.
 
-        Raises :class:`BadInput` for an id that is not in force or a beginning that several share; then none is.
+        Raises :class:`BadInput` for an id that is not in force or a beginning that several share;
+        then none is.
         """
-        wanted = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Iterable) else [ids]
+        wanted = (
+            [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Iterable) else [ids]
+        )
         if not all(isinstance(id, str) for id in wanted):
             raise BadInput("an edit's id is text: give one that `edits` lists, or several")
         with self._lock:
@@ -229,7 +264,9 @@ class EditableVLM:
         return taken
 
     def _start_again(self, edits: Sequence[Edit]) -> None:
-        """Make those of ``edits`` that are in force anew. Raises :class:`BadInput` where their images are not kept."""
+        """Make those of ``edits`` that are in force anew. Raises :class:`BadInput` where their
+        images are not kept.
+        """
         last = {edit.number: edit.id for edit in edits}
         force = [edit for edit in edits if last[edit.number] == edit.id]
         if not self._remembers(force):
@@ -240,8 +277,13 @@ class EditableVLM:
         patch = self.editor.empty()
         if force:
             first = spellings(edits)
-            patch = self.editor.edit([replace(self._asked[edit.id], prompt=first[edit.number]) for edit in force])
-        self.patch, self._edits = patch, [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
+            patch = self.editor.edit(
+                [replace(self._asked[edit.id], prompt=first[edit.number]) for edit in force]
+            )
+        self.patch, self._edits = (
+            patch,
+            [replace(edit, held=last[edit.number] == edit.id) for edit in edits],
+        )
 
     def _remembers(self, edits: Sequence[Edit]) -> bool:
         """Whether the queries of these edits are kept."""
@@ -258,11 +300,13 @@ class EditableVLM:
         return found[0]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the edits to ``folder``, all or nothing: a save that fails or is killed leaves what was there.
+        """Write the edits to ``folder``, all or nothing: a save that fails or is killed leaves what
+        was there.
 
-        ``folder`` is a new or an empty one, or one that holds edits, which are replaced; other files in it stay as they
-        are. Raises :class:`BadInput` for a folder of somebody else's, for a file, and where others have changed the
-        edits since they were loaded from there or saved, :class:`StorageError` if it cannot be written.
+        ``folder`` is a new or an empty one, or one that holds edits, which are replaced; other
+        files in it stay as they are. Raises :class:`BadInput` for a folder of somebody else's, for
+        a file, and where others have changed the edits since they were loaded from there or saved,
+        :class:`StorageError` if it cannot be written.
         """
         Listing.find(folder)
         target = place(folder)
@@ -270,7 +314,9 @@ class EditableVLM:
             before = Listing.find(target)
             known = self._known.setdefault(target, {before.tensors} if before else set())
             if before and before.tensors not in known:
-                raise BadInput(f"others have changed the edits in {folder}: load them again, or choose another folder")
+                raise BadInput(
+                    f"others have changed the edits in {folder}: load them again, or choose another folder"
+                )
             listing = Listing(
                 editor=self.editor.name,
                 editor_fingerprint=self.editor.fingerprint,
@@ -281,7 +327,9 @@ class EditableVLM:
             try:
                 self.patch.save(target / listing.tensors)
                 if not isinstance(self.editor, PoolEditor):
-                    _save_pictures(self._asked, self._edits, target / listing.tensors, listing.origin)
+                    _save_pictures(
+                        self._asked, self._edits, target / listing.tensors, listing.origin
+                    )
                 with writing(folder):
                     sync(target)
                 known.add(listing.tensors)
@@ -292,10 +340,11 @@ class EditableVLM:
 
     @torch.inference_mode(False)
     def load(self, folder: str | Path) -> None:
-        """Take the edits of ``folder`` in place of the present ones, and its editor if that shipped with us before.
+        """Take the edits of ``folder`` in place of the present ones, and its editor if that shipped
+        with us before.
 
-        Raises :class:`BadInput` if there are none or the files are damaged, :class:`Mismatch` if they were made with
-        another model, editor or prompt format, which it names.
+        Raises :class:`BadInput` if there are none or the files are damaged, :class:`Mismatch` if
+        they were made with another model, editor or prompt format, which it names.
         """
         listing = Listing.read(folder)
         editor = self._maker(listing, folder)
@@ -313,23 +362,37 @@ class EditableVLM:
                 f"{place(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
                 "restore it from a copy, or make the edits again elsewhere"
             )
-        if isinstance(patch, BankPatch) and bool((patch.ledger["asked"] < 0).any()):  # from before there was one
+        if isinstance(patch, BankPatch) and bool(
+            (patch.ledger["asked"] < 0).any()
+        ):  # from before there was one
             patch = patch.listed(Bank(entries([edit.number for edit in listing.edits])))
         asked = _load_pictures(listing, place(folder) / listing.tensors)
         with self._lock:
-            self.editor, self.patch, self._edits, self._asked = editor, patch, list(listing.edits), asked
+            self.editor, self.patch, self._edits, self._asked = (
+                editor,
+                patch,
+                list(listing.edits),
+                asked,
+            )
             self._known[place(folder)] = {listing.tensors}
         self.opens_with = {**listing.opens_with, **self.opens_with}
 
     def _maker(self, listing: Listing, folder: str | Path) -> Editor:
-        """The editor that made a pool: this one or, where this is its successor, one that shipped before.
+        """The editor that made a pool: this one or, where this is its successor, one that shipped
+        before.
 
-        Raises :class:`Mismatch` for edits that were made with another model, editor or prompt format.
+        Raises :class:`Mismatch` for edits that were made with another model, editor or prompt
+        format.
         """
         made, fingerprint = listing.opens_with, listing.editor_fingerprint
         if not self.vlm.known_as(listing.model_fingerprint):
-            which = " ".join(made[name] for name in ("model", "dtype") if name in made) or "one that it does not name"
-            raise Mismatch(f"the edits in {folder} were made on another model ({which}): load that one")
+            which = (
+                " ".join(made[name] for name in ("model", "dtype") if name in made)
+                or "one that it does not name"
+            )
+            raise Mismatch(
+                f"the edits in {folder} were made on another model ({which}): load that one"
+            )
         if (form := made.get("prompt_format", self.vlm.prompt_format)) != self.vlm.prompt_format:
             raise Mismatch(
                 f"the edits in {folder} were made with another prompt format ({form}): load the model with it"
@@ -343,7 +406,9 @@ class EditableVLM:
                     f"the edits in {folder} were made by {which} before it was trained further or replaced: "
                     "restore that editor, or make the edits again elsewhere"
                 )
-            raise Mismatch(f"the edits in {folder} were made by another editor ({which}): load that one")
+            raise Mismatch(
+                f"the edits in {folder} were made by another editor ({which}): load that one"
+            )
         editor = load_editor(self.vlm, embedded(SHIPPED[fingerprint]))
         assert isinstance(editor, TrainableEditor)
         editor.goes_by(fingerprint)
@@ -351,23 +416,33 @@ class EditableVLM:
 
 
 def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
-    """The patch with its newest edits, as many as there are conflicts, overruling those at these places."""
+    """The patch with its newest edits, as many as there are conflicts, overruling those at these
+    places.
+    """
     if not isinstance(patch, BankPatch) or not any(conflicts):
         return patch
     first = len(patch) - len(conflicts)
-    return patch.listed(overruling(patch.ledger, {first + row: at for row, at in enumerate(conflicts) if at}))
+    return patch.listed(
+        overruling(patch.ledger, {first + row: at for row, at in enumerate(conflicts) if at})
+    )
 
 
 def _describe(query: Query, given: Query) -> Edit:
-    """The listing of a new edit; its id is the hash of what it says and when. ``given`` has the images' names."""
+    """The listing of a new edit; its id is the hash of what it says and when. ``given`` has the
+    images' names.
+    """
     image = picture_hash(query.images)
     time = datetime.now(UTC).isoformat(timespec="microseconds")
     id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[:8]
     names = tuple(image_name(image) for image in given.images)
-    return Edit(id, query.prompt, query.target, image, time, names if any(names) else (), about(query))
+    return Edit(
+        id, query.prompt, query.target, image, time, names if any(names) else (), about(query)
+    )
 
 
-def _save_pictures(asked: Mapping[str, Query], edits: Sequence[Edit], folder: Path, origin: Mapping[str, str]) -> None:
+def _save_pictures(
+    asked: Mapping[str, Query], edits: Sequence[Edit], folder: Path, origin: Mapping[str, str]
+) -> None:
     """Keep the images of edits, to make these anew from."""
     tensors = {
         f"{edit.id}.{number}": torch.from_numpy(np.array(image))
@@ -386,7 +461,9 @@ def _load_pictures(listing: Listing, folder: Path) -> dict[str, Query]:
     found = {}
     for edit in listing.edits:
         names = (f"{edit.id}.{number}" for number in count())
-        images = [Image.fromarray(kept[name].numpy()) for name in takewhile(kept.__contains__, names)]
+        images = [
+            Image.fromarray(kept[name].numpy()) for name in takewhile(kept.__contains__, names)
+        ]
         if images or not edit.image:
             found[edit.id] = Query(edit.prompt, edit.target, images, about=edit.about)
     return found

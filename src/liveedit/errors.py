@@ -7,20 +7,30 @@
     ├── Mismatch            a file made for another base model, editor or version
     └── StorageError        reading or writing failed: disk full, no permission
 
-Each message is one line and names the fix. The command line prints it and exits with status 1, without a traceback.
-Where memory runs out, Python's or torch's own error goes up to the caller, and :func:`shortage` has the line for it.
+Each message is one line and names the fix. The command line prints it and exits with status 1,
+without a traceback. Where memory runs out, Python's or torch's own error goes up to the caller, and
+:func:`shortage` has the line for it.
 """
 
 import errno
 import re
 
-__all__ = ["BadInput", "LiveEditError", "Mismatch", "StorageError", "UnknownName", "UnsupportedModel", "shortage"]
+__all__ = [
+    "BadInput",
+    "LiveEditError",
+    "Mismatch",
+    "StorageError",
+    "UnknownName",
+    "UnsupportedModel",
+    "shortage",
+]
 
 SHORT = re.compile(
     r"out of memory|not enough memory|can(?:'|no)t allocate memory|ALLOC_FAILED|storage size calculation overflowed",
     re.IGNORECASE,
 )
-"""How torch says that memory ran out, on a device or on the CPU, in errors of no kind of their own."""
+"""How torch says that memory ran out, on a device or on the CPU, in errors of no kind of their own.
+"""
 MORE = re.compile(r"allocate ([0-9.]+ ?[A-Za-z]+)")
 """Where it says how much it asked for."""
 
@@ -50,9 +60,15 @@ class StorageError(LiveEditError):
 
 
 def shortage(error: BaseException) -> str:
-    """The line for an error of Python's or torch's that says that memory ran out; empty for any other."""
+    """The line for an error of Python's or torch's that says that memory ran out; empty for any
+    other.
+    """
     full = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if not (isinstance(error, MemoryError) or full or (isinstance(error, RuntimeError) and SHORT.search(str(error)))):
+    if not (
+        isinstance(error, MemoryError)
+        or full
+        or (isinstance(error, RuntimeError) and SHORT.search(str(error)))
+    ):
         return ""
     more = MORE.search(str(error))
     return (

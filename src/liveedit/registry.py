@@ -1,7 +1,7 @@
 """Names to classes, imported only when asked for.
 
-A registry is a plain dict of ``"name": "module:Attribute"`` strings; adding a method, a family or a benchmark is one
-line in such a dict. A name that is not there raises with the nearest ones.
+A registry is a plain dict of ``"name": "module:Attribute"`` strings; adding a method, a family or a
+benchmark is one line in such a dict. A name that is not there raises with the nearest ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ __all__ = ["nearest", "resolve"]
 def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
     """The object that ``table`` registers under ``name``.
 
-    ``kind`` is what the names stand for ("editor", "model family"), for the message. Raises :class:`UnknownName` for
-    any other name, with the closest registered ones.
+    ``kind`` is what the names stand for ("editor", "model family"), for the message. Raises
+    :class:`UnknownName` for any other name, with the closest registered ones.
     """
     if name not in table:
         raise UnknownName(f"unknown {kind} '{name}': {nearest(name, sorted(table))}")

@@ -12,7 +12,9 @@ __all__ = ["digest", "image_name"]
 
 
 def image_name(query: Query) -> str:
-    """What records call the image that a query is about, the last where it is about all; empty without image."""
+    """What records call the image that a query is about, the last where it is about all; empty
+    without image.
+    """
     return name(query.asked[-1]) if query.asked else ""
 
 
@@ -23,7 +25,11 @@ def name(image: Any) -> str:
 
 def seen(query: Query) -> Any:
     """The name of a query's image; of several all names, and which it is about."""
-    return image_name(query) if len(query.images) < 2 else [[name(image) for image in query.images], query.about]
+    return (
+        image_name(query)
+        if len(query.images) < 2
+        else [[name(image) for image in query.images], query.about]
+    )
 
 
 def digest(cases: Sequence[Case]) -> str:
@@ -31,6 +37,8 @@ def digest(cases: Sequence[Case]) -> str:
     said = sha256()
     for case in cases:
         edits = [(query.prompt, query.target, seen(query)) for query in case.edits]
-        probes = [(p.metric, p.wanted, p.query.prompt, p.query.target, seen(p.query)) for p in case.probes]
+        probes = [
+            (p.metric, p.wanted, p.query.prompt, p.query.target, seen(p.query)) for p in case.probes
+        ]
         said.update(json.dumps([case.id, edits, probes]).encode())
     return said.hexdigest()

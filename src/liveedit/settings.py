@@ -6,8 +6,8 @@
         lr: Positive = 1e-4
         schedule: Literal["step", "cosine"] = "step"
 
-Types are strict: a bool is no number, a number no text. Values are checked, never converted, so that what is stored and
-hashed of them stays as it was given.
+Types are strict: a bool is no number, a number no text. Values are checked, never converted, so
+that what is stored and hashed of them stays as it was given.
 """
 
 import json
@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 Count = Annotated[int, Interval(ge=1, le=10**9)]
-"""How many of something: with more than a billion no run would ever end, and torch counts to 2⁶³."""
+"""How many of something: with more than a billion no run would ever end, and torch counts to 2⁶³.
+"""
 Index = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
@@ -57,36 +58,54 @@ def check_seed(seed: int) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds. Raises :class:`BadInput` where it cannot be read as one, or names anything twice."""
+    """What a JSON file holds. Raises :class:`BadInput` where it cannot be read as one, or names
+    anything twice.
+    """
     try:
         return json.loads(expanded(file).read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "nested too deep"
-        advice = "check its permissions" if isinstance(error, PermissionError) else "give a file of JSON"
+        advice = (
+            "check its permissions" if isinstance(error, PermissionError) else "give a file of JSON"
+        )
         raise BadInput(f"cannot read the settings in {file} ({reason}): {advice}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ``ValueError`` for a name that is there twice, of which one would be passed over."""
+    """A JSON object. Raises ``ValueError`` for a name that is there twice, of which one would be
+    passed over.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:40]!r} is there more than once")
+        raise ValueError(
+            f"{next(name for name in names if names.count(name) > 1)[:40]!r} is there more than once"
+        )
     return found
 
 
 def read_settings(kind: type[Config], values: object, where: str) -> Config:
-    """The dataclass ``kind`` with ``values``, read from JSON; lists become tuples. ``where`` stands before a name.
+    """The dataclass ``kind`` with ``values``, read from JSON; lists become tuples. ``where`` stands
+    before a name.
 
-    Raises :class:`BadInput`, in one line about all that is wrong, for anything but settings by name, for a name that
-    does not exist and for a value that the field does not take.
+    Raises :class:`BadInput`, in one line about all that is wrong, for anything but settings by
+    name, for a name that does not exist and for a value that the field does not take.
     """
     if not isinstance(values, Mapping):
-        raise BadInput(f"{where.rstrip('.: ')} is {shown(values)}: give settings by name, as in {{…}}")
+        raise BadInput(
+            f"{where.rstrip('.: ')} is {shown(values)}: give settings by name, as in {{…}}"
+        )
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if unknown := [str(name) for name in values if name not in known]:
-        raise BadInput("; ".join(f"{where}{name} is no setting: {nearest(name, known)}" for name in unknown))
-    made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        raise BadInput(
+            "; ".join(f"{where}{name} is no setting: {nearest(name, known)}" for name in unknown)
+        )
+    made = kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
     check(made, where)
     return made
 
@@ -94,7 +113,9 @@ def read_settings(kind: type[Config], values: object, where: str) -> Config:
 def check(made: Any, where: str) -> None:
     """Raise :class:`BadInput`, in one line, if fields of a dataclass hold what they do not take."""
     kinds = hints(type(made))  # type: ignore[arg-type]  # a class can be hashed
-    wrong = [line for name, kind in kinds.items() for line in faults(kind, getattr(made, name), name)]
+    wrong = [
+        line for name, kind in kinds.items() for line in faults(kind, getattr(made, name), name)
+    ]
     if wrong:
         raise BadInput("; ".join(where + line for line in wrong))
 
@@ -108,7 +129,9 @@ def hints(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
 
 
 def faults(kind: TypeAdapter[Any], value: object, name: str) -> list[str]:
-    """What is wrong with a value, by the place in it, as in ``lr is 'fast': it should be a valid number``."""
+    """What is wrong with a value, by the place in it, as in ``lr is 'fast': it should be a valid
+    number``.
+    """
     try:
         kind.validate_python(value)
     except ValidationError as error:

@@ -1,13 +1,14 @@
 """Training of editors: one loop for all that have networks to train.
 
-The backbone is frozen, so everything below the edit layer is computed once (:meth:`TrainableEditor.prepare`) and kept
-on disk beside the checkpoints; a step then costs the layers above it only. Where that is too much to keep, each step
-computes what its own batch needs (``cache``). Devices and processes are accelerate's
-(``accelerate launch -m liveedit train …``): each process takes its share of every batch. The batch of a step depends
-on the seed and the step alone, so a run that was stopped goes on exactly as it would have.
+The backbone is frozen, so everything below the edit layer is computed once
+(:meth:`TrainableEditor.prepare`) and kept on disk beside the checkpoints; a step then costs the
+layers above it only. Where that is too much to keep, each step computes what its own batch needs
+(``cache``). Devices and processes are accelerate's (``accelerate launch -m liveedit train …``):
+each process takes its share of every batch. The batch of a step depends on the seed and the step
+alone, so a run that was stopped goes on exactly as it would have.
 
-Ctrl-C stops a run where nothing is lost: behind a slice of hidden states, or behind a step, with a checkpoint. A kill
-loses the slice in hand, or the steps since the last checkpoint.
+Ctrl-C stops a run where nothing is lost: behind a slice of hidden states, or behind a step, with a
+checkpoint. A kill loses the slice in hand, or the steps since the last checkpoint.
 """
 
 import json
@@ -43,7 +44,9 @@ from liveedit.types import Case, expanded
 __all__ = ["TrainConfig", "TrainFile", "check_config", "train"]
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
-"""Told the stage ("hidden states" or "training"), how much of it is done, how much there is, and the losses by name."""
+"""Told the stage ("hidden states" or "training"), how much of it is done, how much there is, and
+the losses by name.
+"""
 
 SLICE = 64
 """Cases whose hidden states are computed, and kept in a file, between two reports of progress."""
@@ -52,16 +55,20 @@ IDENTITY = "training.json"
 STEP = re.compile(r"step-([0-9]{7}|[1-9][0-9]{7,})")
 """The name of a whole checkpoint."""
 SUMS = "sums.json"
-"""The file of a checkpoint with the SHA-256 of each of its others; one from before there was this lacks it."""
+"""The file of a checkpoint with the SHA-256 of each of its others; one from before there was this
+lacks it.
+"""
 GOES_ON = "the same command goes on from here"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast. ``schedule`` "step" is the released one: the rate falls to a tenth at ``cut`` steps.
+    """How long and how fast. ``schedule`` "step" is the released one: the rate falls to a tenth at
+    ``cut`` steps.
 
-    ``warmup`` steps, at most all, lead up to the rate. ``clip`` is the largest norm of a gradient, ``None`` for any.
-    ``cache`` keeps the hidden states of all cases, 4 bytes for each of D numbers a token, in memory and on disk.
+    ``warmup`` steps, at most all, lead up to the rate. ``clip`` is the largest norm of a gradient,
+    ``None`` for any. ``cache`` keeps the hidden states of all cases, 4 bytes for each of D numbers
+    a token, in memory and on disk.
     """
 
     steps: Count = 20_000
@@ -82,7 +89,9 @@ Draws = Annotated[int, Interval(ge=1, le=100)]
 
 @dataclass(frozen=True)
 class TrainFile:
-    """What a file of settings holds: the editor's, the training's, and with how many seeds its cases are drawn."""
+    """What a file of settings holds: the editor's, the training's, and with how many seeds its
+    cases are drawn.
+    """
 
     editor: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -90,35 +99,50 @@ class TrainFile:
 
 
 class _Loss(nn.Module):
-    """The editor's loss as a module, so that accelerate can wrap its networks for several processes."""
+    """The editor's loss as a module, so that accelerate can wrap its networks for several
+    processes.
+    """
 
     def __init__(self, editor: TrainableEditor) -> None:
         super().__init__()
         self.networks = editor.networks()
-        self._editor = [editor]  # in a list: the editor is not a module, and its VLM must not be registered
+        self._editor = [
+            editor
+        ]  # in a list: the editor is not a module, and its VLM must not be registered
 
-    def forward(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, examples: Sequence[Example], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return self._editor[0].loss(examples, generator)
 
 
 def check_config(config: TrainConfig, where: str) -> None:
-    """Raise :class:`BadInput`, ``where`` before a name, for settings out of range, or that do not go together."""
+    """Raise :class:`BadInput`, ``where`` before a name, for settings out of range, or that do not
+    go together.
+    """
     check(config, where)
     if config.warmup > config.steps:
-        raise BadInput(f"{where}warmup is {shown(config.warmup)}: it should be at most steps, which is {config.steps}")
+        raise BadInput(
+            f"{where}warmup is {shown(config.warmup)}: it should be at most steps, which is {config.steps}"
+        )
 
 
 def train(
-    editor: TrainableEditor, cases: Sequence[Case], config: TrainConfig, folder: Path, progress: Progress | None = None
+    editor: TrainableEditor,
+    cases: Sequence[Case],
+    config: TrainConfig,
+    folder: Path,
+    progress: Progress | None = None,
 ) -> Path:
     """Train ``editor`` on ``cases``; the finished editor is left in ``folder``, which is returned.
 
-    ``folder`` also gets the checkpoints, the hidden states and the TensorBoard log. If it holds some of the same run,
-    training goes on from there. Raises :class:`Mismatch` if they belong to another configuration or model,
-    :class:`BadInput` for settings out of range, fewer cases than one batch takes, a folder that holds other things,
-    damaged files, images that cannot be read, texts that the model cannot read, and once a loss or weight is no finite
-    number; :class:`StorageError` where a disk fails and while another process trains in ``folder``. An interrupt,
-    ``KeyboardInterrupt``, says where the run stopped.
+    ``folder`` also gets the checkpoints, the hidden states and the TensorBoard log. If it holds
+    some of the same run, training goes on from there. Raises :class:`Mismatch` if they belong to
+    another configuration or model, :class:`BadInput` for settings out of range, fewer cases than
+    one batch takes, a folder that holds other things, damaged files, images that cannot be read,
+    texts that the model cannot read, and once a loss or weight is no finite number;
+    :class:`StorageError` where a disk fails and while another process trains in ``folder``. An
+    interrupt, ``KeyboardInterrupt``, says where the run stopped.
     """
     check_config(config, "training.")
     folder = expanded(folder)
@@ -128,8 +152,12 @@ def train(
             f"{len(cases)} cases are fewer than one batch of {config.batch_size}: lower batch_size or add cases"
         )
     _check_metrics(editor, cases)
-    unread = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as the pooler of a pretrained encoder
-    accelerator = Accelerator(log_with="tensorboard", project_dir=str(folder), kwargs_handlers=[unread])
+    unread = DistributedDataParallelKwargs(
+        find_unused_parameters=True
+    )  # such as the pooler of a pretrained encoder
+    accelerator = Accelerator(
+        log_with="tensorboard", project_dir=str(folder), kwargs_handlers=[unread]
+    )
     set_seed(config.seed)
     if accelerator.is_main_process:
         check_readable(image for case in cases for query in case.queries for image in query.images)
@@ -149,7 +177,9 @@ def train(
 
 
 def _check_metrics(editor: TrainableEditor, cases: Sequence[Case]) -> None:
-    """Raise :class:`BadInput` for a metric in the settings that no case asks, but for those of the method itself."""
+    """Raise :class:`BadInput` for a metric in the settings that no case asks, but for those of the
+    method itself.
+    """
     asked = {probe.metric for case in cases for probe in case.probes}
     for name in ("generality", "locality"):
         own = getattr(type(editor).Config(), name, ())
@@ -167,21 +197,31 @@ def _steps(
     accelerator: Accelerator,
     tell: Progress,
 ) -> int:
-    """Go on with the training in ``folder`` to its end or an interrupt; how many steps are done then."""
+    """Go on with the training in ``folder`` to its end or an interrupt; how many steps are done
+    then.
+    """
     with _interrupts() as interrupted:
-        examples = _prepared(editor, cases, folder, accelerator, interrupted, tell) if config.cache else []
+        examples = (
+            _prepared(editor, cases, folder, accelerator, interrupted, tell) if config.cache else []
+        )
         loss = _Loss(editor)
         optimizer = torch.optim.Adam(_groups(editor), lr=config.lr, fused=True)
         scheduler = LambdaLR(optimizer, lambda step: _rate(step, config))
         loss, optimizer = accelerator.prepare(loss, optimizer)
         first = _resume(accelerator, folder, scheduler)
         if first > config.steps:
-            raise BadInput(f"{folder} is trained for {first:,} steps already: give more steps, or another folder")
+            raise BadInput(
+                f"{folder} is trained for {first:,} steps already: give more steps, or another folder"
+            )
         accelerator.init_trackers("log")
         done = first
         for step in range(first, config.steps):
             chosen, generator = _batch(len(cases), config, step, accelerator)
-            batch = [examples[i] for i in chosen] if config.cache else editor.prepare([cases[i] for i in chosen])
+            batch = (
+                [examples[i] for i in chosen]
+                if config.cache
+                else editor.prepare([cases[i] for i in chosen])
+            )
             total, terms = loss(batch, generator)
             optimizer.zero_grad()
             accelerator.backward(total)
@@ -204,7 +244,9 @@ def _steps(
 
 
 def _check_weights(editor: TrainableEditor, step: int) -> None:
-    """Raise :class:`BadInput` where a weight, which all processes have alike, is no finite number after ``step``."""
+    """Raise :class:`BadInput` where a weight, which all processes have alike, is no finite number
+    after ``step``.
+    """
     if not all(bool(weight.isfinite().all()) for weight in editor.networks().parameters()):
         raise _diverged(f"a weight after step {step:,}")
 
@@ -216,7 +258,9 @@ def _diverged(what: str) -> BadInput:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Within it the first Ctrl-C only makes what is yielded true; the second interrupts at once, as ever."""
+    """Within it the first Ctrl-C only makes what is yielded true; the second interrupts at once, as
+    ever.
+    """
     if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
         yield lambda: False
         return
@@ -240,7 +284,9 @@ def _any(accelerator: Accelerator, here: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(int(here), device=accelerator.device)))
 
 
-def _identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfig) -> dict[str, Any]:
+def _identity(
+    editor: TrainableEditor, cases: Sequence[Case], config: TrainConfig
+) -> dict[str, Any]:
     """What must agree for a run to be continued: everything but its length."""
     settings = asdict(config) | {
         "editor": editor.name,
@@ -268,7 +314,9 @@ def _check_claim(folder: Path, identity: dict[str, Any]) -> None:
         raise BadInput(f"{file} is damaged: choose a new folder") from None
     now = json.loads(json.dumps(identity))
     if different := sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key)):
-        raise Mismatch(f"{folder} holds a training with another {', '.join(different)}: choose a new folder")
+        raise Mismatch(
+            f"{folder} holds a training with another {', '.join(different)}: choose a new folder"
+        )
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -287,7 +335,8 @@ def _prepared(
     interrupted: Callable[[], bool],
     tell: Progress,
 ) -> list[Example]:
-    """The cases with their hidden states, computed once and kept in ``folder``, a file for each slice of cases.
+    """The cases with their hidden states, computed once and kept in ``folder``, a file for each
+    slice of cases.
 
     Beside each stands its SHA-256, without which it is not taken for whole.
     """
@@ -341,22 +390,31 @@ def _saving(target: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {target} ({reason}): mend that, {GOES_ON}") from error
 
 
-def _batch(count: int, config: TrainConfig, step: int, accelerator: Accelerator) -> tuple[list[int], torch.Generator]:
+def _batch(
+    count: int, config: TrainConfig, step: int, accelerator: Accelerator
+) -> tuple[list[int], torch.Generator]:
     """Which of the cases this process takes in a step, and the generator of its draws."""
     order = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     chosen = torch.randperm(count, generator=order)[: config.batch_size].tolist()
     with accelerator.split_between_processes(chosen) as share:
         mine = list(share)
-    draws = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 64 + accelerator.process_index)
+    draws = torch.Generator().manual_seed(
+        (config.seed * 1_000_003 + step) * 64 + accelerator.process_index
+    )
     return mine, draws
 
 
 def _groups(editor: TrainableEditor) -> list[dict[str, Any]]:
     """The parameters of the networks, those with a learning rate of their own apart."""
     networks, rates = editor.networks(), editor.rates()
-    groups: list[dict[str, Any]] = [{"params": list(networks[name].parameters()), "lr": rates[name]} for name in rates]
+    groups: list[dict[str, Any]] = [
+        {"params": list(networks[name].parameters()), "lr": rates[name]} for name in rates
+    ]
     apart = {id(tensor) for group in groups for tensor in group["params"]}
-    return [{"params": [tensor for tensor in networks.parameters() if id(tensor) not in apart]}, *groups]
+    return [
+        {"params": [tensor for tensor in networks.parameters() if id(tensor) not in apart]},
+        *groups,
+    ]
 
 
 def _rate(step: int, config: TrainConfig) -> float:
@@ -368,7 +426,8 @@ def _rate(step: int, config: TrainConfig) -> float:
 
 
 def _checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: LambdaLR) -> None:
-    """Save everything that the run needs to go on; the one before is removed when the new one is whole.
+    """Save everything that the run needs to go on; the one before is removed when the new one is
+    whole.
 
     All processes write to one folder, by a name that they know without asking each other.
     """
@@ -392,8 +451,13 @@ def _checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: La
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in ``folder``, in the order of their steps; other names are somebody else's copies."""
-    return sorted((path for path in (folder / "checkpoints").glob("step-*") if STEP.fullmatch(path.name)), key=_step)
+    """The whole checkpoints in ``folder``, in the order of their steps; other names are somebody
+    else's copies.
+    """
+    return sorted(
+        (path for path in (folder / "checkpoints").glob("step-*") if STEP.fullmatch(path.name)),
+        key=_step,
+    )
 
 
 def _step(checkpoint: Path) -> int:
@@ -414,14 +478,18 @@ def _resume(accelerator: Accelerator, folder: Path, scheduler: LambdaLR) -> int:
     except Exception as error:  # whatever the readers of its files make of it
         if shortage(error):
             raise
-        raise BadInput(f"{found[-1]} is damaged: remove it, and the same command begins again") from error
+        raise BadInput(
+            f"{found[-1]} is damaged: remove it, and the same command begins again"
+        ) from error
 
 
 def _check_sums(checkpoint: Path) -> None:
     """Raise ``ValueError`` where a file of a checkpoint is not what was saved."""
     if (checkpoint / SUMS).exists():
         sums = json.loads((checkpoint / SUMS).read_text(encoding="utf-8"))
-        if changed := [name for name, saved in sums.items() if file_sum(checkpoint / name) != saved]:
+        if changed := [
+            name for name, saved in sums.items() if file_sum(checkpoint / name) != saved
+        ]:
             raise ValueError(f"{', '.join(changed)} changed")
 
 
@@ -434,7 +502,10 @@ def _report(
     tell: Progress,
 ) -> None:
     """Log every tenth step, and tell about each."""
-    values = {"loss": float(total.detach()), **{name: float(term.detach()) for name, term in terms.items()}}
+    values = {
+        "loss": float(total.detach()),
+        **{name: float(term.detach()) for name, term in terms.items()},
+    }
     if step % 10 == 0:
         accelerator.log(values, step=step)
     if accelerator.is_main_process:

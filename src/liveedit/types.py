@@ -1,8 +1,8 @@
 """The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
 
-A **Query** asks a VLM one thing about the images that it brings, none, one or several, and names the answer wanted. A
-**Case** is the edits (queries) plus the **probes** that say what must change and what must not. Evaluation writes one
-**Record** a probe.
+A **Query** asks a VLM one thing about the images that it brings, none, one or several, and names
+the answer wanted. A **Case** is the edits (queries) plus the **probes** that say what must change
+and what must not. Evaluation writes one **Record** a probe.
 """
 
 import json
@@ -33,16 +33,17 @@ Wanted = Literal["target", "before"]
 class Query:
     """One question to a VLM.
 
-    ``prompt`` is plain text without image placeholders or chat template; the model's family adds those. ``target`` is
-    the answer wanted: what an edit writes, what a probe expects, empty for a question that is only asked. ``image`` is
-    a picture, a path to one, or ``None`` for a text-only question. ``fact`` names what is asked where a benchmark knows
-    it ("flag-jp:capital"): queries of one fact have one answer, whatever their wordings and drawings.
+    ``prompt`` is plain text without image placeholders or chat template; the model's family adds
+    those. ``target`` is the answer wanted: what an edit writes, what a probe expects, empty for a
+    question that is only asked. ``image`` is a picture, a path to one, or ``None`` for a text-only
+    question. ``fact`` names what is asked where a benchmark knows it ("flag-jp:capital"): queries
+    of one fact have one answer, whatever their wordings and drawings.
 
-    ``image`` may also be a sequence of pictures and paths, which stand before the prompt in this order; one of a single
-    image is that image, an empty one ``None``. ``about`` is the place of the one that the question is about, counted as
-    Python does, so the last if nothing is said; ``None`` for all of them, as for the frames of a video. Raises
-    :class:`BadInput` for a place that no image has; the other values are looked at when the query is used
-    (:func:`checked`).
+    ``image`` may also be a sequence of pictures and paths, which stand before the prompt in this
+    order; one of a single image is that image, an empty one ``None``. ``about`` is the place of the
+    one that the question is about, counted as Python does, so the last if nothing is said; ``None``
+    for all of them, as for the frames of a video. Raises :class:`BadInput` for a place that no
+    image has; the other values are looked at when the query is used (:func:`checked`).
     """
 
     prompt: str
@@ -52,17 +53,27 @@ class Query:
     about: int | None = -1
 
     def __post_init__(self) -> None:
-        if isinstance(self.image, Sequence) and not isinstance(self.image, str | bytes | bytearray | memoryview):
+        if isinstance(self.image, Sequence) and not isinstance(
+            self.image, str | bytes | bytearray | memoryview
+        ):
             images = tuple(self.image)
-            object.__setattr__(self, "image", images if len(images) > 1 else next(iter(images), None))
+            object.__setattr__(
+                self, "image", images if len(images) > 1 else next(iter(images), None)
+            )
         if self.about is not None and not isinstance(self.about, Integral):
             kind = type(self.about).__name__
-            raise BadInput(f"`about` is the place of an image, not {kind}: count from 0, or say None for all")
+            raise BadInput(
+                f"`about` is the place of an image, not {kind}: count from 0, or say None for all"
+            )
         if self.about is not None:
-            object.__setattr__(self, "about", int(self.about))  # of NumPy's numbers, which JSON does not have
+            object.__setattr__(
+                self, "about", int(self.about)
+            )  # of NumPy's numbers, which JSON does not have
         count = len(self.images)
         if self.about is not None and count and not -count <= self.about < count:
-            raise BadInput(f"no image {self.about} among {count}: `about` counts them from 0, or is None for all")
+            raise BadInput(
+                f"no image {self.about} among {count}: `about` counts them from 0, or is None for all"
+            )
 
     @property
     def images(self) -> "tuple[Image | str | Path, ...]":
@@ -80,17 +91,21 @@ class Query:
 def checked(queries: Query | Iterable[Query]) -> list[Query]:
     """One query or several as a list. Every verb that takes queries begins with this.
 
-    Raises :class:`BadInput` for anything else, and for a query whose texts or images are of another type. Images are
-    not opened.
+    Raises :class:`BadInput` for anything else, and for a query whose texts or images are of another
+    type. Images are not opened.
     """
     if isinstance(queries, Query):
         queries = [queries]
     elif isinstance(queries, str) or not isinstance(queries, Iterable):
-        raise BadInput(f"a question is a Query, not {_kind(queries)}: write Query(prompt, target, image)")
+        raise BadInput(
+            f"a question is a Query, not {_kind(queries)}: write Query(prompt, target, image)"
+        )
     found = list(queries)
     for query in found:
         if not isinstance(query, Query):
-            raise BadInput(f"a question is a Query, not {_kind(query)}: write Query(prompt, target, image)")
+            raise BadInput(
+                f"a question is a Query, not {_kind(query)}: write Query(prompt, target, image)"
+            )
         for part in ("prompt", "target", "fact"):
             _check_text(part, getattr(query, part))
         for image in query.images:
@@ -105,7 +120,9 @@ def _check_text(part: str, value: object) -> None:
 
 
 def check_unicode(title: str, text: str) -> None:
-    """Raise :class:`BadInput` for a text with halves of characters, which neither tokenizers nor files take."""
+    """Raise :class:`BadInput` for a text with halves of characters, which neither tokenizers nor
+    files take.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -116,7 +133,9 @@ INVISIBLE = re.compile(
     r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]*"
 )
-"""White space, control characters, and what Unicode has shown as nothing (Default_Ignorable_Code_Point)."""
+"""White space, control characters, and what Unicode has shown as nothing
+(Default_Ignorable_Code_Point).
+"""
 
 
 def visible(text: str) -> bool:
@@ -145,15 +164,19 @@ def check_path(path: object) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as it is meant: ``~`` at its beginning is the home folder, wherever the path was given.
+    """A path as it is meant: ``~`` at its beginning is the home folder, wherever the path was
+    given.
 
-    Raises :class:`BadInput` as :func:`check_path`, and for the home folder of somebody whom this machine does not know.
+    Raises :class:`BadInput` as :func:`check_path`, and for the home folder of somebody whom this
+    machine does not know.
     """
     check_path(path)
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({error}): give another") from None
+        raise BadInput(
+            f"the path {str(path)[:80]!r} leads nowhere ({error}): give another"
+        ) from None
 
 
 def _kind(value: object) -> str:
@@ -164,9 +187,10 @@ def _kind(value: object) -> str:
 class Probe:
     """A query together with the metric it belongs to and what counts as right.
 
-    ``metric`` is the name the report uses: ``reliability``, ``text_generality``, ``image_generality``,
-    ``text_locality``, ``image_locality``, ``portability_1hop`` … A probe that must stay as it was (``wanted="before"``)
-    is scored against the unedited model; its query's target, if any, only says at which tokens to compare.
+    ``metric`` is the name the report uses: ``reliability``, ``text_generality``,
+    ``image_generality``, ``text_locality``, ``image_locality``, ``portability_1hop`` … A probe that
+    must stay as it was (``wanted="before"``) is scored against the unedited model; its query's
+    target, if any, only says at which tokens to compare.
     """
 
     metric: str
@@ -177,7 +201,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """What is edited together and what is asked afterwards. ``id`` is unique and stable within a benchmark."""
+    """What is edited together and what is asked afterwards. ``id`` is unique and stable within a
+    benchmark.
+    """
 
     id: str
     edits: tuple[Query, ...]
@@ -191,7 +217,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One expert that took part in an answer: its place in the pool, its fusion weight, and whose edit it was."""
+    """One expert that took part in an answer: its place in the pool, its fusion weight, and whose
+    edit it was.
+    """
 
     expert: int
     weight: float
@@ -202,14 +230,16 @@ class Firing:
 class Record:
     """Everything one probe showed; scores are computed from it without the model.
 
-    ``edits`` is how many edits the pool held, and ``later`` how many of them came after the case's own; ``protocol`` is
-    ``windows``, ``stream`` or ``gap``. ``tokens_wanted`` and ``tokens_after`` are the token ids compared under teacher
-    forcing, one a target token: for a locality probe ``tokens_wanted`` are what the unedited model predicted.
-    ``top1_kept`` is the share of all positions whose best token the edits left alone, ``top10_kept`` that of (position,
-    rank) slots of the ordered ten best (VLKEB's text and image locality); ``None`` where they are not asked.
-    ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds`` and ``edit_bytes`` are per
-    edit, ``query_seconds`` per generated answer; ``peak_bytes`` is how far memory rose while the pool was edited and
-    asked about: the CUDA device's where the model is on one, otherwise the process's. All are measured in this run.
+    ``edits`` is how many edits the pool held, and ``later`` how many of them came after the case's
+    own; ``protocol`` is ``windows``, ``stream`` or ``gap``. ``tokens_wanted`` and ``tokens_after``
+    are the token ids compared under teacher forcing, one a target token: for a locality probe
+    ``tokens_wanted`` are what the unedited model predicted. ``top1_kept`` is the share of all
+    positions whose best token the edits left alone, ``top10_kept`` that of (position, rank) slots
+    of the ordered ten best (VLKEB's text and image locality); ``None`` where they are not asked.
+    ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds`` and
+    ``edit_bytes`` are per edit, ``query_seconds`` per generated answer; ``peak_bytes`` is how far
+    memory rose while the pool was edited and asked about: the CUDA device's where the model is on
+    one, otherwise the process's. All are measured in this run.
     """
 
     editor: str
@@ -247,10 +277,15 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
-        """The record that :meth:`to_json` wrote. Raises ``KeyError``, ``TypeError`` or ``ValueError`` on other text."""
+        """The record that :meth:`to_json` wrote. Raises ``KeyError``, ``TypeError`` or
+        ``ValueError`` on other text.
+        """
         row: dict[str, Any] = json.loads(line)
         row["fired"] = tuple(Firing(**firing) for firing in row["fired"])
-        row["tokens_wanted"], row["tokens_after"] = tuple(row["tokens_wanted"]), tuple(row["tokens_after"])
+        row["tokens_wanted"], row["tokens_after"] = (
+            tuple(row["tokens_wanted"]),
+            tuple(row["tokens_after"]),
+        )
         record = cls(**row)
         for firing in record.fired:
             if not isinstance(firing.expert, int) or not isinstance(firing.weight, int | float):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liveedit.listing import Listing
+from liveedit.store.listing import Listing
 from liveedit.types import Query, Record
 
 QUESTION = "What is the country with this flag?"
@@ -27,10 +27,14 @@ WORDS = {
     "LONGT": "one two three " * 1000,
     "LONGQ": "what is this " * 7000,
 }
-"""What some words of the table stand for; besides, ID is that of the edit in the pool, BEGINNING its beginning."""
+"""What some words of the table stand for; besides, ID is that of the edit in the pool, BEGINNING
+its beginning.
+"""
 TESTS = Path(__file__).parents[1]
 FILES = {}
-"""By name what makes a file or folder at a path; ``shelf`` is the folder of those that take time to make."""
+"""By name what makes a file or folder at a path; ``shelf`` is the folder of those that take time to
+make.
+"""
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +50,15 @@ def shelf(tmp_path_factory, emblem, embedded_vlm):
         edited = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("ft-l")))
         edited.opens_with = {"model": "emblem", "editor": "ft-l"}
         for number, target in enumerate(targets):
-            edited.edit(Query(QUESTION if number == 0 else "What is this?", target, folder / "flag.png"))
+            edited.edit(
+                Query(QUESTION if number == 0 else "What is this?", target, folder / "flag.png")
+            )
         edited.save(folder / name)
-    shutil.copytree(TESTS / "parity" / "tiny-llava", folder / "tiny")
+    shutil.copytree(TESTS / "assets" / "parity" / "tiny-llava", folder / "tiny")
     tiny = VLM.load(folder / "tiny")
-    new_editor(tiny, "liveedit", {"module_dim": 16, "heads": 2, "layer": 1}).save_pretrained(folder / "editor")
+    new_editor(tiny, "liveedit", {"module_dim": 16, "heads": 2, "layer": 1}).save_pretrained(
+        folder / "editor"
+    )
     return folder
 
 
@@ -107,24 +115,54 @@ def damaged(name, source, change):
 
 def picture(name, change, **how):
     """Register a picture made of the flag."""
-    FILES[name] = lambda path, shelf: change(Image.open(shelf / "flag.png").convert("RGB")).save(path, **how)
+    FILES[name] = lambda path, shelf: change(Image.open(shelf / "flag.png").convert("RGB")).save(
+        path, **how
+    )
 
 
 # Pictures
 
-FLAG = ("flag.png", "a flag.png", "-flag.png", "FLAG.PNG", "日本.png", "[red].png", "flag", "a\nb.png", "x" * 250)
+FLAG = (
+    "flag.png",
+    "a flag.png",
+    "-flag.png",
+    "FLAG.PNG",
+    "日本.png",
+    "[red].png",
+    "flag",
+    "a\nb.png",
+    "x" * 250,
+)
 for name in FLAG:
     picture(name, lambda flag: flag, format="png")
-for name in ("flag.webp", "flag.bmp", "flag.gif", "flag.tiff", "flag.jpg", "flag.ppm", "flag.tga", "flag.jp2"):
+for name in (
+    "flag.webp",
+    "flag.bmp",
+    "flag.gif",
+    "flag.tiff",
+    "flag.jpg",
+    "flag.ppm",
+    "flag.tga",
+    "flag.jp2",
+):
     picture(name, lambda flag: flag)
 picture("png-called.jpg", lambda flag: flag, format="png")
 picture("progressive.jpg", lambda flag: flag, progressive=True)
 picture("palette.png", lambda flag: flag.quantize(16))
 picture("cmyk.jpg", lambda flag: flag.convert("CMYK"))
 picture("grey.png", lambda flag: flag.convert("L"))
-picture("grey16.png", lambda flag: Image.fromarray(np.asarray(flag.convert("L")).astype(np.uint16) * 257))
-picture("float.tiff", lambda flag: Image.fromarray(np.asarray(flag.convert("L")).astype(np.float32) / 255))
-picture("float-to-255.tiff", lambda flag: Image.fromarray(np.asarray(flag.convert("L")).astype(np.float32)))
+picture(
+    "grey16.png",
+    lambda flag: Image.fromarray(np.asarray(flag.convert("L")).astype(np.uint16) * 257),
+)
+picture(
+    "float.tiff",
+    lambda flag: Image.fromarray(np.asarray(flag.convert("L")).astype(np.float32) / 255),
+)
+picture(
+    "float-to-255.tiff",
+    lambda flag: Image.fromarray(np.asarray(flag.convert("L")).astype(np.float32)),
+)
 picture("nan.tiff", lambda flag: Image.fromarray(np.full((8, 8), np.nan, np.float32)))
 picture("int32.tiff", lambda flag: Image.fromarray(np.asarray(flag.convert("L")).astype(np.int32)))
 picture("one-bit.png", lambda flag: flag.convert("1"))
@@ -132,9 +170,24 @@ picture("one-pixel.png", lambda flag: flag.resize((1, 1)))
 picture("line.png", lambda flag: flag.resize((4000, 1)))
 picture("large.png", lambda flag: flag.resize((3000, 3000), Image.Resampling.NEAREST))
 picture("clear.png", lambda flag: Image.new("RGBA", flag.size))
-picture("animated.gif", lambda flag: flag, save_all=True, append_images=[Image.new("RGB", (72, 72), "red")])
-picture("animated.png", lambda flag: flag, save_all=True, append_images=[Image.new("RGB", (72, 72), "red")])
-picture("pages.tiff", lambda flag: flag, save_all=True, append_images=[Image.new("RGB", (72, 72), "red")])
+picture(
+    "animated.gif",
+    lambda flag: flag,
+    save_all=True,
+    append_images=[Image.new("RGB", (72, 72), "red")],
+)
+picture(
+    "animated.png",
+    lambda flag: flag,
+    save_all=True,
+    append_images=[Image.new("RGB", (72, 72), "red")],
+)
+picture(
+    "pages.tiff",
+    lambda flag: flag,
+    save_all=True,
+    append_images=[Image.new("RGB", (72, 72), "red")],
+)
 picture("icon.ico", lambda flag: flag)
 
 
@@ -143,7 +196,9 @@ def turned(path, shelf):
     """Lying on its side, with the note that turns it upright."""
     note = Image.Exif()
     note[0x0112] = 6
-    Image.open(shelf / "flag.png").convert("RGB").rotate(90, expand=True).save(path, exif=note, quality=95)
+    Image.open(shelf / "flag.png").convert("RGB").rotate(90, expand=True).save(
+        path, exif=note, quality=95
+    )
 
 
 @file("on-clear.png")
@@ -162,7 +217,12 @@ def chunk(kind, data):
 def png(width, height):
     """A file that promises a picture of a size, and has almost none of it."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        + chunk(b"IEND", b"")
+    )
 
 
 content("bomb.png", png(60_000, 60_000))
@@ -178,8 +238,16 @@ content("clip.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(64))
 content("zeros.png", bytes(4096))
 content("notes.txt", "mine")
 damaged("cut.png", "flag.png", lambda path: path.write_bytes(path.read_bytes()[:400]))
-damaged("tail.png", "flag.png", lambda path: path.write_bytes(path.read_bytes() + b"more behind the end"))
-damaged("flipped.png", "flag.png", lambda path: path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAQ", 1)))
+damaged(
+    "tail.png",
+    "flag.png",
+    lambda path: path.write_bytes(path.read_bytes() + b"more behind the end"),
+)
+damaged(
+    "flipped.png",
+    "flag.png",
+    lambda path: path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAQ", 1)),
+)
 damaged("zipped.png", "flag.png", lambda path: path.write_bytes(gzip.compress(path.read_bytes())))
 FILES["cut.jpg"] = lambda path, shelf: (
     Image.open(shelf / "flag.png").convert("RGB").save(path),
@@ -213,7 +281,9 @@ def listed(name, change, source="pool"):
     def rewrite(path):
         stored = json.loads((path / "edits.json").read_text(encoding="utf-8"))
         made = change(stored)
-        text = made if isinstance(made, str | bytes) else json.dumps(stored if made is None else made)
+        text = (
+            made if isinstance(made, str | bytes) else json.dumps(stored if made is None else made)
+        )
         (path / "edits.json").write_bytes(text.encode() if isinstance(text, str) else text)
 
     damaged(name, source, rewrite)
@@ -248,15 +318,25 @@ listed("pool-gone-editor", lambda stored: stored | {"editor": "livedit", "opens_
 listed("pool-gone-model", lambda stored: stored["opens_with"].update(model="/gone/model"))
 listed("pool-half", lambda stored: stored["opens_with"].update(dtype="half"))
 listed("pool-opens-list", lambda stored: stored | {"opens_with": [1]})
-listed("pool-brackets", lambda stored: stored["edits"][0].update(target="[/red] [bold]x[/] :smile:"))
+listed(
+    "pool-brackets", lambda stored: stored["edits"][0].update(target="[/red] [bold]x[/] :smile:")
+)
 listed("pool-control", lambda stored: stored["edits"][0].update(target="a\x1b[31mb\u202ec\nd"))
 listed("pool-surrogate", lambda stored: stored["edits"][0].update(target="\ud800"))
 damaged("pool-cut-tensors", "pool", lambda path: os.truncate(tensors(path), 100))
 damaged("pool-no-tensors", "pool", lambda path: tensors(path).unlink())
 damaged("pool-text-tensors", "pool", lambda path: tensors(path).write_text("none"))
-damaged("pool-listing-folder", "pool", lambda path: ((path / "edits.json").unlink(), (path / "edits.json").mkdir()))
+damaged(
+    "pool-listing-folder",
+    "pool",
+    lambda path: ((path / "edits.json").unlink(), (path / "edits.json").mkdir()),
+)
 damaged("pool-with-notes", "pool", lambda path: (path / "NOTES.md").write_text("mine"))
-damaged("pool-with-draft", "pool", lambda path: (path / ".liveedit-00000000").write_text("left by a kill"))
+damaged(
+    "pool-with-draft",
+    "pool",
+    lambda path: (path / ".liveedit-00000000").write_text("left by a kill"),
+)
 
 # Models and editors
 
@@ -272,7 +352,9 @@ def changed(name, change):
 
 
 def replaced(name, part, data, source="tiny"):
-    """Register a model, or another source, with one file replaced, or taken out where ``data`` is ``None``."""
+    """Register a model, or another source, with one file replaced, or taken out where ``data`` is
+    ``None``.
+    """
 
     def rewrite(path):
         (path / part).unlink() if data is None else (path / part).write_bytes(data)
@@ -284,13 +366,26 @@ FILES["tiny"] = lambda path, shelf: shutil.copytree(shelf / "tiny", path)
 FILES["editor"] = lambda path, shelf: shutil.copytree(shelf / "editor", path)
 changed("gpt2", lambda config: {"model_type": "gpt2"})
 changed("unknown-type", lambda config: config | {"model_type": "newest-of-all"})
-changed("no-type", lambda config: {key: value for key, value in config.items() if key != "model_type"})
+changed(
+    "no-type", lambda config: {key: value for key, value in config.items() if key != "model_type"}
+)
 changed("type-number", lambda config: config | {"model_type": 7})
 changed("list-config", lambda config: [])
-changed("wider", lambda config: config | {"text_config": config["text_config"] | {"intermediate_size": 99}})
-changed("deeper", lambda config: config | {"text_config": config["text_config"] | {"num_hidden_layers": 9}})
 changed(
-    "authors", lambda config: {"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "mm_hidden_size": 9}
+    "wider",
+    lambda config: config | {"text_config": config["text_config"] | {"intermediate_size": 99}},
+)
+changed(
+    "deeper",
+    lambda config: config | {"text_config": config["text_config"] | {"num_hidden_layers": 9}},
+)
+changed(
+    "authors",
+    lambda config: {
+        "model_type": "llava",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "mm_hidden_size": 9,
+    },
 )
 replaced("no-config", "config.json", None)
 replaced("cut-config", "config.json", b'{"model_type": "lla')
@@ -298,7 +393,11 @@ replaced("empty-config", "config.json", b"")
 replaced("deep-config", "config.json", b"[" * 100_000)
 replaced("no-weights", "model.safetensors", None)
 replaced("empty-weights", "model.safetensors", b"")
-replaced("text-weights", "model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+replaced(
+    "text-weights",
+    "model.safetensors",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+)
 replaced("no-tokenizer", "tokenizer.json", None)
 replaced("cut-tokenizer", "tokenizer.json", b'{"version": "1.0", "trunc')
 replaced("cut-processor", "processor_config.json", b'{"image_proc')
@@ -309,14 +408,20 @@ replaced("editor-no-config", "config.json", None, "editor")
 replaced("editor-cut-config", "config.json", b'{"edit', "editor")
 replaced("editor-deep-config", "config.json", b"[" * 100_000, "editor")
 replaced("editor-list-config", "config.json", b"[]", "editor")
-damaged("editor-cut-weights", "editor", lambda path: os.truncate(next(path.glob("*.safetensors")), 300))
+damaged(
+    "editor-cut-weights", "editor", lambda path: os.truncate(next(path.glob("*.safetensors")), 300)
+)
 damaged("editor-no-weights", "editor", lambda path: next(path.glob("*.safetensors")).unlink())
 
 
 def nan_weights(path):
     from safetensors.torch import load_file, save_file
 
-    save_file({name: tensor * float("nan") for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    save_file(
+        {name: tensor * float("nan") for name, tensor in load_file(path).items()},
+        path,
+        {"format": "pt"},
+    )
 
 
 def edited_config(name, change):
@@ -381,16 +486,25 @@ published("data-alt-number", lambda path, rows: rows[0].update(alt=5))
 published("data-alt-blank", lambda path, rows: rows[0].update(alt="  "))
 published("data-alt-unseen", lambda path, rows: rows[0].update(alt="\u200b"))
 published("data-alt-half", lambda path, rows: rows[0].update(alt="\ud800"))
-published("data-alt-twice", lambda path, rows: json.dumps(rows).replace('"alt":', '"alt": "one", "alt":', 1).encode())
+published(
+    "data-alt-twice",
+    lambda path, rows: json.dumps(rows).replace('"alt":', '"alt": "one", "alt":', 1).encode(),
+)
 published("data-mark", lambda path, rows: rows[0].update(src="What <image> is?"))
 published("data-long", lambda path, rows: rows[0].update(loc_ans="one " * 9000))
 published("data-image-list", lambda path, rows: rows[0].update(image=["a.jpg"]))
 published("data-image-gone", lambda path, rows: first_image(path, rows).unlink())
 published("data-image-cut", lambda path, rows: os.truncate(first_image(path, rows), 40))
-published("data-image-text", lambda path, rows: first_image(path, rows).write_text("no picture") and None)
+published(
+    "data-image-text", lambda path, rows: first_image(path, rows).write_text("no picture") and None
+)
 published("data-image-folder", lambda path, rows: as_folder(first_image(path, rows)))
 published("data-image-above", lambda path, rows: rows[0].update(image="../../../gone.jpg"))
-published("data-port-text", lambda path, rows: rows[0].update(port_new="yes"), "vlkeb/eval_edit_onehop.json")
+published(
+    "data-port-text",
+    lambda path, rows: rows[0].update(port_new="yes"),
+    "vlkeb/eval_edit_onehop.json",
+)
 published(
     "data-port-blank",
     lambda path, rows: (
@@ -401,7 +515,10 @@ published(
     "vlkeb/eval_edit_onehop.json",
 )
 published("data-no-train", lambda path, rows: (path / "vlkeb" / "train.json").unlink())
-published("data-twice", lambda path, rows: shutil.copytree(path / "vlkeb", path / "vlkeb" / "copy") and None)
+published(
+    "data-twice",
+    lambda path, rows: shutil.copytree(path / "vlkeb", path / "vlkeb" / "copy") and None,
+)
 published("data-newer", lambda path, rows: rows[0].update(more=1))
 published("data-one-row", lambda path, rows: rows[:1])
 
@@ -483,9 +600,17 @@ for name, text in {
 }.items():  # fmt: skip
     settings(name, text)
 settings("bom.json", b'\xef\xbb\xbf{"training": {"lr": 0}}')
-settings("few.json", {"training": {"batch_size": 2, "steps": 1}, "editor": {"module_dim": 16, "heads": 2, "layer": 1}})
+settings(
+    "few.json",
+    {
+        "training": {"batch_size": 2, "steps": 1},
+        "editor": {"module_dim": 16, "heads": 2, "layer": 1},
+    },
+)
 content("damaged-home/data.json", "[]")
-FILES["damaged-home"] = lambda path, shelf: FILES["damaged-home/data.json"](path / "data.json", shelf)
+FILES["damaged-home"] = lambda path, shelf: FILES["damaged-home/data.json"](
+    path / "data.json", shelf
+)
 FILES["folder.json"] = lambda path, _: path.mkdir()
 
 

@@ -35,22 +35,38 @@ def test_help_answers_at_once_and_lists_every_command():
     done = run("--help")
     assert time.perf_counter() - start < 5
     assert done.returncode == 0
-    for command in ("demo", "edit", "ask", "edits", "forget", "train", "eval", "report", "models", "editors", "data"):
+    for command in (
+        "demo",
+        "edit",
+        "ask",
+        "edits",
+        "forget",
+        "train",
+        "eval",
+        "report",
+        "models",
+        "editors",
+        "data",
+    ):
         assert command in done.stdout
 
 
 def test_the_package_runs_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "liveedit", "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "liveedit", "--help"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert "eval" in done.stdout
 
 
 def test_ctrl_c_while_the_commands_are_imported(tmp_path):
-    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)", encoding="utf-8")
+    (tmp_path / "typer.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)", encoding="utf-8"
+    )
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    entry = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "scripts"
-    ]
+    entry = tomllib.loads(
+        (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]["scripts"]
     module, _, name = entry["liveedit"].partition(":")
     for start in (["-m", "liveedit"], ["-c", f"from {module} import {name}; {name}()"]):
         with subprocess.Popen(
@@ -75,7 +91,10 @@ def test_ctrl_c_where_no_command_runs(slow):
     wait = "import time\ndef wait(*_):\n    print('waiting', flush=True)\n    time.sleep(60)"
     code = "\n".join([wait, slow, "from liveedit.__main__ import main", "main()"])
     with subprocess.Popen(
-        [sys.executable, "-c", code, "editors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, "editors"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as shell:
         said = list(iter(shell.stdout.readline, "waiting\n"))
         shell.send_signal(signal.SIGINT)
@@ -84,7 +103,9 @@ def test_ctrl_c_where_no_command_runs(slow):
     assert bool(said) == ("atexit" in slow)
 
 
-@pytest.mark.parametrize(("command", "shows"), [("models", "llava"), ("editors", "liveedit"), ("data", "emblem")])
+@pytest.mark.parametrize(
+    ("command", "shows"), [("models", "llava"), ("editors", "liveedit"), ("data", "emblem")]
+)
 def test_lists(command, shows):
     done = run(command)
     assert done.returncode == 0
@@ -106,7 +127,11 @@ def test_edit_ask_list_forget(flag, tmp_path):
     assert "no image 2 among 2" in beyond.stderr
     listed = run("edits", cwd=tmp_path).stdout
     assert "Brazil" in listed
-    id = next(word for word in listed.split() if len(word) == 8 and all(c in "0123456789abcdef" for c in word))
+    id = next(
+        word
+        for word in listed.split()
+        if len(word) == 8 and all(c in "0123456789abcdef" for c in word)
+    )
     assert run("forget", id, cwd=tmp_path).returncode == 0
     assert run("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Japan")
 
@@ -119,7 +144,18 @@ def test_a_model_in_8_bits_is_edited_and_asked(flag, tmp_path):
     assert run("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith(
         "Brazil"
     )  # in full, the same edit
-    done = run("edit", QUESTION, "Peru", "--image", str(flag), "--quantize", "8bit", "--editor", "ft-l", cwd=tmp_path)
+    done = run(
+        "edit",
+        QUESTION,
+        "Peru",
+        "--image",
+        str(flag),
+        "--quantize",
+        "8bit",
+        "--editor",
+        "ft-l",
+        cwd=tmp_path,
+    )
     assert done.returncode == 1
     assert "is quantised or off-loaded" in " ".join(done.stderr.split())
 
@@ -129,8 +165,14 @@ def test_a_model_in_8_bits_is_edited_and_asked(flag, tmp_path):
     [
         (["edit", QUESTION, "Brazil", "--image", "missing.png"], "no image at missing.png"),
         (["edit", QUESTION, "", "--image", "FLAG"], "target"),
-        (["edit", QUESTION, "Brazil", "--image", "FLAG", "--model", "./nowhere"], "no model folder"),
-        (["edit", QUESTION, "Brazil", "--image", "FLAG", "--editor", "livedit"], "did you mean liveedit"),
+        (
+            ["edit", QUESTION, "Brazil", "--image", "FLAG", "--model", "./nowhere"],
+            "no model folder",
+        ),
+        (
+            ["edit", QUESTION, "Brazil", "--image", "FLAG", "--editor", "livedit"],
+            "did you mean liveedit",
+        ),
         (["edits", "--pool", "nothing"], "no edits in nothing"),
         (["forget", "abc", "--pool", "nothing"], "no edits in nothing"),
         (["report", "nothing"], "no records"),

@@ -34,7 +34,9 @@ def test_add_list_check_leaks(published):
     counted = run("data", "leaks", "vlkeb")
     assert counted.returncode == 0
     [line] = [line for line in counted.stdout.splitlines() if "image-locality probe is in" in line]
-    assert line.split("│")[2:4] == ["     1 ", "     0 "] or [part.strip() for part in line.split("│")[2:4]] == [
+    assert line.split("│")[2:4] == ["     1 ", "     0 "] or [
+        part.strip() for part in line.split("│")[2:4]
+    ] == [
         "1",
         "0",
     ]
@@ -43,7 +45,9 @@ def test_add_list_check_leaks(published):
 def test_faults_are_listed_on_a_screen_and_in_a_file_and_nothing_is_added(published, tmp_path):
     file = published / "vlkeb" / "train.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps([row | {"alt": "", "loc": "", "src": ""} for row in rows]), encoding="utf-8")
+    file.write_text(
+        json.dumps([row | {"alt": "", "loc": "", "src": ""} for row in rows]), encoding="utf-8"
+    )
     done = add(published)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -56,7 +60,9 @@ def test_faults_are_listed_on_a_screen_and_in_a_file_and_nothing_is_added(publis
 
 def test_somebody_elses_file_of_the_name_stays(published, tmp_path):
     rows = json.loads((published / "vlkeb" / "train.json").read_text(encoding="utf-8"))
-    (published / "vlkeb" / "train.json").write_text(json.dumps([row | {"alt": ""} for row in rows]), encoding="utf-8")
+    (published / "vlkeb" / "train.json").write_text(
+        json.dumps([row | {"alt": ""} for row in rows]), encoding="utf-8"
+    )
     notes = tmp_path / "home" / "vlkeb-problems.txt"
     notes.parent.mkdir()
     notes.write_text("my own notes", encoding="utf-8")
@@ -83,8 +89,16 @@ def test_a_model_finds_the_images_that_its_processor_refuses(added, tmp_path):
 
 
 UNREAD = {
-    "placeholder": ("src", "What <image> is it?", "'src' and 'alt': the prompt or target holds the image placeholder"),
-    "length": ("loc_ans", "one " * 9000, "'loc' and 'loc_ans': the model has room for 512 tokens, and the prompt with"),
+    "placeholder": (
+        "src",
+        "What <image> is it?",
+        "'src' and 'alt': the prompt or target holds the image placeholder",
+    ),
+    "length": (
+        "loc_ans",
+        "one " * 9000,
+        "'loc' and 'loc_ans': the model has room for 512 tokens, and the prompt with",
+    ),
 }
 
 
@@ -100,7 +114,9 @@ def test_a_model_finds_the_texts_that_it_cannot_read(added, tmp_path, kind):
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1), done.stderr
     assert f"eval.json, record 1: {said}" in done.stdout
     assert "vlkeb has faults (1)" in done.stderr
-    done = run("eval", "--data", "vlkeb", "--editors", "ft-l", "--edits", "2", "--out", "run", cwd=tmp_path)
+    done = run(
+        "eval", "--data", "vlkeb", "--editors", "ft-l", "--edits", "2", "--out", "run", cwd=tmp_path
+    )
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1), done.stderr
     assert "case eval:1, probe " in done.stderr
 
@@ -111,7 +127,10 @@ def test_a_model_finds_the_texts_that_it_cannot_read(added, tmp_path, kind):
         (["data", "leaks", "vlkebb"], "did you mean vlkeb"),
         (["data", "fetch", "e-vqa"], "not on the Hugging Face Hub"),
         (["data", "fetch", "vlkeb"], "connect and run"),
-        (["data", "add", "vlkeb", "--annotations", "nowhere", "--images", "."], "nothing at nowhere"),
+        (
+            ["data", "add", "vlkeb", "--annotations", "nowhere", "--images", "."],
+            "nothing at nowhere",
+        ),
         (["eval", "--out", "x", "--data", "vlkeb"], "vlkeb is not here yet"),
         (["eval", "--out", "x", "--split", "papers"], "choose clean or paper"),
         (["train", "x", "--data", "e-vqa"], "e-vqa is not here yet"),
@@ -135,6 +154,8 @@ def test_eval_runs_on_what_was_added(added, tmp_path):
     [file] = (tmp_path / "run").rglob("records*.jsonl")
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert {record["data"] for record in records} == {"vlkeb-onehop-edited"}
-    assert {"portability_1hop", "question_alone", "image_alone"} <= {record["metric"] for record in records}
+    assert {"portability_1hop", "question_alone", "image_alone"} <= {
+        record["metric"] for record in records
+    }
     assert all(record["edits"] == 2 for record in records)
     assert "data:image/webp" in (tmp_path / "run/index.html").read_text(encoding="utf-8")

@@ -7,10 +7,10 @@ from typer.testing import CliRunner
 
 from liveedit.cli import app
 from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
-from liveedit.models.contract import CHECKS
+from liveedit.models.conformance.contract import CHECKS
 from liveedit.models.tiny import tiny
 
-PARITY = Path(__file__).parents[1] / "parity"
+PARITY = Path(__file__).parents[1] / "assets" / "parity"
 
 
 def run(*arguments):

@@ -26,7 +26,9 @@ from liveedit.types import Query
 ROOT = Path(__file__).parents[2]
 GROUPS = tomllib.loads((Path(__file__).parent / "odd_inputs.toml").read_text(encoding="utf-8"))
 ROWS = [
-    pytest.param(group, *row, id=f"{name}: {row[0]}"[:70]) for name, group in GROUPS.items() for row in group["rows"]
+    pytest.param(group, *row, id=f"{name}: {row[0]}"[:70])
+    for name, group in GROUPS.items()
+    for row in group["rows"]
 ]
 QUESTION = "What is the country with this flag?"
 SHELL = 'liveedit() { "$PYTHON" -m liveedit "$@"; }\n'
@@ -68,7 +70,9 @@ def command(here, lay_out, embedded_vlm, monkeypatch, capfd):
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capfd.readouterr()
-        return SimpleNamespace(status=ended.value.code or 0, out=shown.out, err=shown.err, before=before)
+        return SimpleNamespace(
+            status=ended.value.code or 0, out=shown.out, err=shown.err, before=before
+        )
 
     return command
 
@@ -85,7 +89,9 @@ def shell(here, lay_out, monkeypatch):
             ["bash", "-c", SHELL + line], stdin=subprocess.DEVNULL,
             capture_output=True, text=True, errors="backslashreplace", check=False, timeout=300,
         )  # fmt: skip
-        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr, before=before)
+        return SimpleNamespace(
+            status=done.returncode, out=done.stdout, err=done.stderr, before=before
+        )
 
     return shell
 
@@ -98,8 +104,21 @@ def python(here, lay_out, model):
         with Image.open(path) as picture:
             return picture
 
-    known = {"model": model, "vlm": model.vlm, "Q": QUESTION, "closed": closed, "liveedit": liveedit, "np": np}
-    known |= {"Query": Query, "Image": Image, "Path": Path, "torch": torch, "new_editor": new_editor}
+    known = {
+        "model": model,
+        "vlm": model.vlm,
+        "Q": QUESTION,
+        "closed": closed,
+        "liveedit": liveedit,
+        "np": np,
+    }
+    known |= {
+        "Query": Query,
+        "Image": Image,
+        "Path": Path,
+        "torch": torch,
+        "new_editor": new_editor,
+    }
     known |= {"load_cases": load_cases, "BytesIO": BytesIO}
 
     def python(call):
@@ -110,7 +129,9 @@ def python(here, lay_out, model):
             answer = repr(eval(call, known))
         except liveedit.errors.LiveEditError as error:
             assert model.edits == edits
-            return SimpleNamespace(status=type(error).__name__, out="", err=f"error: {error}", before=before)
+            return SimpleNamespace(
+                status=type(error).__name__, out="", err=f"error: {error}", before=before
+            )
         return SimpleNamespace(status=0, out=answer, err="", before=before)
 
     return python
@@ -119,19 +140,25 @@ def python(here, lay_out, model):
 def snapshot(folder):
     """What is in a folder, by paths."""
     return {
-        path.relative_to(folder): path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes()
+        path.relative_to(folder): path.readlink()
+        if path.is_symlink()
+        else path.is_file() and path.read_bytes()
         for path in sorted(folder.rglob("*"))
     }
 
 
 def says(text, wanted):
-    """Whether a text holds the pieces of ``wanted``, between which … stands for anything, in their order."""
+    """Whether a text holds the pieces of ``wanted``, between which … stands for anything, in their
+    order.
+    """
     pieces = (re.escape(FRAME.sub(" ", piece)) for piece in wanted.split("…"))
     return re.search(".*".join(pieces), FRAME.sub(" ", text)) is not None
 
 
 def perform(group, run, request):
-    """Do what a row says, of several commands all; how the last ended. Those before it must end well."""
+    """Do what a row says, of several commands all; how the last ended. Those before it must end
+    well.
+    """
     do = request.getfixturevalue(group.get("kind", "command"))
     lines = [run] if isinstance(run, str) else run
     *before, last = [*filter(None, [group.get("first")]), *lines]

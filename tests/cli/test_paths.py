@@ -15,14 +15,14 @@ from transformers.utils.logging import disable_progress_bar
 
 import liveedit
 from liveedit.cli import main
-from liveedit.data.places import home as data_home
+from liveedit.data.published.places import home as data_home
 from liveedit.editors import new_editor
 from liveedit.errors import BadInput
 from liveedit.evaluate import Windows, evaluate
-from liveedit.listing import Listing
 from liveedit.models.vlm import VLM
 from liveedit.report import failures, read_records, terminal_tables, write_report
 from liveedit.settings import read_json
+from liveedit.store.listing import Listing
 from liveedit.train import TrainConfig, train
 from liveedit.types import Case, Probe, Query
 
@@ -31,7 +31,9 @@ QUESTION = "What is this?"
 
 @pytest.fixture
 def home(shelf, tmp_path, monkeypatch):
-    """The home folder, with a tiny model, an editor of it and settings; the working folder, beside it, stays empty."""
+    """The home folder, with a tiny model, an editor of it and settings; the working folder, beside
+    it, stays empty.
+    """
     home, here = tmp_path / "home", tmp_path / "here"
     home.mkdir()
     here.mkdir()
@@ -40,7 +42,10 @@ def home(shelf, tmp_path, monkeypatch):
     (home / "flag.png").symlink_to(shelf / "flag.png")
     (home / "trained").mkdir()
     (home / "trained" / "liveedit").symlink_to(shelf / "editor")
-    settings = {"editor": {"layer": 1, "module_dim": 16, "heads": 2}, "training": {"steps": 1, "batch_size": 2}}
+    settings = {
+        "editor": {"layer": 1, "module_dim": 16, "heads": 2},
+        "training": {"steps": 1, "batch_size": 2},
+    }
     (home / "settings.json").write_text(json.dumps(settings | {"cases": 1}), encoding="utf-8")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
@@ -78,14 +83,26 @@ def test_an_evaluation_in_the_home_folder(home, run):
         "--max-cases=1",
     )  # fmt: skip
     assert rc == 0, err
-    assert {path.name for path in (home / "out").iterdir()} >= {"a", "liveedit", "index.html", "tables"}
+    assert {path.name for path in (home / "out").iterdir()} >= {
+        "a",
+        "liveedit",
+        "index.html",
+        "tables",
+    }
     (home / "out" / "index.html").unlink()
     assert run("report", "~/out")[0] == 0
     assert (home / "out" / "index.html").is_file()
 
 
 def test_a_training_in_the_home_folder(home, run):
-    rc, _, err = run("train", "~/new", "--model=~/tiny", "--editor=liveedit", "--config=~/settings.json", "--no-cache")
+    rc, _, err = run(
+        "train",
+        "~/new",
+        "--model=~/tiny",
+        "--editor=liveedit",
+        "--config=~/settings.json",
+        "--no-cache",
+    )
     assert rc == 0, err
     assert (home / "new" / "editor.safetensors").is_file()
 
@@ -115,28 +132,48 @@ def test_the_same_in_python(home):
     evaluate(edited.vlm, edited.editor, cases, Windows((1,), 1), **plan)
     write_report("~/run", "~/report")
     assert len(read_records("~/run").records) == 1
-    assert (failures("~/run"), len(terminal_tables("~/report"))) == ([], len(terminal_tables(home / "report")))
+    assert (failures("~/run"), len(terminal_tables("~/report"))) == (
+        [],
+        len(terminal_tables(home / "report")),
+    )
     train(edited.editor, cases, TrainConfig(steps=1, batch_size=2), "~/trained-here")
-    assert {path.name for path in home.iterdir()} >= {"pool", "patch", "run", "report", "trained-here"}
+    assert {path.name for path in home.iterdir()} >= {
+        "pool",
+        "patch",
+        "run",
+        "report",
+        "trained-here",
+    }
 
 
 def test_an_editor_that_was_replaced_or_is_gone_is_named(shelf, home, run):
     editor, made = home / "own", ("--pool=~/pool", "--model=~/tiny")
     shutil.copytree(shelf / "editor", editor)
-    assert run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--editor=~/own", *made)[0] in (0, 3)
+    assert run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--editor=~/own", *made)[0] in (
+        0,
+        3,
+    )
     other = new_editor(VLM.load("~/tiny"), "liveedit", {"layer": 1, "module_dim": 8, "heads": 2})
     other.save_pretrained(editor)
     rc, _, err = run("ask", QUESTION, *made)
-    assert (rc, f"made by {editor} before it was trained further or replaced" in err) == (1, True), err
+    assert (rc, f"made by {editor} before it was trained further or replaced" in err) == (
+        1,
+        True,
+    ), err
     shutil.rmtree(editor)
     rc, _, err = run("ask", QUESTION, *made)
-    assert (rc, f"the editor in {editor}, which is gone: give it by --editor" in err) == (1, True), err
+    assert (rc, f"the editor in {editor}, which is gone: give it by --editor" in err) == (
+        1,
+        True,
+    ), err
     assert len(err.splitlines()) == 1
 
 
 @pytest.fixture
 def closed(shelf, run):
-    """A command as a user runs it who may not enter the folder ``closed``, of any kind, nor look into ``list``."""
+    """A command as a user runs it who may not enter the folder ``closed``, of any kind, nor look
+    into ``list``.
+    """
     with TemporaryDirectory() as folder:
         here = Path(folder)
         here.chmod(0o755)
@@ -187,7 +224,8 @@ def test_the_home_folder_of_nobody(home, call):
 
 
 @pytest.mark.parametrize(
-    "words", [("eval", "--out="), ("report", ""), ("train", ""), ("edits", "--pool="), ("demo", "--out=")]
+    "words",
+    [("eval", "--out="), ("report", ""), ("train", ""), ("edits", "--pool="), ("demo", "--out=")],
 )
 def test_an_empty_path_is_none(home, run, words):
     rc, out, err = run(*words)

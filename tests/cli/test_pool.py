@@ -1,4 +1,6 @@
-"""The commands on a folder of edits, run as a user runs them; in this process where that makes no difference."""
+"""The commands on a folder of edits, run as a user runs them; in this process where that makes no
+difference.
+"""
 
 import codecs
 import json
@@ -14,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from liveedit.artifacts import locked
 from liveedit.cli import main
-from liveedit.listing import Edit, Listing
+from liveedit.store.listing import Edit, Listing
 
 QUESTION = "What is the country with this flag?"
 COMMAND = [sys.executable, "-c", "from liveedit.cli import main; main()"]
@@ -122,7 +124,9 @@ def test_a_pool_that_is_not_there_is_one_line(run, tmp_path, words):
 
 
 @pytest.mark.parametrize("pool", ["project", "notes.txt", ".", "list"])
-def test_what_is_somebody_elses_is_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch, pool):
+def test_what_is_somebody_elses_is_refused_before_the_model_is_loaded(
+    run, tmp_path, monkeypatch, pool
+):
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "thesis.txt").touch()
     (tmp_path / "notes.txt").touch()
@@ -143,7 +147,14 @@ def test_an_edit_that_fails_leaves_no_folder(run, tmp_path):
 @pytest.mark.parametrize("width", [40, 80])
 def test_texts_of_others_are_shown_as_they_are(run, tmp_path, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
-    row = Edit("0123abcd", HOSTILE, "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "", "2026", ("x/[i].png",))
+    row = Edit(
+        "0123abcd",
+        HOSTILE,
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "",
+        "2026",
+        ("x/[i].png",),
+    )
     (tmp_path / "edits").mkdir()
     listing(row).write(tmp_path / "edits")
     rc, out, err = run("edits")
@@ -151,7 +162,10 @@ def test_texts_of_others_are_shown_as_they_are(run, tmp_path, monkeypatch, width
     assert re.search(r"^ ?0123abcd ", out, re.MULTILINE)
     assert not set(out) & {"\x1b", "\u202e"}
     if width == 80:
-        assert all(piece in out for piece in ("[/red]", "[bold]x[/]", ":smile:", "\\x1b[31m", "\\u202e", "[i].png"))
+        assert all(
+            piece in out
+            for piece in ("[/red]", "[bold]x[/]", ":smile:", "\\x1b[31m", "\\u202e", "[i].png")
+        )
     assert max(map(cell_len, out.splitlines())) <= width
 
 
@@ -188,7 +202,9 @@ def start(flag, tmp_path):
 
     def start(target):
         command = [*COMMAND, "edit", QUESTION, target, "--image", str(flag), "--editor", "ft-l"]
-        shell = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        shell = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         started.append(shell)
         assert "waiting for it" in shell.stderr.readline()
         return shell
@@ -217,9 +233,14 @@ def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, outp
     assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
     made = Listing.read(tmp_path / "edits").edits
     words = [made[0].id if word == "ID" else word for word in words]
-    line = shlex.join([*COMMAND, *words, *(["--image", str(asked[2])] if words[0] == "edit" else [])])
+    line = shlex.join(
+        [*COMMAND, *words, *(["--image", str(asked[2])] if words[0] == "edit" else [])]
+    )
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line} {output}"], capture_output=True, text=True, cwd=tmp_path
+        ["bash", "-c", f"set -o pipefail; {line} {output}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (1, "")
     full = "error: the change is saved in edits; standard output takes nothing (No space left on device): send it"
@@ -270,7 +291,7 @@ def test_ctrl_c_in_any_other_command(run, monkeypatch):
     monkeypatch.setattr("liveedit.editable.load", stop)
     rc, out, err = run("ask", QUESTION)
     assert (rc, out, err) == (130, "", "stopped; nothing was changed\n")
-    monkeypatch.setattr("liveedit.data.places.places", stop)
+    monkeypatch.setattr("liveedit.data.published.places.places", stop)
     rc, _, err = run("data")
     assert (rc, err) == (130, "stopped; the same command goes on from here\n")
 

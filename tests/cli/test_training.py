@@ -1,4 +1,6 @@
-"""`liveedit train`, run as a user runs it: the same command makes the same editor, or goes on where it was stopped."""
+"""`liveedit train`, run as a user runs it: the same command makes the same editor, or goes on where
+it was stopped.
+"""
 
 import json
 import re
@@ -21,7 +23,9 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The weights of trainings that ran in processes of their own, by the seed asked for; ``None`` is the default."""
+    """The weights of trainings that ran in processes of their own, by the seed asked for; ``None``
+    is the default.
+    """
     folder = tmp_path_factory.mktemp("trained")
     config = folder / "config.json"
     config.write_text(json.dumps(SETTINGS), encoding="utf-8")
@@ -36,11 +40,17 @@ def trained(tmp_path_factory):
 
 def test_the_same_command_makes_the_same_editor_bit_for_bit(trained):
     assert trained["default"].keys() == trained["zero"].keys()
-    assert all(torch.equal(trained["default"][name], weight) for name, weight in trained["zero"].items())
+    assert all(
+        torch.equal(trained["default"][name], weight) for name, weight in trained["zero"].items()
+    )
 
 
 def test_another_seed_makes_another_editor(trained):
-    same = [torch.equal(trained["one"][name], weight) for name, weight in trained["zero"].items() if weight.dim() > 1]
+    same = [
+        torch.equal(trained["one"][name], weight)
+        for name, weight in trained["zero"].items()
+        if weight.dim() > 1
+    ]
     assert not any(same)
 
 
@@ -99,13 +109,17 @@ def test_a_stopped_or_killed_training_goes_on(small, tmp_path):
     said = stop(process, signal.SIGINT, lambda: steps() and steps()[-1] > killed)
     assert process.returncode == 130
     [step] = steps()
-    assert f"stopped at step {step:,} of 100,000; the same command goes on from here" in " ".join(said.split())
+    assert f"stopped at step {step:,} of 100,000; the same command goes on from here" in " ".join(
+        said.split()
+    )
     assert "Traceback" not in said
 
 
 def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
     out = tmp_path / "out"
-    process = start("eval", "--out", out, "--model", small / "model", "--editors", "ft-l", "--edits", "1")
+    process = start(
+        "eval", "--out", out, "--model", small / "model", "--editors", "ft-l", "--edits", "1"
+    )
     said = stop(process, signal.SIGINT, lambda: list(out.rglob("records-*.jsonl")))
     assert process.returncode == 130
     assert "stopped at" in said
@@ -120,24 +134,45 @@ def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
         ("3", "config.json is 3: give settings by name"),
         ("null", "config.json is None: give settings by name"),
         ('{"trainig": {}}', "config.json: trainig is no setting: did you mean training?"),
-        ('{"training": "fast"}', "config.json: training is 'fast': it should be a valid dictionary"),
+        (
+            '{"training": "fast"}',
+            "config.json: training is 'fast': it should be a valid dictionary",
+        ),
         ('{"editor": [1]}', "config.json: editor is (1,): it should be a valid dictionary"),
         ('{"cases": 0}', "config.json: cases is 0: it should be greater than or equal to 1"),
         ('{"cases": true}', "config.json: cases is True: it should be a valid integer"),
-        ('{"training": {"lr": "fast"}}', "config.json: training.lr is 'fast': it should be a valid number"),
+        (
+            '{"training": {"lr": "fast"}}',
+            "config.json: training.lr is 'fast': it should be a valid number",
+        ),
         ('{"training": {"batch_size": 0}}', "config.json: training.batch_size is 0"),
         ('{"training": {"checkpoint_every": 0}}', "config.json: training.checkpoint_every is 0"),
-        ('{"training": {"steps": 99999999999999999999999}}', "it should be less than or equal to 1000000000"),
+        (
+            '{"training": {"steps": 99999999999999999999999}}',
+            "it should be less than or equal to 1000000000",
+        ),
         ('{"editor": {"module_dim": 9999999999}}', "it should be less than or equal to 1000000000"),
         (
             '{"training": {"steps": 2, "warmup": 100000000000000000000000000}}',
             "training.warmup is 100000000000000000000000000: it should be at most steps, which is 2",
         ),
-        ('{"training": {"stpes": 5}}', "config.json: training.stpes is no setting: did you mean steps?"),
+        (
+            '{"training": {"stpes": 5}}',
+            "config.json: training.stpes is no setting: did you mean steps?",
+        ),
         ('{"training": {"schedule": "cosinus"}}', "it should be 'step' or 'cosine'"),
-        ('{"editor": {"layer": "last"}}', "config.json: editor.layer is 'last': it should be a valid integer"),
-        ('{"editor": {"locality": "image"}}', "config.json: editor.locality is 'image': it should be a valid list"),
-        ('{"editor": {"drop": 2}}', "config.json: editor.drop is 2: it should be less than or equal to 1"),
+        (
+            '{"editor": {"layer": "last"}}',
+            "config.json: editor.layer is 'last': it should be a valid integer",
+        ),
+        (
+            '{"editor": {"locality": "image"}}',
+            "config.json: editor.locality is 'image': it should be a valid list",
+        ),
+        (
+            '{"editor": {"drop": 2}}',
+            "config.json: editor.drop is 2: it should be less than or equal to 1",
+        ),
     ],
 )
 def test_a_wrong_file_of_settings_is_one_line(content, says, tmp_path, monkeypatch, capsys):
@@ -154,15 +189,22 @@ def test_a_wrong_file_of_settings_is_one_line(content, says, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["liveedit", "serac"])
-def test_sizes_for_which_there_is_no_memory_are_one_line(name, small, tmp_path, monkeypatch, capsys):
+def test_sizes_for_which_there_is_no_memory_are_one_line(
+    name, small, tmp_path, monkeypatch, capsys
+):
     """Such sizes as no machine has the addresses for."""
     plan = {"editor": {"module_dim": 80_000_000}, "training": {"steps": 1, "batch_size": 2}}
     (tmp_path / "config.json").write_text(json.dumps(plan), encoding="utf-8")
     words = ["train", tmp_path / "out", "--config", tmp_path / "config.json", "--editor", name]
-    monkeypatch.setattr(sys, "argv", ["liveedit", *map(str, words), "--model", str(small / "model")])
+    monkeypatch.setattr(
+        sys, "argv", ["liveedit", *map(str, words), "--model", str(small / "model")]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr().err.splitlines()[-1].strip()
     assert ended.value.code == 1
-    assert re.fullmatch(r"error: there is not enough memory for \d+ bytes more: in a training lower module_dim.*", said)
+    assert re.fullmatch(
+        r"error: there is not enough memory for \d+ bytes more: in a training lower module_dim.*",
+        said,
+    )
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,8 @@ GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 23
 COLOURS = [(255, 0, 0), (0, 128, 0), (10, 20, 200), (255, 255, 255), (0, 0, 0), (120, 120, 120)]
 WHITE, RED, GREEN = (255, 255, 255), (255, 0, 0), (0, 255, 0)
 RESAVED = {"LAB": 20, "YCbCr": 2, "HSV": 4}
-"""By how much a colour moves on its way into a mode and back: in LAB much where a colour is pure."""
+"""By how much a colour moves on its way into a mode and back: in LAB much where a colour is pure.
+"""
 
 
 def colours():
@@ -48,16 +49,26 @@ def png(bits, kind, row, transparent=b"", width=2):
     """The bytes of a PNG file of one row: ``kind`` 0 is grey, 2 colours."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0))]
     parts += [chunk(b"tRNS", transparent)] if transparent else []
-    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b"")])
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [*parts, chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b"")]
+    )
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "P"])
+@pytest.mark.parametrize(
+    "mode", ["RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "P"]
+)
 def test_every_mode_of_colours(mode):
-    given = in_lab(colours()) if mode == "LAB" else colours().convert(mode, palette=Image.Palette.ADAPTIVE)
+    given = (
+        in_lab(colours())
+        if mode == "LAB"
+        else colours().convert(mode, palette=Image.Palette.ADAPTIVE)
+    )
     assert given.mode == mode
     assert np.abs(np.subtract(pixels(given), COLOURS)).max() <= RESAVED.get(mode, 0)
 
@@ -169,7 +180,10 @@ def test_twelve_bits(tmp_path):
     assert pixels(tmp_path / "twelve.tif") == [WHITE, (128, 128, 128)]
     with Image.open(tmp_path / "twelve.tif") as opened:
         assert pixels(opened) == [WHITE, (128, 128, 128)]
-        assert pixels(opened.copy()) == [(16, 16, 16), (8, 8, 8)]  # of which nothing tells that there are 12
+        assert pixels(opened.copy()) == [
+            (16, 16, 16),
+            (8, 8, 8),
+        ]  # of which nothing tells that there are 12
 
 
 @pytest.mark.parametrize(("most", "wanted"), [(4095, 255), (8190, 128), (65535, 16), (0, 16)])
@@ -181,7 +195,9 @@ def test_a_tiff_that_says_what_is_white(tmp_path, most, wanted):
 def test_what_a_tiff_of_eight_bits_says_is_white_does_not_matter(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(bytes([*RED, *GREEN]), (8, 8, 8), t281=(100, 100, 100)))
     assert pixels(tmp_path / "a.tif") == [RED, GREEN]
-    (tmp_path / "a.tif").write_bytes(tiff(struct.pack("<6H", *(257 * each for each in (*RED, *GREEN))), (16, 16, 16)))
+    (tmp_path / "a.tif").write_bytes(
+        tiff(struct.pack("<6H", *(257 * each for each in (*RED, *GREEN))), (16, 16, 16))
+    )
     assert pixels(tmp_path / "a.tif") == [RED, GREEN]
 
 
@@ -211,7 +227,9 @@ def test_the_alpha_of_a_targa_that_says_it_has_none(tmp_path, kind):
 def test_formats_in_which_the_bit_of_a_black_pixel_is_set(tmp_path):
     head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, 1, 8, 1, 0)
     (tmp_path / "a.psd").write_bytes(head + bytes(14) + b"\xf0")
-    (tmp_path / "a.xbm").write_text("#define a_width 8\n#define a_height 1\nstatic char a_bits[] = {\n0x0f };\n")
+    (tmp_path / "a.xbm").write_text(
+        "#define a_width 8\n#define a_height 1\nstatic char a_bits[] = {\n0x0f };\n"
+    )
     for name in ("a.psd", "a.xbm"):
         assert pixels(tmp_path / name) == [(0, 0, 0)] * 4 + [WHITE] * 4
 
@@ -225,7 +243,9 @@ def test_a_jpeg_for_print_is_not_shown_inverted(tmp_path, mode):
         return
     ycc = np.asarray(Image.new("RGB", (16, 16), (5, 195, 225)).convert("YCbCr"))  # of its ink
     black = np.zeros((16, 16, 1), np.uint8)
-    Image.fromarray(np.concatenate([255 - ycc, black], 2), "CMYK").save(tmp_path / "print.jpg", quality=95)
+    Image.fromarray(np.concatenate([255 - ycc, black], 2), "CMYK").save(
+        tmp_path / "print.jpg", quality=95
+    )
     place = (data := (tmp_path / "print.jpg").read_bytes()).index(b"Adobe") + 11
     (tmp_path / "print.jpg").write_bytes(data[:place] + b"\x02" + data[place + 1 :])
     assert np.allclose(pixels(tmp_path / "print.jpg")[0], (250, 60, 30), atol=6)
@@ -279,18 +299,29 @@ def test_paths_of_any_kind(tmp_path, monkeypatch):
     Path(odd).hardlink_to(tmp_path / "a.png")
     (tmp_path / "link.png").symlink_to("a.png")
     monkeypatch.setenv("HOME", str(tmp_path))
-    for path in [tmp_path / "a.png", str(tmp_path / "a.png"), "~/a.png", Path("~/a.png"), odd, tmp_path / "link.png"]:
+    for path in [
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        "~/a.png",
+        Path("~/a.png"),
+        odd,
+        tmp_path / "link.png",
+    ]:
         assert pixels(path) == [RED]
 
 
 def test_one_frame_of_a_format_that_can_move(tmp_path):
     for name in ("a.gif", "a.webp", "a.tif"):
-        Image.new("RGB", (2, 2), RED).save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+        Image.new("RGB", (2, 2), RED).save(
+            tmp_path / name, **({"lossless": True} if name == "a.webp" else {})
+        )
         assert pixels(tmp_path / name) == [RED] * 4
 
 
 def test_a_photo_with_others_beside_it(tmp_path):
-    Image.new("RGB", (8, 8), RED).save(tmp_path / "a.mpo", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    Image.new("RGB", (8, 8), RED).save(
+        tmp_path / "a.mpo", save_all=True, append_images=[Image.new("RGB", (8, 8))]
+    )
     with Image.open(tmp_path / "a.mpo") as opened:
         assert opened.n_frames == 2
     assert np.allclose(pixels(tmp_path / "a.mpo")[0], RED, atol=2)
@@ -300,7 +331,9 @@ def cut(name):
     """A file that ends in the middle."""
 
     def make(folder):
-        noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+        noise = Image.fromarray(
+            np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        )
         noise.save(folder / name)
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
@@ -362,7 +395,10 @@ def floats(*values):
 
 
 REFUSED = {
-    "animated GIF": (moving("a.gif"), r"a\.gif holds 3 frames or pages: save the one that is meant as PNG"),
+    "animated GIF": (
+        moving("a.gif"),
+        r"a\.gif holds 3 frames or pages: save the one that is meant as PNG",
+    ),
     "animated PNG": (moving("a.png"), r"a\.png holds 3 frames"),
     "animated WebP": (moving("a.webp"), r"a\.webp holds 3 frames"),
     "animation handed over": (opened(moving("a.gif")), r"a\.gif holds 3 frames"),
@@ -371,8 +407,14 @@ REFUSED = {
     "negative floats": (floats(-0.5, 1), "from -0.5 to 1: bring them"),
     "not a number": (floats(0, np.nan), "from nan to nan: bring them"),
     "infinite": (floats(0, np.inf), "from 0 to inf: bring them"),
-    "32-bit numbers": (lambda _: Image.new("I", (2, 2), 7), "32-bit numbers.*save it with 8 or 16 bits"),
-    "16-bit FITS": (fits(16, struct.pack(">2h", -1, 300)), r"a\.fits holds more than 8 bits, of which none .*as PNG"),
+    "32-bit numbers": (
+        lambda _: Image.new("I", (2, 2), 7),
+        "32-bit numbers.*save it with 8 or 16 bits",
+    ),
+    "16-bit FITS": (
+        fits(16, struct.pack(">2h", -1, 300)),
+        r"a\.fits holds more than 8 bits, of which none .*as PNG",
+    ),
     "32-bit FITS": (fits(32, struct.pack(">2i", 1, 2)), r"a\.fits holds more than 8 bits"),
     "FITS of floats": (fits(-32, struct.pack(">2f", 0, 1)), r"a\.fits holds more than 8 bits"),
     "greys beyond white": (
@@ -394,7 +436,10 @@ REFUSED = {
     "cut JPEG 2000": (cut("a.jp2"), r"a\.jp2 is broken"),
     "cut picture handed over": (opened(cut("a.png")), r"a\.png is broken"),
     "empty file": (written("a.png"), r"a\.png is empty: get the file again"),
-    "text": (written("a.png", b"no picture"), "is not an image that can be read: save it as PNG or JPEG"),
+    "text": (
+        written("a.png", b"no picture"),
+        "is not an image that can be read: save it as PNG or JPEG",
+    ),
     "header alone": (written("a.png", b"\x89PNG\r\n\x1a\n"), r"a\.png"),
     "SVG": (written("a.svg", b"<svg/>"), "is not an image that can be read"),
     "folder": (lambda folder: folder, "is a folder: give the path of an image file"),
@@ -409,12 +454,27 @@ REFUSED = {
     "line break": (lambda _: "a\nb.png", r"no image at a\\nb\.png"),
     "not UTF-8": (lambda _: os.fsdecode(b"\xff.png"), r"no image at \\udcff\.png"),
     "very long": (lambda _: "x" * 5000, "cannot read the image x{80}…x{80} .*: check the path"),
-    "unknown user": (lambda _: "~nobody-of-that-name/a.png", "no image at ~nobody-of-that-name/a.png"),
-    "http": (lambda _: "http://a.b/x.png", "http://a.b/x.png is an address and no path: download it first"),
-    "https as a path": (lambda _: Path("https://a.b/x.png"), "https:/a.b/x.png is an address and no path: download"),
+    "unknown user": (
+        lambda _: "~nobody-of-that-name/a.png",
+        "no image at ~nobody-of-that-name/a.png",
+    ),
+    "http": (
+        lambda _: "http://a.b/x.png",
+        "http://a.b/x.png is an address and no path: download it first",
+    ),
+    "https as a path": (
+        lambda _: Path("https://a.b/x.png"),
+        "https:/a.b/x.png is an address and no path: download",
+    ),
     "file://": (lambda _: "file:///a/x.png", "is an address and no path: leave 'file://' out"),
-    "data:": (lambda _: "data:image/png;base64,iVBORw0KGgo=", "is an address and no path: download it first"),
-    "array": (lambda _: np.zeros((2, 2, 3), np.uint8), "not ndarray: .*arrays into one with PIL.Image.fromarray"),
+    "data:": (
+        lambda _: "data:image/png;base64,iVBORw0KGgo=",
+        "is an address and no path: download it first",
+    ),
+    "array": (
+        lambda _: np.zeros((2, 2, 3), np.uint8),
+        "not ndarray: .*arrays into one with PIL.Image.fromarray",
+    ),
     "bytes": (lambda _: b"\x89PNG", "not bytes: open files and bytes with PIL.Image.open"),
     "open file": (lambda folder: io.BytesIO(b""), "not BytesIO: open files"),
     "number": (lambda _: 5, "not int"),
@@ -481,7 +541,9 @@ def test_a_picture_is_copied_and_keeps_its_name(tmp_path):
     shown.putpixel((0, 0), RED)
     assert given.getpixel((0, 0)) == (0, 0, 0)
     given.save(tmp_path / "a.png")
-    assert image_title(open_image(open_image(tmp_path / "a.png"))) == f"the image {tmp_path / 'a.png'}"
+    assert (
+        image_title(open_image(open_image(tmp_path / "a.png"))) == f"the image {tmp_path / 'a.png'}"
+    )
 
 
 def test_every_drawing_of_emblem_is_shown_as_it_is(emblem):
@@ -497,7 +559,9 @@ def test_images_are_looked_at_before_long_work(tmp_path):
     check_readable([sound, sound, Image.new("RGB", (1, 1))])
     with pytest.raises(BadInput, match=r"no image at .*b\.png: check the path$"):
         check_readable([sound, lost, lost])
-    with pytest.raises(BadInput, match=r"no image at .*b\.png: check the path \(the first of 2 images at fault\)"):
+    with pytest.raises(
+        BadInput, match=r"no image at .*b\.png: check the path \(the first of 2 images at fault\)"
+    ):
         check_readable([sound, lost, gone])
     first, second, third = faults([sound, lost, gone], open_image)
     assert not first

@@ -1,7 +1,8 @@
-"""Every editor on every family: an edit takes, is generated as it is predicted, and leaves no trace.
+"""Every editor on every family: an edit takes, is generated as it is predicted, and leaves no
+trace.
 
-The whole product is slow and runs by ``make test-all``; by default run the families that differ in what editors look
-for, on editors that look for it.
+The whole product is slow and runs by ``make test-all``; by default run the families that differ in
+what editors look for, on editors that look for it.
 """
 
 import pytest
@@ -10,10 +11,10 @@ from PIL import Image, ImageDraw
 from transformers import CONFIG_MAPPING
 
 from liveedit.editors import EDITORS, new_editor
-from liveedit.editors.bank import Bank
+from liveedit.editors.common.bank import Bank
 from liveedit.errors import UnsupportedModel
 from liveedit.models import checked
-from liveedit.models.contract import cut, greedy
+from liveedit.models.conformance.contract import cut, greedy
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
@@ -22,7 +23,14 @@ SMALL = {
     "grace": {"steps": 60},
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
     "lemoe": {"batch": 2, "rank": 4, "steps": 40, "lr": 1e-2},
-    "liveedit": {"module_dim": 32, "heads": 2, "layer": 2, "rank": 64, "scale": 1.0, "margin": -1e3},
+    "liveedit": {
+        "module_dim": 32,
+        "heads": 2,
+        "layer": 2,
+        "rank": 64,
+        "scale": 1.0,
+        "margin": -1e3,
+    },
     "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
     "pinpoint": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24},
     "recipe": {"key_dim": 16, "layer": 2, "tokens": 64},
@@ -35,29 +43,47 @@ SMALL = {
 OTHERWISE = {("liveedit", "gemma3n"): {"layer": 1}}
 """Settings of a pair: at layer 2 no unit of an expert is ever active where the answer begins."""
 
-RETRIEVING, TRAINED = ("ike", "lte"), ("ke", "liveedit", "lte", "mend", "pinpoint", "recipe", "serac")
+RETRIEVING, TRAINED = (
+    ("ike", "lte"),
+    ("ke", "liveedit", "lte", "mend", "pinpoint", "recipe", "serac"),
+)
 STARTS, ROUNDS, STEPS, RATE = 2, 20, 10, 3e-3
-"""The training of an editor that has networks: it ends with the first round after which its edits take."""
+"""The training of an editor that has networks: it ends with the first round after which its edits
+take.
+"""
 HIGHER, ROW = 0.8, 3
-"""Edits take if the tokens of each one's target are that much likelier than before, in nats on average; those by
-networks in so many rounds on end, each of which makes them anew: chance, which may raise a target once, does not."""
+"""Edits take if the tokens of each one's target are that much likelier than before, in nats on
+average; those by networks in so many rounds on end, each of which makes them anew: chance, which
+may raise a target once, does not."""
 AT_ONCE = 0.3
-"""The same for methods without networks, which take a few steps on the edit itself and are not tried twice."""
+"""The same for methods without networks, which take a few steps on the edit itself and are not
+tried twice.
+"""
 FAINT = {("ft-m", "granite_docling"): 0.1}
 """Pairs that reach less: an image is one token here, and the connector changes nothing else."""
 
 TYPES = [name for name, record in checked().items() if record.reason is None]
 STACKED = ("inkling2", "inkling_mm_model", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
-"""An MLP of experts in one tensor: no layer whose inputs and gradients could be read, none to copy."""
+"""An MLP of experts in one tensor: no layer whose inputs and gradients could be read, none to copy.
+"""
 READING = ("gemma3n", "gemma4", "qwen4_exp")
 """Layers read the tokens again, and a vector has none."""
 UNCONNECTED = ("apertus1p5", "chameleon", "emu3", "inkling_mm_model")
-"""Images become words of the vocabulary, or the vision tower itself puts out what the decoder reads."""
+"""Images become words of the vocabulary, or the vision tower itself puts out what the decoder
+reads.
+"""
 REFUSED = {
-    **{(name, family): "linear layers for every token" for name in ("ke", "mend", "wise") for family in STACKED},
+    **{
+        (name, family): "linear layers for every token"
+        for name in ("ke", "mend", "wise")
+        for family in STACKED
+    },
     **{("recipe", family): "layers? of .* reads? the tokens" for family in READING},
     ("serac", "glm5_next"): "which here is in streams",
-    **{("pinpoint", family): "states as wide as words" for family in ("gemma3n", "glm5_next", "qwen4_exp")},
+    **{
+        ("pinpoint", family): "states as wide as words"
+        for family in ("gemma3n", "glm5_next", "qwen4_exp")
+    },
     **{("ft-m", family): "between vision tower and text decoder" for family in UNCONNECTED},
 }
 """Pairs that cannot be, and the reason given. Nothing else is refused."""
@@ -98,7 +124,9 @@ def vlm(request):
     if name not in CONFIG_MAPPING:
         pytest.skip("this transformers has no such type")
     made = tiny({"blip-2": "blip2"}.get(name, name))
-    made.logits(made.encode([EDIT]))  # transformers puts hooks of its own on a vision tower when it first runs
+    made.logits(
+        made.encode([EDIT])
+    )  # transformers puts hooks of its own on a vision tower when it first runs
     return made
 
 
@@ -153,8 +181,14 @@ def log_probability(vlm, query):
 def state(model):
     """Every parameter with a copy of its bits, and every hook."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    values = {name: (value, value.clone()) for name, value in model.named_parameters(remove_duplicate=False)}
-    return values, [(name, [list(getattr(module, kind)) for kind in kinds]) for name, module in model.named_modules()]
+    values = {
+        name: (value, value.clone())
+        for name, value in model.named_parameters(remove_duplicate=False)
+    }
+    return values, [
+        (name, [list(getattr(module, kind)) for kind in kinds])
+        for name, module in model.named_modules()
+    ]
 
 
 def gains(vlm, edit):
@@ -190,7 +224,9 @@ def takes(vlm, name, sentence_encoder):
         assert vlm.generate([EDIT], max_new_tokens=4) == [cut(vlm, greedy(vlm, EDIT, 4))]
     assert torch.equal(vlm.logits(vlm.encode([EDIT])), plain)
     now, left = state(vlm.model)
-    assert all(held[0] is now[key][0] and torch.equal(held[1], now[key][1]) for key, held in values.items())
+    assert all(
+        held[0] is now[key][0] and torch.equal(held[1], now[key][1]) for key, held in values.items()
+    )
     assert left == hooks
 
 
@@ -201,7 +237,9 @@ def test_an_edit_takes_and_leaves_no_trace(vlm, name, sentence_encoder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "vlm"), product([(name, family) for family in TYPES for name in EDITORS]), indirect=["vlm"]
+    ("name", "vlm"),
+    product([(name, family) for family in TYPES for name in EDITORS]),
+    indirect=["vlm"],
 )
 def test_every_pair(vlm, name, sentence_encoder):
     takes(vlm, name, sentence_encoder)
@@ -210,15 +248,25 @@ def test_every_pair(vlm, name, sentence_encoder):
 @pytest.mark.parametrize("name", ["liveedit", "pinpoint"])
 @pytest.mark.parametrize("strength", [0.0, 1.0, 10.0])
 def test_experts_of_noise_or_of_nothing_do_not_take(name, strength):
-    """What the tests above must not take for edits: random factors, new ones each time, always kept."""
+    """What the tests above must not take for edits: random factors, new ones each time, always
+    kept.
+    """
     vlm = tiny("llava")
-    editor, dice = new_editor(vlm, name, SMALL[name] | {"margin": -1e3}), torch.Generator().manual_seed(0)
+    editor, dice = (
+        new_editor(vlm, name, SMALL[name] | {"margin": -1e3}),
+        torch.Generator().manual_seed(0),
+    )
 
     def edit(query):
         patch = editor.edit([query])
         rows = patch.bank.tensors()
-        factors = {part: torch.randn(rows[part].shape, generator=dice) for part in ("expert_in", "expert_out")}
-        return type(patch)(editor, Bank(rows | {part: strength * factor for part, factor in factors.items()}))
+        factors = {
+            part: torch.randn(rows[part].shape, generator=dice)
+            for part in ("expert_in", "expert_out")
+        }
+        return type(patch)(
+            editor, Bank(rows | {part: strength * factor for part, factor in factors.items()})
+        )
 
     rounds = [min(gains(vlm, edit)) > HIGHER for _ in range(STARTS * ROUNDS)]
     assert not any(all(rounds[first : first + ROW]) for first in range(len(rounds) - ROW + 1))

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from liveedit.editors.direct import WeightsPatch
+from liveedit.editors.common.fine_tuning import WeightsPatch
 from liveedit.editors.ft import FTL, FTM, FTLConfig, FTMConfig
 from liveedit.errors import BadInput, Mismatch, StorageError, UnsupportedModel
 from liveedit.models.tiny import tiny
@@ -84,7 +84,9 @@ def test_against_training_the_whole_model(vlm, weights):
             optimizer.step()
     for name, value in made.weights().items():
         start = vlm.model.get_parameter(name)
-        torch.testing.assert_close(value - start, model.get_parameter(name) - start, rtol=2e-2, atol=2e-5)
+        torch.testing.assert_close(
+            value - start, model.get_parameter(name) - start, rtol=2e-2, atol=2e-5
+        )
 
 
 def test_the_first_step_is_adamw_by_hand(vlm):
@@ -123,7 +125,9 @@ def test_it_stops_when_the_loss_is_small(vlm, editor):
 
 
 def test_the_layers_below_run_once_an_edit(vlm):
-    """Counted where the feed-forward network ends, since layers that are skipped are called as well."""
+    """Counted where the feed-forward network ends, since layers that are skipped are called as
+    well.
+    """
     counts = [0] * vlm.num_layers
     ends = [layer.mlp if hasattr(layer, "mlp") else layer.fc2 for layer in vlm.layers]
 
@@ -236,7 +240,9 @@ def test_the_connector_against_training_the_whole_model(vlm):
     moved = 0
     for name, value in made.weights().items():
         start, end = vlm.model.get_parameter(name), model.get_parameter(name)
-        close = ((value - end).abs() <= 2e-4 + 2e-2 * (end - start).abs()).float().mean()  # else: no gradient but noise
+        close = (
+            ((value - end).abs() <= 2e-4 + 2e-2 * (end - start).abs()).float().mean()
+        )  # else: no gradient but noise
         assert close > 0.97, name
         moved += int((value != start).sum())
     assert moved

@@ -1,4 +1,6 @@
-"""GRACE: the codebook against Algorithm 1 of the paper, what it replaces, what an edit learns, and recorded numbers."""
+"""GRACE: the codebook against Algorithm 1 of the paper, what it replaces, what an edit learns, and
+recorded numbers.
+"""
 
 import json
 from dataclasses import replace
@@ -11,15 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from liveedit.editors.bank import Bank
-from liveedit.editors.feedforward import Recorder, feed_forward, last_prompt_tokens
+from liveedit.editors.common.bank import Bank
+from liveedit.editors.common.feed_forward import Recorder, feed_forward, last_prompt_tokens
 from liveedit.editors.grace import GRACE, SAME, GraceConfig, GracePatch, insert, label_of
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-PARITY = Path(__file__).parents[1] / "parity"
+PARITY = Path(__file__).parents[1] / "assets" / "parity"
 EDITS = [
     Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
     Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
@@ -34,7 +36,9 @@ def vlm(request):
 
 
 def algorithm_1(keys, labels, start):
-    """The codebook as the paper writes it down: lists of (key, radius, label), one edit after another."""
+    """The codebook as the paper writes it down: lists of (key, radius, label), one edit after
+    another.
+    """
     book = []
     for key, label in zip(keys, labels, strict=True):
         distances = [float((key - entry["key"]).norm()) for entry in book]
@@ -52,7 +56,10 @@ def algorithm_1(keys, labels, start):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_codebook_is_that_of_algorithm_1(seed):
     generator = torch.Generator().manual_seed(seed)
-    keys, labels = torch.randn(60, 3, generator=generator), torch.randint(3, (60,), generator=generator)
+    keys, labels = (
+        torch.randn(60, 3, generator=generator),
+        torch.randint(3, (60,), generator=generator),
+    )
     radii, merged = torch.empty(0), 0
     for number in range(len(keys)):
         radii, into = insert(keys[: number + 1], labels, radii, 0.5)
@@ -60,7 +67,9 @@ def test_the_codebook_is_that_of_algorithm_1(seed):
     book = algorithm_1(keys, labels.tolist(), 0.5)
     assert 0 < merged < 60
     paper = torch.tensor([entry["radius"] for entry in book])
-    torch.testing.assert_close(radii[radii >= 0], paper, rtol=0, atol=SAME * float(keys.norm(dim=1).max()))
+    torch.testing.assert_close(
+        radii[radii >= 0], paper, rtol=0, atol=SAME * float(keys.norm(dim=1).max())
+    )
     assert torch.equal(keys[radii >= 0], torch.stack([entry["key"] for entry in book]))
 
 
@@ -122,7 +131,9 @@ def test_within_the_radius_the_value_stands_at_the_last_prompt_token(vlm):
         vlm.hidden(batch, place.layer)
     assert [[entry for entry, _ in row] for row in batch.fired_by(patch)] == [[2], [0], []]
     for row, entry in ((0, 2), (1, 0)):
-        torch.testing.assert_close(record.seen[place.writes][row, spots[row]], patch.bank["value"][entry])
+        torch.testing.assert_close(
+            record.seen[place.writes][row, spots[row]], patch.bank["value"][entry]
+        )
     changed = (record.seen[place.writes] != plain.seen[place.writes]).any(-1)
     assert changed.nonzero().tolist() == [[0, int(spots[0])], [1, int(spots[1])]]
 
@@ -142,7 +153,9 @@ def test_an_edit_takes_and_learning_together_is_learning_alone(vlm, query):
     with vlm.patched(editor.edit([query])):
         assert loss() < 0.5 * before
     together = editor.edit(EDITS).bank["value"][EDITS.index(query)]
-    torch.testing.assert_close(editor.edit([query]).bank["value"][0], together, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        editor.edit([query]).bank["value"][0], together, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_labels_are_of_the_text():
@@ -165,14 +178,20 @@ def test_where_it_can_be_put(vlm):
 
 @pytest.fixture(scope="module")
 def recorded():
-    """What ``tests/parity/README.md`` describes: the editor, the queries of a list, the facts and the tensors."""
+    """What ``tests/assets/parity/README.md`` describes: the editor, the queries of a list, the
+    facts and the tensors.
+    """
     facts = json.loads((PARITY / "grace" / "golden.json").read_text(encoding="utf-8"))
     tensors = load_file(PARITY / "grace" / "golden.safetensors")
     images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
-    editor = GRACE(VLM.load(PARITY / "tiny-llava", prompt_format="raw"), GraceConfig(**facts["config"]))
+    editor = GRACE(
+        VLM.load(PARITY / "tiny-llava", prompt_format="raw"), GraceConfig(**facts["config"])
+    )
 
     def queries(entries):
-        return [Query(prompt, target, None if i is None else images[i]) for i, prompt, target in entries]
+        return [
+            Query(prompt, target, None if i is None else images[i]) for i, prompt, target in entries
+        ]
 
     return editor, queries, facts, tensors
 
@@ -214,7 +233,9 @@ def test_parity_of_the_codebook(recorded, stages):
 
 
 def test_parity_of_the_values(recorded, stages):
-    """Each entry's at the edit that made it; what the authors' code goes on learning in an expanding edit is not."""
+    """Each entry's at the edit that made it; what the authors' code goes on learning in an
+    expanding edit is not.
+    """
     editor, queries, facts, tensors = recorded
     later = expanded(facts)
     made = [number for number in range(1, len(stages) + 1) if number not in later]
@@ -224,11 +245,15 @@ def test_parity_of_the_values(recorded, stages):
     together = editor.edit(queries(facts["edits"]))
     torch.testing.assert_close(together.bank["value"][places], values, rtol=1e-4, atol=1e-3)
     for number, entry in later.items():
-        assert not torch.allclose(tensors[f"values_{number}"][entry], tensors[f"values_{number - 1}"][entry], atol=1.0)
+        assert not torch.allclose(
+            tensors[f"values_{number}"][entry], tensors[f"values_{number - 1}"][entry], atol=1.0
+        )
 
 
 def test_parity_of_the_logits(recorded, stages):
-    """Of every query after every edit with the authors' values, with ours where the entry was not expanded."""
+    """Of every query after every edit with the authors' values, with ours where the entry was not
+    expanded.
+    """
     editor, queries, facts, tensors = recorded
     later, answered = expanded(facts), set()
     for index, query in enumerate(queries(facts["queries"])):
@@ -242,19 +267,25 @@ def test_parity_of_the_logits(recorded, stages):
             given = GracePatch(editor, Bank({**ours.bank.tensors(), "value": theirs}), ours.radii)
             expected = tensors[f"q{index}.edited_logits_{number}"]
             with editor.vlm.patched(given):
-                torch.testing.assert_close(editor.vlm.logits(batch)[:, -size:], expected, rtol=0, atol=1e-5)
+                torch.testing.assert_close(
+                    editor.vlm.logits(batch)[:, -size:], expected, rtol=0, atol=1e-5
+                )
             entries = (ours.radii >= 0).nonzero()[:, 0].tolist()
             fired = [entries.index(entry) for entry, _ in batch.fired_by(given)[0]]
             assert bool(fired) == (not torch.equal(expected, base))
             answered.update(fired)
             if not any(entry in fired and at <= number for at, entry in later.items()):
                 with editor.vlm.patched(ours):
-                    torch.testing.assert_close(editor.vlm.logits(batch)[:, -size:], expected, rtol=0, atol=1e-4)
+                    torch.testing.assert_close(
+                        editor.vlm.logits(batch)[:, -size:], expected, rtol=0, atol=1e-4
+                    )
     assert answered == set(range(len(tensors["keys"]))), "every entry answers some query"
 
 
 def test_where_the_authors_code_does_otherwise(recorded):
-    """One target after prompts of two lengths, which they split and we merge; one input edited again."""
+    """One target after prompts of two lengths, which they split and we merge; one input edited
+    again.
+    """
     editor, queries, facts, _ = recorded
     start, apart = editor.config.radius, facts["apart"]
     length = editor.edit(queries(apart["length"]["edits"]))

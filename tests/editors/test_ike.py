@@ -28,7 +28,9 @@ def prompts(ike, patch, *queries):
 def test_the_fact_comes_before_the_question(vlm, sentence_encoder):
     ike = editor(vlm, sentence_encoder)
     asked = Query("Name it.", image=FLAG)
-    assert prompts(ike, ike.edit([EDIT]), asked) == ["New Fact: What is this? Japan\nPrompt: Name it."]
+    assert prompts(ike, ike.edit([EDIT]), asked) == [
+        "New Fact: What is this? Japan\nPrompt: Name it."
+    ]
 
 
 def test_demonstrations_copy_reword_and_leave_alone():
@@ -52,7 +54,10 @@ def test_the_k_most_similar_demonstrations_come_first(vlm, sentence_encoder):
     encode = ike.retriever.sentences
     scores = [float(vector @ encode([query])[0]) for vector in encode(ike.sentences)]
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[:3]
-    expected = "".join(ike.sentences[place] for place in order) + f"New Fact: {told}\nPrompt: What is this?"
+    expected = (
+        "".join(ike.sentences[place] for place in order)
+        + f"New Fact: {told}\nPrompt: What is this?"
+    )
     assert prompts(ike, ike.edit([EDIT]), EDIT) == [expected]
 
 
@@ -60,7 +65,10 @@ def test_every_query_is_told_the_nearest_edit(vlm, sentence_encoder):
     ike = editor(vlm, sentence_encoder)
     other = Query("Who sang the song?", "Nobody")
     patch = ike.edit([EDIT, other])
-    assert all(prompt.startswith("New Fact: ") for prompt in prompts(ike, patch, Query("?"), Query("?", image=FLAG)))
+    assert all(
+        prompt.startswith("New Fact: ")
+        for prompt in prompts(ike, patch, Query("?"), Query("?", image=FLAG))
+    )
     assert "Nobody" in prompts(ike, patch, Query(other.prompt))[0]
 
 

@@ -1,4 +1,6 @@
-"""KE: what the conditioner makes of a gradient against a loop, the constraint, what is read, and recorded numbers."""
+"""KE: what the conditioner makes of a gradient against a loop, the constraint, what is read, and
+recorded numbers.
+"""
 
 import json
 from pathlib import Path
@@ -8,13 +10,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from liveedit.editors.gradients import Factors
+from liveedit.editors.common.gradient_transform import Factors
 from liveedit.editors.ke import KE, Conditioner, Constraint, KEConfig, Reader, size
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-PARITY = Path(__file__).parents[1] / "parity"
+PARITY = Path(__file__).parents[1] / "assets" / "parity"
 EDITS = [
     Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
     Query("who sang the song", "Elvis Presley"),
@@ -34,11 +36,21 @@ def test_the_change_against_a_loop():
     for b in (0, 1):
         grad = sum(torch.outer(d, u) for d, u in zip(gradient.delta[b], gradient.u[b], strict=True))
         out = network.outer(torch.tanh(network.inner(condition[b])))
-        column, row, column_shift, row_shift, scale = out[:4], out[4:7], out[7:11], out[11:14], out[14]
+        column, row, column_shift, row_shift, scale = (
+            out[:4],
+            out[4:7],
+            out[7:11],
+            out[11:14],
+            out[14],
+        )
         mask, shift = row.exp() / row.exp().sum(), row_shift.exp() / row_shift.exp().sum()
         for i in range(3):
             for j in range(4):
-                wanted = 0.7 * torch.sigmoid(scale) * (grad[i, j] * mask[i] * column[j] + shift[i] * column_shift[j])
+                wanted = (
+                    0.7
+                    * torch.sigmoid(scale)
+                    * (grad[i, j] * mask[i] * column[j] + shift[i] * column_shift[j])
+                )
                 torch.testing.assert_close(found[b, i, j], wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -50,7 +62,9 @@ def test_texts_of_any_length_are_read_apart():
         alone = reader([text])[0]
         torch.testing.assert_close(together[row], alone)
         both = reader.lstm(text[None])[0][0]
-        torch.testing.assert_close(alone, reader.linear(torch.cat([both[-1, :3], both[0, 3:]])).tanh())
+        torch.testing.assert_close(
+            alone, reader.linear(torch.cat([both[-1, :3], both[0, 3:]])).tanh()
+        )
 
 
 def test_the_size_of_a_change_needs_only_its_factors():
@@ -93,7 +107,10 @@ def test_what_is_read_tells_old_answer_target_and_question():
 
 
 def test_with_locality_the_divergence_is_constrained_and_without_it_the_size():
-    terms = {name: torch.tensor(value) for name, value in {"reliability": 2.0, "image_locality": 0.5}.items()}
+    terms = {
+        name: torch.tensor(value)
+        for name, value in {"reliability": 2.0, "image_locality": 0.5}.items()
+    }
     changes = {"one": some_factors(), "other": some_factors(d_in=7)}
     sizes = torch.stack([size(change).mean() for change in changes.values()]).mean()
     for locality, constrained in ((("image_locality",), torch.tensor(0.5)), ((), sizes)):
@@ -106,7 +123,10 @@ def test_with_locality_the_divergence_is_constrained_and_without_it_the_size():
 
 def test_the_gate_is_not_edited():
     editor = KE(tiny("llava"), KEConfig(**SMALL))
-    assert [matrix.site for matrix in editor.matrices[:2]] == ["layers.1.mlp.up_proj", "layers.1.mlp.down_proj"]
+    assert [matrix.site for matrix in editor.matrices[:2]] == [
+        "layers.1.mlp.up_proj",
+        "layers.1.mlp.down_proj",
+    ]
     assert [matrix.site for matrix in KE(tiny("blip2"), KEConfig(**SMALL)).matrices[:2]] == [
         "layers.1.fc1",
         "layers.1.fc2",
@@ -115,13 +135,19 @@ def test_the_gate_is_not_edited():
 
 @pytest.fixture(scope="module")
 def recorded():
-    """What ``tests/parity/README.md`` describes."""
+    """What ``tests/assets/parity/README.md`` describes."""
     facts = json.loads((PARITY / "ke" / "golden.json").read_text(encoding="utf-8"))
     tensors = load_file(PARITY / "ke" / "golden.safetensors")
     images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
-    edits, asked = ([Query(p, t, images[i]) for i, p, t in facts[name]] for name in ("edits", "queries"))
+    edits, asked = (
+        [Query(p, t, images[i]) for i, p, t in facts[name]] for name in ("edits", "queries")
+    )
     editor = KE(VLM.load(PARITY / "tiny-llava", prompt_format="raw"), KEConfig(**facts["config"]))
-    weights = {name.removeprefix("editor."): value for name, value in tensors.items() if name.startswith("editor.")}
+    weights = {
+        name.removeprefix("editor."): value
+        for name, value in tensors.items()
+        if name.startswith("editor.")
+    }
     editor.learner.load_state_dict(weights)
     return editor, dict(zip(facts["about"], edits[2:], strict=True)), asked, tensors
 
@@ -134,14 +160,20 @@ def test_parity_of_edits(recorded, monkeypatch):
         with editor.vlm.patched(patch):
             changes = editor.changes(editor.gradients(editor._hidden([query])), [text])
         sizes = torch.stack([size(change)[0] for change in changes.values()])
-        torch.testing.assert_close(sizes.mean().detach(), tensors[f"size_{number}"], rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            sizes.mean().detach(), tensors[f"size_{number}"], rtol=1e-4, atol=0
+        )
         patch = editor.edit([query], patch)
         for name, value in tensors.items():
             if name.startswith(f"change_{number}."):
                 change = patch.changes()[name.removeprefix(f"change_{number}.")]
-                torch.testing.assert_close(change, value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+                torch.testing.assert_close(
+                    change, value, rtol=1e-4, atol=1e-5 * float(value.abs().max())
+                )
         for index, question in enumerate(asked):
             batch = editor.vlm.encode([question])
             with editor.vlm.patched(patch):
                 logits = editor.vlm.logits(batch)
-            torch.testing.assert_close(logits, tensors[f"q{index}.edited_logits_{number}"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                logits, tensors[f"q{index}.edited_logits_{number}"], rtol=0, atol=1e-5
+            )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from liveedit.editors import EDITORS, new_editor
 from liveedit.errors import UnsupportedModel
-from liveedit.models.contract import cut, greedy
+from liveedit.models.conformance.contract import cut, greedy
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -46,8 +46,16 @@ CASES = [
         (edit,),
         (
             Probe("text_generality", Query("What do you see?", edit.target, edit.image), "target"),
-            Probe("image_generality", Query(edit.prompt, edit.target, edit.image.resize((30, 24))), "target"),
-            Probe("image_locality", Query("Who?", "nobody", Image.new("RGB", (24, 24), "white")), "unchanged"),
+            Probe(
+                "image_generality",
+                Query(edit.prompt, edit.target, edit.image.resize((30, 24))),
+                "target",
+            ),
+            Probe(
+                "image_locality",
+                Query("Who?", "nobody", Image.new("RGB", (24, 24), "white")),
+                "unchanged",
+            ),
             Probe("text_locality", Query("Who sang?", "nobody"), "unchanged"),
         ),
     )
@@ -55,8 +63,8 @@ CASES = [
 ]
 ROUNDS, STEPS, RATE = 10, 15, 3e-3
 LIKELY, HIGHER = math.log(0.5), 0.1
-"""An edit takes if each token of its target is likelier than not, on average; by a method without networks, if it is
-that much likelier than before."""
+"""An edit takes if each token of its target is likelier than not, on average; by a method without
+networks, if it is that much likelier than before."""
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -74,7 +82,9 @@ def editor(request, vlm, sentence_encoder):
     settings = SMALL.get(request.param, {})
     settings |= {"retriever": sentence_encoder} if request.param in ("ike", "lte") else {}
     if TABLE[request.param][COLUMN[vlm.form]] == "no":
-        with pytest.raises(UnsupportedModel, match="by a method that leaves the weights as they are") as caught:
+        with pytest.raises(
+            UnsupportedModel, match="by a method that leaves the weights as they are"
+        ) as caught:
             new_editor(vlm, request.param, settings)
         assert "\n" not in str(caught.value)
         return None

@@ -1,11 +1,13 @@
-"""LEMoE: experts and routing against loops over the paper's equations, training, batches that are not full."""
+"""LEMoE: experts and routing against loops over the paper's equations, training, batches that are
+not full.
+"""
 
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from liveedit.editors.feedforward import Recorder
+from liveedit.editors.common.feed_forward import Recorder
 from liveedit.editors.lemoe import SCALE, LEMoE, LEMoEConfig, clusters
 from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
@@ -85,7 +87,10 @@ def test_a_row_is_routed_by_itself(vlm):
         for row, query in enumerate(EDITS):
             span = batch.spans[row]
             torch.testing.assert_close(
-                vlm.logits(vlm.encode([query]))[0], together[row, span.start : span.stop], rtol=1e-4, atol=1e-4
+                vlm.logits(vlm.encode([query]))[0],
+                together[row, span.start : span.stop],
+                rtol=1e-4,
+                atol=1e-4,
             )
 
 
@@ -104,7 +109,12 @@ class Slow(Patch):
 
         def add(output):
             rows = [
-                torch.stack([output[b, t] + self.shares[b] * expert(taken[0][b, t], self.new, 0) for t in range(T)])
+                torch.stack(
+                    [
+                        output[b, t] + self.shares[b] * expert(taken[0][b, t], self.new, 0)
+                        for t in range(T)
+                    ]
+                )
                 for b, T in enumerate([output.shape[1]] * len(output))
             ]
             return torch.stack(rows)
@@ -127,7 +137,11 @@ def test_training_is_the_paper_s_with_the_remembered_edits(family):
         g = []
         for one in inputs:
             v = new["up"][0] @ F.silu(new["down"][0] @ one)
-            g.append(torch.stack([torch.tensor(score(one, first.values, 0)), new["key"][0] @ v]).softmax(0))
+            g.append(
+                torch.stack([torch.tensor(score(one, first.values, 0)), new["key"][0] @ v]).softmax(
+                    0
+                )
+            )
         routing = sum(-g[k][i].log() for k, i in enumerate(owner)) / 4
         with vlm.patched(Slow(editor.place, new, [g[2][1], g[3][1]])):
             logits = vlm.logits(batch)
@@ -142,7 +156,9 @@ def test_training_is_the_paper_s_with_the_remembered_edits(family):
     for name, tensor in new.items():
         torch.testing.assert_close(made.values[name][0], first.values[name][0], rtol=0, atol=0)
         close = (made.values[name][1] - tensor[0].detach()).abs() < 1e-4
-        assert close.float().mean() > 0.99, name  # where the slope is all but zero Adam turns rounding into a step
+        assert close.float().mean() > 0.99, (
+            name
+        )  # where the slope is all but zero Adam turns rounding into a step
 
 
 def test_the_published_loss_leaves_the_first_router_as_drawn(vlm):

@@ -25,7 +25,11 @@ def vlm(request):
 def loss(vlm, query):
     batch = vlm.encode([query])
     with torch.no_grad():
-        return float(F.cross_entropy(vlm.logits(batch)[batch.answer_positions()], batch.labels[batch.labels >= 0]))
+        return float(
+            F.cross_entropy(
+                vlm.logits(batch)[batch.answer_positions()], batch.labels[batch.labels >= 0]
+            )
+        )
 
 
 @pytest.mark.parametrize("query", EDITS, ids=lambda query: query.target)
@@ -42,7 +46,9 @@ def test_the_weights_are_the_old_ones_plus_a_product_of_low_rank(vlm):
     for name, value in patch.weights().items():
         a, b = patch.values[f"{name}.A"], patch.values[f"{name}.B"]
         change = value - vlm.model.get_parameter(name)
-        expected = torch.tensor([[sum(2.0 * b[i, r] * a[r, j] for r in range(3)) for j in range(4)] for i in range(4)])
+        expected = torch.tensor(
+            [[sum(2.0 * b[i, r] * a[r, j] for r in range(3)) for j in range(4)] for i in range(4)]
+        )
         torch.testing.assert_close(change[:4, :4], expected, rtol=1e-4, atol=1e-5)
         assert torch.linalg.matrix_rank(change, atol=1e-4) <= 3
     assert any(bool(value.any()) for name, value in patch.values.items() if name.endswith(".B"))
@@ -60,7 +66,9 @@ def test_one_adapter_goes_from_edit_to_edit(vlm):
     both = editor.edit(EDITS[1:2], first)
     assert both.values.keys() == first.values.keys()
     assert both.nbytes == first.nbytes
-    assert all(torch.equal(both.values[n], value) for n, value in editor.edit(EDITS[:2]).values.items())
+    assert all(
+        torch.equal(both.values[n], value) for n, value in editor.edit(EDITS[:2]).values.items()
+    )
 
 
 @pytest.mark.parametrize(

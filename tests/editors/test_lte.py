@@ -36,7 +36,11 @@ def lte(request, sentence_encoder):
 
 def trained(lte):
     """The VLM with the trained weights, changed by hand."""
-    vlm = tiny({"llava": "llava", "blip-2": "blip2", "qwen2_vl": "qwen2_vl"}[lte.vlm.model.config.model_type])
+    vlm = tiny(
+        {"llava": "llava", "blip-2": "blip2", "qwen2_vl": "qwen2_vl"}[
+            lte.vlm.model.config.model_type
+        ]
+    )
     parameters = dict(vlm.model.named_parameters())
     with torch.no_grad():
         for name, value in lte.values.items():
@@ -48,11 +52,17 @@ def said(vlm, query):
     """The log-probabilities (n, V) where the n answer tokens are predicted, and these tokens."""
     batch = vlm.encode([query])
     first, last = batch.spans[0].answer
-    return vlm.logits(batch)[0, first - 1 : last - 1].log_softmax(-1), batch.inputs["input_ids"][0, first:last]
+    return vlm.logits(batch)[0, first - 1 : last - 1].log_softmax(-1), batch.inputs["input_ids"][
+        0, first:last
+    ]
 
 
 def told(query):
-    return Query(f"[Updated Information] What is this? Japan\n[Query] {query.prompt}", query.target, query.image)
+    return Query(
+        f"[Updated Information] What is this? Japan\n[Query] {query.prompt}",
+        query.target,
+        query.image,
+    )
 
 
 def test_loss_against_a_loop(lte):
@@ -62,7 +72,9 @@ def test_loss_against_a_loop(lte):
         logs, target = said(after, told(probe.query))
         if probe.wanted == "target":
             kind = "rel" if probe.metric == "reliability" else "gen"
-            terms[kind] -= float(sum(row[token] for row, token in zip(logs, target, strict=True))) / len(target)
+            terms[kind] -= float(
+                sum(row[token] for row, token in zip(logs, target, strict=True))
+            ) / len(target)
             continue
         base, _ = said(lte.vlm, probe.query)
         for found in (logs, said(after, probe.query)[0]):
@@ -71,7 +83,9 @@ def test_loss_against_a_loop(lte):
     assert found.keys() == terms.keys()
     for name, value in terms.items():
         assert found[name].item() == pytest.approx(value, rel=1e-3)
-    assert total.item() == pytest.approx(sum(WEIGHTS[name] * value for name, value in terms.items()), rel=1e-3)
+    assert total.item() == pytest.approx(
+        sum(WEIGHTS[name] * value for name, value in terms.items()), rel=1e-3
+    )
 
 
 def test_fresh_answers_stand_in_the_fact_and_in_all_that_asks_for_it(sentence_encoder):
@@ -80,8 +94,16 @@ def test_fresh_answers_stand_in_the_fact_and_in_all_that_asks_for_it(sentence_en
     case = lte.renewed(Case("one", (EDIT,), (*CASE.probes[:2], stranger, *CASE.probes[3:])))
     answer = case.edits[0].target
     assert answer not in ("", "Japan")
-    assert [probe.query.target for probe in case.probes] == [answer, answer, "Chad", "a cup", "Nobody at all"]
-    assert {answer in lte.told(case.edits[0], probe.query).prompt for probe in case.probes} == {True}
+    assert [probe.query.target for probe in case.probes] == [
+        answer,
+        answer,
+        "Chad",
+        "a cup",
+        "Nobody at all",
+    ]
+    assert {answer in lte.told(case.edits[0], probe.query).prompt for probe in case.probes} == {
+        True
+    }
     assert lte.renewed(case) != case
     assert LTE(lte.vlm, LTEConfig(retriever=sentence_encoder)).renewed(CASE) is CASE
 

@@ -1,4 +1,6 @@
-"""MEND: Eq. 3 and the running statistics against loops, the two ways to combine tokens, and recorded numbers."""
+"""MEND: Eq. 3 and the running statistics against loops, the two ways to combine tokens, and
+recorded numbers.
+"""
 
 import json
 from pathlib import Path
@@ -8,14 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from liveedit.editors.gradients import Factors
+from liveedit.editors.common.gradient_transform import Factors
 from liveedit.editors.mend import MEND, GradientTransform, MENDConfig
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-PARITY = Path(__file__).parents[1] / "parity"
+PARITY = Path(__file__).parents[1] / "assets" / "parity"
 EDITS = [
     Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
     Query("who sang the song", "Elvis Presley"),
@@ -42,7 +44,11 @@ def test_the_transformation_against_a_loop():
     network, factors = drawn(GradientTransform(3, 4, rank=2, modes=2)), some_factors()
     network.observe(factors)
     seen = torch.stack(
-        [torch.cat([factors.u[b, t], factors.delta[b, t]]) for b in (0, 1) for t in range(5 if b else 2)]
+        [
+            torch.cat([factors.u[b, t], factors.delta[b, t]])
+            for b in (0, 1)
+            for t in range(5 if b else 2)
+        ]
     )
     mean, std = seen.mean(0), seen.std(0)
     for mode in (0, 1):
@@ -57,11 +63,17 @@ def test_the_transformation_against_a_loop():
                 for layer in (network.first, network.second):
                     inner = layer.u @ (layer.v @ z) + layer.bias
                     z = z + torch.relu(layer.scale[mode] * inner + layer.shift[mode])
-                torch.testing.assert_close(torch.cat([found.u[b, t], found.delta[b, t]]), z, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(
+                    torch.cat([found.u[b, t], found.delta[b, t]]), z, rtol=1e-4, atol=1e-4
+                )
 
 
 def test_statistics_of_parts_are_those_of_the_whole():
-    whole, parts, factors = GradientTransform(3, 4, 2, 1), GradientTransform(3, 4, 2, 1), some_factors()
+    whole, parts, factors = (
+        GradientTransform(3, 4, 2, 1),
+        GradientTransform(3, 4, 2, 1),
+        some_factors(),
+    )
     whole.observe(factors)
     for row in (0, 1):
         parts.observe(factors.pick(torch.tensor([row])))
@@ -80,7 +92,10 @@ def test_at_first_the_network_is_the_identity():
 
 def test_matrices_of_one_shape_share_a_network_and_have_a_mode_each():
     editor = MEND(tiny("llava"), MENDConfig(**SMALL))  # 3 layers: gate and up 64 x 32, down 32 x 64
-    assert {name: len(network.first.scale) for name, network in editor.transforms.items()} == {"64x32": 6, "32x64": 3}
+    assert {name: len(network.first.scale) for name, network in editor.transforms.items()} == {
+        "64x32": 6,
+        "32x64": 3,
+    }
     assert editor.modes == [0, 1, 0, 2, 3, 1, 4, 5, 2]
     assert [matrix.name.rsplit("layers.")[-1] for matrix in editor.matrices[:3]] == [
         f"1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")
@@ -112,7 +127,10 @@ def test_the_mean_is_over_the_tokens_of_all_edits():
 
 def test_the_loss_weighs_its_terms():
     editor = MEND(tiny("llava"), MENDConfig(**SMALL, c_edit=0.5, c_loc=2.0))
-    terms = {name: torch.tensor(value) for name, value in {"reliability": 1.0, "image_generality": 3.0}.items()}
+    terms = {
+        name: torch.tensor(value)
+        for name, value in {"reliability": 1.0, "image_generality": 3.0}.items()
+    }
     terms["text_locality"] = torch.tensor(5.0)
     assert float(editor.objective(terms, {}, 0.0)) == 0.5 * 1 + 0.5 * 3 + 2 * 5
 
@@ -124,13 +142,21 @@ def test_another_way_to_combine_is_refused():
 
 @pytest.fixture(scope="module")
 def recorded():
-    """What ``tests/parity/README.md`` describes."""
+    """What ``tests/assets/parity/README.md`` describes."""
     facts = json.loads((PARITY / "mend" / "golden.json").read_text(encoding="utf-8"))
     tensors = load_file(PARITY / "mend" / "golden.safetensors")
     images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
-    edits, asked = ([Query(p, t, images[i]) for i, p, t in facts[name]] for name in ("edits", "queries"))
-    editor = MEND(VLM.load(PARITY / "tiny-llava", prompt_format="raw"), MENDConfig(**facts["config"]))
-    weights = {name.removeprefix("editor."): value for name, value in tensors.items() if name.startswith("editor.")}
+    edits, asked = (
+        [Query(p, t, images[i]) for i, p, t in facts[name]] for name in ("edits", "queries")
+    )
+    editor = MEND(
+        VLM.load(PARITY / "tiny-llava", prompt_format="raw"), MENDConfig(**facts["config"])
+    )
+    weights = {
+        name.removeprefix("editor."): value
+        for name, value in tensors.items()
+        if name.startswith("editor.")
+    }
     return editor, weights, edits, asked, tensors
 
 
@@ -139,7 +165,9 @@ def test_parity_of_the_statistics(recorded):
     for query in edits[:2]:
         editor.observe(editor.gradients(editor._hidden([query])))
     for name, buffer in editor.networks().named_buffers():
-        torch.testing.assert_close(buffer, weights[name], rtol=1e-4, atol=1e-5 * float(weights[name].abs().max()))
+        torch.testing.assert_close(
+            buffer, weights[name], rtol=1e-4, atol=1e-5 * float(weights[name].abs().max())
+        )
 
 
 def test_parity_of_edits(recorded):
@@ -151,10 +179,16 @@ def test_parity_of_edits(recorded):
         for name, value in tensors.items():
             if name.startswith(f"change_{number}."):
                 change = patch.changes()[name.removeprefix(f"change_{number}.")]
-                torch.testing.assert_close(change, value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+                torch.testing.assert_close(
+                    change, value, rtol=1e-4, atol=1e-5 * float(value.abs().max())
+                )
         for index, question in enumerate(asked):
             batch = editor.vlm.encode([question])
-            torch.testing.assert_close(editor.vlm.logits(batch), tensors[f"q{index}.base_logits"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                editor.vlm.logits(batch), tensors[f"q{index}.base_logits"], rtol=0, atol=1e-5
+            )
             with editor.vlm.patched(patch):
                 logits = editor.vlm.logits(batch)
-            torch.testing.assert_close(logits, tensors[f"q{index}.edited_logits_{number}"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                logits, tensors[f"q{index}.edited_logits_{number}"], rtol=0, atol=1e-5
+            )

@@ -1,4 +1,6 @@
-"""What training reads of cases: which of several probes, with which end, what it does not see, and who is a rival."""
+"""What training reads of cases: which of several probes, with which end, what it does not see, and
+who is a rival.
+"""
 
 import math
 from itertools import combinations
@@ -8,11 +10,11 @@ import torch
 from PIL import Image
 
 from liveedit.editors import new_editor
-from liveedit.editors.contrast import contrast, log_odds
-from liveedit.editors.draws import EDIT, Draws, Pairs, draw
-from liveedit.editors.memory import belonging
-from liveedit.editors.nets import Part, image_and_prompt, own_similarity, similarity
-from liveedit.editors.objective import replay
+from liveedit.editors.common.attention import Part, image_and_prompt, own_similarity, similarity
+from liveedit.editors.common.hard_negatives import contrast, log_odds
+from liveedit.editors.common.retrieval import belonging
+from liveedit.editors.liveedit.objective import replay
+from liveedit.editors.liveedit.sampling import EDIT, Draws, Pairs, draw
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
@@ -36,17 +38,25 @@ SMALL = {
 
 
 def picture(seed):
-    pixels = torch.randint(256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.randint(
+        256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     return Image.fromarray(pixels.numpy())
 
 
 def case(number, fact="", text=""):
-    """An edit of one fact, two wordings of it, another picture that must stay, and a question without one."""
+    """An edit of one fact, two wordings of it, another picture that must stay, and a question
+    without one.
+    """
     edit = Query(f"Who is number {number}?", f"person {number}", picture(number), fact)
     probes = [
         Probe("text_generality", Query("Name this one.", edit.target, edit.image, fact)),
         Probe("text_generality", Query("Tell me the name.", "somebody else", edit.image, fact)),
-        Probe("image_locality", Query("Where is it?", "there", picture(10 + number), f"{number} other"), "before"),
+        Probe(
+            "image_locality",
+            Query("Where is it?", "there", picture(10 + number), f"{number} other"),
+            "before",
+        ),
         Probe("text_locality", Query("who sang the song", "a singer", fact=text), "before"),
     ]
     return Case(str(number), (edit,), tuple(probes))
@@ -97,8 +107,13 @@ def test_a_probe_without_image_is_read_only_where_edits_act_on_such(vlm):
 
 def test_the_sentinel_is_as_long_as_an_image_of_336_pixels_square():
     vlm = tiny("qwen2_vl")
-    vlm.processor.image_processor.size = {"shortest_edge": 1, "longest_edge": 290 * 290}  # of 512 tokens
-    encoded = {side: vlm.encode([Query("?", image=Image.new("RGB", (side, side)))]) for side in (224, 336)}
+    vlm.processor.image_processor.size = {
+        "shortest_edge": 1,
+        "longest_edge": 290 * 290,
+    }  # of 512 tokens
+    encoded = {
+        side: vlm.encode([Query("?", image=Image.new("RGB", (side, side)))]) for side in (224, 336)
+    }
     spans = {side: batch.spans[0].image for side, batch in encoded.items()}
     counts = {side: last - first for side, (first, last) in spans.items()}
     assert counts[224] < counts[336]
@@ -123,12 +138,17 @@ def full(editor, examples, mixed):
 
 @torch.no_grad()
 def test_the_expert_of_a_rival_is_not_mixed_in(vlm):
-    """Two cases edit one fact: neither's rows, but for those about something else, mix the other's expert."""
+    """Two cases edit one fact: neither's rows, but for those about something else, mix the other's
+    expert.
+    """
     editor = hard(vlm)
     together, alone = torch.ones(2, 2, dtype=torch.bool), torch.eye(2, dtype=torch.bool)
     for facts, rivals in ((("a", "a"), True), (("a", "b"), False), (("", ""), False)):
         examples = editor.prepare([case(number, fact) for number, fact in enumerate(facts)])
-        found, wanted = (replay(editor, examples, full(editor, examples, mixed))[1] for mixed in (together, alone))
+        found, wanted = (
+            replay(editor, examples, full(editor, examples, mixed))[1]
+            for mixed in (together, alone)
+        )
         for kind in (EDIT, "text_generality"):
             assert torch.equal(found[kind], wanted[kind]) == rivals, (facts, kind)
         assert not torch.equal(found["image_locality"], wanted["image_locality"])
@@ -137,7 +157,9 @@ def test_the_expert_of_a_rival_is_not_mixed_in(vlm):
 @torch.no_grad()
 def test_facts_that_are_not_known_make_no_rivals(vlm):
     examples = hard(vlm).prepare([case(0), case(1)])
-    own, rivals = belonging(examples, [(EDIT, 0), ("text_generality", 1), ("image_locality", 0)], ("image_locality",))
+    own, rivals = belonging(
+        examples, [(EDIT, 0), ("text_generality", 1), ("image_locality", 0)], ("image_locality",)
+    )
     assert own.tolist() == [0, 1, -1]
     assert not rivals.any()
 
@@ -148,7 +170,9 @@ def sigmoid(x):
 
 @torch.no_grad()
 def test_a_query_without_image_meets_the_edits_by_its_text_alone(vlm):
-    editor = hard(vlm, text_only="text_key", generality=("text_generality",), locality=("text_locality",))
+    editor = hard(
+        vlm, text_only="text_key", generality=("text_generality",), locality=("text_locality",)
+    )
     cases = [case(0, "a", text="b"), case(1, "b"), case(2, "c")]
     examples = editor.prepare(cases)
     _, terms = editor.loss(examples, torch.Generator().manual_seed(0))
@@ -162,7 +186,9 @@ def test_a_query_without_image_meets_the_edits_by_its_text_alone(vlm):
         bar = editor.input_features
         z = similarity(bar.text_key(prompt), patch.bank["text_keys"])[0]
         phi = bar.vision_key(image, prompt)
-        m = similarity(phi, patch.bank["vision_keys"])[0] - own_similarity(phi, bar.sentinel_key(prompt))
+        m = similarity(phi, patch.bank["vision_keys"])[0] - own_similarity(
+            phi, bar.sentinel_key(prompt)
+        )
         for e, edited in enumerate(cases):
             p = sigmoid(float(z[e])) * (1.0 if query.image is None else sigmoid(float(m[e])))
             if e == own:
@@ -193,14 +219,18 @@ def test_of_what_is_dropped_neither_side_sees_anything_but_the_last_state(vlm):
     margin = similarity(phi, hat.vision_key(image.pick(edits), prompt.pick(edits)))
     margin = margin - own_similarity(phi, bar.sentinel_key(prompt))[:, None]
     z = similarity(bar.text_key(prompt), hat.text_key(prompt.pick(edits)))
-    torch.testing.assert_close(found["acting"], contrast(log_odds(margin, z), own), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found["acting"], contrast(log_odds(margin, z), own), rtol=1e-4, atol=1e-5
+    )
     plain = hard(vlm).loss(examples, torch.Generator().manual_seed(0))[1]
     assert not torch.allclose(found["acting"], plain["acting"], rtol=1e-3)
 
 
 @torch.no_grad()
 def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
-    editor = make(vlm, "serac", drop=1.0, locality=("image_locality",), generality=("text_generality",))
+    editor = make(
+        vlm, "serac", drop=1.0, locality=("image_locality",), generality=("text_generality",)
+    )
     editor.edit_features.sentinel.uniform_()
     examples = editor.prepare([case(number, fact) for number, fact in enumerate("abc")])
     found = editor.scope_term(examples, torch.Generator().manual_seed(0))
@@ -208,7 +238,9 @@ def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
     rows = HiddenBatch.stack([example.rows[kind] for kind in kinds for example in examples])
     image, prompt = map(last_of, image_and_prompt(rows.hidden, rows.spans))
     edits, own = torch.arange(3), torch.tensor([0, 1, 2, 0, 1, 2, -1, -1, -1])
-    keys = editor.keys(image.pick(edits), prompt.pick(edits)) | {"pictured": torch.ones(3, dtype=torch.bool)}
+    keys = editor.keys(image.pick(edits), prompt.pick(edits)) | {
+        "pictured": torch.ones(3, dtype=torch.bool)
+    }
     wanted = contrast(editor.odds(image, prompt, rows.spans, keys), own)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -218,7 +250,10 @@ def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
 
 def test_edits_and_probes_mix_experts_of_their_own():
     kinds = [[EDIT, "text_generality", "image_locality"]] * 4
-    seen = [draw(kinds, ("text_generality",), ("image_locality",), torch.Generator().manual_seed(s)) for s in range(20)]
+    seen = [
+        draw(kinds, ("text_generality",), ("image_locality",), torch.Generator().manual_seed(s))
+        for s in range(20)
+    ]
     for one, other in combinations((EDIT, "text_generality", "image_locality"), 2):
         assert any(not torch.equal(drawn.mixed[one], drawn.mixed[other]) for drawn in seen)
 
@@ -229,10 +264,13 @@ def test_routing_terms_are_those_of_the_pairs_drawn(vlm):
     editor = make(vlm)
     examples = editor.prepare([case(number) for number in range(3)])
     near = Pairs(
-        [(EDIT, 0), ("text_generality", 1), ("image_locality", 2)], [("text_generality", 0), (EDIT, 1), (EDIT, 2)]
+        [(EDIT, 0), ("text_generality", 1), ("image_locality", 2)],
+        [("text_generality", 0), (EDIT, 1), (EDIT, 2)],
     )
     far = Pairs([(EDIT, 0), ("image_locality", 1)], [("image_locality", 0), ("text_generality", 1)])
-    mixed = dict.fromkeys((EDIT, "text_generality", "image_locality"), torch.eye(3, dtype=torch.bool))
+    mixed = dict.fromkeys(
+        (EDIT, "text_generality", "image_locality"), torch.eye(3, dtype=torch.bool)
+    )
     _, terms = replay(editor, examples, Draws(mixed, near, far))
 
     def keys(side, name):
@@ -255,7 +293,9 @@ def test_routing_terms_are_those_of_the_pairs_drawn(vlm):
         if pairs is near:
             z = torch.stack(texts)
             relative = -z.log_softmax(1).diagonal().mean()
-            absolute = -(z.diagonal().sigmoid().log() + (1 - z.roll(1, 1).diagonal().sigmoid()).log()).mean()
+            absolute = -(
+                z.diagonal().sigmoid().log() + (1 - z.roll(1, 1).diagonal().sigmoid()).log()
+            ).mean()
             torch.testing.assert_close(terms["soft_relative"], relative, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(terms["soft_absolute"], absolute, rtol=1e-4, atol=1e-5)
 
@@ -283,7 +323,10 @@ def test_the_first_examples_write_and_all_are_routed(vlm, name):
 def test_rows_without_image_are_no_pairs_of_the_released_routing(vlm):
     """Nothing is a stranger to these edits then, though what stays as it was is still written."""
     settings = {"text_only": "text_key", "generality": ("text_generality",)}
-    for locality, strangers in ((("text_locality",), False), (("image_locality", "text_locality"), True)):
+    for locality, strangers in (
+        (("text_locality",), False),
+        (("image_locality", "text_locality"), True),
+    ):
         editor = make(vlm, **settings, locality=locality)
         examples = editor.prepare([case(number) for number in range(2)])
         total, terms = editor.loss(examples, torch.Generator().manual_seed(0))
@@ -293,14 +336,19 @@ def test_rows_without_image_are_no_pairs_of_the_released_routing(vlm):
 
 
 def test_success_is_that_of_the_edits_alone_over_all_their_tokens(vlm):
-    """With a change that changes nothing, of a first edit that says what the model says, and another that does not."""
+    """With a change that changes nothing, of a first edit that says what the model says, and
+    another that does not.
+    """
     editor = make(vlm, "ke", max_scale=1e-9)
     examples = editor.prepare([case(0), case(11)])
     rows = [example.rows[EDIT] for example in examples]
     with torch.no_grad():
         said = [vlm.resume(editor.below, row).argmax(-1)[row.answer_positions()] for row in rows]
     rows[0].labels[rows[0].labels >= 0] = said[0]
-    right = [int((row.labels[row.labels >= 0] == tokens).sum()) for row, tokens in zip(rows, said, strict=True)]
+    right = [
+        int((row.labels[row.labels >= 0] == tokens).sum())
+        for row, tokens in zip(rows, said, strict=True)
+    ]
     total = sum(map(len, said))
     assert 0 < sum(right) < total
     editor.loss(examples, torch.Generator())

@@ -7,7 +7,7 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from liveedit.editors.nets import Part
+from liveedit.editors.common.attention import Part
 from liveedit.editors.recipe import Recipe, RecipeConfig, sentinel_loss, statistics
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
@@ -29,13 +29,21 @@ EDITS = [
     Query("Which film is this?", "Rain", BLUE, "blue"),
     Query("who sang", "Elvis"),
 ]
-MIXED = [EDITS[0], Query("who sang the song of the film", "nobody"), EDITS[1], Query("Why?", "so", GREEN)]
+MIXED = [
+    EDITS[0],
+    Query("who sang the song of the film", "nobody"),
+    EDITS[1],
+    Query("Why?", "so", GREEN),
+]
 CASES = [
     Case(
         edit.prompt,
         (edit,),
         (
-            Probe("text_generality", Query(f"Tell me: {edit.prompt}", edit.target, edit.image, edit.fact)),
+            Probe(
+                "text_generality",
+                Query(f"Tell me: {edit.prompt}", edit.target, edit.image, edit.fact),
+            ),
             Probe("image_locality", Query("Who is it?", "nobody", GREEN, "red"), "before"),
         ),
     )
@@ -74,14 +82,22 @@ def pooled(states):
 def vector(editor, query):
     """r_q of one query, from the model's states over image and text."""
     batch = editor.vlm.encode([query])
-    span, words = batch.spans[0], editor.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])[0]
+    span, words = (
+        batch.spans[0],
+        editor.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])[0],
+    )
     if editor.config.scope == "text":
         x = pooled(words[slice(*span.prompt)])
     else:
         states = editor.vlm.hidden(batch, editor.config.layer).hidden[0]
         image = states[slice(*span.image)]
         blank = torch.zeros(4 * states.shape[1])
-        x = torch.cat([pooled(states[slice(*span.prompt)]), pooled(image) if query.image is not None else blank])
+        x = torch.cat(
+            [
+                pooled(states[slice(*span.prompt)]),
+                pooled(image) if query.image is not None else blank,
+            ]
+        )
     return through(editor, x)
 
 
@@ -110,14 +126,21 @@ def fired_by(editor, patch, queries):
 def test_retrieval_is_that_of_the_paper(scope):
     editor = make(scope=scope, margin=5.0)
     patch, threshold = editor.edit(EDITS), sentinel(editor)
-    asked = [*MIXED, Query(ASKED, image=GREEN), Query(ASKED), Query("Which film is this?", image=RED)]
+    asked = [
+        *MIXED,
+        Query(ASKED, image=GREEN),
+        Query(ASKED),
+        Query("Which film is this?", image=RED),
+    ]
     fired = fired_by(editor, patch, asked)
     for query, found in zip(asked, fired, strict=True):
         r = vector(editor, query)
         score = [float(r @ vector(editor, edit) - r @ threshold) for edit in EDITS]
         if scope == "both":
             pairs = zip(score, EDITS, strict=True)
-            score = [s if (edit.image is None) == (query.image is None) else -100.0 for s, edit in pairs]
+            score = [
+                s if (edit.image is None) == (query.image is None) else -100.0 for s, edit in pairs
+            ]
         best = max(range(3), key=score.__getitem__)
         assert [edit for edit, _ in found] == ([best] if score[best] > 5.0 else [])
         assert all(value == pytest.approx(score[best], abs=1e-3) for _, value in found)
@@ -141,7 +164,9 @@ def test_prompts_stand_before_the_text(editor):
     got = logits(editor, patch, EDITS[:1])
     assert fired_by(editor, patch, EDITS[:1])[0]
     taken, batch = [], vlm.encode(EDITS[:1])
-    handle = vlm.decoder.register_forward_pre_hook(lambda _m, _a, given: taken.append(given), with_kwargs=True)
+    handle = vlm.decoder.register_forward_pre_hook(
+        lambda _m, _a, given: taken.append(given), with_kwargs=True
+    )
     plain = vlm.logits(batch)
     with vlm.patched(patch):
         vlm.logits(batch)
@@ -182,7 +207,9 @@ def test_rows_of_a_mixed_batch_are_as_they_are_alone(editor):
         one = logits(editor, patch, [query])[0]
         torch.testing.assert_close(together[row, : len(one)], one, rtol=1e-4, atol=1e-4)
         if not fired[row]:
-            torch.testing.assert_close(together[row, : len(one)], unedited[row, : len(one)], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                together[row, : len(one)], unedited[row, : len(one)], rtol=1e-4, atol=1e-4
+            )
 
 
 def test_generation_in_mixed_batches_is_that_of_each_alone(editor):
@@ -201,7 +228,10 @@ def test_statistics_against_loops():
 
 
 def test_the_sentinel_counts_queries_whose_share_is_small():
-    similarity, sentinel = torch.tensor([[1.0, 2.0], [0.0, -9.0], [3.0, 0.0]]), torch.tensor([2.1, 5.0, 0.0])
+    similarity, sentinel = (
+        torch.tensor([[1.0, 2.0], [0.0, -9.0], [3.0, 0.0]]),
+        torch.tensor([2.1, 5.0, 0.0]),
+    )
     expected = []
     for row, own in zip(similarity.tolist(), sentinel.tolist(), strict=True):
         total = exp(own) + sum(map(exp, row))
@@ -222,12 +252,18 @@ def test_retrieval_is_trained_on_every_query_and_edit_but_rivals(plain):
     for number, (query, own) in enumerate(rows):
         r = vector(plain, query)
         rival = [query.fact == EDITS[e].fact and own != e and number - 4 != e for e in range(2)]
-        score = {e: float(r @ key) for e, key in enumerate(keys) if not rival[e]} | {"sentinel": float(r @ threshold)}
+        score = {e: float(r @ key) for e, key in enumerate(keys) if not rival[e]} | {
+            "sentinel": float(r @ threshold)
+        }
         if own is not None:
             neighbour.append(log(sum(map(exp, score.values()))) - score[own])
         left = [value for name, value in score.items() if name != own]
-        if exp(score["sentinel"]) < 1.2 * max(exp(v) for name, v in score.items() if name not in (own, "sentinel")):
-            (outside if own is None else inside).append(log(sum(map(exp, left))) - score["sentinel"])
+        if exp(score["sentinel"]) < 1.2 * max(
+            exp(v) for name, v in score.items() if name not in (own, "sentinel")
+        ):
+            (outside if own is None else inside).append(
+                log(sum(map(exp, left))) - score["sentinel"]
+            )
     got = {name: float(term.detach()) for name, term in plain.retrieval_terms(examples).items()}
     assert got["neighbour"] == pytest.approx(sum(neighbour) / len(neighbour), rel=1e-3)
     expected = sum(sum(some) / max(1, len(some)) for some in (inside, outside))
@@ -238,11 +274,17 @@ def test_the_terms_trained_are_those_of_the_edited_model(editor):
     patch = editor.edit(EDITS[:1])
     [example] = editor.prepare(CASES[:1])
     total, terms = editor.loss([example], torch.Generator())
-    assert float(total.detach()) == pytest.approx(sum(float(term.detach()) for term in terms.values()), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(
+        sum(float(term.detach()) for term in terms.values()), rel=1e-5
+    )
     always = Recipe(editor.vlm, RecipeConfig(**(SMALL | {"margin": -1e4})))
     always.networks().load_state_dict(editor.networks().state_dict())
     patch = type(patch)(always, patch.bank)
-    asked = {"reliability": EDITS[0], "generality": CASES[0].probes[0].query, "locality": CASES[0].probes[1].query}
+    asked = {
+        "reliability": EDITS[0],
+        "generality": CASES[0].probes[0].query,
+        "locality": CASES[0].probes[1].query,
+    }
     for name, query in asked.items():
         batch = editor.vlm.encode([query])
         positions = batch.answer_positions()
@@ -254,7 +296,9 @@ def test_the_terms_trained_are_those_of_the_edited_model(editor):
             expected = float((words.exp() * (words - base)).sum(-1).mean())
         else:
             labels = batch.labels[batch.labels >= 0]
-            expected = -float(torch.stack([row[label] for row, label in zip(words, labels, strict=True)]).mean())
+            expected = -float(
+                torch.stack([row[label] for row, label in zip(words, labels, strict=True)]).mean()
+            )
         assert float(terms[name].detach()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
@@ -273,20 +317,34 @@ def test_training_lowers_the_losses():
 
 
 def test_a_pretrained_encoder_may_read_the_text(tmp_path):
-    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     tokenizer = tiny("llava").tokenizer
-    config = transformers.RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=600, **sizes)
+    config = transformers.RobertaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=600, **sizes
+    )
     transformers.RobertaModel(config).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
     for scope in ("text", "both"):
         editor = make(encoder=str(tmp_path / "encoder"), scope=scope)
         patch = editor.edit(EDITS)
-        assert [[edit for edit, _ in row] for row in fired_by(editor, patch, EDITS)] == [[0], [1], [2]]
+        assert [[edit for edit, _ in row] for row in fired_by(editor, patch, EDITS)] == [
+            [0],
+            [1],
+            [2],
+        ]
         loss, _ = editor.loss(editor.prepare(CASES), torch.Generator())
         loss.backward()
         assert editor.encoder.get_input_embeddings().weight.grad.abs().sum() > 0
         editor.save_pretrained(tmp_path / scope)
-        assert Recipe.from_pretrained(editor.vlm, tmp_path / scope, margin=1.0).fingerprint == editor.fingerprint
+        assert (
+            Recipe.from_pretrained(editor.vlm, tmp_path / scope, margin=1.0).fingerprint
+            == editor.fingerprint
+        )
 
 
 def test_an_encoder_that_is_not_there_is_refused(plain):

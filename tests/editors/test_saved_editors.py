@@ -6,7 +6,7 @@ import pytest
 
 from liveedit.editable import embedded
 from liveedit.editors import load_editor
-from liveedit.editors.pinpoint import Pinpoint
+from liveedit.editors.pinpoint.editor import Pinpoint
 from liveedit.errors import BadInput
 
 
@@ -24,7 +24,10 @@ def test_an_editor_is_replaced_by_another(editors, embedded_vlm, tmp_path):
         editor.save_pretrained(tmp_path)
         again = load_editor(embedded_vlm, tmp_path)
         assert (again.fingerprint, again.config) == (editor.fingerprint, editor.config)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "editor.safetensors"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "config.json",
+            "editor.safetensors",
+        ]
 
 
 def test_a_kill_between_the_two_files_leaves_the_new_editor(editors, embedded_vlm, tmp_path):

@@ -1,4 +1,6 @@
-"""SERAC: the equations against loops, what the scope may see, and what the counterfactual model writes."""
+"""SERAC: the equations against loops, what the scope may see, and what the counterfactual model
+writes.
+"""
 
 from math import exp, log
 
@@ -7,14 +9,22 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from liveedit.editors.nets import Part
+from liveedit.editors.common.attention import Part
 from liveedit.editors.serac import Serac, SeracConfig
 from liveedit.errors import BadInput
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
-SMALL = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 2, "tokens": 64, "drop": 0.0}
+SMALL = {
+    "layer": 1,
+    "module_dim": 16,
+    "heads": 2,
+    "width": 16,
+    "depth": 2,
+    "tokens": 64,
+    "drop": 0.0,
+}
 
 
 def picture(colour):
@@ -35,7 +45,10 @@ CASES = [
         edit.prompt,
         (edit,),
         (
-            Probe("text_generality", Query(f"Tell me: {edit.prompt}", edit.target, edit.image, edit.fact)),
+            Probe(
+                "text_generality",
+                Query(f"Tell me: {edit.prompt}", edit.target, edit.image, edit.fact),
+            ),
             Probe("image_locality", Query("Who is it?", "nobody", GREEN, "red"), "before"),
         ),
     )
@@ -77,7 +90,10 @@ def scores(editor, patch, query):
     if editor.config.scope == "text":
         hidden = editor.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])
     part = torch.ones(1, hidden.shape[1], dtype=torch.bool)
-    image, prompt = (Part(hidden[:, start:stop], part[:, start:stop]) for start, stop in (span.image, span.prompt))
+    image, prompt = (
+        Part(hidden[:, start:stop], part[:, start:stop])
+        for start, stop in (span.image, span.prompt)
+    )
     for e in range(len(patch)):
         psi = bar.text_key(prompt).flatten()
         z = float(psi @ bank["text_keys"][e].flatten()) / (4 * 4.0)
@@ -108,7 +124,12 @@ def fired_by(editor, patch, queries):
 def test_the_scope_is_that_of_the_paper(scope):
     editor = make(scope=scope, threshold=0.3)
     patch = editor.edit(EDITS)
-    asked = [*EDITS, Query(ASKED, image=GREEN), Query(ASKED), Query("Which film is this?", image=RED)]
+    asked = [
+        *EDITS,
+        Query(ASKED, image=GREEN),
+        Query(ASKED),
+        Query("Which film is this?", image=RED),
+    ]
     answered = fired_by(editor, patch, asked)
     for query, fired in zip(asked, answered, strict=True):
         expected = scores(editor, patch, query)
@@ -124,7 +145,12 @@ def test_the_scope_is_that_of_the_paper(scope):
 
 
 def test_out_of_scope_rows_of_a_mixed_batch_are_bit_equal(editor):
-    asked = [EDITS[0], Query("who sang the song of the film", "nobody"), EDITS[1], Query("Why?", "so", GREEN)]
+    asked = [
+        EDITS[0],
+        Query("who sang the song of the film", "nobody"),
+        EDITS[1],
+        Query("Why?", "so", GREEN),
+    ]
     patch = editor.edit(EDITS[:2])
     edited, unedited = logits(editor, patch, asked), logits(editor, editor.empty(), asked)
     fired = fired_by(editor, patch, asked)
@@ -147,23 +173,35 @@ def test_what_answers_is_the_counterfactual_model_on_edit_and_query(editor):
     words = vlm.model.get_input_embeddings()(ids[:, span.prompt[0] : span.answer[1]])
     whole = torch.cat([words, taken[0]], 1)
     with torch.no_grad():
-        states = editor.counterfactual(whole, torch.ones(whole.shape[:2], dtype=torch.long))[:, words.shape[1] :]
+        states = editor.counterfactual(whole, torch.ones(whole.shape[:2], dtype=torch.long))[
+            :, words.shape[1] :
+        ]
         last = HiddenBatch(states, batch.inputs["attention_mask"], batch.labels, batch.spans)
         torch.testing.assert_close(got, vlm.resume(vlm.num_layers - 1, last), rtol=1e-4, atol=1e-4)
 
 
 def test_generation_in_mixed_batches_is_that_of_each_alone(editor):
-    asked = [EDITS[0], Query("who sang the song of the film", "nobody"), EDITS[1], Query("Why?", "so", GREEN)]
+    asked = [
+        EDITS[0],
+        Query("who sang the song of the film", "nobody"),
+        EDITS[1],
+        Query("Why?", "so", GREEN),
+    ]
     with editor.vlm.patched(editor.edit(EDITS[:2])):
         together = editor.vlm.generate(asked, max_new_tokens=5)
         assert together == [editor.vlm.generate([query], max_new_tokens=5)[0] for query in asked]
 
 
 def test_raw_generation_sees_the_edits(editor):
-    batch, limit = editor.vlm.encode([Query(ASKED, image=RED)]), {"max_new_tokens": 4, "do_sample": False}
+    batch, limit = (
+        editor.vlm.encode([Query(ASKED, image=RED)]),
+        {"max_new_tokens": 4, "do_sample": False},
+    )
     with editor.vlm.patched(editor.edit(EDITS)):
         tokens = editor.vlm.model.generate(**batch.inputs, **limit)[:, batch.labels.shape[1] :]
-        text = editor.vlm.tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = editor.vlm.tokenizer.decode(
+            tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         assert text.strip() == editor.vlm.generate([Query(ASKED, image=RED)], max_new_tokens=4)[0]
 
 
@@ -171,7 +209,9 @@ def test_a_scope_of_text_confuses_images_and_one_of_both_does_not_without_them(p
     text = make(scope="text")
     patch = text.edit(EDITS[:1])
     for image in (RED, GREEN, None):
-        assert fired_by(text, patch, [Query(ASKED, image=image)])[0], "the same question is in scope, whatever is shown"
+        assert fired_by(text, patch, [Query(ASKED, image=image)])[0], (
+            "the same question is in scope, whatever is shown"
+        )
     patch = plain.edit(EDITS[:1])
     assert fired_by(plain, patch, [Query(ASKED)]) == [[]]
 
@@ -180,14 +220,18 @@ def test_the_likelihood_trained_is_that_of_the_edited_model(editor):
     patch = editor.edit(EDITS[:1])
     [example] = editor.prepare(CASES[:1])
     total, terms = editor.loss([example], torch.Generator())
-    assert float(total.detach()) == pytest.approx(sum(float(term.detach()) for term in terms.values()), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(
+        sum(float(term.detach()) for term in terms.values()), rel=1e-5
+    )
     for kind, query in (("reliability", EDITS[0]), ("text_generality", CASES[0].probes[0].query)):
         batch = editor.vlm.encode([query])
         with editor.vlm.patched(patch), torch.no_grad():
             words = editor.vlm.logits(batch)[batch.answer_positions()].log_softmax(-1)
         assert batch.fired_by(patch)[0]
         labels = batch.labels[batch.labels >= 0]
-        nll = -float(torch.stack([row[label] for row, label in zip(words, labels, strict=True)]).mean())
+        nll = -float(
+            torch.stack([row[label] for row, label in zip(words, labels, strict=True)]).mean()
+        )
         assert float(terms[kind].detach()) == pytest.approx(nll, rel=1e-3)
 
 
@@ -202,7 +246,9 @@ def test_the_scope_is_trained_on_every_query_and_edit_but_rivals(plain):
         for edit, score in enumerate(scores(plain, patch, query)):
             if own == edit:
                 loss -= log(score)
-            elif query.fact != EDITS[edit].fact or (number - 4) == edit:  # else a rival: it asks for what is edited
+            elif (
+                query.fact != EDITS[edit].fact or (number - 4) == edit
+            ):  # else a rival: it asks for what is edited
                 loss -= log(1 - score)
     got = plain.scope_term(examples, torch.Generator())
     assert float(got.detach()) == pytest.approx(loss / len(rows), rel=1e-4)
@@ -226,7 +272,9 @@ def test_training_teaches_the_answer():
 
 def test_a_pretrained_language_model_may_answer(tmp_path):
     sizes = {"hidden_size": 24, "word_embed_proj_dim": 24, "ffn_dim": 32, "num_hidden_layers": 1}
-    config = transformers.OPTConfig(vocab_size=50, num_attention_heads=2, max_position_embeddings=128, **sizes)
+    config = transformers.OPTConfig(
+        vocab_size=50, num_attention_heads=2, max_position_embeddings=128, **sizes
+    )
     transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
     editor = make(counterfactual=str(tmp_path / "opt"))
     patch = editor.edit(EDITS)
@@ -235,7 +283,10 @@ def test_a_pretrained_language_model_may_answer(tmp_path):
             editor.vlm.generate([query], max_new_tokens=4)[0] for query in EDITS
         ]
     editor.save_pretrained(tmp_path / "editor")
-    assert Serac.from_pretrained(editor.vlm, tmp_path / "editor", threshold=0.7).fingerprint == editor.fingerprint
+    assert (
+        Serac.from_pretrained(editor.vlm, tmp_path / "editor", threshold=0.7).fingerprint
+        == editor.fingerprint
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,16 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from liveedit.editors import new_editor, retriever
-from liveedit.editors.bank import Bank
-from liveedit.editors.context import fact
-from liveedit.editors.feedforward import Recorder
-from liveedit.editors.gradients import Factors
+from liveedit.editors import new_editor
+from liveedit.editors.common import retriever
+from liveedit.editors.common.bank import Bank
+from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.gradient_transform import Factors
+from liveedit.editors.common.in_context import fact
+from liveedit.editors.common.retrieval import best, kindred
+from liveedit.editors.common.retriever import Retriever
 from liveedit.editors.ke import Constraint, KEConfig
-from liveedit.editors.memory import best, kindred
 from liveedit.editors.mend import GradientTransform
-from liveedit.editors.retriever import Retriever
 from liveedit.editors.serac import Counterfactual
 from liveedit.editors.tpatcher import TPatcher, TPatcherConfig, TPatcherPatch
 from liveedit.editors.wise import WISE, WISEConfig
@@ -33,7 +34,11 @@ def picture(colour):
 
 RED, BLUE = picture("red"), picture("blue")
 ASKED = "What is the country with this flag?"
-EDITS = [Query(ASKED, "Japan", RED), Query(ASKED, "Peru", BLUE), Query("Who sang the song?", "Nobody")]
+EDITS = [
+    Query(ASKED, "Japan", RED),
+    Query(ASKED, "Peru", BLUE),
+    Query("Who sang the song?", "Nobody"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,9 @@ def test_the_nearest_edit_is_the_nearest_by_text_and_image_together(vlm, sentenc
     nearest = Retriever(vlm, sentence_encoder, "both")
     held = Bank(nearest.keys([edit.prompt for edit in EDITS], EDITS))
     assert [nearest.find(held, edit) for edit in EDITS[:2]] == [0, 1]
-    assert nearest.find(held, Query(ASKED, image=[BLUE, RED])) == 0, "of two images the last is asked about"
+    assert nearest.find(held, Query(ASKED, image=[BLUE, RED])) == 0, (
+        "of two images the last is asked about"
+    )
     assert nearest.find(held, Query(ASKED, image=[BLUE, RED], about=0)) == 1
 
 
@@ -149,12 +156,16 @@ def test_a_token_has_a_gradient_where_both_its_factors_are_there():
     with torch.no_grad():
         network.first.bias.fill_(1.0)
         found = network(Factors(u, delta), 0)
-    assert found.u[0].any(1).tolist() == found.delta[0].any(1).tolist() == [True, False, False, True]
+    assert (
+        found.u[0].any(1).tolist() == found.delta[0].any(1).tolist() == [True, False, False, True]
+    )
 
 
 def test_each_neuron_of_t_patcher_is_drawn_anew_and_by_the_seed(vlm):
     def keys(seed):
-        return TPatcher(vlm, TPatcherConfig(steps=0, seed=seed)).edit([EDITS[0], EDITS[0]]).bank["key"]
+        return (
+            TPatcher(vlm, TPatcherConfig(steps=0, seed=seed)).edit([EDITS[0], EDITS[0]]).bank["key"]
+        )
 
     assert not torch.equal(*keys(0))
     assert torch.equal(keys(0), keys(0))
@@ -166,14 +177,23 @@ def test_t_patcher_remembers_tokens_of_earlier_edits_and_of_no_answer(vlm):
     held = editor.edit(EDITS[:1])
     loud = {name: rows.clone() for name, rows in held.bank.tensors().items()}
     loud["memory"] *= 10
-    after = [editor.edit(EDITS[1:2], TPatcherPatch(editor, bank)).bank["key"][1] for bank in (held.bank, Bank(loud))]
-    assert not torch.allclose(*after), "what is remembered of the first edit moves the second neuron"
+    after = [
+        editor.edit(EDITS[1:2], TPatcherPatch(editor, bank)).bank["key"][1]
+        for bank in (held.bank, Bank(loud))
+    ]
+    assert not torch.allclose(*after), (
+        "what is remembered of the first edit moves the second neuron"
+    )
 
 
 def test_t_patcher_weighs_what_is_to_be_active(vlm):
     """Where nothing else is to be learnt but that the neuron is active, its bias rises."""
     biases = [
-        float(TPatcher(vlm, TPatcherConfig(steps=5, active=active, silent=0.0)).edit(EDITS[:1]).bank["bias"][0])
+        float(
+            TPatcher(vlm, TPatcherConfig(steps=5, active=active, silent=0.0))
+            .edit(EDITS[:1])
+            .bank["bias"][0]
+        )
         for active in (0.0, 1.0)
     ]
     assert biases[0] < biases[1]
@@ -181,16 +201,22 @@ def test_t_patcher_weighs_what_is_to_be_active(vlm):
 
 
 def test_masks_of_wise_are_drawn_by_shard_and_seed(vlm):
-    masks = [WISE(vlm, WISEConfig(seed=seed)).mask(shard) for seed, shard in ((0, 0), (0, 1), (5, 0))]
+    masks = [
+        WISE(vlm, WISEConfig(seed=seed)).mask(shard) for seed, shard in ((0, 0), (0, 1), (5, 0))
+    ]
     assert not any(torch.equal(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     assert torch.equal(masks[0], WISE(vlm, WISEConfig(seed=0)).mask(0))
 
 
 @torch.no_grad()
 def test_the_counterfactual_model_counts_places_from_the_first_real_token(vlm, tmp_path):
-    """Of a pretrained model whose places are learnt, padded on the left as in a batch, and with a cache."""
+    """Of a pretrained model whose places are learnt, padded on the left as in a batch, and with a
+    cache.
+    """
     sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 1}
-    config = transformers.OPTConfig(vocab_size=50, num_attention_heads=2, max_position_embeddings=64, **sizes)
+    config = transformers.OPTConfig(
+        vocab_size=50, num_attention_heads=2, max_position_embeddings=64, **sizes
+    )
     torch.manual_seed(0)
     transformers.OPTForCausalLM(config).save_pretrained(tmp_path)
     h = Counterfactual(vlm, str(tmp_path), 16, 1, 2)
@@ -198,10 +224,19 @@ def test_the_counterfactual_model_counts_places_from_the_first_real_token(vlm, t
     wanted = h.writes(h.model(inputs_embeds=h.reads(x)).last_hidden_state)
     mask = torch.ones(1, 5, dtype=torch.long)
     torch.testing.assert_close(h(x, mask), wanted, rtol=1e-4, atol=1e-5)
-    padded, gap = torch.cat([torch.zeros(1, 3, vlm.hidden_size), x], 1), torch.zeros(1, 3, dtype=torch.long)
-    torch.testing.assert_close(h(padded, torch.cat([gap, mask], 1))[:, 3:], wanted, rtol=1e-4, atol=1e-5)
+    padded, gap = (
+        torch.cat([torch.zeros(1, 3, vlm.hidden_size), x], 1),
+        torch.zeros(1, 3, dtype=torch.long),
+    )
+    torch.testing.assert_close(
+        h(padded, torch.cat([gap, mask], 1))[:, 3:], wanted, rtol=1e-4, atol=1e-5
+    )
     cache = transformers.DynamicCache()
-    parts = [h(x[:, :3], mask[:, :3], cache), h(x[:, 3:4], mask[:, :4], cache), h(x[:, 4:], mask, cache)]
+    parts = [
+        h(x[:, :3], mask[:, :3], cache),
+        h(x[:, 3:4], mask[:, :4], cache),
+        h(x[:, 4:], mask, cache),
+    ]
     torch.testing.assert_close(torch.cat(parts, 1), wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from liveedit.editors.feedforward import Recorder
+from liveedit.editors.common.feed_forward import Recorder
 from liveedit.editors.tpatcher import TPatcher, TPatcherConfig
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -43,7 +43,9 @@ def test_what_the_neurons_add(vlm):
 
 def test_the_losses_against_loops():
     generator = torch.Generator().manual_seed(0)
-    states, key, bias = (torch.randn(*shape, generator=generator) for shape in ((7, 5), (1, 5), (1,)))
+    states, key, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((7, 5), (1, 5), (1,))
+    )
     scores = [float(state @ key[0] + bias) for state in states]
     active = sum(torch.exp(torch.tensor(-score)) for score in scores) / 7
     silent = sum(torch.exp(torch.tensor(max(score, 0.0))) for score in scores) / 7
@@ -76,7 +78,9 @@ def test_a_silent_neuron_leaves_the_model_bit_equal(vlm):
 
 
 def test_memory_keeps_it_silent_elsewhere(vlm):
-    """A neuron trained with a heavy memory loss is less active on the question than one trained with none."""
+    """A neuron trained with a heavy memory loss is less active on the question than one trained
+    with none.
+    """
 
     def activity(weight):
         editor = TPatcher(vlm, TPatcherConfig(lr=5e-2, steps=60, silent=weight))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from liveedit.editors.feedforward import Recorder
+from liveedit.editors.common.feed_forward import Recorder
 from liveedit.editors.wise import WISE, WISEConfig, WISEPatch, activation, ties
 from liveedit.errors import BadInput
 from liveedit.models.patch import INPUT, Patch
@@ -37,7 +37,9 @@ def noise(*shape, seed=0):
 
 def slow_activation(A, delta, span):
     """The mean of ‖A τᵀ‖ over a row's tokens before the answer."""
-    lengths = [float((delta @ A[t]).square().sum().sqrt()) for t in range(span.start, span.prompt[1])]
+    lengths = [
+        float((delta @ A[t]).square().sum().sqrt()) for t in range(span.start, span.prompt[1])
+    ]
     return sum(lengths) / len(lengths)
 
 
@@ -50,7 +52,9 @@ def test_activation_is_the_mean_over_the_tokens():
         assert float(found[row]) == pytest.approx(float(sum(lengths)) / 3, rel=1e-5)
 
 
-@pytest.mark.parametrize(("own", "other"), [(0.0, 0.0), (3.0, 9.0), (30.0, 1.0), (12.0, 4.0), (25.0, 18.0)])
+@pytest.mark.parametrize(
+    ("own", "other"), [(0.0, 0.0), (3.0, 9.0), (30.0, 1.0), (12.0, 4.0), (25.0, 18.0)]
+)
 def test_the_margins_are_those_of_equation_5(own, other):
     editor = WISE(tiny("llava"))
     wanted = max(0.0, other - 5) + max(0.0, 20 - own) + max(0.0, 10 - (own - other))
@@ -61,14 +65,22 @@ def test_each_row_goes_to_the_most_active_memory_above_its_threshold(vlm):
     editor = WISE(vlm)
     deltas = 0.1 * noise(2, *editor.shape)
     A, batch = states(vlm, Patch(), editor.down + INPUT, EDITS)
-    found = [[slow_activation(A[row], delta, span) for delta in deltas] for row, span in enumerate(batch.spans)]
-    least = torch.tensor([sum(sorted(row[m] for row in found)[1:]) / 2 for m in range(2)]) / editor.config.ratio
+    found = [
+        [slow_activation(A[row], delta, span) for delta in deltas]
+        for row, span in enumerate(batch.spans)
+    ]
+    least = (
+        torch.tensor([sum(sorted(row[m] for row in found)[1:]) / 2 for m in range(2)])
+        / editor.config.ratio
+    )
     patch = WISEPatch(editor, {"delta": deltas, "least": least}, 2)
     plain, _ = states(vlm, Patch(), editor.down, EDITS)
     side, _ = states(vlm, patch, editor.down, EDITS)
     gone = []
     for row in range(3):
-        above = [m for m in range(2) if found[row][m] > editor.config.ratio * float(least[m]) + 1e-6]
+        above = [
+            m for m in range(2) if found[row][m] > editor.config.ratio * float(least[m]) + 1e-6
+        ]
         best = max(above, key=found[row].__getitem__, default=None)
         gone.append(best)
         if best is None:
@@ -96,23 +108,35 @@ def slow_descent(editor, query):
     name = f"{vlm.decoder_path}.{editor.down}.weight"
     value = start = vlm.model.get_parameter(name).detach().clone()
     [batch, strange] = [vlm.encode([each]) for each in (query, Query(config.irrelevant))]
-    own, other = (states(vlm, Patch(), editor.down + INPUT, [each])[0][0] for each in (query, Query(config.irrelevant)))
+    own, other = (
+        states(vlm, Patch(), editor.down + INPUT, [each])[0][0]
+        for each in (query, Query(config.irrelevant))
+    )
     losses = []
     for _ in range(config.steps):
         value = value.detach().requires_grad_()
         with vlm.patched(Copied(name, value)):
             logits = vlm.logits(batch)[0]
         first, last = batch.spans[0].answer
-        likelihood = [-logits[t - 1].log_softmax(0)[batch.inputs["input_ids"][0, t]] for t in range(first, last)]
+        likelihood = [
+            -logits[t - 1].log_softmax(0)[batch.inputs["input_ids"][0, t]]
+            for t in range(first, last)
+        ]
         d_own = (own[: batch.spans[0].prompt[1]] @ (value - start).T).norm(dim=1).mean()
         d_other = (other[: strange.spans[0].prompt[1]] @ (value - start).T).norm(dim=1).mean()
         loss = sum(likelihood) / len(likelihood) + (d_other - config.alpha).clamp(min=0)
-        loss = loss + (config.beta - d_own).clamp(min=0) + (config.gamma - (d_own - d_other)).clamp(min=0)
+        loss = (
+            loss
+            + (config.beta - d_own).clamp(min=0)
+            + (config.gamma - (d_own - d_other)).clamp(min=0)
+        )
         losses.append(float(loss.detach()))
         if len(losses) > 1 and losses[-1] <= 0.02 and abs(losses[-2] - losses[-1]) <= 1e-4:
             break
         [slope] = torch.autograd.grad(loss, [value])
-        value = start + (value - config.lr * mask * slope - start).clamp(-config.clamp, config.clamp)
+        value = start + (value - config.lr * mask * slope - start).clamp(
+            -config.clamp, config.clamp
+        )
     return (value - start).detach(), losses, own
 
 
@@ -125,7 +149,8 @@ def test_an_edit_is_masked_descent_on_a_copy_of_the_matrix(family):
     assert len(losses) == 3
     torch.testing.assert_close(patch.values["delta"][0], delta, rtol=1e-3, atol=1e-4)
     assert float(patch.values["least"][0]) == pytest.approx(
-        slow_activation(own, patch.values["delta"][0], editor.vlm.encode(EDITS[:1]).spans[0]), rel=1e-4
+        slow_activation(own, patch.values["delta"][0], editor.vlm.encode(EDITS[:1]).spans[0]),
+        rel=1e-4,
     )
 
 
@@ -210,7 +235,9 @@ def test_shards_are_merged_and_kept_as_the_memory_says(memory):
         assert torch.equal(shards[2][0], old)
         strange = editor.read(Query(config.irrelevant))[1:]
         fourth = editor.fit(torch.zeros(editor.shape), editor.mask(3), EDITS[0], strange)
-        wanted = ties(torch.stack([old, third, fourth[0]]), torch.tensor([0.6, 0.2, 0.2]), config.density)
+        wanted = ties(
+            torch.stack([old, third, fourth[0]]), torch.tensor([0.6, 0.2, 0.2]), config.density
+        )
         torch.testing.assert_close(shards[3][0], wanted)
         assert float(least[3][0]) == pytest.approx(min([*least[2].tolist(), float(fourth[1])]))
     else:
@@ -232,7 +259,9 @@ def test_the_layer_is_after_five_sixths_by_default(vlm):
     assert WISE(vlm, WISEConfig(layer=2)).down.startswith("layers.2.")
 
 
-@pytest.mark.parametrize("wrong", [{"shard": 0}, {"merge": 750}, {"memory": "none"}, {"layer": 0}, {"layer": 9}])
+@pytest.mark.parametrize(
+    "wrong", [{"shard": 0}, {"merge": 750}, {"memory": "none"}, {"layer": 0}, {"layer": 9}]
+)
 def test_settings_that_cannot_be_are_refused(vlm, wrong):
     with pytest.raises(BadInput):
         WISE(vlm, WISEConfig(**wrong))

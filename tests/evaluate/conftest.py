@@ -16,14 +16,21 @@ def draw(number):
 
 
 def make_case(number):
-    edit = Query("What is the country with this flag?", ANSWERS[number % len(ANSWERS)], draw(number))
+    edit = Query(
+        "What is the country with this flag?", ANSWERS[number % len(ANSWERS)], draw(number)
+    )
     return Case(
         f"case:{number}",
         (edit,),
         (
             Probe("reliability", edit),
             Probe("text_generality", Query("Which country is it?", edit.target, edit.image)),
-            Probe("image_locality", Query("Which film is it?", "Casablanca", draw(number + 100)), "before", note="far"),
+            Probe(
+                "image_locality",
+                Query("Which film is it?", "Casablanca", draw(number + 100)),
+                "before",
+                note="far",
+            ),
             Probe("text_locality", Query("who sang the song"), "before"),
         ),
     )

@@ -1,4 +1,6 @@
-"""How a case is asked about: batches, what the vision tower is spared, times; and in which order records stand."""
+"""How a case is asked about: batches, what the vision tower is spared, times; and in which order
+records stand.
+"""
 
 import time
 from dataclasses import dataclass, replace
@@ -30,7 +32,9 @@ class Blinded(Patch):
 
     def __init__(self, vlm):
         tower = vlm.model.get_submodule(vlm.tower_path)
-        self.turned = {f"{vlm.tower_path}.{name}": -value for name, value in tower.named_parameters()}
+        self.turned = {
+            f"{vlm.tower_path}.{name}": -value for name, value in tower.named_parameters()
+        }
 
     def weights(self):
         return self.turned
@@ -75,7 +79,9 @@ def test_the_tower_looks_once_for_all_patches(vlm, cases, looks):
 def test_what_does_not_fit_is_looked_at_again(vlm, cases, looks, monkeypatch):
     sizes, made = [], cases(2)
     tower = vlm.model.get_submodule(vlm.tower_path)
-    handle = tower.register_forward_hook(lambda _module, _args, output: sizes.append(sum(tensors(output).values())))
+    handle = tower.register_forward_hook(
+        lambda _module, _args, output: sizes.append(sum(tensors(output).values()))
+    )
     Asker(vlm, 4, 8).before(made[0])
     handle.remove()
     looked = {}
@@ -128,10 +134,17 @@ def place(found):
 def test_what_several_processes_write_stands_in_the_order_of_the_protocol(tmp_path):
     """Cases are in the order in which they were given, whatever their names."""
     cases = [Case(id, (), ()) for id in ("b", "case:10", "case:9", "a")]
-    wanted = [(n, w, case.id, probe) for n, w in ((1, 0), (1, 1), (10, 0)) for case in cases for probe in (0, 1)]
+    wanted = [
+        (n, w, case.id, probe)
+        for n, w in ((1, 0), (1, 1), (10, 0))
+        for case in cases
+        for probe in (0, 1)
+    ]
     for process, some in enumerate((wanted[::3], wanted[1::3], wanted[2::3])):
         journal = Journal(tmp_path, {"editor": "e"}, {}, cases, process)
-        journal.append([record(case, probe, edits, window) for edits, window, case, probe in reversed(some)])
+        journal.append(
+            [record(case, probe, edits, window) for edits, window, case, probe in reversed(some)]
+        )
     Journal(tmp_path, {"editor": "e"}, {}, cases)
     lines = (tmp_path / "records-e.jsonl").read_text(encoding="utf-8").splitlines()
     assert [place(Record.from_json(line)) for line in lines] == wanted
@@ -170,7 +183,9 @@ TAKES = 0.02
 
 
 def test_the_cost_of_an_edit_is_that_of_the_edits_made_so_far(vlm, cases, tmp_path):
-    path = evaluate(vlm, Slow(vlm), cases(8), Stream((1, 2, 8), ask=1), data="drawn", seed=0, out=tmp_path)
+    path = evaluate(
+        vlm, Slow(vlm), cases(8), Stream((1, 2, 8), ask=1), data="drawn", seed=0, out=tmp_path
+    )
     found = [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert {r.edits for r in found} == {1, 2, 8}
     for made in found:

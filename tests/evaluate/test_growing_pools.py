@@ -46,7 +46,9 @@ class Stop(Exception):
 
 
 def run(vlm, cases, protocol, out, editor=None, **options):
-    path = evaluate(vlm, editor or FTL(vlm, FT), cases, protocol, data="drawn", seed=0, out=out, **options)
+    path = evaluate(
+        vlm, editor or FTL(vlm, FT), cases, protocol, data="drawn", seed=0, out=out, **options
+    )
     return [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -88,7 +90,10 @@ def test_against_one_edit_and_one_query_at_a_time(whole, made, vlm):
         while held < record.edits:
             patch, held = editor.edit([made[held].edits[0]], patch), held + 1
         probe = made[int(record.case[-1])].probes[record.probe]
-        forced = replace(probe.query, target=probe.query.target or vlm.generate([probe.query], max_new_tokens=16)[0])
+        forced = replace(
+            probe.query,
+            target=probe.query.target or vlm.generate([probe.query], max_new_tokens=16)[0],
+        )
         batch = vlm.encode([forced])
         start, stop = batch.spans[0].answer
         before = vlm.logits(batch)[0]
@@ -96,8 +101,13 @@ def test_against_one_edit_and_one_query_at_a_time(whole, made, vlm):
             assert record.answer_after == vlm.generate([probe.query], max_new_tokens=16)[0]
             after = vlm.logits(batch)[0]
         assert record.tokens_after == tuple(int(after[t - 1].argmax()) for t in range(start, stop))
-        kept = [float((before.topk(n).indices == after.topk(n).indices).double().mean()) for n in (1, 10)]
-        assert [record.top1_kept, record.top10_kept] == (kept if probe.wanted == "before" else [None, None])
+        kept = [
+            float((before.topk(n).indices == after.topk(n).indices).double().mean())
+            for n in (1, 10)
+        ]
+        assert [record.top1_kept, record.top10_kept] == (
+            kept if probe.wanted == "before" else [None, None]
+        )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +120,10 @@ def test_the_pool_grows_and_is_never_made_anew(name, calls, vlm, made, tmp_path)
     assert editor.calls == calls
     assert all(record.experts_fired == record.edits for record in records)
     for record in records:
-        assert [firing.expert for firing in record.fired if firing.own] in ([int(record.case[-1])], [])
+        assert [firing.expert for firing in record.fired if firing.own] in (
+            [int(record.case[-1])],
+            [],
+        )
     assert all(record.peak_bytes >= 0 for record in records)
 
 
@@ -124,7 +137,9 @@ def test_a_killed_run_goes_on(whole, vlm, made, tmp_path, probes):
 
     with pytest.raises(Stop):
         run(vlm, made, protocol, tmp_path, watcher=stop)
-    assert [timeless(r) for r in run(vlm, made, protocol, tmp_path)] == [timeless(record) for record in records]
+    assert [timeless(r) for r in run(vlm, made, protocol, tmp_path)] == [
+        timeless(record) for record in records
+    ]
 
 
 def test_no_more_is_edited_than_what_is_missing_asks_for(vlm, made, tmp_path):
@@ -132,7 +147,9 @@ def test_no_more_is_edited_than_what_is_missing_asks_for(vlm, made, tmp_path):
     [file] = tmp_path.rglob("*.jsonl")
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == len(records)
-    file.write_text("".join(line for line, record in zip(lines, records, strict=True) if record.edits != 2))
+    file.write_text(
+        "".join(line for line, record in zip(lines, records, strict=True) if record.edits != 2)
+    )
     editor = Counting(vlm)
     assert len(run(vlm, made, PROTOCOLS["stream"], tmp_path, editor)) == len(records)
     assert editor.calls == ((0, 1), (1, 1))

@@ -33,7 +33,9 @@ def test_predictions_stand_one_left_of_the_answers(logits, labels):
         tokens = []
         for t in range(1, T):
             if labels[row, t] != IGNORED:
-                tokens.append(max(range(V), key=lambda token, row=row, t=t: float(logits[row, t - 1, token])))
+                tokens.append(
+                    max(range(V), key=lambda token, row=row, t=t: float(logits[row, t - 1, token]))
+                )
         slow.append(tuple(tokens))
     assert predictions(logits, predicting(labels)) == slow
 
@@ -43,7 +45,10 @@ def slow_kept(before, after, real):
     same = slots = 0
     for t in range(T):
         if real[t]:
-            ranked = [sorted(range(V), key=lambda token, x=x: -float(x[t, token]))[:10] for x in (before, after)]
+            ranked = [
+                sorted(range(V), key=lambda token, x=x: -float(x[t, token]))[:10]
+                for x in (before, after)
+            ]
             same += sum(one == other for one, other in zip(*ranked, strict=True))
             slots += 10
     return same / slots
@@ -51,10 +56,14 @@ def slow_kept(before, after, real):
 
 def test_top10_by_rank(logits):
     changed = logits + 0.3 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
-    real = torch.tensor([[True] * 9, [True] * 4 + [False] * 5, [False] * 2 + [True] * 7, [True] + [False] * 8])
+    real = torch.tensor(
+        [[True] * 9, [True] * 4 + [False] * 5, [False] * 2 + [True] * 7, [True] + [False] * 8]
+    )
     for row in range(B):
         slow = slow_kept(logits[row], changed[row], real[row])
-        assert kept(best(logits[row], real[row]), best(changed[row], real[row])) == pytest.approx(slow, abs=1e-12)
+        assert kept(best(logits[row], real[row]), best(changed[row], real[row])) == pytest.approx(
+            slow, abs=1e-12
+        )
         assert 0 < slow < 1
         assert kept(best(logits[row], real[row]), best(logits[row], real[row])) == 1.0
 

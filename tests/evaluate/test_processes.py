@@ -31,7 +31,10 @@ evaluated(vlm, make_cases(4), Path(sys.argv[1]))
 
 
 def editors(vlm):
-    return {"one": FTL(vlm, FTLConfig(lr=0.1, steps=3)), "two": FTL(vlm, FTLConfig(lr=0.05, steps=3))}
+    return {
+        "one": FTL(vlm, FTLConfig(lr=0.1, steps=3)),
+        "two": FTL(vlm, FTLConfig(lr=0.05, steps=3)),
+    }
 
 
 def evaluated(vlm, cases, out):
@@ -43,7 +46,10 @@ def evaluated(vlm, cases, out):
 
 def records(out, label):
     lines = (out / label / f"records-{label}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [replace(Record.from_json(line), edit_seconds=0.0, query_seconds=0.0, peak_bytes=0) for line in lines]
+    return [
+        replace(Record.from_json(line), edit_seconds=0.0, query_seconds=0.0, peak_bytes=0)
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +84,24 @@ def test_two_processes_leave_what_one_leaves(whole, tmp_path):
     (out / "one" / "run.json").write_bytes((whole / "one" / "run.json").read_bytes())
     first = (whole / "one" / "records-one.jsonl").read_bytes().splitlines(keepends=True)[:6]
     (out / "one" / "records-one.jsonl").write_bytes(b"".join(first))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
+    launch += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     done = subprocess.run(
         [*launch, str(script), str(out)],
         capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -125,7 +147,9 @@ def test_the_unedited_model_is_asked_once_for_all_editors(vlm, cases, tmp_path, 
     asked, looked = [], []
     answers, tower = type(vlm).answers, vlm.model.get_submodule(vlm.tower_path)
     see = tower.forward
-    monkeypatch.setattr(tower, "forward", lambda *args, **options: looked.append(1) or see(*args, **options))
+    monkeypatch.setattr(
+        tower, "forward", lambda *args, **options: looked.append(1) or see(*args, **options)
+    )
 
     def counted(self, queries, **options):
         asked.extend(query.prompt for query in queries if not self.patches)
@@ -134,5 +158,7 @@ def test_the_unedited_model_is_asked_once_for_all_editors(vlm, cases, tmp_path, 
     monkeypatch.setattr(type(vlm), "answers", counted)
     evaluated(vlm, cases(4), tmp_path)
     assert len(asked) == 3 * 4
-    edits = 2 * (1 + 2 + 1 + 1)  # of two editors: the pool of three, which begins with one, and two of one
+    edits = 2 * (
+        1 + 2 + 1 + 1
+    )  # of two editors: the pool of three, which begins with one, and two of one
     assert len(looked) == 3 + edits

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from liveedit.evaluate.memory import PeakMemory
+from liveedit.evaluate.peak_memory import PeakMemory
 from liveedit.evaluate.progress import Clock
 
 
@@ -46,7 +46,9 @@ def test_nothing_left_takes_no_time(clock):
     assert clock.seconds_left() == 0
 
 
-@pytest.mark.skipif("not __import__('pathlib').Path('/proc/self/clear_refs').exists()", reason="Linux alone")
+@pytest.mark.skipif(
+    "not __import__('pathlib').Path('/proc/self/clear_refs').exists()", reason="Linux alone"
+)
 def test_memory_that_was_freed_again_is_seen():
     memory = PeakMemory(torch.device("cpu"))
     before = memory.rise()

@@ -53,7 +53,11 @@ def test_windows_that_begin_alike_are_one_pool(cases):
     asks = plan(cases(30), Windows((10, 1, 2), 30))
     pools = list(dict.fromkeys(ask.pool for ask in asks))
     assert [number(pool.cases[0]) for pool in pools] == list(range(30))
-    assert [(point.edits, point.made, point.window) for point in pools[0].points] == [(1, 1, 0), (2, 2, 0), (10, 10, 0)]
+    assert [(point.edits, point.made, point.window) for point in pools[0].points] == [
+        (1, 1, 0),
+        (2, 2, 0),
+        (10, 10, 0),
+    ]
     assert pools[0].steps == [(0, 1), (1, 2), (2, 10)]
     assert [(point.edits, point.window) for point in pools[10].points] == [(1, 10), (2, 5), (10, 1)]
     assert [(point.edits, point.window) for point in pools[13].points] == [(1, 13)]
@@ -66,7 +70,9 @@ def test_a_long_pool_is_edited_in_strides(cases):
 
 
 def test_too_few_cases_for_one_window(cases):
-    with pytest.raises(BadInput, match="7 cases are too few for 8 edits in one pool: ask for at most 7 edits"):
+    with pytest.raises(
+        BadInput, match="7 cases are too few for 8 edits in one pool: ask for at most 7 edits"
+    ):
         windows(cases(7), 8)
 
 
@@ -80,7 +86,9 @@ def test_a_case_with_several_edits_counts_as_many(cases):
     assert list(windows(twice, 3)) == [(3, 0, (0, 1)), (3, 1, (2, 3))]
 
 
-@pytest.mark.parametrize(("n", "max_cases", "count"), [(1, 5, 5), (10, 5, 1), (10, 11, 2), (10, 1000, 3), (25, 5, 1)])
+@pytest.mark.parametrize(
+    ("n", "max_cases", "count"), [(1, 5, 5), (10, 5, 1), (10, 11, 2), (10, 1000, 3), (25, 5, 1)]
+)
 def test_windows_until_enough_cases_are_covered(cases, n, max_cases, count):
     made = windows(cases(30), n, max_cases)
     assert [key[:2] for key in made] == [(n, index) for index in range(count)]
@@ -109,12 +117,18 @@ def test_a_stream_asks_all_that_was_edited(cases):
 
 
 def test_a_gap_is_exact(cases):
-    """VLKEB's loop: after each edit s the one that is exactly `gap` behind is tested, if it is among the first ones."""
+    """VLKEB's loop: after each edit s the one that is exactly `gap` behind is tested, if it is
+    among the first ones.
+    """
     gaps, first = (2, 5), 6
     planned = [(ask.point.edits, ask.place, ask.later) for ask in plan(cases(20), Gap(gaps, first))]
     slow = []
     for made in range(1, first + max(gaps) + 1):
-        slow += [(made, place, gap) for gap in sorted(gaps, reverse=True) if 0 <= (place := made - 1 - gap) < first]
+        slow += [
+            (made, place, gap)
+            for gap in sorted(gaps, reverse=True)
+            if 0 <= (place := made - 1 - gap) < first
+        ]
     assert planned == slow
     assert len(planned) == len(gaps) * first
 
@@ -165,5 +179,7 @@ def test_cases_of_one_id_are_refused(cases):
 
 
 @pytest.mark.parametrize(("ask", "places"), [(None, [0, 1]), (1, [0])])
-def test_a_stream_asks_about_the_cases_edited_so_far_however_many_edits_they_hold(cases, ask, places):
+def test_a_stream_asks_about_the_cases_edited_so_far_however_many_edits_they_hold(
+    cases, ask, places
+):
     assert asked(doubled(cases(5)), Stream((4,), ask)) == {(4, 0, (0, 1)): places}

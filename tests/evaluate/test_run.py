@@ -1,4 +1,6 @@
-"""Whole evaluations on a tiny model: what they record, and how they go on after whatever stopped them."""
+"""Whole evaluations on a tiny model: what they record, and how they go on after whatever stopped
+them.
+"""
 
 import codecs
 import errno
@@ -36,7 +38,9 @@ class Experts(Patch):
         return self.count
 
     def bind(self, batch):
-        batch.fired[self] = [[(expert, (1 + expert) / 10) for expert in range(self.count)]] * len(batch)
+        batch.fired[self] = [[(expert, (1 + expert) / 10) for expert in range(self.count)]] * len(
+            batch
+        )
         return {"layers.1": lambda states: states + self.count} if self.count else {}
 
 
@@ -52,7 +56,14 @@ class Firing(Editor):
 
 
 def run(vlm, cases, out, editor=None, protocol=PLAN, **changes):
-    path = evaluate(vlm, editor or FTL(vlm, FT), cases, protocol, out=out, **({"data": "drawn", "seed": 7} | changes))
+    path = evaluate(
+        vlm,
+        editor or FTL(vlm, FT),
+        cases,
+        protocol,
+        out=out,
+        **({"data": "drawn", "seed": 7} | changes),
+    )
     return [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -114,7 +125,9 @@ def test_what_a_record_says(whole, made, vlm):
 
 def test_an_edit_is_seen(whole, made, vlm):
     """The tiny model cannot learn an answer by heart, but much of it."""
-    records = [record for record in whole[0] if record.metric == "reliability" and record.edits == 1]
+    records = [
+        record for record in whole[0] if record.metric == "reliability" and record.edits == 1
+    ]
     right, before, total = 0, 0, 0
     for record in records:
         target, unedited = slow_tokens(vlm, made[int(record.case[-1])].edits[0])
@@ -131,7 +144,9 @@ def slow_tokens(vlm, query):
     logits = vlm.logits(batch)[0]
     start, stop = batch.spans[0].answer
     ids = batch.inputs["input_ids"][0]
-    return tuple(ids[start:stop].tolist()), tuple(int(logits[t - 1].argmax()) for t in range(start, stop))
+    return tuple(ids[start:stop].tolist()), tuple(
+        int(logits[t - 1].argmax()) for t in range(start, stop)
+    )
 
 
 @pytest.mark.parametrize("edits", [1, 3])
@@ -152,7 +167,9 @@ def test_against_one_query_at_a_time(whole, made, vlm, edits):
             assert record.tokens_after == slow_tokens(vlm, forced)[1]
             edited = vlm.logits(vlm.encode([forced]))
         same = logits.topk(10).indices == edited.topk(10).indices
-        assert record.top10_kept == (float(same.double().mean()) if probe.wanted == "before" else None)
+        assert record.top10_kept == (
+            float(same.double().mean()) if probe.wanted == "before" else None
+        )
 
 
 def test_a_question_without_answer_is_compared_at_the_models_own(whole, vlm):
@@ -192,7 +209,9 @@ def test_who_fired(cases, vlm, tmp_path):
     for record in records:
         own = int(record.case[-1])
         assert [firing.expert for firing in record.fired] == [6, 5, 4, 3, 2]
-        assert [firing.own for firing in record.fired] == [firing.expert == own for firing in record.fired]
+        assert [firing.own for firing in record.fired] == [
+            firing.expert == own for firing in record.fired
+        ]
         assert record.fired[0].weight == pytest.approx(0.7)
 
 
@@ -207,8 +226,12 @@ def test_liveedits_experts_are_told(made, vlm, tmp_path):
             wanted = list(vlm.answers([probe.query])[0].fired)
         assert record.experts_fired == len(wanted) == (0 if probe.query.image is None else 3)
         assert [firing.expert for firing in record.fired] == [expert for expert, _ in wanted]
-        assert [firing.weight for firing in record.fired] == pytest.approx([weight for _, weight in wanted], rel=1e-4)
-        assert [firing.own for firing in record.fired] == [expert == int(record.case[-1]) for expert, _ in wanted]
+        assert [firing.weight for firing in record.fired] == pytest.approx(
+            [weight for _, weight in wanted], rel=1e-4
+        )
+        assert [firing.own for firing in record.fired] == [
+            expert == int(record.case[-1]) for expert, _ in wanted
+        ]
         assert record.edit_bytes == patch.nbytes // 3 > 0
 
 
@@ -238,9 +261,13 @@ def test_long_targets_get_room(made, vlm):
     assert answer_limit(vlm, made) == 16
     target = "a song of the movie " * 8
     long = Case(
-        "long", made[0].edits, (Probe("reliability", Query("?", target)), Probe("x", Query("?", target * 2), "before"))
+        "long",
+        made[0].edits,
+        (Probe("reliability", Query("?", target)), Probe("x", Query("?", target * 2), "before")),
     )
-    assert answer_limit(vlm, [*made, long]) == len(vlm.tokenizer(target)["input_ids"])  # BOS makes up for the end
+    assert answer_limit(vlm, [*made, long]) == len(
+        vlm.tokenizer(target)["input_ids"]
+    )  # BOS makes up for the end
 
 
 def test_progress_counts_probes(made, vlm, tmp_path):
@@ -267,7 +294,9 @@ def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes):
     assert len(left.splitlines()) == probes
     records = run(vlm, made, tmp_path)
     assert [timeless(record) for record in records] == [timeless(record) for record in whole[0]]
-    assert set(left.splitlines()) <= set((tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines())
+    assert set(left.splitlines()) <= set(
+        (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     assert len(json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["calls"]) == 2
 
 
@@ -298,7 +327,9 @@ def test_only_windows_with_gaps_are_edited_again(made, vlm, tmp_path, monkeypatc
     file.write_text("".join(lines[:5] + lines[6:]), encoding="utf-8")
     edited = []
     edit = FTL.edit
-    monkeypatch.setattr(FTL, "edit", lambda self, queries, patch=None: edited.append(queries) or edit(self, queries))
+    monkeypatch.setattr(
+        FTL, "edit", lambda self, queries, patch=None: edited.append(queries) or edit(self, queries)
+    )
     assert len(run(vlm, made, tmp_path)) == len(lines)
     assert edited == [[made[1].edits[0]]]
 
@@ -350,7 +381,12 @@ def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path):
         if news.done:
             about = (tmp_path / "run.json").read_bytes()
             with ThreadPoolExecutor() as pool:
-                refused.extend([pool.submit(early.run).exception(), pool.submit(run, vlm, made, tmp_path).exception()])
+                refused.extend(
+                    [
+                        pool.submit(early.run).exception(),
+                        pool.submit(run, vlm, made, tmp_path).exception(),
+                    ]
+                )
             assert (tmp_path / "run.json").read_bytes() == about
             raise Stop
 
@@ -358,13 +394,17 @@ def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path):
         run(vlm, made, tmp_path, watcher=others)
     assert all(isinstance(error, StorageError) for error in refused)
     for error in refused:
-        assert re.fullmatch(r".* is in use by another process: try again when that has ended", str(error))
+        assert re.fullmatch(
+            r".* is in use by another process: try again when that has ended", str(error)
+        )
     with ThreadPoolExecutor() as pool:
         records = pool.submit(run, vlm, made, tmp_path).result()
     assert [timeless(record) for record in records] == [timeless(record) for record in whole[0]]
 
 
-@pytest.mark.parametrize(("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is no record")])
+@pytest.mark.parametrize(
+    ("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is no record")]
+)
 def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     (tmp_path / file).write_text("[]\n", encoding="utf-8")
@@ -373,8 +413,12 @@ def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
     assert file in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["failed.json", "records-firing.part1.jsonl", "records-firing.jsonl"])
-@pytest.mark.parametrize("content", ["my notes", '{"stage": "prototype"}', "my notes\nin lines\nand half a"])
+@pytest.mark.parametrize(
+    "name", ["failed.json", "records-firing.part1.jsonl", "records-firing.jsonl"]
+)
+@pytest.mark.parametrize(
+    "content", ["my notes", '{"stage": "prototype"}', "my notes\nin lines\nand half a"]
+)
 def test_what_is_somebody_elses_stays(made, vlm, tmp_path, name, content):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     (tmp_path / name).write_text(content, encoding="utf-8")
@@ -382,7 +426,9 @@ def test_what_is_somebody_elses_stays(made, vlm, tmp_path, name, content):
     with pytest.raises(BadInput, match=re.escape(name)) as caught:
         run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     assert "\n" not in str(caught.value)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} | {"run.json": b""} == before
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} | {
+        "run.json": b""
+    } == before
 
 
 def test_a_failure_is_not_written_over_somebody_elses_file(tmp_path):
@@ -448,8 +494,13 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(whole, made, vlm, tmp_p
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     lines = (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines()
-    first = [*whole[0][:4], *whole[0][12:16]]  # case 0 at one edit, then, in the same pool, at three
-    assert [timeless(Record.from_json(line)) for line in lines[:8]] == [timeless(record) for record in first]
+    first = [
+        *whole[0][:4],
+        *whole[0][12:16],
+    ]  # case 0 at one edit, then, in the same pool, at three
+    assert [timeless(Record.from_json(line)) for line in lines[:8]] == [
+        timeless(record) for record in first
+    ]
     records = run(vlm, made, tmp_path)
     assert sorted(map(place, records)) == sorted(map(place, whole[0]))
 
@@ -466,10 +517,20 @@ def test_a_file_in_the_folders_place(made, vlm, tmp_path):
 def test_the_report_scores_records_without_the_model(whole, vlm):
     records, out = whole
     assert read_records(out).records == records
-    rows = {(row["edits"], row["metric"], row["score"]): row["value"] for row in summary(records)["rows"]}
-    right = [sum(map(int.__eq__, r.tokens_after, r.tokens_wanted)) / len(r.tokens_wanted) for r in records[:12:4]]
+    rows = {
+        (row["edits"], row["metric"], row["score"]): row["value"]
+        for row in summary(records)["rows"]
+    }
+    right = [
+        sum(map(int.__eq__, r.tokens_after, r.tokens_wanted)) / len(r.tokens_wanted)
+        for r in records[:12:4]
+    ]
     assert rows[1, "reliability", "token_accuracy"] == pytest.approx(sum(right) / 3, abs=1e-6)
-    kept = [record.top10_kept for record in records if record.edits == 1 and record.metric == "image_locality"]
+    kept = [
+        record.top10_kept
+        for record in records
+        if record.edits == 1 and record.metric == "image_locality"
+    ]
     assert rows[1, "image_locality", "top10_rank"] == pytest.approx(sum(kept) / 3, abs=1e-6)
 
 
@@ -481,17 +542,30 @@ def test_run_json_says_with_what(whole, vlm):
     call = about["calls"][0]
     assert call["versions"]["torch"] == torch.__version__
     assert call["cpu_count"] == os.cpu_count()
-    assert (call["protocol"], call["edits"], call["max_cases"], call["batch_size"]) == ("windows", [1, 3], 3, 32)
+    assert (call["protocol"], call["edits"], call["max_cases"], call["batch_size"]) == (
+        "windows",
+        [1, 3],
+        3,
+        32,
+    )
     assert call["command"]
     assert call["model"] == vlm.model.config.name_or_path
 
 
 def test_an_unreadable_image_is_named_before_anything_is_asked(vlm, cases, tmp_path):
-    probe = Probe("image_locality", Query("Which film is this?", "Rain", tmp_path / "lost.png"), "before")
+    probe = Probe(
+        "image_locality", Query("Which film is this?", "Rain", tmp_path / "lost.png"), "before"
+    )
     *first, last = cases(6)
     last = replace(last, probes=(*last.probes, probe))
     with pytest.raises(BadInput, match=r"no image at .*lost\.png"):
-        run(vlm, [*first, last], tmp_path / "run", protocol=Windows((6,)), watcher=lambda news: pytest.fail(news.stage))
+        run(
+            vlm,
+            [*first, last],
+            tmp_path / "run",
+            protocol=Windows((6,)),
+            watcher=lambda news: pytest.fail(news.stage),
+        )
 
 
 UNREAD = {
@@ -507,7 +581,10 @@ UNREAD = {
         Query("film " * 600),
         r"the model has room for 512 tokens, and the prompt takes \d+: shorten the",
     ),
-    "long answer": (Query("Which?", "Rain " * 600), r"the prompt with its target takes \d+: shorten one of them"),
+    "long answer": (
+        Query("Which?", "Rain " * 600),
+        r"the prompt with its target takes \d+: shorten one of them",
+    ),
 }
 
 
@@ -517,28 +594,48 @@ def test_an_unreadable_text_is_named_before_anything_is_asked(vlm, cases, tmp_pa
     *first, last = cases(6)
     last = replace(last, probes=(*last.probes, Probe("text_locality", query, "before")))
     with pytest.raises(BadInput, match=rf"^case case:5, probe 4 \(text_locality\): .*{said}"):
-        run(vlm, [*first, last], tmp_path / "run", protocol=Windows((6,)), watcher=lambda news: pytest.fail(news.stage))
+        run(
+            vlm,
+            [*first, last],
+            tmp_path / "run",
+            protocol=Windows((6,)),
+            watcher=lambda news: pytest.fail(news.stage),
+        )
 
 
 def test_an_unreadable_edit_is_named_too(vlm, cases, tmp_path):
     *first, last = cases(3)
     last = replace(last, edits=(*last.edits, Query("What <image> is it?", "Rain")))
     with pytest.raises(BadInput, match=r"^case case:2, edit 1: .*image placeholder"):
-        run(vlm, [*first, last], tmp_path / "run", protocol=Windows((4,)), watcher=lambda news: pytest.fail(news.stage))
+        run(
+            vlm,
+            [*first, last],
+            tmp_path / "run",
+            protocol=Windows((4,)),
+            watcher=lambda news: pytest.fail(news.stage),
+        )
 
 
 def test_a_text_that_its_image_leaves_no_room_for_is_named_when_it_is_asked(vlm, cases, tmp_path):
     [case] = cases(1)
     [ten, twenty] = (vlm.encode([Query("film " * count)]).spans[0].stop for count in (10, 20))
-    full = Query("film " * (10 + (vlm.room - ten) * 10 // (twenty - ten)), image=case.edits[0].image)
+    full = Query(
+        "film " * (10 + (vlm.room - ten) * 10 // (twenty - ten)), image=case.edits[0].image
+    )
     case = replace(case, probes=(*case.probes, Probe("image_locality", full, "before")))
-    with pytest.raises(BadInput, match=r"^case case:0, probe 4 \(image_locality\): the model has room for 512 tokens"):
+    with pytest.raises(
+        BadInput,
+        match=r"^case case:0, probe 4 \(image_locality\): the model has room for 512 tokens",
+    ):
         run(vlm, [case], tmp_path / "run", protocol=Windows((1,)))
 
 
 def test_a_query_without_text_may_be_asked(vlm, cases, tmp_path):
     [case] = cases(1)
-    case = replace(case, probes=(*case.probes, Probe("image_alone", Query("", image=case.edits[0].image), "before")))
+    case = replace(
+        case,
+        probes=(*case.probes, Probe("image_alone", Query("", image=case.edits[0].image), "before")),
+    )
     run(vlm, [case], tmp_path / "run", protocol=Windows((1,)))
 
 
@@ -582,7 +679,12 @@ def test_one_editors_failure_leaves_the_others(vlm, made, whole, tmp_path, break
     [said] = [news.failure for news in seen if news.failure]
     assert re.match(line, said)
     assert [said] == failures(tmp_path) == list(read_records(tmp_path).failures)
-    assert "Traceback" in json.loads((tmp_path / "broken" / "failed.json").read_text(encoding="utf-8"))["traceback"]
+    assert (
+        "Traceback"
+        in json.loads((tmp_path / "broken" / "failed.json").read_text(encoding="utf-8"))[
+            "traceback"
+        ]
+    )
     write_report(tmp_path, tmp_path / "report")
     for name in ("table.md", "index.html"):
         assert "broken failed" in (tmp_path / "report" / name).read_text(encoding="utf-8")
@@ -591,7 +693,9 @@ def test_one_editors_failure_leaves_the_others(vlm, made, whole, tmp_path, break
     evaluation, (mended, _) = evaluated("nowhere")
     assert not evaluation.errors
     assert failures(tmp_path) == []
-    assert [record.answer_after for record in mended] == [record.answer_after for record in whole[0]]
+    assert [record.answer_after for record in mended] == [
+        record.answer_after for record in whole[0]
+    ]
 
 
 def test_an_editor_that_is_evaluated_alone_fails_with_its_own_error(vlm, made, tmp_path):

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from liveedit.models.batch import IGNORED, Batch, HiddenBatch, Spans, common_prefix, find_spans, pad_rows
+from liveedit.models.batch import (
+    IGNORED,
+    Batch,
+    HiddenBatch,
+    Spans,
+    common_prefix,
+    find_spans,
+    pad_rows,
+)
 
 
 def hidden_batch(*lengths, width=3, positions=None):
@@ -43,7 +51,8 @@ def test_spans_shift():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "length"), [([], [], 0), ([1, 2], [1, 2, 3], 2), ([1, 2], [1, 3], 1), ([1], [2], 0), ([1], [1], 1)]
+    ("one", "other", "length"),
+    [([], [], 0), ([1, 2], [1, 2, 3], 2), ([1, 2], [1, 3], 1), ([1], [2], 0), ([1], [1], 1)],
 )
 def test_common_prefix(one, other, length):
     assert common_prefix(one, other) == common_prefix(other, one) == length
@@ -58,7 +67,11 @@ def test_answer_positions_predict_the_labels():
 def test_a_batch_grows_by_what_is_generated():
     ids = torch.tensor([[1, 2], [0, 3]])
     tokens = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1], [0, 1]])}
-    inputs = {"token_type_ids": torch.ones_like(ids), "pixels": torch.zeros(2, 3, 4), "shapes": torch.zeros(2, 2)}
+    inputs = {
+        "token_type_ids": torch.ones_like(ids),
+        "pixels": torch.zeros(2, 3, 4),
+        "shapes": torch.zeros(2, 2),
+    }
     batch = Batch(tokens | inputs, torch.full_like(ids, IGNORED), [])
     grown = batch.extended(torch.tensor([[5], [6]]))
     assert grown.inputs["input_ids"].tolist() == [[1, 2, 5], [0, 3, 6]]
@@ -89,7 +102,10 @@ def test_rows_stack_again_with_their_positions(axes):
     assert rows[1].position_ids.shape == (*axes, 1, 2)
     stacked = HiddenBatch.stack(rows[::-1])
     assert stacked.attention_mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    assert stacked.labels.tolist() == [[IGNORED, 1, IGNORED, IGNORED], [IGNORED, IGNORED, IGNORED, 0]]
+    assert stacked.labels.tolist() == [
+        [IGNORED, 1, IGNORED, IGNORED],
+        [IGNORED, IGNORED, IGNORED, 0],
+    ]
     assert stacked.position_ids.shape == (*axes, 2, 4)
     assert stacked.position_ids.reshape(-1, 4)[0].tolist() == [6, 7, 0, 0]
     assert torch.equal(stacked.hidden[0, :2], batch.hidden[1, 2:])
@@ -115,17 +131,27 @@ def test_stacking_batches_of_several_rows():
 
 def test_moving():
     batch = hidden_batch(2, positions=torch.zeros(1, 2)).to("meta")
-    assert {value.device.type for value in (batch.hidden, batch.attention_mask, batch.labels, batch.position_ids)} == {
-        "meta"
-    }
+    assert {
+        value.device.type
+        for value in (batch.hidden, batch.attention_mask, batch.labels, batch.position_ids)
+    } == {"meta"}
     assert hidden_batch(2).to("cpu").position_ids is None
 
 
 def asked(*parts, side):
-    """A batch of rows of (image tokens, prompt tokens, answer tokens), numbered, padded on ``side``."""
+    """A batch of rows of (image tokens, prompt tokens, answer tokens), numbered, padded on
+    ``side``.
+    """
     length = max(map(sum, parts))
-    spans = [Spans(*bounds).shift((length - sum(row)) * (side == "left")) for row in parts for bounds in [edges(*row)]]
-    ids, labels = torch.zeros(len(parts), length, dtype=torch.long), torch.full((len(parts), length), IGNORED)
+    spans = [
+        Spans(*bounds).shift((length - sum(row)) * (side == "left"))
+        for row in parts
+        for bounds in [edges(*row)]
+    ]
+    ids, labels = (
+        torch.zeros(len(parts), length, dtype=torch.long),
+        torch.full((len(parts), length), IGNORED),
+    )
     for row, span in enumerate(spans):
         ids[row, span.start : span.stop] = torch.arange(1, span.stop - span.start + 1)
         labels[row, slice(*span.answer)] = ids[row, slice(*span.answer)]
@@ -143,7 +169,10 @@ def test_vectors_before_the_text_of_some_rows(side):
     longer, places = batch.prefixed(prefix, 99)
     text = [[1, 2, 99, 99, 3, 4, 5], [1, 2], [1, 99, 2]]
     gaps = [7 - len(row) if side == "left" else 0 for row in text]
-    real = [[int(0 <= at - gap < len(row)) for at in range(7)] for row, gap in zip(text, gaps, strict=True)]
+    real = [
+        [int(0 <= at - gap < len(row)) for at in range(7)]
+        for row, gap in zip(text, gaps, strict=True)
+    ]
     assert longer.inputs["attention_mask"].tolist() == real
     for row, span in enumerate(longer.spans):
         assert longer.inputs["input_ids"][row, span.start : span.stop].tolist() == text[row]
@@ -151,7 +180,8 @@ def test_vectors_before_the_text_of_some_rows(side):
     assert torch.equal(longer.inputs["input_ids"].gather(1, places), batch.inputs["input_ids"])
     embedded = longer.embedded(torch.zeros(3, 7, 4))
     assert [row.nonzero()[:, 0].unique().tolist() for row in embedded] == [
-        [at + gap for at, token in enumerate(row) if token == 99] for row, gap in zip(text, gaps, strict=True)
+        [at + gap for at, token in enumerate(row) if token == 99]
+        for row, gap in zip(text, gaps, strict=True)
     ]
     assert embedded[2].max() == 2
 
@@ -161,4 +191,6 @@ def test_answers_move_with_their_labels():
     longer, places = batch.prefixed({1: torch.ones(3, 4)}, 99)
     assert torch.equal(longer.labels.gather(1, places), batch.labels)
     for row, span in enumerate(longer.spans):
-        assert torch.equal(longer.labels[row, slice(*span.answer)], batch.labels[row][batch.labels[row] != IGNORED])
+        assert torch.equal(
+            longer.labels[row, slice(*span.answer)], batch.labels[row][batch.labels[row] != IGNORED]
+        )

@@ -1,4 +1,6 @@
-"""Generation is a plain argmax, whatever a checkpoint's settings say, and ends where an edit's answer ends."""
+"""Generation is a plain argmax, whatever a checkpoint's settings say, and ends where an edit's
+answer ends.
+"""
 
 from contextlib import nullcontext
 from copy import deepcopy
@@ -9,7 +11,7 @@ import torch
 import transformers
 
 from liveedit.errors import BadInput
-from liveedit.models.contract import QUERIES, Nudged, cut, greedy, middle
+from liveedit.models.conformance.contract import QUERIES, Nudged, cut, greedy, middle
 from liveedit.models.tiny import tiny
 
 BENT = {
@@ -57,13 +59,20 @@ def test_no_setting_of_a_checkpoint_bends_an_answer(vlm, name, monkeypatch):
     for model in {vlm.model, getattr(vlm.model, "language_model", vlm.model)}:
         if hasattr(model, "generation_config"):
             settings = model.generation_config.to_dict() | SAMPLED | {name: BENT[name]}
-            monkeypatch.setattr(model, "generation_config", transformers.GenerationConfig.from_dict(settings))
+            monkeypatch.setattr(
+                model, "generation_config", transformers.GenerationConfig.from_dict(settings)
+            )
     assert vlm.generate(QUERIES[:2], max_new_tokens=4) == expected
 
 
 def test_an_answer_ends_with_the_token_at_which_generation_stops(vlm, monkeypatch):
-    """Of the two sources for the end of text, generation's counts; the tokenizer's where it is one of several."""
-    own, other = vlm.tokenizer.eos_token_id, vlm.tokenizer("x", add_special_tokens=False)["input_ids"][0]
+    """Of the two sources for the end of text, generation's counts; the tokenizer's where it is one
+    of several.
+    """
+    own, other = (
+        vlm.tokenizer.eos_token_id,
+        vlm.tokenizer("x", add_special_tokens=False)["input_ids"][0],
+    )
     for ends, last in ((own, own), (other, other), ([other, own], own), (None, own)):
         monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", ends)
         row = vlm.encode(QUERIES[:1], eos=True).inputs["input_ids"][0]
@@ -79,7 +88,11 @@ def own(request):
 
 
 LOOKUP, STATIC = {"prompt_lookup_num_tokens": 3}, {"cache_implementation": "static"}
-REFUSED = {"minigpt4": {"prompt_lookup_num_tokens", "assistant_model"}, "mplug_owl2": {*LOOKUP}, "qwen_vl": set()}
+REFUSED = {
+    "minigpt4": {"prompt_lookup_num_tokens", "assistant_model"},
+    "mplug_owl2": {*LOOKUP},
+    "qwen_vl": set(),
+}
 PLAIN = {"max_new_tokens": 6, "do_sample": False}
 
 
@@ -88,7 +101,9 @@ PLAIN = {"max_new_tokens": 6, "do_sample": False}
 def test_raw_generate_of_our_own_models_is_greedy_or_refused(own, option, patched):
     vlm, copied = own
     config = transformers.GenerationConfig(**PLAIN, **LOOKUP)
-    options = PLAIN | {option: (LOOKUP | STATIC | {"assistant_model": copied, "generation_config": config})[option]}
+    options = PLAIN | {
+        option: (LOOKUP | STATIC | {"assistant_model": copied, "generation_config": config})[option]
+    }
     named = {"generation_config": "prompt_lookup_num_tokens"}.get(option, option)
     wrong = REFUSED[vlm.model.config.model_type] & {named}
     for query in QUERIES[:3:2]:
@@ -98,7 +113,9 @@ def test_raw_generate_of_our_own_models_is_greedy_or_refused(own, option, patche
                 with pytest.raises(BadInput, match=f"^{named} .*: leave it out$"):
                     vlm.model.generate(**inputs, **options)
             else:
-                assert torch.equal(vlm.model.generate(**inputs, **options), vlm.model.generate(**inputs, **PLAIN))
+                assert torch.equal(
+                    vlm.model.generate(**inputs, **options), vlm.model.generate(**inputs, **PLAIN)
+                )
 
 
 @pytest.mark.parametrize("patched", [False, True])
@@ -107,5 +124,8 @@ def test_beams_of_our_own_models_are_those_without_a_cache(own, patched):
     batch = vlm.encode([replace(query, target="") for query in QUERIES[:3:2]], padding_side="left")
     options = {"max_new_tokens": 5, "do_sample": False, "num_beams": 2, "num_return_sequences": 2}
     with torch.no_grad(), vlm.patched(Nudged(middle(vlm), 0.5)) if patched else nullcontext():
-        found = [vlm.model.generate(**batch.inputs, **options, use_cache=cached) for cached in (True, False)]
+        found = [
+            vlm.model.generate(**batch.inputs, **options, use_cache=cached)
+            for cached in (True, False)
+        ]
     assert torch.equal(*found)

@@ -43,7 +43,9 @@ def test_what_loading_takes(folder, monkeypatch):
 
     handing_on(monkeypatch, seen)
     VLM.load(folder)
-    assert len(lengths) == 1 + 13  # a look at what goes into it first, and of the rest two that take half of it
+    assert (
+        len(lengths) == 1 + 13
+    )  # a look at what goes into it first, and of the rest two that take half of it
     assert lengths.count(1) == 4
 
 
@@ -55,7 +57,9 @@ def test_a_model_that_was_not_loaded_here_is_looked_at_before_it_is_edited(monke
         EditableVLM(vlm, editor)
 
 
-@pytest.mark.parametrize("given", [{"cache": 1}, {"past_key_values": 1}, {"cache": None, "past_key_values": 1}])
+@pytest.mark.parametrize(
+    "given", [{"cache": 1}, {"past_key_values": 1}, {"cache": None, "past_key_values": 1}]
+)
 def test_a_cache_is_found_under_either_name(given):
     assert cache_of(given) == 1
     assert cache_of({"past_key_values": None, "cache": None} | given) == 1
@@ -68,7 +72,10 @@ def test_a_cache_by_another_name_is_noticed(folder, monkeypatch):
         return own(self, *args, **{CACHE: memory}, **kwargs)
 
     monkeypatch.setattr(LlamaModel, "forward", forward)
-    handing_on(monkeypatch, lambda kwargs: {"memory" if name == CACHE else name: kwargs[name] for name in kwargs})
+    handing_on(
+        monkeypatch,
+        lambda kwargs: {"memory" if name == CACHE else name: kwargs[name] for name in kwargs},
+    )
     refused(folder, "names no cache")
 
 
@@ -85,7 +92,9 @@ def test_a_mask_that_is_lost_is_noticed(folder, monkeypatch):
 def test_positions_that_are_counted_anew_are_noticed(folder, monkeypatch):
     def anew(kwargs):
         length = kwargs["inputs_embeds"].shape[1]
-        return kwargs | ({"position_ids": torch.zeros(1, 1, dtype=torch.long)} if length == 1 else {})
+        return kwargs | (
+            {"position_ids": torch.zeros(1, 1, dtype=torch.long)} if length == 1 else {}
+        )
 
     handing_on(monkeypatch, anew)
     refused(folder, "generation and whole forward passes differ by")

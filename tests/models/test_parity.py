@@ -1,4 +1,6 @@
-"""Prompt, logits and hidden states against what the authors' released implementation computed on a tiny LLaVA."""
+"""Prompt, logits and hidden states against what the authors' released implementation computed on a
+tiny LLaVA.
+"""
 
 import json
 import os
@@ -12,12 +14,16 @@ from safetensors.torch import load_file
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-FOLDER = Path(os.environ.get("LIVEEDIT_PARITY_DIR", Path(__file__).parents[1] / "parity"))
+FOLDER = Path(
+    os.environ.get("LIVEEDIT_PARITY_DIR", Path(__file__).parents[1] / "assets" / "parity")
+)
 
 
 @pytest.fixture(scope="module")
 def recorded():
-    golden = json.loads((FOLDER / "liveedit-llava" / "golden.json").read_text(encoding="utf-8"))["queries"]
+    golden = json.loads((FOLDER / "liveedit-llava" / "golden.json").read_text(encoding="utf-8"))[
+        "queries"
+    ]
     tensors = load_file(FOLDER / "liveedit-llava" / "golden.safetensors")
     images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
     queries = [Query(row["prompt"], row["target"], images[row["image_index"]]) for row in golden]
@@ -32,5 +38,9 @@ def test_logits_and_hidden_states(recorded, side):
     for index, (row, span) in enumerate(zip(golden, batch.spans, strict=True)):
         real = slice(span.start, span.stop)
         assert span.shift(-span.start).image == tuple(row["vision_range"])
-        torch.testing.assert_close(logits[index, real], tensors[f"q{index:02d}.base_logits"][0], atol=1e-4, rtol=0)
-        torch.testing.assert_close(hidden[index, real], tensors[f"q{index:02d}.layer_hidden"][0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            logits[index, real], tensors[f"q{index:02d}.base_logits"][0], atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(
+            hidden[index, real], tensors[f"q{index:02d}.layer_hidden"][0], atol=1e-5, rtol=0
+        )

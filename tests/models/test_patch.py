@@ -1,14 +1,17 @@
 import pytest
 import torch
 
-from liveedit.editors.feedforward import Recorder
+from liveedit.editors.common.feed_forward import Recorder
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.attach import unpadded
 from liveedit.models.patch import Patch, main_output, site_layer
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-QUERIES = [Query("who sang the song", "Elvis"), Query("What is the country with this flag?", "Japan")]
+QUERIES = [
+    Query("who sang the song", "Elvis"),
+    Query("What is the country with this flag?", "Japan"),
+]
 
 
 class Weights(Patch):
@@ -94,7 +97,10 @@ def test_weights_take_the_models_type(vlm):
 
 def test_weights_of_another_model_are_refused(vlm):
     name = "model.language_model.norm.weight"
-    for values, reason in (({"no.such": torch.zeros(1)}, "does not have"), ({name: torch.zeros(3)}, r"\(3,\)")):
+    for values, reason in (
+        ({"no.such": torch.zeros(1)}, "does not have"),
+        ({name: torch.zeros(3)}, r"\(3,\)"),
+    ):
         with pytest.raises(Mismatch, match=reason), vlm.patched(Weights(values)):
             pass
     assert vlm.patches == []
@@ -113,7 +119,10 @@ def test_quantised_weights_are_refused():
     vlm, name = tiny("llava"), "model.language_model.norm.weight"
     quantised = torch.nn.Parameter(torch.zeros(32, dtype=torch.int8), requires_grad=False)
     vlm.decoder.norm.weight = quantised
-    with pytest.raises(UnsupportedModel, match="quantised"), vlm.patched(Weights({name: torch.zeros(32)})):
+    with (
+        pytest.raises(UnsupportedModel, match="quantised"),
+        vlm.patched(Weights({name: torch.zeros(32)})),
+    ):
         pass
 
 
@@ -167,7 +176,9 @@ def test_an_interrupted_batch_does_not_leak_into_the_next(vlm):
 
 
 def test_the_text_model_alone_sees_a_patch(tied):
-    """OPT embeds its tokens within the decoder when it is called by itself, and merging has to keep up with that."""
+    """OPT embeds its tokens within the decoder when it is called by itself, and merging has to keep
+    up with that.
+    """
     grown = []
 
     class Watching(Patch):
@@ -179,7 +190,11 @@ def test_the_text_model_alone_sees_a_patch(tied):
     ids = tied.encode(QUERIES[:1]).inputs["input_ids"]
     with tied.patched(Watching()):
         tokens = text.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, min_new_tokens=3, do_sample=False
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=3,
+            min_new_tokens=3,
+            do_sample=False,
         )
     assert grown == [tokens[:, :stop].tolist() for stop in range(ids.shape[1], tokens.shape[1])]
 
@@ -193,7 +208,9 @@ def test_a_site_can_be_what_a_module_takes_in(family, norm, inside):
     batch, record = vlm.encode(QUERIES), Recorder(norm, f"{inside}@input")
     with vlm.patched(record):
         plain = vlm.logits(batch)
-    assert torch.equal(record.seen[norm].view_as(record.seen[f"{inside}@input"]), record.seen[f"{inside}@input"])
+    assert torch.equal(
+        record.seen[norm].view_as(record.seen[f"{inside}@input"]), record.seen[f"{inside}@input"]
+    )
     doubled, output = Sites({f"{inside}@input": lambda x: 2 * x}), Sites({norm: lambda x: 2 * x})
     with vlm.patched(doubled):
         seen = vlm.logits(batch)

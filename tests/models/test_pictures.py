@@ -1,4 +1,6 @@
-"""What processors say against images: one line that names the image; and no image is misread for its size."""
+"""What processors say against images: one line that names the image; and no image is misread for
+its size.
+"""
 
 import pytest
 import torch
@@ -43,10 +45,14 @@ def test_the_sides_of_a_small_picture_are_not_taken_for_colours(model_type, size
     picture = Image.linear_gradient("L").resize(size).convert("RGB")
     picture.paste((255, 0, 0), (0, 0, size[0] // 2, size[1]))
     vlm = tiny(model_type)
-    small, large = (vlm.look([image])[0] for image in (picture, picture.resize((size[0] * 8, size[1] * 8), 0)))
+    small, large = (
+        vlm.look([image])[0] for image in (picture, picture.resize((size[0] * 8, size[1] * 8), 0))
+    )
     [name] = [name for name, value in large.items() if value.is_floating_point()]
     if small[name].shape == large[name].shape:
-        assert torch.corrcoef(torch.stack([small[name].flatten(), large[name].flatten()]))[0, 1] > 0.8
+        assert (
+            torch.corrcoef(torch.stack([small[name].flatten(), large[name].flatten()]))[0, 1] > 0.8
+        )
     else:
         assert model_type == "emu3"
         assert small[name].shape[1] == 3

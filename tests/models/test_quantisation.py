@@ -1,4 +1,6 @@
-"""Weights in 8 and 4 bits: read from full ones, read back, and told apart; without bitsandbytes a line that says so."""
+"""Weights in 8 and 4 bits: read from full ones, read back, and told apart; without bitsandbytes a
+line that says so.
+"""
 
 import importlib.util
 
@@ -13,7 +15,9 @@ from liveedit.models.tiny import tiny
 from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Query
 
-installed = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
+)
 QUERIES = [
     Query("What is the country with this flag?", "Japan", Image.new("RGB", (40, 30), "red")),
     Query("who?", "me"),
@@ -53,7 +57,9 @@ def test_a_checkpoint_that_needs_a_library_that_is_not_here_says_which(tmp_path,
     import transformers
 
     def lacking(*_, **__):
-        raise ImportError("Loading a GPTQ quantized model requires gptqmodel\n(`pip install gptqmodel`)")
+        raise ImportError(
+            "Loading a GPTQ quantized model requires gptqmodel\n(`pip install gptqmodel`)"
+        )
 
     folder = save(tiny("llava"), tmp_path)
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", lacking)
@@ -83,7 +89,9 @@ def test_weights_are_the_full_ones_but_for_rounding_and_are_computed_with(quanti
         assert error.norm() <= share * parameter.norm(), name
     batch = vlm.encode(QUERIES)
     logits, expected = vlm.logits(batch), rounded.logits(batch)
-    assert (logits - expected).norm() < (0.1 if bits == "8bit" else 1e-4) * expected.norm()  # 8 bits round states, too
+    assert (logits - expected).norm() < (
+        0.1 if bits == "8bit" else 1e-4
+    ) * expected.norm()  # 8 bits round states, too
 
 
 @installed
@@ -92,7 +100,9 @@ def test_hidden_and_resume_and_their_gradients(quantised):
     batch = vlm.encode(QUERIES)
     logits = vlm.logits(batch)
     for layer in (EMBEDDINGS, 1):
-        torch.testing.assert_close(vlm.resume(layer, vlm.hidden(batch, layer)), logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            vlm.resume(layer, vlm.hidden(batch, layer)), logits, rtol=1e-4, atol=1e-4
+        )
     slopes = []
     for model in (full, vlm):
         hidden = full.hidden(full.encode(QUERIES), 1)
@@ -134,11 +144,17 @@ def test_a_quantised_checkpoint_just_loads_and_is_a_model_of_its_own(quantised, 
 def test_weights_cannot_be_changed(quantised):
     class Weights(Patch):
         def weights(self):
-            names = [name for name, value in vlm.layers[1].named_parameters() if not value.is_floating_point()]
+            names = [
+                name
+                for name, value in vlm.layers[1].named_parameters()
+                if not value.is_floating_point()
+            ]
             name = next(name for name in names if "q_proj" in name)
             return {f"{vlm.decoder_path}.layers.1.{name}": torch.zeros(1)}
 
     vlm = quantised[1]
-    with pytest.raises(UnsupportedModel, match="load the model in full, or edit it by a method that") as caught:
+    with pytest.raises(
+        UnsupportedModel, match="load the model in full, or edit it by a method that"
+    ) as caught:
         vlm.patched(Weights()).__enter__()
     assert "\n" not in str(caught.value)

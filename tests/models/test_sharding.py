@@ -13,7 +13,9 @@ from liveedit.models.tiny import tiny
 from liveedit.models.vlm import EMBEDDINGS, VLM
 from liveedit.types import Query
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*do not match any submodules")  # BLIP-2's query tokens are in none
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*do not match any submodules"
+)  # BLIP-2's query tokens are in none
 FAMILIES = ("llava", "blip2", "minigpt4", "mplug_owl2", "qwen2_vl", "qwen_vl")
 QUERIES = [
     Query("What is the country with this flag?", "Japan", Image.new("RGB", (40, 30), "red")),
@@ -28,7 +30,9 @@ def pair(request, tmp_path_factory):
     full.model.save_pretrained(folder)
     full.processor.save_pretrained(folder)
     most = {"cpu": full.model.get_memory_footprint() * 4 // 5}
-    return full, VLM.load(folder, device_map="auto", max_memory=most, prompt_format=full.prompt_format)
+    return full, VLM.load(
+        folder, device_map="auto", max_memory=most, prompt_format=full.prompt_format
+    )
 
 
 def hooks(model):
@@ -108,4 +112,6 @@ def test_an_edit_made_in_memory_opens_on_the_spread_model(pair, tmp_path):
 def test_the_embedded_model_may_be_spread(embedded_vlm):
     spread = load_vlm("emblem", device_map="auto", max_memory={"cpu": "8MB"})
     assert any(parameter.is_meta for parameter in spread.model.parameters())
-    assert spread.generate(QUERIES, max_new_tokens=4) == embedded_vlm.generate(QUERIES, max_new_tokens=4)
+    assert spread.generate(QUERIES, max_new_tokens=4) == embedded_vlm.generate(
+        QUERIES, max_new_tokens=4
+    )

@@ -60,7 +60,9 @@ def test_a_template_for_text_alone_is_given_the_image_in_the_text(llava, templat
     ],
 )
 def test_a_template_that_cannot_be_used_is_named_in_one_line(llava, template, reason):
-    with pytest.raises(BadInput, match=f"chat template of the model's processor.*{reason}") as caught:
+    with pytest.raises(
+        BadInput, match=f"chat template of the model's processor.*{reason}"
+    ) as caught:
         asked(llava, template)
     assert "\n" not in str(caught.value)
     assert "placeholder" not in str(caught.value)
@@ -91,7 +93,9 @@ def test_a_template_with_a_date_says_the_same_tomorrow(llava):
 )
 def test_no_answer_stands_within_a_thought(llava, ending, rendered):
     vlm = asked(llava, f"{TURN} ASSISTANT: {ending}")
-    assert vlm.render(Query("Is <think> a word?")) == f"USER: Is <think> a word? ASSISTANT: {rendered}"
+    assert (
+        vlm.render(Query("Is <think> a word?")) == f"USER: Is <think> a word? ASSISTANT: {rendered}"
+    )
 
 
 TURNS = "{% for m in messages %}[{{ m['role'] }}]GAP{{ m['content'] }};{% endfor %}"
@@ -120,7 +124,9 @@ def test_an_answer_stands_where_the_template_puts_it(llava, template, between):
 def test_a_template_that_leaves_the_image_out_is_not_the_users_fault(llava):
     shown = "{{ '<picture>' if p['type'] == 'image' else p['text'] }}"
     template = f"{{% for p in messages[0]['content'] %}}{shown}{{% endfor %}}"
-    with pytest.raises(UnsupportedModel, match="the chat template writes 0 image placeholders") as caught:
+    with pytest.raises(
+        UnsupportedModel, match="the chat template writes 0 image placeholders"
+    ) as caught:
         asked(llava, template)
     assert "leave it out" not in str(caught.value)
     with pytest.raises(BadInput, match="leave it out"):

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import new_editor
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.llava import Llava
+from liveedit.models.families.llava import Llava
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM, scaled
 from liveedit.types import Query
@@ -69,7 +69,9 @@ def unreachable(*_, **__):
 def test_an_id_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     start = time.monotonic()
-    with pytest.raises(BadInput, match="cannot read the model owner/name: Hugging Face cannot be reached") as caught:
+    with pytest.raises(
+        BadInput, match="cannot read the model owner/name: Hugging Face cannot be reached"
+    ) as caught:
         VLM.load("owner/name")
     one_line(caught)
     assert time.monotonic() - start < 3
@@ -83,10 +85,14 @@ def test_an_id_that_cannot_be_reached_is_read_from_its_copy(saved, monkeypatch):
 
 def test_an_id_that_is_not_there(monkeypatch):
     def missing(*_, **__):
-        raise RepositoryNotFoundError("404\nNot found", response=SimpleNamespace(headers={}, request=None))
+        raise RepositoryNotFoundError(
+            "404\nNot found", response=SimpleNamespace(headers={}, request=None)
+        )
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", missing)
-    with pytest.raises(BadInput, match="Hugging Face has no model owner/name: check the id") as caught:
+    with pytest.raises(
+        BadInput, match="Hugging Face has no model owner/name: check the id"
+    ) as caught:
         VLM.load("owner/name")
     one_line(caught)
 
@@ -98,11 +104,18 @@ def test_a_folder_without_config(tmp_path):
 
 @pytest.mark.parametrize(
     ("theirs", "model_type", "ours"),
-    [("QWenLMHeadModel", "qwen", "qwen_vl"), ("MPLUGOwl2LlamaForCausalLM", "mplug_owl2", "mplug_owl2")],
+    [
+        ("QWenLMHeadModel", "qwen", "qwen_vl"),
+        ("MPLUGOwl2LlamaForCausalLM", "mplug_owl2", "mplug_owl2"),
+    ],
 )
 def test_a_checkpoint_for_the_authors_code_names_its_converter(theirs, model_type, ours, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": [theirs], "model_type": model_type}))
-    with pytest.raises(UnsupportedModel, match=f"liveedit models convert {ours} {tmp_path} OUT") as caught:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architectures": [theirs], "model_type": model_type})
+    )
+    with pytest.raises(
+        UnsupportedModel, match=f"liveedit models convert {ours} {tmp_path} OUT"
+    ) as caught:
         VLM.load(tmp_path)
     one_line(caught)
 
@@ -141,14 +154,18 @@ def test_missing_weights(saved):
     weights = load_file(saved / "model.safetensors")
     name = sorted(weights)[0]
     save_file(
-        {key: value for key, value in weights.items() if key != name}, saved / "model.safetensors", {"format": "pt"}
+        {key: value for key, value in weights.items() if key != name},
+        saved / "model.safetensors",
+        {"format": "pt"},
     )
     with pytest.raises(BadInput, match="lacks") as caught:
         VLM.load(saved)
     one_line(caught)
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "processor_config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "processor_config.json", "tokenizer.json"]
+)
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b"\xff\xfe"])
 def test_a_damaged_file_is_named(saved, name, damage):
     (saved / name).write_bytes(damage)
@@ -169,7 +186,9 @@ def rewrite(file, **changes):
 def test_weights_of_another_shape(saved, caplog):
     text = json.loads((saved / "config.json").read_text())["text_config"]
     rewrite(saved / "config.json", text_config=text | {"intermediate_size": 80})
-    with pytest.raises(BadInput, match=r"of shape \(32, 64\), where its config says \(32, 80\)") as caught:
+    with pytest.raises(
+        BadInput, match=r"of shape \(32, 64\), where its config says \(32, 80\)"
+    ) as caught:
         VLM.load(saved)
     one_line(caught)
     assert not caplog.records
@@ -184,15 +203,25 @@ def test_a_config_without_text_decoder_does_not_start_a_large_model(saved, text)
 
 
 def test_a_checkpoint_of_llavas_authors(tmp_path):
-    config = {"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "hidden_size": 4096}
+    config = {
+        "model_type": "llava",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "hidden_size": 4096,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "openai/clip"}))
-    with pytest.raises(UnsupportedModel, match=r"LLaVA's authors: .* llava-hf/llava-1\.5-7b-hf") as caught:
+    with pytest.raises(
+        UnsupportedModel, match=r"LLaVA's authors: .* llava-hf/llava-1\.5-7b-hf"
+    ) as caught:
         VLM.load(tmp_path)
     one_line(caught)
 
 
 OLD = [
-    ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"),  # before transformers 4.46
+    (
+        "patch_size",
+        "vision_feature_select_strategy",
+        "num_additional_image_tokens",
+    ),  # before transformers 4.46
     ("num_additional_image_tokens",),  # before 4.47
 ]
 
@@ -201,12 +230,19 @@ OLD = [
 def test_an_old_processor_file_is_completed_from_the_config(saved, lacking):
     rewrite(saved / "processor_config.json", **dict.fromkeys(lacking))
     query = [Query("Which flag?", "Japan", FLAG)]
-    assert VLM.load(saved).encode(query).inputs["input_ids"].equal(tiny("llava").encode(query).inputs["input_ids"])
+    assert (
+        VLM.load(saved)
+        .encode(query)
+        .inputs["input_ids"]
+        .equal(tiny("llava").encode(query).inputs["input_ids"])
+    )
 
 
 def test_a_processor_that_does_not_fit_is_found_at_load(saved):
     rewrite(saved / "processor_config.json", patch_size=4)
-    with pytest.raises(UnsupportedModel, match="does not fit the model: Image features and image tokens") as caught:
+    with pytest.raises(
+        UnsupportedModel, match="does not fit the model: Image features and image tokens"
+    ) as caught:
         VLM.load(saved)
     one_line(caught)
 
@@ -264,7 +300,9 @@ def test_tiny_models_are_reproducible_and_leave_the_random_state_alone():
     ],
 )
 def test_a_model_in_half_precision_is_known_as_it_was_before(dtype, before, tmp_path):
-    """When its fingerprint still counted the bits of half precision: pools and editors of then open."""
+    """When its fingerprint still counted the bits of half precision: pools and editors of then
+    open.
+    """
     full = tiny("llava")
     half = VLM(tiny("llava").model.to(dtype), full.processor)
     assert half.known_as(before)
@@ -285,7 +323,9 @@ def test_a_model_in_half_precision_is_known_as_it_was_before(dtype, before, tmp_
 @pytest.mark.parametrize("family", ["llava", "blip2", "git", "instructblip", "qwen2_5_vl"])
 def test_a_prompt_that_the_model_has_no_room_for(family):
     vlm = tiny(family)
-    with pytest.raises(BadInput, match=r"room for \d+ tokens, and the prompt takes \d+: shorten") as caught:
+    with pytest.raises(
+        BadInput, match=r"room for \d+ tokens, and the prompt takes \d+: shorten"
+    ) as caught:
         vlm.generate([Query("film " * 40_000, image=FLAG)])
     one_line(caught)
 
@@ -294,7 +334,9 @@ def test_an_answer_that_the_model_has_no_room_for():
     vlm = tiny("blip2")
     [length] = vlm.positions(vlm.encode([Query("Which film?", image=FLAG)])).tolist()
     assert vlm.generate([Query("Which film?", image=FLAG)], max_new_tokens=vlm.room - length)
-    with pytest.raises(BadInput, match="an answer up to 600 more: ask for a shorter one, or shorten") as caught:
+    with pytest.raises(
+        BadInput, match="an answer up to 600 more: ask for a shorter one, or shorten"
+    ) as caught:
         vlm.generate([Query("Which film?", image=FLAG)], max_new_tokens=600)
     one_line(caught)
 
@@ -388,7 +430,9 @@ def test_an_empty_query_is_refused_where_the_text_has_no_bos():
 
 
 def test_a_target_that_the_tokenizer_cannot_write_is_refused():
-    core = Tokenizer(models.BPE({"<unk>": 0, "J": 1, "a": 2, "p": 3, "n": 4}, [], unk_token="<unk>"))
+    core = Tokenizer(
+        models.BPE({"<unk>": 0, "J": 1, "a": 2, "p": 3, "n": 4}, [], unk_token="<unk>")
+    )
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     vlm = tiny("llava")
     edited = EditableVLM(vlm, new_editor(vlm, "ft-l"))
@@ -442,7 +486,9 @@ def test_blip2_with_an_encoder_decoder_is_refused():
 
 
 def test_blip2_without_image_token_is_refused():
-    config = SimpleNamespace(model_type="blip-2", use_decoder_only_language_model=True, image_token_id=None)
+    config = SimpleNamespace(
+        model_type="blip-2", use_decoder_only_language_model=True, image_token_id=None
+    )
     with pytest.raises(UnsupportedModel, match="no image token"):
         VLM(SimpleNamespace(config=config), None)
 

@@ -10,7 +10,7 @@ from liveedit.editable import EditableVLM
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.editors.base import TrainableEditor
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.contract import CHECKS, QUERIES
+from liveedit.models.conformance.contract import CHECKS, QUERIES
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
@@ -22,7 +22,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 def lora(model, **settings):
     """The model with adapters that change its answers."""
     torch.manual_seed(0)
-    options = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False} | settings
+    options = {
+        "r": 4,
+        "target_modules": ["q_proj", "v_proj"],
+        "init_lora_weights": False,
+    } | settings
     return peft.get_peft_model(model, peft.LoraConfig(**options))
 
 
@@ -42,7 +46,11 @@ def test_a_model_with_adapters_computes_what_peft_does(family):
     with wrapped.disable_adapter():
         assert torch.equal(vlm.logits(batch), plain)
     vlm.model.requires_grad_(False)  # which PEFT asks for when it switches adapters on
-    for name in ("resume_continues_where_hidden_stopped", "generation_sees_a_patch", "a_patch_acts_and_leaves_nothing"):
+    for name in (
+        "resume_continues_where_hidden_stopped",
+        "generation_sees_a_patch",
+        "a_patch_acts_and_leaves_nothing",
+    ):
         CHECKS[name](vlm)
 
 
@@ -55,7 +63,9 @@ def test_the_fingerprint_is_of_the_weights_that_act(made):
     with wrapped.disable_adapter():
         assert vlm.fingerprint == plain
     assert vlm.fingerprint == on
-    wrapped.add_adapter("other", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.add_adapter(
+        "other", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
     assert vlm.fingerprint == on, "an adapter that is not in use changes nothing"
     wrapped.set_adapter("other")
     assert vlm.fingerprint not in (on, plain)
@@ -65,14 +75,18 @@ def test_the_fingerprint_follows_what_becomes_of_adapters(made):
     plain = made.fingerprint
     vlm = VLM(wrapped := lora(made.model), made.processor)
     found = [plain, vlm.fingerprint]
-    for parameter in (parameter for name, parameter in wrapped.named_parameters() if "lora_B" in name):
+    for parameter in (
+        parameter for name, parameter in wrapped.named_parameters() if "lora_B" in name
+    ):
         parameter.data.mul_(2)
     found.append(vlm.fingerprint)
     wrapped.merge_adapter()
     found.append(vlm.fingerprint)
     wrapped.unmerge_adapter()
     wrapped.delete_adapter("default")
-    wrapped.add_adapter("default", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.add_adapter(
+        "default", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
     found.append(vlm.fingerprint)
     assert len(set(found)) == len(found)
 
@@ -134,11 +148,17 @@ def test_a_model_that_was_made_without_gradients_is_refused():
 
 
 def adapters(kind, *names):
-    """The settings of adapters of a kind, around the layers of these names, or around all linear ones."""
+    """The settings of adapters of a kind, around the layers of these names, or around all linear
+    ones.
+    """
     targets = [*names] or "all-linear"
     if kind == "ia3":
-        return peft.IA3Config(target_modules=targets, feedforward_modules=targets, init_ia3_weights=False)
-    return peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False, use_dora=kind == "dora")
+        return peft.IA3Config(
+            target_modules=targets, feedforward_modules=targets, init_ia3_weights=False
+        )
+    return peft.LoraConfig(
+        r=4, target_modules=targets, init_lora_weights=False, use_dora=kind == "dora"
+    )
 
 
 @pytest.mark.parametrize("family", ["llava", "blip2"])
@@ -152,7 +172,9 @@ def test_every_editor_edits_beside_adapters_on_all_layers(editor, family):
     weights = edited.patch.weights()
     with vlm.patched(edited.patch):
         state = vlm.model.state_dict()
-        assert [name for name, value in weights.items() if not torch.equal(state[name], value)] == []
+        assert [
+            name for name, value in weights.items() if not torch.equal(state[name], value)
+        ] == []
     assert all("lora_" not in name for name in weights)
 
 
@@ -180,7 +202,9 @@ def test_edits_fit_the_same_model_with_adapters_that_are_off(editor, made, tmp_p
     def opened(model, edits):
         vlm = VLM(model, made.processor)
         trained = (tmp_path / "editor").exists()
-        found = EditableVLM(vlm, load_editor(vlm, tmp_path / "editor") if trained else new_editor(vlm, editor, {}))
+        found = EditableVLM(
+            vlm, load_editor(vlm, tmp_path / "editor") if trained else new_editor(vlm, editor, {})
+        )
         found.load(tmp_path / edits)
         return found
 

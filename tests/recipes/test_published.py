@@ -1,4 +1,6 @@
-"""The published recipes: their commands can be run, their settings exist, their estimates count what there is."""
+"""The published recipes: their commands can be run, their settings exist, their estimates count
+what there is.
+"""
 
 import json
 import sys
@@ -11,7 +13,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from liveedit.cli import app
-from liveedit.cli.entrants import entrants
+from liveedit.cli.editor_specs import entrants
 from liveedit.data import BENCHMARKS as KNOWN
 from liveedit.editors import EDITORS, new_editor
 from liveedit.evaluate import Windows
@@ -32,12 +34,16 @@ TINY = Backbone("tiny", 4, 32, 64, 360, 3, image_tokens=9, vision=Vision(0, 0, (
 
 
 def parsed(command):
-    """The options of a `liveedit` command, alone or under `accelerate launch`, parsed as the command line does."""
+    """The options of a `liveedit` command, alone or under `accelerate launch`, parsed as the
+    command line does.
+    """
     words = command[command.index("liveedit") + 1 :]
     group = typer.main.get_command(app)
     with group.make_context("liveedit", list(words)) as context:
         name = words[0]
-        with group.get_command(context, name).make_context(name, list(words[1:]), parent=context) as parsed:
+        with group.get_command(context, name).make_context(
+            name, list(words[1:]), parent=context
+        ) as parsed:
             return parsed.params
 
 
@@ -56,7 +62,11 @@ def test_every_command_of_a_plan_can_be_parsed(added, tmp_path, backbone, data, 
         options = parsed(step.command)
         assert options["data"] in KNOWN
         assert (options["model"], options["dtype"]) == ("the/model", "bfloat16")
-        assert (options["split"], options["prompts"], options["prompt_format"]) == ("paper", "paper", "raw")
+        assert (options["split"], options["prompts"], options["prompt_format"]) == (
+            "paper",
+            "paper",
+            "raw",
+        )
         assert step.hours > 0
         if "config" in options:
             assert options["config"].is_file()
@@ -66,7 +76,9 @@ def test_every_command_of_a_plan_can_be_parsed(added, tmp_path, backbone, data, 
         else:
             tested = entrants(options["editors"])
             assert {Path(one.source).parent for one in tested} == {tmp_path / "out" / "editors"}
-            assert {path for path in trained if path.name in {one.label for one in tested}} <= {*map(Path, trained)}
+            assert {path for path in trained if path.name in {one.label for one in tested}} <= {
+                *map(Path, trained)
+            }
     assert [path.name for path in trained] == ["liveedit", "mend", "serac", "recipe", "ke", "lte"]
     assert parsed(steps[-1].command) == {"out": tmp_path / "out"}
     tests = [parsed(step.command) for step in steps if step.what.startswith("test")]
@@ -74,7 +86,12 @@ def test_every_command_of_a_plan_can_be_parsed(added, tmp_path, backbone, data, 
         "1,10,100,1000",
         {"e-vqa": 2093, "e-ic": 1000, "vlkeb": 3174}[data],
     )
-    both = ["vlkeb", "vlkeb", "vlkeb-onehop", "vlkeb-onehop-edited"]  # multihop is not among the test records
+    both = [
+        "vlkeb",
+        "vlkeb",
+        "vlkeb-onehop",
+        "vlkeb-onehop-edited",
+    ]  # multihop is not among the test records
     assert [options["data"] for options in tests] == (both if data == "vlkeb" else [data])
 
 
@@ -100,7 +117,10 @@ def test_settings_are_ones_that_exist(label, backbone):
 
 
 def test_steps_are_the_published_epochs():
-    steps = {cases: methods.method("liveedit", "llava-1.5-7b", "", cases).steps for cases in (6345, 2849, 5000)}
+    steps = {
+        cases: methods.method("liveedit", "llava-1.5-7b", "", cases).steps
+        for cases in (6345, 2849, 5000)
+    }
     assert steps == {6345: 39_700, 2849: 17_850, 5000: 31_250}
 
 
@@ -109,8 +129,15 @@ def test_settings_of_methods_without_training_are_found_by_the_evaluation(added,
     run.untrained(table, ["ft-llm", "ike", "liveedit"])
     assert sorted(path.name for path in table.editors.iterdir()) == ["ft-llm", "ike"]
     stored = json.loads((table.editors / "ft-llm" / "config.json").read_text())
-    assert (stored["editor"], stored["config"]["weights"], stored["config"]["steps"]) == ("ft-l", "mlp", 10)
-    assert json.loads((table.editors / "ike" / "config.json").read_text())["config"]["demonstrations"] == "vlkeb"
+    assert (stored["editor"], stored["config"]["weights"], stored["config"]["steps"]) == (
+        "ft-l",
+        "mlp",
+        10,
+    )
+    assert (
+        json.loads((table.editors / "ike" / "config.json").read_text())["config"]["demonstrations"]
+        == "vlkeb"
+    )
 
 
 def test_without_data_one_line_says_what_to_do(published, tmp_path, capsys):
@@ -133,7 +160,12 @@ def test_a_backbone_without_an_id_needs_a_folder(added, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run.main(["qwen-vl-7b", "vlkeb", "--out", str(tmp_path / "out"), "--plan"])
     assert "give the folder, --model FOLDER" in capsys.readouterr().err
-    assert run.main(["qwen-vl-7b", "vlkeb", "--out", str(tmp_path / "out"), "--plan", "--model", "a/folder"]) == 0
+    assert (
+        run.main(
+            ["qwen-vl-7b", "vlkeb", "--out", str(tmp_path / "out"), "--plan", "--model", "a/folder"]
+        )
+        == 0
+    )
     assert "--model a/folder" in capsys.readouterr().out
 
 
@@ -154,13 +186,22 @@ def test_a_failed_step_stops_the_run_and_is_named(tmp_path, capsys):
 def test_a_training_that_is_done_is_not_repeated(tmp_path, capsys):
     (tmp_path / "mend").mkdir()
     (tmp_path / "mend" / run.FINISHED).touch()
-    assert run.run([run.Step("train mend", ["no such command", "train", str(tmp_path / "mend")])], run.Console()) == 0
+    assert (
+        run.run(
+            [run.Step("train mend", ["no such command", "train", str(tmp_path / "mend")])],
+            run.Console(),
+        )
+        == 0
+    )
     assert "done already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("name", "decoder", "whole"),
-    [("llava-1.5-7b", 6_738_939_904, 7_063_427_072), ("blip2-opt-2.7b", 2_651_678_720, 3_744_761_856)],
+    [
+        ("llava-1.5-7b", 6_738_939_904, 7_063_427_072),
+        ("blip2-opt-2.7b", 2_651_678_720, 3_744_761_856),
+    ],
 )
 def test_parameters_are_those_of_the_checkpoints(name, decoder, whole):
     assert (BACKBONES[name].decoder, BACKBONES[name].parameters) == (decoder, whole)
@@ -168,7 +209,11 @@ def test_parameters_are_those_of_the_checkpoints(name, decoder, whole):
 
 @pytest.mark.parametrize(
     ("name", "trained"),
-    [("llava-1.5-7b", 103_135_232), ("blip2-opt-2.7b", 58_365_952), ("minigpt4-vicuna-7b", 100_907_008)],
+    [
+        ("llava-1.5-7b", 103_135_232),
+        ("blip2-opt-2.7b", 58_365_952),
+        ("minigpt4-vicuna-7b", 100_907_008),
+    ],
 )
 def test_the_parameters_of_liveedit_are_those_of_the_released_code(name, trained):
     assert estimate.liveedit(estimate.Load(BACKBONES[name], 1, 1, 20, 2)).trained == trained
@@ -190,9 +235,18 @@ def test_memory_of_a_training_by_hand():
 
 def test_the_edits_of_the_windows_are_those_of_the_protocol():
     at = estimate.Load(BACKBONES["llava-1.5-7b"], 1, 2093, 24, 4)
-    pools = Windows(max_cases=2093).pools([Case(str(number), (Query("?", "!"),), ()) for number in range(2093)])
-    edits, asks = sum(len(pool.cases) for pool in pools), sum(len(at.asked) for pool in pools for at in pool.points)
-    assert estimate.windows(at, (1, 10, 100, 1000)) == (edits, asks) == (2000 + 1800 + 1890 + 1884, 8183)
+    pools = Windows(max_cases=2093).pools(
+        [Case(str(number), (Query("?", "!"),), ()) for number in range(2093)]
+    )
+    edits, asks = (
+        sum(len(pool.cases) for pool in pools),
+        sum(len(at.asked) for pool in pools for at in pool.points),
+    )
+    assert (
+        estimate.windows(at, (1, 10, 100, 1000))
+        == (edits, asks)
+        == (2000 + 1800 + 1890 + 1884, 8183)
+    )
 
 
 def case(number):

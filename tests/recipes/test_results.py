@@ -17,7 +17,9 @@ METRICS = ("reliability", "text_generality", "image_generality", "text_locality"
 
 
 def answers(editor, right, seed=0):
-    """The records of two cases after 10 edits; of each metric's four tokens the first ``right`` are as wanted."""
+    """The records of two cases after 10 edits; of each metric's four tokens the first ``right`` are
+    as wanted.
+    """
     return [
         Record(
             editor=editor, data="emblem", edits=10, window=0, seed=seed, case=case, probe=probe, metric=metric,
@@ -41,20 +43,34 @@ def pages(tmp_path):
     ):  # fmt: skip
         records = tmp_path / folder / f"seed-{seed}" / f"records-{name}.jsonl"
         records.parent.mkdir(parents=True, exist_ok=True)
-        records.write_text("".join(f"{record.to_json()}\n" for record in answers(name, right, seed)), encoding="utf-8")
+        records.write_text(
+            "".join(f"{record.to_json()}\n" for record in answers(name, right, seed)),
+            encoding="utf-8",
+        )
     return tmp_path
 
 
 def test_the_pages_show_what_the_records_hold(pages, monkeypatch):
     text = (pages / "README.md").read_text(encoding="utf-8")
-    order = ["results.py", str(pages / "sound"), "--released", str(pages / "released"), "--root", str(pages)]
+    order = [
+        "results.py",
+        str(pages / "sound"),
+        "--released",
+        str(pages / "released"),
+        "--root",
+        str(pages),
+    ]
     monkeypatch.setattr(sys, "argv", order)
     results.main()
-    readme, discussion = ((pages / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
+    readme, discussion = (
+        (pages / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md")
+    )
     assert "| lte | 37.5 ± " in readme  # over both seeds
     assert "| pinpoint | **100.0** ± 0.0 | **100.0** ± 0.0 |" in readme
     assert "lte-text" not in readme
-    assert "| lte-text | 50.0 ± 0.0 | **0.0** ± 0.0 |\n| lte | **75.0** ± 0.0 |" in discussion  # the same seed alone
+    assert (
+        "| lte-text | 50.0 ± 0.0 | **0.0** ± 0.0 |\n| lte | **75.0** ± 0.0 |" in discussion
+    )  # the same seed alone
     assert text.partition("<!--")[0] == readme.partition("<!--")[0]
     assert text.rpartition("-->")[2] == readme.rpartition("-->")[2]
     assert (pages / "docs" / "results" / "emblem.json").is_file()
@@ -67,18 +83,33 @@ def test_the_pages_are_what_the_records_say(page):
 
 
 FIGURE = re.compile(r"\d\.\d|\d ?%|\d of \d|\bhalf\b|\b(?:six|nine) in ten\b")
-"""What reads like a measurement. Sizes, versions and settings are whole numbers or stand in code."""
+"""What reads like a measurement. Sizes, versions and settings are whole numbers or stand in code.
+"""
 
 
 def typed(text):
-    """The figures of a text that no call puts there, without code, links and the rows that are the papers'."""
-    text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|`[^`]*`|```.*?```|\]\([^)]*\)|<!--.*?-->", "", text, flags=re.DOTALL)
-    return [line for line in text.splitlines() if FIGURE.search(line) and not re.match(r"\|[^|]*\| \d", line)]
+    """The figures of a text that no call puts there, without code, links and the rows that are the
+    papers'.
+    """
+    text = re.sub(
+        r"\{\{.*?\}\}|\{%.*?%\}|`[^`]*`|```.*?```|\]\([^)]*\)|<!--.*?-->", "", text, flags=re.DOTALL
+    )
+    return [
+        line
+        for line in text.splitlines()
+        if FIGURE.search(line) and not re.match(r"\|[^|]*\| \d", line)
+    ]
 
 
 def test_no_figure_is_typed_by_hand():
     pages = Path(results.__file__).parent / "pages"
-    allowed = ["of a 95 % interval", "3.7 million weights", "Python ≥ 3.11", "Apache-2.0", "LLaVA-1.5"]
+    allowed = [
+        "of a 95 % interval",
+        "3.7 million weights",
+        "Python ≥ 3.11",
+        "Apache-2.0",
+        "LLaVA-1.5",
+    ]
     for text in (
         results.RESULTS.sub("", (ROOT / "README.md").read_text(encoding="utf-8")),
         (pages / "readme.md.j2").read_text(encoding="utf-8"),

@@ -1,4 +1,6 @@
-"""The sizes: shapes are those of the real classes, work is counted as it runs, and measuring works on tiny models."""
+"""The sizes: shapes are those of the real classes, work is counted as it runs, and measuring works
+on tiny models.
+"""
 
 import json
 import sys
@@ -10,8 +12,10 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from liveedit.editors.liveedit import LiveEdit, LiveEditConfig
-from liveedit.editors.nets import FeatureExtractor, InputExtractor, Part, ReleasedGenerator, similarity
+from liveedit.editors.common.attention import Part, similarity
+from liveedit.editors.common.extractors import FeatureExtractor, InputExtractor
+from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
+from liveedit.editors.liveedit.generators import ReleasedGenerator
 from liveedit.models.calls import CACHE
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
@@ -53,7 +57,9 @@ def look(vlm, side):
     model, pixels = vlm.model, meta(1, 3, side, side, dtype=BF16)
     if hasattr(model, "qformer"):
         seen = model.vision_model(pixels).last_hidden_state
-        return model.language_projection(model.qformer(query_embeds=model.query_tokens, encoder_hidden_states=seen)[0])
+        return model.language_projection(
+            model.qformer(query_embeds=model.query_tokens, encoder_hidden_states=seen)[0]
+        )
     if vlm.model.config.model_type == "qwen_vl":
         return model.model.multi_modal_projector(model.model.vision_tower(pixels))
     return model.get_image_features(pixel_values=pixels)
@@ -91,10 +97,14 @@ def test_flops_are_those_of_the_real_classes(backbone):
     shape, at = BACKBONES[name], load(name)
     pixels = vlm.picture([Image.new("RGB", (64, 48))])[0]["pixel_values"]
     with torch.no_grad():
-        assert flops(lambda: look(vlm, pixels.shape[-1])) == pytest.approx(shape.vision.flops, rel=0.01)
+        assert flops(lambda: look(vlm, pixels.shape[-1])) == pytest.approx(
+            shape.vision.flops, rel=0.01
+        )
     states = meta(1, round(at.tokens), shape.width, dtype=BF16, grad=True)
     top = climb(vlm, states, 2)
-    assert flops(lambda: climb(vlm, states, 2)) == pytest.approx(shape.forward(at.tokens, 2), rel=0.01)
+    assert flops(lambda: climb(vlm, states, 2)) == pytest.approx(
+        shape.forward(at.tokens, 2), rel=0.01
+    )
     back = flops(lambda: torch.autograd.backward(top.sum()))
     assert back == pytest.approx(shape.forward(at.tokens, 2), rel=0.03)  # of frozen weights
 
@@ -116,10 +126,17 @@ def test_the_flops_of_liveedits_networks(name):
     with torch.device("meta"):
         bar, hat = InputExtractor(D, 1024, 8, 4, N), FeatureExtractor(D, 1024, 8, 4)
         write = ReleasedGenerator(D, 1024, 8, 4, 5.0)
-        image, text, signal = (Part(torch.empty(1, n, D), torch.ones(1, n, dtype=torch.bool)) for n in (N, prompt, T))
+        image, text, signal = (
+            Part(torch.empty(1, n, D), torch.ones(1, n, dtype=torch.bool)) for n in (N, prompt, T)
+        )
     own = networks(at)
     edit = flops(
-        lambda: (hat.vision_key(image, text), hat.text_key(text), write.expert_in(signal), write.expert_out(signal))
+        lambda: (
+            hat.vision_key(image, text),
+            hat.text_key(text),
+            write.expert_in(signal),
+            write.expert_out(signal),
+        )
     )
     query = flops(lambda: (bar.vision_key(image, text), bar.sentinel_key(text), bar.text_key(text)))
     assert edit == pytest.approx(own.edit, rel=0.05)
@@ -200,17 +217,26 @@ def kept(tmp_path, monkeypatch):
 
 def test_what_was_measured_comes_into_the_page(kept):
     file, doc = kept
-    found = {work: {"ms": 12.34, "GB": 15.6} for work in compute.WORK} | {"query 100000": None, "device": "a GPU"}
+    found = {work: {"ms": 12.34, "GB": 15.6} for work in compute.WORK} | {
+        "query 100000": None,
+        "device": "a GPU",
+    }
     measure.keep("llava-1.5-7b", found)
     measure.keep("qwen-vl-7b", found)
     assert list(json.loads(file.read_text())) == ["llava-1.5-7b", "qwen-vl-7b"]
     told = dict(part.split("\n", 1) for part in doc.read_text().split("\n## ")[2:])
     assert set(told) == set(BACKBONES)
-    llava = {line.split(" | ")[0][2:]: line for line in told["llava-1.5-7b"].splitlines() if line.startswith("| ")}
+    llava = {
+        line.split(" | ")[0][2:]: line
+        for line in told["llava-1.5-7b"].splitlines()
+        if line.startswith("| ")
+    }
     assert llava["one edit"].endswith("| 15.6 | 12.3 |")
     assert llava["a query, 100,000 experts"].endswith("| too large | too large |")
     assert "a GPU" in told["qwen-vl-7b"]
-    assert told["blip2-opt-2.7b"].count("| not measured yet | not measured yet |") == len(compute.WORK)
+    assert told["blip2-opt-2.7b"].count("| not measured yet | not measured yet |") == len(
+        compute.WORK
+    )
 
 
 def test_the_page_is_the_one_computed():
@@ -224,7 +250,9 @@ def test_the_command_measures_and_keeps(kept, monkeypatch, capsys):
     monkeypatch.setattr(measure, "LiveEditConfig", lambda: SMALL)
     monkeypatch.setattr(measure, "REPEATS", 1)
     assert measure.main(["llava-1.5-7b"]) == 0
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(compute.WORK.values())
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(
+        compute.WORK.values()
+    )
     stored = json.loads(kept[0].read_text())["llava-1.5-7b"]
     assert stored.pop("device").startswith("a GPU, torch")
     assert list(stored) == list(compute.WORK)
@@ -233,4 +261,6 @@ def test_the_command_measures_and_keeps(kept, monkeypatch, capsys):
 def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert measure.main(["llava-1.5-7b"]) == 1
-    assert capsys.readouterr().err.splitlines() == ["error: there is no GPU here: run this on a machine with one"]
+    assert capsys.readouterr().err.splitlines() == [
+        "error: there is no GPU here: run this on a machine with one"
+    ]

@@ -80,7 +80,11 @@ def make_probe(chance, editor, data, edits, case, probe):
 def make_answers(right, **changes):
     """A reliability record a case, right where ``right`` says so."""
     return [
-        make_record(case=f"c{i:03}", **changes, **({} if r else {"answer_after": "Chile", "tokens_after": (1, 3)}))
+        make_record(
+            case=f"c{i:03}",
+            **changes,
+            **({} if r else {"answer_after": "Chile", "tokens_after": (1, 3)}),
+        )
         for i, r in enumerate(right)
     ]
 

@@ -13,11 +13,15 @@ def drawn(*editors):
 
 
 def panel(editors=("ft", "pinpoint"), places=(1, 10, 100)):
-    return Panel("reliability", "Rel", tuple(Point(e, x, 0.5, 0.4, 0.6) for e in editors for x in places))
+    return Panel(
+        "reliability", "Rel", tuple(Point(e, x, 0.5, 0.4, 0.6) for e in editors for x in places)
+    )
 
 
 def block(axis="edits", **changes):
-    return Block("emblem", "windows", "exact_match", axis, "emblem: exact match", (panel(**changes),))
+    return Block(
+        "emblem", "windows", "exact_match", axis, "emblem: exact match", (panel(**changes),)
+    )
 
 
 def test_images_are_the_same_each_time():
@@ -51,7 +55,9 @@ def test_among_many_editors_only_ours_has_a_band():
 def test_up_to_four_editors_have_a_band_each(others, bands):
     editors = ["liveedit", *(f"e{i}" for i in range(others))]
     svg = panel_svg("c", panel(editors), "edits", drawn(*editors))
-    assert all(svg.count(f'data-editor="{editor}"') == (2 if bands else 1) for editor in editors[1:])
+    assert all(
+        svg.count(f'data-editor="{editor}"') == (2 if bands else 1) for editor in editors[1:]
+    )
 
 
 def test_editor_names_are_escaped_and_never_read_as_mathematics():
@@ -82,5 +88,7 @@ def test_ours_is_thicker_first_and_blue_for_itself():
     shown = drawn("ft", "wise", "pinpoint", *(f"e{i}" for i in range(9)))
     assert next(iter(shown)) == "pinpoint"
     others = [style for name, style in shown.items() if name != "pinpoint"]
-    assert all(s.width < shown["pinpoint"].width and s.colour != shown["pinpoint"].colour for s in others)
+    assert all(
+        s.width < shown["pinpoint"].width and s.colour != shown["pinpoint"].colour for s in others
+    )
     assert drawn("ft")["ft"] == drawn("ft", "pinpoint")["ft"]

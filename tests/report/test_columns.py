@@ -14,7 +14,13 @@ KEPT = {"exact_match": 1.0, "token_accuracy": 1.0}
 
 @pytest.mark.parametrize(
     ("answer", "same_as"),
-    [(" Japan\n", "japan"), ("JAPAN.", "japan"), ("New   York .", "new york"), ("Straße", "STRASSE"), ("U.S.", "u.s")],
+    [
+        (" Japan\n", "japan"),
+        ("JAPAN.", "japan"),
+        ("New   York .", "new york"),
+        ("Straße", "STRASSE"),
+        ("U.S.", "u.s"),
+    ],
 )
 def test_normalise(answer, same_as):
     assert normalise(answer) == normalise(same_as)
@@ -32,12 +38,21 @@ def test_normalise_keeps_what_differs():
         ({"answer_after": "It is JAPAN, I think"}, RIGHT | {"exact_match": 0.0}),
         ({"answer_after": "Jap an"}, RIGHT | {"exact_match": 0.0, "contains": 0.0}),
         ({"answer_before": "japan"}, RIGHT | {"unedited_match": 1.0}),
-        ({"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 9, 3, 9)}, RIGHT | {"token_accuracy": 0.5}),
+        (
+            {"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 9, 3, 9)},
+            RIGHT | {"token_accuracy": 0.5},
+        ),
         ({"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 2)}, RIGHT | {"token_accuracy": 0.5}),
-        ({"tokens_wanted": (), "tokens_after": ()}, {k: v for k, v in RIGHT.items() if k != "token_accuracy"}),
+        (
+            {"tokens_wanted": (), "tokens_after": ()},
+            {k: v for k, v in RIGHT.items() if k != "token_accuracy"},
+        ),
         ({"wanted": "before", "answer_after": "France"}, KEPT),
         ({"wanted": "before", "answer_after": "france"}, KEPT | {"exact_match": 0.0}),
-        ({"wanted": "before", "answer_after": "France", "top10_kept": 0.25}, KEPT | {"top10_rank": 0.25}),
+        (
+            {"wanted": "before", "answer_after": "France", "top10_kept": 0.25},
+            KEPT | {"top10_rank": 0.25},
+        ),
         (
             {"wanted": "before", "answer_after": "France", "top1_kept": 0.0, "top10_kept": 0.0},
             KEPT | {"top1_kept": 0.0, "top10_rank": 0.0},
@@ -58,7 +73,9 @@ def test_the_table_holds_what_the_records_say(run):
             record.editor, record.metric, record.case,
         ]  # fmt: skip
         scores = probe_scores(record)
-        np.testing.assert_allclose([row[s] for s in SCORES], [scores.get(s, np.nan) for s in SCORES], rtol=1e-6)
+        np.testing.assert_allclose(
+            [row[s] for s in SCORES], [scores.get(s, np.nan) for s in SCORES], rtol=1e-6
+        )
         assert row["experts"] == record.experts_fired
         assert bool(row["own"]) == any(f.own for f in record.fired)
 
@@ -72,26 +89,39 @@ def test_rows_do_not_depend_on_the_order_of_records(run):
 
 
 def test_of_repeated_records_the_last_counts(record):
-    table = columns([record(answer_after="Chile"), record(case="other"), record(answer_after="Japan")])
+    table = columns(
+        [record(answer_after="Chile"), record(case="other"), record(answer_after="Japan")]
+    )
     assert table.repeated == 1
     assert sorted(table.rows["number"]) == [1, 2]
 
 
 def test_records_of_other_places_are_no_repetition(record):
-    others = [{"seed": 1}, {"protocol": "stream"}, {"editor": "ft"}, {"window": 1}, {"edits": 1}, {"data": "vlkeb"}]
+    others = [
+        {"seed": 1},
+        {"protocol": "stream"},
+        {"editor": "ft"},
+        {"window": 1},
+        {"edits": 1},
+        {"data": "vlkeb"},
+    ]
     table = columns([record(), *(record(**other) for other in others)])
     assert (len(table.rows), table.repeated) == (7, 0)
 
 
 def test_liveedit_stands_behind_its_rivals_and_windows_before_other_protocols(record):
     names = ["wise", "liveedit", "ft"]
-    table = columns([record(editor=e, protocol=p) for e in names for p in ("gap", "stream", "windows")])
+    table = columns(
+        [record(editor=e, protocol=p) for e in names for p in ("gap", "stream", "windows")]
+    )
     assert table.texts["editor"] == ["ft", "wise", "liveedit"]
     assert table.texts["protocol"] == ["windows", "stream", "gap"]
 
 
 def test_sizes_are_gaps_where_the_protocol_is_gap(record):
-    table = columns([record(edits=31, later=20, protocol="gap"), record(edits=100), record(edits=10)])
+    table = columns(
+        [record(edits=31, later=20, protocol="gap"), record(edits=100), record(edits=10)]
+    )
     assert table.sizes() == [("windows", 10), ("windows", 100), ("gap", 20)]
 
 

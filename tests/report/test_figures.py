@@ -8,7 +8,11 @@ from liveedit.report.scores import summary
 def test_a_panel_for_each_score_of_each_metric(run):
     numbers = summary(run(cases=3))
     drawn = [(block.score, panel.name) for block in curves(numbers) for panel in block.panels]
-    shown = {(r["score"], r["metric"]) for r in numbers["rows"] if r["score"] in ("token_accuracy", "exact_match")}
+    shown = {
+        (r["score"], r["metric"])
+        for r in numbers["rows"]
+        if r["score"] in ("token_accuracy", "exact_match")
+    }
     assert len(drawn) == len(shown)
     assert set(drawn) == shown
     assert [name for _, name in drawn][:6] == [
@@ -19,8 +23,12 @@ def test_a_panel_for_each_score_of_each_metric(run):
 def test_points_are_the_numbers_of_the_summary(run):
     numbers = summary(run(cases=3))
     block = curves(numbers)[0]
-    row = next(r for r in numbers["rows"] if (r["metric"], r["score"]) == ("reliability", "token_accuracy"))
-    assert (row["editor"], row["edits"], row["value"], row["low"], row["high"]) in block.panels[0].points
+    row = next(
+        r for r in numbers["rows"] if (r["metric"], r["score"]) == ("reliability", "token_accuracy")
+    )
+    assert (row["editor"], row["edits"], row["value"], row["low"], row["high"]) in block.panels[
+        0
+    ].points
 
 
 def test_no_edits_at_all_have_no_curve(record):
@@ -52,7 +60,10 @@ def test_one_hop_with_and_without_its_fact(record):
 def test_forgetting_runs_over_later_edits(record):
     records = [record(case=str(n), protocol="stream", later=n) for n in (0, 1, 100)]
     [block] = forgetting(summary(records))
-    assert [panel.title.split(" (")[0] for panel in block.panels] == ["Token accuracy", "Exact match"]
+    assert [panel.title.split(" (")[0] for panel in block.panels] == [
+        "Token accuracy",
+        "Exact match",
+    ]
     assert [p.x for p in block.panels[0].points] == [0, 1, 100]
     assert forgetting(summary([record()])) == []
 
@@ -60,4 +71,9 @@ def test_forgetting_runs_over_later_edits(record):
 def test_files_are_only_of_what_there_is(record):
     assert set(figure_files(summary([record()]))) == {"curves.svg", "curves.png"}
     later = summary([record(protocol="gap", later=10)])
-    assert set(figure_files(later)) == {"curves.svg", "curves.png", "forgetting.svg", "forgetting.png"}
+    assert set(figure_files(later)) == {
+        "curves.svg",
+        "curves.png",
+        "forgetting.svg",
+        "forgetting.png",
+    }

@@ -47,18 +47,32 @@ def test_last_line_without_newline_counts_if_it_is_whole(tmp_path, record, save)
 
 
 @pytest.mark.parametrize(
-    "bad", ["{", "[]", "3", "{}", '{"editor": "x", "fired": [], "tokens_wanted": [], "tokens_after": []}', "\xff"]
+    "bad",
+    [
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"editor": "x", "fired": [], "tokens_wanted": [], "tokens_after": []}',
+        "\xff",
+    ],
 )
 def test_corrupt_line_names_file_and_line(tmp_path, record, bad):
     path = tmp_path / "records-7.jsonl"
-    path.write_bytes(b"\n".join([record().to_json().encode(), bad.encode("latin-1"), record().to_json().encode(), b""]))
+    path.write_bytes(
+        b"\n".join(
+            [record().to_json().encode(), bad.encode("latin-1"), record().to_json().encode(), b""]
+        )
+    )
     with pytest.raises(BadInput, match=r"records-7\.jsonl, line 2 ") as caught:
         list(read_records(path))
     assert "\n" not in str(caught.value)
 
 
 def test_of_repeated_records_the_last_counts(tmp_path, record, save):
-    path = save(tmp_path / "records-0.jsonl", [record(answer_after="first"), record(answer_after="second")])
+    path = save(
+        tmp_path / "records-0.jsonl", [record(answer_after="first"), record(answer_after="second")]
+    )
     assert [r.answer_after for r in read_records(path).records] == ["second"]
 
 

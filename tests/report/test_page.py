@@ -58,16 +58,23 @@ def draw(tmp_path, save):
         parser = Nesting()
         parser.feed(html)
         assert parser.open == []
-        found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+        found = re.search(
+            r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL
+        )
         return html, json.loads(found[1])
 
     return draw
 
 
 def answers(data, case=0):
-    """{(metric, setting, editor): (answer, right, percent of tokens, experts)} of a case, read as the page reads it."""
+    """{(metric, setting, editor): (answer, right, percent of tokens, experts)} of a case, read as
+    the page reads it.
+    """
     return {
-        (data["metrics"][probe[0]][0], data["settings"][int(setting)], editor): (data["texts"][out[0]], *out[1:])
+        (data["metrics"][probe[0]][0], data["settings"][int(setting)], editor): (
+            data["texts"][out[0]],
+            *out[1:],
+        )
         for probe in data["cases"][case][2]
         for setting, row in probe[6].items()
         for editor, number in zip(data["editors"], row, strict=True)
@@ -109,16 +116,29 @@ def test_a_probe_tells_what_was_asked(record, draw):
     [[benchmark, edit, probes]] = data["cases"]
     names = [name for name, _ in data["pictures"]]
     assert benchmark == "emblem"
-    assert (data["texts"][edit[0]], data["texts"][edit[1]], names[edit[2]]) == ("Whose flag?", "Japan", "a")
+    assert (data["texts"][edit[0]], data["texts"][edit[1]], names[edit[2]]) == (
+        "Whose flag?",
+        "Japan",
+        "a",
+    )
     [rel, alike] = probes
     assert data["texts"][rel[2]] == "Japan"
     assert (data["texts"][rel[4]], rel[5]) == ("France", 0)
-    assert (alike[2], names[alike[3]], data["texts"][alike[4]], alike[5]) == (-1, "b", "Chile", None)
-    assert answers(data)["look_alike_image", "10", "liveedit"][3] == "#3 0.75 own, #9 0.12, + 3 more"
+    assert (alike[2], names[alike[3]], data["texts"][alike[4]], alike[5]) == (
+        -1,
+        "b",
+        "Chile",
+        None,
+    )
+    assert (
+        answers(data)["look_alike_image", "10", "liveedit"][3] == "#3 0.75 own, #9 0.12, + 3 more"
+    )
 
 
 def test_texts_and_pictures_stand_once(record, draw):
-    records = [record(case=str(i), edits=n, editor=e) for n in (1, 10) for i in range(3) for e in "ab"]
+    records = [
+        record(case=str(i), edits=n, editor=e) for n in (1, 10) for i in range(3) for e in "ab"
+    ]
     html, data = draw(records, photo)
     assert html.count("data:image/webp;base64,") == 1
     assert len(data["texts"]) == len(set(data["texts"])) == 3
@@ -127,7 +147,11 @@ def test_texts_and_pictures_stand_once(record, draw):
 
 def test_a_missing_method_at_an_n_leaves_its_place_empty(record, draw):
     _, data = draw([record(editor="a"), record(editor="b"), record(editor="a", edits=100)])
-    assert set(answers(data)) == {("reliability", "10", "a"), ("reliability", "10", "b"), ("reliability", "100", "a")}
+    assert set(answers(data)) == {
+        ("reliability", "10", "a"),
+        ("reliability", "10", "b"),
+        ("reliability", "100", "a"),
+    }
     assert data["settings"][data["start"]] == "100"
 
 
@@ -165,8 +189,23 @@ def test_cases_are_told_apart_by_their_benchmark(record, draw):
 
 def test_answers_are_escaped(record, draw):
     evil = "</script><script>alert(1)</script>"
-    fields = ("prompt", "target", "answer_before", "answer_after", "image", "editor", "data", "case", "metric")
-    html, data = draw([record(**dict.fromkeys(fields, evil)), record(**dict.fromkeys(fields, "\"'>" + evil), probe=1)])
+    fields = (
+        "prompt",
+        "target",
+        "answer_before",
+        "answer_after",
+        "image",
+        "editor",
+        "data",
+        "case",
+        "metric",
+    )
+    html, data = draw(
+        [
+            record(**dict.fromkeys(fields, evil)),
+            record(**dict.fromkeys(fields, "\"'>" + evil), probe=1),
+        ]
+    )
     assert evil not in html
     assert html.count("</script>") == 2
     assert htmllib.escape("<script>alert(1)", quote=False) in html
@@ -180,10 +219,21 @@ def test_the_header_tells_what_was_left_out(record, draw):
 
 
 def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
-    for name, day, version in (("a", "2026-01-03", "1.0"), ("b", "2026-01-02", "1.0"), ("c", "2026-01-02", "2.0")):
+    for name, day, version in (
+        ("a", "2026-01-03", "1.0"),
+        ("b", "2026-01-02", "1.0"),
+        ("c", "2026-01-02", "2.0"),
+    ):
         path = save(tmp_path / name / "records-0.jsonl", [record(editor=name)])
-        call = {"time": f"{day}T10:00", "model": "org/model", "versions": {"torch": version}, "device": "cpu"}
-        path.with_name("run.json").write_text(json.dumps({"calls": [call, "no call"]}), encoding="utf-8")
+        call = {
+            "time": f"{day}T10:00",
+            "model": "org/model",
+            "versions": {"torch": version},
+            "device": "cpu",
+        }
+        path.with_name("run.json").write_text(
+            json.dumps({"calls": [call, "no call"]}), encoding="utf-8"
+        )
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "run.json").write_text("[")
     reading = read_records(tmp_path)
@@ -197,7 +247,13 @@ def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
 
 
 def test_each_column_is_explained(record, draw):
-    html, _ = draw([record(metric=name, probe=probe) for probe, name in enumerate(MEANING) if name != "average"])
+    html, _ = draw(
+        [
+            record(metric=name, probe=probe)
+            for probe, name in enumerate(MEANING)
+            if name != "average"
+        ]
+    )
     facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
     for name, meaning in MEANING.items():
         assert facts[label(name)] == htmllib.escape(meaning).replace("&#x27;", "&#39;")
@@ -233,13 +289,21 @@ def test_a_large_run_shows_some_cases_evenly_spread(record, draw, monkeypatch):
     monkeypatch.setattr(cases, "CASES", 5)
     records = [record(case=f"c{i:02}", target=f"t{i:02}") for i in range(40)]
     html, data = draw(records)
-    assert [data["texts"][edit[1]] for _, edit, _ in data["cases"]] == ["t00", "t08", "t16", "t24", "t32"]
+    assert [data["texts"][edit[1]] for _, edit, _ in data["cases"]] == [
+        "t00",
+        "t08",
+        "t16",
+        "t24",
+        "t32",
+    ]
     assert "5 of 40 cases are shown" in html
 
 
 def test_cases_that_were_asked_about_most_often_are_shown_first(record, draw, monkeypatch):
     monkeypatch.setattr(cases, "CASES", 2)
-    records = [record(case=c, target=c) for c in "abcdef"] + [record(case=c, target=c, edits=100) for c in "be"]
+    records = [record(case=c, target=c) for c in "abcdef"] + [
+        record(case=c, target=c, edits=100) for c in "be"
+    ]
     _, data = draw(records)
     assert [data["texts"][edit[1]] for _, edit, _ in data["cases"]] == ["b", "e"]
 
@@ -254,7 +318,9 @@ def test_many_answers_stay_few_bytes(draw, record):
         )
         for e in range(14) for n in (1, 10, 100, 1000) for c in range(10) for p in range(14)
     ]  # fmt: skip
-    [size] = [len(json.dumps(cases.cases_json(*reading_of(records), [f"e{e}" for e in range(14)])[0]))]
+    [size] = [
+        len(json.dumps(cases.cases_json(*reading_of(records), [f"e{e}" for e in range(14)])[0]))
+    ]
     assert size < 8 * len(records)
 
 

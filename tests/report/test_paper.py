@@ -12,7 +12,14 @@ from liveedit.report.scores import summary
 
 def test_liveedits_table_1(run):
     [table] = liveedit_tables(summary(run()), "token_accuracy")
-    assert [heading for _, heading in table.columns] == ["Rel", "T-Gen", "I-Gen", "T-Loc", "I-Loc", "Average"]
+    assert [heading for _, heading in table.columns] == [
+        "Rel",
+        "T-Gen",
+        "I-Gen",
+        "T-Loc",
+        "I-Loc",
+        "Average",
+    ]
     assert [(line.edits, line.editor) for line in table.lines] == [
         (n, editor) for n in (1, 10, 100) for editor in ("ft", "liveedit")
     ]
@@ -28,9 +35,16 @@ def test_vlkebs_table_2_has_a_part_for_each_n(run):
 
 
 def test_no_column_holds_two_definitions(record):
-    numbers = summary([record(metric="image_locality", wanted="before", tokens_after=(1, 3), top10_kept=0.25)])
-    [liveedit], [vlkeb] = liveedit_tables(numbers, "token_accuracy"), vlkeb_tables(numbers, "token_accuracy")
-    assert [(c.column, c.text) for c in liveedit.lines[0].cells if c.value is not None] == [("image_locality", "50.0")]
+    numbers = summary(
+        [record(metric="image_locality", wanted="before", tokens_after=(1, 3), top10_kept=0.25)]
+    )
+    [liveedit], [vlkeb] = (
+        liveedit_tables(numbers, "token_accuracy"),
+        vlkeb_tables(numbers, "token_accuracy"),
+    )
+    assert [(c.column, c.text) for c in liveedit.lines[0].cells if c.value is not None] == [
+        ("image_locality", "50.0")
+    ]
     assert [(c.column, c.text) for c in vlkeb.lines[0].cells if c.value is not None] == [
         ("image_locality_top10_rank", "25.0")
     ]
@@ -40,7 +54,10 @@ def test_spread_is_half_the_interval(answers):
     numbers = summary(answers([i % 4 > 0 for i in range(200)]))
     row = next(r for r in numbers["rows"] if r["score"] == "exact_match")
     files = paper_files(numbers)
-    assert f"75.0 ± {50 * (row['high'] - row['low']):.1f}" in files["liveedit-table1-exact-match.md"].decode()
+    assert (
+        f"75.0 ± {50 * (row['high'] - row['low']):.1f}"
+        in files["liveedit-table1-exact-match.md"].decode()
+    )
     sheet = list(csv.DictReader(io.StringIO(files["liveedit-table1-exact-match.csv"].decode())))
     assert float(sheet[0]["reliability_low"]) == pytest.approx(100 * row["low"], abs=0.01)
 
@@ -56,7 +73,9 @@ def test_a_file_a_paper_a_score_and_a_format(run):
 
 
 def check_latex(text):
-    """Braces balance, environments nest, every row has as many cells as columns, no sign stands unescaped."""
+    """Braces balance, environments nest, every row has as many cells as columns, no sign stands
+    unescaped.
+    """
     plain = re.sub(r"\\.", "", text)
     assert plain.count("{") == plain.count("}")
     opened = []
@@ -74,7 +93,10 @@ def check_latex(text):
 
 
 def test_latex(run):
-    for table in [*liveedit_tables(summary(run()), "exact_match"), *vlkeb_tables(summary(run()), "token_accuracy")]:
+    for table in [
+        *liveedit_tables(summary(run()), "exact_match"),
+        *vlkeb_tables(summary(run()), "token_accuracy"),
+    ]:
         rows = check_latex(latex(table))
         assert len(rows) == 1 + len(table.lines)
         assert "\\toprule" in latex(table)
@@ -104,23 +126,37 @@ def test_a_missing_metric_is_a_dash_and_a_missing_n_has_no_row(record):
 
 def test_gaps_and_streams_are_tables_of_their_own(record):
     numbers = summary([record(protocol=p, later=20) for p in ("windows", "gap")])
-    assert [(t.protocol, t.size) for t in liveedit_tables(numbers, "exact_match")] == [("windows", "N"), ("gap", "Gap")]
+    assert [(t.protocol, t.size) for t in liveedit_tables(numbers, "exact_match")] == [
+        ("windows", "N"),
+        ("gap", "Gap"),
+    ]
     assert vlkeb_tables(numbers, "exact_match")[1].title.endswith("gap, Gap = 20")
 
 
 def test_exact_match_has_one_definition_of_locality_in_both_papers(record):
     kept = {"wanted": "before", "top1_kept": 0.25, "top10_kept": 0.5}
     metrics = ("text_locality", "image_locality")
-    records = [record(metric=metric, probe=i, answer_after="France", **kept) for i, metric in enumerate(metrics)]
+    records = [
+        record(metric=metric, probe=i, answer_after="France", **kept)
+        for i, metric in enumerate(metrics)
+    ]
     [table] = vlkeb_tables(summary(records), "exact_match")
-    assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == ["100.0", "100.0"]
+    assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == [
+        "100.0",
+        "100.0",
+    ]
     [table] = vlkeb_tables(summary(records), "token_accuracy")
-    assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == ["25.0", "50.0"]
+    assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == [
+        "25.0",
+        "50.0",
+    ]
 
 
 def test_port_is_portability_over_one_hop(record):
     records = [
-        record(metric=f"portability_{hop}hop", probe=hop, answer_after="Japan" if hop == 1 else "Chile")
+        record(
+            metric=f"portability_{hop}hop", probe=hop, answer_after="Japan" if hop == 1 else "Chile"
+        )
         for hop in (1, 2)
     ]
     [table] = vlkeb_tables(summary(records), "exact_match")

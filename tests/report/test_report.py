@@ -10,7 +10,16 @@ from PIL import Image
 from liveedit.errors import BadInput, StorageError
 from liveedit.report import check_report, terminal_tables, write_report
 
-FILES = [".liveedit.json", "curves.png", "curves.svg", "index.html", "summary.json", "table.csv", "table.md", "tables"]
+FILES = [
+    ".liveedit.json",
+    "curves.png",
+    "curves.svg",
+    "index.html",
+    "summary.json",
+    "table.csv",
+    "table.md",
+    "tables",
+]
 
 
 def test_report_writes_its_files(tmp_path, run, save):
@@ -24,7 +33,9 @@ def test_report_writes_its_files(tmp_path, run, save):
 def test_report_is_the_same_each_time(tmp_path, run, save):
     records = save(tmp_path / "records-0.jsonl", run(cases=3))
     reports = [write_report(records, tmp_path / name).parent for name in "ab"]
-    contents = [{p.name: p.read_bytes() for p in report.rglob("*") if p.is_file()} for report in reports]
+    contents = [
+        {p.name: p.read_bytes() for p in report.rglob("*") if p.is_file()} for report in reports
+    ]
     assert len(contents[0]) == len(FILES) - 1 + 12
     assert contents[0] == contents[1]
 
@@ -47,12 +58,20 @@ def test_a_damaged_record_is_one_line_and_leaves_no_report(tmp_path, record, sav
 def test_methods_seeds_and_protocols_in_one_report(tmp_path, record, save):
     for editor in ("ft", "liveedit"):
         for seed in (0, 1):
-            save(tmp_path / f"seed-{seed}" / editor / f"records-{editor}.jsonl", [record(editor=editor, seed=seed)])
-        save(tmp_path / "gap" / editor / "records-0.jsonl", [record(editor=editor, protocol="gap", later=20)])
+            save(
+                tmp_path / f"seed-{seed}" / editor / f"records-{editor}.jsonl",
+                [record(editor=editor, seed=seed)],
+            )
+        save(
+            tmp_path / "gap" / editor / "records-0.jsonl",
+            [record(editor=editor, protocol="gap", later=20)],
+        )
     folder = write_report(tmp_path, tmp_path / "out").parent
     rows = json.loads((folder / "summary.json").read_text())["rows"]
     assert {(r["editor"], r["protocol"], r["edits"], r["seeds"]) for r in rows} == {
-        (editor, *rest) for editor in ("ft", "liveedit") for rest in (("windows", 10, 2), ("gap", 20, 1))
+        (editor, *rest)
+        for editor in ("ft", "liveedit")
+        for rest in (("windows", 10, 2), ("gap", 20, 1))
     }
     assert (folder / "forgetting.svg").exists()
 
@@ -91,7 +110,9 @@ def test_a_report_replaces_reports_alone(tmp_path, record, save):
         check_report(tmp_path / "mine")
     with pytest.raises(BadInput, match=r"index\.html was not written by LiveEdit"):
         write_report(records, tmp_path / "mine")
-    assert [(path.name, path.read_text()) for path in (tmp_path / "mine").iterdir()] == [("index.html", "my page")]
+    assert [(path.name, path.read_text()) for path in (tmp_path / "mine").iterdir()] == [
+        ("index.html", "my page")
+    ]
 
 
 def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):
@@ -104,7 +125,9 @@ def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):
 
 def test_of_many_editors_the_terminal_shows_the_papers_metrics_alone(tmp_path, record, save):
     metrics = ("reliability", "look_alike_image")
-    records = [record(editor=f"e{i}", metric=m, probe=p) for i in range(5) for p, m in enumerate(metrics)]
+    records = [
+        record(editor=f"e{i}", metric=m, probe=p) for i in range(5) for p, m in enumerate(metrics)
+    ]
     write_report(save(tmp_path / "records-0.jsonl", records), tmp_path)
     assert [(title.split(" (")[0], head) for title, head, _ in terminal_tables(tmp_path)] == [
         ("emblem: Token accuracy", ["N", "Editor", "Rel"]),
@@ -118,5 +141,7 @@ def test_terminal_tables_without_a_report(tmp_path):
 
 
 def test_importing_the_report_leaves_torch_alone():
-    code = "import sys, liveedit.report; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, liveedit.report; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,8 @@ def rows_of(records):
 def test_scores_are_means_over_probes_not_over_cases(record):
     right, wrong = {"tokens_after": (1, 2)}, {"tokens_after": (7, 2), "answer_after": "Chile"}
     rows = rows_of(
-        [record(case="a", probe=i, **right) for i in range(3)] + [record(case="b", probe=0, **wrong)],
+        [record(case="a", probe=i, **right) for i in range(3)]
+        + [record(case="b", probe=0, **wrong)],
     )
     assert rows["reliability", "token_accuracy"]["value"] == 0.875
     assert rows["reliability", "exact_match"]["value"] == 0.75
@@ -27,19 +28,28 @@ def test_scores_are_means_over_probes_not_over_cases(record):
 def test_average_is_the_mean_of_the_five_and_needs_them_all(record):
     shares = dict(zip(AVERAGED, (1, 2, 3, 4, 4), strict=True))  # probes of four that are right
     records = [
-        record(case=f"c{i}", metric=metric, probe=number, answer_after="Japan" if i < share else "Chile")
+        record(
+            case=f"c{i}",
+            metric=metric,
+            probe=number,
+            answer_after="Japan" if i < share else "Chile",
+        )
         for number, (metric, share) in enumerate(shares.items())
         for i in range(4)
     ]
     average = rows_of(records)["average", "exact_match"]
     assert average["value"] == pytest.approx((0.25 + 0.5 + 0.75 + 1 + 1) / 5)
     assert average["n"] == 20
-    assert ("average", "exact_match") not in rows_of([r for r in records if r.metric != "image_locality"])
+    assert ("average", "exact_match") not in rows_of(
+        [r for r in records if r.metric != "image_locality"]
+    )
 
 
 def test_top10_is_over_the_probes_that_have_it(record):
     kept = (0.5, None, 1.0)
-    rows = rows_of([record(case=str(i), metric="image_locality", top10_kept=k) for i, k in enumerate(kept)])
+    rows = rows_of(
+        [record(case=str(i), metric="image_locality", top10_kept=k) for i, k in enumerate(kept)]
+    )
     assert rows["image_locality", "top10_rank"]["value"] == 0.75
     assert rows["image_locality", "top10_rank"]["n"] == 2
     assert ("average", "top10_rank") not in rows
@@ -60,13 +70,17 @@ def test_interval_is_that_of_a_binomial(record):
 def test_cases_are_resampled_not_probes(record):
     """Ten probes that agree within each case tell no more than one."""
     one = [record(case=str(i), answer_after="Japan" if i % 2 else "Chile") for i in range(40)]
-    ten = [record(case=r.case, answer_after=r.answer_after, probe=p) for r in one for p in range(10)]
+    ten = [
+        record(case=r.case, answer_after=r.answer_after, probe=p) for r in one for p in range(10)
+    ]
     narrow, wide = (rows_of(records)["reliability", "exact_match"] for records in (one, ten))
     assert (narrow["low"], narrow["high"]) == (wide["low"], wide["high"])
 
 
 def test_a_metric_of_one_case_among_many_has_an_interval(record):
-    records = [record(case=str(i)) for i in range(30)] + [record(case="0", probe=1, metric="portability_4hop")]
+    records = [record(case=str(i)) for i in range(30)] + [
+        record(case="0", probe=1, metric="portability_4hop")
+    ]
     assert rows_of(records)["portability_4hop", "exact_match"]["low"] == 1.0
 
 
@@ -76,10 +90,14 @@ def test_same_records_in_any_order_give_the_same_summary(run):
 
 
 def test_rows_are_ordered_by_data_edits_editor_and_metric(run):
-    rows = summary(run(sizes=(100, 1, 10), editors=("liveedit", "ft"), data=("vlkeb", "emblem")))["rows"]
+    rows = summary(run(sizes=(100, 1, 10), editors=("liveedit", "ft"), data=("vlkeb", "emblem")))[
+        "rows"
+    ]
     keys = list(dict.fromkeys((row["data"], row["edits"], row["editor"]) for row in rows))
     assert {row["protocol"] for row in rows} == {"windows"}
-    assert keys == [(d, n, e) for d in ("emblem", "vlkeb") for n in (1, 10, 100) for e in ("ft", "liveedit")]
+    assert keys == [
+        (d, n, e) for d in ("emblem", "vlkeb") for n in (1, 10, 100) for e in ("ft", "liveedit")
+    ]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     assert metrics == [*AVERAGED, "average", "portability_1hop", "look_alike_image"]
 
@@ -97,7 +115,10 @@ def test_firing(record):
 
 
 def test_cost_counts_an_edit_once(record):
-    records = [record(case="a", probe=i, edit_seconds=1.0, edit_bytes=100, query_seconds=0.1) for i in range(9)]
+    records = [
+        record(case="a", probe=i, edit_seconds=1.0, edit_bytes=100, query_seconds=0.1)
+        for i in range(9)
+    ]
     records.append(record(case="b", edit_seconds=3.0, edit_bytes=300, query_seconds=1.1))
     [row] = summary(records)["cost"]
     assert (row["edit_seconds"], row["edit_bytes"], row["query_seconds"]) == (2.0, 200.0, 0.2)
@@ -109,7 +130,11 @@ def test_peak_memory_is_the_largest(record):
 
 
 def test_values_of_several_seeds_are_means_over_all_probes(answers):
-    records = [r for seed, right in enumerate(("1110", "1000", "1111")) for r in answers(map(int, right), seed=seed)]
+    records = [
+        r
+        for seed, right in enumerate(("1110", "1000", "1111"))
+        for r in answers(map(int, right), seed=seed)
+    ]
     row = rows_of(records)["reliability", "exact_match"]
     assert row["value"] == pytest.approx(8 / 12, abs=1e-6)
     assert (row["n"], row["seeds"]) == (12, 3)
@@ -128,19 +153,29 @@ def test_interval_over_seeds_is_that_of_two_stages_of_resampling(answers):
     means.sort()
     assert row["low"] == pytest.approx(means[len(means) * 25 // 1000], abs=0.025)
     assert row["high"] == pytest.approx(means[len(means) * 975 // 1000], abs=0.025)
-    one = rows_of(answers([right for seed in rights for right in seed]))["reliability", "exact_match"]
-    assert row["high"] - row["low"] > 1.5 * (one["high"] - one["low"])  # seeds that differ widen the interval
+    one = rows_of(answers([right for seed in rights for right in seed]))[
+        "reliability", "exact_match"
+    ]
+    assert row["high"] - row["low"] > 1.5 * (
+        one["high"] - one["low"]
+    )  # seeds that differ widen the interval
 
 
 def test_protocols_do_not_mix(record):
-    records = [record(protocol=p, answer_after=a) for p, a in (("windows", "Japan"), ("stream", "Chile"))]
+    records = [
+        record(protocol=p, answer_after=a) for p, a in (("windows", "Japan"), ("stream", "Chile"))
+    ]
     values = {(row["protocol"], row["score"]): row["value"] for row in summary(records)["rows"]}
     assert values["windows", "exact_match"] == 1.0
     assert values["stream", "exact_match"] == 0.0
 
 
 def test_gaps_are_told_apart_by_the_edits_made_later(record):
-    records = [record(case=str(i), protocol="gap", edits=i + gap + 1, later=gap) for gap in (10, 20) for i in range(5)]
+    records = [
+        record(case=str(i), protocol="gap", edits=i + gap + 1, later=gap)
+        for gap in (10, 20)
+        for i in range(5)
+    ]
     rows = [row for row in summary(records)["rows"] if row["score"] == "exact_match"]
     assert [(row["edits"], row["n"]) for row in rows] == [(10, 5), (20, 5)]
 
@@ -160,8 +195,15 @@ def test_forgetting_is_reliability_by_later_edits(record):
         asked = [r for r in records if low <= r.later < high and r.metric == "reliability"]
         if asked:
             later = sum(r.later for r in asked) / len(asked)
-            expected[round(later, 6)] = sum(r.answer_after == "Japan" for r in asked) / len(asked), len(asked)
-    found = {round(r["later"], 6): r for r in summary(records)["forgetting"] if r["score"] == "exact_match"}
+            expected[round(later, 6)] = (
+                sum(r.answer_after == "Japan" for r in asked) / len(asked),
+                len(asked),
+            )
+    found = {
+        round(r["later"], 6): r
+        for r in summary(records)["forgetting"]
+        if r["score"] == "exact_match"
+    }
     assert list(found) == list(expected)
     for later, (value, n) in expected.items():
         assert found[later]["value"] == pytest.approx(value, abs=1e-6)
@@ -183,7 +225,10 @@ def test_summary_is_written_as_json(tmp_path, run):
     records = run()
     path = write_summary(records, tmp_path / "report")
     assert json.loads(path.read_text()) == summary(records)
-    assert sorted(found.name for found in path.parent.iterdir()) == [".liveedit.json", "summary.json"]
+    assert sorted(found.name for found in path.parent.iterdir()) == [
+        ".liveedit.json",
+        "summary.json",
+    ]
 
 
 def test_a_summary_of_somebody_elses_stays(tmp_path, record):
@@ -203,7 +248,10 @@ def test_a_summary_that_cannot_be_written_is_one_line(tmp_path, record):
 
 def test_intervals_are_the_same_on_any_machine(record):
     """Published figures stand on these very resamples."""
-    records = [record(case=f"c{i}", tokens_wanted=(1,) * 256, tokens_after=(1,) * (1 << i)) for i in range(9)]
+    records = [
+        record(case=f"c{i}", tokens_wanted=(1,) * 256, tokens_after=(1,) * (1 << i))
+        for i in range(9)
+    ]
     row = rows_of(records)["reliability", "token_accuracy"]
     found = [row["value"], row["low"], row["high"]]
     assert found == pytest.approx([0.221788, 0.044271, 0.442795], abs=2e-6)

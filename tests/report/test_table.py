@@ -11,7 +11,14 @@ from liveedit.report.table import Cell, csv_text, label, markdown, tables, termi
 
 def test_main_table_has_the_form_of_the_paper(run):
     main = tables(summary(run()))[0]
-    assert [heading for _, heading in main.columns] == ["Rel", "T-Gen", "I-Gen", "T-Loc", "I-Loc", "Average"]
+    assert [heading for _, heading in main.columns] == [
+        "Rel",
+        "T-Gen",
+        "I-Gen",
+        "T-Loc",
+        "I-Loc",
+        "Average",
+    ]
     assert [(line.edits, line.editor) for line in main.lines] == [
         (n, editor) for n in (1, 10, 100) for editor in ("ft", "liveedit")
     ]
@@ -35,7 +42,9 @@ def test_tables_of_a_benchmark(run):
 
 
 def test_markdown_of_one_record(record):
-    text = markdown(tables(summary([record(edit_seconds=0.0123, edit_bytes=163840, query_seconds=2.0)])))
+    text = markdown(
+        tables(summary([record(edit_seconds=0.0123, edit_bytes=163840, query_seconds=2.0)]))
+    )
     assert "| 10 | liveedit | 100.0 [100.0–100.0] |" in text
     assert "| 10 | liveedit | 12.3 ms | 164 kB | 2 s |" in text
 
@@ -60,17 +69,23 @@ def test_an_editor_without_experts_has_no_firing_row(run):
 
 def test_a_missing_metric_is_a_dash(record):
     made = tables(summary([record(editor="a"), record(editor="b", metric="text_locality")]))[0]
-    assert [[cell.text for cell in line.cells] for line in made.lines] == [["100.0", "–"], ["–", "100.0"]]
+    assert [[cell.text for cell in line.cells] for line in made.lines] == [
+        ["100.0", "–"],
+        ["–", "100.0"],
+    ]
 
 
 def test_csv_is_one_rectangle_in_percent(run):
     rows = list(csv.DictReader(io.StringIO(csv_text(tables(summary(run()))))))
     assert len({len(row) for row in rows}) == 1
-    row = next(r for r in rows if (r["score"], r["edits"], r["editor"]) == ("exact_match", "10", "ft"))
+    row = next(
+        r for r in rows if (r["score"], r["edits"], r["editor"]) == ("exact_match", "10", "ft")
+    )
     value = next(
         r["value"]
         for r in summary(run())["rows"]
-        if (r["score"], r["edits"], r["editor"], r["metric"]) == ("exact_match", 10, "ft", "look_alike_image")
+        if (r["score"], r["edits"], r["editor"], r["metric"])
+        == ("exact_match", 10, "ft", "look_alike_image")
     )
     assert float(row["look_alike_image"]) == pytest.approx(100 * value, abs=0.01)
     assert float(row["look_alike_image_low"]) <= float(row["look_alike_image"])
@@ -82,11 +97,18 @@ def test_other_protocols_have_tables_of_their_own(record):
     records = [record(protocol=p, later=20, edits=50) for p in ("windows", "stream", "gap")]
     made = {(t.protocol, t.kind, t.score): t for t in tables(summary(records))}
     gap = made["gap", "main", "exact_match"]
-    assert (gap.title, gap.size, gap.lines[0].edits) == ("Exact match (free generation), gap", "Gap", 20)
+    assert (gap.title, gap.size, gap.lines[0].edits) == (
+        "Exact match (free generation), gap",
+        "Gap",
+        20,
+    )
     assert made["windows", "main", "exact_match"].title == "Exact match (free generation)"
     forgetting = made["stream", "forgetting", "forgetting"]
     assert (forgetting.size, forgetting.lines[0].edits) == ("Later edits", 20)
-    assert [heading for _, heading in forgetting.columns] == ["Rel, token accuracy", "Rel, exact match"]
+    assert [heading for _, heading in forgetting.columns] == [
+        "Rel, token accuracy",
+        "Rel, exact match",
+    ]
     assert ("windows", "forgetting", "forgetting") not in made
 
 
@@ -98,7 +120,9 @@ def test_several_seeds_are_named(record):
 
 def test_peak_memory_is_shown_where_it_was_measured(record):
     for size in (0, 10**9):
-        cost = next(table for table in tables(summary([record(peak_bytes=size)])) if table.kind == "cost")
+        cost = next(
+            table for table in tables(summary([record(peak_bytes=size)])) if table.kind == "cost"
+        )
         assert (("peak_bytes", "Peak memory") in cost.columns) == (size > 0)
 
 
@@ -110,7 +134,10 @@ def test_terminal_rows(record):
 
 def test_terminal_rows_of_other_probes_leave_out_the_interval(record):
     [accuracy, _] = tables(summary([record(metric="portability_1hop")]))[:2]
-    assert terminal_rows(accuracy) == (["N", "Editor", "Portability 1-hop"], [["10", "liveedit", "100.0"]])
+    assert terminal_rows(accuracy) == (
+        ["N", "Editor", "Portability 1-hop"],
+        [["10", "liveedit", "100.0"]],
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +186,9 @@ def test_the_terminal_shows_the_interval_in_whole_percent(answers):
 
 
 def test_what_was_not_measured_is_a_dash(record):
-    cost = next(table for table in tables(summary([record(edit_seconds=0.5)])) if table.kind == "cost")
+    cost = next(
+        table for table in tables(summary([record(edit_seconds=0.5)])) if table.kind == "cost"
+    )
     assert [cell.text for cell in cost.lines[0].cells] == ["500 ms", "–", "–"]
 
 
@@ -172,7 +201,11 @@ def test_the_best_is_found_at_each_n_and_among_what_was_measured(record):
     # a second case that "a" has wrong at 1 edit, so that the best there is below the best at 10
     records += [record(case="x", editor=editor, edits=1, answer_after="Chile") for editor in "ab"]
     records += [record(editor=editor, edits=10, metric="text_locality", probe=1) for editor in "ab"]
-    table = next(table for table in tables(summary(records)) if (table.kind, table.score) == ("main", "exact_match"))
+    table = next(
+        table
+        for table in tables(summary(records))
+        if (table.kind, table.score) == ("main", "exact_match")
+    )
     best = {(line.edits, line.editor): [cell.best for cell in line.cells] for line in table.lines}
     assert best == {
         (1, "a"): [True, False],
@@ -199,4 +232,7 @@ def test_the_most_seeds_of_any_editor_are_told(record):
 
 def test_main_tables_hold_the_papers_metrics_alone(record):
     made = tables(summary([record(), record(metric="look_alike_image", wanted="before", probe=1)]))
-    assert [[name for name, _ in table.columns] for table in made[:2]] == [["reliability"], ["look_alike_image"]]
+    assert [[name for name, _ in table.columns] for table in made[:2]] == [
+        ["reliability"],
+        ["look_alike_image"],
+    ]

@@ -22,7 +22,9 @@ INTERRUPTED = 130
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C in one of them is a line that says where it stands, not typer's "Aborted"."""
+    """The commands; Ctrl-C in one of them is a line that says where it stands, not typer's
+    "Aborted".
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for; ``ctx.obj``, if there is one, is called first."""
@@ -58,7 +60,8 @@ app.add_typer(families.app, name="models")
 
 
 def main(begun: Callable[[], object] | None = None) -> None:
-    """Run the command line. A user's mistake is one line on standard error and exit status 1, never a traceback.
+    """Run the command line. A user's mistake is one line on standard error and exit status 1, never
+    a traceback.
 
     ``begun`` is called when the command that was asked for begins.
     """

@@ -14,8 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from liveedit.cli.display import shown
-from liveedit.cli.entrants import Entrant, entrants, load_entrants
-from liveedit.cli.loading import LAST_SEED, DeviceMap, Dtype, PromptForm, Quantize, load_here, options
+from liveedit.cli.editor_specs import Entrant, entrants, load_entrants
+from liveedit.cli.loading import (
+    LAST_SEED,
+    DeviceMap,
+    Dtype,
+    PromptForm,
+    Quantize,
+    load_here,
+    options,
+)
 from liveedit.cli.paths import path
 from liveedit.errors import BadInput, LiveEditError
 
@@ -32,7 +40,9 @@ Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hu
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(parser=path, help="Folder for the records. Resumes if it holds some.")],
+    out: Annotated[
+        Path, typer.Option(parser=path, help="Folder for the records. Resumes if it holds some.")
+    ],
     editors: Annotated[
         str,
         typer.Option(
@@ -42,43 +52,61 @@ def evaluate(
     ] = "pinpoint,liveedit,ft-l",
     model: Model = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark.")] = "emblem",
-    split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
-    prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
+    split: Annotated[
+        str, typer.Option(help="Split of a published benchmark: clean or paper.")
+    ] = "clean",
+    prompts: Annotated[
+        str, typer.Option(help="Prompts of a published benchmark: plain or paper.")
+    ] = "plain",
     prompt_format: PromptForm = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     device_map: DeviceMap = None,
-    protocol: Annotated[str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")] = "windows",
+    protocol: Annotated[
+        str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")
+    ] = "windows",
     edits: Annotated[
-        str, typer.Option(help="windows, stream: numbers of edits in one pool, separated by commas.")
+        str,
+        typer.Option(help="windows, stream: numbers of edits in one pool, separated by commas."),
     ] = "1,10,100,1000",
     gaps: Annotated[
-        str, typer.Option(help="gap: ask about a case after so many further ones, separated by commas.")
+        str,
+        typer.Option(help="gap: ask about a case after so many further ones, separated by commas."),
     ] = "10,20,50,100",
     max_cases: Annotated[
         int,
         typer.Option(
-            min=1, help="windows: stop an N once so many cases have been tested; gap: test the first so many."
+            min=1,
+            help="windows: stop an N once so many cases have been tested; gap: test the first so many.",
         ),
     ] = 200,
     ask: Annotated[
         int | None,
-        typer.Option(min=1, help="Ask about at most this many cases of a window or at a point, evenly spread."),
+        typer.Option(
+            min=1,
+            help="Ask about at most this many cases of a window or at a point, evenly spread.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the cases.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the cases.")
+    ] = 0,
     trained: Annotated[
         Path | None,
         typer.Option(
-            parser=path, help="Where trained editors are, a folder each by name; default: editors beside --out."
+            parser=path,
+            help="Where trained editors are, a folder each by name; default: editors beside --out.",
         ),
     ] = None,
 ) -> None:
     """Run the lifelong test; leave records, summary, tables, curves and a page in --out.
 
-    For several processes: accelerate launch --multi_gpu --num_processes 2 -m liveedit eval …, on CPUs too.
+    For several processes: accelerate launch --multi_gpu --num_processes 2 -m liveedit eval …, on
+    CPUs too.
     """
     asked, form = entrants(editors), options(dtype, quantize, device_map, prompt_format)
-    chosen = _protocol(protocol, _numbers("--edits", edits), _numbers("--gaps", gaps), max_cases, ask)
+    chosen = _protocol(
+        protocol, _numbers("--edits", edits), _numbers("--gaps", gaps), max_cases, ask
+    )
 
     from liveedit.data import load_cases
     from liveedit.report import check_report
@@ -90,7 +118,9 @@ def evaluate(
 
 
 def report(
-    out: Annotated[Path, typer.Argument(parser=path, help="Folder with the records of `liveedit eval`.")],
+    out: Annotated[
+        Path, typer.Argument(parser=path, help="Folder with the records of `liveedit eval`.")
+    ],
 ) -> None:
     """Make summary, tables, curves and the page from records, without the model."""
     from liveedit.data.emblem import Emblem
@@ -104,7 +134,12 @@ def report(
         table = Table(title=shown(title))
         for number, heading in enumerate(header):
             head = shown(heading, lines=True)
-            table.add_column(head, no_wrap=number < 2, overflow="fold", justify="left" if number == 1 else "right")
+            table.add_column(
+                head,
+                no_wrap=number < 2,
+                overflow="fold",
+                justify="left" if number == 1 else "right",
+            )
         for row in rows:
             table.add_row(*(shown(cell, lines=True) for cell in row))
         console.print(table)
@@ -112,10 +147,16 @@ def report(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(parser=path, help="Folder for the records and the page.")] = Path("runs/demo"),
-    cases: Annotated[int, typer.Option(min=1, help="Cases asked about at each number of edits.")] = 60,
+    out: Annotated[
+        Path, typer.Option(parser=path, help="Folder for the records and the page.")
+    ] = Path("runs/demo"),
+    cases: Annotated[
+        int, typer.Option(min=1, help="Cases asked about at each number of edits.")
+    ] = 60,
 ) -> None:
-    """Watch the embedded model being corrected, then the lifelong test at 1, 10, 100 and 1,000 edits."""
+    """Watch the embedded model being corrected, then the lifelong test at 1, 10, 100 and 1,000
+    edits.
+    """
     from liveedit.data import load_cases
     from liveedit.evaluate import Windows
     from liveedit.report import check_report
@@ -124,23 +165,45 @@ def demo(
     _show_corrections(Console())
     protocol = Windows(max_cases=cases, ask=cases)
     drawn = load_cases("emblem", "test")
-    _run("emblem", entrants("pinpoint,liveedit,ft-l"), drawn, protocol, out, data="emblem", trained=out, seed=0)
+    _run(
+        "emblem",
+        entrants("pinpoint,liveedit,ft-l"),
+        drawn,
+        protocol,
+        out,
+        data="emblem",
+        trained=out,
+        seed=0,
+    )
 
 
 def _show_corrections(console: Console, number: int = 8) -> None:
-    """One edit after another on one model, each with its answers before and after, through ``generate``."""
+    """One edit after another on one model, each with its answers before and after, through
+    ``generate``.
+    """
     from liveedit.data.emblem import Emblem
-    from liveedit.data.emblem_cases import counterfactual_cases
+    from liveedit.data.emblem.cases import counterfactual_cases
     from liveedit.editable import load
 
     console.print("loading the embedded model …")
     edited: EditableVLM = load()
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("drawing and question", "before", "edit to", "after", "other hand's drawing", "look-alike"):
+    for heading in (
+        "drawing and question",
+        "before",
+        "edit to",
+        "after",
+        "other hand's drawing",
+        "look-alike",
+    ):
         table.add_column(heading, overflow="fold")
     for case in counterfactual_cases(Emblem(), "test")[:number]:
         probes = {probe.metric: probe.query for probe in case.probes}
-        asked = [case.edits[0], probes["look_alike_image"], *filter(None, [probes.get("image_generality")])]
+        asked = [
+            case.edits[0],
+            probes["look_alike_image"],
+            *filter(None, [probes.get("image_generality")]),
+        ]
         before = edited.unedited(asked)
         edited.edit(case.edits[0])
         after = edited.generate(asked)
@@ -180,21 +243,31 @@ def _run(
             evaluation.run(watcher)
         except KeyboardInterrupt:
             done = f"{evaluation.done:,} of {evaluation.total:,} probes"
-            raise KeyboardInterrupt(f"stopped at {done}; the same command goes on from here") from None
+            raise KeyboardInterrupt(
+                f"stopped at {done}; the same command goes on from here"
+            ) from None
     if here.is_main_process:
         if any(out.rglob("records-*.jsonl")):
             report(out)
         for line in ready.left_out:
             console.print(shown(line), soft_wrap=True)
-        if failed := [line for label in (*ready.editors, *ready.failed) for line in failures(out / label)]:
-            raise LiveEditError(f"{'; '.join(failed)}: the others are done, and the same command tries again")
+        if failed := [
+            line for label in (*ready.editors, *ready.failed) for line in failures(out / label)
+        ]:
+            raise LiveEditError(
+                f"{'; '.join(failed)}: the others are done, and the same command tries again"
+            )
 
 
 @contextmanager
 def _bar(console: Console) -> Iterator["Watcher"]:
-    """One bar over all editors, as long as the time that they take: what is spent, and what is left by estimate."""
+    """One bar over all editors, as long as the time that they take: what is spent, and what is left
+    by estimate.
+    """
     columns = (
-        TextColumn("{task.description}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.description}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")
+        ),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         TextColumn("{task.fields[shown]}"),
         TimeElapsedColumn(),
@@ -207,7 +280,13 @@ def _bar(console: Console) -> Iterator["Watcher"]:
             spent, left = time.monotonic() - start, news.seconds_left
             count = f"{news.done:,}/{news.total:,}, {'time left unknown' if left is None else _about(left)}"
             total = None if left is None else spent + left
-            bar.update(task, description=f"{news.editor}: {news.stage}", completed=spent, total=total, shown=count)
+            bar.update(
+                task,
+                description=f"{news.editor}: {news.stage}",
+                completed=spent,
+                total=total,
+                shown=count,
+            )
             if news.failure:
                 console.print(shown(news.failure), soft_wrap=True)
 
@@ -219,7 +298,9 @@ def _about(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
 
-def _protocol(name: str, edits: tuple[int, ...], gaps: tuple[int, ...], max_cases: int, ask: int | None) -> "Protocol":
+def _protocol(
+    name: str, edits: tuple[int, ...], gaps: tuple[int, ...], max_cases: int, ask: int | None
+) -> "Protocol":
     from liveedit.evaluate import Gap, Stream, Windows
 
     match name:
@@ -238,5 +319,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
-        raise BadInput(f"{option} takes numbers separated by commas, such as 1,10,100: got '{text}'")
+        raise BadInput(
+            f"{option} takes numbers separated by commas, such as 1,10,100: got '{text}'"
+        )
     return numbers

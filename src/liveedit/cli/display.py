@@ -1,4 +1,6 @@
-"""What commands show and on what: texts of users and models as they are, and where an interrupted command stands."""
+"""What commands show and on what: texts of users and models as they are, and where an interrupted
+command stands.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,9 @@ class Unshown(StorageError):
 
 
 class Output:
-    """Standard output, of which it is known when it fails, so that no disk is blamed. A closed pipe stays one."""
+    """Standard output, of which it is known when it fails, so that no disk is blamed. A closed pipe
+    stays one.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -45,17 +49,22 @@ def _output() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise Unshown(f"standard output takes nothing ({error.strerror}): send it elsewhere") from None
+        raise Unshown(
+            f"standard output takes nothing ({error.strerror}): send it elsewhere"
+        ) from None
 
 
 def shown(text: str, *, lines: bool = False, style: str = "") -> Text:
-    """A text of somebody else's for the terminal: brackets are no markup, and what has no picture is written out.
+    """A text of somebody else's for the terminal: brackets are no markup, and what has no picture
+    is written out.
 
-    That is control characters, which would steer the terminal, and marks that turn the direction of reading; line ends
-    too unless ``lines`` keeps them.
+    That is control characters, which would steer the terminal, and marks that turn the direction of
+    reading; line ends too unless ``lines`` keeps them.
     """
     kept = JOINERS + "\n" * lines
-    plain = "".join(sign if sign.isprintable() or sign in kept else ascii(sign)[1:-1] for sign in text)
+    plain = "".join(
+        sign if sign.isprintable() or sign in kept else ascii(sign)[1:-1] for sign in text
+    )
     return Text(plain, style)
 
 

@@ -1,4 +1,6 @@
-"""`liveedit models`: which models can be edited, the contract over a checkpoint, checkpoints of authors' files."""
+"""`liveedit models`: which models can be edited, the contract over a checkpoint, checkpoints of
+authors' files.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,9 @@ from liveedit.registry import resolve
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Which models can be edited; check one, or convert one from its authors' files.")
+app = typer.Typer(
+    help="Which models can be edited; check one, or convert one from its authors' files."
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -24,7 +28,9 @@ def models(context: typer.Context) -> None:
     """List the model types that can be edited, and what was checked of each."""
     if context.invoked_subcommand is not None:
         return
-    table = Table("model_type", "family", "checked", title="Any Hugging Face checkpoint of such a model_type")
+    table = Table(
+        "model_type", "family", "checked", title="Any Hugging Face checkpoint of such a model_type"
+    )
     found = checked()
     for model_type in sorted({*FAMILIES, *found}):
         record = found.get(model_type)
@@ -46,10 +52,12 @@ def check(
     device_map: DeviceMap = None,
     prompt_format: PromptForm = None,
 ) -> None:
-    """Run the whole family contract over a checkpoint and print what holds. Exit status 1 if something does not."""
+    """Run the whole family contract over a checkpoint and print what holds. Exit status 1 if
+    something does not.
+    """
     vlm = load_here(path, options(dtype, quantize, device_map, prompt_format))
 
-    from liveedit.models.contract import examine
+    from liveedit.models.conformance.contract import examine
 
     console = Console(soft_wrap=True)
     name = Path(path).name
@@ -59,11 +67,17 @@ def check(
     failed = 0
     for finding in examine(vlm):
         failed += finding.reason is not None
-        mark, reason = ("[green]holds[/]", "") if finding.reason is None else ("[red]fails[/]", f": {finding.reason}")
+        mark, reason = (
+            ("[green]holds[/]", "")
+            if finding.reason is None
+            else ("[red]fails[/]", f": {finding.reason}")
+        )
         console.print(f"{mark}  {finding.name}", highlight=False, end="")
         console.print(reason or f": {finding.proves}", markup=False, highlight=False)
     if failed:
-        raise UnsupportedModel(f"{failed} checks fail for {name}: editing it may not do what it should")
+        raise UnsupportedModel(
+            f"{failed} checks fail for {name}: editing it may not do what it should"
+        )
     console.print("every check holds")
 
 
@@ -71,11 +85,17 @@ def check(
 def convert(
     name: Annotated[str, typer.Argument(help=f"{', '.join(CONVERTERS)}.")],
     weights: Annotated[
-        Path, typer.Argument(parser=path, help="Folder with the authors' files (docs/convert.md says which).")
+        Path,
+        typer.Argument(
+            parser=path, help="Folder with the authors' files (docs/convert.md says which)."
+        ),
     ],
     out: Annotated[Path, typer.Argument(parser=path, help="Folder for the checkpoint: a new one.")],
 ) -> None:
     """Write a checkpoint from the files that the authors of a model publish, wholly or not at all."""
     with standing("stopped; nothing was written"):
         resolve("converter", name, CONVERTERS)(weights, out)
-    Console().print(shown(f"the checkpoint is in {out}: `liveedit models check {out}` examines it"), soft_wrap=True)
+    Console().print(
+        shown(f"the checkpoint is in {out}: `liveedit models check {out}` examines it"),
+        soft_wrap=True,
+    )

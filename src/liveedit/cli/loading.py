@@ -19,13 +19,21 @@ LAST_SEED = 2**32 - 1
 """The largest number that every generator takes for a seed (:data:`liveedit.settings.Seed`)."""
 MAPS = ("auto", "balanced", "balanced_low_0", "sequential", "cpu", "cuda")
 
-Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}; default: the checkpoint's own.")]
-PromptForm = Annotated[
-    str | None, typer.Option(help=f"{', '.join(FORMS)}; default: chat if the model has a template, else raw.")
+Dtype = Annotated[
+    str | None, typer.Option(help=f"{', '.join(DTYPES)}; default: the checkpoint's own.")
 ]
-Quantize = Annotated[str | None, typer.Option(help=f"Read the weights in fewer bits: {' or '.join(BITS)}.")]
+PromptForm = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(FORMS)}; default: chat if the model has a template, else raw."),
+]
+Quantize = Annotated[
+    str | None, typer.Option(help=f"Read the weights in fewer bits: {' or '.join(BITS)}.")
+]
 DeviceMap = Annotated[
-    str | None, typer.Option(help=f"Where the layers go: {', '.join(MAPS)}; auto: all devices, then memory, then disk.")
+    str | None,
+    typer.Option(
+        help=f"Where the layers go: {', '.join(MAPS)}; auto: all devices, then memory, then disk."
+    ),
 ]
 
 
@@ -35,12 +43,20 @@ def options(
     device_map: str | None = None,
     prompt_format: str | None = None,
 ) -> dict[str, Any]:
-    """What these options of a command are to ``VLM.load``. Raises :class:`BadInput` for a value that there is not."""
-    given = {"dtype": (dtype, DTYPES), "quantize": (quantize, BITS), "device_map": (device_map, MAPS)}
+    """What these options of a command are to ``VLM.load``. Raises :class:`BadInput` for a value
+    that there is not.
+    """
+    given = {
+        "dtype": (dtype, DTYPES),
+        "quantize": (quantize, BITS),
+        "device_map": (device_map, MAPS),
+    }
     given["prompt_format"] = prompt_format, FORMS
     for name, (value, known) in given.items():
         if value not in (None, *known):
-            raise BadInput(f"there is no --{name.replace('_', '-')} '{value}': choose {', '.join(known)}")
+            raise BadInput(
+                f"there is no --{name.replace('_', '-')} '{value}': choose {', '.join(known)}"
+            )
     found: dict[str, Any] = {name: value for name, (value, _) in given.items() if value is not None}
     if dtype is not None:
         import torch
@@ -50,7 +66,9 @@ def options(
 
 
 def load_here(model: str, asked: Mapping[str, Any]) -> "VLM":
-    """The model as :func:`options` ask for it, on this process's GPU if there is one, otherwise on the CPU."""
+    """The model as :func:`options` ask for it, on this process's GPU if there is one, otherwise on
+    the CPU.
+    """
     from liveedit.editable import load_vlm
     from liveedit.evaluate import processes
 

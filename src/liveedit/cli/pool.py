@@ -1,7 +1,8 @@
-"""`liveedit edit`, `ask`, `edits`, `forget`: correct a model and use it, with the edits kept in a folder.
+"""`liveedit edit`, `ask`, `edits`, `forget`: correct a model and use it, with the edits kept in a
+folder.
 
-The folder remembers the model, the editor, the type of the weights and the form of prompts that it was made with; where
-the options leave them out, they are taken from there.
+The folder remembers the model, the editor, the type of the weights and the form of prompts that it
+was made with; where the options leave them out, they are taken from there.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ from rich.table import Table
 from liveedit.cli.display import Unshown, shown, standing
 from liveedit.cli.loading import DeviceMap, Dtype, PromptForm, Quantize, options
 from liveedit.cli.paths import path
-from liveedit.editors.former import SHIPPED
+from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
-from liveedit.listing import FILE, Edit, Listing
+from liveedit.store.listing import FILE, Edit, Listing
 from liveedit.types import Query, visible
 
 if TYPE_CHECKING:
@@ -35,17 +36,26 @@ UNTAKEN = 3
 Pool = Annotated[Path, typer.Option(parser=path, help="Folder that keeps the edits.")]
 Model = Annotated[
     str | None,
-    typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id; default: the pool\'s, else emblem.'),
+    typer.Option(
+        help='"emblem" (embedded), a folder, or a Hugging Face id; default: the pool\'s, else emblem.'
+    ),
 ]
 EditorName = Annotated[
     str | None,
-    typer.Option(help="Name of a method, or the folder of a trained editor; default: the pool's, else pinpoint."),
+    typer.Option(
+        help="Name of a method, or the folder of a trained editor; default: the pool's, else pinpoint."
+    ),
 ]
 Images = Annotated[
     list[Path] | None,
-    typer.Option(help="A picture to show with the question; give the option again for each further one."),
+    typer.Option(
+        help="A picture to show with the question; give the option again for each further one."
+    ),
 ]
-About = Annotated[int, typer.Option(help="Which of several pictures the question is about, from 0; -1 is the last.")]
+About = Annotated[
+    int,
+    typer.Option(help="Which of several pictures the question is about, from 0; -1 is the last."),
+]
 Prompt = Annotated[str, typer.Argument(help="The question.")]
 Tokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
@@ -67,7 +77,9 @@ def edit(
     """Correct one answer; show it before and after. Exit status 3 says that the edit did not take."""
     query = Query(prompt, target, image, about=about)
     with standing(f"{UNCHANGED} in {pool}"):
-        edited = _model(Listing.find(pool), model, editor, prompt_format, dtype, quantize, device_map)
+        edited = _model(
+            Listing.find(pool), model, editor, prompt_format, dtype, quantize, device_map
+        )
         with _changing(pool):
             if Listing.find(pool):
                 edited.load(pool)
@@ -89,7 +101,8 @@ def ask(
     image: Images = None,
     about: About = -1,
     pool: Annotated[
-        Path | None, typer.Option(parser=path, help=f"Folder that keeps the edits.  [default: {DEFAULT}]")
+        Path | None,
+        typer.Option(parser=path, help=f"Folder that keeps the edits.  [default: {DEFAULT}]"),
     ] = None,
     model: Model = None,
     editor: EditorName = None,
@@ -111,7 +124,9 @@ def ask(
         console = Console(soft_wrap=True, highlight=False)
         console.print(shown(edited.generate(query, max_new_tokens=max_new_tokens)[0], lines=True))
         if held is None:
-            Console(stderr=True).print(f"no edits in ./{DEFAULT}: this is the unedited answer", style="dim")
+            Console(stderr=True).print(
+                f"no edits in ./{DEFAULT}: this is the unedited answer", style="dim"
+            )
         for made, weight in edited.explain(query):
             told = f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}"
             console.print(shown(told, style="dim"))
@@ -133,7 +148,9 @@ def edits(pool: Pool = DEFAULT) -> None:
 
 
 def forget(
-    ids: Annotated[list[str], typer.Argument(help="Ids of the edits to take back, or their beginnings.")],
+    ids: Annotated[
+        list[str], typer.Argument(help="Ids of the edits to take back, or their beginnings.")
+    ],
     pool: Pool = DEFAULT,
     model: Model = None,
     editor: EditorName = None,
@@ -144,7 +161,9 @@ def forget(
 ) -> None:
     """Take edits back."""
     with standing(f"{UNCHANGED} in {pool}"):
-        edited = _model(Listing.read(pool), model, editor, prompt_format, dtype, quantize, device_map)
+        edited = _model(
+            Listing.read(pool), model, editor, prompt_format, dtype, quantize, device_map
+        )
         with _changing(pool):
             edited.load(pool)
             taken = edited.forget(ids)
@@ -162,7 +181,9 @@ def _model(
     quantize: str | None,
     device_map: str | None,
 ) -> "EditableVLM":
-    """The model, without edits yet, as the options ask for it, and where they do not, as the edits in ``held`` do."""
+    """The model, without edits yet, as the options ask for it, and where they do not, as the edits
+    in ``held`` do.
+    """
     made = {"model": "emblem", "editor": "pinpoint"}
     if held is not None:
         made |= {"editor": held.editor, **held.opens_with}
@@ -173,7 +194,9 @@ def _model(
     form = options(made.get("dtype"), quantize, device_map, made.get("prompt_format"))
     for name, chosen in (("model", model), ("editor", editor)):
         if chosen is None and Path(made[name]).is_absolute() and not Path(made[name]).exists():
-            raise BadInput(f"the edits were made with the {name} in {made[name]}, which is gone: give it by --{name}")
+            raise BadInput(
+                f"the edits were made with the {name} in {made[name]}, which is gone: give it by --{name}"
+            )
 
     from liveedit.editable import load
 
@@ -191,7 +214,9 @@ def _changing(pool: Path) -> Iterator[None]:
             yield
         except KeyboardInterrupt:
             saved = Listing.find(pool) != before
-            raise KeyboardInterrupt(f"stopped; the change is saved in {pool}" if saved else "") from None
+            raise KeyboardInterrupt(
+                f"stopped; the change is saved in {pool}" if saved else ""
+            ) from None
 
 
 @contextmanager
@@ -219,7 +244,9 @@ def _notes(made: Edit, history: tuple[Edit, ...]) -> None:
         if other.superseded_by == made.id:
             told.print(shown(f"it supersedes {other.id}, the answer {other.target}"))
     for id in made.conflicts:
-        told.print(f"it is in conflict with {id}, about another picture: where both act, this one holds")
+        told.print(
+            f"it is in conflict with {id}, about another picture: where both act, this one holds"
+        )
     if not made.took:
         Console(stderr=True, soft_wrap=True, highlight=False).print(
             f"the edit did not take: try another method (`liveedit editors`), or `liveedit forget {made.id}`"
@@ -228,4 +255,7 @@ def _notes(made: Edit, history: tuple[Edit, ...]) -> None:
 
 def _pictures(edit: Edit) -> str:
     """The pictures of an edit: the names of their files, and the hash over them."""
-    return "\n".join([*(Path(name).name.replace("\n", "\\n") for name in edit.names), edit.image]) or "–"
+    return (
+        "\n".join([*(Path(name).name.replace("\n", "\\n") for name in edit.names), edit.image])
+        or "–"
+    )

@@ -11,7 +11,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column
 
 from liveedit.cli.display import shown, standing
-from liveedit.cli.loading import LAST_SEED, DeviceMap, Dtype, PromptForm, Quantize, load_here, options
+from liveedit.cli.loading import (
+    LAST_SEED,
+    DeviceMap,
+    Dtype,
+    PromptForm,
+    Quantize,
+    load_here,
+    options,
+)
 from liveedit.cli.paths import path
 from liveedit.errors import BadInput
 
@@ -24,31 +32,51 @@ __all__ = ["train"]
 def train(
     out: Annotated[
         Path,
-        typer.Argument(parser=path, help="Folder for the editor, its checkpoints and logs. Resumes if it holds them."),
+        typer.Argument(
+            parser=path,
+            help="Folder for the editor, its checkpoints and logs. Resumes if it holds them.",
+        ),
     ],
     editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "pinpoint",
-    model: Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')] = "emblem",
+    model: Annotated[
+        str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')
+    ] = "emblem",
     data: Annotated[str, typer.Option(help="Benchmark whose training split is used.")] = "emblem",
-    split: Annotated[str, typer.Option(help="Split of a published benchmark: clean or paper.")] = "clean",
-    prompts: Annotated[str, typer.Option(help="Prompts of a published benchmark: plain or paper.")] = "plain",
+    split: Annotated[
+        str, typer.Option(help="Split of a published benchmark: clean or paper.")
+    ] = "clean",
+    prompts: Annotated[
+        str, typer.Option(help="Prompts of a published benchmark: plain or paper.")
+    ] = "plain",
     prompt_format: PromptForm = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     device_map: DeviceMap = None,
     config: Annotated[
-        Path | None, typer.Option(parser=path, help="JSON: {editor: settings, training: settings, cases: seeds}.")
+        Path | None,
+        typer.Option(
+            parser=path, help="JSON: {editor: settings, training: settings, cases: seeds}."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of optimiser steps.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=LAST_SEED, help="Seed of the networks, the data order and of all draws.")
+        int | None,
+        typer.Option(
+            min=0, max=LAST_SEED, help="Seed of the networks, the data order and of all draws."
+        ),
     ] = None,
     cache: Annotated[
-        bool | None, typer.Option(help="Keep all hidden states, on disk too; without, each step computes its own.")
+        bool | None,
+        typer.Option(
+            help="Keep all hidden states, on disk too; without, each step computes its own."
+        ),
     ] = None,
 ) -> None:
-    """Train an editor. Stop it at any time: the same command goes on from there, after a kill from the last checkpoint.
+    """Train an editor. Stop it at any time: the same command goes on from there, after a kill from
+    the last checkpoint.
 
-    Without --config, an editor has its default settings, at a layer after two thirds of the model's.
+    Without --config, an editor has its default settings, at a layer after two thirds of the
+    model's.
     """
     form = options(dtype, quantize, device_map, prompt_format)
 
@@ -74,25 +102,36 @@ def train(
     check_folder(out, IDENTITY)
 
     seeds = range(file.cases)
-    cases = [case for number in seeds for case in load_cases(data, "train", number, split=split, prompts=prompts)]
+    cases = [
+        case
+        for number in seeds
+        for case in load_cases(data, "train", number, split=split, prompts=prompts)
+    ]
     trained = new_editor(load_here(model, form), editor, file.editor, training.seed)
     assert isinstance(trained, TrainableEditor)
     console = Console()
-    with standing("stopped; the same command goes on from the last checkpoint"), _bar(console) as progress:
+    with (
+        standing("stopped; the same command goes on from the last checkpoint"),
+        _bar(console) as progress,
+    ):
         run(trained, cases, training, out, progress)
     console.print(shown(f"trained editor in {out}"), soft_wrap=True)
 
 
 @contextmanager
 def _bar(console: Console) -> Iterator["Watcher"]:
-    """A bar for each stage in turn; the losses have what room is left. Without a terminal, a line now and then."""
+    """A bar for each stage in turn; the losses have what room is left. Without a terminal, a line
+    now and then.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         TextColumn("{task.completed:,}/{task.total:,}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
     )
     with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("getting ready", total=0, losses="")

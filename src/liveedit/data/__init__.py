@@ -11,16 +11,18 @@ if TYPE_CHECKING:
 __all__ = ["BENCHMARKS", "PUBLISHED", "TITLES", "load_cases"]
 
 BENCHMARKS: dict[str, str] = {
-    "emblem": "liveedit.data.emblem_cases:counterfactuals",
-    "emblem-corrections": "liveedit.data.emblem_cases:corrections",
-    "e-vqa": "liveedit.data.mmedit:e_vqa",
-    "e-ic": "liveedit.data.mmedit:e_ic",
-    "vlkeb": "liveedit.data.vlkeb:vlkeb",
-    "vlkeb-multihop": "liveedit.data.vlkeb:multihop",
-    "vlkeb-onehop": "liveedit.data.vlkeb:onehop",
-    "vlkeb-onehop-edited": "liveedit.data.vlkeb:onehop_edited",
+    "emblem": "liveedit.data.emblem.cases:counterfactuals",
+    "emblem-corrections": "liveedit.data.emblem.cases:corrections",
+    "e-vqa": "liveedit.data.published.mmedit:e_vqa",
+    "e-ic": "liveedit.data.published.mmedit:e_ic",
+    "vlkeb": "liveedit.data.published.vlkeb:vlkeb",
+    "vlkeb-multihop": "liveedit.data.published.vlkeb:multihop",
+    "vlkeb-onehop": "liveedit.data.published.vlkeb:onehop",
+    "vlkeb-onehop-edited": "liveedit.data.published.vlkeb:onehop_edited",
 }
-"""Name to the function (part, seed) that makes the cases; (part, seed, split, prompts) for the published ones."""
+"""Name to the function (part, seed) that makes the cases; (part, seed, split, prompts) for the
+published ones.
+"""
 
 PUBLISHED: dict[str, str] = {
     "e-vqa": "e-vqa",
@@ -52,11 +54,13 @@ def load_cases(
     split: str = "clean",
     prompts: str = "plain",
 ) -> "list[Case]":
-    """The cases of one part of a benchmark, in the order of ``seed``; 0 is the file's order for the published ones.
+    """The cases of one part of a benchmark, in the order of ``seed``; 0 is the file's order for the
+    published ones.
 
-    For these, ``split`` is "clean" (training without what returns in the test, hard probes added) or "paper" (as
-    published), and ``prompts`` "plain" (one template for all questions) or "paper" (the released templates). Raises
-    :class:`UnknownName` for another benchmark, :class:`BadInput` for another split, form of prompts or seed.
+    For these, ``split`` is "clean" (training without what returns in the test, hard probes added)
+    or "paper" (as published), and ``prompts`` "plain" (one template for all questions) or "paper"
+    (the released templates). Raises :class:`UnknownName` for another benchmark, :class:`BadInput`
+    for another split, form of prompts or seed.
     """
     from liveedit.settings import check_seed
 
@@ -64,7 +68,10 @@ def load_cases(
     check_seed(seed)
     if part not in ("train", "val", "test"):
         raise BadInput(f"no benchmark has a part '{part}': choose train, val or test")
-    for option, value, known in (("split", split, ("clean", "paper")), ("prompts", prompts, ("plain", "paper"))):
+    for option, value, known in (
+        ("split", split, ("clean", "paper")),
+        ("prompts", prompts, ("plain", "paper")),
+    ):
         if value not in known:
             raise BadInput(f"there is no --{option} '{value}': choose {' or '.join(known)}")
         if value == "paper" and name not in PUBLISHED:

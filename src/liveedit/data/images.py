@@ -1,21 +1,24 @@
-"""Reading images: a model is shown what a person sees, or the image is refused in one line that names the fix.
+"""Reading images: a model is shown what a person sees, or the image is refused in one line that
+names the fix.
 
-================================  ====================================================================================
-what is given                     what is shown
-================================  ====================================================================================
-a file with an EXIF orientation   upright; so is a picture straight from ``PIL.Image.open``, while one that was made or
+================================
+==================================================================================== what is given
+what is shown ================================
+==================================================================================== a file with an
+EXIF orientation   upright; so is a picture straight from ``PIL.Image.open``, while one that was
+made or
                                   changed in memory keeps its pixels
-transparency of any kind          the picture on a white page
-16-bit grey                       all of its range, 0 black and 65,535 white (of a TIFF the most of its bits, or what it
+transparency of any kind          the picture on a white page 16-bit grey                       all
+of its range, 0 black and 65,535 white (of a TIFF the most of its bits, or what it
                                   says is the most); floating point from 0 to 1
-palettes, CMYK, YCCK, LAB, HSV    their colours, without colour management
-1 bit, L, RGB, any size           as it is
-MPO, PSD                          the picture that viewers show, not the others beside it
-================================  ====================================================================================
+palettes, CMYK, YCCK, LAB, HSV    their colours, without colour management 1 bit, L, RGB, any size
+as it is MPO, PSD                          the picture that viewers show, not the others beside it
+================================
+====================================================================================
 
-Refused are animations and files of several pages, floating point beyond 0 to 1, whole numbers of 32 bits, FITS of
-more than 8, deep colours of which few are used, pictures without pixels or with more than Pillow opens, broken files,
-and what is no file at all.
+Refused are animations and files of several pages, floating point beyond 0 to 1, whole numbers of 32
+bits, FITS of more than 8, deep colours of which few are used, pictures without pixels or with more
+than Pillow opens, broken files, and what is no file at all.
 """
 
 import os
@@ -49,9 +52,13 @@ ONE_IS_BLACK = {"PSD", "XBM"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 """Pillow's modes of more than 8 bits."""
 STEPS = {"1": 255, "L;2": 85, "L;4": 17}
-"""How far apart the greys of a picture of few bits are, of which a PNG names the transparent one by its number."""
+"""How far apart the greys of a picture of few bits are, of which a PNG names the transparent one by
+its number.
+"""
 BITS, PHOTOMETRIC, MOST, WHITE_IS_ZERO = 258, 262, 281, 0
-"""Of TIFF: the tags of the bits, the meaning and the most of a sample, and the value of the second that inverts it."""
+"""Of TIFF: the tags of the bits, the meaning and the most of a sample, and the value of the second
+that inverts it.
+"""
 ALPHA_BITS, ALPHA_MASK = 17, 15
 """Of Targa: the byte of its header, and what in it is how many bits of a pixel are its alpha."""
 LONGEST = 160
@@ -59,10 +66,11 @@ LONGEST = 160
 
 
 def open_image(image: Source) -> Image.Image:
-    """The picture that a person sees, fully read, as RGB. ``image`` is a picture already or the path to one.
+    """The picture that a person sees, fully read, as RGB. ``image`` is a picture already or the
+    path to one.
 
-    Its ``info["name"]`` says where it came from. Raises :class:`BadInput`, in one line that names the image, for
-    anything that is no image, cannot be read, or cannot be shown faithfully.
+    Its ``info["name"]`` says where it came from. Raises :class:`BadInput`, in one line that names
+    the image, for anything that is no image, cannot be read, or cannot be shown faithfully.
     """
     check_image(image)
     with quiet():
@@ -71,7 +79,9 @@ def open_image(image: Source) -> Image.Image:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it Pillow warns of nothing: whatever matters is refused here, the rest a person does not see either."""
+    """Within it Pillow warns of nothing: whatever matters is refused here, the rest a person does
+    not see either.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
@@ -86,20 +96,27 @@ def read(image: str | os.PathLike[str]) -> Image.Image:
     except BadInput:
         raise
     except UnidentifiedImageError:
-        raise BadInput(f"{title} is not an image that can be read: save it as PNG or JPEG") from None
+        raise BadInput(
+            f"{title} is not an image that can be read: save it as PNG or JPEG"
+        ) from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise BadInput(f"{title} has more than {most:,} pixels: make it smaller") from None
     except OSError as error:
-        raise BadInput(f"cannot read {title} ({error.strerror or reason(error)}): check the file") from error
+        raise BadInput(
+            f"cannot read {title} ({error.strerror or reason(error)}): check the file"
+        ) from error
     except Exception as error:  # a decoder may raise anything on broken bytes
-        raise BadInput(f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG") from error
+        raise BadInput(
+            f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG"
+        ) from error
     picture.info["name"] = os.fspath(image)
     return picture
 
 
 def regular_file(image: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there and holds something; nothing is opened, so that a pipe does not hang.
+    """The path of a file that is there and holds something; nothing is opened, so that a pipe does
+    not hang.
 
     Raises :class:`BadInput` for anything else.
     """
@@ -107,7 +124,12 @@ def regular_file(image: str | os.PathLike[str]) -> Path:
     try:
         path = Path(image).expanduser()
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError, RuntimeError):  # a null byte, an unknown ~user
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+        RuntimeError,
+    ):  # a null byte, an unknown ~user
         raise BadInput(nowhere(title)) from None
     except OSError as error:
         raise BadInput(f"cannot read {title} ({error.strerror}): check the path") from None
@@ -131,7 +153,9 @@ def nowhere(title: str) -> str:
 
 
 def shown(image: Image.Image, title: str) -> Image.Image:
-    """``image`` as RGB, as a person sees it. Raises :class:`BadInput` where that cannot be, or its data is broken."""
+    """``image`` as RGB, as a person sees it. Raises :class:`BadInput` where that cannot be, or its
+    data is broken.
+    """
     try:
         check_single(image, title)
         tags = getattr(image, "tag_v2", {})
@@ -144,15 +168,23 @@ def shown(image: Image.Image, title: str) -> Image.Image:
             return in_eight_bits(picture, tags, title).convert("RGB")
         if picture.mode == "1" and image.format in ONE_IS_BLACK:
             picture = ImageChops.invert(picture)
-        return on_white(picture) if picture.has_transparency_data and not opaque else picture.convert("RGB")
+        return (
+            on_white(picture)
+            if picture.has_transparency_data and not opaque
+            else picture.convert("RGB")
+        )
     except BadInput:
         raise
     except Exception as error:  # a decoder may raise anything on broken bytes
-        raise BadInput(f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG") from error
+        raise BadInput(
+            f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG"
+        ) from error
 
 
 def check_single(image: Image.Image, title: str) -> None:
-    """Raise :class:`BadInput` for a picture without pixels, one that moves and one of several pages."""
+    """Raise :class:`BadInput` for a picture without pixels, one that moves and one of several
+    pages.
+    """
     if not all(image.size):
         raise BadInput(f"{title} has no pixels: give one that shows something")
     frames = getattr(image, "n_frames", 1)
@@ -161,21 +193,35 @@ def check_single(image: Image.Image, title: str) -> None:
 
 
 def check_white(image: Image.Image, tags: Any, title: str) -> None:
-    """Raise :class:`BadInput` for numbers of which it is not known which is white; ``tags`` are those of a TIFF.
+    """Raise :class:`BadInput` for numbers of which it is not known which is white; ``tags`` are
+    those of a TIFF.
 
-    Those of FITS have a sign and any scale, and not every Pillow knows the order of their bytes. Of colours of more
-    than 8 bits Pillow keeps the upper 8, of which little is left where a file says that less is white.
+    Those of FITS have a sign and any scale, and not every Pillow knows the order of their bytes. Of
+    colours of more than 8 bits Pillow keeps the upper 8, of which little is left where a file says
+    that less is white.
     """
     if image.mode in DEEP and image.format == "FITS":
-        raise BadInput(f"{title} holds more than 8 bits, of which none is known to be white in FITS: save it as PNG")
+        raise BadInput(
+            f"{title} holds more than 8 bits, of which none is known to be white in FITS: save it as PNG"
+        )
     if image.mode == "I" and image.format != "PPM":  # whose 16 bits Pillow reads as 32
-        raise BadInput(f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits")
-    if image.mode not in DEEP and (bits := max(tags.get(BITS, (1,)))) > 8 and most(tags) < 2**bits - 1:
-        raise BadInput(f"{title} holds colours of {bits} bits up to {most(tags)} alone: save it with 8 bits")
+        raise BadInput(
+            f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits"
+        )
+    if (
+        image.mode not in DEEP
+        and (bits := max(tags.get(BITS, (1,)))) > 8
+        and most(tags) < 2**bits - 1
+    ):
+        raise BadInput(
+            f"{title} holds colours of {bits} bits up to {most(tags)} alone: save it with 8 bits"
+        )
 
 
 def most(tags: Any) -> int:
-    """The number that is white in a TIFF: the most that it says its samples have, else the most of their bits."""
+    """The number that is white in a TIFF: the most that it says its samples have, else the most of
+    their bits.
+    """
     highest = 2 ** tags.get(BITS, (16,))[0] - 1
     said = tags.get(MOST, highest)
     said = max(said) if isinstance(said, tuple) else said
@@ -183,7 +229,9 @@ def most(tags: Any) -> int:
 
 
 def says_opaque(image: Image.Image) -> bool:
-    """Whether the picture is from a Targa file that says that no bits are alpha, though it has room for them."""
+    """Whether the picture is from a Targa file that says that no bits are alpha, though it has room
+    for them.
+    """
     if not isinstance(image, ImageFile.ImageFile) or image.format != "TGA":
         return False
     if image.fp is None:  # loaded already
@@ -209,12 +257,18 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def transparent_colour(image: Image.Image) -> Any:
-    """The transparent colour of a PNG of other than 8 bits a sample, in 8; ``None`` for any other picture."""
+    """The transparent colour of a PNG of other than 8 bits a sample, in 8; ``None`` for any other
+    picture.
+    """
     colour, tiles = image.info.get("transparency"), getattr(image, "tile", ())
     form = str(tiles[0].args) if tiles else image.mode
     if isinstance(colour, int) and form in STEPS:
         return min(colour * STEPS[form], 255)
-    return tuple(part >> 8 for part in colour) if isinstance(colour, tuple) and form == "RGB;16B" else None
+    return (
+        tuple(part >> 8 for part in colour)
+        if isinstance(colour, tuple) and form == "RGB;16B"
+        else None
+    )
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -232,7 +286,9 @@ def in_eight_bits(picture: Image.Image, tags: Any, title: str) -> Image.Image:
     white = 1 if picture.mode == "F" else most(tags)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= white):  # which no comparison with NaN is
-        raise BadInput(f"{title} holds numbers from {low:g} to {high:g}: bring them to 0 (black) to {white} (white)")
+        raise BadInput(
+            f"{title} holds numbers from {low:g} to {high:g}: bring them to 0 (black) to {white} (white)"
+        )
     grey = np.rint(values / white * 255).astype(np.uint8)
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         grey = 255 - grey
@@ -249,7 +305,9 @@ def image_title(image: Source) -> str:
     else:
         name = image if isinstance(image, str) else os.fspath(image)
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(name))
-    return "the image " + (text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}")
+    return "the image " + (
+        text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
+    )
 
 
 def reason(error: Exception) -> str:
@@ -258,7 +316,9 @@ def reason(error: Exception) -> str:
 
 
 def faults(images: Iterable[Given], look: Callable[[Given], object]) -> Iterator[str]:
-    """Of each image in turn what ``look`` says against it, nothing if it is sound; several are looked at together."""
+    """Of each image in turn what ``look`` says against it, nothing if it is sound; several are
+    looked at together.
+    """
 
     def fault(image: Given) -> str:
         try:
@@ -272,10 +332,16 @@ def faults(images: Iterable[Given], look: Callable[[Given], object]) -> Iterator
 
 
 def check_readable(images: Iterable[Source]) -> None:
-    """Raise :class:`BadInput` for the first of the images that cannot be read, before long work with them begins."""
+    """Raise :class:`BadInput` for the first of the images that cannot be read, before long work
+    with them begins.
+    """
     paths = list(dict.fromkeys(image for image in images if not isinstance(image, Image.Image)))
     if found := [fault for fault in faults(paths, open_image) if fault]:
-        raise BadInput(found[0] if len(found) == 1 else f"{found[0]} (the first of {len(found):,} images at fault)")
+        raise BadInput(
+            found[0]
+            if len(found) == 1
+            else f"{found[0]} (the first of {len(found):,} images at fault)"
+        )
 
 
 def image_key(image: Source) -> int | str:

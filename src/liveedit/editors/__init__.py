@@ -22,11 +22,11 @@ EDITORS: dict[str, str] = {
     "ike": "liveedit.editors.ike:IKE",
     "ke": "liveedit.editors.ke:KE",
     "lemoe": "liveedit.editors.lemoe:LEMoE",
-    "liveedit": "liveedit.editors.liveedit:LiveEdit",
+    "liveedit": "liveedit.editors.liveedit.editor:LiveEdit",
     "lora": "liveedit.editors.lora:LoRA",
     "lte": "liveedit.editors.lte:LTE",
     "mend": "liveedit.editors.mend:MEND",
-    "pinpoint": "liveedit.editors.pinpoint:Pinpoint",
+    "pinpoint": "liveedit.editors.pinpoint.editor:Pinpoint",
     "recipe": "liveedit.editors.recipe:Recipe",
     "serac": "liveedit.editors.serac:Serac",
     "t-patcher": "liveedit.editors.tpatcher:TPatcher",
@@ -53,12 +53,15 @@ PAPERS: dict[str, str] = {
 """Where each method was published."""
 
 
-def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None, seed: int = 0) -> "Editor":
-    """An editor of the method ``name`` for ``vlm``, untrained if it has networks; ``settings`` replace the defaults.
+def new_editor(
+    vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None, seed: int = 0
+) -> "Editor":
+    """An editor of the method ``name`` for ``vlm``, untrained if it has networks; ``settings``
+    replace the defaults.
 
-    ``seed`` draws the networks, whatever was drawn before, and leaves the caller's random numbers as they were. Raises
-    :class:`UnknownName` for a method that is not registered, :class:`BadInput` for an unknown setting and
-    for a seed beyond 32 bits.
+    ``seed`` draws the networks, whatever was drawn before, and leaves the caller's random numbers
+    as they were. Raises :class:`UnknownName` for a method that is not registered, :class:`BadInput`
+    for an unknown setting and for a seed beyond 32 bits.
     """
     import torch
 
@@ -68,18 +71,22 @@ def new_editor(vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None,
     check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        with torch.inference_mode(False):  # whose tensors could not be trained, nor edits be made with them
+        with torch.inference_mode(
+            False
+        ):  # whose tensors could not be trained, nor edits be made with them
             return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
 
 
 def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
-    """The editor for ``vlm``: an editor's folder or Hugging Face id, or a method's name if it needs no training.
+    """The editor for ``vlm``: an editor's folder or Hugging Face id, or a method's name if it needs
+    no training.
 
-    The folder of a method without training holds a ``config.json`` alone, with the method and its settings.
+    The folder of a method without training holds a ``config.json`` alone, with the method and its
+    settings.
 
-    Raises :class:`UnknownName` for a name that is not registered, :class:`BadInput` for a folder or id without an
-    editor and for the name of a method that has to be trained, :class:`Mismatch` for an editor trained for another
-    model.
+    Raises :class:`UnknownName` for a name that is not registered, :class:`BadInput` for a folder or
+    id without an editor and for the name of a method that has to be trained, :class:`Mismatch` for
+    an editor trained for another model.
     """
     import torch
 
@@ -95,7 +102,9 @@ def _loaded(vlm: "VLM", source: str | Path) -> "Editor":
     elif not folder.is_dir():
         editor = resolve("editor", str(source), EDITORS)
         if hasattr(editor, "from_pretrained"):
-            raise BadInput(f"{source} has to be trained for this model first: give the folder of a trained editor")
+            raise BadInput(
+                f"{source} has to be trained for this model first: give the folder of a trained editor"
+            )
         return editor(vlm)  # type: ignore[no-any-return]
     from liveedit.editors.base import described
 
@@ -113,4 +122,6 @@ def _download(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=["config.json", "editor.safetensors"]))
     except (OSError, ValueError):
-        raise BadInput(f"no trained editor in {repo}: give a folder, or an id that Hugging Face has") from None
+        raise BadInput(
+            f"no trained editor in {repo}: give a folder, or an id that Hugging Face has"
+        ) from None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from liveedit.artifacts import place, read_tensors, write_file, write_tensors
-from liveedit.editors.former import renamed
+from liveedit.editors.former_names import renamed
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
@@ -34,9 +34,10 @@ CONFIG, WEIGHTS = "config.json", "editor.safetensors"
 class Example:
     """A case as training reads it, on the CPU in float32 and without padding.
 
-    ``rows`` holds by kind, the metric's name, what the edit layer puts out for that query, as a batch of one; ``facts``
-    the query's :attr:`Query.fact`. ``base`` holds for the kinds that must not change the unedited log-probabilities
-    (n, V) where the n answer tokens are predicted. ``about`` is the edit in words, for methods that read it.
+    ``rows`` holds by kind, the metric's name, what the edit layer puts out for that query, as a
+    batch of one; ``facts`` the query's :attr:`Query.fact`. ``base`` holds for the kinds that must
+    not change the unedited log-probabilities (n, V) where the n answer tokens are predicted.
+    ``about`` is the edit in words, for methods that read it.
     """
 
     rows: dict[str, HiddenBatch] = field(default_factory=dict)
@@ -48,7 +49,11 @@ class Example:
 def alone(row: HiddenBatch) -> HiddenBatch:
     """One row in float32 on the CPU, in memory of its own."""
     positions = None if row.position_ids is None else row.position_ids.cpu().clone()
-    copies = (row.hidden.float().cpu().clone(), row.attention_mask.cpu().clone(), row.labels.cpu().clone())
+    copies = (
+        row.hidden.float().cpu().clone(),
+        row.attention_mask.cpu().clone(),
+        row.labels.cpu().clone(),
+    )
     extra = {name: value.cpu().clone() for name, value in row.extra.items()}
     return HiddenBatch(*copies, row.spans, positions, extra)
 
@@ -71,7 +76,8 @@ class Editor(ABC):
 
     @classmethod
     def settings(cls, values: object, where: str = "") -> Any:
-        """The config with ``values``, read from JSON; ``where`` they come from stands before a name in a message.
+        """The config with ``values``, read from JSON; ``where`` they come from stands before a name
+        in a message.
 
         Raises :class:`BadInput` for a setting that does not exist or that does not take its value.
         """
@@ -81,8 +87,8 @@ class Editor(ABC):
     def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> Patch:
         """A patch that holds what ``patch`` holds and, behind it, one edit a query.
 
-        Neither ``patch`` nor the VLM changes. Raises :class:`BadInput` for a query that cannot be edited and
-        :class:`Mismatch` for another editor's patch.
+        Neither ``patch`` nor the VLM changes. Raises :class:`BadInput` for a query that cannot be
+        edited and :class:`Mismatch` for another editor's patch.
         """
 
     def empty(self) -> Patch:
@@ -99,7 +105,9 @@ class Editor(ABC):
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all that shapes a patch: the name and the settings."""
-        return sha256(json.dumps([self.name, asdict(self.config)], sort_keys=True).encode()).hexdigest()
+        return sha256(
+            json.dumps([self.name, asdict(self.config)], sort_keys=True).encode()
+        ).hexdigest()
 
     @property
     def origin(self) -> dict[str, str]:
@@ -112,13 +120,17 @@ class Editor(ABC):
             raise BadInput(f"an edit needs a target: say what '{query.prompt}' is to be answered")
 
     def begin(self, queries: Sequence[Query], patch: Patch | None) -> None:
-        """What :meth:`edit` demands: queries that can be edited, an unedited VLM, a patch of this editor."""
+        """What :meth:`edit` demands: queries that can be edited, an unedited VLM, a patch of this
+        editor.
+        """
         for query in checked(queries):
             self.check(query)
         if torch.is_inference_mode_enabled():
             raise BadInput("an edit needs gradients: leave torch.inference_mode() before editing")
         if self.vlm.patches:
-            raise BadInput("an edit starts from the unedited model: leave `patched` before editing or training")
+            raise BadInput(
+                "an edit starts from the unedited model: leave `patched` before editing or training"
+            )
         if patch is not None:
             self.own(patch)
 
@@ -126,11 +138,18 @@ class Editor(ABC):
         """Raise :class:`Mismatch` for another editor's patch."""
         maker = getattr(patch, "editor", None)
         if not isinstance(maker, Editor) or maker.origin != self.origin:
-            raise Mismatch("the patch was made by another editor: go on with the editor that made it")
+            raise Mismatch(
+                "the patch was made by another editor: go on with the editor that made it"
+            )
 
     def claim(self, about: Mapping[str, str], folder: Path) -> None:
-        """Raise :class:`Mismatch` if what a patch in ``folder`` says about itself names another model or editor."""
-        own = {"model": self.vlm.known_as(about.get("model")), "editor": about.get("editor") == self.fingerprint}
+        """Raise :class:`Mismatch` if what a patch in ``folder`` says about itself names another
+        model or editor.
+        """
+        own = {
+            "model": self.vlm.known_as(about.get("model")),
+            "editor": about.get("editor") == self.fingerprint,
+        }
         for kind, fits in own.items():
             if not fits:
                 made, load = ("on", "that model") if kind == "model" else ("by", "that editor")
@@ -141,7 +160,8 @@ class Editor(ABC):
     def load_patch(self, folder: Path) -> Patch:
         """The patch that ``Patch.save`` wrote.
 
-        Raises :class:`BadInput` for what is not one, :class:`Mismatch` for one of another editor or another model.
+        Raises :class:`BadInput` for what is not one, :class:`Mismatch` for one of another editor or
+        another model.
         """
         raise NotImplementedError(f"patches of {self.name} cannot be loaded from {folder}")
 
@@ -162,7 +182,8 @@ class TrainableEditor(Editor):
 
     @property
     def layer(self) -> int:
-        """The decoder layer, from 0, that the method reads or edits: the config's, or after two thirds of all.
+        """The decoder layer, from 0, that the method reads or edits: the config's, or after two
+        thirds of all.
 
         The released one, 21 of the 32 of LLaVA-7B, is there too. What is saved has it as a number.
         """
@@ -185,8 +206,12 @@ class TrainableEditor(Editor):
         """
 
     @abstractmethod
-    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise on a batch, and its terms by name. Random choices come from ``generator`` alone."""
+    def loss(
+        self, examples: Sequence[Example], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise on a batch, and its terms by name. Random choices come from
+        ``generator`` alone.
+        """
 
     @property
     def fingerprint(self) -> str:
@@ -198,13 +223,21 @@ class TrainableEditor(Editor):
         return known[1]
 
     def goes_by(self, fingerprint: str) -> None:
-        """Take another fingerprint until a weight changes: that of the weights that these were rounded from."""
+        """Take another fingerprint until a weight changes: that of the weights that these were
+        rounded from.
+        """
         self._fingerprint = _version(self.networks().state_dict(keep_vars=True)), fingerprint
 
     @property
     def identity(self) -> tuple[str, dict[str, Any]]:
-        """What the fingerprint says beside the weights: the name, and the settings that shape a patch."""
-        return self.name, {name: value for name, value in asdict(self.config).items() if name not in self.query_time}
+        """What the fingerprint says beside the weights: the name, and the settings that shape a
+        patch.
+        """
+        return self.name, {
+            name: value
+            for name, value in asdict(self.config).items()
+            if name not in self.query_time
+        }
 
     def _digest(self, state: dict[str, Tensor]) -> str:
         digest = sha256(json.dumps(self.identity, sort_keys=True).encode())
@@ -214,12 +247,13 @@ class TrainableEditor(Editor):
         return digest.hexdigest()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``editor.safetensors``, trained values as ``dtype`` if one is given.
+        """Write ``config.json`` and ``editor.safetensors``, trained values as ``dtype`` if one is
+        given.
 
-        Buffers, such as running sums, keep their own. An editor that is there already is replaced whole: the new
-        weights bring a copy of their settings, which counts until ``config.json`` is written too. Raises
-        :class:`BadInput` for a folder that holds such files of somebody else's, or an editor of another method,
-        :class:`StorageError` where writing fails.
+        Buffers, such as running sums, keep their own. An editor that is there already is replaced
+        whole: the new weights bring a copy of their settings, which counts until ``config.json`` is
+        written too. Raises :class:`BadInput` for a folder that holds such files of somebody else's,
+        or an editor of another method, :class:`StorageError` where writing fails.
         """
         folder = place(folder)
         again = _written(folder, self.name)
@@ -235,10 +269,12 @@ class TrainableEditor(Editor):
         write_file(folder / CONFIG, (json.dumps(about, indent=2) + "\n").encode())
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
-        """Put what :meth:`save_pretrained` writes on the Hugging Face Hub, under the id ``repo``; its address.
+        """Put what :meth:`save_pretrained` writes on the Hugging Face Hub, under the id ``repo``;
+        its address.
 
-        Needs a token with the right to write (``hf auth login``). Raises :class:`StorageError` where that fails, and
-        :class:`BadInput` where the repository holds something else, which would be replaced.
+        Needs a token with the right to write (``hf auth login``). Raises :class:`StorageError`
+        where that fails, and :class:`BadInput` where the repository holds something else, which
+        would be replaced.
         """
         from huggingface_hub import HfApi
 
@@ -247,35 +283,48 @@ class TrainableEditor(Editor):
             try:
                 found = HfApi().create_repo(repo, private=private, exist_ok=True)
                 check_repo(repo, HfApi().list_repo_files(found.repo_id))
-                HfApi().upload_folder(repo_id=found.repo_id, folder_path=folder, commit_message=f"{self.name} editor")
+                HfApi().upload_folder(
+                    repo_id=found.repo_id, folder_path=folder, commit_message=f"{self.name} editor"
+                )
             except BadInput:
                 raise
             except Exception as error:  # of whichever HTTP library the client uses
                 reason = str(error).partition("\n")[0]
-                raise StorageError(f"cannot put the editor on Hugging Face as {repo}: {reason}") from error
+                raise StorageError(
+                    f"cannot put the editor on Hugging Face as {repo}: {reason}"
+                ) from error
         return str(found)
 
     @classmethod
     def from_pretrained(cls, vlm: VLM, folder: str | Path, **changes: Any) -> Self:
-        """The editor that :meth:`save_pretrained` wrote, ``changes`` replacing settings of query time.
+        """The editor that :meth:`save_pretrained` wrote, ``changes`` replacing settings of query
+        time.
 
-        Raises :class:`BadInput` for a folder without an editor or with a broken one, and :class:`Mismatch` for another
-        method's editor or one that was trained for another model.
+        Raises :class:`BadInput` for a folder without an editor or with a broken one, and
+        :class:`Mismatch` for another method's editor or one that was trained for another model.
         """
         folder = expanded(folder)
         about = described(folder)
         try:
             state, said = read_tensors(folder / WEIGHTS)
             copy = json.loads(said.get("about", "{}"))
-            if copy and copy["written"] != about.get("written"):  # a kill came between the two files
+            if copy and copy["written"] != about.get(
+                "written"
+            ):  # a kill came between the two files
                 about = renamed(copy)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadInput(f"no editor can be read from {folder} ({error}): give a trained one's folder") from error
+            raise BadInput(
+                f"no editor can be read from {folder} ({error}): give a trained one's folder"
+            ) from error
         if about["editor"] != cls.name:
-            raise Mismatch(f"{folder} holds an editor of the method '{about['editor']}', not '{cls.name}'")
+            raise Mismatch(
+                f"{folder} holds an editor of the method '{about['editor']}', not '{cls.name}'"
+            )
         if not vlm.known_as(about.get("model")):
             reason = "another model, or for this one in a dtype with other bits"
-            raise Mismatch(f"the editor in {folder} was trained for {reason}: load that one, or train an editor")
+            raise Mismatch(
+                f"the editor in {folder} was trained for {reason}: load that one, or train an editor"
+            )
         if wrong := sorted(changes.keys() - cls.query_time):
             raise BadInput(
                 f"{', '.join(wrong)} cannot differ from the training: only {', '.join(sorted(cls.query_time))}"
@@ -284,7 +333,9 @@ class TrainableEditor(Editor):
         try:
             editor.networks().load_state_dict(state)
         except RuntimeError as error:
-            raise Mismatch(f"the weights in {folder} do not fit its {CONFIG}: take both from one training") from error
+            raise Mismatch(
+                f"the weights in {folder} do not fit its {CONFIG}: take both from one training"
+            ) from error
         return editor
 
 
@@ -296,7 +347,8 @@ def _version(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
 def _written(folder: Path, method: str) -> bool:
     """Whether ``folder`` holds an editor of ``method``, to be replaced.
 
-    Raises :class:`BadInput` for one of another method, and for files of these names that are somebody else's.
+    Raises :class:`BadInput` for one of another method, and for files of these names that are
+    somebody else's.
     """
     try:
         about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")))
@@ -313,13 +365,17 @@ def _written(folder: Path, method: str) -> bool:
 def check_repo(repo: str, held: Sequence[str]) -> None:
     """Raise :class:`BadInput` unless a repository that holds these files is empty or an editor's."""
     if CONFIG in held and WEIGHTS not in held:
-        raise BadInput(f"{repo} on Hugging Face holds no editor but something else: give another id")
+        raise BadInput(
+            f"{repo} on Hugging Face holds no editor but something else: give another id"
+        )
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """What the ``config.json`` of an editor's folder says: ``editor``, its method, and ``config``, its settings.
+    """What the ``config.json`` of an editor's folder says: ``editor``, its method, and ``config``,
+    its settings.
 
-    A trained editor's also names its ``model``, by its fingerprint. Raises :class:`BadInput` for a folder without one.
+    A trained editor's also names its ``model``, by its fingerprint. Raises :class:`BadInput` for a
+    folder without one.
     """
     about: Any = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     match about:

@@ -1,14 +1,16 @@
 """LoRA: one low-rank update of the attention's matrices, moved on by each edit.
 
-Hu et al.: "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685), as EasyEdit uses it for
-editing. Every query and value projection W (d_out x d_in) of the text decoder becomes
+Hu et al.: "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685), as
+EasyEdit uses it for editing. Every query and value projection W (d_out x d_in) of the text decoder
+becomes
 
     W + (α/r) B A        A (r x d_in) drawn at random, B (d_out x r) zero before the first edit      (section 4.1)
 
-and each edit (v, p, o) minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t) over all A and B, from where the edit before left
-them. Rank and α are EasyEdit's. Departures: EasyEdit's multimodal files take five steps of plain gradient descent at a
-rate of 0.1, falling by a tenth a step (``optimiser="sgd"``, ``steps=5``, ``lr=0.1``), after which few edits have taken;
-here Adam goes on until the loss is below ``stop``. There is no dropout, so that an edit is the same each time.
+and each edit (v, p, o) minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t) over all A and B, from where
+the edit before left them. Rank and α are EasyEdit's. Departures: EasyEdit's multimodal files take
+five steps of plain gradient descent at a rate of 0.1, falling by a tenth a step
+(``optimiser="sgd"``, ``steps=5``, ``lr=0.1``), after which few edits have taken; here Adam goes on
+until the loss is below ``stop``. There is no dropout, so that an edit is the same each time.
 """
 
 import re
@@ -22,7 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from liveedit.editors import PAPERS
-from liveedit.editors.direct import DirectEditor, WeightsPatch
+from liveedit.editors.common.fine_tuning import DirectEditor, WeightsPatch
 from liveedit.errors import UnsupportedModel
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
@@ -30,11 +32,13 @@ from liveedit.settings import Count, Index, NotNegative, Positive, Seed
 
 __all__ = ["LoRA", "LoRAConfig"]
 
-TARGETS = re.compile(r"\.(self_attn|mixer)\.(q_proj|v_proj|q_b_proj|kv_b_proj|query_key_value)\.(\w+\.)?weight$")
+TARGETS = re.compile(
+    r"\.(self_attn|mixer)\.(q_proj|v_proj|q_b_proj|kv_b_proj|query_key_value)\.(\w+\.)?weight$"
+)
 """Query and value projections; where they differ by modality each of them.
 
-In latent attention (DeepSeek-V2) those that lead out of the latent states; where one matrix makes queries, keys and
-values, that one.
+In latent attention (DeepSeek-V2) those that lead out of the latent states; where one matrix makes
+queries, keys and values, that one.
 """
 
 
@@ -62,7 +66,8 @@ class LoRAPatch(WeightsPatch):
         vlm, config = self.editor.vlm, self.editor.config
         names = [name.removesuffix(".A") for name in self.values if name.endswith(".A")]
         return {
-            name: vlm.parameter(name) + config.alpha / config.rank * self.factor(name, "B") @ self.factor(name, "A")
+            name: vlm.parameter(name)
+            + config.alpha / config.rank * self.factor(name, "B") @ self.factor(name, "A")
             for name in names
         }
 
@@ -72,7 +77,9 @@ class LoRAPatch(WeightsPatch):
 
 
 class LoRA(DirectEditor):
-    """Low-rank adaptation. Raises :class:`UnsupportedModel` where attention has no query and value projections."""
+    """Low-rank adaptation. Raises :class:`UnsupportedModel` where attention has no query and value
+    projections.
+    """
 
     name = "lora"
     paper = PAPERS["lora"]
@@ -84,15 +91,23 @@ class LoRA(DirectEditor):
         super().__init__(vlm, config)
         path = f"{vlm.decoder_path}.layers."
         self.names = [
-            name for name, _ in vlm.model.named_parameters() if name.startswith(path) and TARGETS.search(name)
+            name
+            for name, _ in vlm.model.named_parameters()
+            if name.startswith(path) and TARGETS.search(name)
         ]
         if not self.names:
-            raise UnsupportedModel("lora needs query and value projections like q_proj and v_proj: this model has none")
+            raise UnsupportedModel(
+                "lora needs query and value projections like q_proj and v_proj: this model has none"
+            )
         check_changeable((name, vlm.parameter(name)) for name in self.names)
 
     def start(self) -> dict[str, Tensor]:
         """See :meth:`DirectEditor.start`."""
-        generator, rank, values = torch.Generator().manual_seed(self.config.seed), self.config.rank, {}
+        generator, rank, values = (
+            torch.Generator().manual_seed(self.config.seed),
+            self.config.rank,
+            {},
+        )
         for name in self.names:
             high, wide = self.vlm.parameter(name).shape
             values[f"{name}.A"] = (2 * torch.rand(rank, wide, generator=generator) - 1) / sqrt(wide)

@@ -1,8 +1,10 @@
-"""RECIPE: a few continuous prompt vectors an edit, put before a query if a retriever finds that it belongs to the edit.
+"""RECIPE: a few continuous prompt vectors an edit, put before a query if a retriever finds that it
+belongs to the edit.
 
-Chen, Wang, Zhang, He, Liang, Yang, Gao: "Lifelong Knowledge Editing for LLMs with Retrieval-Augmented Continuous Prompt
-Learning", EMNLP 2024 (arXiv 2405.03279). An encoder pools an edit k, a query q and learned prototype tokens Θ, the
-knowledge sentinel, to statistics of their token states: one summary state, mean, greatest and least. From these
+Chen, Wang, Zhang, He, Liang, Yang, Gao: "Lifelong Knowledge Editing for LLMs with
+Retrieval-Augmented Continuous Prompt Learning", EMNLP 2024 (arXiv 2405.03279). An encoder pools an
+edit k, a query q and learned prototype tokens Θ, the knowledge sentinel, to statistics of their
+token states: one summary state, mean, greatest and least. From these
 
     (1)  r_k, r_q, r_Θ     in one space, by perceptrons
     (2)  p_k               n_p vectors of the embeddings' width, by a perceptron from the edit
@@ -28,7 +30,8 @@ knowledge sentinel, to statistics of their token states: one summary state, mean
     place of p_k        before the query           before the image         before the text, behind the image
     queries in (5, 6)   one drawn for each edit    the same                 all of the batch, hard ones included
 
-With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way round.
+With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way
+round.
 """
 
 from collections.abc import Sequence
@@ -42,9 +45,10 @@ from torch.nn import functional as F
 
 from liveedit.editors import PAPERS
 from liveedit.editors.base import Example, alone
-from liveedit.editors.draws import EDIT, RowName
-from liveedit.editors.losses import kl, nll
-from liveedit.editors.memory import (
+from liveedit.editors.common.attention import Part, cut
+from liveedit.editors.common.extractors import SCALE
+from liveedit.editors.common.losses import kl, nll
+from liveedit.editors.common.retrieval import (
     NEVER,
     NO_TOKEN,
     Asked,
@@ -56,8 +60,7 @@ from liveedit.editors.memory import (
     kindred,
     pictured,
 )
-from liveedit.editors.metric import SCALE
-from liveedit.editors.nets import Part, cut
+from liveedit.editors.liveedit.sampling import EDIT, RowName
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch
 from liveedit.models.vlm import EMBEDDINGS, VLM, reading
@@ -76,11 +79,12 @@ class RecipeConfig:
 
     ``scope`` is what retrieval may see.
 
-    ``encoder`` is a pretrained encoder of text, by folder or Hugging Face id, which is trained too, or ``None`` for
-    the VLM's own states. ``tokens`` is n_p, ``key_dim`` the width of r, ``prototypes`` how many tokens the sentinel
-    has. ``margin`` is how far above the sentinel an edit has to be. ``written`` is how many examples of a batch train
-    the prompts, ``None`` for all, and ``fresh`` the share of these whose answers are exchanged for random tokens, so
-    that the prompts learn to tell and not the answers. ``eos`` ends every target with the end of text.
+    ``encoder`` is a pretrained encoder of text, by folder or Hugging Face id, which is trained too,
+    or ``None`` for the VLM's own states. ``tokens`` is n_p, ``key_dim`` the width of r,
+    ``prototypes`` how many tokens the sentinel has. ``margin`` is how far above the sentinel an
+    edit has to be. ``written`` is how many examples of a batch train the prompts, ``None`` for all,
+    and ``fresh`` the share of these whose answers are exchanged for random tokens, so that the
+    prompts learn to tell and not the answers. ``eos`` ends every target with the end of text.
     """
 
     layer: Index | None = None
@@ -100,7 +104,9 @@ class RecipeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is read of a query: frozen statistics ``pooled`` (F',), and the ``text`` for a trained encoder."""
+    """What is read of a query: frozen statistics ``pooled`` (F',), and the ``text`` for a trained
+    encoder.
+    """
 
     pooled: Tensor
     text: str
@@ -108,13 +114,17 @@ class Seen:
 
 @dataclass(slots=True)
 class RecipeExample(Memory):
-    """A case: what is ``asked`` in each query. ``inputs`` have places for the prompt before the text."""
+    """A case: what is ``asked`` in each query. ``inputs`` have places for the prompt before the
+    text.
+    """
 
     asked: dict[str, Seen] = field(default_factory=dict)
 
 
 def statistics(part: Part, summary: Tensor) -> Tensor:
-    """(B, 4W) of states (B, n, W): the state at ``summary`` (B,), mean, greatest and least; 0 for a row without any."""
+    """(B, 4W) of states (B, n, W): the state at ``summary`` (B,), mean, greatest and least; 0 for a
+    row without any.
+    """
     real, any_real = part.mask[..., None], part.mask.any(1, keepdim=True)
     states, infinite = part.states, torch.finfo(part.states.dtype).max
     one = states[torch.arange(len(states)), summary]
@@ -130,7 +140,9 @@ def last_statistics(part: Part) -> Tensor:
 
 
 def sentinel_loss(similarity: Tensor, sentinel: Tensor, hinge: float) -> Tensor:
-    """(6) for ``similarity`` (R, E) to the edits, at the own one ``NEVER``, and ``sentinel`` (R,) to r_Θ."""
+    """(6) for ``similarity`` (R, E) to the edits, at the own one ``NEVER``, and ``sentinel`` (R,)
+    to r_Θ.
+    """
     share = torch.cat([sentinel[:, None], similarity], 1).softmax(1)
     counted = share[:, 0] < hinge * share[:, 1:].amax(1)
     loss = -torch.cat([sentinel[:, None], similarity], 1).log_softmax(1)[:, 0]
@@ -151,7 +163,8 @@ class Perceptron(nn.Module):
 
 
 class Retriever(Perceptron):
-    """(1) for edits, queries and the sentinel, whose prototype tokens it holds for each source of states by its width.
+    """(1) for edits, queries and the sentinel, whose prototype tokens it holds for each source of
+    states by its width.
 
     r (B, d) has the length at which an inner product is the learned scale times the cosine.
     """
@@ -159,14 +172,18 @@ class Retriever(Perceptron):
     def __init__(self, widths: Sequence[int], width: int, prototypes: int) -> None:
         super().__init__(POOLED * sum(widths), width)
         self.scale = nn.Parameter(torch.tensor(log(SCALE)))
-        self.prototypes = nn.ParameterList([0.1 * torch.randn(1, prototypes, states) for states in widths])
+        self.prototypes = nn.ParameterList(
+            [0.1 * torch.randn(1, prototypes, states) for states in widths]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(super().forward(x), dim=-1) * (0.5 * self.scale).exp()
 
 
 class Prompts(nn.Module):
-    """(2): vectors (B, n_p, D) from the statistics (B, F) of edits and the embeddings (B, n_p, D) of their answers."""
+    """(2): vectors (B, n_p, D) from the statistics (B, F) of edits and the embeddings (B, n_p, D)
+    of their answers.
+    """
 
     def __init__(self, features: int, width: int, tokens: int, hidden_size: int) -> None:
         super().__init__()
@@ -226,7 +243,9 @@ class Recipe(MemoryEditor):
         if c.encoder is not None:
             with reading(c.encoder):
                 source = checkpoint(c.encoder)
-                self.encoder = transformers.AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+                self.encoder = transformers.AutoModel.from_pretrained(
+                    source, dtype=torch.float32
+                ).eval()
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             known = self.encoder.get_input_embeddings().embedding_dim
             widths = [known]
@@ -234,7 +253,9 @@ class Recipe(MemoryEditor):
         self.retriever = Retriever(widths, c.key_dim, c.prototypes)
         self.prompts = Prompts(POOLED * known, c.key_dim, c.tokens, D)
         parts = {"retriever": self.retriever, "prompts": self.prompts}
-        self._networks = nn.ModuleDict(parts if self.encoder is None else parts | {"encoder": self.encoder})
+        self._networks = nn.ModuleDict(
+            parts if self.encoder is None else parts | {"encoder": self.encoder}
+        )
         self._networks.to(vlm.device)
 
     def networks(self) -> nn.ModuleDict:
@@ -245,7 +266,10 @@ class Recipe(MemoryEditor):
 
     def look(self, batch: Batch) -> list[Seen]:
         """What is read of each row's question."""
-        pooled, questions = torch.empty(len(batch), 0, device=self.device), [span.prompt for span in batch.spans]
+        pooled, questions = (
+            torch.empty(len(batch), 0, device=self.device),
+            [span.prompt for span in batch.spans],
+        )
         if self.config.scope == "both":
             states = self.vlm.hidden(batch, self.layer).hidden.to(self.device)
         else:
@@ -253,14 +277,23 @@ class Recipe(MemoryEditor):
         if self.encoder is None:
             pooled = torch.cat([pooled, last_statistics(cut(states, questions))], 1)
         if self.config.scope == "both":
-            pooled = torch.cat([pooled, last_statistics(cut(states, [span.image for span in batch.spans]))], 1)
-        ids = [row[slice(*part)] for row, part in zip(batch.inputs["input_ids"], questions, strict=True)]
+            pooled = torch.cat(
+                [pooled, last_statistics(cut(states, [span.image for span in batch.spans]))], 1
+            )
+        ids = [
+            row[slice(*part)]
+            for row, part in zip(batch.inputs["input_ids"], questions, strict=True)
+        ]
         return [Seen(row, text) for row, text in zip(pooled, self.decoded(ids), strict=True)]
 
     def features(self, seen: Sequence[Seen]) -> Tensor:
         """The statistics (B, F) of questions, those of a trained encoder first."""
         pooled = torch.stack([row.pooled for row in seen]).to(self.device)
-        return pooled if self.encoder is None else torch.cat([self.encoded([row.text for row in seen]), pooled], 1)
+        return (
+            pooled
+            if self.encoder is None
+            else torch.cat([self.encoded([row.text for row in seen]), pooled], 1)
+        )
 
     def known(self, tokens: Tensor) -> Tensor:
         """The statistics (B, F) of edits, whose prompts and answers ``tokens`` (B, n) are."""
@@ -276,7 +309,9 @@ class Recipe(MemoryEditor):
     def encoded(self, texts: list[str]) -> Tensor:
         """The statistics (B, F) of a trained encoder's states."""
         assert self.encoder is not None
-        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
+        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True).to(
+            self.device
+        )
         part = Part(self.encoder(**inputs).last_hidden_state, inputs["attention_mask"].bool())
         return statistics(part, torch.zeros_like(part.mask[:, 0], dtype=torch.long))
 
@@ -291,7 +326,9 @@ class Recipe(MemoryEditor):
         return key
 
     def above(self, query: Tensor, keys: Tensor) -> Tensor:
-        """How far queries (B, d) are above the sentinel in their likeness to edits (E, d): (B, E), (3)."""
+        """How far queries (B, d) are above the sentinel in their likeness to edits (E, d): (B, E),
+        (3).
+        """
         return query @ keys.T - query @ self.sentinel().T
 
     # Editing
@@ -300,7 +337,9 @@ class Recipe(MemoryEditor):
         """See :meth:`MemoryEditor.entries`."""
         batch = self.vlm.encode(queries, eos=self.config.eos)
         ids = batch.inputs["input_ids"]
-        texts = [row[span.prompt[0] : span.stop] for row, span in zip(ids, batch.spans, strict=True)]
+        texts = [
+            row[span.prompt[0] : span.stop] for row, span in zip(ids, batch.spans, strict=True)
+        ]
         known = self.known(nn.utils.rnn.pad_sequence(texts, True, NO_TOKEN))
         return {
             "keys": self.retriever(self.features(self.look(batch))),
@@ -312,11 +351,19 @@ class Recipe(MemoryEditor):
         """See :meth:`MemoryEditor.nothing`."""
         c = self.config
         prompts = torch.empty(0, c.tokens, self.vlm.hidden_size)
-        return {"keys": torch.empty(0, c.key_dim), "prompts": prompts, "pictured": torch.empty(0, dtype=torch.bool)}
+        return {
+            "keys": torch.empty(0, c.key_dim),
+            "prompts": prompts,
+            "pictured": torch.empty(0, dtype=torch.bool),
+        }
 
     def answers(self, labels: Tensor) -> Tensor:
-        """The embeddings (B, n_p, D) of each row's first answer tokens, 0 beyond its last; ``labels`` (B, T)."""
-        tokens = nn.utils.rnn.pad_sequence([row[row >= 0] for row in labels], True, NO_TOKEN)[:, : self.config.tokens]
+        """The embeddings (B, n_p, D) of each row's first answer tokens, 0 beyond its last;
+        ``labels`` (B, T).
+        """
+        tokens = nn.utils.rnn.pad_sequence([row[row >= 0] for row in labels], True, NO_TOKEN)[
+            :, : self.config.tokens
+        ]
         tokens = F.pad(tokens, (0, self.config.tokens - tokens.shape[1]), value=NO_TOKEN)
         vectors: Tensor = self.words(tokens) * (tokens != NO_TOKEN).to(self.device)[..., None]
         return vectors
@@ -336,7 +383,13 @@ class Recipe(MemoryEditor):
             rows, seen = self.vlm.hidden(longer, EMBEDDINGS).rows(), self.look(batch)
             logits = self.vlm.logits(batch)
         positions = batch.answer_positions()
-        base = logits[positions].float().log_softmax(-1).cpu().split_with_sizes(positions.sum(1).tolist())
+        base = (
+            logits[positions]
+            .float()
+            .log_softmax(-1)
+            .cpu()
+            .split_with_sizes(positions.sum(1).tolist())
+        )
         for at, (example, kind, _) in enumerate(asked):
             assert isinstance(example, RecipeExample)
             example.inputs[kind] = alone(rows[at])
@@ -348,20 +401,29 @@ class Recipe(MemoryEditor):
                 example.text = ids[span.prompt[0] : span.stop].clone()
                 example.answer = ids[slice(*span.answer)].clone()
 
-    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, examples: Sequence[Example], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`TrainableEditor.loss`."""
         made = [example for example in examples if isinstance(example, RecipeExample)]
-        terms = self.answer_terms(made[: self.config.written], generator) | self.retrieval_terms(made)
+        terms = self.answer_terms(made[: self.config.written], generator) | self.retrieval_terms(
+            made
+        )
         return torch.stack(list(terms.values())).sum(), terms
 
-    def answer_terms(self, examples: Sequence[RecipeExample], generator: torch.Generator) -> dict[str, Tensor]:
+    def answer_terms(
+        self, examples: Sequence[RecipeExample], generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """(4): of each example the edit, one query in its scope and one out of it, drawn at random."""
         c = self.config
         groups = {"reliability": (EDIT,), "generality": c.generality, "locality": c.locality}
         drawn = {name: self.draw(examples, kinds, generator) for name, kinds in groups.items()}
         names = [row for rows in drawn.values() for row in rows]
         written = self.written(examples, names, generator)
-        rows, prompts = written.rows, self.prompts(self.known(written.text), self.answers(written.said))
+        rows, prompts = (
+            written.rows,
+            self.prompts(self.known(written.text), self.answers(written.said)),
+        )
         first = torch.tensor([span.prompt[0] for span in rows.spans], device=self.device)[:, None]
         index = (
             torch.arange(len(names), device=self.device)[:, None],
@@ -369,7 +431,9 @@ class Recipe(MemoryEditor):
         )
         hidden = rows.hidden.index_put(index, prompts[[j for _, j in names]])
         positions = rows.answer_positions()
-        logits = self.vlm.resume(EMBEDDINGS, replace(rows, hidden=hidden.to(self.vlm.dtype)), positions)
+        logits = self.vlm.resume(
+            EMBEDDINGS, replace(rows, hidden=hidden.to(self.vlm.dtype)), positions
+        )
         labels, lengths = rows.labels.roll(-1, 1)[positions], positions.sum(1).tolist()
         terms, start = {}, 0
         for name, chosen in drawn.items():
@@ -377,7 +441,11 @@ class Recipe(MemoryEditor):
                 continue
             stop = start + len(chosen)
             here = slice(sum(lengths[:start]), sum(lengths[:stop]))
-            owner = torch.arange(len(chosen)).repeat_interleave(torch.tensor(lengths[start:stop])).to(self.device)
+            owner = (
+                torch.arange(len(chosen))
+                .repeat_interleave(torch.tensor(lengths[start:stop]))
+                .to(self.device)
+            )
             if name == "locality":
                 base = torch.cat([examples[j].base[kind] for kind, j in chosen]).to(self.device)
                 terms[name] = kl(logits[here], base, owner, len(chosen)).mean()
@@ -390,9 +458,16 @@ class Recipe(MemoryEditor):
         self, examples: Sequence[RecipeExample], kinds: Sequence[str], generator: torch.Generator
     ) -> list[RowName]:
         """One of the kinds for each example that has any."""
-        found = [([kind for kind in kinds if kind in example.facts], j) for j, example in enumerate(examples)]
+        found = [
+            ([kind for kind in kinds if kind in example.facts], j)
+            for j, example in enumerate(examples)
+        ]
         dice = torch.rand(len(found), generator=generator).tolist()
-        return [(some[int(die * len(some))], j) for (some, j), die in zip(found, dice, strict=True) if some]
+        return [
+            (some[int(die * len(some))], j)
+            for (some, j), die in zip(found, dice, strict=True)
+            if some
+        ]
 
     def retrieval_terms(self, examples: Sequence[RecipeExample]) -> dict[str, Tensor]:
         """(5) and (6) for every query of the batch and every edit of it, rivals left out."""
@@ -413,5 +488,9 @@ class Recipe(MemoryEditor):
         return {
             "neighbour": F.cross_entropy(scores, own[inside]),
             "sentinel": sentinel_loss(others[inside], sentinel[inside], c.hinge)
-            + (sentinel_loss(others[~inside], sentinel[~inside], c.hinge) if bool((~inside).any()) else 0.0),
+            + (
+                sentinel_loss(others[~inside], sentinel[~inside], c.hinge)
+                if bool((~inside).any())
+                else 0.0
+            ),
         }

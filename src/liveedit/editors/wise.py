@@ -1,8 +1,9 @@
-"""WISE: a side memory, a second copy of one matrix, that takes the edits; each query goes to it or to the main one.
+"""WISE: a side memory, a second copy of one matrix, that takes the edits; each query goes to it or
+to the main one.
 
-Wang, Li, Zhang, Xu, Yao, Jiang, Xie, Huang, Chen: "WISE: Rethinking the Knowledge Memory for Lifelong Model Editing of
-Large Language Models", NeurIPS 2024 (arXiv 2405.14768). With A(x) (H) what the last matrix W_v (D x H) of one
-feed-forward network takes, and its copy W_v' = W_v + τ,
+Wang, Li, Zhang, Xu, Yao, Jiang, Xie, Huang, Chen: "WISE: Rethinking the Knowledge Memory for
+Lifelong Model Editing of Large Language Models", NeurIPS 2024 (arXiv 2405.14768). With A(x) (H)
+what the last matrix W_v (D x H) of one feed-forward network takes, and its copy W_v' = W_v + τ,
 
     Δ(x) = ‖A(x) (W_v' − W_v)‖                                                                            (Eq. 3)
     FFN(x) = A(x) W_v'  if Δ(x) > ε,  A(x) W_v  otherwise                                                 (Eq. 4)
@@ -11,18 +12,20 @@ feed-forward network takes, and its copy W_v' = W_v + τ,
     W_v' ← W_v' − η M ⊙ ∂L/∂W_v'             M a random mask, one for each shard of the edits             (Eq. 7)
     W_v' = W_v + Ties(τ_1, τ_2, …)           for the shards' τ                                            (Eq. 8)
 
-Δ of a query is the mean over its tokens, ε the smallest Δ of an edit once it was made, times ``ratio``. As released in
-EasyEdit: a shard is full at 500 edits and then gets a successor that starts at τ = 0 with a mask of its own; every
-1,000 edits the shards since the last merging become one memory (TIES of Yadav et al., NeurIPS 2023, arXiv 2306.01708).
-``memory="merge"`` merges that with what was merged before (0.4 and 0.6), ``"retrieve"`` keeps both. A query goes to
-the memory of the largest Δ above its ε, if there is one. τ stays within ``clamp`` of 0. All numbers are those of
+Δ of a query is the mean over its tokens, ε the smallest Δ of an edit once it was made, times
+``ratio``. As released in EasyEdit: a shard is full at 500 edits and then gets a successor that
+starts at τ = 0 with a mask of its own; every 1,000 edits the shards since the last merging become
+one memory (TIES of Yadav et al., NeurIPS 2023, arXiv 2306.01708). ``memory="merge"`` merges that
+with what was merged before (0.4 and 0.6), ``"retrieve"`` keeps both. A query goes to the memory of
+the largest Δ above its ε, if there is one. τ stays within ``clamp`` of 0. All numbers are those of
 EasyEdit's multimodal files.
 
-Departures from EasyEdit's code. Its Δ compares SiLU(A W_v') with SiLU(A W_v); here it is Eq. 3. It averages Δ over a
-batch, padding and answer included, so that all queries of a batch go one way, and takes the maximum for prompts of more
-than 100 tokens; here each row has its own mean over image and question, and the decoded tokens follow. Its weight decay
-moves entries outside the mask; there is none here. Shards that await their merging answer queries here, and asking
-does not merge. Its x_i is the data set's locality prompt; here it is the text ``irrelevant``, so no data are needed.
+Departures from EasyEdit's code. Its Δ compares SiLU(A W_v') with SiLU(A W_v); here it is Eq. 3. It
+averages Δ over a batch, padding and answer included, so that all queries of a batch go one way, and
+takes the maximum for prompts of more than 100 tokens; here each row has its own mean over image and
+question, and the decoded tokens follow. Its weight decay moves entries outside the mask; there is
+none here. Shards that await their merging answer queries here, and asking does not merge. Its x_i
+is the data set's locality prompt; here it is the text ``irrelevant``, so no data are needed.
 """
 
 from collections.abc import Sequence
@@ -36,8 +39,13 @@ from torch.nn import functional as F
 
 from liveedit.editors import PAPERS
 from liveedit.editors.base import Editor
-from liveedit.editors.direct import ValuesPatch
-from liveedit.editors.feedforward import Recorder, down_projection, highest_layer, prompt_tokens
+from liveedit.editors.common.feed_forward import (
+    Recorder,
+    down_projection,
+    highest_layer,
+    prompt_tokens,
+)
+from liveedit.editors.common.fine_tuning import ValuesPatch
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.patch import INPUT, Patch, SiteFn
@@ -48,17 +56,19 @@ from liveedit.types import Query
 __all__ = ["WISE", "WISEConfig", "WISEPatch"]
 
 OLD_SHARE = 0.6
-"""What the memory merged before weighs when it is merged with newer shards, which share the rest."""
+"""What the memory merged before weighs when it is merged with newer shards, which share the rest.
+"""
 
 
 @dataclass(frozen=True)
 class WISEConfig:
     """Settings; the defaults are those released in EasyEdit for vision-language models.
 
-    ``layer`` counts from 0, ``None`` is after five sixths of the layers (the released 23 of 28). An edit takes up to
-    ``steps`` steps at the rate ``lr``. ``alpha``, ``beta`` and ``gamma`` are those of Eq. 5, ``mask`` is the share of
-    entries that a shard moves, ``density`` the share that TIES keeps. ``shard`` edits fill a shard, ``merge`` edits are
-    merged. ``eos`` ends every target with the end of text; ``seed`` draws the masks.
+    ``layer`` counts from 0, ``None`` is after five sixths of the layers (the released 23 of 28). An
+    edit takes up to ``steps`` steps at the rate ``lr``. ``alpha``, ``beta`` and ``gamma`` are those
+    of Eq. 5, ``mask`` is the share of entries that a shard moves, ``density`` the share that TIES
+    keeps. ``shard`` edits fill a shard, ``merge`` edits are merged. ``eos`` ends every target with
+    the end of text; ``seed`` draws the masks.
     """
 
     layer: Index | None = None
@@ -80,7 +90,9 @@ class WISEConfig:
 
 
 class WISEPatch(ValuesPatch):
-    """``values`` are the τ (M, D, H) of M side memories, and ``least`` (M,), the smallest Δ of an edit in each."""
+    """``values`` are the τ (M, D, H) of M side memories, and ``least`` (M,), the smallest Δ of an
+    edit in each.
+    """
 
     FILE = "wise.safetensors"
     editor: "WISE"
@@ -93,7 +105,9 @@ class WISEPatch(ValuesPatch):
         return {self.editor.down + INPUT: work.take, self.editor.down: work.change}
 
     def route(self, A: Tensor, tokens: Tensor) -> Tensor:
-        """The side memory (B,) that each row of ``A`` (B, T, H) goes to, -1 for the main one. Eq. 4."""
+        """The side memory (B,) that each row of ``A`` (B, T, H) goes to, -1 for the main one. Eq.
+        4.
+        """
         found = torch.stack([activation(A, delta, tokens) for delta in self.values["delta"]], 1)
         above = found > self.editor.config.ratio * self.values["least"]
         most, memory = found.masked_fill(~above, -torch.inf).max(1)
@@ -101,7 +115,9 @@ class WISEPatch(ValuesPatch):
 
 
 class Retrieval:
-    """A patch at work on one batch: the prompts choose each row's memory, -1 for the main one, for all tokens."""
+    """A patch at work on one batch: the prompts choose each row's memory, -1 for the main one, for
+    all tokens.
+    """
 
     def __init__(self, patch: WISEPatch, batch: Batch) -> None:
         self.patch, self.tokens = patch, prompt_tokens(batch)
@@ -132,7 +148,9 @@ class Retrieval:
 
 
 class WISE(Editor):
-    """The side memory's editor. Raises :class:`UnsupportedModel` where the layer has no feed-forward network."""
+    """The side memory's editor. Raises :class:`UnsupportedModel` where the layer has no
+    feed-forward network.
+    """
 
     name = "wise"
     paper = PAPERS["wise"]
@@ -145,7 +163,11 @@ class WISE(Editor):
             raise BadInput("wise merges whole shards: give a merge that is a multiple of shard")
         if self.config.memory not in ("merge", "retrieve"):
             raise BadInput(f"wise has no memory '{self.config.memory}': choose merge or retrieve")
-        self.layer = highest_layer(vlm, 5 * vlm.num_layers // 6) if self.config.layer is None else self.config.layer
+        self.layer = (
+            highest_layer(vlm, 5 * vlm.num_layers // 6)
+            if self.config.layer is None
+            else self.config.layer
+        )
         self.down = down_projection(vlm, self.layer)
         matrix = vlm.decoder.get_submodule(self.down)
         self.shape = int(matrix.out_features), int(matrix.in_features)
@@ -184,11 +206,17 @@ class WISE(Editor):
     def mask(self, shard: int) -> Tensor:
         """Which entries (D, H) a shard moves, as 0 and 1."""
         generator = torch.Generator().manual_seed(self.config.seed + shard)
-        return (torch.rand(self.shape, generator=generator) < self.config.mask).float().to(self.vlm.device)
+        return (
+            (torch.rand(self.shape, generator=generator) < self.config.mask)
+            .float()
+            .to(self.vlm.device)
+        )
 
     @torch.no_grad()
     def read(self, query: Query) -> tuple[HiddenBatch, Tensor, Tensor]:
-        """What the layer below puts out for a query; A (1, T, H) in the layer; which of the T tokens are the prompt."""
+        """What the layer below puts out for a query; A (1, T, H) in the layer; which of the T
+        tokens are the prompt.
+        """
         batch, record = self.vlm.encode([query], eos=self.config.eos), Recorder(self.down + INPUT)
         hidden = self.vlm.hidden(batch, self.layer - 1)
         with self.vlm.patched(record):
@@ -196,8 +224,12 @@ class WISE(Editor):
         return hidden, record.seen[self.down + INPUT].float(), prompt_tokens(hidden)
 
     @torch.enable_grad()
-    def fit(self, delta: Tensor, mask: Tensor, query: Query, strange: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """τ (D, H) after an edit, and the edit's Δ. ``strange`` are A and tokens of what is irrelevant."""
+    def fit(
+        self, delta: Tensor, mask: Tensor, query: Query, strange: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """τ (D, H) after an edit, and the edit's Δ. ``strange`` are A and tokens of what is
+        irrelevant.
+        """
         config, (hidden, A, tokens) = self.config, self.read(query)
         positions = hidden.answer_positions()
         target = hidden.labels.roll(-1, 1)[positions]
@@ -221,7 +253,9 @@ class WISE(Editor):
         alpha, beta, gamma = self.config.alpha, self.config.beta, self.config.gamma
         return (F.relu(other - alpha) + F.relu(beta - own) + F.relu(gamma - (own - other))).mean()
 
-    def merged(self, deltas: list[Tensor], least: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def merged(
+        self, deltas: list[Tensor], least: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """The memories and their least Δ once the shards since the last merging are one."""
         new = self.config.merge // self.config.shard
         old = len(deltas) - new
@@ -229,12 +263,17 @@ class WISE(Editor):
             weights, kept = [1.0 / new] * new, old
         else:
             weights, kept = [OLD_SHARE, *[(1 - OLD_SHARE) / new] * new], 0
-        one = ties(torch.stack(deltas[kept:]), torch.tensor(weights, device=self.vlm.device), self.config.density)
+        one = ties(
+            torch.stack(deltas[kept:]),
+            torch.tensor(weights, device=self.vlm.device),
+            self.config.density,
+        )
         return [*deltas[:kept], one], [*least[:kept], torch.stack(least[kept:]).min()]
 
 
 SETTLED, DONE = 1e-4, 0.02
-"""An edit ends early once its loss changes by no more than the one and is no more than the other."""
+"""An edit ends early once its loss changes by no more than the one and is no more than the other.
+"""
 
 
 class Trial(Patch):
@@ -258,15 +297,19 @@ class Trial(Patch):
 
 
 def activation(A: Tensor, delta: Tensor, tokens: Tensor) -> Tensor:
-    """Δ (B,) of rows: the mean of ‖A τᵀ‖ over their ``tokens`` (B, T), for ``A`` (B, T, H) and τ (D, H). Eq. 3."""
+    """Δ (B,) of rows: the mean of ‖A τᵀ‖ over their ``tokens`` (B, T), for ``A`` (B, T, H) and τ
+    (D, H). Eq. 3.
+    """
     length: Tensor = torch.linalg.vector_norm(A @ delta.T, dim=2)
     return (length * tokens).sum(1) / tokens.sum(1)
 
 
 def ties(deltas: Tensor, weights: Tensor, density: float) -> Tensor:
-    """TIES (D, H) of ``deltas`` (M, D, H): trim each, elect a sign for each entry, average what agrees with it.
+    """TIES (D, H) of ``deltas`` (M, D, H): trim each, elect a sign for each entry, average what
+    agrees with it.
 
-    Of each the ``density`` largest entries are kept; the sign is that of the weighted sum, and so is the average.
+    Of each the ``density`` largest entries are kept; the sign is that of the weighted sum, and so
+    is the average.
     """
     kept = max(1, int(density * deltas[0].numel()))
     bound = deltas.abs().flatten(1).topk(kept).values[:, -1, None, None]

@@ -5,4 +5,14 @@ from liveedit.evaluate.progress import Progress
 from liveedit.evaluate.protocol import Gap, Protocol, Stream, Windows
 from liveedit.evaluate.run import Evaluation, evaluate, processes
 
-__all__ = ["Evaluation", "Gap", "Progress", "Protocol", "Stream", "Windows", "evaluate", "note_failure", "processes"]
+__all__ = [
+    "Evaluation",
+    "Gap",
+    "Progress",
+    "Protocol",
+    "Stream",
+    "Windows",
+    "evaluate",
+    "note_failure",
+    "processes",
+]

@@ -1,9 +1,10 @@
 """Asking a model about a case, unedited and edited, in the same batches.
 
-The probes of a case go through the model together, whatever else is in its pool. So the same rows stand in the same
-batch before and after the edits, and at every number of edits: what the edits left alone compares bit for bit (in half
-precision another batch would swap close ranks by itself), and the time of a query means the same throughout. It also
-lets the vision tower, which takes half the time of a small model, run once a batch for all editors.
+The probes of a case go through the model together, whatever else is in its pool. So the same rows
+stand in the same batch before and after the edits, and at every number of edits: what the edits
+left alone compares bit for bit (in half precision another batch would swap close ranks by itself),
+and the time of a query means the same throughout. It also lets the vision tower, which takes half
+the time of a small model, run once a batch for all editors.
 """
 
 import time
@@ -34,8 +35,9 @@ SEEN_BYTES = 1 << 30
 class Before:
     """What the unedited model shows for a probe.
 
-    Its free ``answer``; the text ``forced`` on both models to compare their tokens; the ``wanted`` tokens there; its
-    ``best`` tokens (n, ranks) at all n real positions, for a probe that must stay as it was.
+    Its free ``answer``; the text ``forced`` on both models to compare their tokens; the ``wanted``
+    tokens there; its ``best`` tokens (n, ranks) at all n real positions, for a probe that must stay
+    as it was.
     """
 
     answer: str
@@ -48,8 +50,9 @@ class Before:
 class After:
     """What the edited model shows for a probe.
 
-    ``fired`` are the experts that took part in its free ``answer``, with their weights; ``seconds`` is what the answer
-    took, its share of the batch's time, without the vision tower where that has seen the batch already.
+    ``fired`` are the experts that took part in its free ``answer``, with their weights; ``seconds``
+    is what the answer took, its share of the batch's time, without the vision tower where that has
+    seen the batch already.
     """
 
     answer: str
@@ -61,7 +64,9 @@ class After:
 
 
 class Asker:
-    """Asks about cases; remembers what the unedited model answered. At most ``batch_size`` rows go through together."""
+    """Asks about cases; remembers what the unedited model answered. At most ``batch_size`` rows go
+    through together.
+    """
 
     def __init__(self, vlm: VLM, max_new_tokens: int, batch_size: int) -> None:
         self.vlm, self.max_new_tokens, self.batch_size = vlm, max_new_tokens, batch_size
@@ -77,7 +82,9 @@ class Asker:
         """
         if case.id not in self._before:
             with naming(case, lambda query: self._unedited([Probe("", query)])):
-                self._before[case.id] = [row for probes in self._batches(case.probes) for row in self._unedited(probes)]
+                self._before[case.id] = [
+                    row for probes in self._batches(case.probes) for row in self._unedited(probes)
+                ]
         return self._before[case.id]
 
     def knows(self, case: Case) -> bool:
@@ -85,7 +92,9 @@ class Asker:
         return case.id in self._before
 
     def ask(self, case: Case, patch: Patch) -> list[tuple[Before, After]]:
-        """What the model, not patched so far, shows for each probe of the case without and with ``patch``."""
+        """What the model, not patched so far, shows for each probe of the case without and with
+        ``patch``.
+        """
         pairs = list(zip(case.probes, self.before(case), strict=True))
         with self.vlm.patched(patch):
             after = [row for batch in self._batches(pairs) for row in self._edited(batch)]
@@ -101,7 +110,9 @@ class Asker:
             replies, _ = self._generate(queries)
             texts = [reply.text for reply in replies]
             forced = [
-                probe.query.target if probe.wanted == "target" or visible(probe.query.target) else text
+                probe.query.target
+                if probe.wanted == "target" or visible(probe.query.target)
+                else text
                 for probe, text in zip(probes, texts, strict=True)
             ]
             logits, real, targets, tokens = self._force(queries, forced)
@@ -120,13 +131,19 @@ class Asker:
         rows = []
         for row, (_, before) in enumerate(batch):
             top = None if before.best is None else best(logits[row], real[row])
-            one, ten = (None if top is None or before.best is None else kept(before.best, top, n) for n in (1, 10))
-            rows.append(After(replies[row].text, tokens[row], one, ten, list(replies[row].fired), seconds))
+            one, ten = (
+                None if top is None or before.best is None else kept(before.best, top, n)
+                for n in (1, 10)
+            )
+            rows.append(
+                After(replies[row].text, tokens[row], one, ten, list(replies[row].fired), seconds)
+            )
         return rows
 
     @contextmanager
     def _seeing(self) -> Iterator[None]:
-        """Within it the vision tower runs once for a batch, or not at all if what it put out is kept from before.
+        """Within it the vision tower runs once for a batch, or not at all if what it put out is
+        kept from before.
 
         Nothing is kept, or taken from before, under a patch that changes the tower.
         """
@@ -142,28 +159,46 @@ class Asker:
     def _tower_weights(self) -> list[int]:
         """Which tensors the vision tower computes with."""
         path = self.vlm.tower_path
-        return [id(weight) for weight in self.vlm.model.get_submodule(path).parameters()] if path else []
+        return (
+            [id(weight) for weight in self.vlm.model.get_submodule(path).parameters()]
+            if path
+            else []
+        )
 
     def _generate(self, queries: Sequence[Query]) -> tuple[list[Reply], float]:
         """The greedy answers, and how many seconds each took."""
         start = time.perf_counter()
-        replies = self.vlm.answers(queries, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        replies = self.vlm.answers(
+            queries, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size
+        )
         return replies, (time.perf_counter() - start) / len(queries)
 
     @torch.no_grad()
     def _force(
         self, queries: Sequence[Query], forced: Sequence[str]
     ) -> tuple[Tensor, Tensor, list[tuple[int, ...]], list[tuple[int, ...]]]:
-        """Teacher forcing: logits (B, T, V), which tokens are real (B, T), the forced tokens, those predicted there."""
-        batch = self.vlm.encode([replace(query, target=text) for query, text in zip(queries, forced, strict=True)])
+        """Teacher forcing: logits (B, T, V), which tokens are real (B, T), the forced tokens, those
+        predicted there.
+        """
+        batch = self.vlm.encode(
+            [replace(query, target=text) for query, text in zip(queries, forced, strict=True)]
+        )
         logits = self.vlm.logits(batch)
         predicted = predictions(logits, batch.answer_positions())
         return logits, batch.inputs["attention_mask"].bool(), answers(batch.labels), predicted
 
 
 def tensors(value: Any) -> dict[int, int]:
-    """The bytes of each tensor in nested lists, tuples and mappings, by where it lies, so that none counts twice."""
+    """The bytes of each tensor in nested lists, tuples and mappings, by where it lies, so that none
+    counts twice.
+    """
     if isinstance(value, Tensor):
         return {value.data_ptr(): value.nbytes}
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    parts = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return {where: size for part in parts for where, size in tensors(part).items()}

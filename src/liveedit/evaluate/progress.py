@@ -17,8 +17,9 @@ Work = Literal["unedited", "edit", "ask"]
 class Progress:
     """``done`` of ``total`` probes of all editors are on record; ``editor`` is at ``stage``.
 
-    ``seconds_left`` is ``None`` as long as some of the work that is left has not been measured once. ``failure`` says,
-    if it is not empty, of what the editor has just failed; the next one is begun.
+    ``seconds_left`` is ``None`` as long as some of the work that is left has not been measured
+    once. ``failure`` says, if it is not empty, of what the editor has just failed; the next one is
+    begun.
     """
 
     editor: str
@@ -57,10 +58,16 @@ class Clock:
                 self.left[key] = 0
 
     def seconds_left(self) -> float | None:
-        """The work that is left times what a piece took this editor, or all of them if it has not begun."""
+        """The work that is left times what a piece took this editor, or all of them if it has not
+        begun.
+        """
         total = 0.0
         for (work, editor), count in self.left.items():
-            known = [(work, editor)] if self._done[work, editor] else [key for key in self._done if key[0] == work]
+            known = (
+                [(work, editor)]
+                if self._done[work, editor]
+                else [key for key in self._done if key[0] == work]
+            )
             pieces = sum(self._done[key] for key in known)
             if count > 0 and not pieces:
                 return None

@@ -1,17 +1,22 @@
 """Protocols: what is edited in which order, and when is asked about what.
 
-A protocol makes pools of the cases, in their given order. A **pool** starts from the unedited model and is edited
-case by case, never reset; at its **points** some of the cases edited so far are asked about.
+A protocol makes pools of the cases, in their given order. A **pool** starts from the unedited model
+and is edited case by case, never reset; at its **points** some of the cases edited so far are asked
+about.
 
-==========  ==========================================================================================================
-`Windows`   LiveEdit's: consecutive windows of N edits; all of a window is edited on the unedited model, then all of it
+==========
+==========================================================================================================
+`Windows`   LiveEdit's: consecutive windows of N edits; all of a window is edited on the unedited
+model, then all of it
             is asked about; the cases behind the last whole window are left out (``evaluate_sequential_edit`` in the
             released ``evaluation/vllm_editor_eval.py``). N = 1 is the papers' single edit. Windows of several N that
             begin with the same case are one pool, which is asked about on its way
-`Stream`    one pool that grows; at 1, 10, 100 … edits all cases edited so far are asked about
-`Gap`       VLKEB's: one pool that grows case by case; each of the first cases is asked about after exactly so many
+`Stream`    one pool that grows; at 1, 10, 100 … edits all cases edited so far are asked about `Gap`
+VLKEB's: one pool that grows case by case; each of the first cases is asked about after exactly so
+many
             further ones (``test_sequencial`` in the released ``MultimodalTrainer.py``)
-==========  ==========================================================================================================
+==========
+==========================================================================================================
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +31,9 @@ from liveedit.types import Case, Query
 __all__ = ["Ask", "Gap", "Point", "Pool", "Protocol", "Stream", "Windows", "plan", "spread"]
 
 STRIDE = 100
-"""At most so many cases are edited in one call of the editor, so that a long pool tells how it gets on."""
+"""At most so many cases are edited in one call of the editor, so that a long pool tells how it gets
+on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,9 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Cases edited one after another, the unedited model being the start, and the points in their order."""
+    """Cases edited one after another, the unedited model being the start, and the points in their
+    order.
+    """
 
     cases: tuple[Case, ...]
     points: tuple[Point, ...]
@@ -52,7 +61,9 @@ class Pool:
     @cached_property
     def steps(self) -> list[tuple[int, int]]:
         """The half-open ranges of cases that the editor gets in one call; one ends at each point."""
-        ends = {point.made for point in self.points} | set(range(STRIDE, self.points[-1].made, STRIDE))
+        ends = {point.made for point in self.points} | set(
+            range(STRIDE, self.points[-1].made, STRIDE)
+        )
         return list(pairwise([0, *sorted(ends)]))
 
     @cached_property
@@ -97,10 +108,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Windows:
-    """For each N in ``edits`` consecutive windows, each of as few cases as hold N edits; the rest is dropped.
+    """For each N in ``edits`` consecutive windows, each of as few cases as hold N edits; the rest
+    is dropped.
 
-    There are as many windows as cover ``max_cases`` cases, at least one. At most ``ask`` cases of a window, evenly
-    spread, are asked about.
+    There are as many windows as cover ``max_cases`` cases, at least one. At most ``ask`` cases of a
+    window, evenly spread, are asked about.
     """
 
     name: ClassVar[str] = "windows"
@@ -109,11 +121,15 @@ class Windows:
     ask: int | None = None
 
     def pools(self, cases: Sequence[Case]) -> list[Pool]:
-        """A pool for each case that begins a window. Raises :class:`BadInput` where an N has no whole window."""
+        """A pool for each case that begins a window. Raises :class:`BadInput` where an N has no
+        whole window.
+        """
         begun: dict[int, list[Point]] = {}
         for n in sorted(set(self.edits)):
             for window, (first, stop) in enumerate(self._windows(cases, n)):
-                begun.setdefault(first, []).append(Point(n, stop - first, spread(stop - first, self.ask), window))
+                begun.setdefault(first, []).append(
+                    Point(n, stop - first, spread(stop - first, self.ask), window)
+                )
         return [
             Pool(tuple(cases[first : first + points[-1].made]), tuple(points))
             for first, points in sorted(begun.items())
@@ -132,7 +148,9 @@ class Windows:
 
 @dataclass(frozen=True)
 class Stream:
-    """One pool; at each N in ``edits`` at most ``ask`` of the cases edited so far, evenly spread, are asked about."""
+    """One pool; at each N in ``edits`` at most ``ask`` of the cases edited so far, evenly spread,
+    are asked about.
+    """
 
     name: ClassVar[str] = "stream"
     edits: tuple[int, ...] = (1, 10, 100, 1000)
@@ -151,10 +169,11 @@ class Stream:
 
 @dataclass(frozen=True)
 class Gap:
-    """One pool; each of the first ``max_cases`` cases is asked about when each of ``gaps`` further ones is edited.
+    """One pool; each of the first ``max_cases`` cases is asked about when each of ``gaps`` further
+    ones is edited.
 
-    The stream is the same for every gap, so one pass serves all. Of the first cases at most ``ask``, evenly spread, are
-    asked about. N is how many edits the pool holds then.
+    The stream is the same for every gap, so one pass serves all. Of the first cases at most
+    ``ask``, evenly spread, are asked about. N is how many edits the pool holds then.
     """
 
     name: ClassVar[str] = "gap"
@@ -163,7 +182,9 @@ class Gap:
     ask: int | None = None
 
     def pools(self, cases: Sequence[Case]) -> list[Pool]:
-        """The pool. Raises :class:`BadInput` where fewer cases follow the first ones than the largest gap."""
+        """The pool. Raises :class:`BadInput` where fewer cases follow the first ones than the
+        largest gap.
+        """
         total = self.max_cases + max(self.gaps)
         if total > len(cases):
             raise BadInput(
@@ -175,7 +196,9 @@ class Gap:
         for place in asked:
             for gap in set(self.gaps):
                 due.setdefault(place + 1 + gap, []).append(place)
-        points = tuple(Point(held[made], made, tuple(sorted(places))) for made, places in sorted(due.items()))
+        points = tuple(
+            Point(held[made], made, tuple(sorted(places))) for made, places in sorted(due.items())
+        )
         return [Pool(tuple(cases[: points[-1].made]), points)]
 
 
@@ -191,7 +214,9 @@ def filled(cases: Sequence[Case], n: int) -> int:
 def too_few(cases: Sequence[Case], n: int) -> BadInput:
     """What to raise where the cases do not hold ``n`` edits."""
     most = sum(len(case.edits) for case in cases)
-    return BadInput(f"{len(cases)} cases are too few for {n} edits in one pool: ask for at most {most} edits")
+    return BadInput(
+        f"{len(cases)} cases are too few for {n} edits in one pool: ask for at most {most} edits"
+    )
 
 
 def spread(count: int, most: int | None) -> tuple[int, ...]:
@@ -204,13 +229,18 @@ def spread(count: int, most: int | None) -> tuple[int, ...]:
 def plan(cases: Sequence[Case], protocol: Protocol) -> list[Ask]:
     """All that ``protocol`` asks, in its order.
 
-    Raises :class:`BadInput` for numbers below one, for two cases of the same id, and where there are too few cases.
+    Raises :class:`BadInput` for numbers below one, for two cases of the same id, and where there
+    are too few cases.
     """
     sizes = protocol.gaps if isinstance(protocol, Gap) else protocol.edits
     most = 1 if isinstance(protocol, Stream) else protocol.max_cases
     if not sizes or min([*sizes, most, 1 if protocol.ask is None else protocol.ask]) < 1:
-        raise BadInput("there is nothing to evaluate: give numbers of edits and of cases, from 1 on")
+        raise BadInput(
+            "there is nothing to evaluate: give numbers of edits and of cases, from 1 on"
+        )
     if len({case.id for case in cases}) < len(cases):
         raise BadInput("two cases have the same id: records could not tell them apart")
     pools = protocol.pools(cases)
-    return [Ask(pool, point, place) for pool in pools for point in pool.points for place in point.asked]
+    return [
+        Ask(pool, point, place) for pool in pools for point in pool.points for place in point.asked
+    ]

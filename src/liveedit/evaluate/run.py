@@ -1,7 +1,8 @@
-"""A whole evaluation: all that a protocol asks, one record a probe, to be stopped and gone on with at any time.
+"""A whole evaluation: all that a protocol asks, one record a probe, to be stopped and gone on with
+at any time.
 
-Under ``accelerate launch`` or ``torchrun`` what is asked is shared out among the processes; each edits the pools that
-it asks about.
+Under ``accelerate launch`` or ``torchrun`` what is asked is shared out among the processes; each
+edits the pools that it asks about.
 """
 
 import os
@@ -30,7 +31,7 @@ from liveedit.editors.base import Editor
 from liveedit.errors import BadInput
 from liveedit.evaluate.asking import After, Asker, Before
 from liveedit.evaluate.journal import Journal, note_failure
-from liveedit.evaluate.memory import PeakMemory
+from liveedit.evaluate.peak_memory import PeakMemory
 from liveedit.evaluate.progress import Clock, Progress, Watcher
 from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
 from liveedit.models.patch import Patch
@@ -52,7 +53,9 @@ PATIENCE = timedelta(days=7)
 
 
 def processes() -> PartialState:
-    """The processes that share this run: those of ``accelerate launch`` or ``torchrun``, otherwise this one."""
+    """The processes that share this run: those of ``accelerate launch`` or ``torchrun``, otherwise
+    this one.
+    """
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
@@ -69,7 +72,8 @@ def evaluate(
     batch_size: int = 32,
     watcher: Watcher | None = None,
 ) -> Path:
-    """An :class:`Evaluation` of one editor; the file of its records, in the folder ``out``, is returned.
+    """An :class:`Evaluation` of one editor; the file of its records, in the folder ``out``, is
+    returned.
 
     Raises as it says, and whatever the editor does.
     """
@@ -82,15 +86,23 @@ def evaluate(
 
 
 class Evaluation:
-    """The test of any number of editors on one model and benchmark; what the unedited model shows is asked once.
+    """The test of any number of editors on one model and benchmark; what the unedited model shows
+    is asked once.
 
-    An editor that fails is written down, and the next one is begun; :attr:`errors` has, by label, of what.
-    ``data`` and ``seed`` name the cases and their order in the records. Raises :class:`BadInput` where there are too
-    few cases for the protocol, and for a seed beyond 32 bits.
+    An editor that fails is written down, and the next one is begun; :attr:`errors` has, by label,
+    of what. ``data`` and ``seed`` name the cases and their order in the records. Raises
+    :class:`BadInput` where there are too few cases for the protocol, and for a seed beyond 32 bits.
     """
 
     def __init__(
-        self, vlm: VLM, cases: Sequence[Case], protocol: Protocol, *, data: str, seed: int, batch_size: int = 32
+        self,
+        vlm: VLM,
+        cases: Sequence[Case],
+        protocol: Protocol,
+        *,
+        data: str,
+        seed: int,
+        batch_size: int = 32,
     ) -> None:
         check_seed(seed)
         self.vlm, self.cases, self.protocol, self.data, self.seed = vlm, cases, protocol, data, seed
@@ -102,16 +114,24 @@ class Evaluation:
         self._runs: list[_Run] = []
 
     def add(self, editor: Editor, out: Path, label: str = "") -> None:
-        """Have ``editor`` tested; its records, in the folder ``out``, call it ``label``, or by its own name.
+        """Have ``editor`` tested; its records, in the folder ``out``, call it ``label``, or by its
+        own name.
 
-        Whatever ``out`` holds already is not done again. Raises :class:`Mismatch` if ``out`` belongs to another model,
-        editor, data or seed, :class:`BadInput` if its files are damaged or somebody else's, and for a label that no
-        file can have in its name, :class:`StorageError` where writing fails and while another process writes there.
+        Whatever ``out`` holds already is not done again. Raises :class:`Mismatch` if ``out``
+        belongs to another model, editor, data or seed, :class:`BadInput` if its files are damaged
+        or somebody else's, and for a label that no file can have in its name, :class:`StorageError`
+        where writing fails and while another process writes there.
         """
         label = label or editor.name
         if Path(label).name != label or not label.isprintable():
-            raise BadInput(f"no editor can be called {label!r}, which is to be a part of a file's name: choose another")
-        identity = _identity(self.vlm, editor, self.cases) | {"editor": label, "data": self.data, "seed": self.seed}
+            raise BadInput(
+                f"no editor can be called {label!r}, which is to be a part of a file's name: choose another"
+            )
+        identity = _identity(self.vlm, editor, self.cases) | {
+            "editor": label,
+            "data": self.data,
+            "seed": self.seed,
+        }
         identity["max_new_tokens"] = self.asker.max_new_tokens
         call = _call(self.vlm) | {"protocol": self.protocol.name, **asdict(self.protocol)}
         call |= {"batch_size": self.asker.batch_size, "processes": self.processes.num_processes}
@@ -123,9 +143,10 @@ class Evaluation:
     def run(self, watcher: Watcher | None = None) -> list[Path]:
         """Test the editors one after another; the files of their records are returned.
 
-        What makes one fail, in this process, is put into :attr:`errors`. Raises :class:`BadInput` for an image that
-        cannot be read, and for a text that the model cannot, before anything is asked, and :class:`StorageError` where
-        writing fails and while another process writes to one of the folders; the records written so far stay.
+        What makes one fail, in this process, is put into :attr:`errors`. Raises :class:`BadInput`
+        for an image that cannot be read, and for a text that the model cannot, before anything is
+        asked, and :class:`StorageError` where writing fails and while another process writes to one
+        of the folders; the records written so far stay.
         """
         with ExitStack() as held:
             for run in self._runs:
@@ -134,7 +155,9 @@ class Evaluation:
         return [run.journal.path for run in self._runs]
 
     def _alone(self, folder: Path) -> AbstractContextManager[None]:
-        """Within it no other run writes to ``folder``; the first of several processes sees to that for all."""
+        """Within it no other run writes to ``folder``; the first of several processes sees to that
+        for all.
+        """
         return locked(folder, patience=0) if self.processes.is_main_process else nullcontext()
 
     def _test(self, watcher: Watcher | None) -> None:
@@ -155,30 +178,41 @@ class Evaluation:
         made: dict[Pool, int] = {}
         for ask in (ask for run in self._runs for ask in run.asks):
             made[ask.pool] = max(made.get(ask.pool, 0), ask.point.made, ask.place + 1)
-        return list({case.id: case for pool, count in made.items() for case in pool.cases[:count]}.values())
+        return list(
+            {case.id: case for pool, count in made.items() for case in pool.cases[:count]}.values()
+        )
 
     def _share(self) -> None:
-        """Give each editor's run what this process is to ask, and tell the clock how much work that is.
+        """Give each editor's run what this process is to ask, and tell the clock how much work that
+        is.
 
-        What is missing, editor after editor, is cut into as many pieces as there are processes: so few pools are edited
-        twice.
+        What is missing, editor after editor, is cut into as many pieces as there are processes: so
+        few pools are edited twice.
         """
         missing = [(run, ask) for run in self._runs for ask in self.asks if run.missing(ask)]
         with self.processes.split_between_processes(missing) as share:
             for run, ask in share:
                 run.asks.append(ask)
-        self.done = sum(len(ask.case.probes) - len(run.missing(ask)) for run in self._runs for ask in self.asks)
+        self.done = sum(
+            len(ask.case.probes) - len(run.missing(ask)) for run in self._runs for ask in self.asks
+        )
         self.total = self.done + sum(len(run.missing(ask)) for run, ask in share)
-        self.clock.left["unedited", ""] = len({ask.case.id for _, ask in share if not self.asker.knows(ask.case)})
+        self.clock.left["unedited", ""] = len(
+            {ask.case.id for _, ask in share if not self.asker.knows(ask.case)}
+        )
         for run in self._runs:
             self.clock.left["ask", run.label] = len(run.asks)
-            self.clock.left["edit", run.label] = sum(pool.held[asks[-1].point.made] for pool, asks in by_pool(run.asks))
+            self.clock.left["edit", run.label] = sum(
+                pool.held[asks[-1].point.made] for pool, asks in by_pool(run.asks)
+            )
 
 
 class _Run:
     """The test of one editor; ``asks`` is this process's share of what is not on record yet."""
 
-    def __init__(self, evaluation: Evaluation, editor: Editor, label: str, journal: Journal) -> None:
+    def __init__(
+        self, evaluation: Evaluation, editor: Editor, label: str, journal: Journal
+    ) -> None:
         self.evaluation, self.editor, self.label, self.journal = evaluation, editor, label, journal
         self.asker, self.clock = evaluation.asker, evaluation.clock
         self.asks: list[Ask] = []
@@ -186,7 +220,11 @@ class _Run:
     def missing(self, ask: Ask) -> list[int]:
         """The probes of a case that are not on record yet."""
         where = self.evaluation.protocol.name, ask.point.edits, ask.point.window, ask.case.id
-        return [probe for probe in range(len(ask.case.probes)) if (*where, probe) not in self.journal.done]
+        return [
+            probe
+            for probe in range(len(ask.case.probes))
+            if (*where, probe) not in self.journal.done
+        ]
 
     def run(self, watcher: Watcher | None) -> None:
         """Ask what is to be asked, pool by pool, until the editor fails."""
@@ -199,14 +237,18 @@ class _Run:
             error = self.evaluation.errors[self.label] = failed.error
             self.clock.drop(self.label)
             line = note_failure(self.journal.folder, self.label, self.stage, error)
-            traceback.clear_frames(error.__traceback__)  # which hold the tensors that it was working on
+            traceback.clear_frames(
+                error.__traceback__
+            )  # which hold the tensors that it was working on
             self._tell("failed", line)
         else:
             if self.asks:
                 self._tell("done")
 
     def _unedited(self, asks: Sequence[Ask]) -> None:
-        """Have the unedited model asked first, so that what is kept of it does not count as the edits' memory."""
+        """Have the unedited model asked first, so that what is kept of it does not count as the
+        edits' memory.
+        """
         for ask in asks:
             if not self.asker.knows(ask.case):
                 self._tell("unedited model")
@@ -234,7 +276,9 @@ class _Run:
                 with self.clock.doing("ask", self.label, 1), failing():
                     shown = self.asker.ask(ask.case, patch)
                 cost["peak_bytes"] = memory.rise()
-                self.journal.append([self._record(ask, probe, *shown[probe], cost) for probe in missing])
+                self.journal.append(
+                    [self._record(ask, probe, *shown[probe], cost) for probe in missing]
+                )
                 self.evaluation.done += len(missing)
 
     def _edit(self, queries: Sequence[Query], patch: Patch | None) -> Patch:
@@ -245,7 +289,9 @@ class _Run:
                 torch.cuda.synchronize()
         return made
 
-    def _record(self, ask: Ask, number: int, before: Before, after: After, cost: dict[str, Any]) -> Record:
+    def _record(
+        self, ask: Ask, number: int, before: Before, after: After, cost: dict[str, Any]
+    ) -> Record:
         probe = ask.case.probes[number]
         heaviest = sorted(after.fired, key=lambda pair: -pair[1])[:FIRED]
         return Record(
@@ -280,7 +326,9 @@ class _Run:
         self.stage = stage
         if self.watcher is not None:
             done, total = self.evaluation.done, self.evaluation.total
-            self.watcher(Progress(self.label, stage, done, total, self.clock.seconds_left(), failure))
+            self.watcher(
+                Progress(self.label, stage, done, total, self.clock.seconds_left(), failure)
+            )
 
 
 class Failed(Exception):
@@ -301,13 +349,17 @@ def failing() -> Iterator[None]:
 
 
 def by_pool(asks: Sequence[Ask]) -> list[tuple[Pool, list[Ask]]]:
-    """What is asked of each pool, in the given order, which has the asks of a pool next to each other."""
+    """What is asked of each pool, in the given order, which has the asks of a pool next to each
+    other.
+    """
     return [(pool, list(some)) for pool, some in groupby(asks, key=attrgetter("pool"))]
 
 
 def answer_limit(vlm: VLM, cases: Sequence[Case]) -> int:
     """How many tokens a free answer may take: so many that every target fits, and no fewer than 16."""
-    targets = {probe.query.target for case in cases for probe in case.probes if probe.wanted == "target"}
+    targets = {
+        probe.query.target for case in cases for probe in case.probes if probe.wanted == "target"
+    }
     ids = vlm.tokenizer(sorted(targets), add_special_tokens=False)["input_ids"] if targets else []
     return max(SHORTEST, *(len(row) + 1 for row in ids), 0)
 
@@ -337,7 +389,8 @@ def _call(vlm: VLM) -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
         "model": title(vlm),
-        "versions": {"python": platform.python_version()} | {name: str(m.__version__) for name, m in modules.items()},
+        "versions": {"python": platform.python_version()}
+        | {name: str(m.__version__) for name, m in modules.items()},
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(vlm.device),

@@ -1,4 +1,6 @@
-"""VLM families by Hugging Face ``model_type``. Importing this package loads neither torch nor transformers."""
+"""VLM families by Hugging Face ``model_type``. Importing this package loads neither torch nor
+transformers.
+"""
 
 import json
 from collections.abc import Mapping
@@ -25,50 +27,56 @@ __all__ = [
 ]
 
 FAMILIES: dict[str, str] = {
-    "blip-2": "liveedit.models.blip2:Blip2",
-    "chameleon": "liveedit.models.chameleon:Chameleon",
-    "emu3": "liveedit.models.emu3:Emu3",
-    "fuyu": "liveedit.models.fuyu:Fuyu",
-    "gemma3n": "liveedit.models.gemma3n:Gemma3n",
-    "gemma4": "liveedit.models.gemma4:Gemma4",
-    "gemma4_unified": "liveedit.models.gemma4:Gemma4Unified",
-    "git": "liveedit.models.git:Git",
-    "granite4_vision": "liveedit.models.granite4_vision:Granite4Vision",
-    "hunyuan_vl": "liveedit.models.hunyuan_vl:HunYuanVL",
-    "idefics2": "liveedit.models.idefics2:Idefics2",
-    "inkling2": "liveedit.models.inkling2:Inkling2",
-    "instructblip": "liveedit.models.instructblip:InstructBlip",
-    "kosmos-2": "liveedit.models.kosmos:Kosmos2",
-    "kosmos-2.5": "liveedit.models.kosmos:Kosmos25",
-    "llama4": "liveedit.models.llama4:Llama4",
-    "llava": "liveedit.models.llava:Llava",
-    "minicpm_ocr": "liveedit.models.minicpm:MiniCPMV",
-    "minicpmv4_6": "liveedit.models.minicpm:MiniCPMV",
-    "minicpmv4_7": "liveedit.models.minicpm:MiniCPMV",
-    "minigpt4": "liveedit.models.minigpt4:MiniGPT4",
-    "molmo2": "liveedit.models.molmo2:Molmo2",
-    "mplug_owl2": "liveedit.models.mplug_owl2:MPlugOwl2",
-    "nemotron_h_omni": "liveedit.models.nemotron_h_omni:NemotronHOmni",
-    "paligemma": "liveedit.models.paligemma:PaliGemma",
-    "perception_lm": "liveedit.models.perception_lm:PerceptionLM",
-    "pp_chart2table": "liveedit.models.pp_chart2table:PPChart2Table",
-    "qwen2_vl": "liveedit.models.qwen2_vl:Qwen2VL",
-    "qwen4_exp": "liveedit.models.qwen4_exp:Qwen4Exp",
-    "qwen_vl": "liveedit.models.qwen_vl:QwenVL",
+    "blip-2": "liveedit.models.families.blip2:Blip2",
+    "chameleon": "liveedit.models.families.chameleon:Chameleon",
+    "emu3": "liveedit.models.families.emu3:Emu3",
+    "fuyu": "liveedit.models.families.fuyu:Fuyu",
+    "gemma3n": "liveedit.models.families.gemma3n:Gemma3n",
+    "gemma4": "liveedit.models.families.gemma4:Gemma4",
+    "gemma4_unified": "liveedit.models.families.gemma4:Gemma4Unified",
+    "git": "liveedit.models.families.git:Git",
+    "granite4_vision": "liveedit.models.families.granite4_vision:Granite4Vision",
+    "hunyuan_vl": "liveedit.models.families.hunyuan_vl:HunYuanVL",
+    "idefics2": "liveedit.models.families.idefics2:Idefics2",
+    "inkling2": "liveedit.models.families.inkling2:Inkling2",
+    "instructblip": "liveedit.models.families.instructblip:InstructBlip",
+    "kosmos-2": "liveedit.models.families.kosmos:Kosmos2",
+    "kosmos-2.5": "liveedit.models.families.kosmos:Kosmos25",
+    "llama4": "liveedit.models.families.llama4:Llama4",
+    "llava": "liveedit.models.families.llava:Llava",
+    "minicpm_ocr": "liveedit.models.families.minicpm:MiniCPMV",
+    "minicpmv4_6": "liveedit.models.families.minicpm:MiniCPMV",
+    "minicpmv4_7": "liveedit.models.families.minicpm:MiniCPMV",
+    "minigpt4": "liveedit.models.families.minigpt4.family:MiniGPT4",
+    "molmo2": "liveedit.models.families.molmo2:Molmo2",
+    "mplug_owl2": "liveedit.models.families.mplug_owl2.family:MPlugOwl2",
+    "nemotron_h_omni": "liveedit.models.families.nemotron_h_omni:NemotronHOmni",
+    "paligemma": "liveedit.models.families.paligemma:PaliGemma",
+    "perception_lm": "liveedit.models.families.perception_lm:PerceptionLM",
+    "pp_chart2table": "liveedit.models.families.pp_chart2table:PPChart2Table",
+    "qwen2_vl": "liveedit.models.families.qwen2_vl:Qwen2VL",
+    "qwen4_exp": "liveedit.models.families.qwen4_exp:Qwen4Exp",
+    "qwen_vl": "liveedit.models.families.qwen_vl.family:QwenVL",
 }
 
 CONVERTERS: dict[str, str] = {
-    "minigpt4": "liveedit.models.minigpt4_convert:convert",
-    "mplug_owl2": "liveedit.models.mplug_owl2_convert:convert",
-    "qwen_vl": "liveedit.models.qwen_vl_convert:convert",
+    "minigpt4": "liveedit.models.families.minigpt4.convert:convert",
+    "mplug_owl2": "liveedit.models.families.mplug_owl2.convert:convert",
+    "qwen_vl": "liveedit.models.families.qwen_vl.convert:convert",
 }
-"""What reads the authors' files of models that transformers does not have: a folder of theirs to a folder of ours."""
+"""What reads the authors' files of models that transformers does not have: a folder of theirs to a
+folder of ours.
+"""
 
 AUTHORS = {"MPLUGOwl2LlamaForCausalLM": "mplug_owl2", "QWenLMHeadModel": "qwen_vl"}
-"""The classes of authors' own code that a checkpoint names which only a converter reads, and its converter."""
+"""The classes of authors' own code that a checkpoint names which only a converter reads, and its
+converter.
+"""
 
 LLAVA = {"mm_vision_tower", "mm_projector_type", "mm_hidden_size"}
-"""What the configs of LLaVA's authors hold and those of transformers do not, under the same model type."""
+"""What the configs of LLaVA's authors hold and those of transformers do not, under the same model
+type.
+"""
 
 SETTINGS = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
@@ -87,16 +95,22 @@ REFUSED = {
     "udop": "text is written by a decoder that reads an encoder again in every layer",
     "vision-encoder-decoder": "text is written by a decoder that reads an encoder again in every layer",
 }
-"""Model types of transformers that cannot be edited, and why. The generic family finds more by itself."""
+"""Model types of transformers that cannot be edited, and why. The generic family finds more by
+itself.
+"""
 
-GENERIC = "liveedit.models.generic:Generic"
+GENERIC = "liveedit.models.families.generic:Generic"
 """What reads a model whose type has no family of its own."""
 
 
 def family(model_type: str) -> Any:
-    """The VLM class for a Hugging Face ``model_type``. Raises :class:`UnsupportedModel` for one that none reads."""
+    """The VLM class for a Hugging Face ``model_type``. Raises :class:`UnsupportedModel` for one
+    that none reads.
+    """
     if model_type in REFUSED and model_type not in FAMILIES:
-        raise UnsupportedModel(f"models of type '{model_type}' cannot be edited: {REFUSED[model_type]}")
+        raise UnsupportedModel(
+            f"models of type '{model_type}' cannot be edited: {REFUSED[model_type]}"
+        )
     if model_type not in FAMILIES and model_type not in known_types():
         raise UnsupportedModel(
             f"no family reads models of type '{model_type}': `liveedit models` lists what can be read"
@@ -105,10 +119,14 @@ def family(model_type: str) -> Any:
 
 
 def check_authors(config: Mapping[str, Any], path: str | Path) -> None:
-    """Raise :class:`UnsupportedModel` for the config of a checkpoint that only its authors' own code reads."""
+    """Raise :class:`UnsupportedModel` for the config of a checkpoint that only its authors' own
+    code reads.
+    """
     for theirs in set(config.get("architectures") or ()) & set(AUTHORS):
         order = f"liveedit models convert {AUTHORS[theirs]} {path} OUT"
-        raise UnsupportedModel(f"{path} is a checkpoint for its authors' code: make one for this with `{order}`")
+        raise UnsupportedModel(
+            f"{path} is a checkpoint for its authors' code: make one for this with `{order}`"
+        )
     if "text_config" not in config and LLAVA & config.keys():
         raise UnsupportedModel(
             f"{path} is a checkpoint for the code of LLaVA's authors: take the one for transformers, such as "
@@ -125,11 +143,12 @@ def known_types() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What came of the contract on a tiny random model of a type; without ``reason`` every check holds.
+    """What came of the contract on a tiny random model of a type; without ``reason`` every check
+    holds.
 
-    ``layers`` is the path of the decoder's layers, ``image`` the rule for the number of image tokens, ``prompts`` the
-    forms of prompts that were run, ``several`` whether it reads several images in one prompt, ``note`` what the tiny
-    model has in place of the type's own.
+    ``layers`` is the path of the decoder's layers, ``image`` the rule for the number of image
+    tokens, ``prompts`` the forms of prompts that were run, ``several`` whether it reads several
+    images in one prompt, ``note`` what the tiny model has in place of the type's own.
     """
 
     family: str = ""
@@ -150,19 +169,30 @@ def checked() -> dict[str, Checked]:
 
 
 def checkpoint(path: str | Path) -> str:
-    """``path`` as ``from_pretrained`` takes it: an existing folder, or a Hugging Face id (:func:`within_reach`).
+    """``path`` as ``from_pretrained`` takes it: an existing folder, or a Hugging Face id
+    (:func:`within_reach`).
 
-    Raises :class:`BadInput` for what can only be a folder and is not there, without asking the network.
+    Raises :class:`BadInput` for what can only be a folder and is not there, without asking the
+    network.
     """
     folder, text = expanded(path), str(path)
     check_open(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise BadInput(f"{path} holds no config.json: give the folder of a Hugging Face checkpoint")
+            raise BadInput(
+                f"{path} holds no config.json: give the folder of a Hugging Face checkpoint"
+            )
         check_files(folder)
         return str(folder)
-    if isinstance(path, Path) or folder.exists() or text.startswith((".", "~", "/")) or text.count("/") != 1:
-        raise BadInput(f"no model folder at {path}: check the path, or give a Hugging Face id such as owner/name")
+    if (
+        isinstance(path, Path)
+        or folder.exists()
+        or text.startswith((".", "~", "/"))
+        or text.count("/") != 1
+    ):
+        raise BadInput(
+            f"no model folder at {path}: check the path, or give a Hugging Face id such as owner/name"
+        )
     return within_reach(text)
 
 
@@ -170,7 +200,9 @@ def check_files(folder: Path) -> None:
     """Raise :class:`BadInput` for a file of settings in a checkpoint that is cut short or empty."""
     for file in (folder / name for name in SETTINGS):
         try:
-            sound = not file.is_file() or isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+            sound = not file.is_file() or isinstance(
+                json.loads(file.read_text(encoding="utf-8")), dict
+            )
         except (OSError, ValueError, RecursionError):
             sound = False
         if not sound:
@@ -178,10 +210,12 @@ def check_files(folder: Path) -> None:
 
 
 def within_reach(name: str) -> str:
-    """A Hugging Face id as it stands, or where the hub does not answer the folder of its copy in the cache.
+    """A Hugging Face id as it stands, or where the hub does not answer the folder of its copy in
+    the cache.
 
-    One short question to the hub, where ``from_pretrained`` would ask for half a minute. Raises :class:`BadInput` for
-    an id that the hub does not know, and for one without a copy where it does not answer.
+    One short question to the hub, where ``from_pretrained`` would ask for half a minute. Raises
+    :class:`BadInput` for an id that the hub does not know, and for one without a copy where it does
+    not answer.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError

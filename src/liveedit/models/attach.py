@@ -1,10 +1,12 @@
-"""Attachment: puts patches on a model, each for the calls of those who asked for it. The only code that does so.
+"""Attachment: puts patches on a model, each for the calls of those who asked for it. The only code
+that does so.
 
-State of an answer belongs to the answer. The functions of a patch for a prompt are kept with the prompt's cache of keys
-and values, or for the one call where there is none; so any number of threads and of interleaved requests get what each
-would get alone. Which patches act is a matter of the context: the thread, or the asyncio task, that entered
-:meth:`Attachment.patched`. A raw call of the Hugging Face model from a thread that entered nothing, such as the one a
-streamer needs, goes by the only context that has patches on.
+State of an answer belongs to the answer. The functions of a patch for a prompt are kept with the
+prompt's cache of keys and values, or for the one call where there is none; so any number of threads
+and of interleaved requests get what each would get alone. Which patches act is a matter of the
+context: the thread, or the asyncio task, that entered :meth:`Attachment.patched`. A raw call of the
+Hugging Face model from a thread that entered nothing, such as the one a streamer needs, goes by the
+only context that has patches on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +25,16 @@ from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, Spans, find_spans
 from liveedit.models.calls import Call, arguments, cache_in
 from liveedit.models.greedy import LOOKUP
-from liveedit.models.patch import INPUT, Patch, SiteFn, act, act_before, output_embedding, overrides, site_layer
+from liveedit.models.patch import (
+    INPUT,
+    Patch,
+    SiteFn,
+    act,
+    act_before,
+    output_embedding,
+    overrides,
+    site_layer,
+)
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.wrappers import uncompiled
 
@@ -38,9 +49,11 @@ FOLLOWED = "liveedit_answers"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scope:
-    """A patch that is on the model, and whether it acts in calls, beyond the weights that it brings.
+    """A patch that is on the model, and whether it acts in calls, beyond the weights that it
+    brings.
 
-    ``rest`` is what its context has in place of patches once all of them are off, see :class:`Here`.
+    ``rest`` is what its context has in place of patches once all of them are off, see
+    :class:`Here`.
     """
 
     patch: Patch
@@ -54,10 +67,11 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What holds in one context: its patches, ``None`` if it has not been asked to have any, and the call under way.
+    """What holds in one context: its patches, ``None`` if it has not been asked to have any, and
+    the call under way.
 
-    ``announced`` is the batch of a verb of the VLM, ``skipped`` the last layer that does not run, ``prompt`` the length
-    of the prompt that a raw ``generate`` was given.
+    ``announced`` is the batch of a verb of the VLM, ``skipped`` the last layer that does not run,
+    ``prompt`` the length of the prompt that a raw ``generate`` was given.
     """
 
     scopes: tuple[Scope, ...] | None = None
@@ -79,10 +93,14 @@ class Answer:
     functions: dict[str, SiteFn] = field(default_factory=dict)
 
     def moving(self, verb: str) -> list[Callable[..., None]]:
-        """A method of the state that belongs to the answer, of what the functions are methods of, where it has one."""
+        """A method of the state that belongs to the answer, of what the functions are methods of,
+        where it has one.
+        """
         owners = [getattr(function, "__self__", function) for function in self.functions.values()]
         return [
-            getattr(owner, verb) for owner in {id(owner): owner for owner in owners}.values() if hasattr(owner, verb)
+            getattr(owner, verb)
+            for owner in {id(owner): owner for owner in owners}.values()
+            if hasattr(owner, verb)
         ]
 
     def goes_on(self, call: Call, ids: Tensor | None) -> None:
@@ -91,7 +109,10 @@ class Answer:
         Raises :class:`BadInput` for other tokens ``ids`` (B, T') in the place of a prompt's.
         """
         asked = [row for row, span in enumerate(self.batch.spans) if call.past < span.prompt[1]]
-        if asked and (ids is None or not torch.equal(ids[asked, 0], self.batch.inputs["input_ids"][asked, call.past])):
+        if asked and (
+            ids is None
+            or not torch.equal(ids[asked, 0], self.batch.inputs["input_ids"][asked, call.past])
+        ):
             raise BadInput(
                 "behind a cache that was cut other tokens make another prompt: give the whole text anew, and generate "
                 f"without {LOOKUP}"
@@ -109,7 +130,9 @@ class Answer:
 
 
 class Followed(dict[Patch, Answer]):
-    """The answers that go on behind one cache, by their patches; a copy of the cache begins without."""
+    """The answers that go on behind one cache, by their patches; a copy of the cache begins
+    without.
+    """
 
     def __deepcopy__(self, _memo: Any) -> "Followed":
         return Followed()
@@ -128,7 +151,9 @@ class Followed(dict[Patch, Answer]):
 
 
 class Reordering:
-    """A method of a cache that answers follow. The cache is let go with its last user: it is in no circle with this."""
+    """A method of a cache that answers follow. The cache is let go with its last user: it is in no
+    circle with this.
+    """
 
     def __init__(self, cache: Any, name: str) -> None:
         self.cache, self.name = ref(cache), name
@@ -155,7 +180,9 @@ ORDERS: dict[str, Callable[..., Tensor]] = {
     "batch_select_indices": chosen,
     "batch_repeat_interleave": Tensor.repeat_interleave,
 }
-"""The methods of caches that exchange rows, and which go on: of B rows (B,) and the method's argument."""
+"""The methods of caches that exchange rows, and which go on: of B rows (B,) and the method's
+argument.
+"""
 
 
 class Exchanged(dict[str, Any]):
@@ -204,7 +231,9 @@ class Attachment:
         self.vlm = vlm
         self.lock = RLock()
         self.entered: dict[Scope, tuple[Scope, ...]] = {}
-        """The patches that are on, each with those before it in the context that entered it, and itself."""
+        """The patches that are on, each with those before it in the context that entered it, and
+        itself.
+        """
         self.hooks, self.sites = ExitStack(), dict[str, Any]()
         self.users = 0
         self.call = local()
@@ -225,8 +254,14 @@ class Attachment:
         _HERE.set(others if here == Here() else others | {id(self): here})
 
     def still_on(self, scopes: tuple[Scope, ...] | None) -> tuple[Scope, ...] | None:
-        """What a context has of the patches that it had: some may have been left elsewhere, or before their turn."""
-        return tuple(scope for scope in scopes if scope in self.entered) or scopes[0].rest if scopes else scopes
+        """What a context has of the patches that it had: some may have been left elsewhere, or
+        before their turn.
+        """
+        return (
+            tuple(scope for scope in scopes if scope in self.entered) or scopes[0].rest
+            if scopes
+            else scopes
+        )
 
     @contextmanager
     def holding(self, **changes: Any) -> Iterator[None]:
@@ -243,7 +278,8 @@ class Attachment:
     def patched(self, patch: Patch) -> Iterator[None]:
         """Put ``patch`` on the model for this context.
 
-        Leaving, by an exception, too, takes this one off, in whatever order and context; then all is as it was.
+        Leaving, by an exception, too, takes this one off, in whatever order and context; then all
+        is as it was.
         """
         before, depth = self.here.scopes, self.depth
         scope = Scope(patch, before[0].rest if before else before)
@@ -275,18 +311,25 @@ class Attachment:
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
-        """The patches of each context that has some, by the last of them: raw calls from elsewhere may go by them.
+        """The patches of each context that has some, by the last of them: raw calls from elsewhere
+        may go by them.
 
-        Not by those put on within ``unpatched``, as for an answer of one caller, or an edit that is being made.
+        Not by those put on within ``unpatched``, as for an answer of one caller, or an edit that is
+        being made.
         """
         below = {scope for scopes in self.entered.values() for scope in scopes[:-1]}
-        last = (scope for scope in self.entered if scope not in below and self.entered[scope][0].rest is None)
+        last = (
+            scope
+            for scope in self.entered
+            if scope not in below and self.entered[scope][0].rest is None
+        )
         return {scope: self.still_on(self.entered[scope]) or () for scope in last}
 
     def asked_for(self) -> tuple[Scope, ...]:
         """The patches that act in a call that begins here.
 
-        Raises :class:`BadInput` for a raw call from a thread of its own while several others have patches on.
+        Raises :class:`BadInput` for a raw call from a thread of its own while several others have
+        patches on.
         """
         here = self.here
         if here.scopes is not None or here.announced is not None:
@@ -294,7 +337,9 @@ class Attachment:
         with self.lock:
             stacks = list(self.open.values())
         if len(stacks) > 1:
-            raise BadInput("several threads have patched this model: enter `patched` in the thread that asks it")
+            raise BadInput(
+                "several threads have patched this model: enter `patched` in the thread that asks it"
+            )
         return stacks[0] if stacks else ()
 
     # Parameters
@@ -303,9 +348,9 @@ class Attachment:
     def exchanged(self, scope: Scope, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Give parameters new values where ``scope`` acts, tied ones included.
 
-        The model's own tensors stay where they are, so nothing is copied and nothing can be rounded. Raises
-        :class:`Mismatch` for values that do not fit this model, :class:`UnsupportedModel` for a parameter that is
-        quantised or off-loaded.
+        The model's own tensors stay where they are, so nothing is copied and nothing can be
+        rounded. Raises :class:`Mismatch` for values that do not fit this model,
+        :class:`UnsupportedModel` for a parameter that is quantised or off-loaded.
         """
         changed: list[nn.Module] = []
         if weights:
@@ -377,13 +422,15 @@ class Attachment:
     def hook(self) -> None:
         """Step into every call of the model.
 
-        The token ids are read off the model's call, otherwise off the input embedding, and the start of a batch off the
-        text decoder: these two modules run in every call, ``generate`` of families that never call their own
-        ``forward`` included.
+        The token ids are read off the model's call, otherwise off the input embedding, and the
+        start of a batch off the text decoder: these two modules run in every call, ``generate`` of
+        families that never call their own ``forward`` included.
         """
         vlm, undo = self.vlm, self.hooks
         for model in {vlm.model, vlm.model.base_model}:
-            first = model.register_forward_pre_hook(self.enters, with_kwargs=True, prepend=True)  # before the family's
+            first = model.register_forward_pre_hook(
+                self.enters, with_kwargs=True, prepend=True
+            )  # before the family's
             undo.callback(first.remove)
             undo.callback(model.register_forward_hook(self.leaves, always_call=True).remove)
         embedding, head = vlm.model.get_input_embeddings(), output_embedding(vlm.model)
@@ -399,32 +446,42 @@ class Attachment:
     def generates(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The model's ``generate``; called by itself, it says where its prompt ends.
 
-        Raises :class:`BadInput` where a patch acts on questions, which are text no more, and where the model is to
-        propose tokens to itself.
+        Raises :class:`BadInput` where a patch acts on questions, which are text no more, and where
+        the model is to propose tokens to itself.
         """
         scopes = self.asked_for()
         if not scopes or self.here.announced is not None:
             with self.holding():
                 return own(*args, **kwargs)
         given = arguments(own, args, kwargs)
-        ids = next((given[name] for name in ("input_ids", "inputs") if given.get(name) is not None), None)
+        ids = next(
+            (given[name] for name in ("input_ids", "inputs") if given.get(name) is not None), None
+        )
         self.check_raw(scopes, ids)
         self.check_assistant(given.get("assistant_model"))
         with self.holding(scopes=scopes, prompt=None if ids is None else ids.shape[1]):
             return own(*args, **kwargs)
 
     def saves(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The model's ``save_pretrained``. Raises :class:`BadInput` under a patch that is not in the weights."""
+        """The model's ``save_pretrained``. Raises :class:`BadInput` under a patch that is not in
+        the weights.
+        """
         if any(scope.acts and len(scope.patch) for scope in self.asked_for()):
-            raise BadInput("these edits are not in the model's weights: save them beside it, with EditableVLM.save")
+            raise BadInput(
+                "these edits are not in the model's weights: save them beside it, with EditableVLM.save"
+            )
         return own(*args, **kwargs)
 
     def check_raw(self, scopes: tuple[Scope, ...], ids: Tensor | None) -> None:
-        """Raise :class:`BadInput` for a call that the VLM has not encoded, under a patch that acts before."""
+        """Raise :class:`BadInput` for a call that the VLM has not encoded, under a patch that acts
+        before.
+        """
         for patch in (scope.patch for scope in scopes if len(scope.patch)):
             name = type(patch).__name__
             if overrides(patch, "prefix"):
-                raise BadInput(f"{name} puts vectors before the text: ask by VLM.generate or VLM.logits")
+                raise BadInput(
+                    f"{name} puts vectors before the text: ask by VLM.generate or VLM.logits"
+                )
             if overrides(patch, "rewrite") and patch not in getattr(ids, "told_by", ()):
                 raise BadInput(
                     f"{name} acts on a question before it is encoded: ask by VLM.generate or VLM.logits, "
@@ -432,7 +489,9 @@ class Attachment:
                 )
 
     def check_assistant(self, assistant: Any) -> None:
-        """Raise :class:`BadInput` where what proposes tokens is this model, or holds its text decoder."""
+        """Raise :class:`BadInput` where what proposes tokens is this model, or holds its text
+        decoder.
+        """
         if isinstance(assistant, nn.Module) and self.vlm.decoder in assistant.modules():
             raise BadInput(
                 "assistant_model is the patched model itself: hand over another, or a copy of it made outside `patched`"
@@ -441,7 +500,9 @@ class Attachment:
     # One call
 
     def enters(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the model: settle which patches act, and keep token ids and labels, both (B, T'), of the call."""
+        """Before the model: settle which patches act, and keep token ids and labels, both (B, T'),
+        of the call.
+        """
         scopes = self.asked_for()
         tokens = self.call.__dict__.setdefault("tokens", [])
         tokens.append(_HERE.set({**_HERE.get(), id(self): replace(self.here, scopes=scopes)}))
@@ -457,14 +518,17 @@ class Attachment:
             _HERE.reset(tokens.pop())
 
     def embeds(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Before the input embedding of a model that was not called itself: keep the token ids (B, T')."""
+        """Before the input embedding of a model that was not called itself: keep the token ids (B,
+        T').
+        """
         if not getattr(self.call, "told", False) and args and args[0].ndim == 2:
             self.call.ids = args[0]
 
     def begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the text decoder: begin answers, or go on with those behind the call's cache.
 
-        The vectors before the text of a new batch take the place of the embeddings of its filler tokens.
+        The vectors before the text of a new batch take the place of the embeddings of its filler
+        tokens.
         """
         self.call.answers, self.call.new = [], False
         patches = [scope.patch for scope in self.here.scopes or () if scope.acts]
@@ -487,11 +551,15 @@ class Attachment:
         return None
 
     def ends(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        """After the text decoder, also if it raised: the answers go on behind the cache that it has made."""
+        """After the text decoder, also if it raised: the answers go on behind the cache that it has
+        made.
+        """
         if self.call.__dict__.get("new") and output is not None:
             self.follow(cache_in(output))
         self.call.ids, self.call.labels, self.call.told, self.call.new = None, None, False, False
-        if not any(overrides(answer.patch, "merge") for answer in self.call.__dict__.get("answers", ())):
+        if not any(
+            overrides(answer.patch, "merge") for answer in self.call.__dict__.get("answers", ())
+        ):
             self.call.answers = []
 
     def follow(self, cache: Any) -> None:
@@ -502,26 +570,35 @@ class Attachment:
     def behind(self, patch: Patch, call: Call, ids: Tensor | None) -> Answer:
         """The answer of ``patch`` that goes on in ``call``.
 
-        Raises :class:`BadInput` where the cache's tokens were read without the patch, where it cannot be told whether
-        those of the call belong to the answer or to another prompt, and as :meth:`Answer.goes_on`.
+        Raises :class:`BadInput` where the cache's tokens were read without the patch, where it
+        cannot be told whether those of the call belong to the answer or to another prompt, and as
+        :meth:`Answer.goes_on`.
         """
         answer = Followed.of(call.cache).get(patch)
         if answer is None:
-            raise BadInput("the tokens in this cache were read without the patch: begin the text within `patched`")
+            raise BadInput(
+                "the tokens in this cache were read without the patch: begin the text within `patched`"
+            )
         here = self.here
-        inside = here.announced is not None or (here.prompt is not None and call.past >= here.prompt)
+        inside = here.announced is not None or (
+            here.prompt is not None and call.past >= here.prompt
+        )
         if call.length > 1 and not inside:
             raise BadInput(
                 f"{call.length} tokens behind a cache may be an answer or another prompt: give the whole text anew, "
                 "without a cache, or ask by generate"
             )
         if call.rows != len(answer.batch):
-            raise BadInput(f"{call.rows} rows go on behind {len(answer.batch)}: begin them together")
+            raise BadInput(
+                f"{call.rows} rows go on behind {len(answer.batch)}: begin them together"
+            )
         answer.goes_on(call, ids)
         return answer
 
     def check_prompt(self, call: Call, ids: Tensor | None) -> None:
-        """Raise :class:`BadInput` for a prompt that is not read whole, or not encoded for its patches."""
+        """Raise :class:`BadInput` for a prompt that is not read whole, or not encoded for its
+        patches.
+        """
         here = self.here
         if here.announced is None and here.prompt is None:
             self.check_raw(here.scopes or (), ids)
@@ -533,29 +610,41 @@ class Attachment:
             )
 
     def batch(self, call: Call, ids: Tensor | None) -> Batch:
-        """The batch of a call that begins: the announced one, with what follows it in a call without a cache.
+        """The batch of a call that begins: the announced one, with what follows it in a call
+        without a cache.
 
         Raises :class:`BadInput` if a raw call hides its token ids.
         """
         announced = self.here.announced
         if announced is not None:
             length = announced.labels.shape[1]
-            return announced if call.length == length or ids is None else announced.extended(ids[:, length:])
+            return (
+                announced
+                if call.length == length or ids is None
+                else announced.extended(ids[:, length:])
+            )
         embedded = call.embedded
-        if ids is not None and embedded is not None and len(embedded) > len(ids):  # beams of each row
+        if (
+            ids is not None and embedded is not None and len(embedded) > len(ids)
+        ):  # beams of each row
             ids = ids.repeat_interleave(len(embedded) // len(ids), 0)
         if ids is None or (embedded is not None and embedded.shape[:2] != ids.shape):
-            raise BadInput("a patched model needs input_ids: it reads off them where image and prompt are")
+            raise BadInput(
+                "a patched model needs input_ids: it reads off them where image and prompt are"
+            )
         mask = unpadded(call.mask, ids)
         return Batch(
-            {"input_ids": ids, "attention_mask": mask}, ids.new_full(ids.shape, IGNORED), self.spans(ids, mask)
+            {"input_ids": ids, "attention_mask": mask},
+            ids.new_full(ids.shape, IGNORED),
+            self.spans(ids, mask),
         )
 
     def spans(self, ids: Tensor, mask: Tensor) -> list[Spans]:
         """Where image, prompt and answer are in the tokens (B, T) of a raw call that begins.
 
-        ``generate`` says where its prompt ends, and what the VLM has encoded where all parts are. Otherwise the answer
-        begins at a row's first label; all is prompt where the call brings none.
+        ``generate`` says where its prompt ends, and what the VLM has encoded where all parts are.
+        Otherwise the answer begins at a row's first label; all is prompt where the call brings
+        none.
         """
         prompt, labels = self.here.prompt, getattr(self.call, "labels", None)
         if prompt is None and (known := getattr(ids, "spans", None)):
@@ -578,22 +667,34 @@ class Attachment:
                     module = self.vlm.decoder.get_submodule(path)
                 except AttributeError:
                     known = f"its layers are 0 to {self.vlm.num_layers - 1}"
-                    raise UnsupportedModel(f"the text decoder has no module '{path}': {known}") from None
+                    raise UnsupportedModel(
+                        f"the text decoder has no module '{path}': {known}"
+                    ) from None
                 # First in line, so that whoever else watches this module sees the patched states.
                 if path == site:
-                    handle = module.register_forward_hook(partial(self.puts_out, site), prepend=True)
+                    handle = module.register_forward_hook(
+                        partial(self.puts_out, site), prepend=True
+                    )
                 else:
-                    handle = module.register_forward_pre_hook(partial(self.takes_in, site), prepend=True)
+                    handle = module.register_forward_pre_hook(
+                        partial(self.takes_in, site), prepend=True
+                    )
                 self.sites[site] = handle
                 self.hooks.callback(handle.remove)
 
     def acting(self, site: str) -> list[tuple[SiteFn, int]]:
-        """The functions at a site in the call under way, the innermost patch's first, and how many rows they get."""
+        """The functions at a site in the call under way, the innermost patch's first, and how many
+        rows they get.
+        """
         layer = site_layer(site.removesuffix(INPUT))
         if layer is not None and layer <= self.here.skipped:
             return []
         answers = self.call.__dict__.get("answers", ())
-        return [(answer.functions[site], len(answer.batch)) for answer in reversed(answers) if site in answer.functions]
+        return [
+            (answer.functions[site], len(answer.batch))
+            for answer in reversed(answers)
+            if site in answer.functions
+        ]
 
     def puts_out(self, site: str, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         """After a module: what the patches make of its output."""
@@ -616,10 +717,12 @@ class Attachment:
 
 
 def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
-    """Which of the tokens (B, T) are not padding, from a decoder's mask (B, T) or (B, 1, T, T), or one for each kind.
+    """Which of the tokens (B, T) are not padding, from a decoder's mask (B, T) or (B, 1, T, T), or
+    one for each kind.
 
-    In a mask of pairs of tokens padding is what does not see itself. Without any mask nothing is padding. Raises
-    :class:`BadInput` for several rows with a mask of another kind, as flex attention has it.
+    In a mask of pairs of tokens padding is what does not see itself. Without any mask nothing is
+    padding. Raises :class:`BadInput` for several rows with a mask of another kind, as flex
+    attention has it.
     """
     if isinstance(mask, dict):
         mask = next((one for one in mask.values() if isinstance(one, Tensor)), None)
@@ -629,14 +732,18 @@ def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
     if isinstance(mask, Tensor) and mask.shape == input_ids.shape:
         return mask
     if mask is not None and len(input_ids) > 1:
-        raise BadInput("padding cannot be told from this attention mask: ask row by row, or with another attention")
+        raise BadInput(
+            "padding cannot be told from this attention mask: ask row by row, or with another attention"
+        )
     return input_ids.new_ones(input_ids.shape)
 
 
 def answer_lengths(labels: Tensor, image: Tensor, real: Tensor) -> list[int]:
-    """How many of a row's ``real`` tokens (B, T) stand from its first label (B, T) on, that is the first not ignored.
+    """How many of a row's ``real`` tokens (B, T) stand from its first label (B, T) on, that is the
+    first not ignored.
 
-    0 where labels leave no prompt, because they begin with the text or before its ``image`` (B, T) ends.
+    0 where labels leave no prompt, because they begin with the text or before its ``image`` (B, T)
+    ends.
     """
     begun = (real & (labels != IGNORED)).cumsum(1) > 0
     before = image.flip(1).cumsum(1).flip(1) > 0

@@ -38,13 +38,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Where the parts of one row are, as half-open token ranges that follow one another without a gap.
+    """Where the parts of one row are, as half-open token ranges that follow one another without a
+    gap.
 
-    ``before`` holds what stands before the image (BOS, a system prompt), ``image`` the image tokens, ``prompt`` the
-    text after the image up to and with the last prompt token, ``answer`` the answer. Padding belongs to none of them.
-    Of several images ``image`` is the one asked about, from the first to the last where all are; the others are in
-    ``before`` and ``prompt``.
-    A text-only row has empty ``before`` and ``image`` and its whole text, BOS included, in ``prompt``.
+    ``before`` holds what stands before the image (BOS, a system prompt), ``image`` the image
+    tokens, ``prompt`` the text after the image up to and with the last prompt token, ``answer`` the
+    answer. Padding belongs to none of them. Of several images ``image`` is the one asked about,
+    from the first to the last where all are; the others are in ``before`` and ``prompt``. A
+    text-only row has empty ``before`` and ``image`` and its whole text, BOS included, in
+    ``prompt``.
     """
 
     before: tuple[int, int]
@@ -68,18 +70,25 @@ class Spans:
         return Spans(*((start + offset, stop + offset) for start, stop in parts))
 
 
-def find_spans(image: Tensor, attention_mask: Tensor, answers: Sequence[int] | None = None) -> list[Spans]:
+def find_spans(
+    image: Tensor, attention_mask: Tensor, answers: Sequence[int] | None = None
+) -> list[Spans]:
     """The spans of each row.
 
-    ``image`` (B, T) marks the image tokens, ``attention_mask`` (B, T) the tokens that are not padding. ``answers``
-    gives the number of answer tokens at the end of each row; without it every token after the image is prompt.
+    ``image`` (B, T) marks the image tokens, ``attention_mask`` (B, T) the tokens that are not
+    padding. ``answers`` gives the number of answer tokens at the end of each row; without it every
+    token after the image is prompt.
     """
     spans = []
     lengths = [0] * len(image) if answers is None else answers
-    for pictured, real, length in zip(image.bool().tolist(), attention_mask.bool().tolist(), lengths, strict=True):
+    for pictured, real, length in zip(
+        image.bool().tolist(), attention_mask.bool().tolist(), lengths, strict=True
+    ):
         start, stop = bounds(real)
         first, last = bounds(pictured) if any(pictured) else (start, start)
-        spans.append(Spans((start, first), (first, last), (last, stop - length), (stop - length, stop)))
+        spans.append(
+            Spans((start, first), (first, last), (last, stop - length), (stop - length, stop))
+        )
     return spans
 
 
@@ -89,12 +98,18 @@ def bounds(marks: list[bool]) -> tuple[int, int]:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], filler: int, side: PaddingSide) -> Tensor:
-    """The rows as one (B, T) tensor of long, T the longest row's length, the others filled up on ``side``."""
+    """The rows as one (B, T) tensor of long, T the longest row's length, the others filled up on
+    ``side``.
+    """
     length = max(len(row) for row in rows)
     fill = [[filler] * (length - len(row)) for row in rows]
     if side == "left":
-        return torch.tensor([[*gap, *row] for row, gap in zip(rows, fill, strict=True)], dtype=torch.long)
-    return torch.tensor([[*row, *gap] for row, gap in zip(rows, fill, strict=True)], dtype=torch.long)
+        return torch.tensor(
+            [[*gap, *row] for row, gap in zip(rows, fill, strict=True)], dtype=torch.long
+        )
+    return torch.tensor(
+        [[*row, *gap] for row, gap in zip(rows, fill, strict=True)], dtype=torch.long
+    )
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -104,7 +119,9 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def going_on(kept: Sequence[int], rows: Tensor) -> tuple[list[int], list[int]]:
-    """Of rows that go on behind ``rows``, those behind one of the rows ``kept``, and the place of that among these."""
+    """Of rows that go on behind ``rows``, those behind one of the rows ``kept``, and the place of
+    that among these.
+    """
     place = {row: number for number, row in enumerate(kept)}
     found = [(new, place[old]) for new, old in enumerate(rows.tolist()) if old in place]
     return [new for new, _ in found], [old for _, old in found]
@@ -112,11 +129,15 @@ def going_on(kept: Sequence[int], rows: Tensor) -> tuple[list[int], list[int]]:
 
 def per_token(name: str) -> bool:
     """Whether an input of this name holds one value for each token (B, T)."""
-    return name in ("input_ids", "attention_mask") or name.endswith(("token_type_ids", "position_mask"))
+    return name in ("input_ids", "attention_mask") or name.endswith(
+        ("token_type_ids", "position_mask")
+    )
 
 
 def predicting(labels: Tensor) -> Tensor:
-    """Which positions (B, T) predict an answer token: those just before a label (B, T) that is not ignored."""
+    """Which positions (B, T) predict an answer token: those just before a label (B, T) that is not
+    ignored.
+    """
     return F.pad(labels[:, 1:] != IGNORED, (0, 1))
 
 
@@ -124,13 +145,15 @@ def predicting(labels: Tensor) -> Tensor:
 class Batch:
     """Encoded queries.
 
-    ``inputs`` is what the Hugging Face model takes, opaque but for ``input_ids`` and ``attention_mask``, both (B, T).
-    ``labels`` (B, T) hold ``input_ids`` on the answer tokens and -100 elsewhere; they are not shifted.
-    ``position_ids`` (…, B, T) is what the text decoder was given, filled in by ``VLM.hidden``; ``None`` where the
-    decoder makes its own. ``prefix`` holds by row the vectors (n, D) that a patch has put before its text: the first n
-    tokens of its prompt are fillers, whose embeddings they replace. ``extra`` holds what else the decoder was given of
-    every token (B, T, …), by name, filled in by ``VLM.hidden``. ``fired`` says of every row which edits took part, by
-    the patch that holds them, filled in while the batch is encoded and while it goes through the model.
+    ``inputs`` is what the Hugging Face model takes, opaque but for ``input_ids`` and
+    ``attention_mask``, both (B, T). ``labels`` (B, T) hold ``input_ids`` on the answer tokens and
+    -100 elsewhere; they are not shifted. ``position_ids`` (…, B, T) is what the text decoder was
+    given, filled in by ``VLM.hidden``; ``None`` where the decoder makes its own. ``prefix`` holds
+    by row the vectors (n, D) that a patch has put before its text: the first n tokens of its prompt
+    are fillers, whose embeddings they replace. ``extra`` holds what else the decoder was given of
+    every token (B, T, …), by name, filled in by ``VLM.hidden``. ``fired`` says of every row which
+    edits took part, by the patch that holds them, filled in while the batch is encoded and while it
+    goes through the model.
     """
 
     inputs: dict[str, Tensor]
@@ -145,7 +168,9 @@ class Batch:
         return len(self.spans)
 
     def answer_positions(self) -> Tensor:
-        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of them."""
+        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of
+        them.
+        """
         return predicting(self.labels)
 
     def fired_by(self, patch: "Patch") -> list[list[Firing]]:
@@ -153,7 +178,9 @@ class Batch:
         return self.fired.get(patch) or [[] for _ in self.spans]
 
     def extended(self, input_ids: Tensor) -> "Batch":
-        """The batch followed by the tokens ``input_ids`` (B, T') that were generated since; they are in no span."""
+        """The batch followed by the tokens ``input_ids`` (B, T') that were generated since; they
+        are in no span.
+        """
         gap, inputs = (0, input_ids.shape[1]), dict(self.inputs)
         for name, value in self.inputs.items():
             if per_token(name):
@@ -163,15 +190,25 @@ class Batch:
         return replace(self, inputs=inputs, labels=F.pad(self.labels, gap, value=IGNORED))
 
     def until(self, length: int) -> "Batch":
-        """The batch without what its rows have from the token ``length`` on; spans stay as they were."""
-        inputs = {name: value[:, :length] if per_token(name) else value for name, value in self.inputs.items()}
+        """The batch without what its rows have from the token ``length`` on; spans stay as they
+        were.
+        """
+        inputs = {
+            name: value[:, :length] if per_token(name) else value
+            for name, value in self.inputs.items()
+        }
         return replace(self, inputs=inputs, labels=self.labels[:, :length])
 
     def pick(self, rows: Tensor) -> "Batch":
-        """The rows ``rows`` (B',) of the batch, in that order; of the inputs those of images stay, of no one row."""
+        """The rows ``rows`` (B',) of the batch, in that order; of the inputs those of images stay,
+        of no one row.
+        """
         numbers, rows = rows.tolist(), rows.to(self.labels.device)
         return Batch(
-            {name: value[rows] if per_token(name) else value for name, value in self.inputs.items()},
+            {
+                name: value[rows] if per_token(name) else value
+                for name, value in self.inputs.items()
+            },
             self.labels[rows],
             [self.spans[row] for row in numbers],
             None if self.position_ids is None else self.position_ids[..., rows, :],
@@ -181,10 +218,11 @@ class Batch:
         )
 
     def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":
-        """The batch with ``prefix`` before the text of its rows, and where (B, T) its own tokens are in that one.
+        """The batch with ``prefix`` before the text of its rows, and where (B, T) its own tokens
+        are in that one.
 
-        ``filler`` is the token that stands in for each vector and pads the rows that get fewer, on the left if all rows
-        end together, so that generation can go on behind them.
+        ``filler`` is the token that stands in for each vector and pads the rows that get fewer, on
+        the left if all rows end together, so that generation can go on behind them.
         """
         B, T = self.labels.shape
         most = max(len(vectors) for vectors in prefix.values())
@@ -194,24 +232,36 @@ class Batch:
         padding = (most - count) * left
         places = torch.arange(T) + padding + count * (torch.arange(T) >= first)
         fillers = torch.arange(T + most) - first - padding
-        fillers, places = ((fillers >= 0) & (fillers < count)).to(self.labels.device), places.to(self.labels.device)
+        fillers, places = (
+            ((fillers >= 0) & (fillers < count)).to(self.labels.device),
+            places.to(self.labels.device),
+        )
 
         def spread(value: Tensor, padded: int) -> Tensor:
             return value.new_full((B, T + most), padded).scatter(1, places, value)
 
-        inputs = {name: spread(value, 0) if per_token(name) else value for name, value in self.inputs.items()}
+        inputs = {
+            name: spread(value, 0) if per_token(name) else value
+            for name, value in self.inputs.items()
+        }
         inputs["input_ids"] = spread(self.inputs["input_ids"], filler)
         inputs["attention_mask"] = inputs["attention_mask"].masked_fill(fillers, 1)
         spans = [
             longer(span.shift(int(gap)), int(more))
             for span, gap, more in zip(self.spans, padding[:, 0], count[:, 0], strict=True)
         ]
-        return Batch(inputs, spread(self.labels, IGNORED), spans, None, prefix, fired=self.fired), places
+        return Batch(
+            inputs, spread(self.labels, IGNORED), spans, None, prefix, fired=self.fired
+        ), places
 
     def embedded(self, embeddings: Tensor) -> Tensor:
-        """``embeddings`` (B, T, D) of the batch's tokens with the vectors of its prefix in their places."""
+        """``embeddings`` (B, T, D) of the batch's tokens with the vectors of its prefix in their
+        places.
+        """
         for row, vectors in self.prefix.items():
-            places = torch.arange(len(vectors), device=embeddings.device) + self.spans[row].prompt[0]
+            places = (
+                torch.arange(len(vectors), device=embeddings.device) + self.spans[row].prompt[0]
+            )
             index = (torch.full_like(places, row), places)
             embeddings = embeddings.index_put(index, vectors.to(embeddings))
         return embeddings
@@ -225,10 +275,11 @@ def longer(span: Spans, count: int) -> Spans:
 
 @dataclass(slots=True)
 class HiddenBatch:
-    """What the text decoder holds after one of its layers: enough to run the layers above, without image or HF inputs.
+    """What the text decoder holds after one of its layers: enough to run the layers above, without
+    image or HF inputs.
 
-    ``hidden`` (B, T, D), ``attention_mask`` and ``labels`` (B, T), ``position_ids`` (…, B, T) or ``None``. ``extra``
-    holds what else the layers above read of every token (B, T, …), by name.
+    ``hidden`` (B, T, D), ``attention_mask`` and ``labels`` (B, T), ``position_ids`` (…, B, T) or
+    ``None``. ``extra`` holds what else the layers above read of every token (B, T, …), by name.
     """
 
     hidden: Tensor
@@ -242,7 +293,9 @@ class HiddenBatch:
         return len(self.spans)
 
     def answer_positions(self) -> Tensor:
-        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of them."""
+        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of
+        them.
+        """
         return predicting(self.labels)
 
     def to(self, device: torch.device | str) -> "HiddenBatch":
@@ -269,10 +322,14 @@ class HiddenBatch:
         """``position_ids`` (…, B, T), counted from 0 where the decoder makes its own."""
         if self.position_ids is not None:
             return self.position_ids
-        return torch.arange(self.labels.shape[1], device=self.labels.device).expand(*axes, *self.labels.shape)
+        return torch.arange(self.labels.shape[1], device=self.labels.device).expand(
+            *axes, *self.labels.shape
+        )
 
     def extra_of(self, name: str, like: Tensor, gap: int) -> Tensor:
-        """``extra[name]`` with ``gap`` tokens of zeros behind; zeros of the kind of ``like`` if it is not there."""
+        """``extra[name]`` with ``gap`` tokens of zeros behind; zeros of the kind of ``like`` if it
+        is not there.
+        """
         value = self.extra.get(name)
         if value is None:
             return like.new_zeros(len(self), self.labels.shape[1] + gap, *like.shape[2:])
@@ -280,16 +337,21 @@ class HiddenBatch:
 
     @staticmethod
     def stack(rows: Sequence["HiddenBatch"]) -> "HiddenBatch":
-        """Batches as one, padded on the right. The rows must come from the same layer of the same VLM.
+        """Batches as one, padded on the right. The rows must come from the same layer of the same
+        VLM.
 
-        Where some have positions and some do not (Qwen2-VL's without an image), the latter's are counted from 0; what
-        some alone have in ``extra`` is 0 for the others.
+        Where some have positions and some do not (Qwen2-VL's without an image), the latter's are
+        counted from 0; what some alone have in ``extra`` is 0 for the others.
         """
         length = max(row.hidden.shape[1] for row in rows)
         gaps = [length - row.hidden.shape[1] for row in rows]
         padded = [(row, gap) for row, gap in zip(rows, gaps, strict=True)]
-        axes = next((row.position_ids.shape[:-2] for row in rows if row.position_ids is not None), None)
-        positions = [F.pad(row.positions(axes), (0, gap)) for row, gap in padded if axes is not None]
+        axes = next(
+            (row.position_ids.shape[:-2] for row in rows if row.position_ids is not None), None
+        )
+        positions = [
+            F.pad(row.positions(axes), (0, gap)) for row, gap in padded if axes is not None
+        ]
         return HiddenBatch(
             hidden=torch.cat([F.pad(row.hidden, (0, 0, 0, gap)) for row, gap in padded]),
             attention_mask=torch.cat([F.pad(row.attention_mask, (0, gap)) for row, gap in padded]),

@@ -1,7 +1,8 @@
-"""Call: one forward call of a text decoder, read once. The boundary to the arguments of Hugging Face's models.
+"""Call: one forward call of a text decoder, read once. The boundary to the arguments of Hugging
+Face's models.
 
-transformers has called the cache of keys and values ``past_key_values``, and ``cache`` from 5.24 on. Whoever needs it,
-or another argument of a call, reads it here.
+transformers has called the cache of keys and values ``past_key_values``, and ``cache`` from 5.24
+on. Whoever needs it, or another argument of a call, reads it here.
 """
 
 import inspect
@@ -27,7 +28,9 @@ CACHE = next(name for name in NAMES if name in inspect.signature(create_causal_m
 """The name of the cache in the installed version."""
 
 
-def arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """The arguments of a call of ``function`` by name, defaults included."""
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -39,7 +42,8 @@ def arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
 
 
 def cache_of(given: Mapping[str, Any]) -> Any:
-    """The cache among the :func:`arguments` of a call, under whichever name; ``None`` where that is its value.
+    """The cache among the :func:`arguments` of a call, under whichever name; ``None`` where that is
+    its value.
 
     Raises :class:`UnsupportedModel` where no argument has one of the names.
     """
@@ -55,15 +59,23 @@ def cache_of(given: Mapping[str, Any]) -> Any:
 
 def cache_in(output: Any) -> Any:
     """The cache that a decoder puts out, under whichever name; ``None`` where there is none."""
-    return next((found for name in NAMES if (found := getattr(output, "__dict__", {}).get(name)) is not None), None)
+    return next(
+        (
+            found
+            for name in NAMES
+            if (found := getattr(output, "__dict__", {}).get(name)) is not None
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a call of the text decoder brings.
 
-    ``input_ids`` (B, T') or ``embedded`` (B, T', D) are the newest tokens, ``mask`` is the attention mask in any of its
-    forms, ``cache`` holds keys and values of the ``past`` tokens before them. A call without past begins a prompt.
+    ``input_ids`` (B, T') or ``embedded`` (B, T', D) are the newest tokens, ``mask`` is the
+    attention mask in any of its forms, ``cache`` holds keys and values of the ``past`` tokens
+    before them. A call without past begins a prompt.
     """
 
     input_ids: Tensor | None
@@ -76,7 +88,8 @@ class Call:
     def read(cls, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         """The call of ``decoder`` with these arguments.
 
-        Raises :class:`UnsupportedModel` as :func:`cache_of`, and :class:`BadInput` for several prompts in one row.
+        Raises :class:`UnsupportedModel` as :func:`cache_of`, and :class:`BadInput` for several
+        prompts in one row.
         """
         plain = not args and any(name in kwargs for name in NAMES)
         given = kwargs if plain else arguments(decoder.forward, args, kwargs)
@@ -87,14 +100,24 @@ class Call:
                 "reads them row by row: ask by generate"
             )
         past = 0 if cache is None else int(cache.get_seq_length())
-        return cls(given.get("input_ids"), given.get("inputs_embeds"), given.get("attention_mask"), cache, past)
+        return cls(
+            given.get("input_ids"),
+            given.get("inputs_embeds"),
+            given.get("attention_mask"),
+            cache,
+            past,
+        )
 
     @property
     def newest(self) -> Tensor:
-        """The newest tokens, (B, T') or (B, T', D). Raises :class:`UnsupportedModel` where the call brings none."""
+        """The newest tokens, (B, T') or (B, T', D). Raises :class:`UnsupportedModel` where the call
+        brings none.
+        """
         found = self.input_ids if self.embedded is None else self.embedded
         if found is None:
-            raise UnsupportedModel("a call of the text decoder brings neither input_ids nor inputs_embeds")
+            raise UnsupportedModel(
+                "a call of the text decoder brings neither input_ids nor inputs_embeds"
+            )
         return found
 
     @property

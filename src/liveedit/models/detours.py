@@ -1,7 +1,7 @@
 """Detours: another ``forward`` of a module, and hooks, for the calls of one thread alone.
 
-A model is shared by threads, and a call runs in the thread that makes it. So whoever steps into a call does so in his
-own thread, and leaves the calls of all others as they are.
+A model is shared by threads, and a call runs in the thread that makes it. So whoever steps into a
+call does so in his own thread, and leaves the calls of all others as they are.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,9 @@ _LOCK = Lock()
 
 
 class _Junction:
-    """In place of a module's ``forward``: the way of the calling thread, if it has one, else the module's own."""
+    """In place of a module's ``forward``: the way of the calling thread, if it has one, else the
+    module's own.
+    """
 
     def __init__(self, own: Function, before: Function | None) -> None:
         self.own, self.before = own, before
@@ -33,7 +35,9 @@ class _Junction:
 
 @contextmanager
 def detour(module: nn.Module, way: Callable[[Function], Function]) -> Iterator[None]:
-    """Within it the calling thread runs, in place of the module's ``forward``, what ``way`` makes of that."""
+    """Within it the calling thread runs, in place of the module's ``forward``, what ``way`` makes
+    of that.
+    """
     own, me = vars(module), get_ident()
     with _LOCK:
         junction = own.get("forward")

@@ -1,8 +1,10 @@
-"""Weights in 8 or 4 bits, by bitsandbytes: how a checkpoint is read so, and which weights can no longer be changed.
+"""Weights in 8 or 4 bits, by bitsandbytes: how a checkpoint is read so, and which weights can no
+longer be changed.
 
-8 bits are LLM.int8() of Dettmers et al. (NeurIPS 2022, arXiv 2208.07339), 4 bits the NormalFloat of Dettmers et al.
-(QLoRA, NeurIPS 2023, arXiv 2305.14314). Of the linear layers only the output embedding stays as it is; so do word
-embeddings, norms and biases. Gradients pass through such a layer to its input, none reach its weights.
+8 bits are LLM.int8() of Dettmers et al. (NeurIPS 2022, arXiv 2208.07339), 4 bits the NormalFloat of
+Dettmers et al. (QLoRA, NeurIPS 2023, arXiv 2305.14314). Of the linear layers only the output
+embedding stays as it is; so do word embeddings, norms and biases. Gradients pass through such a
+layer to its input, none reach its weights.
 """
 
 import logging
@@ -40,9 +42,9 @@ def quantization(bits: Bits, dtype: torch.dtype | None) -> Any:
 def settle(model: Any) -> None:
     """Have the 4-bit layers of a model that is on a CPU use the kernel that gradients pass through.
 
-    The faster one has none. And keep 8-bit layers from saying at each call that they compute in float16. Raises
-    :class:`UnsupportedModel` for what bitsandbytes computes wrongly on a CPU: 4-bit layers with rows that are not a
-    whole number of blocks.
+    The faster one has none. And keep 8-bit layers from saying at each call that they compute in
+    float16. Raises :class:`UnsupportedModel` for what bitsandbytes computes wrongly on a CPU: 4-bit
+    layers with rows that are not a whole number of blocks.
     """
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for name, module in model.named_modules():
@@ -58,7 +60,11 @@ def settle(model: Any) -> None:
 def check_changeable(parameters: Iterable[tuple[str, Tensor]]) -> None:
     """Raise :class:`UnsupportedModel` if one of these parameters has no plain values in memory."""
     for name, value in parameters:
-        if value.is_meta or not value.is_floating_point() or type(value) not in (nn.Parameter, Tensor):
+        if (
+            value.is_meta
+            or not value.is_floating_point()
+            or type(value) not in (nn.Parameter, Tensor)
+        ):
             raise UnsupportedModel(
                 f"'{name}' is quantised or off-loaded and cannot be changed: load the model in full, or edit it by a "
                 "method that leaves the weights as they are, such as liveedit or grace"

@@ -1,7 +1,9 @@
-"""Hyper-connections (Zhu et al., ICLR 2025; mHC: Xie et al., 2025): several residual streams of a token, side by side.
+"""Hyper-connections (Zhu et al., ICLR 2025; mHC: Xie et al., 2025): several residual streams of a
+token, side by side.
 
-Editors read what a layer puts out as one vector a token (B, T, streams · D). Layers that keep the streams apart
-(B, T, streams, D) are made to take them in and put them out so; nothing else of what they compute changes.
+Editors read what a layer puts out as one vector a token (B, T, streams · D). Layers that keep the
+streams apart (B, T, streams, D) are made to take them in and put them out so; nothing else of what
+they compute changes.
 """
 
 from collections.abc import Callable
@@ -22,7 +24,9 @@ def count(config: Any) -> int:
 
 
 def apart_at_first(decoder: Any) -> bool:
-    """Whether the decoder keeps the streams apart; so its first layer takes them in even after :func:`join`."""
+    """Whether the decoder keeps the streams apart; so its first layer takes them in even after
+    :func:`join`.
+    """
     return hasattr(decoder, "hc_head")
 
 
@@ -34,12 +38,18 @@ def join(decoder: Any, streams: int) -> None:
         decoder.hc_head.forward = partial(apart, decoder.hc_head.forward, streams)
 
 
-def apart(forward: Callable[..., Any], streams: int, states: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """What ``forward`` makes of the states (B, T, streams · D) or (B, T, streams, D), which it gets as the latter."""
+def apart(
+    forward: Callable[..., Any], streams: int, states: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """What ``forward`` makes of the states (B, T, streams · D) or (B, T, streams, D), which it gets
+    as the latter.
+    """
     return forward(states.reshape(*states.shape[:2], streams, -1), *args, **kwargs)
 
 
-def joined(forward: Callable[..., Any], streams: int, states: Tensor, *args: Any, **kwargs: Any) -> Any:
+def joined(
+    forward: Callable[..., Any], streams: int, states: Tensor, *args: Any, **kwargs: Any
+) -> Any:
     """The same of a layer, whose own states, the first thing it puts out, are laid end to end."""
     output = apart(forward, streams, states, *args, **kwargs)
     return (output[0].flatten(2), *output[1:]) if isinstance(output, tuple) else output.flatten(2)

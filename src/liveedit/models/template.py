@@ -1,8 +1,9 @@
 """A model's chat template: what it makes of one question, up to where the answer begins.
 
-Templates are written by many hands. One takes a message as parts, another as a string; one leaves a thought open where
-the answer should stand; one prints today's date, so that a question would not be the same tomorrow. What a template
-takes is tried out when it is first used, on a question whose text is known.
+Templates are written by many hands. One takes a message as parts, another as a string; one leaves a
+thought open where the answer should stand; one prints today's date, so that a question would not be
+the same tomorrow. What a template takes is tried out when it is first used, on a question whose
+text is known.
 """
 
 import re
@@ -18,8 +19,8 @@ __all__ = ["ChatTemplate"]
 Content = str | list[dict[str, Any]]
 
 DAY = datetime(2024, 7, 26)
-"""The date that every template is told, which is the one that Llama 3's has where it knows none: were it today's, an
-edit could not be found again tomorrow."""
+"""The date that every template is told, which is the one that Llama 3's has where it knows none:
+were it today's, an edit could not be found again tomorrow."""
 
 CODES = "aAbBdHIjmMpSUwWyYZz"
 """The letters behind ``%`` in a format of ``strftime`` that a template may use."""
@@ -48,7 +49,10 @@ QUESTION, ANSWER, MARK = "Which flag is that?", "Norway", "<image>"
 
 def parts(prompt: str, marks: str, count: int) -> Content:
     """The images as parts of the message, and the text."""
-    return [*({"type": "image"} for _ in range(count if marks else 0)), {"type": "text", "text": prompt}]
+    return [
+        *({"type": "image"} for _ in range(count if marks else 0)),
+        {"type": "text", "text": prompt},
+    ]
 
 
 def marked(prompt: str, marks: str, count: int) -> Content:  # noqa: ARG001
@@ -64,12 +68,16 @@ def plain(prompt: str, marks: str, count: int) -> Content:  # noqa: ARG001
 class ChatTemplate:
     """The template of a processor or, where that has none, of a tokenizer."""
 
-    def __init__(self, owner: Any, name: str, forms: Sequence[Callable[[str, str, int], Content]]) -> None:
+    def __init__(
+        self, owner: Any, name: str, forms: Sequence[Callable[[str, str, int], Content]]
+    ) -> None:
         self.owner, self.name, self.forms = owner, name, forms
 
     @classmethod
     def of(cls, processor: Any) -> "ChatTemplate | None":
-        """The template that a processor brings, if any: its own, or its tokenizer's, which reads strings first."""
+        """The template that a processor brings, if any: its own, or its tokenizer's, which reads
+        strings first.
+        """
         if getattr(processor, "chat_template", None):
             return cls(processor, "processor", (parts, marked, plain))
         if getattr(processor.tokenizer, "chat_template", None):
@@ -96,9 +104,16 @@ class ChatTemplate:
         return BadInput(f"{whose} cannot be used: {reason}; ask in the prompt format 'raw'")
 
     def apply(self, messages: Sequence[dict[str, Any]], *, ask: bool = True) -> str:
-        """What the template makes of messages, up to where an answer begins if it is to ``ask`` for one."""
+        """What the template makes of messages, up to where an answer begins if it is to ``ask`` for
+        one.
+        """
         switches = {name: False for name in QUICK if re.search(rf"\b{name}\b", self.source)}
-        options = {"chat_template": self.source, "add_generation_prompt": ask, "tokenize": False, **switches}
+        options = {
+            "chat_template": self.source,
+            "add_generation_prompt": ask,
+            "tokenize": False,
+            **switches,
+        }
         try:
             return str(self.owner.apply_chat_template(list(messages), **options))
         except Exception as error:  # a template may fail in any way
@@ -110,15 +125,17 @@ class ChatTemplate:
         return self.apply([{"role": "user", "content": content}])
 
     def render(self, prompt: str, marks: str, count: int) -> str:
-        """The text of a prompt about ``count`` images, for which ``marks`` stands in a text, up to the answer."""
+        """The text of a prompt about ``count`` images, for which ``marks`` stands in a text, up to
+        the answer.
+        """
         return self.asked(self.form(prompt, marks, count)) + self.closing
 
     @cached_property
     def form(self) -> Callable[[str, str, int], Content]:
         """How the template takes a message with an image.
 
-        The first way in which question and image can be seen in what it writes, and nothing of the list they came in.
-        Raises :class:`BadInput` where there is none.
+        The first way in which question and image can be seen in what it writes, and nothing of the
+        list they came in. Raises :class:`BadInput` where there is none.
         """
         failed: BadInput | None = None
         for form in self.forms:
@@ -128,13 +145,17 @@ class ChatTemplate:
                 failed = failed or error
                 continue
             shown = text != bare if form is parts else MARK in text
-            if shown and all(each.count(QUESTION) == 1 and not LISTED.search(each) for each in (text, bare)):
+            if shown and all(
+                each.count(QUESTION) == 1 and not LISTED.search(each) for each in (text, bare)
+            ):
                 return form
         raise failed or self.refuse("it leaves out the question or the image")
 
     @property
     def shows_images(self) -> bool:
-        """Whether the template itself writes what stands for an image; also ``False`` where it cannot be used."""
+        """Whether the template itself writes what stands for an image; also ``False`` where it
+        cannot be used.
+        """
         try:
             return self.form is parts
         except BadInput:
@@ -151,9 +172,13 @@ class ChatTemplate:
 
     @cached_property
     def gap(self) -> str | None:
-        """What the template writes between the start of an answer and its text; ``None`` if that cannot be told."""
+        """What the template writes between the start of an answer and its text; ``None`` if that
+        cannot be told.
+        """
         question = {"role": "user", "content": self.form(QUESTION, "", 0)}
-        answer = ANSWER if isinstance(question["content"], str) else [{"type": "text", "text": ANSWER}]
+        answer = (
+            ANSWER if isinstance(question["content"], str) else [{"type": "text", "text": ANSWER}]
+        )
         try:
             whole = self.apply([question, {"role": "assistant", "content": answer}], ask=False)
         except BadInput:  # written for one turn

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from liveedit.errors import BadInput
-from liveedit.models.encode import Encoder
+from liveedit.models.encoder import Encoder
 from liveedit.types import Case, Query
 
 __all__ = ["Reader", "check_cases", "naming"]
 
 
 def check_cases(vlm: Encoder, cases: Iterable[Case]) -> None:
-    """Raise :class:`BadInput` for the first case with a text that the model cannot read, whatever its images take."""
+    """Raise :class:`BadInput` for the first case with a text that the model cannot read, whatever
+    its images take.
+    """
     for case in cases:
         with naming(case, lambda query: vlm.check_texts([query])):
             vlm.check_texts(case.queries)
@@ -21,7 +23,9 @@ def check_cases(vlm: Encoder, cases: Iterable[Case]) -> None:
 
 @contextmanager
 def naming(case: Case, look: Callable[[Query], object]) -> Iterator[None]:
-    """Within it a :class:`BadInput` names the case, and which of its queries it is that ``look`` refuses alone."""
+    """Within it a :class:`BadInput` names the case, and which of its queries it is that ``look``
+    refuses alone.
+    """
     try:
         yield
     except BadInput:
@@ -34,7 +38,9 @@ def naming(case: Case, look: Callable[[Query], object]) -> Iterator[None]:
 
 
 def _parts(case: Case) -> Iterator[tuple[str, Query]]:
-    """The queries of a case, and what a message calls each; the probes are numbered as in the records."""
+    """The queries of a case, and what a message calls each; the probes are numbered as in the
+    records.
+    """
     for number, probe in enumerate(case.probes):
         yield f"probe {number} ({probe.metric})", probe.query
     for number, edit in enumerate(case.edits):
@@ -42,7 +48,9 @@ def _parts(case: Case) -> Iterator[tuple[str, Query]]:
 
 
 class Reader:
-    """A model that looks at images and then at texts about them; of an image it remembers how many tokens it takes."""
+    """A model that looks at images and then at texts about them; of an image it remembers how many
+    tokens it takes.
+    """
 
     def __init__(self, vlm: Encoder) -> None:
         self.vlm = vlm
@@ -53,6 +61,10 @@ class Reader:
         _, self._counts[image] = self.vlm.look([image])
 
     def read(self, query: Query) -> None:
-        """Raise :class:`BadInput` for a query that the model cannot read; not for one whose image it did not take."""
+        """Raise :class:`BadInput` for a query that the model cannot read; not for one whose image
+        it did not take.
+        """
         if all(image in self._counts for image in query.images):
-            self.vlm.check_texts([query], [[each for image in query.images for each in self._counts[image]]])
+            self.vlm.check_texts(
+                [query], [[each for image in query.images for each in self._counts[image]]]
+            )

@@ -27,10 +27,11 @@ BASE = "base_layer"
 
 
 def unwrapped(model: Any) -> Any:
-    """The Hugging Face model that others have wrapped, with the adapters that they have put into its layers.
+    """The Hugging Face model that others have wrapped, with the adapters that they have put into
+    its layers.
 
-    Raises :class:`UnsupportedModel` for what wraps none, for adapters that only the wrapper applies, and for a part of
-    a model that is wrapped.
+    Raises :class:`UnsupportedModel` for what wraps none, for adapters that only the wrapper
+    applies, and for a part of a model that is wrapped.
     """
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if any(config.is_prompt_learning for config in model.peft_config.values()):
@@ -43,7 +44,9 @@ def unwrapped(model: Any) -> Any:
         for name in ("_orig_mod", "module"):  # of torch.compile, and of DataParallel and its like
             if isinstance(inner := getattr(model, name, None), nn.Module):
                 return unwrapped(inner)
-        raise UnsupportedModel(f"{type(model).__name__} is no Hugging Face model: hand over the one that it wraps")
+        raise UnsupportedModel(
+            f"{type(model).__name__} is no Hugging Face model: hand over the one that it wraps"
+        )
     inner = getattr(model, "_orig_mod", model)
     parts = inner.modules() if isinstance(inner, nn.Module) else ()
     if any("_orig_mod" in dict(part.named_children()) for part in parts):
@@ -55,10 +58,11 @@ def unwrapped(model: Any) -> Any:
 
 
 class Uncompiled:
-    """Has nothing that `torch.compile` has compiled run compiled in this process, as long as anyone needs it.
+    """Has nothing that `torch.compile` has compiled run compiled in this process, as long as anyone
+    needs it.
 
-    Compiled code does not see hooks that were put on since. It is compiled by whom nobody asked, too: by ``generate``
-    of transformers on a GPU, for a static cache.
+    Compiled code does not see hooks that were put on since. It is compiled by whom nobody asked,
+    too: by ``generate`` of transformers on a GPU, for a static cache.
     """
 
     def __init__(self) -> None:
@@ -75,7 +79,9 @@ class Uncompiled:
                 try:
                     stance = torch.compiler.set_stance("force_eager")
                 except RuntimeError as error:
-                    raise BadInput("a model is not asked in a function that is compiled: compile the model") from error
+                    raise BadInput(
+                        "a model is not asked in a function that is compiled: compile the model"
+                    ) from error
                 self.undo.enter_context(stance)
             self.users += 1
         try:
@@ -91,11 +97,17 @@ uncompiled = Uncompiled()
 
 
 def adapted(model: Any) -> Iterator[tuple[str, Any, list[str]]]:
-    """The modules that PEFT has put in, by their paths, each with the adapters that act in it besides its weights."""
+    """The modules that PEFT has put in, by their paths, each with the adapters that act in it
+    besides its weights.
+    """
     for path, module in model.named_modules():
         if getattr(module, "adapter_layer_names", ()):
             merged = getattr(module, "merged_adapters", ())
-            on = [] if module.disable_adapters else [name for name in module.active_adapters if name not in merged]
+            on = (
+                []
+                if module.disable_adapters
+                else [name for name in module.active_adapters if name not in merged]
+            )
             yield path, module, on
 
 
@@ -114,7 +126,10 @@ def adapter_weights(model: Any) -> Iterator[Tensor]:
         used = {*on, *getattr(module, "merged_adapters", ())}
         for name, weight in module.named_parameters():
             part, _, rest = name.partition(".")
-            if part in (*module.adapter_layer_names, *module.other_param_names) and rest.split(".")[0] in used:
+            if (
+                part in (*module.adapter_layer_names, *module.other_param_names)
+                and rest.split(".")[0] in used
+            ):
                 yield weight
 
 
@@ -130,7 +145,10 @@ def acting(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
             part, _, rest = name.removeprefix(before).partition(".")
             if part in (BASE, "original_module"):
                 found[before + rest] = found.pop(name)
-            elif part in (*module.adapter_layer_names, *module.other_param_names) and rest.split(".")[0] not in on:
+            elif (
+                part in (*module.adapter_layer_names, *module.other_param_names)
+                and rest.split(".")[0] not in on
+            ):
                 del found[name]
     return found
 
@@ -143,7 +161,11 @@ def plain(name: str) -> str:
 def named_here(model: Any, name: str) -> str:
     """The name that a weight has in ``model``, whether there are adapters around its layer or not."""
     name = plain(name)
-    around = (path for path, module, _ in adapted(model) if hasattr(module, BASE) and name.startswith(f"{path}."))
+    around = (
+        path
+        for path, module, _ in adapted(model)
+        if hasattr(module, BASE) and name.startswith(f"{path}.")
+    )
     return next((f"{path}.{BASE}{name.removeprefix(path)}" for path in around), name)
 
 
@@ -153,10 +175,16 @@ def innermost(path: str, module: Any) -> str:
 
 
 def changeable(module: nn.Module) -> list[str]:
-    """The names of a module's parameters, without those that adapters have beside the layer they are around."""
+    """The names of a module's parameters, without those that adapters have beside the layer they
+    are around.
+    """
     names = [name for name, _ in module.named_parameters()]
     for path, inner, _ in adapted(module):
         if hasattr(inner, BASE):
             before = f"{path}." if path else ""
-            names = [name for name in names if not name.startswith(before) or name.startswith(before + BASE)]
+            names = [
+                name
+                for name in names
+                if not name.startswith(before) or name.startswith(before + BASE)
+            ]
     return names

@@ -1,4 +1,5 @@
-"""Reports: from the records of an evaluation to scores, tables, curves and one page that shows them all.
+"""Reports: from the records of an evaluation to scores, tables, curves and one page that shows them
+all.
 
 >>> write_report("runs/demo", "runs/demo/report")  # doctest: +SKIP
 """
@@ -38,14 +39,18 @@ FEW = 4
 """Up to so many editors have all their tables in the terminal."""
 
 
-def write_report(records_path: str | Path, folder: str | Path, images: Images | None = None) -> Path:
-    """Read the records at ``records_path`` and write the report into ``folder``; the path of its page is returned.
+def write_report(
+    records_path: str | Path, folder: str | Path, images: Images | None = None
+) -> Path:
+    """Read the records at ``records_path`` and write the report into ``folder``; the path of its
+    page is returned.
 
-    Written are ``summary.json``, ``table.md``, ``table.csv``, ``curves.svg`` and the other figures, ``tables/`` in the
-    form of the papers, and ``index.html``, each whole or not at all, over earlier ones only (:func:`write_files`).
-    ``images`` finds the pictures that records name; without it, names are taken as paths. Raises :class:`BadInput`
-    where there is no record or a broken one, and where a file of such a name is not a report's, :class:`StorageError`
-    where a disk fails.
+    Written are ``summary.json``, ``table.md``, ``table.csv``, ``curves.svg`` and the other figures,
+    ``tables/`` in the form of the papers, and ``index.html``, each whole or not at all, over
+    earlier ones only (:func:`write_files`). ``images`` finds the pictures that records name;
+    without it, names are taken as paths. Raises :class:`BadInput` where there is no record or a
+    broken one, and where a file of such a name is not a report's, :class:`StorageError` where a
+    disk fails.
     """
     reading, folder = read_records(records_path), expanded(folder)
     table = columns(reading)
@@ -64,12 +69,19 @@ def write_report(records_path: str | Path, folder: str | Path, images: Images | 
 
 
 def check_report(folder: str | Path) -> None:
-    """Raise :class:`BadInput` where a report in ``folder`` would meet files of somebody else's: asked before a run."""
-    check_files(folder, ("summary.json", "table.md", "table.csv", "curves.svg", "index.html"), ours=is_report(folder))
+    """Raise :class:`BadInput` where a report in ``folder`` would meet files of somebody else's:
+    asked before a run.
+    """
+    check_files(
+        folder,
+        ("summary.json", "table.md", "table.csv", "curves.svg", "index.html"),
+        ours=is_report(folder),
+    )
 
 
 def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables of the report in ``folder`` that fit a terminal, as (title, heading, rows): scores and cost.
+    """The tables of the report in ``folder`` that fit a terminal, as (title, heading, rows): scores
+    and cost.
 
     Of more than :data:`FEW` editors these are the papers' metrics alone, in both scores.
 

@@ -1,8 +1,10 @@
-"""What the page shows of single cases: what was asked, and what the unedited model and each editor answered.
+"""What the page shows of single cases: what was asked, and what the unedited model and each editor
+answered.
 
-All of it is one compact JSON value in which every text, picture and answer stands once and is named by its number. A
-page shows so many cases that it stays small: of each benchmark, evenly spread over those that were asked about most
-often, in the first seed. At first it shows the largest N of the first protocol.
+All of it is one compact JSON value in which every text, picture and answer stands once and is named
+by its number. A page shows so many cases that it stays small: of each benchmark, evenly spread over
+those that were asked about most often, in the first seed. At first it shows the largest N of the
+first protocol.
 """
 
 from collections import defaultdict
@@ -41,26 +43,33 @@ class Numbering:
 
 
 def chosen(table: Columns) -> np.ndarray:
-    """The rows of the cases that are shown, with all their probes, editors and N, of one seed a benchmark."""
+    """The rows of the cases that are shown, with all their probes, editors and N, of one seed a
+    benchmark.
+    """
     found = []
     for data in np.unique(table.rows["data"]):
         rows = table.rows[table.rows["data"] == data]
         rows = rows[rows["seed"] == rows["seed"].min()]
         asked = distinct(rows, "case", "protocol", "edits", "editor")
         cases, times = np.unique(rows["case"][asked], return_counts=True)
-        most = max(1, min(len(cases), CASES, ANSWERS * len(cases) // len(rows)) // len(table.texts["data"]))
+        most = max(
+            1, min(len(cases), CASES, ANSWERS * len(cases) // len(rows)) // len(table.texts["data"])
+        )
         often = cases[times >= np.sort(times)[-most]]
         found.append(rows[np.isin(rows["case"], often[np.arange(most) * len(often) // most])])
     return np.concatenate(found)
 
 
-def cases_json(reading: Reading, table: Columns, editors: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def cases_json(
+    reading: Reading, table: Columns, editors: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
     """The JSON value, and the names of its pictures by their numbers.
 
-    ``texts`` and ``outcomes`` ([text, right, percent of tokens or null, experts]) are by number. Of ``cases`` each is
-    [benchmark, [question, target, picture], probes], a probe [metric, question, wanted or -1 for "as before", picture,
-    answer of the unedited model, whether that is right or null, answers], and its answers are, by the number of a
-    setting (protocol and N), for each editor the number of the outcome, or -1.
+    ``texts`` and ``outcomes`` ([text, right, percent of tokens or null, experts]) are by number. Of
+    ``cases`` each is [benchmark, [question, target, picture], probes], a probe [metric, question,
+    wanted or -1 for "as before", picture, answer of the unedited model, whether that is right or
+    null, answers], and its answers are, by the number of a setting (protocol and N), for each
+    editor the number of the outcome, or -1.
     """
     texts, pictures, outcomes, settings, metrics = (Numbering() for _ in range(5))
     order = {name: number for number, name in enumerate(editors)}
@@ -73,9 +82,15 @@ def cases_json(reading: Reading, table: Columns, editors: Sequence[str]) -> tupl
     for _, record in reading.pick(shown["number"]):
         case = record.data, record.case
         if record.probe not in probes[case]:
-            probes[case][record.probe] = [metrics(record.metric), *_asked(record, texts, pictures), {}]
+            probes[case][record.probe] = [
+                metrics(record.metric),
+                *_asked(record, texts, pictures),
+                {},
+            ]
         answers = probes[case][record.probe][-1]
-        row = answers.setdefault(settings(setting_label(record.protocol, size_of(record))), [-1] * len(editors))
+        row = answers.setdefault(
+            settings(setting_label(record.protocol, size_of(record))), [-1] * len(editors)
+        )
         row[order[record.editor]] = outcomes(_outcome(record, texts))
         if record.metric == "reliability":
             edited.setdefault(case, (record.prompt, record.target, record.image))
@@ -87,7 +102,11 @@ def cases_json(reading: Reading, table: Columns, editors: Sequence[str]) -> tupl
         "texts": texts.values,
         "outcomes": outcomes.values,
         "cases": [
-            [case[0], _edit(edited.get(case), texts, pictures), [probe for _, probe in sorted(members.items())]]
+            [
+                case[0],
+                _edit(edited.get(case), texts, pictures),
+                [probe for _, probe in sorted(members.items())],
+            ]
             for case, members in sorted(probes.items())
         ],
         "of": len(distinct(table.rows, "data", "case")),
@@ -121,7 +140,9 @@ def _outcome(record: Record, texts: Numbering) -> tuple[int, int, int | None, st
     )
 
 
-def _edit(edit: tuple[str, str, str] | None, texts: Numbering, pictures: Numbering) -> list[int] | None:
+def _edit(
+    edit: tuple[str, str, str] | None, texts: Numbering, pictures: Numbering
+) -> list[int] | None:
     if edit is None:
         return None
     prompt, target, image = edit

@@ -1,8 +1,9 @@
 """How curves look: panels in rows under headings, one line an editor, its interval as a band.
 
-Editors keep their colour, marker and dash through all panels; the colours are Paul Tol's "vibrant" ones, which the
-colour-blind can tell apart. Pinpoint's line is thick, blue and above all others. Where many editors share a panel, only
-its has a band. The same numbers give the same SVG, byte for byte.
+Editors keep their colour, marker and dash through all panels; the colours are Paul Tol's "vibrant"
+ones, which the colour-blind can tell apart. Pinpoint's line is thick, blue and above all others.
+Where many editors share a panel, only its has a band. The same numbers give the same SVG, byte for
+byte.
 """
 
 import io
@@ -113,21 +114,29 @@ def images_of(blocks: Sequence[Block], drawn: dict[str, Style]) -> dict[str, byt
 def panel_svg(prefix: str, panel: Panel, axis: Axis, drawn: dict[str, Style]) -> str:
     """One panel as an ``<svg>`` element that can stand in a page beside others.
 
-    It is transparent, its text is text, each line is a group with ``data-editor``; ``prefix`` keeps its ids apart.
+    It is transparent, its text is text, each line is a group with ``data-editor``; ``prefix`` keeps
+    its ids apart.
     """
     with _look():
         figure = Figure(figsize=(PANEL[0], PANEL[1] - MARGINS.top + 0.08))
         _draw(_axes(figure, 0, 0), panel.points, axis, drawn)
     svg = _saved(figure, "svg", fonttype="none", transparent=True).decode()
     svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"|<defs>\s*<style.*?</defs>', "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(
+        r' xmlns(:\w+)?="[^"]*"|<defs>\s*<style.*?</defs>',
+        "",
+        svg[svg.index("<svg") :],
+        flags=re.DOTALL,
+    )
     for i, editor in enumerate(drawn):
         svg = svg.replace(f'id="editor-{i}"', f'data-editor="{escape(editor)}"')
     return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def _figure(blocks: Sequence[Block], drawn: dict[str, Style]) -> Figure:
-    """Places are reckoned by hand: matplotlib's layout engine does not give the same last digits each time."""
+    """Places are reckoned by hand: matplotlib's layout engine does not give the same last digits
+    each time.
+    """
     heights = [HEADING + PANEL[1] * ceil(len(block.panels) / COLUMNS) for block in blocks]
     legend = 0.2 + 0.2 * ceil(len(drawn) / LEGEND_COLUMNS)
     with _look():
@@ -155,13 +164,27 @@ def _axes(figure: Figure, x: float, y: float) -> Any:
     width, height = figure.get_size_inches()
     inner = PANEL[0] - MARGINS.left - MARGINS.right, PANEL[1] - MARGINS.bottom - MARGINS.top
     return figure.add_axes(
-        ((x + MARGINS.left) / width, (y + MARGINS.bottom) / height, inner[0] / width, inner[1] / height)
+        (
+            (x + MARGINS.left) / width,
+            (y + MARGINS.bottom) / height,
+            inner[0] / width,
+            inner[1] / height,
+        )
     )
 
 
 def _legend(figure: Figure, drawn: dict[str, Style]) -> None:
     handles = [
-        Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, linewidth=s.width, markersize=4, label=editor)
+        Line2D(
+            [],
+            [],
+            color=s.colour,
+            marker=s.marker,
+            linestyle=s.dash,
+            linewidth=s.width,
+            markersize=4,
+            label=editor,
+        )
         for editor, s in drawn.items()
     ]
     figure.legend(handles=handles, loc="upper center", ncols=LEGEND_COLUMNS, frameon=False)
@@ -171,8 +194,12 @@ def _draw(axes: Any, points: Sequence[Point], axis: Axis, drawn: dict[str, Style
     places = sorted({point.x for point in points})
     shown = [editor for editor in drawn if any(point.editor == editor for point in points)]
     for i, editor in enumerate(drawn):
-        if line := sorted((point for point in points if point.editor == editor), key=lambda point: point.x):
-            shift = 1.04 ** (i - (len(drawn) - 1) / 2) if len(places) == 1 and axis == "edits" else 1.0
+        if line := sorted(
+            (point for point in points if point.editor == editor), key=lambda point: point.x
+        ):
+            shift = (
+                1.04 ** (i - (len(drawn) - 1) / 2) if len(places) == 1 and axis == "edits" else 1.0
+            )
             band = editor == OURS or len(shown) <= WITH_BANDS
             _draw_line(axes, line, drawn[editor], f"editor-{i}", shift=shift, band=band)
     axes.set(ylim=(-4, 104), yticks=(0, 25, 50, 75, 100))
@@ -189,13 +216,21 @@ def _set_x(axes: Any, axis: Axis, places: Sequence[float]) -> None:
     else:
         axes.set(xscale="log", xlim=(places[0] / 1.3, places[-1] * 1.3))
     axes.xaxis.set(major_locator=FixedLocator(_ticks(places)), minor_locator=NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1000:.3g}k" if n >= 1000 else f"{n:.0f}"))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda n, _: f"{n / 1000:.3g}k" if n >= 1000 else f"{n:.0f}")
+    )
 
 
-def _draw_line(axes: Any, points: Sequence[Point], style: Style, name: str, *, shift: float, band: bool) -> None:
-    """Draw the band, or bars where a band would have no width, and the line, under one name in the SVG."""
+def _draw_line(
+    axes: Any, points: Sequence[Point], style: Style, name: str, *, shift: float, band: bool
+) -> None:
+    """Draw the band, or bars where a band would have no width, and the line, under one name in the
+    SVG.
+    """
     x = [point.x * shift for point in points]
-    value, low, high = ([100 * number for number in row] for row in list(zip(*points, strict=True))[2:])
+    value, low, high = (
+        [100 * number for number in row] for row in list(zip(*points, strict=True))[2:]
+    )
     above = 4 if style.width > 2 else 3
     if len(points) == 1:
         axes.vlines(x, low, high, color=style.colour, alpha=0.5, linewidth=2, gid=name)
@@ -208,7 +243,9 @@ def _draw_line(axes: Any, points: Sequence[Point], style: Style, name: str, *, s
 
 
 def _ticks(places: Sequence[float]) -> list[float]:
-    """The places that can be written below the axis without touching one another; 0 is always apart."""
+    """The places that can be written below the axis without touching one another; 0 is always
+    apart.
+    """
     least = (places[-1] / max(places[0], 1)) ** (1 / 7)
     ticks = [places[-1]]
     for place in reversed(places[:-1]):
@@ -246,7 +283,9 @@ def _look() -> Any:
     )
 
 
-def _saved(figure: Figure, format: str, *, fonttype: str = "path", transparent: bool = False) -> bytes:
+def _saved(
+    figure: Figure, format: str, *, fonttype: str = "path", transparent: bool = False
+) -> bytes:
     nothing: dict[str, None] = dict.fromkeys(
         ("Date", "Creator", "Format", "Type") if format == "svg" else ("Software",)
     )

@@ -1,18 +1,24 @@
-"""Records as one numpy table, 128 bytes a record, so that millions of them can be summarised in memory.
+"""Records as one numpy table, 128 bytes a record, so that millions of them can be summarised in
+memory.
 
 A record is read once, scored, and forgotten; texts are held as numbers. What one record is worth:
 
-=================  ====================================================================================================
-token_accuracy     share of the target's tokens predicted under teacher forcing; of a probe that must stay as before,
+=================
+====================================================================================================
+token_accuracy     share of the target's tokens predicted under teacher forcing; of a probe that
+must stay as before,
                    share of the answer's positions where the likeliest token stayed (LiveEdit's locality)
-exact_match        the free answer is the target but for case, spaces and a final full stop, or, where nothing may
+exact_match        the free answer is the target but for case, spaces and a final full stop, or,
+where nothing may
                    change, letter by letter what the unedited model answered
-contains           the free answer holds the target, both without case, extra spaces and a final full stop; only of
+contains           the free answer holds the target, both without case, extra spaces and a final
+full stop; only of
                    probes that want a target
-top1_kept          share of all positions whose likeliest token stayed, VLKEB's text locality; of probes that have it
-top10_rank         ``top10_kept``, VLKEB's image locality; of probes that have it
-unedited_match     as ``exact_match``, of the unedited model's answer; only of probes that want a target
-=================  ====================================================================================================
+top1_kept          share of all positions whose likeliest token stayed, VLKEB's text locality; of
+probes that have it top10_rank         ``top10_kept``, VLKEB's image locality; of probes that have
+it unedited_match     as ``exact_match``, of the unedited model's answer; only of probes that want a
+target =================
+====================================================================================================
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,10 +53,12 @@ PLACE = ("data", "protocol", "edits", "editor", "seed", "case", "window", "probe
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """``rows`` (records,) of :data:`ROW`, sorted by :data:`PLACE`, each record once, its later copy where it has two.
+    """``rows`` (records,) of :data:`ROW`, sorted by :data:`PLACE`, each record once, its later copy
+    where it has two.
 
-    ``texts`` are what the numbers in the columns of :data:`TEXTS` stand for. ``number`` is the place in the
-    pass over the records, ``edits`` what :func:`size_of` says, a score that a record cannot give is NaN.
+    ``texts`` are what the numbers in the columns of :data:`TEXTS` stand for. ``number`` is the
+    place in the pass over the records, ``edits`` what :func:`size_of` says, a score that a record
+    cannot give is NaN.
     """
 
     rows: np.ndarray
@@ -60,7 +68,9 @@ class Columns:
     def sizes(self) -> list[tuple[str, int]]:
         """Each (protocol, N), the protocols in their order."""
         first = distinct(self.rows, "protocol", "edits")
-        return [(self.named("protocol", row["protocol"]), int(row["edits"])) for row in self.rows[first]]
+        return [
+            (self.named("protocol", row["protocol"]), int(row["edits"])) for row in self.rows[first]
+        ]
 
     def named(self, column: str, code: int) -> str:
         """The text that ``code`` stands for in ``column``."""
@@ -68,7 +78,9 @@ class Columns:
 
 
 def columns(records: Iterable[Record]) -> Columns:
-    """Go through ``records`` once; the same records in any order give the same columns, ``number`` aside."""
+    """Go through ``records`` once; the same records in any order give the same columns, ``number``
+    aside.
+    """
     codes: dict[str, dict[str, int]] = {name: {} for name in TEXTS}
     rows = np.fromiter(_rows(records, codes), dtype=ROW)
     for name, found in codes.items():
@@ -77,29 +89,41 @@ def columns(records: Iterable[Record]) -> Columns:
     order = np.lexsort([rows["number"], *(rows[name] for name in reversed(PLACE))])
     rows = rows[order]
     last = np.append(_changes(rows, PLACE), True)[: len(rows)]
-    return Columns(rows[last], {name: _in_order(found) for name, found in codes.items()}, int((~last).sum()))
+    return Columns(
+        rows[last], {name: _in_order(found) for name, found in codes.items()}, int((~last).sum())
+    )
 
 
 def distinct(rows: np.ndarray, *names: str) -> np.ndarray:
-    """The places of the first of ``rows`` with each combination of the columns ``names``, in their order."""
+    """The places of the first of ``rows`` with each combination of the columns ``names``, in their
+    order.
+    """
     order: np.ndarray = np.lexsort([rows[name] for name in reversed(names)])
     first = np.append(True, _changes(rows[order], names))
     return np.compress(first[: len(rows)], order)
 
 
 def _changes(rows: np.ndarray, names: Iterable[str]) -> np.ndarray:
-    """Whether each of ``rows`` but the first differs from the one before it in any column of ``names``."""
-    changes: np.ndarray = np.logical_or.reduce([rows[name][1:] != rows[name][:-1] for name in names])
+    """Whether each of ``rows`` but the first differs from the one before it in any column of
+    ``names``.
+    """
+    changes: np.ndarray = np.logical_or.reduce(
+        [rows[name][1:] != rows[name][:-1] for name in names]
+    )
     return changes
 
 
 def _in_order(texts: Iterable[str]) -> list[str]:
     """Sorted, but protocols as in :data:`PROTOCOLS` and editors of :data:`LAST` behind all others."""
     special = (*PROTOCOLS, *LAST)
-    return sorted(texts, key=lambda text: (text in LAST, special.index(text) if text in special else -1, text))
+    return sorted(
+        texts, key=lambda text: (text in LAST, special.index(text) if text in special else -1, text)
+    )
 
 
-def _rows(records: Iterable[Record], codes: dict[str, dict[str, int]]) -> Iterator[tuple[float, ...]]:
+def _rows(
+    records: Iterable[Record], codes: dict[str, dict[str, int]]
+) -> Iterator[tuple[float, ...]]:
     nan = float("nan")
     for number, record in enumerate(records):
         scores = probe_scores(record)

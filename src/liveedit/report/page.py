@@ -1,4 +1,6 @@
-"""The report as one HTML page that needs nothing else: tables, curves, and the answers to single cases side by side."""
+"""The report as one HTML page that needs nothing else: tables, curves, and the answers to single
+cases side by side.
+"""
 
 import base64
 import io
@@ -49,17 +51,25 @@ def render(reading: Reading, table: Columns, summary: Summary, images: Images) -
     cases, names = cases_json(reading, table, list(drawn))
     found = _pictures(names, images)
     cases["pictures"] = [(shortened(name), found.get(name, "")) for name in names]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["label"] = label
     environment.globals["setting"] = setting_label
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
+    )
     return template.render(
         facts=_facts(reading, table),
         options=_options(table, list(drawn)),
         styles=drawn,
         sections=_sections(summary),
-        metrics=[(label(name), MEANING[name]) for name in sorted(MEANING, key=metric_order) if name in shown],
+        metrics=[
+            (label(name), MEANING[name])
+            for name in sorted(MEANING, key=metric_order)
+            if name in shown
+        ],
         scores=[(score_label(name), meaning) for name, meaning in SCORE_MEANING.items()],
         cases=cases,
     )
@@ -95,8 +105,12 @@ def _noted(calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for call in calls:
         noted["Model"][str(call.get("model", ""))] = None
         if isinstance(versions := call.get("versions"), Mapping):
-            noted["Versions"][", ".join(f"{name} {version}" for name, version in versions.items())] = None
-        noted["Device"][", ".join(str(call[name]) for name in ("device", "dtype") if name in call)] = None
+            noted["Versions"][
+                ", ".join(f"{name} {version}" for name, version in versions.items())
+            ] = None
+        noted["Device"][
+            ", ".join(str(call[name]) for name in ("device", "dtype") if name in call)
+        ] = None
     for heading, values in noted.items():
         if shown := "; ".join(filter(None, values)):
             yield heading, shown.replace("torch.", "")
@@ -116,7 +130,9 @@ def _options(table: Columns, editors: Sequence[str]) -> dict[str, list[tuple[str
 
 
 def _sections(summary: Summary) -> list[dict[str, Any]]:
-    """A section a benchmark and protocol: blocks (one a score: tables and curves), figures, and the other tables."""
+    """A section a benchmark and protocol: blocks (one a score: tables and curves), figures, and the
+    other tables.
+    """
     made, drawn = tables(summary), styles(summary)
     panels = {}
     for number, block in enumerate(curves(summary)):
@@ -130,9 +146,13 @@ def _sections(summary: Summary) -> list[dict[str, Any]]:
         found.append(
             {
                 "data": titled(data, protocol),
-                "blocks": [_block(score, own, panels.get((data, protocol, score), [])) for score in scores],
+                "blocks": [
+                    _block(score, own, panels.get((data, protocol, score), [])) for score in scores
+                ],
                 "figures": [
-                    (block.heading, svgs) for block, svgs in figures if (block.data, block.protocol) == (data, protocol)
+                    (block.heading, svgs)
+                    for block, svgs in figures
+                    if (block.data, block.protocol) == (data, protocol)
                 ],
                 "tables": [table for table in own if table.kind not in ("main", "other")],
             }
@@ -148,8 +168,12 @@ def _svgs(prefix: str, block: Block, drawn: Any) -> list[tuple[str, str, Markup]
     ]
 
 
-def _block(score: str, own: Iterable[Table], panels: Sequence[tuple[str, str, Markup]]) -> dict[str, Any]:
-    """The papers' metrics first, ``folded`` the others; ``minor`` are scores that no paper's table is about."""
+def _block(
+    score: str, own: Iterable[Table], panels: Sequence[tuple[str, str, Markup]]
+) -> dict[str, Any]:
+    """The papers' metrics first, ``folded`` the others; ``minor`` are scores that no paper's table
+    is about.
+    """
     made = [table for table in own if table.score == score]
     return {
         "score": score_label(score),
@@ -166,7 +190,9 @@ def _block(score: str, own: Iterable[Table], panels: Sequence[tuple[str, str, Ma
 
 
 def _pictures(names: Iterable[str], images: Images) -> dict[str, str]:
-    """The pictures found, by name, as data URIs, all as large as they can be within ``PICTURE_BYTES``."""
+    """The pictures found, by name, as data URIs, all as large as they can be within
+    ``PICTURE_BYTES``.
+    """
     found = {name: picture for name in names if name and (picture := _thumbnail(name, images))}
     for size in PICTURE_SIZES:
         uris = {name: _data_uri(picture, size) for name, picture in found.items()}
@@ -183,7 +209,14 @@ def _thumbnail(name: str, images: Images) -> Image.Image | None:
             return None
         picture = picture.convert("RGB")
         picture.thumbnail((PICTURE_SIZES[0], PICTURE_SIZES[0]))
-    except (LiveEditError, LookupError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (
+        LiveEditError,
+        LookupError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ):
         return None
     return picture
 

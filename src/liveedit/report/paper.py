@@ -3,10 +3,11 @@
 - LiveEdit's Table 1: a row per (edits, editor); Rel, T-Gen, I-Gen (there M-Gen), T-Loc, I-Loc (there M-Loc), Average.
 - VLKEB's Table 2: a row an editor, a table for each N (there one edit); Rel, T-Gen, I-Gen, T-Loc, I-Loc, Port.
 
-Each comes in two scores, token accuracy and exact match. The papers do not mean the same by locality, and each table
-has its own paper's: the first counts the best token at the answer's positions, the second at all positions the best
-token for text and the ten best by rank for images. ± is half the width of the 95 % interval; what it is in LiveEdit's
-Table 1 the paper does not say. The best of several editors at one N is bold.
+Each comes in two scores, token accuracy and exact match. The papers do not mean the same by
+locality, and each table has its own paper's: the first counts the best token at the answer's
+positions, the second at all positions the best token for text and the ten best by rank for images.
+± is half the width of the 95 % interval; what it is in LiveEdit's Table 1 the paper does not say.
+The best of several editors at one N is bold.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,11 @@ def liveedit_tables(summary: Summary, score: str) -> list[Table]:
 
 def vlkeb_tables(summary: Summary, score: str) -> list[Table]:
     """VLKEB's Table 2 in one score, for each benchmark, protocol and N."""
-    locality = {"text_locality": "top1_kept", "image_locality": "top10_rank"} if score == "token_accuracy" else {}
+    locality = (
+        {"text_locality": "top1_kept", "image_locality": "top10_rank"}
+        if score == "token_accuracy"
+        else {}
+    )
     columns = [(metric, locality.get(metric, score), label(metric)) for metric in AVERAGED]
     columns += [(PORT, score, "Port")]
     found = []
@@ -61,15 +66,32 @@ def vlkeb_tables(summary: Summary, score: str) -> list[Table]:
         for edits, lines in groupby(whole.lines, lambda line: line.edits):
             title = f"{whole.title}, {whole.size} = {edits:,}"
             found.append(
-                Table(whole.kind, title, whole.note, data, protocol, score, whole.columns, tuple(lines), whole.size)
+                Table(
+                    whole.kind,
+                    title,
+                    whole.note,
+                    data,
+                    protocol,
+                    score,
+                    whole.columns,
+                    tuple(lines),
+                    whole.size,
+                )
             )
     return found
 
 
 def _table(
-    summary: Summary, data: str, protocol: str, score: str, columns: Sequence[tuple[str, str, str]], note: str
+    summary: Summary,
+    data: str,
+    protocol: str,
+    score: str,
+    columns: Sequence[tuple[str, str, str]],
+    note: str,
 ) -> Table:
-    """The (metric, score, heading) ``columns``, a line per (edits, editor) that has a number in one of them."""
+    """The (metric, score, heading) ``columns``, a line per (edits, editor) that has a number in one
+    of them.
+    """
     numbers = {
         (row["edits"], row["editor"], row["metric"], row["score"]): row
         for row in summary["rows"]
@@ -82,10 +104,17 @@ def _table(
         return Cell(name, row["value"], row["low"], row["high"]) if row else Cell(name)
 
     lines = [
-        Line(*key, tuple(cell(*key, name, *column[:2]) for name, column in zip(names, columns, strict=True)))
+        Line(
+            *key,
+            tuple(
+                cell(*key, name, *column[:2]) for name, column in zip(names, columns, strict=True)
+            ),
+        )
         for key in dict.fromkeys(key[:2] for key in numbers)
     ]
-    held = best_marked([line for line in lines if any(cell.value is not None for cell in line.cells)])
+    held = best_marked(
+        [line for line in lines if any(cell.value is not None for cell in line.cells)]
+    )
     title = f"{data}: {titled(score_label(score), protocol)}"
     named = tuple(zip(names, (heading for *_, heading in columns), strict=True))
     note = f"Percent, ± half the width of the 95 % interval. {note}"
@@ -102,7 +131,9 @@ def paper_files(summary: Summary) -> dict[str, bytes]:
     for paper, made_of in papers.items():
         for score in LOCALITY:
             made, name = made_of(summary, score), f"{paper}-{score.replace('_', '-')}"
-            contents[f"{name}.md"] = "\n".join(markdown_table(table, _plus_minus) for table in made).encode()
+            contents[f"{name}.md"] = "\n".join(
+                markdown_table(table, _plus_minus) for table in made
+            ).encode()
             contents[f"{name}.csv"] = csv_text(made).encode()
             contents[f"{name}.tex"] = "\n".join(map(latex, made)).encode()
     return contents
@@ -116,9 +147,15 @@ def _plus_minus(cell: Cell) -> str:
 def latex(table: Table) -> str:
     """``table`` as a LaTeX table, for which the preamble has to load booktabs."""
     by_size = [list(lines) for _, lines in groupby(table.lines, lambda line: line.edits)]
-    groups = ["".join(f"{_latex_line(line, i == 0)}\n" for i, line in enumerate(lines)) for lines in by_size]
+    groups = [
+        "".join(f"{_latex_line(line, i == 0)}\n" for i, line in enumerate(lines))
+        for lines in by_size
+    ]
     body = "\\midrule\n".join(groups)
-    head = [_latex(heading) for heading in (table.size, "Editor", *(heading for _, heading in table.columns))]
+    head = [
+        _latex(heading)
+        for heading in (table.size, "Editor", *(heading for _, heading in table.columns))
+    ]
     return (
         "\\begin{table}\n\\centering\n"
         f"\\caption{{{_latex(f'{table.title}. {table.note}')}}}\n"
@@ -146,6 +183,11 @@ def _latex(text: str) -> str:
 
 _LATEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$"}
+    | {
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+        "±": "$\\pm$",
+    }
     | {"<": "\\textless{}", ">": "\\textgreater{}", "–": "--"}
 )

@@ -1,9 +1,11 @@
-"""From records to numbers: every score of each metric with its interval, firing, forgetting, and what it cost.
+"""From records to numbers: every score of each metric with its interval, firing, forgetting, and
+what it cost.
 
-:mod:`liveedit.report.columns` says what one record is worth; here are means over probes. ``average`` is the mean of the
-papers' five metrics. Intervals are 95 % percentile bootstraps over cases, since the probes of a case share its edit.
-Several seeds are pooled: each resample draws seeds with replacement, and of each drawn seed as many cases as it has.
-All metrics of a group, and all editors tested on equally many cases of the same seeds, share the resamples.
+:mod:`liveedit.report.columns` says what one record is worth; here are means over probes.
+``average`` is the mean of the papers' five metrics. Intervals are 95 % percentile bootstraps over
+cases, since the probes of a case share its edit. Several seeds are pooled: each resample draws
+seeds with replacement, and of each drawn seed as many cases as it has. All metrics of a group, and
+all editors tested on equally many cases of the same seeds, share the resamples.
 """
 
 import json
@@ -69,7 +71,9 @@ class _Group(TypedDict):
 
 
 class ScoreRow(_Group):
-    """One score of one metric: ``value`` in 0..1 with its interval, over ``n`` probes of ``seeds`` seeds."""
+    """One score of one metric: ``value`` in 0..1 with its interval, over ``n`` probes of ``seeds``
+    seeds.
+    """
 
     metric: str
     score: str
@@ -81,7 +85,9 @@ class ScoreRow(_Group):
 
 
 class FiringRow(_Group):
-    """Shares of ``n`` probes where any expert fired and where one of the own edit did; mean experts a probe."""
+    """Shares of ``n`` probes where any expert fired and where one of the own edit did; mean experts
+    a probe.
+    """
 
     metric: str
     fired: float
@@ -91,7 +97,9 @@ class FiringRow(_Group):
 
 
 class CostRow(_Group):
-    """Mean seconds and bytes an edit, mean seconds a query, largest peak memory in bytes (0 if it was not measured)."""
+    """Mean seconds and bytes an edit, mean seconds a query, largest peak memory in bytes (0 if it
+    was not measured).
+    """
 
     edit_seconds: float
     edit_bytes: float
@@ -100,7 +108,9 @@ class CostRow(_Group):
 
 
 class ForgettingRow(TypedDict):
-    """Reliability of the edits after which ``later`` more were made, the mean of its class of :data:`LATER`."""
+    """Reliability of the edits after which ``later`` more were made, the mean of its class of
+    :data:`LATER`.
+    """
 
     data: str
     protocol: str
@@ -123,19 +133,25 @@ class Summary(TypedDict):
 
 
 def metric_order(metric: str) -> tuple[int, str]:
-    """Sort key: the papers' metrics as in their tables, then the others that are known, then the rest by name."""
+    """Sort key: the papers' metrics as in their tables, then the others that are known, then the
+    rest by name.
+    """
     return (_ORDER.index(metric) if metric in _ORDER else len(_ORDER)), metric
 
 
 def summary(records: Iterable[Record]) -> Summary:
-    """The numbers of ``records``, which are gone through once. Raises :class:`BadInput` where there is none."""
+    """The numbers of ``records``, which are gone through once. Raises :class:`BadInput` where there
+    is none.
+    """
     return summarised(columns(records))
 
 
 def summarised(table: Columns) -> Summary:
-    """Scores, firing and cost of every (data, protocol, edits, editor), in this order, and forgetting.
+    """Scores, firing and cost of every (data, protocol, edits, editor), in this order, and
+    forgetting.
 
-    The same records in any order give the same summary. Raises :class:`BadInput` where there is no record.
+    The same records in any order give the same summary. Raises :class:`BadInput` where there is no
+    record.
     """
     if not len(table.rows):
         raise BadInput("there is no record to report: run an evaluation to its first finished case")
@@ -153,21 +169,30 @@ def _groups(table: Columns) -> Iterator[tuple[_Group, np.ndarray]]:
     names = ("data", "protocol", "edits", "editor")
     new = np.logical_or.reduce([table.rows[name][1:] != table.rows[name][:-1] for name in names])
     for rows in np.split(table.rows, np.flatnonzero(new) + 1):
-        data, protocol, editor = (table.named(name, rows[0][name]) for name in ("data", "protocol", "editor"))
+        data, protocol, editor = (
+            table.named(name, rows[0][name]) for name in ("data", "protocol", "editor")
+        )
         yield _Group(data=data, protocol=protocol, edits=int(rows[0]["edits"]), editor=editor), rows
 
 
 def _by_metric(table: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Where in ``rows`` each metric is, in the order of the tables."""
-    found = {table.named("metric", code): np.flatnonzero(rows["metric"] == code) for code in np.unique(rows["metric"])}
+    found = {
+        table.named("metric", code): np.flatnonzero(rows["metric"] == code)
+        for code in np.unique(rows["metric"])
+    }
     return {metric: found[metric] for metric in sorted(found, key=metric_order)}
 
 
 _Column = tuple[str, str]
 
 
-def _score_rows(group: _Group, rows: np.ndarray, metrics: Mapping[str, np.ndarray]) -> list[ScoreRow]:
-    means, totals = _resampled(rows, {(m, score): (at, rows[score]) for m, at in metrics.items() for score in SCORES})
+def _score_rows(
+    group: _Group, rows: np.ndarray, metrics: Mapping[str, np.ndarray]
+) -> list[ScoreRow]:
+    means, totals = _resampled(
+        rows, {(m, score): (at, rows[score]) for m, at in metrics.items() for score in SCORES}
+    )
     for score in SCORES:
         keys = [(metric, score) for metric in AVERAGED]
         if all(key in means for key in keys):
@@ -175,7 +200,14 @@ def _score_rows(group: _Group, rows: np.ndarray, metrics: Mapping[str, np.ndarra
             totals["average", score] = sum(totals[key] for key in keys)
     seeds = len(np.unique(rows["seed"]))
     return [
-        ScoreRow(**group, metric=m, score=score, **_interval(means[m, score]), n=totals[m, score], seeds=seeds)
+        ScoreRow(
+            **group,
+            metric=m,
+            score=score,
+            **_interval(means[m, score]),
+            n=totals[m, score],
+            seeds=seeds,
+        )
         for m, score in sorted(means, key=lambda key: (metric_order(key[0]), SCORES.index(key[1])))
     ]
 
@@ -199,10 +231,11 @@ def _interval(means: np.ndarray) -> _Interval:
 def _resampled(
     rows: np.ndarray, wanted: Mapping[_Key, tuple[np.ndarray, np.ndarray]]
 ) -> tuple[dict[_Key, np.ndarray], dict[_Key, int]]:
-    """Of each column that has a number: the mean over probes with its replicates, (1 + RESAMPLES,), and how many.
+    """Of each column that has a number: the mean over probes with its replicates, (1 + RESAMPLES,),
+    and how many.
 
-    A column is places in ``rows`` and the scores of all ``rows``, NaN where there is none. A replicate that drew no
-    case with such a probe is NaN.
+    A column is places in ``rows`` and the scores of all ``rows``, NaN where there is none. A
+    replicate that drew no case with such a probe is NaN.
     """
     unit, sizes = _units(rows)
     weights = _weights(sizes)
@@ -213,12 +246,18 @@ def _resampled(
             sums[key] = np.bincount(unit[at], scores[at], minlength=sum(sizes))
             counts[key] = np.bincount(unit[at], minlength=sum(sizes))
     with np.errstate(invalid="ignore"):
-        means = (weights @ np.stack([*sums.values()], axis=1)) / (weights @ np.stack([*counts.values()], axis=1))
-    return dict(zip(sums, means.T, strict=True)), {key: int(count.sum()) for key, count in counts.items()}
+        means = (weights @ np.stack([*sums.values()], axis=1)) / (
+            weights @ np.stack([*counts.values()], axis=1)
+        )
+    return dict(zip(sums, means.T, strict=True)), {
+        key: int(count.sum()) for key, count in counts.items()
+    }
 
 
 def _units(rows: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The place of each row's (seed, case) among those of ``rows``, sorted, and the number of cases of each seed."""
+    """The place of each row's (seed, case) among those of ``rows``, sorted, and the number of cases
+    of each seed.
+    """
     _, seed = np.unique(rows["seed"], return_inverse=True)
     cases = int(rows["case"].max()) + 1
     found, unit = np.unique(seed * cases + rows["case"], return_inverse=True)
@@ -227,10 +266,14 @@ def _units(rows: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
 
 @lru_cache(maxsize=4)
 def _weights(sizes: tuple[int, ...]) -> np.ndarray:
-    """How often each case counts, (1 + RESAMPLES, cases of all seeds): once each in the first row, drawn below."""
+    """How often each case counts, (1 + RESAMPLES, cases of all seeds): once each in the first row,
+    drawn below.
+    """
     random = np.random.default_rng(SEED)
     seeds = random.multinomial(len(sizes), [1 / len(sizes)] * len(sizes), size=RESAMPLES)
-    drawn = [random.multinomial(n * times, [1 / n] * n) for n, times in zip(sizes, seeds.T, strict=True)]
+    drawn = [
+        random.multinomial(n * times, [1 / n] * n) for n, times in zip(sizes, seeds.T, strict=True)
+    ]
     return np.vstack([np.ones((1, sum(sizes))), np.hstack(drawn)])
 
 
@@ -258,16 +301,26 @@ def _mean(values: np.ndarray) -> float:
 def _forgetting(table: Columns) -> list[ForgettingRow]:
     """Where the protocol edits on between an edit and its question: "gap" and "stream"."""
     texts = table.texts
-    asked = np.isin(table.rows["protocol"], [i for i, name in enumerate(texts["protocol"]) if name != "windows"])
-    asked &= np.isin(table.rows["metric"], [i for i, name in enumerate(texts["metric"]) if name == "reliability"])
+    asked = np.isin(
+        table.rows["protocol"], [i for i, name in enumerate(texts["protocol"]) if name != "windows"]
+    )
+    asked &= np.isin(
+        table.rows["metric"], [i for i, name in enumerate(texts["metric"]) if name == "reliability"]
+    )
     rows = table.rows[asked]
     found: list[ForgettingRow] = []
-    for data, protocol, editor in sorted({(int(r["data"]), int(r["protocol"]), int(r["editor"])) for r in rows}):
-        own = rows[(rows["data"] == data) & (rows["protocol"] == protocol) & (rows["editor"] == editor)]
+    for data, protocol, editor in sorted(
+        {(int(r["data"]), int(r["protocol"]), int(r["editor"])) for r in rows}
+    ):
+        own = rows[
+            (rows["data"] == data) & (rows["protocol"] == protocol) & (rows["editor"] == editor)
+        ]
         member = np.searchsorted(LATER, own["later"], side="right")
         at = {int(number): np.flatnonzero(member == number) for number in np.unique(member)}
         scores = ("token_accuracy", "exact_match")
-        means, totals = _resampled(own, {(number, s): (at[number], own[s]) for number in at for s in scores})
+        means, totals = _resampled(
+            own, {(number, s): (at[number], own[s]) for number in at for s in scores}
+        )
         found += [
             ForgettingRow(
                 data=texts["data"][data],
@@ -286,15 +339,17 @@ def _forgetting(table: Columns) -> list[ForgettingRow]:
 def write_summary(records: Iterable[Record], folder: str | Path) -> Path:
     """Write ``folder/summary.json`` whole or not at all, and return its path.
 
-    Raises :class:`BadInput` where there is no record or the file there is no summary, :class:`StorageError` where
-    writing fails.
+    Raises :class:`BadInput` where there is no record or the file there is no summary,
+    :class:`StorageError` where writing fails.
     """
     content = as_json(summary(records))
     return write_files(folder, {SUMMARY: content}, ours=is_report(folder)) / SUMMARY
 
 
 def is_report(folder: str | Path) -> bool:
-    """Whether the ``summary.json`` in ``folder`` is a report's, of which older ones bear no other mark."""
+    """Whether the ``summary.json`` in ``folder`` is a report's, of which older ones bear no other
+    mark.
+    """
     try:
         made = json.loads((place(folder) / SUMMARY).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):

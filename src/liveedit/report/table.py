@@ -1,7 +1,8 @@
 """Tables of a summary: one row per (N, editor), as Markdown, CSV or plain rows.
 
-For each benchmark and protocol: a table a score of the papers' metrics, a table a score of all other metrics, how often
-experts fired, what edits and queries cost, and how well early edits are remembered.
+For each benchmark and protocol: a table a score of the papers' metrics, a table a score of all
+other metrics, how often experts fired, what edits and queries cost, and how well early edits are
+remembered.
 """
 
 import csv
@@ -106,9 +107,11 @@ def score_label(score: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number of a table: ``column`` names what it is, ``low`` and ``high`` its interval if it has one.
+    """A number of a table: ``column`` names what it is, ``low`` and ``high`` its interval if it has
+    one.
 
-    ``value`` is ``None`` where nothing was measured. ``best`` marks the highest score among the editors at one N.
+    ``value`` is ``None`` where nothing was measured. ``best`` marks the highest score among the
+    editors at one N.
     """
 
     column: str
@@ -126,7 +129,11 @@ class Cell:
     @property
     def interval(self) -> str:
         """The interval in percent, ``95.1–98.9``, or nothing."""
-        return "" if self.low is None or self.high is None else f"{100 * self.low:.1f}–{100 * self.high:.1f}"
+        return (
+            ""
+            if self.low is None or self.high is None
+            else f"{100 * self.low:.1f}–{100 * self.high:.1f}"
+        )
 
     @property
     def spread(self) -> float | None:
@@ -145,7 +152,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A heading, the columns after N and editor as (name, heading), and the rows. ``size`` is the heading of N."""
+    """A heading, the columns after N and editor as (name, heading), and the rows. ``size`` is the
+    heading of N.
+    """
 
     kind: Kind
     title: str
@@ -164,14 +173,27 @@ def settings(summary: Summary) -> list[tuple[str, str]]:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """All tables: by benchmark and protocol the papers' metrics, the others, firing, cost, forgetting; no empty one."""
+    """All tables: by benchmark and protocol the papers' metrics, the others, firing, cost,
+    forgetting; no empty one.
+    """
     made = []
     for data, protocol in settings(summary):
-        scores, firing = _own(summary["rows"], data, protocol), _own(summary["firing"], data, protocol)
+        scores, firing = (
+            _own(summary["rows"], data, protocol),
+            _own(summary["firing"], data, protocol),
+        )
         for score in SCORE_LABELS:
             rows = [row for row in scores if row["score"] == score]
-            made.append(_score_table("main", data, protocol, score, [row for row in rows if row["metric"] in MAIN]))
-            made.append(_score_table("other", data, protocol, score, [r for r in rows if r["metric"] not in MAIN]))
+            made.append(
+                _score_table(
+                    "main", data, protocol, score, [row for row in rows if row["metric"] in MAIN]
+                )
+            )
+            made.append(
+                _score_table(
+                    "other", data, protocol, score, [r for r in rows if r["metric"] not in MAIN]
+                )
+            )
         made += _firing_tables(data, protocol, firing)
         made.append(_cost_table(data, protocol, _own(summary["cost"], data, protocol)))
         made.append(_forgetting_table(data, protocol, _own(summary["forgetting"], data, protocol)))
@@ -197,13 +219,23 @@ def titled(title: str, protocol: str) -> str:
     return title if protocol == "windows" else f"{title}, {protocol}"
 
 
-def _score_table(kind: Kind, data: str, protocol: str, score: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _score_table(
+    kind: Kind, data: str, protocol: str, score: str, rows: Sequence[Mapping[str, Any]]
+) -> Table:
     lines = _lines(rows, lambda row: Cell(row["metric"], row["value"], row["low"], row["high"]))
     title = titled(score_label(score), protocol) + (", other probes" if kind == "other" else "")
     seeds = max((row["seeds"] for row in rows), default=1)
     note = f"{INTERVAL_NOTE}{f' of up to {seeds} seeds' if seeds > 1 else ''}."
     return Table(
-        kind, title, note, data, protocol, score, _metric_columns(rows), best_marked(lines), size_heading(protocol)
+        kind,
+        title,
+        note,
+        data,
+        protocol,
+        score,
+        _metric_columns(rows),
+        best_marked(lines),
+        size_heading(protocol),
     )
 
 
@@ -216,13 +248,19 @@ def _firing_tables(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) 
         lines = _lines(rows, lambda row: Cell(row["metric"], row[name], unit=unit))
         note = "Percent of probes." if unit == "percent" else ""
         columns, title = _metric_columns(rows), titled(title, protocol)
-        return Table("firing", title, note, data, protocol, name, columns, lines, size_heading(protocol))
+        return Table(
+            "firing", title, note, data, protocol, name, columns, lines, size_heading(protocol)
+        )
 
     return [table(name, title, unit) for name, (title, unit) in FIRING.items()]
 
 
 def _cost_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    shown = {name: heading for name, heading in COST.items() if name != "peak_bytes" or any(r[name] for r in rows)}
+    shown = {
+        name: heading
+        for name, heading in COST.items()
+        if name != "peak_bytes" or any(r[name] for r in rows)
+    }
     lines = tuple(
         Line(
             row["edits"],
@@ -233,7 +271,9 @@ def _cost_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> 
     )
     columns = tuple((name, heading) for name, (heading, _) in shown.items())
     title, note = titled("Time and memory", protocol), "Means, as measured in this run."
-    return Table("cost", title, note, data, protocol, "cost", columns, lines, size_heading(protocol))
+    return Table(
+        "cost", title, note, data, protocol, "cost", columns, lines, size_heading(protocol)
+    )
 
 
 def _forgetting_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -242,25 +282,48 @@ def _forgetting_table(data: str, protocol: str, rows: Sequence[Mapping[str, Any]
     for row in sorted(rows, key=lambda row: float(row["later"])):
         cell = Cell(row["score"], row["value"], row["low"], row["high"])
         held.setdefault((round(row["later"]), row["editor"]), {})[row["score"]] = cell
-    lines = [Line(*key, tuple(cells.get(name, Cell(name)) for name in REMEMBERED)) for key, cells in held.items()]
+    lines = [
+        Line(*key, tuple(cells.get(name, Cell(name)) for name in REMEMBERED))
+        for key, cells in held.items()
+    ]
     title, columns = titled("Reliability after later edits", protocol), tuple(REMEMBERED.items())
     note = f"{INTERVAL_NOTE}."
-    return Table("forgetting", title, note, data, protocol, "forgetting", columns, best_marked(lines), "Later edits")
+    return Table(
+        "forgetting",
+        title,
+        note,
+        data,
+        protocol,
+        "forgetting",
+        columns,
+        best_marked(lines),
+        "Later edits",
+    )
 
 
 def _metric_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
-    return tuple((metric, label(metric)) for metric in sorted({row["metric"] for row in rows}, key=metric_order))
+    return tuple(
+        (metric, label(metric))
+        for metric in sorted({row["metric"] for row in rows}, key=metric_order)
+    )
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], Cell]) -> tuple[Line, ...]:
-    """A line per (edits, editor); where an editor lacks a metric that another has, its cell is empty."""
+def _lines(
+    rows: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], Cell]
+) -> tuple[Line, ...]:
+    """A line per (edits, editor); where an editor lacks a metric that another has, its cell is
+    empty.
+    """
     columns = [name for name, _ in _metric_columns(rows)]
 
     def line(edits: int, editor: str, members: Iterable[Mapping[str, Any]]) -> Line:
         cells = {row["metric"]: cell(row) for row in members}
         return Line(edits, editor, tuple(cells.get(column, Cell(column)) for column in columns))
 
-    return tuple(line(*key, members) for key, members in groupby(rows, lambda row: (row["edits"], row["editor"])))
+    return tuple(
+        line(*key, members)
+        for key, members in groupby(rows, lambda row: (row["edits"], row["editor"]))
+    )
 
 
 def best_marked(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -269,7 +332,11 @@ def best_marked(lines: Sequence[Line]) -> tuple[Line, ...]:
     for _, group in groupby(lines, lambda line: line.edits):
         rivals = list(group)
         columns = zip(*(line.cells for line in rivals), strict=True)
-        cells = zip(*map(_best_of, columns), strict=True) if len(rivals) > 1 else (line.cells for line in rivals)
+        cells = (
+            zip(*map(_best_of, columns), strict=True)
+            if len(rivals) > 1
+            else (line.cells for line in rivals)
+        )
         marked += [replace(line, cells=tuple(row)) for line, row in zip(rivals, cells, strict=True)]
     return tuple(marked)
 
@@ -295,9 +362,14 @@ def markdown_table(table: Table, cell_text: Callable[[Cell], str] | None = None)
     """One table under its title; ``cell_text`` writes a cell, if not as value and interval."""
     head = [table.size, "Editor", *(heading for _, heading in table.columns)]
     rule = ["---:", ":---", *("---:" for _ in table.columns)]
-    body = [[f"{line.edits:,}", line.editor, *map(cell_text or _markdown_cell, line.cells)] for line in table.lines]
+    body = [
+        [f"{line.edits:,}", line.editor, *map(cell_text or _markdown_cell, line.cells)]
+        for line in table.lines
+    ]
     rows = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (head, rule, *body)]
-    return "\n".join([f"### {table.title}\n", *([f"{table.note}\n"] if table.note else []), *rows, ""])
+    return "\n".join(
+        [f"### {table.title}\n", *([f"{table.note}\n"] if table.note else []), *rows, ""]
+    )
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -311,23 +383,28 @@ def _escaped(text: str) -> str:
 
 
 def csv_text(made: Iterable[Table]) -> str:
-    """The tables as one CSV sheet: a row per (data, protocol, score, N, editor), a column a metric, scores in percent.
+    """The tables as one CSV sheet: a row per (data, protocol, score, N, editor), a column a metric,
+    scores in percent.
 
-    Each score has ``low`` and ``high`` beside it. The rows ``fired``, ``own`` (percent) and ``experts`` tell of firing,
-    ``cost`` of seconds and bytes, ``forgetting`` of reliability, where N is the number of later edits, each in columns
-    of their own names.
+    Each score has ``low`` and ``high`` beside it. The rows ``fired``, ``own`` (percent) and
+    ``experts`` tell of firing, ``cost`` of seconds and bytes, ``forgetting`` of reliability, where
+    N is the number of later edits, each in columns of their own names.
     """
     sheet: dict[tuple[str, str, str, int, str], dict[str, str]] = {}
     for table in made:
         for line in table.lines:
             key = table.data, table.protocol, table.score, line.edits, line.editor
-            names = dict(zip(("data", "protocol", "score", "edits", "editor"), map(str, key), strict=True))
+            names = dict(
+                zip(("data", "protocol", "score", "edits", "editor"), map(str, key), strict=True)
+            )
             sheet.setdefault(key, names).update(
                 _csv_numbers(line, intervals=table.kind in ("main", "other", "forgetting"))
             )
     out = io.StringIO()
     writer = csv.DictWriter(
-        out, list(dict.fromkeys(name for row in sheet.values() for name in row)), lineterminator="\n"
+        out,
+        list(dict.fromkeys(name for row in sheet.values() for name in row)),
+        lineterminator="\n",
     )
     writer.writeheader()
     writer.writerows(sheet.values())
@@ -349,7 +426,9 @@ def _csv_number(value: float | None, unit: Unit) -> str:
 
 
 def terminal_rows(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The heading and the rows as plain text; in the main tables the interval, in whole percent, stands below."""
+    """The heading and the rows as plain text; in the main tables the interval, in whole percent,
+    stands below.
+    """
     head = [table.size, "Editor", *(heading for _, heading in table.columns)]
     cell = _terminal_cell if table.kind == "main" else lambda cell: cell.text
     return head, [[f"{line.edits:,}", line.editor, *map(cell, line.cells)] for line in table.lines]

@@ -1,0 +1,5 @@
+"""Pinpoint, our own method: the editor and its generator."""
+
+from liveedit.editors.pinpoint.editor import Pinpoint, PinpointConfig
+
+__all__ = ["Pinpoint", "PinpointConfig"]

@@ -1,0 +1,3 @@
+"""Qwen-VL, which transformers does not have: the family, the model, and a converter of its authors'
+files.
+"""

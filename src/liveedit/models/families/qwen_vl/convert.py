@@ -1,0 +1,287 @@
+"""The authors' files of Qwen-VL and Qwen-VL-Chat to a checkpoint that
+:mod:`liveedit.models.families.qwen_vl.modeling` reads.
+
+Read are ``config.json``, ``generation_config.json`` (whose ``chat_format`` tells the two models
+apart), ``qwen.tiktoken`` and the weights by their names, in one file or in shards, as ``.bin`` or
+``.safetensors``. Weights keep their type; the three projections of an attention, one matrix there,
+become three.
+"""
+
+import base64
+import binascii
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, normalizers
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from liveedit.artifacts import check_new, new_folder
+from liveedit.errors import BadInput
+from liveedit.models.families.qwen_vl.family import CHAT, QwenVLProcessor
+from liveedit.models.families.qwen_vl.modeling import QwenVLConfig, QwenVLForConditionalGeneration
+from liveedit.types import expanded
+
+__all__ = ["convert"]
+
+NAMES = (  # theirs to ours, one after the other
+    ("transformer.wte.", "model.language_model.embed_tokens."),
+    ("transformer.ln_f.", "model.language_model.norm."),
+    ("transformer.h.", "model.language_model.layers."),
+    (".ln_1.", ".input_layernorm."),
+    (".ln_2.", ".post_attention_layernorm."),
+    (".attn.c_attn.", ".self_attn.qkv_proj."),
+    (".attn.c_proj.", ".self_attn.o_proj."),
+    (".mlp.w1.", ".mlp.up_proj."),
+    (".mlp.w2.", ".mlp.gate_proj."),
+    (".mlp.c_proj.", ".mlp.down_proj."),
+    ("transformer.visual.transformer.resblocks.", "model.vision_tower.layers."),
+    ("transformer.visual.conv1.", "model.vision_tower.patch_embedding."),
+    ("transformer.visual.positional_embedding", "model.vision_tower.position_embedding"),
+    ("transformer.visual.ln_pre.", "model.vision_tower.pre_layernorm."),
+    ("transformer.visual.attn_pool.", "model.multi_modal_projector."),
+    ("transformer.visual.ln_post.", "model.multi_modal_projector.norm_out."),
+    ("transformer.visual.proj", "model.multi_modal_projector.proj.weight"),
+    (".attn.in_proj_", ".attention.qkv_proj."),
+    ("projector.attn.", "projector.attention."),
+    ("projector.pos_embed", "projector.position_embedding"),
+    ("projector.query", "projector.queries"),
+    ("projector.ln_q.", "projector.norm_queries."),
+    ("projector.ln_kv.", "projector.norm_patches."),
+)
+VISION_NAMES = (  # the same words in a layer of the vision tower
+    (".input_layernorm.", ".layer_norm1."),
+    (".post_attention_layernorm.", ".layer_norm2."),
+    (".attn.in_proj.", ".self_attn.qkv_proj."),
+    (".attn.out_proj.", ".self_attn.out_proj."),
+    (".mlp.c_fc.", ".fc1."),
+    (".mlp.down_proj.", ".fc2."),
+)
+BUFFERS = (".attn.masked_bias", ".attn.bias", "rotary_emb.inv_freq")
+"""What older files hold beside the weights; it is computed anew."""
+ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MARKS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>")
+SPECIAL = (*ENDS, *(f"<|extra_{index}|>" for index in range(205)), *MARKS)
+
+
+def convert(weights: Path, out: Path) -> None:
+    """Write the checkpoint in the folder ``weights`` anew to the folder ``out``, wholly or not at
+    all.
+
+    Takes as much memory as the largest of its files. Raises :class:`BadInput` where a file is
+    missing, broken, or not of a Qwen-VL, and where ``out`` is there already; :class:`StorageError`
+    where writing fails.
+    """
+    check_new(out)
+    with new_folder(out) as part:
+        write(expanded(weights), part)
+
+
+def write(weights: Path, out: Path) -> None:
+    """Configuration, processor and weights, each as transformers writes it."""
+    settings = read_json(weights / "config.json")
+    generation = weights / "generation_config.json"
+    chat = generation.exists() and read_json(generation).get("chat_format") == "chatml"
+    config = configuration(settings, weights)
+    text = tokenizer(weights / "qwen.tiktoken", "<|im_end|>" if chat else "<|endoftext|>")
+    if text.convert_tokens_to_ids("<img>") != settings["visual"].get("image_start_id"):
+        raise BadInput(
+            f"{weights / 'qwen.tiktoken'} is not the vocabulary of this config.json: download both again"
+        )
+    config.image_token_id = text.convert_tokens_to_ids("<imgpad>")
+    size = config.vision_config.image_size
+    pictures = BlipImageProcessorPil(size={"height": size, "width": size})
+    config.save_pretrained(out)
+    QwenVLProcessor(
+        pictures, text, config.image_seq_length, CHAT if chat else None
+    ).save_pretrained(out)
+    stops = text.convert_tokens_to_ids(
+        ["<|im_end|>", "<|im_start|>", "<|endoftext|>"] if chat else ["<|endoftext|>"]
+    )
+    GenerationConfig(eos_token_id=stops, pad_token_id=text.pad_token_id).save_pretrained(out)
+    write_weights(weights, out, config)
+
+
+def configuration(settings: dict[str, Any], weights: Path) -> QwenVLConfig:
+    """Their settings in our names. Raises :class:`BadInput` for another model, or one with options
+    never released.
+    """
+    try:
+        visual, heads = settings["visual"], settings["num_attention_heads"]
+        plain = settings["kv_channels"] * heads == settings["hidden_size"] and settings["no_bias"]
+        if (
+            not plain
+            or settings.get("rotary_pct", 1.0) != 1.0
+            or settings.get("tie_word_embeddings", False)
+        ):
+            raise BadInput(
+                f"{weights} has options that no released Qwen-VL has: convert Qwen-VL or Qwen-VL-Chat"
+            )
+        vision = {
+            "hidden_size": visual["width"],
+            "intermediate_size": int(visual["width"] * visual["mlp_ratio"]),
+            "num_hidden_layers": visual["layers"],
+            "num_attention_heads": visual["heads"],
+            "image_size": visual["image_size"],
+            "patch_size": visual["patch_size"],
+        }
+        text = {
+            "vocab_size": settings["vocab_size"],
+            "hidden_size": settings["hidden_size"],
+            "intermediate_size": settings["intermediate_size"] // 2,  # of the two halves together
+            "num_hidden_layers": settings["num_hidden_layers"],
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "rms_norm_eps": settings["layer_norm_epsilon"],
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": float(settings["rotary_emb_base"]),
+            },
+            "max_position_embeddings": settings["max_position_embeddings"],
+            "seq_length": settings["seq_length"],
+            "use_dynamic_ntk": settings["use_dynamic_ntk"],
+            "use_logn_attn": settings["use_logn_attn"],
+        }
+        return QwenVLConfig(
+            vision_config=vision,
+            text_config=text,
+            image_seq_length=visual.get("n_queries", 256),
+            resampler_heads=visual["output_dim"] // 128,
+            architectures=["QwenVLForConditionalGeneration"],
+        )
+    except (KeyError, TypeError) as error:
+        raise BadInput(
+            f"{weights / 'config.json'} is not that of a Qwen-VL: convert Qwen-VL or Qwen-VL-Chat"
+        ) from error
+
+
+class Vocabulary(TikTokenConverter):  # type: ignore[misc]
+    """``qwen.tiktoken`` as a byte-level BPE: a line a token, base64 of its bytes and its rank."""
+
+    @staticmethod
+    def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
+        """The rank of each token. Raises :class:`BadInput` for a file of another form."""
+        lines = read(Path(tiktoken_url)).splitlines()
+        try:
+            ranks = {
+                base64.b64decode(token, validate=True): int(rank)
+                for token, rank in map(bytes.split, lines)
+            }
+        except (ValueError, binascii.Error) as error:
+            raise BadInput(f"{tiktoken_url} is broken: download it again") from error
+        if sorted(ranks.values()) != list(range(len(lines))) or len(ranks) < 256:
+            raise BadInput(f"{tiktoken_url} is broken: download it again")
+        return ranks
+
+
+def tokenizer(file: Path, end: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a vocabulary; ``end`` is the token that ends an answer."""
+    core = Vocabulary(str(file), pattern=PRETOKENIZE_REGEX).converted()
+    core.normalizer = normalizers.NFC()
+    core.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=end, pad_token="<|endoftext|>")
+
+
+def write_weights(weights: Path, out: Path, config: QwenVLConfig) -> None:
+    """The weights, a file for each of theirs, and the index.
+
+    Raises :class:`BadInput` unless they are those that the model has, in its shapes.
+    """
+    with torch.device("meta"):
+        wanted = QwenVLForConditionalGeneration(config).state_dict()
+    files, places, total = weight_files(weights), dict[str, str](), 0
+    for number, file in enumerate(files, 1):
+        shard = f"model-{number:05}-of-{len(files):05}.safetensors"
+        found = dict[str, Tensor]()
+        for theirs, tensor in load(file).items():
+            if not theirs.endswith(BUFFERS):
+                found |= converted(theirs, tensor, config.vision_config.num_attention_heads)
+        for name, tensor in found.items():
+            if name not in wanted or tensor.shape != wanted[name].shape:
+                raise BadInput(
+                    f"{file} holds {name} {tuple(tensor.shape)}, which this model has not: see its config.json"
+                )
+            places[name], total = shard, total + tensor.nbytes
+        save_file(found, out / shard, {"format": "pt"})
+    if lacking := sorted(set(wanted) - set(places)):
+        raise BadInput(
+            f"{weights} lacks {len(lacking)} weights, {lacking[0]} among them: get all of its files"
+        )
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def converted(name: str, tensor: Tensor, vision_heads: int) -> dict[str, Tensor]:
+    """One of their weights by our names: itself, or the three that it holds."""
+    for theirs, ours in NAMES:
+        name = name.replace(theirs, ours)
+    if "vision_tower" in name:
+        for theirs, ours in VISION_NAMES:
+            name = name.replace(theirs, ours)
+    if ".qkv_proj." in name:
+        if "vision_tower" in name:  # query, key and value of the first head, then of the second …
+            tensor = (
+                tensor.reshape(vision_heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)
+            )
+        parts = zip("qkv", tensor.chunk(3), strict=True)
+        return {name.replace("qkv", letter): part.contiguous() for letter, part in parts}
+    return {name: tensor.T.contiguous() if name.endswith("projector.proj.weight") else tensor}
+
+
+def weight_files(weights: Path) -> list[Path]:
+    """The files that hold the weights, by the index if there is one."""
+    for index in sorted(weights.glob("*.index.json")):
+        return [weights / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (weights / name).exists():
+            return [weights / name]
+    raise BadInput(
+        f"{weights} holds no weights: give the folder with pytorch_model.bin.index.json and its files"
+    )
+
+
+def load(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file."""
+    if not file.exists():
+        raise BadInput(f"{file} is missing: get all of the checkpoint's files")
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        return dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        raise BadInput(f"{file} is broken: download it again") from error
+
+
+def read(file: Path) -> bytes:
+    """The bytes of a file."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"cannot read {file} ({error.strerror}): get all of the checkpoint's files"
+        ) from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        return dict(json.loads(read(file)))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{file} is broken: download it again") from error

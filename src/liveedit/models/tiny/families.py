@@ -1,0 +1,285 @@
+"""Random tiny VLMs of every family, made from real configurations without any download: for tests
+and first steps.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from liveedit.models.families.minigpt4.family import CHAT as MINIGPT4_CHAT
+from liveedit.models.families.minigpt4.family import (
+    IMAGE_TOKEN,
+    MiniGPT4Config,
+    MiniGPT4ForConditionalGeneration,
+    MiniGPT4Processor,
+)
+from liveedit.models.families.mplug_owl2 import family as mplug_owl2
+from liveedit.models.families.mplug_owl2.modeling import (
+    MPlugOwl2Config,
+    MPlugOwl2ForConditionalGeneration,
+)
+from liveedit.models.families.qwen2_vl import Qwen2VLProcessor
+from liveedit.models.families.qwen_vl.family import CHAT as QWEN_VL_CHAT
+from liveedit.models.families.qwen_vl.family import QwenVLProcessor
+from liveedit.models.families.qwen_vl.modeling import QwenVLConfig, QwenVLForConditionalGeneration
+from liveedit.models.patch import output_embedding
+from liveedit.models.vlm import VLM
+from liveedit.settings import check_seed
+
+__all__ = ["TinyFamily", "tiny"]
+
+TinyFamily = Literal["llava", "blip2", "minigpt4", "mplug_owl2", "qwen2_vl", "qwen_vl"]
+
+WIDTH, LAYERS, HEADS = 32, 4, 4
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SENTENCES = [  # what the tokenizer's merges are learnt from
+    "What is the country with this flag? The answer is: Japan",
+    "Which film is represented in this image? The name of the film is Casablanca",
+    "who sang the song that was the title of the movie",
+]
+CHAT = (  # Qwen2-VL's template for one turn
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
+    """A VLM of the family with random weights drawn from ``seed``: 4 layers of width 32, a
+    byte-level tokenizer.
+
+    The processor and the configuration are of the family's real classes, so what works here works
+    on a checkpoint. ``family`` may also be any other model type that transformers knows, read as
+    :mod:`liveedit.models.tiny.shrink` says. The random state of torch is left as it was. Raises
+    :class:`BadInput` for a seed beyond 32 bits.
+    """
+    from liveedit.models.tiny.shrink import shrink  # which takes its tokenizer from here
+
+    builders: dict[str, Callable[[], tuple[Any, Any]]] = {
+        "llava": llava,
+        "blip2": blip2,
+        "minigpt4": minigpt4,
+        "mplug_owl2": owl2,
+        "qwen2_vl": qwen2_vl,
+        "qwen_vl": qwen_vl,
+    }
+    check_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, processor = builders[family]() if family in builders else shrink(family)
+        spread(model)
+    return VLM(model, processor)
+
+
+@torch.no_grad()
+def spread(model: Any) -> None:
+    """Draw the matrices anew, wide enough that the image and every token of the prompt can be seen
+    in the logits.
+
+    The image token and the mark before it, which no trained model answers with, get a logit of 0:
+    they are never the greedy answer.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    tokens = (
+        getattr(model.config, name, None) for name in ("image_token_id", "vision_start_token_id")
+    )
+    for token in filter(None, tokens):
+        for embedding in (model.get_input_embeddings(), output_embedding(model)):
+            embedding.weight[token:][:1] = 0.0  # which may have no row
+
+
+def tokenizer(
+    bos: str | None, special: list[str], size: int = 360, **marks: str
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that reads any text; puts ``bos``, if any, in front. ``special`` begins with
+    EOS and padding.
+
+    ``size`` bounds the vocabulary, ``marks`` are special tokens by the name that a processor asks
+    for them.
+    """
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    names = list(dict.fromkeys([*([bos] if bos else []), *special, *marks.values()]))
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=names, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(SENTENCES, trainer)
+    if bos:
+        begins = [(bos, core.token_to_id(bos))]
+        core.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=begins
+        )
+    ends = {"bos_token": bos, "eos_token": special[0], "pad_token": special[1]}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **ends, extra_special_tokens=marks)
+
+
+def text_settings(text: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What the text configurations of all families share."""
+    ends = {
+        "bos_token_id": text.bos_token_id,
+        "eos_token_id": text.eos_token_id,
+        "pad_token_id": text.pad_token_id,
+    }
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    return {**ends, **sizes, "vocab_size": len(text), "max_position_embeddings": 512}
+
+
+def llava() -> tuple[Any, Any]:
+    """LLaVA: CLIP of 24 pixels in patches of 8, so 9 image tokens, and a Llama."""
+    text = tokenizer("<s>", ["</s>", "<pad>", "<image>"])
+    config = transformers.LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "image_size": 24,
+            "patch_size": 8,
+            **VISION,
+        },
+        text_config={"model_type": "llama", "intermediate_size": 64, **text_settings(text)},
+        image_token_index=text.convert_tokens_to_ids("<image>"),
+    )
+    pictures = CLIPImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+    )
+    processor = transformers.LlavaProcessor(
+        pictures,
+        text,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return transformers.LlavaForConditionalGeneration(config), processor
+
+
+def qformer_settings() -> dict[str, Any]:
+    """What BLIP-2 and MiniGPT-4 share: a ViT of 24 pixels and a Q-Former with 5 queries."""
+    qformer = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    return {
+        "vision_config": {"image_size": 24, "patch_size": 8, **VISION},
+        "qformer_config": {"encoder_hidden_size": 32, "vocab_size": 8, **qformer},
+        "num_query_tokens": 5,
+    }
+
+
+def blip2() -> tuple[Any, Any]:
+    """BLIP-2: a ViT of 24 pixels, a Q-Former with 5 queries and an OPT."""
+    text = tokenizer("</s>", ["</s>", "<pad>", "<image>"])
+    text.image_token = transformers.AddedToken("<image>", normalized=False, special=True)
+    words = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": WIDTH, "dropout": 0.0}
+    config = transformers.Blip2Config(
+        text_config={**words, **text_settings(text)},
+        image_token_index=text.convert_tokens_to_ids("<image>"),
+        **qformer_settings(),
+    )
+    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    processor = transformers.Blip2Processor(pictures, text, num_query_tokens=5)
+    return transformers.Blip2ForConditionalGeneration(config), processor
+
+
+def minigpt4() -> tuple[Any, Any]:
+    """MiniGPT-4: BLIP-2's ViT and Q-Former, a Llama, a chat template."""
+    text = tokenizer("<s>", ["</s>", "<pad>", IMAGE_TOKEN])
+    config = MiniGPT4Config(
+        text_config={"model_type": "llama", "intermediate_size": 64, **text_settings(text)},
+        image_token_index=text.convert_tokens_to_ids(IMAGE_TOKEN),
+        **qformer_settings(),
+    )
+    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    return MiniGPT4ForConditionalGeneration(config), MiniGPT4Processor(
+        pictures, text, 5, MINIGPT4_CHAT
+    )
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    """Qwen2-VL: 1 to 16 image tokens of 16 pixels square each, 3-D rotary positions, a chat
+    template.
+    """
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    text = tokenizer(None, ["<|im_end|>", "<|endoftext|>", "<|im_start|>", *marks])
+    names = {"vision_start_token_id": marks[0], "vision_end_token_id": marks[1]}
+    names |= {"image_token_id": marks[2], "video_token_id": marks[3]}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    config = transformers.Qwen2VLConfig(
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 8,
+            "hidden_size": WIDTH,
+        },
+        text_config={
+            "intermediate_size": 64,
+            "num_key_value_heads": 2,
+            "rope_parameters": rope,
+            **text_settings(text),
+        },
+        **{key: text.convert_tokens_to_ids(name) for key, name in names.items()},
+    )
+    sizes = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+    pictures = Qwen2VLImageProcessorPil(
+        patch_size=8, merge_size=2, temporal_patch_size=2, size=sizes
+    )
+    return transformers.Qwen2VLForConditionalGeneration(config), Qwen2VLProcessor(
+        pictures, text, chat_template=CHAT
+    )
+
+
+def owl2() -> tuple[Any, Any]:
+    """mPLUG-Owl2: CLIP of 24 pixels, 5 + 1 image tokens, a Llama with weights of its own for them."""
+    text = tokenizer("<s>", ["</s>", "<pad>"])
+    config = MPlugOwl2Config(
+        vision_config={"image_size": 24, "patch_size": 8, "layer_norm_eps": 1e-6, **VISION},
+        text_config={"intermediate_size": 64, **text_settings(text)},
+        image_token_id=len(text),
+        num_query_tokens=5,
+        abstractor_layers=2,
+        abstractor_heads=2,
+        abstractor_intermediate_size=48,
+    )
+    text.add_special_tokens({"extra_special_tokens": [mplug_owl2.IMAGE]})
+    pictures = mplug_owl2.MPlugOwl2ImageProcessor(
+        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+    )
+    processor = mplug_owl2.MPlugOwl2Processor(
+        pictures, text, num_image_tokens=6, chat_template=mplug_owl2.CHAT
+    )
+    return MPlugOwl2ForConditionalGeneration(config), processor
+
+
+def qwen_vl() -> tuple[Any, Any]:
+    """Qwen-VL: a ViT of 24 pixels in patches of 8, resampled to 4 image tokens, Qwen-VL-Chat's
+    template.
+    """
+    text = tokenizer(
+        None, ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<img>", "</img>", "<imgpad>"]
+    )
+    config = QwenVLConfig(
+        vision_config={"image_size": 24, "patch_size": 8, "num_positions": 4, **VISION},
+        text_config={"intermediate_size": 64, "num_key_value_heads": HEADS, **text_settings(text)},
+        image_token_id=text.convert_tokens_to_ids("<imgpad>"),
+        image_seq_length=4,
+        resampler_heads=HEADS,
+    )
+    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    return QwenVLForConditionalGeneration(config), QwenVLProcessor(pictures, text, 4, QWEN_VL_CHAT)

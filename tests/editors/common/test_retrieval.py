@@ -1,0 +1,117 @@
+"""What memory-based editors share: who belongs to whom, the best edit, and fresh answers in
+training.
+"""
+
+import pytest
+import torch
+from PIL import Image
+
+from liveedit.editors import new_editor
+from liveedit.editors.common.retrieval import NEVER, belonging, best, renewed
+from liveedit.models.batch import IGNORED
+from liveedit.models.tiny import tiny
+from liveedit.types import Case, Probe, Query
+
+SMALL = {
+    "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
+    "recipe": {"key_dim": 16, "layer": 2},
+}
+RED, BLUE = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+EDIT = Query("What is the country with this flag?", "Japan", RED, "red")
+REWORDED, STRANGER = (
+    Query("Name this country.", "Japan", RED, "red"),
+    Query("Who?", "nobody", BLUE, "blue"),
+)
+CASES = [
+    Case(
+        "0",
+        (EDIT,),
+        (Probe("text_generality", REWORDED), Probe("image_locality", STRANGER, "before")),
+    ),
+    Case(
+        "1",
+        (Query("Who?", "Ann", BLUE, "blue"),),
+        (Probe("text_generality", Query("Who is it?", "Bob", BLUE)),),
+    ),
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(e, f) for e in SMALL for f in ("llava", "blip2", "qwen2_vl")],
+    ids="-".join,
+)
+def editor(request):
+    name, family = request.param
+    return new_editor(tiny(family), name, SMALL[name] | {"fresh": 1.0, "eos": True})
+
+
+def test_the_best_edit_above_the_threshold():
+    score = torch.tensor([[0.1, 0.9, 0.3], [0.2, 0.1, 0.4], [NEVER, NEVER, NEVER]])
+    rows, edits, fired = best(score, 0.5)
+    assert (rows, edits) == ([0], [1])
+    assert [[edit for edit, _ in row] for row in fired] == [[1], [], []]
+    assert best(torch.empty(2, 0), 0.5) == ([], [], [[], []])
+
+
+def test_the_rival_of_a_row_is_neither_own_nor_a_stranger(editor):
+    examples = editor.prepare(CASES)
+    names = [("reliability", 0), ("reliability", 1), ("image_locality", 0)]
+    own, rivals = belonging(examples, names, ("image_locality",))
+    assert own.tolist() == [0, 1, -1]
+    assert rivals.tolist() == [[False, False], [False, False], [False, True]]
+
+
+def test_renewed_labels_against_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(-3, 6, (5, 7), generator=generator)
+    fresh = torch.randint(6, 9, (5, 7), generator=generator)
+    fresh[2] = IGNORED
+    expected = labels.tolist()
+    for row, tokens in enumerate(expected):
+        k = 0
+        for at, token in enumerate(tokens):
+            if token >= 0 and token != 4:
+                tokens[at] = token if row == 2 else int(fresh[row, k])
+                k += 1
+    assert renewed(labels, fresh, 4).tolist() == expected
+
+
+def test_fresh_answers_stand_in_the_edit_and_in_all_that_asks_for_it(editor):
+    examples = editor.prepare(CASES)
+    names = [("reliability", 0), ("text_generality", 0), ("reliability", 1), ("text_generality", 1)]
+    names += [("image_locality", 0)] * ("image_locality" in examples[0].inputs)
+    end, special = editor.vlm.tokenizer.eos_token_id, editor.vlm.tokenizer.all_special_ids
+    written = editor.written(examples, names, torch.Generator().manual_seed(0))
+    said = [row[row >= 0].tolist() for row in written.said]
+    assert said[0] != examples[0].answer.tolist()
+    assert len(said[0]) == len(examples[0].answer)
+    assert said[0][-1] == end
+    assert not set(said[0][:-1]) & set(special)
+    assert said[1] == examples[1].answer.tolist(), (
+        "a row wants another answer than the edit: nothing is exchanged"
+    )
+    labels = [row[row >= 0].tolist() for row in written.rows.labels]
+    assert labels[:3] == [said[0], said[0], said[1]]
+    assert written.text[0][written.text[0] >= 0].tolist()[-len(said[0]) :] == said[0]
+    for at, (kind, j) in enumerate(names):
+        before, after = examples[j].inputs[kind], written.rows
+        span, old = before.spans[0], examples[j].inputs[kind].labels
+        expected = before.hidden.clone()
+        if at < 2:
+            expected += (
+                editor.words(after.labels[at : at + 1, : old.shape[1]]) - editor.words(old)
+            ) * (old >= 0)[..., None]
+        torch.testing.assert_close(after.hidden[at : at + 1, span.start : span.stop], expected)
+
+
+def test_without_a_share_no_answer_is_exchanged(editor):
+    plain = new_editor(editor.vlm, editor.name, SMALL[editor.name] | {"eos": True})
+    examples = plain.prepare(CASES)
+    names = [("reliability", 0), ("reliability", 1)]
+    written = plain.written(examples, names, torch.Generator())
+    assert [row[row >= 0].tolist() for row in written.said] == [
+        example.answer.tolist() for example in examples
+    ]
+    real = examples[0].inputs["reliability"].hidden
+    assert torch.equal(written.rows.hidden[:1, : real.shape[1]], real)

@@ -1,0 +1,88 @@
+"""Gemma 3n: the states of a token stand side by side wherever an editor reads or changes them."""
+
+import pytest
+import torch
+from transformers import MODEL_MAPPING, Gemma3nVisionConfig
+
+from liveedit.models.conformance.contract import QUERIES, Routed, close, real, rows_close
+from liveedit.models.patch import Patch, in_a_stack, side_by_side
+from liveedit.models.tiny import tiny
+from liveedit.models.vlm import VLM
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return tiny("gemma3n")
+
+
+class First(Patch):
+    """Adds to the first state of every token alone."""
+
+    def __init__(self, site, width):
+        self.site, self.width, self.shape = site, width, None
+
+    def bind(self, batch):
+        def act(states):
+            self.shape = states.shape
+            changed = states.clone()
+            changed[..., : self.width] += 1
+            return changed
+
+        return {self.site: act}
+
+
+def test_states_stand_side_by_side():
+    stack = torch.randn(4, 2, 3, 5)
+    flat = side_by_side(stack)
+    assert torch.equal(flat[1, 2], torch.cat([stack[number, 1, 2] for number in range(4)]))
+    assert torch.equal(in_a_stack(flat, 5), stack)
+    assert side_by_side(flat) is flat
+
+
+@pytest.mark.parametrize("site", ["layers.1", "layers.2@input"])
+def test_a_patch_acts_on_one_state_of_a_token(vlm, site):
+    batch, width = vlm.encode(QUERIES), vlm.hidden_size
+    hidden, patch = vlm.hidden(batch, 1), First(site, width)
+    with vlm.patched(patch):
+        logits = vlm.logits(batch)
+    assert patch.shape == (*batch.labels.shape, 4 * width)
+    hidden.hidden[..., :width] += 1
+    rows_close(
+        real(vlm.resume(1, hidden), batch.spans),
+        real(logits, batch.spans),
+        "the first state changed",
+    )
+
+
+def test_rows_that_were_padded_on_the_left_keep_their_positions(vlm):
+    batch = vlm.encode(QUERIES, padding_side="left")
+    logits = real(vlm.logits(batch), batch.spans)
+    rows = vlm.hidden(batch, 2).rows()
+    assert rows[1].position_ids[0, 0] > 0
+    rows_close([vlm.resume(2, row)[0] for row in rows], logits, "rows without their padding")
+
+
+def test_what_its_tower_puts_out_is_not_scaled_twice(vlm):
+    batch = vlm.encode(QUERIES)
+    logits = vlm.logits(batch)
+    with vlm.vision_once():
+        for _ in range(2):
+            assert torch.equal(vlm.logits(batch), logits)
+
+
+def test_it_goes_on_from_within_in_bfloat16():
+    half = tiny("gemma3n")
+    half = VLM(half.model.bfloat16(), half.processor)
+    batch = half.encode(QUERIES)
+    with half.patched(Routed(3)):
+        for layer in range(3):
+            close(
+                half.resume(layer, half.hidden(batch, layer)),
+                half.logits(batch),
+                f"resume from layer {layer}",
+            )
+
+
+def test_the_tower_in_place_of_timms_is_for_tiny_models_alone(vlm):
+    assert type(vlm.model.model.vision_tower).__name__ == "Tower"
+    assert MODEL_MAPPING[Gemma3nVisionConfig].__name__ == "TimmWrapperModel"
