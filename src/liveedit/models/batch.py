@@ -141,8 +141,40 @@ def predicting(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:] != IGNORED, (0, 1))
 
 
+class AnswerRows:
+    """Rows with an answer each: which of their tokens are the prompt, and which predict the answer."""
+
+    __slots__ = ()
+    labels: Tensor
+    spans: list[Spans]
+
+    def answer_positions(self) -> Tensor:
+        """The positions, boolean (B, T), whose logits predict the answer's tokens: one left of each."""
+        return predicting(self.labels)
+
+    def answer_tokens(self) -> Tensor:
+        """The answers' token ids (N,), row after row: the labels of :meth:`answer_positions`."""
+        return self.labels.roll(-1, 1)[self.answer_positions()]
+
+    def answer_rows(self) -> Tensor:
+        """The row (N,) of each of :meth:`answer_tokens`."""
+        return self.answer_positions().nonzero()[:, 0]
+
+    def prompt_tokens(self) -> Tensor:
+        """The tokens before the answer, boolean (B, T): image included, padding excluded."""
+        columns = torch.arange(self.labels.shape[1], device=self.labels.device)
+        starts = columns.new_tensor([span.start for span in self.spans])[:, None]
+        stops = columns.new_tensor([span.prompt[1] for span in self.spans])[:, None]
+        return (starts <= columns) & (columns < stops)
+
+    def last_prompt_tokens(self) -> Tensor:
+        """The column (B,) of each row's last prompt token, which predicts the answer's first."""
+        last = [span.prompt[1] - 1 for span in self.spans]
+        return torch.tensor(last, device=self.labels.device)
+
+
 @dataclass(slots=True)
-class Batch:
+class Batch(AnswerRows):
     """Encoded queries.
 
     ``inputs`` is what the Hugging Face model takes, opaque but for ``input_ids`` and
@@ -166,12 +198,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.spans)
-
-    def answer_positions(self) -> Tensor:
-        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of
-        them.
-        """
-        return predicting(self.labels)
 
     def fired_by(self, patch: "Patch") -> list[list[Firing]]:
         """For each row the edits of a patch that took part, with their weights, the heaviest first."""
@@ -274,7 +300,7 @@ def longer(span: Spans, count: int) -> Spans:
 
 
 @dataclass(slots=True)
-class HiddenBatch:
+class HiddenBatch(AnswerRows):
     """What the text decoder holds after one of its layers: enough to run the layers above, without
     image or HF inputs.
 
@@ -291,12 +317,6 @@ class HiddenBatch:
 
     def __len__(self) -> int:
         return len(self.spans)
-
-    def answer_positions(self) -> Tensor:
-        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of
-        them.
-        """
-        return predicting(self.labels)
 
     def to(self, device: torch.device | str) -> "HiddenBatch":
         """The same values on ``device``."""
