@@ -64,6 +64,11 @@ class Spans:
         """One past the row's last token that is not padding."""
         return self.answer[1]
 
+    @property
+    def has_image(self) -> bool:
+        """Whether the row has image tokens."""
+        return self.image[0] < self.image[1]
+
     def shift(self, offset: int) -> "Spans":
         """The same parts in a row that stands ``offset`` tokens further to the right."""
         parts = (self.before, self.image, self.prompt, self.answer)

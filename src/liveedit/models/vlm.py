@@ -31,6 +31,7 @@ from liveedit.models.conformance.contract import LOADING, probe
 from liveedit.models.detours import detour, mine
 from liveedit.models.encoder import Encoder, PromptFormat
 from liveedit.models.greedy import greedy
+from liveedit.models.module_names import ModuleNames
 from liveedit.models.patch import Patch, main_output, output_embedding, overrides
 from liveedit.models.processor import completed
 from liveedit.models.quantisation import Bits, check_changeable, quantization, settle
@@ -119,6 +120,8 @@ class VLM(Encoder, metaclass=Family):
     """
     connector_path: ClassVar[str] = "model.multi_modal_projector"
     """What connects the vision tower to the text decoder."""
+    module_names: ClassVar[ModuleNames] = ModuleNames()
+    """The names of the modules that editors act on, in the layers of the text decoder."""
     layer_outputs: int = 0
     """How many things a layer of the decoder puts out in a tuple, its states first; 0 where it puts
     out these alone.

@@ -6,8 +6,9 @@ metric that the editor is trained on.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from liveedit.models.batch import HiddenBatch
@@ -23,6 +24,7 @@ __all__ = [
     "detached_row",
     "first_probes",
     "row_names",
+    "same_fact",
 ]
 
 CHUNK = 32
@@ -56,18 +58,20 @@ class Example:
     description: str = ""
 
 
+X = TypeVar("X", bound=Example)
+
+
 @dataclass(frozen=True, slots=True)
-class TrainingQuery:
+class TrainingQuery(Generic[X]):
     """A query of a training case, its kind, and the example that it belongs to."""
 
-    example: Example
+    example: X
     kind: str
     query: Query
 
 
 def first_probes(case: Case, kinds: Sequence[str]) -> dict[str, Query]:
-    """The first probe of a case of each of the ``kinds`` that it has, in the case's last-to-first
-    order."""
+    """The case's first probe of each of the ``kinds``, in reverse order of the case."""
     return {probe.metric: probe.query for probe in reversed(case.probes) if probe.metric in kinds}
 
 
@@ -94,5 +98,18 @@ def row_names(examples: Sequence[Example], kinds: Sequence[str]) -> list[RowName
     """The rows of a batch of examples, those of one kind together, in the order of ``kinds``."""
     names = list[RowName]()
     for kind in kinds:
-        names += [(kind, index) for index, example in enumerate(examples) if kind in example.rows]
+        names += [(kind, index) for index, example in enumerate(examples) if kind in example.facts]
     return names
+
+
+def same_fact(examples: Sequence[Example], names: Sequence[RowName]) -> Tensor:
+    """The edits of *other* examples that edit the very fact that a row asks for, boolean (R, B).
+
+    ``names`` are the R rows. Such an edit is neither the row's own nor an unrelated one.
+    """
+    found = torch.zeros(len(names), len(examples), dtype=torch.bool)
+    for row, (kind, j) in enumerate(names):
+        fact = examples[j].facts[kind]
+        for other, example in enumerate(examples):
+            found[row, other] = bool(fact) and fact == example.facts[EDIT] and other != j
+    return found
