@@ -26,7 +26,7 @@ from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.runinfo import name as image_name
+from liveedit.runinfo import picture_name as image_name
 from liveedit.store.conflicts import Asking, conflicts, said
 from liveedit.store.listing import FILE, Edit, Listing, history, spellings, tidy
 from liveedit.types import Query, check_path, checked, expanded, visible
