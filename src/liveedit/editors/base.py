@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from liveedit.artifacts import place, read_tensors, write_file, write_tensors
+from liveedit.artifacts import read_tensors, resolved_path, write_file, write_tensors
 from liveedit.editors.former_names import renamed
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.batch import HiddenBatch
@@ -255,7 +255,7 @@ class TrainableEditor(Editor):
         written too. Raises :class:`BadInput` for a folder that holds such files of somebody else's,
         or an editor of another method, :class:`StorageError` where writing fails.
         """
-        folder = place(folder)
+        folder = resolved_path(folder)
         again = _written(folder, self.name)
         about = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
         state_of = json.dumps([self.fingerprint, str(dtype), about], sort_keys=True)
@@ -265,7 +265,7 @@ class TrainableEditor(Editor):
             name: tensor.detach().to("cpu", dtype if name in trained else None).clone().contiguous()
             for name, tensor in self.networks().state_dict().items()
         }
-        write_tensors(folder / WEIGHTS, state, {"about": json.dumps(about)}, ours=again)
+        write_tensors(folder / WEIGHTS, state, {"about": json.dumps(about)}, allow_unmarked=again)
         write_file(folder / CONFIG, (json.dumps(about, indent=2) + "\n").encode())
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
