@@ -2,8 +2,9 @@
 
 import pytest
 
-from liveedit.data import BENCHMARKS
+from liveedit.data import BENCHMARKS, load_cases
 from liveedit.data.published.sources import SOURCES
+from liveedit.errors import UnknownName
 from liveedit.registry import resolve
 
 
@@ -19,3 +20,8 @@ def test_only_emblem_ships_with_the_package():
     shipped = [name for name, benchmark in BENCHMARKS.items() if benchmark.files is None]
     assert shipped == ["emblem", "emblem-corrections"]
     assert {benchmark.files for benchmark in BENCHMARKS.values()} == {None, *SOURCES}
+
+
+def test_an_unknown_benchmark_is_named_with_the_nearest():
+    with pytest.raises(UnknownName, match="did you mean emblem"):
+        load_cases("emblen", "test")
