@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from liveedit.data.emblem.wordings import TEXT_RELATIONS, Relation
@@ -192,9 +193,9 @@ class Emblem:
             for entity, row in zip(entities, order, strict=True)
         }
 
-    def _thumbnail(self, entity: Entity) -> "np.typing.NDArray[np.float32]":
+    def _thumbnail(self, entity: Entity) -> NDArray[np.float32]:
         """The mean of an entity's drawings in 12 × 12 pixels, standardised, as a vector."""
         drawings = [self.drawing(artist, entity.id) for artist in entity.artists]
         views = [np.asarray(view.resize((12, 12)), dtype=np.float32) for view in drawings]
-        mean = np.mean(views, axis=0).ravel()
-        return (mean - mean.mean()) / (mean.std() + 1e-6)
+        mean: NDArray[np.float32] = np.mean(views, axis=0).ravel()
+        return np.asarray((mean - mean.mean()) / (mean.std() + 1e-6))
