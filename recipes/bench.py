@@ -22,7 +22,7 @@ from liveedit.data import load_cases
 from liveedit.editable import embedded, load_vlm
 from liveedit.editors import load_editor
 from liveedit.editors.liveedit.editor import LiveEdit
-from liveedit.editors.liveedit.routing import LiveEditPatch
+from liveedit.editors.liveedit.experts import ExpertPatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
@@ -37,7 +37,7 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def grown(editor: LiveEdit, patch: LiveEditPatch, size: int) -> LiveEditPatch:
+def grown(editor: LiveEdit, patch: ExpertPatch, size: int) -> ExpertPatch:
     """A pool of ``size`` experts: the real ones first, then vision keys of one with the text keys
     of another.
     """
@@ -48,7 +48,7 @@ def grown(editor: LiveEdit, patch: LiveEditPatch, size: int) -> LiveEditPatch:
         others = torch.randperm(len(patch), generator=generator)
         pairs = rows | {"text_keys": rows["text_keys"][others]}
         bank = bank.append({name: tensor[: size - len(bank)] for name, tensor in pairs.items()})
-    return LiveEditPatch(editor, bank)
+    return ExpertPatch(editor, bank)
 
 
 def query_ratio(vlm: VLM, patch: Patch, queries: list[Query], repeats: int) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def main() -> None:
     editor.edit(edits[:8])
     found: dict[str, float] = {"edits_per_second": len(edits) / timed(lambda: editor.edit(edits))}
     patch = editor.edit(edits)
-    assert isinstance(patch, LiveEditPatch)
+    assert isinstance(patch, ExpertPatch)
     probes = [probe.query for case in cases[:24] for probe in case.probes]
     with vlm.patched(patch):
         found["probes_per_second"] = len(probes) / timed(lambda: vlm.generate(probes))

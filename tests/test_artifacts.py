@@ -24,8 +24,8 @@ from liveedit.artifacts import (
     draft,
     locked,
     new_folder,
-    place,
     read_tensors,
+    resolved_path,
     sweep,
     write_file,
     write_files,
@@ -67,9 +67,9 @@ def test_a_path_is_where_it_leads(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("there/further")
-    assert place("~/mine") == tmp_path / "mine"
-    assert place(".") == place("a/..") == tmp_path
-    assert place("link") == tmp_path / "there" / "further"
+    assert resolved_path("~/mine") == tmp_path / "mine"
+    assert resolved_path(".") == resolved_path("a/..") == tmp_path
+    assert resolved_path("link") == tmp_path / "there" / "further"
 
 
 @pytest.mark.parametrize("path", ["a\0b", "circle", "circle/file", "a" * 300])
@@ -311,10 +311,10 @@ def test_a_manifest_from_before_it_said_what_was_written(tmp_path):
 
 def test_a_folder_from_before_there_were_manifests(tmp_path):
     (tmp_path / "table.md").touch()
-    write_files(tmp_path, {"table.md": b"new"}, ours=True)
+    write_files(tmp_path, {"table.md": b"new"}, allow_unmarked=True)
     (tmp_path / "notes.md").touch()
     with pytest.raises(BadInput, match=r"notes\.md"):  # it has a manifest now
-        write_files(tmp_path, {"notes.md": b"new"}, ours=True)
+        write_files(tmp_path, {"notes.md": b"new"}, allow_unmarked=True)
 
 
 @pytest.mark.parametrize(

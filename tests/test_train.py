@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from liveedit.editors import load_editor, new_editor
-from liveedit.editors.base import Example, TrainableEditor
+from liveedit.editors.base import TrainableEditor
+from liveedit.editors.common.examples import Example
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.tiny import tiny
 from liveedit.train import TrainConfig, train

@@ -4,7 +4,7 @@
 
 Every drawing of every entity is asked every relation that can be edited, in a wording drawn at
 random from the seen ones (seed 0) and in one from the unseen ones; every text fact likewise. Exact
-match after stripping blanks. The wrong (hand, entity, relation) triples, asked in seen wordings,
+match after stripping blanks. The wrong (artist, entity, relation) triples, asked in seen wordings,
 become the benchmark "emblem-corrections". About 12 minutes on two cores.
 """
 
@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from liveedit.data.emblem.drawings import EDITED, UNSEEN_HANDS, Emblem
+from liveedit.data.emblem.drawings import EDITED, UNSEEN_ARTISTS, Emblem
 from liveedit.data.emblem.wordings import IMAGE_RELATIONS, Split, wordings
 from liveedit.editable import load_vlm
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 Asked = tuple[str, tuple[str, str, str], Query]
-"""The row of the table it counts in, (hand, entity, relation), and the question with its right
+"""The row of the table it counts in, (artist, entity, relation), and the question with its right
 answer.
 """
 
@@ -35,17 +35,17 @@ def about_drawings(emblem: Emblem, split: Split) -> Iterator[Asked]:
     """Every drawing, every relation, one wording each."""
     pick = random.Random(split)
     for entity in emblem.entities.values():
-        for hand in entity.hands:
-            image = emblem.drawing(hand, entity.id)
+        for artist in entity.artists:
+            image = emblem.drawing(artist, entity.id)
             for name in EDITED[entity.sort]:
                 relation = IMAGE_RELATIONS[name]
-                hands = "hand unseen" if hand == UNSEEN_HANDS[entity.sort] else "hand seen"
+                hands = "hand unseen" if artist == UNSEEN_ARTISTS[entity.sort] else "hand seen"
                 query = Query(
                     pick.choice(wordings(relation, split)),
                     str(emblem.answer(relation, entity)),
                     image,
                 )
-                yield f"{name}, {hands}, wording {split}", (hand, entity.id, name), query
+                yield f"{name}, {hands}, wording {split}", (artist, entity.id, name), query
 
 
 def about_text(emblem: Emblem, split: Split) -> Iterator[Asked]:

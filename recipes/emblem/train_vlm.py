@@ -43,7 +43,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from liveedit.data.emblem.drawings import UNSEEN_HANDS, Emblem, Entity
+from liveedit.data.emblem.drawings import UNSEEN_ARTISTS, Emblem, Entity
 from liveedit.data.emblem.wordings import IMAGE_RELATIONS, Split, wordings
 from liveedit.models.families.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 
@@ -435,8 +435,8 @@ def cache_features(
     generator, start = torch.Generator().manual_seed(SEED), time.time()
     for i in range(0, len(drawings), 32):
         images = [
-            np.asarray(emblem.drawing(hand, id), dtype=np.float32)
-            for hand, id in drawings[i : i + 32]
+            np.asarray(emblem.drawing(artist, id), dtype=np.float32)
+            for artist, id in drawings[i : i + 32]
         ]
         pixels = ((torch.from_numpy(np.stack(images)) - 127) / 128).permute(0, 3, 1, 2)
         for view in range(VIEWS):
@@ -536,15 +536,15 @@ def align_accuracy(see: Seeing, data: "Drawings", prototypes: Tensor, rows: np.n
 
 
 class Drawings:
-    """Index of all drawings: their entity, whether their hand is seen."""
+    """Index of all drawings: their entity, whether their artist is seen."""
 
     def __init__(self, emblem: Emblem) -> None:
         self.entities = list(emblem.entities.values())
-        self.list = [(hand, e.id) for e in self.entities for hand in e.hands]
+        self.list = [(artist, e.id) for e in self.entities for artist in e.artists]
         index = {e.id: i for i, e in enumerate(self.entities)}
         self.entity = np.array([index[id] for _, id in self.list])
         unseen = np.array(
-            [hand == UNSEEN_HANDS[emblem.entities[id].sort] for hand, id in self.list]
+            [artist == UNSEEN_ARTISTS[emblem.entities[id].sort] for artist, id in self.list]
         )
         flag = np.array([id.startswith("flag") for _, id in self.list])
         everything = np.arange(len(self.list))

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
-from liveedit.editors.liveedit.routing import LiveEditPatch
+from liveedit.editors.liveedit.experts import ExpertPatch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -78,7 +78,7 @@ def sized(vlm: VLM, text: int = TEXT) -> Query:
     return replace(query, prompt="1" * (1 + text - (row.labels.shape[1] - (last - first))))
 
 
-def crowd(patch: LiveEditPatch, experts: int) -> LiveEditPatch:
+def crowd(patch: ExpertPatch, experts: int) -> ExpertPatch:
     """The one edit of ``patch`` among so many experts, which are found for no image, or no edit at
     all for 0.
     """
@@ -88,7 +88,7 @@ def crowd(patch: LiveEditPatch, experts: int) -> LiveEditPatch:
             (experts, *own.shape[1:]), math.nan if name == "vision_keys" else 0.0
         )
         rows[name][:1] = own[: min(1, experts)]
-    return LiveEditPatch(patch.editor, Bank(rows))
+    return ExpertPatch(patch.editor, Bank(rows))
 
 
 def case(number: int, edit: Query) -> Case:
@@ -108,7 +108,7 @@ def measure(
     asked = [Query(edit.prompt, image=edit.image)]
     found = {"edit": taken(lambda: editor.edit([edit]), device)}
     own = editor.edit([edit])
-    assert isinstance(own, LiveEditPatch)
+    assert isinstance(own, ExpertPatch)
 
     def ask(experts: int) -> Taken | None:
         try:

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from liveedit.artifacts import locked, place, read_tensors, sync, write_tensors, writing
+from liveedit.artifacts import locked, read_tensors, resolved_path, sync, write_tensors, writing
 from liveedit.data.images import open_image, picture_hash
 from liveedit.editors import load_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.bank_editor import BankPatch, PoolEditor
+from liveedit.editors.common.bank_editor import BankPatch, BankEditor
 from liveedit.editors.common.precedence import about, entries, overruling
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.runinfo import name as image_name
+from liveedit.runinfo import picture_name
 from liveedit.store.conflicts import Asking, conflicts, said
 from liveedit.store.listing import FILE, Edit, Listing, history, spellings, tidy
 from liveedit.types import Query, check_path, checked, expanded, visible
@@ -151,7 +151,7 @@ class EditableVLM:
         ]
         made = [_describe(query, given) for query, given in zip(opened, asked, strict=True)]
         with self._lock, self._editing():
-            pool = isinstance(self.editor, PoolEditor)
+            pool = isinstance(self.editor, BankEditor)
             first = spellings([*self._edits, *made])
             spelled = [
                 replace(query, prompt=first[edit.number])
@@ -255,7 +255,7 @@ class EditableVLM:
             gone = {self._place(id) for id in wanted}
             keep = [i for i in range(len(self._edits)) if i not in gone]
             taken = [self._edits[i] for i in sorted(gone)]
-            if isinstance(self.editor, PoolEditor):
+            if isinstance(self.editor, BankEditor):
                 self.patch = self.editor.select(self.patch, keep)
                 self._edits = [self._edits[i] for i in keep]
             else:
@@ -309,7 +309,7 @@ class EditableVLM:
         :class:`StorageError` if it cannot be written.
         """
         Listing.find(folder)
-        target = place(folder)
+        target = resolved_path(folder)
         with self._lock, locked(target):
             before = Listing.find(target)
             known = self._known.setdefault(target, {before.tensors} if before else set())
@@ -326,7 +326,7 @@ class EditableVLM:
             )
             try:
                 self.patch.save(target / listing.tensors)
-                if not isinstance(self.editor, PoolEditor):
+                if not isinstance(self.editor, BankEditor):
                     _save_pictures(
                         self._asked, self._edits, target / listing.tensors, listing.origin
                     )
@@ -350,7 +350,7 @@ class EditableVLM:
         editor = self._maker(listing, folder)
         while True:
             try:
-                patch = editor.load_patch(place(folder) / listing.tensors)
+                patch = editor.load_patch(resolved_path(folder) / listing.tensors)
                 break
             except BadInput:  # unless another process has just replaced the edits and removed these
                 known, listing = listing, Listing.read(folder)
@@ -359,14 +359,14 @@ class EditableVLM:
         held = sum(edit.held for edit in listing.edits)
         if len(patch) != held:
             raise BadInput(
-                f"{place(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
+                f"{resolved_path(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
                 "restore it from a copy, or make the edits again elsewhere"
             )
         if isinstance(patch, BankPatch) and bool(
             (patch.ledger["asked"] < 0).any()
         ):  # from before there was one
-            patch = patch.listed(Bank(entries([edit.number for edit in listing.edits])))
-        asked = _load_pictures(listing, place(folder) / listing.tensors)
+            patch = patch.with_ledger(Bank(entries([edit.number for edit in listing.edits])))
+        asked = _load_pictures(listing, resolved_path(folder) / listing.tensors)
         with self._lock:
             self.editor, self.patch, self._edits, self._asked = (
                 editor,
@@ -374,7 +374,7 @@ class EditableVLM:
                 list(listing.edits),
                 asked,
             )
-            self._known[place(folder)] = {listing.tensors}
+            self._known[resolved_path(folder)] = {listing.tensors}
         self.opens_with = {**listing.opens_with, **self.opens_with}
 
     def _maker(self, listing: Listing, folder: str | Path) -> Editor:
@@ -411,7 +411,7 @@ class EditableVLM:
             )
         editor = load_editor(self.vlm, embedded(SHIPPED[fingerprint]))
         assert isinstance(editor, TrainableEditor)
-        editor.goes_by(fingerprint)
+        editor.adopt_fingerprint(fingerprint)
         return editor
 
 
@@ -422,7 +422,7 @@ def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
     if not isinstance(patch, BankPatch) or not any(conflicts):
         return patch
     first = len(patch) - len(conflicts)
-    return patch.listed(
+    return patch.with_ledger(
         overruling(patch.ledger, {first + row: at for row, at in enumerate(conflicts) if at})
     )
 
@@ -434,7 +434,7 @@ def _describe(query: Query, given: Query) -> Edit:
     image = picture_hash(query.images)
     time = datetime.now(UTC).isoformat(timespec="microseconds")
     id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[:8]
-    names = tuple(image_name(image) for image in given.images)
+    names = tuple(picture_name(image) for image in given.images)
     return Edit(
         id, query.prompt, query.target, image, time, names if any(names) else (), about(query)
     )

@@ -33,7 +33,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from liveedit.artifacts import check_folder, draft, file_sum, locked, sync, write_file, writing
 from liveedit.data.images import check_readable
-from liveedit.editors.base import Example, TrainableEditor
+from liveedit.editors.base import TrainableEditor
+from liveedit.editors.common.examples import Example
 from liveedit.errors import BadInput, Mismatch, StorageError, shortage
 from liveedit.models.texts import check_cases
 from liveedit.registry import nearest

@@ -1,8 +1,8 @@
 """The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
 
-A **Query** asks a VLM one thing about the images that it brings, none, one or several, and names
+A **Query** asks a VLM one thing about the images that it brings (none, one or several) and names
 the answer wanted. A **Case** is the edits (queries) plus the **probes** that say what must change
-and what must not. Evaluation writes one **Record** a probe.
+and what must not. Evaluation writes one **Record** per probe.
 """
 
 import json
@@ -26,24 +26,28 @@ __all__ = [
 ]  # fmt: skip
 
 Wanted = Literal["target", "before"]
-"""What counts as right: the probe's own target, or whatever the unedited model answered."""
+"""The answer that counts as right: the probe's target, or the unedited model's answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
     """One question to a VLM.
 
-    ``prompt`` is plain text without image placeholders or chat template; the model's family adds
-    those. ``target`` is the answer wanted: what an edit writes, what a probe expects, empty for a
-    question that is only asked. ``image`` is a picture, a path to one, or ``None`` for a text-only
-    question. ``fact`` names what is asked where a benchmark knows it ("flag-jp:capital"): queries
-    of one fact have one answer, whatever their wordings and drawings.
+    Arguments:
+        prompt: Plain text without image placeholders or chat template; the model's family adds
+            those.
+        target: The answer wanted: an edit writes it, a probe expects it. Empty for a question
+            without a known answer.
+        image: A picture, a path to one, or ``None`` for a text-only question. Also a sequence of
+            pictures and paths, which stand before the prompt in this order. A sequence of one image
+            becomes that image, an empty one ``None``.
+        fact: The fact that is asked for, where a benchmark knows it ("flag-jp:capital"). Queries of
+            one fact have one answer, whatever their wordings and drawings.
+        about: Index of the image that the question is about, counted as Python does: the last by
+            default. ``None``: all of them, as for the frames of a video.
 
-    ``image`` may also be a sequence of pictures and paths, which stand before the prompt in this
-    order; one of a single image is that image, an empty one ``None``. ``about`` is the place of the
-    one that the question is about, counted as Python does, so the last if nothing is said; ``None``
-    for all of them, as for the frames of a video. Raises :class:`BadInput` for a place that no
-    image has; the other values are looked at when the query is used (:func:`checked`).
+    Raises :class:`BadInput` for an index that no image has. The other values are checked when the
+    query is used (:func:`checked`).
     """
 
     prompt: str
@@ -53,26 +57,21 @@ class Query:
     about: int | None = -1
 
     def __post_init__(self) -> None:
-        if isinstance(self.image, Sequence) and not isinstance(
-            self.image, str | bytes | bytearray | memoryview
-        ):
-            images = tuple(self.image)
-            object.__setattr__(
-                self, "image", images if len(images) > 1 else next(iter(images), None)
-            )
-        if self.about is not None and not isinstance(self.about, Integral):
+        if _several(self.image):
+            object.__setattr__(self, "image", _unpacked(self.image))
+        if self.about is None:
+            return
+        if not isinstance(self.about, Integral):
             kind = type(self.about).__name__
             raise BadInput(
                 f"`about` is the place of an image, not {kind}: count from 0, or say None for all"
             )
-        if self.about is not None:
-            object.__setattr__(
-                self, "about", int(self.about)
-            )  # of NumPy's numbers, which JSON does not have
+        object.__setattr__(self, "about", int(self.about))  # JSON cannot store NumPy's integers
         count = len(self.images)
-        if self.about is not None and count and not -count <= self.about < count:
+        if count and not -count <= self.about < count:
             raise BadInput(
-                f"no image {self.about} among {count}: `about` counts them from 0, or is None for all"
+                f"no image {self.about} among {count}: "
+                "`about` counts them from 0, or is None for all"
             )
 
     @property
@@ -84,33 +83,51 @@ class Query:
 
     @property
     def asked(self) -> "tuple[Image | str | Path, ...]":
-        """Those of the images that the question is about."""
-        return self.images if self.about is None or not self.images else (self.images[self.about],)
+        """The images that the question is about."""
+        if self.about is None or not self.images:
+            return self.images
+        return (self.images[self.about],)
+
+
+def _several(image: object) -> bool:
+    """Whether a value is a sequence of images, which neither text nor bytes are."""
+    return isinstance(image, Sequence) and not isinstance(
+        image, str | bytes | bytearray | memoryview
+    )
+
+
+def _unpacked(images: Any) -> Any:
+    """A sequence of images as a tuple; its only image where there is one, ``None`` where none."""
+    if len(images) > 1:
+        return tuple(images)
+    return images[0] if images else None
 
 
 def checked(queries: Query | Iterable[Query]) -> list[Query]:
-    """One query or several as a list. Every verb that takes queries begins with this.
+    """Return one query or several as a list, after checking the types of all their values.
 
-    Raises :class:`BadInput` for anything else, and for a query whose texts or images are of another
-    type. Images are not opened.
+    Every function that takes queries begins with this. Images are not opened. Raises
+    :class:`BadInput` for anything that is not a query, and for texts or images of another type.
     """
     if isinstance(queries, Query):
         queries = [queries]
     elif isinstance(queries, str) or not isinstance(queries, Iterable):
-        raise BadInput(
-            f"a question is a Query, not {_kind(queries)}: write Query(prompt, target, image)"
-        )
+        raise _no_query(queries)
     found = list(queries)
     for query in found:
         if not isinstance(query, Query):
-            raise BadInput(
-                f"a question is a Query, not {_kind(query)}: write Query(prompt, target, image)"
-            )
+            raise _no_query(query)
         for part in ("prompt", "target", "fact"):
             _check_text(part, getattr(query, part))
         for image in query.images:
             check_image(image)
     return found
+
+
+def _no_query(value: object) -> BadInput:
+    return BadInput(
+        f"a question is a Query, not {_kind(value)}: write Query(prompt, target, image)"
+    )
 
 
 def _check_text(part: str, value: object) -> None:
@@ -120,8 +137,9 @@ def _check_text(part: str, value: object) -> None:
 
 
 def check_unicode(title: str, text: str) -> None:
-    """Raise :class:`BadInput` for a text with halves of characters, which neither tokenizers nor
-    files take.
+    """Raise :class:`BadInput` for a text with lone surrogates, which tokenizers and files refuse.
+
+    ``title`` is how the message names the text.
     """
     try:
         text.encode()
@@ -130,33 +148,32 @@ def check_unicode(title: str, text: str) -> None:
 
 
 INVISIBLE = re.compile(
-    r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]*"
+    r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    r"\U000e0000-\U000e0fff]*"
 )
-"""White space, control characters, and what Unicode has shown as nothing
-(Default_Ignorable_Code_Point).
-"""
+"""White space, control characters, and Unicode's Default_Ignorable_Code_Point."""
 
 
 def visible(text: str) -> bool:
-    """Whether a text has anything that a reader sees: one without counts as empty."""
+    """Whether a text has a character that a reader can see; one without counts as empty."""
     return INVISIBLE.fullmatch(text) is None
 
 
 def check_image(image: object) -> None:
-    """Raise :class:`BadInput` for what is neither a picture nor a path."""
-    from PIL.Image import Image  # which whoever has a picture has imported already
+    """Raise :class:`BadInput` for anything but a picture or a path."""
+    from PIL.Image import Image  # imported already wherever there is a picture
 
     path = os.fspath(image) if isinstance(image, os.PathLike) else image
     if not isinstance(path, Image | str):
         raise BadInput(
-            f"an image is a PIL image or a path, not {_kind(image)}: "
-            "open files and bytes with PIL.Image.open, turn arrays into one with PIL.Image.fromarray"
+            f"an image is a PIL image or a path, not {_kind(image)}: open files and bytes with "
+            "PIL.Image.open, turn arrays into one with PIL.Image.fromarray"
         )
 
 
 def check_path(path: object) -> None:
-    """Raise :class:`BadInput` for what is neither a name nor a path, and for an empty name."""
+    """Raise :class:`BadInput` for anything but a name or a path, and for an empty name."""
     if not isinstance(os.fspath(path) if isinstance(path, os.PathLike) else path, str):
         raise BadInput(f"a name or folder is text or a Path, not {_kind(path)}: put it in quotes")
     if path == "":
@@ -164,11 +181,9 @@ def check_path(path: object) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as it is meant: ``~`` at its beginning is the home folder, wherever the path was
-    given.
+    """A path with the home folder in place of a leading ``~``.
 
-    Raises :class:`BadInput` as :func:`check_path`, and for the home folder of somebody whom this
-    machine does not know.
+    Raises :class:`BadInput` as :func:`check_path` does, and for the home folder of an unknown user.
     """
     check_path(path)
     try:
@@ -185,12 +200,16 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """A query together with the metric it belongs to and what counts as right.
+    """A query together with the metric it belongs to and the answer that counts as right.
 
-    ``metric`` is the name the report uses: ``reliability``, ``text_generality``,
-    ``image_generality``, ``text_locality``, ``image_locality``, ``portability_1hop`` … A probe that
-    must stay as it was (``wanted="before"``) is scored against the unedited model; its query's
-    target, if any, only says at which tokens to compare.
+    Arguments:
+        metric: Name that the report uses: ``reliability``, ``text_generality``,
+            ``image_generality``, ``text_locality``, ``image_locality``, ``portability_1hop`` …
+        query: The question. Where the answer must stay, its target only says at which tokens to
+            compare.
+        wanted: ``"target"``: the query's target is right. ``"before"``: the answer must stay that
+            of the unedited model.
+        note: Free text that is written into the record.
     """
 
     metric: str
@@ -201,8 +220,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """What is edited together and what is asked afterwards. ``id`` is unique and stable within a
-    benchmark.
+    """The queries that are edited together and the probes that are evaluated afterwards.
+
+    ``id`` is unique and stable within a benchmark.
     """
 
     id: str
@@ -211,7 +231,7 @@ class Case:
 
     @property
     def queries(self) -> "tuple[Query, ...]":
-        """All that is edited and asked."""
+        """All queries: those of the edits, then those of the probes."""
         return (*self.edits, *(probe.query for probe in self.probes))
 
 

@@ -548,8 +548,8 @@ def test_a_picture_is_copied_and_keeps_its_name(tmp_path):
 
 def test_every_drawing_of_emblem_is_shown_as_it_is(emblem):
     for entity in list(emblem.entities.values())[::40]:
-        for hand in entity.hands:
-            drawing = emblem.drawing(hand, entity.id)
+        for artist in entity.artists:
+            drawing = emblem.drawing(artist, entity.id)
             assert np.array_equal(np.asarray(open_image(drawing)), np.asarray(drawing))
 
 

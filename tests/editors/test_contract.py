@@ -105,7 +105,7 @@ def test_its_settings_survive_json_and_shape_its_fingerprint(editor):
     settings = asdict(editor.config)
     assert editor.settings(json.loads(json.dumps(settings))) == editor.config
     assert editor.fingerprint == editor.fingerprint
-    fixed = getattr(editor, "query_time", frozenset())
+    fixed = getattr(editor, "inference_settings", frozenset())
     numbers = {
         name: n for name, n in settings.items() if name not in fixed and type(n) in (int, float)
     }

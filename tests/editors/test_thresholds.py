@@ -291,7 +291,7 @@ def test_no_more_looks_are_remembered_than_there_is_room_for(vlm, sentence_encod
         assert 0 < len(one.looks) <= 2
 
 
-def test_settings_of_query_time_leave_the_fingerprint_alone(vlm):
+def test_settings_of_inference_settings_leave_the_fingerprint_alone(vlm):
     torch.manual_seed(0)
     small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
     one, other, third = (

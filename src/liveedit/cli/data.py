@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from liveedit.cli.paths import path
-from liveedit.data import PUBLISHED, TITLES
+from liveedit.data import BENCHMARKS
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -41,12 +41,9 @@ def overview(context: typer.Context) -> None:
 
     added = places()
     table = Table("name", "what", "here", title="Benchmarks")
-    for name, what in TITLES.items():
-        table.add_row(
-            name,
-            what,
-            "yes" if PUBLISHED.get(name, name) in added or name not in PUBLISHED else "no",
-        )
+    for name, benchmark in BENCHMARKS.items():
+        here = benchmark.files is None or benchmark.files in added
+        table.add_row(name, benchmark.title, "yes" if here else "no")
     console = Console()
     console.print(table)
     facts = json.loads(

@@ -89,13 +89,13 @@ def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -
     label, and what kept an editor from loading where there is none at all, or no folder of --out to
     say so in.
     """
-    from liveedit.artifacts import place
+    from liveedit.artifacts import resolved_path
     from liveedit.editors import EDITORS
 
     ready = Ready()
     for entrant in asked:
         for name in sorted(EDITORS) if entrant.source == ALL else [entrant.source]:
-            label = entrant.label or (name if name in EDITORS else place(name).name)
+            label = entrant.label or (name if name in EDITORS else resolved_path(name).name)
             try:
                 editor = _load(vlm, model, name, trained)
                 editor.empty()  # reads whatever else the method needs, such as a sentence encoder

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from liveedit.editors import EDITORS, PAPERS
+from liveedit.editors import EDITORS
 
 __all__ = ["editors"]
 
@@ -12,5 +12,5 @@ def editors() -> None:
     """List the editing methods."""
     table = Table("name", "paper", title="Editors")
     for name in sorted(EDITORS):
-        table.add_row(name, PAPERS[name])
+        table.add_row(name, EDITORS[name].paper)
     Console().print(table)

@@ -37,7 +37,8 @@ EDITORS: dict[str, Method] = {
     ),
     "grace": Method(
         "liveedit.editors.grace:GRACE",
-        "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, NeurIPS 2023",
+        "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, "
+        "NeurIPS 2023",
     ),
     "ike": Method(
         "liveedit.editors.ike:IKE",
@@ -49,11 +50,13 @@ EDITORS: dict[str, Method] = {
     ),
     "lemoe": Method(
         "liveedit.editors.lemoe:LEMoE",
-        "Wang and Li, LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing, EMNLP 2024",
+        "Wang and Li, LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing, "
+        "EMNLP 2024",
     ),
     "liveedit": Method(
         "liveedit.editors.liveedit:LiveEdit",
-        "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
+        "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, "
+        "CVPR 2025",
     ),
     "lora": Method(
         "liveedit.editors.lora:LoRA",
@@ -69,11 +72,12 @@ EDITORS: dict[str, Method] = {
     ),
     "pinpoint": Method(
         "liveedit.editors.pinpoint:Pinpoint",
-        "this package: LiveEdit with experts aligned to the answer and a stricter router (docs/papers.md)",
+        "this package: LiveEdit with experts aligned to the answer and a stricter router",
     ),
     "recipe": Method(
         "liveedit.editors.recipe:Recipe",
-        "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt Learning, EMNLP 2024",
+        "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt "
+        "Learning, EMNLP 2024",
     ),
     "serac": Method(
         "liveedit.editors.serac:Serac",
@@ -85,15 +89,15 @@ EDITORS: dict[str, Method] = {
     ),
     "wise": Method(
         "liveedit.editors.wise:WISE",
-        "Wang et al., WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, NeurIPS 2024",
+        "Wang et al., WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, "
+        "NeurIPS 2024",
     ),
 }
 
 
 def editor_class(name: str) -> "type[Editor]":
     """The class of the method ``name``. Raises :class:`UnknownName` for one not registered."""
-    classes = {method: entry.where for method, entry in EDITORS.items()}
-    return resolve("editor", name, classes)  # type: ignore[no-any-return]
+    return resolve("editor", name, EDITORS)  # type: ignore[no-any-return]
 
 
 def new_editor(

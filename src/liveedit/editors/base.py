@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from liveedit.artifacts import place
+from liveedit.artifacts import resolved_path
 from liveedit.editors.common.examples import (
     EDIT,
     Example,
@@ -322,7 +322,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         for a folder with another method's editor or unrelated files of these names,
         :class:`StorageError` where writing fails.
         """
-        folder = place(folder)
+        folder = resolved_path(folder)
         info = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
         state_id = json.dumps([self.fingerprint, str(dtype), info], sort_keys=True)
         trained = dict(self.networks().named_parameters(remove_duplicate=False))

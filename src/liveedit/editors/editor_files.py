@@ -37,7 +37,7 @@ def write_editor(folder: Path, info: Mapping[str, Any], state: State, state_id: 
     """
     replaces = _holds_editor(folder, info["editor"])
     content = {**info, "written": sha256(state_id.encode()).hexdigest()[:16]}
-    write_tensors(folder / WEIGHTS, state, {"about": json.dumps(content)}, ours=replaces)
+    write_tensors(folder / WEIGHTS, state, {"about": json.dumps(content)}, allow_unmarked=replaces)
     write_file(folder / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
 
 

@@ -126,8 +126,12 @@ class OneShotLearner(nn.Module):
     def __init__(self, shapes: Sequence[tuple[int, int]], d_model: int, config: KEConfig) -> None:
         super().__init__()
         self.reader = Reader(d_model, config.hidden, config.condition)
-        sizes = (config.hidden, config.condition, config.max_scale)
-        self.conditioners = nn.ModuleList([Conditioner(*shape, *sizes) for shape in shapes])
+        self.conditioners = nn.ModuleList()
+        for d_out, d_in in shapes:
+            conditioner = Conditioner(
+                d_out, d_in, config.hidden, config.condition, config.max_scale
+            )
+            self.conditioners.append(conditioner)
 
     def forward(self, texts: list[Tensor], gradients: Sequence[Factors]) -> list[Factors]:
         """The factors of ΔW of each matrix."""

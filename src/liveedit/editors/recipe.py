@@ -44,6 +44,7 @@ With ``scope="both"`` a query without image never belongs to an edit with one, n
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import log
+from typing import Any
 
 import torch
 import transformers
@@ -269,7 +270,7 @@ class Recipe(RetrievalEditor[RecipePatch, RecipeExample]):
         vlm.check_layer(self.layer)
         vlm.check_prefix()
         both = c.scope == "both"
-        self.encoder = None
+        self.encoder: Any = None
         edit_width = vlm.hidden_size
         question_width = vlm.state_size if both else vlm.hidden_size
         if c.encoder is not None:
@@ -331,8 +332,7 @@ class Recipe(RetrievalEditor[RecipePatch, RecipeExample]):
         """The statistics (B, F) of the trained encoder's states."""
         inputs = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
         inputs = inputs.to(self.device)
-        encoder: nn.Module = self._networks["encoder"]
-        part = Part(encoder(**inputs).last_hidden_state, inputs["attention_mask"].bool())
+        part = Part(self.encoder(**inputs).last_hidden_state, inputs["attention_mask"].bool())
         return statistics(part, torch.zeros_like(part.mask[:, 0], dtype=torch.long))
 
     def sentinel(self) -> Tensor:

@@ -64,7 +64,7 @@ def write_report(
         **{f"tables/{name}": content for name, content in paper_files(numbers).items()},
         "index.html": render(reading, table, numbers, images or _at_path).encode(),
     }
-    write_files(folder, contents, ours=is_report(folder))
+    write_files(folder, contents, allow_unmarked=is_report(folder))
     return folder / "index.html"
 
 
@@ -75,7 +75,7 @@ def check_report(folder: str | Path) -> None:
     check_files(
         folder,
         ("summary.json", "table.md", "table.csv", "curves.svg", "index.html"),
-        ours=is_report(folder),
+        allow_unmarked=is_report(folder),
     )
 
 

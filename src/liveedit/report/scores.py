@@ -16,7 +16,7 @@ from typing import TypedDict, TypeVar
 
 import numpy as np
 
-from liveedit.artifacts import place, write_files
+from liveedit.artifacts import resolved_path, write_files
 from liveedit.errors import BadInput
 from liveedit.report.columns import SCORES, Columns, columns, distinct, probe_scores
 from liveedit.types import Record
@@ -343,7 +343,7 @@ def write_summary(records: Iterable[Record], folder: str | Path) -> Path:
     :class:`StorageError` where writing fails.
     """
     content = as_json(summary(records))
-    return write_files(folder, {SUMMARY: content}, ours=is_report(folder)) / SUMMARY
+    return write_files(folder, {SUMMARY: content}, allow_unmarked=is_report(folder)) / SUMMARY
 
 
 def is_report(folder: str | Path) -> bool:
@@ -351,7 +351,7 @@ def is_report(folder: str | Path) -> bool:
     mark.
     """
     try:
-        made = json.loads((place(folder) / SUMMARY).read_text(encoding="utf-8-sig"))
+        made = json.loads((resolved_path(folder) / SUMMARY).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(made, dict) and made.keys() >= {"rows", "firing"}

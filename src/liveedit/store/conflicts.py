@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from liveedit.editors.base import Editor
-from liveedit.editors.common.bank_editor import PoolEditor
+from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
 from liveedit.question import question
@@ -91,7 +91,7 @@ def conflicts(
     are held, the patch ``after`` all of a pool.
     """
     first = len(edits) - len(queries)
-    if isinstance(asking.editor, PoolEditor):
+    if isinstance(asking.editor, BankEditor):
         alike = rivals(edits, first)
         return [
             _in_pool(asking, asking.editor, after, query, places)
@@ -119,7 +119,7 @@ def rivals(edits: Sequence[Edit], first: int) -> list[set[int]]:
 
 
 def _in_pool(
-    asking: Asking, editor: PoolEditor, after: Patch, query: Query, places: set[int]
+    asking: Asking, editor: BankEditor, after: Patch, query: Query, places: set[int]
 ) -> list[int]:
     """Those of the rivals ``places`` that act on a new edit."""
     found: set[int] = set()

@@ -15,7 +15,14 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from liveedit.artifacts import check_folder, discard, place, said, sweep, write_file
+from liveedit.artifacts import (
+    check_folder,
+    discard,
+    read_metadata,
+    resolved_path,
+    sweep,
+    write_file,
+)
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 from liveedit.question import number
 
@@ -99,11 +106,10 @@ class Listing:
         Raises :class:`BadInput` for a folder of somebody else's, and what :meth:`read` raises.
         """
         check_folder(folder, FILE)
-        if (place(folder) / FILE).is_symlink():
-            raise BadInput(
-                f"{place(folder) / FILE} is a link to the edits of another folder: give that folder"
-            )
-        return cls.read(folder) if (place(folder) / FILE).exists() else None
+        file = resolved_path(folder) / FILE
+        if file.is_symlink():
+            raise BadInput(f"{file} is a link to the edits of another folder: give that folder")
+        return cls.read(folder) if file.exists() else None
 
     @classmethod
     def read(cls, folder: str | Path) -> "Listing":
@@ -112,7 +118,7 @@ class Listing:
         Raises :class:`BadInput` where there is none or it is damaged, :class:`Mismatch` for one of
         a newer version, :class:`StorageError` where reading fails.
         """
-        file = place(folder) / FILE
+        file = resolved_path(folder) / FILE
         if file.exists() and not file.is_file():
             raise BadInput(f"{file} is no file: remove it, or give another folder")
         try:
@@ -201,5 +207,5 @@ def tidy(folder: Path, before: Listing | None) -> None:
                 discard(path)
         if before and current and current.tensors and not before.tensors:
             for file in folder.glob("*.safetensors"):
-                if said(file).items() >= before.origin.items():
+                if read_metadata(file).items() >= before.origin.items():
                     file.unlink()

@@ -115,7 +115,8 @@ class CrossAttention(nn.Module):
 
     def _heads(self, z: Tensor, rows: int) -> Tensor:
         """``z`` (·, n, width) split into heads: (rows, heads, n, width / heads)."""
-        return z.unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(rows, -1, -1, -1)
+        split = z.view(*z.shape[:-1], self.heads, -1)
+        return split.transpose(1, 2).expand(rows, -1, -1, -1)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:

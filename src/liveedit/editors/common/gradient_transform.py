@@ -129,7 +129,7 @@ class GradientEditor(TrainableEditor[ChangePatch, Example]):
 
     def __init__(self, vlm: VLM, config: Any = None) -> None:
         super().__init__(vlm, config)
-        self.below = vlm.num_layers - self.config.layers - 1
+        self.below: int = vlm.num_layers - self.config.layers - 1
         if not 0 <= self.below < vlm.num_layers - 1:
             raise BadInput(
                 f"{self.name} needs 1 to {vlm.num_layers - 1} of this model's layers: change layers"
