@@ -344,11 +344,11 @@ class Number(TrainableEditor):
 
     def prepare(self, cases):
         self.prepared += len(cases)
-        return [Example(about=case.id) for case in cases]
+        return [Example(description=case.id) for case in cases]
 
     def loss(self, examples, generator):
         gradients = self.config.gradients
-        self.batches.append([example.about for example in examples])
+        self.batches.append([example.description for example in examples])
         self.draws.append(float(torch.rand((), generator=generator)))
         return self.weight.sum() * gradients[(len(self.batches) - 1) % len(gradients)], {}
 

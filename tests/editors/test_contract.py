@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from liveedit.editors import EDITORS, PAPERS, load_editor, new_editor
+from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.editors.base import Editor
 from liveedit.errors import BadInput, Mismatch, UnknownName
 from liveedit.models.conformance.contract import cut, greedy
@@ -97,8 +97,8 @@ def hooks(model):
 
 
 def test_its_names_agree(editor):
-    assert EDITORS[editor.name].endswith(f":{type(editor).__name__}")
-    assert PAPERS[editor.name] == editor.paper
+    assert EDITORS[editor.name].where.endswith(f":{type(editor).__name__}")
+    assert EDITORS[editor.name].paper
 
 
 def test_its_settings_survive_json_and_shape_its_fingerprint(editor):

@@ -101,7 +101,7 @@ def likelihood(vlm, queries):
     positions = batch.answer_positions()
     with torch.no_grad():
         logs = vlm.logits(batch)[positions].float().log_softmax(-1)
-    return float(logs.gather(1, batch.labels.roll(-1, 1)[positions][:, None]).mean())
+    return float(logs.gather(1, batch.answer_tokens()[:, None]).mean())
 
 
 def test_an_edit_takes_and_leaving_restores_bit_for_bit(editor, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.branch import Recorder
 from liveedit.editors.wise import WISE, WISEConfig, WISEPatch, activation, ties
 from liveedit.errors import BadInput
 from liveedit.models.patch import INPUT, Patch

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.branch import Recorder
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.attach import unpadded
 from liveedit.models.patch import Patch, main_output, site_layer

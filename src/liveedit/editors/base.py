@@ -226,8 +226,9 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         return made
 
     def training_queries(self, case: Case) -> dict[str, Query]:
-        """The queries of a case that training reads, by kind; of several probes of a metric the first.
+        """The queries of a case that training reads, by kind.
 
+        Of several probes of a metric it reads the first.
         Raises :class:`BadInput` for a case that is not one edit.
         """
         if len(case.edits) != 1:
@@ -237,7 +238,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         return {EDIT: case.edits[0]} | first_probes(case, metrics)
 
     def must_stay(self, kind: str) -> bool:
-        """Whether the answers to queries of this kind must stay as the unedited model gives them."""
+        """Whether answers to queries of this kind must stay those of the unedited model."""
         return kind in self.config.locality
 
     @property
@@ -300,7 +301,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
 
     @property
     def identity(self) -> tuple[str, dict[str, Any]]:
-        """The part of the fingerprint besides the weights: name, and settings that shape a patch."""
+        """The fingerprint's part besides the weights: name, and settings that shape a patch."""
         settings = asdict(self.config)
         shaping = {name: settings[name] for name in settings if name not in self.inference_settings}
         return self.name, shaping
@@ -375,7 +376,8 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         if not vlm.known_as(info.get("model")):
             reason = "another model, or for this one in a dtype with other bits"
             raise Mismatch(
-                f"the editor in {folder} was trained for {reason}: load that one, or train an editor"
+                f"the editor in {folder} was trained for {reason}: load that one, or train an "
+                "editor"
             )
         if wrong := sorted(changes.keys() - cls.inference_settings):
             allowed = ", ".join(sorted(cls.inference_settings))
@@ -391,5 +393,5 @@ class TrainableEditor(Editor[P], Generic[P, X]):
 
 
 def _version(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
-    """The address of each tensor and how often it was written to: another value after any change."""
+    """The address of each tensor and how often it was written to; any change gives another."""
     return tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())

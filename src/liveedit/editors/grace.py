@@ -249,7 +249,7 @@ class LastTokenPatch(Patch):
 
 
 def codebook(bank: Bank, start: float) -> Tensor:
-    """The radii (E,) after inserting the edits of a bank one after the other; ``start`` is ε_init."""
+    """The radii (E,) after inserting all edits of a bank in order; ``start`` is ε_init."""
     radii = torch.empty(0)
     for number in range(len(bank)):
         radii, _ = insert(bank["key"][: number + 1], bank["label"], radii, start)

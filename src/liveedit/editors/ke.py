@@ -17,16 +17,15 @@ Training solves
 with λ learned at a rate of its own, and m reduced to 0.8 m as long as more than 90 % of the edits
 succeed.
 
-    point            paper                     VLKEB                              here
-    C                KL(unedited ‖ edited)     root mean square of ΔW, mean       VLKEB's, or KL on
-                                               over W                             ``locality``
-    trained on       edit and rephrasings      the edit                           the edit, ``generality``
-    edited           all of the model          up and down, no gate, in 3 layers  VLKEB's
-    m falls after    validation                validation                         ``patience`` edits of
-                                                                                  training
-    word vectors     the model's, trained on   the model's, trained on            the model's, frozen
-    text read        whole                     32 tokens                          whole
-    optimiser        RMSprop, 3e-4             RMSprop, 3e-4, λ 0.1               Adam, the training's
+    point          paper                    VLKEB                           here
+    C              KL(unedited ‖ edited)    root mean square of ΔW, mean    VLKEB's, or KL on
+                                            over W                          ``locality``
+    trained on     edit and rephrasings     the edit                        the edit, ``generality``
+    edited         all of the model         up and down of 3 layers         VLKEB's
+    m falls after  validation               validation                      ``patience`` edits
+    word vectors   the model's, trained on  the model's, trained on         the model's, frozen
+    text read      whole                    32 tokens                       whole
+    optimiser      RMSprop, 3e-4            RMSprop, 3e-4, λ 0.1            Adam, the training's
 
 An edit succeeds if the edited model predicts its tokens, before the training step that uses it.
 """
@@ -230,7 +229,7 @@ class KE(GradientEditor):
         return {"constraint": self.config.multiplier_lr}
 
     def describe(self, queries: Sequence[Query]) -> list[str]:
-        """See :meth:`GradientEditor.describe`; the old answer is the one that the model generates."""
+        """See :meth:`GradientEditor.describe`; the old answer is what the model generates."""
         answers = zip(queries, self.vlm.generate(queries), strict=True)
         return [f"{old} >> {query.target} || {query.prompt}" for query, old in answers]
 

@@ -11,8 +11,8 @@ the edit before left them. Rank and α are EasyEdit's.
 
 Departures. EasyEdit's multimodal files take five steps of plain gradient descent at a rate of 0.1,
 which falls by a tenth each step (``optimiser="sgd"``, ``steps=5``, ``lr=0.1``); few edits succeed
-with that. Here Adam continues until the loss is below ``stop``. There is no dropout, so that an edit
-is deterministic.
+with that. Here Adam continues until the loss is below ``stop``. There is no dropout, so that an
+edit is deterministic.
 """
 
 from collections.abc import Sequence

@@ -153,7 +153,7 @@ class LTE(TrainableEditor[LTEPatch, Example], InContextEditor[LTEPatch]):
 
     @property
     def observed_layer(self) -> int:
-        """See :attr:`TrainableEditor.observed_layer`: the decoder's input, as all layers are trained."""
+        """See :attr:`TrainableEditor.observed_layer`: the decoder's input."""
         return EMBEDDINGS
 
     def training_queries(self, case: Case) -> dict[str, Query]:

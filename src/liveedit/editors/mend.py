@@ -14,20 +14,20 @@ Matrices of one shape share U, V, b and the running statistics; each matrix has 
 shift o and step size α. Initially U, b and o are 0 and s is 1, so that the network is the identity.
 Training minimises
 
-    c_edit · (−log p(target)) of edit and rephrasings + c_loc · KL(unedited ‖ edited) elsewhere (Eq. 4)
+    c_edit · (−log p(target)), of the edit and its rephrasings,
+    + c_loc · KL(unedited ‖ edited), of other queries                                       (Eq. 4)
 
 by Adam, α at a rate of its own, over edits made one at a time.
 
-    point              paper and its code              released with LiveEdit         here
-    sign               − in the paper, + in the code   +                              −; α is learned, so it
-                                                                                      may change sign
-    tokens             summed                          mean over those of all edits   ``combine``: sum or mean
-    trained on         rephrasings                     the edit, too                  the edit, too
-    c_edit, c_loc      0.1, 1                          0.1, 0.1                       0.1, 1
-    divergence         over all tokens (VLKEB)         over the answer's              over the answer's
-    statistics         one matrix after another        one matrix after another       all of a shape, then
-                                                                                      the change
-    before two tokens  an error                        an error                       nothing is normalised
+    point              paper and its code        with LiveEdit             here
+    sign               −; in the code +          +                         −; α is learned and may
+                                                                           change sign
+    tokens             summed                    mean over all edits'      ``combine``: sum or mean
+    trained on         rephrasings               the edit, too             the edit, too
+    c_edit, c_loc      0.1, 1                    0.1, 0.1                  0.1, 1
+    divergence         over all tokens (VLKEB)   over the answer's         over the answer's
+    statistics         matrix after matrix       matrix after matrix       all of a shape, then ΔW
+    before two tokens  an error                  an error                  nothing is normalised
 
 With the mean the change of N edits is N times smaller than their sum, and keeps shrinking.
 """

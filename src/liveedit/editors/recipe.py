@@ -1,4 +1,4 @@
-"""RECIPE: continuous prompt vectors for each edit, put before queries that a retriever matches to it.
+"""RECIPE: continuous prompt vectors for each edit, put before the queries that match it.
 
 Chen, Wang, Zhang, He, Liang, Yang, Gao: "Lifelong Knowledge Editing for LLMs with
 Retrieval-Augmented Continuous Prompt Learning", EMNLP 2024 (arXiv 2405.03279). An encoder pools an
@@ -13,30 +13,27 @@ token states: one summary state, mean, greatest and least. From these
     (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k but the own one, for all queries, each
          counted while its share is below ``hinge`` times the next best
 
-    point                paper                   released for VLMs    here
-    encoder              RoBERTa, trained        the same             the VLM's own states, or a
-                                                                      pretrained one
-    summary state        the pooler's            the same             the last token's; of an
-                                                                      encoder the first's
-    query at inference   text                    the image is lost    image and text
-    retrieval reads      text                    the same             image and text, or
-                                                                      (``scope="text"``) word
-                                                                      embeddings, which do not depend
-                                                                      on the image
-    key of an edit       of question and answer  the same             of the question, so that a query
-                                                                      equal to the edit has its key
-                                                                      from the start
-    p_k reads            the encoder's states    the same             word embeddings, or a pretrained
-                                                                      encoder
-    perceptrons in (1)   one for each side       the same             one for both
-    r                    as computed             divided by d^¼       of unit length, times a learned
-                                                                      scale
-    p_k computed from    the edit's statistics   the same             and the embeddings of its answer,
-                                                                      linearly mapped, so that new
-                                                                      answers can be written, too
-    position of p_k      before the query        before the image     before the text, after the image
-    queries in (5, 6)    one drawn for each      the same             all of the batch, hard ones
-                         edit                                         included
+    point               paper                   for VLMs, released  here
+    encoder             RoBERTa, trained        the same            the VLM's own states, or a
+                                                                    pretrained one
+    summary state       the pooler's            the same            the last token's; an encoder's
+                                                                    first
+    query at inference  text                    the image is lost   image and text
+    retrieval reads     text                    the same            image and text, or with
+                                                                    ``scope="text"`` word embeddings
+    key of an edit      of question and answer  the same            of the question, so that a query
+                                                                    equal to the edit has its key
+    p_k reads           the encoder's states    the same            word embeddings, or a pretrained
+                                                                    encoder
+    perceptrons in (1)  one for each side       the same            one for both
+    r                   as computed             divided by d^¼      of unit length, times a learned
+                                                                    scale
+    p_k computed from   the edit's statistics   the same            also its answer's embeddings,
+                                                                    linearly mapped, so that new
+                                                                    answers can be written, too
+    position of p_k     before the query        before the image    between image and text
+    queries in (5, 6)   one for each edit       the same            all of the batch, hard ones
+                                                                    included
 
 With ``scope="both"`` a query without image never belongs to an edit with one, nor the reverse.
 """
@@ -166,7 +163,7 @@ def last_statistics(part: Part) -> Tensor:
 
 
 def sentinel_loss(similarity: Tensor, sentinel: Tensor, hinge: float) -> Tensor:
-    """(6) for ``similarity`` (R, E) to the edits, ``NEVER`` at the own one, and ``sentinel`` (R,)."""
+    """(6) for ``similarity`` (R, E) to edits, ``NEVER`` at the own one, and ``sentinel`` (R,)."""
     scores = torch.cat([sentinel[:, None], similarity], 1)
     share = scores.softmax(1)
     counted = share[:, 0] < hinge * share[:, 1:].amax(1)
@@ -207,7 +204,7 @@ class KeyNetwork(Perceptron):
 
 
 class PromptNetwork(nn.Module):
-    """(2): vectors (B, n_p, D) from edits' statistics (B, F) and answers' embeddings (B, n_p, D)."""
+    """(2): vectors (B, n_p, D) from edits' statistics and their answers' embeddings."""
 
     def __init__(self, features: int, width: int, tokens: int, hidden_size: int) -> None:
         super().__init__()
@@ -430,7 +427,7 @@ class Recipe(RetrievalEditor[RecipePatch, RecipeExample]):
     def answer_terms(
         self, examples: Sequence[RecipeExample], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """(4) for each example's edit, one query in its scope and one out of it, drawn at random."""
+        """(4) for each example's edit, a random query in its scope and one out of it."""
         drawn = {
             "reliability": self.draw(examples, (EDIT,), generator),
             "generality": self.draw(examples, self.config.generality, generator),
@@ -465,7 +462,7 @@ class Recipe(RetrievalEditor[RecipePatch, RecipeExample]):
     def with_prompts(
         self, hidden: Tensor, prompts: Tensor, names: Sequence[RowName], spans: Sequence
     ) -> Tensor:
-        """``hidden`` (R, T, D) with the examples' ``prompts`` (B, n_p, D) before each row's text."""
+        """``hidden`` (R, T, D) with the ``prompts`` (B, n_p, D) of edits before each row's text."""
         rows = torch.arange(len(names), device=self.device)[:, None]
         first = torch.tensor([span.prompt[0] for span in spans], device=self.device)[:, None]
         columns = first + torch.arange(self.config.tokens, device=self.device)

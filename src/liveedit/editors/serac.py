@@ -1,4 +1,4 @@
-"""SERAC: a bank of edits, a scope classifier that finds the relevant one, a small model that answers.
+"""SERAC: a scope classifier finds the edit that a query belongs to, and a small model answers.
 
 Mitchell, Lin, Bosselut, Manning, Finn: "Memory-Based Model Editing at Scale", ICML 2022 (arXiv
 2206.06520). With the stored edits z_e = (x_e, y_e), the scope classifier g and the counterfactual
@@ -14,22 +14,18 @@ sides (``common/extractors.py``). h is a causal transformer. It reads the text o
 input of the VLM's first layer for the query, image included, and computes a replacement for the
 output of the VLM's last layer, so that the VLM's own norm and output embedding give the logits:
 
-    point                paper             released for VLMs             here
-    scope reads          text, by BERT     the same                      image and text (VLM's states)
-                                                                         or (``scope="text"``) word
-                                                                         embeddings
-    out of scope in (2)  queries drawn     VLKEB: of text; LiveEdit:     every query of a batch with
-                         for it            drawn                         every edit of it, hard ones
-                                                                         included
-    h                    a language model  OPT-125M; VLKEB: or a second  a new one, or a pretrained one
-                                           VLM
-    vocabulary           h's own           VLKEB: h's own; LiveEdit:     the VLM's, between linear maps
-                                           the VLM's, between residual   that start as identities
-                                           blocks
-    stored               x_e and y_e       VLKEB: text; LiveEdit:        text: the scope has compared
-                                           embeddings of image and text  the images
-    locality             no term           KL from the VLM to h          no term: h answers only in
-                                                                         scope
+    point         paper             released for VLMs               here
+    scope reads   text, by BERT     the same                        image and text, from the VLM's
+                                                                    states, or word embeddings
+                                                                    (``scope="text"``)
+    x_out in (2)  queries drawn     VLKEB: text; LiveEdit: drawn    all queries of a batch with all
+                  for it                                            its edits, hard ones included
+    h             a language model  OPT-125M; VLKEB: or a VLM       a new one, or a pretrained one
+    vocabulary    h's own           VLKEB: h's own; LiveEdit: the   the VLM's, between linear maps
+                                    VLM's, between residual blocks  that start as identities
+    stored        x_e and y_e       VLKEB: text; LiveEdit:          text: the scope has compared the
+                                    embeddings of image and text    images
+    locality      no term           KL from the VLM to h            no term: h answers only in scope
 
 With ``scope="both"`` a query without image never belongs to an edit with one, nor the reverse. In a
 decoder with several residual streams, the first of which starts as the embeddings, h reads that one
@@ -193,8 +189,8 @@ def new_transformer(width: int, depth: int, heads: int) -> transformers.LlamaMod
 class SeracPatch(RetrievalPatch):
     """A bank of edits.
 
-    ``bank`` holds ``vision_keys`` and ``text_keys`` (E, k, d_m), ``pictured`` (E,), whether the edit
-    has an image, and the ``tokens`` (E, n) of its text, -1 beyond its end.
+    ``bank`` holds ``vision_keys`` and ``text_keys`` (E, k, d_m), ``pictured`` (E,), whether the
+    edit has an image, and the ``tokens`` (E, n) of its text, -1 beyond its end.
     """
 
     FILE = "serac.safetensors"
@@ -384,7 +380,7 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
         return self.words(tokens[:, :longest]), real[:, :longest].long()
 
     def stream(self, x: Tensor) -> Tensor:
-        """The embeddings (B, T, D) in the first layer's input: the first of its residual streams."""
+        """The embeddings (B, T, D) in the first layer's input, its first residual stream."""
         return x[..., : self.vlm.hidden_size]
 
     # Scope

@@ -1,4 +1,4 @@
-"""WISE: a side memory, a second copy of one matrix, takes the edits; a router chooses for each query.
+"""WISE: a side memory, a copy of one matrix, takes the edits; a router chooses it by query.
 
 Wang, Li, Zhang, Xu, Yao, Jiang, Xie, Huang, Chen: "WISE: Rethinking the Knowledge Memory for
 Lifelong Model Editing of Large Language Models", NeurIPS 2024 (arXiv 2405.14768). With A(x) (H) the
@@ -222,7 +222,7 @@ class WISE(Editor[WISEPatch]):
 
     @torch.no_grad()
     def read(self, query: Query) -> tuple[HiddenBatch, Tensor, Tensor]:
-        """The states below the layer, A (1, T, H) in it, and which of the T tokens are the prompt."""
+        """The states below the layer, A (1, T, H) in it, and which tokens (1, T) are the prompt."""
         batch = self.vlm.encode([query], eos=self.config.eos)
         hidden = self.vlm.hidden(batch, self.layer - 1)
         record = Recorder(self.down + INPUT)
@@ -278,7 +278,7 @@ class WISE(Editor[WISEPatch]):
     def merged(
         self, deltas: list[Tensor], least: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The memories and their least Δ after the shards since the last merge became one: Eq. 8."""
+        """The memories and their least Δ with the shards since the last merge as one: Eq. 8."""
         new = self.config.merge // self.config.shard
         old = len(deltas) - new
         if self.config.memory == "retrieve" or not old:

@@ -14,7 +14,8 @@ from liveedit.editors.common import attention, extractors, losses
 from liveedit.editors.liveedit import generators, routing
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
 from liveedit.editors.liveedit.objective import replay
-from liveedit.editors.liveedit.sampling import EDIT, draw
+from liveedit.editors.common.examples import EDIT
+from liveedit.editors.liveedit.sampling import draw
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.batch import HiddenBatch, Spans
 from liveedit.models.tiny import tiny
@@ -223,7 +224,7 @@ def test_draws_are_as_released():
             assert drawn.mixed[EDIT][j, j]
             assert drawn.mixed["text_generality"][j, j]
             seen["mixed"].add(int(drawn.mixed["image_locality"][j].sum()))
-        near, far = drawn.neighbours, drawn.strangers
+        near, far = drawn.neighbours, drawn.unrelated
         for j in range(B):
             (a, first), (b, second) = near.inputs[j], near.edits[j]
             assert first == second == j
@@ -247,11 +248,11 @@ def test_examples_without_some_probes_are_drawn_for():
         pairs = [
             *drawn.neighbours.inputs,
             *drawn.neighbours.edits,
-            *drawn.strangers.inputs,
-            *drawn.strangers.edits,
+            *drawn.unrelated.inputs,
+            *drawn.unrelated.edits,
         ]
         assert all(kind in kinds[j] for kind, j in pairs)
-        assert [j for _, j in drawn.strangers.inputs] == [1]
+        assert [j for _, j in drawn.unrelated.inputs] == [1]
 
 
 # The editor on a tiny VLM

@@ -85,7 +85,7 @@ class BankEditor(Editor[B]):
 
     @abstractmethod
     def extended(self, held: B, queries: Sequence[Query]) -> B:
-        """A patch with all edits of ``held`` and, behind them, one for each of at least one query."""
+        """A patch with all edits of ``held`` and, behind them, one for each query; at least one."""
 
     @abstractmethod
     def empty(self) -> B:

@@ -110,7 +110,7 @@ class FineTuningEditor(Editor[W]):
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
-        """A function that computes the logits (n, V) that predict the answer, and its n tokens (n,).
+        """A function that computes the answer's logits (n, V), and its n tokens (n,).
 
         The function is to be called under the patch. What the patch cannot change is computed once.
         """

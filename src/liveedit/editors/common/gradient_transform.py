@@ -1,4 +1,4 @@
-"""Base classes for editors that transform an edit's gradient (MEND, KE): factors, changes, training.
+"""Base classes for editors that transform an edit's gradient (MEND, KE).
 
 The gradient of a loss L with respect to the matrix W (d_out × d_in) of a linear layer y = W u is a
 sum over tokens,
@@ -166,7 +166,7 @@ class GradientEditor(TrainableEditor[ChangePatch, Example]):
         """
 
     def adapt(self, factors: Mapping[str, Factors]) -> None:
-        """Update running statistics with the gradients of a training step, before :meth:`changes`."""
+        """Update running statistics with a training step's gradients, before :meth:`changes`."""
 
     def describe(self, queries: Sequence[Query]) -> list[str]:
         """The edits in words, for methods that read them besides the gradient; empty by default."""

@@ -1,4 +1,4 @@
-"""Base classes for in-context editors (IKE, LTE): edits as texts, one of which precedes the prompt."""
+"""Base classes for in-context editors (IKE, LTE), which put an edit's text before the prompt."""
 
 import json
 from abc import abstractmethod

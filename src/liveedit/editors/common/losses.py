@@ -13,7 +13,7 @@ __all__ = ["forward_kl", "info_nce", "kl", "nll"]
 def nll(logits: Tensor, labels: Tensor, rows: Tensor, count: int) -> Tensor:
     """−log p(answer), Eq. 9 and 10, averaged over the tokens of each row: (count,).
 
-    ``logits`` are (N, V), ``labels`` (N,); ``rows`` (N,) is the row, below ``count``, of each token.
+    ``logits`` are (N, V), ``labels`` (N,); ``rows`` (N,) is each token's row, below ``count``.
     """
     return _row_means(F.cross_entropy(logits.float(), labels, reduction="none"), rows, count)
 

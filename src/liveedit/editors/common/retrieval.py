@@ -1,4 +1,4 @@
-"""Shared code of retrieval-based editors (SERAC, RECIPE): each query is matched with at most one edit.
+"""Shared code of retrieval-based editors (SERAC, RECIPE), which match a query with one edit.
 
 RetrievalPatch holds the edits, RetrievalEditor makes them and prepares training, and the functions
 say which query belongs to which edit.
@@ -43,7 +43,7 @@ NO_TOKEN = -1
 """Padding of token ids beyond a text's end."""
 
 Scope = Literal["both", "text"]
-"""The evidence for a query belonging to an edit: image and text, or the text alone, as published."""
+"""The evidence for matching a query with an edit: image and text, or text alone, as published."""
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ The published retrievers of IKE and LTE compare text alone. Different images are
 same words, so by text alone the edits of other images interfere; ``by="text"`` is that form. By
 default the image counts, too:
 
-    an edit e is about the query x  if  cos(t_e, t_x) > threshold  and  cos(i_e, i_x) > image_threshold
+    an edit e is about the query x  if  cos(t_e, t_x) > threshold
+                                    and  cos(i_e, i_x) > image_threshold
 
 t is the sentence's vector, i the mean of the image's tokens at the text decoder's input. Of several
 such edits the one with the largest sum of both cosines is taken. Where neither has an image, the
@@ -81,7 +82,7 @@ class Retriever:
 
     @torch.no_grad()
     def image_key(self, query: Query) -> Tensor:
-        """The direction (D,) of the mean token of the image that a query is about, 0 without image."""
+        """The direction (D,) of the mean token of a query's image, 0 without image."""
         if query.image is None:
             return torch.zeros(self.vlm.hidden_size)
         images = [open_image(image) for image in query.asked]

@@ -16,7 +16,7 @@ with it, and it can be compared number for number:
 
     point                     paper                      released, and here
     before U                  nothing                    LayerNorm
-    attention                 one head, no scale, bias   8 heads, 1/√d_head, biases, no output matrix
+    attention                 one head, no scale, bias   8 heads, 1/√d_head, biases, no output
     inner product             over k·d_m, / √d_m         mean over the k vectors, / √d_m
     divergence (11)           KL(base ‖ edited)          KL(edited ‖ base)
     experts mixed (8)         the whole batch's          a random prefix of the batch's, and the own

@@ -95,8 +95,8 @@ def residual(x: Tensor, U: Tensor, V: Tensor, weight: Tensor) -> Tensor:
     """The sum in Eq. 6, Σ w ρ(x Uᵀ) V, (B, T, D).
 
     ``x`` (B, T, D) is the normalised state, ``weight`` (B, E) holds each expert's fusion weight in
-    each row. ``U`` and ``V`` are (E, r, D) where all rows choose from the same experts, (B, E, r, D)
-    where each row has its own.
+    each row. ``U`` and ``V`` are (E, r, D) where all rows choose from the same experts, or
+    (B, E, r, D) where each row has its own.
     """
     activation = F.relu(x @ U.flatten(-3, -2).transpose(-1, -2))
     spread = weight.repeat_interleave(U.shape[-2], -1)

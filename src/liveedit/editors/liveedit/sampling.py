@@ -21,7 +21,7 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs of rows: the input side of ``inputs[i]`` is compared with the edit side of ``edits[i]``."""
+    """Pairs of rows: the input side of ``inputs[i]``, the edit side of ``edits[i]``."""
 
     inputs: list[RowName]
     edits: list[RowName]

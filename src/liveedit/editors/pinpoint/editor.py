@@ -6,19 +6,20 @@ a trained generator (Eq. 1); keys of an edit's image and question, compared with
 to 5); the residual and its weights (Eq. 6 and 7); and the loss terms of the answer (Eq. 8 to 11).
 What is new:
 
-    part        LiveEdit                        pinpoint                                  file
-    generator   attends to the edit as a set    row j of U and V belongs to token j of    generator.py
-                                                the answer
-    features    two extractors, inner products  one for both sides, keys of unit length,  common/
-                                                a sentinel for the question, too          extractors.py
-    negatives   pairs drawn at random           every query of a batch against every      common/
-                                                edit of it, look-alikes and other         hard_negatives.py
-                                                questions among them
-    gate        the image above the sentinel    likelier than not by image and question,  common/
-                (Eq. 5)                         by a margin                               hard_negatives.py
-    residual    at every position               from the last prompt token on             liveedit/routing.py
-    dropped     nothing                         a share of the tokens that the            common/
-                                                extractors read in training               attention.py
+    part        LiveEdit                        pinpoint
+    generator   attends to the edit as a set    row j of U and V belongs to token j of the
+                                                answer (generator.py)
+    features    two extractors, inner products  one for both sides, keys of unit length, a
+                                                sentinel for the question, too
+                                                (common/extractors.py)
+    negatives   pairs drawn at random           every query of a batch against every edit of it,
+                                                look-alikes and other questions among them
+                                                (common/hard_negatives.py)
+    gate        the image above the sentinel    likelier than not by image and question, by a
+                (Eq. 5)                         margin (common/hard_negatives.py)
+    residual    at every position               from the last prompt token on (liveedit/routing.py)
+    dropped     nothing                         a share of the tokens that the extractors read in
+                                                training (common/attention.py)
     targets     end with the answer             end with the end-of-text token
 
 docs/explanation/results/ablations.md measures the worth of gate, margin and residual, and how

@@ -28,7 +28,7 @@ __all__ = ["AlignedGenerator"]
 
 
 class AlignedGenerator(nn.Module):
-    """f_eg with rows aligned to the answer's tokens; ``rank`` is the most that an answer may have."""
+    """f_eg with rows aligned to the answer's tokens, of which there are at most ``rank``."""
 
     def __init__(
         self, hidden_size: int, module_dim: int, heads: int, rank: int, scale: float

@@ -5,18 +5,16 @@ has one.
 import pytest
 import torch
 
-from liveedit.editors.common.feed_forward import (
-    DOWN,
+from liveedit.editors.ft import FTL
+from liveedit.errors import UnsupportedModel
+from liveedit.models.feed_forward import (
     down_projection,
     feed_forward,
     highest_layer,
     inner_width,
     matrices,
-    prompt_tokens,
-    stacked,
+    stacked_down_projections,
 )
-from liveedit.editors.ft import FTL
-from liveedit.errors import UnsupportedModel
 from liveedit.models.patch import INPUT
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -40,8 +38,8 @@ def test_latent_experts_have_a_last_matrix_for_all_tokens():
 
 def test_routed_experts_alone_have_none():
     vlm = tiny("qwen3_vl_moe")
-    assert matrices(vlm, 3, DOWN) == []
-    assert stacked(vlm, 3) == ["layers.3.mlp.experts.down_proj"]
+    assert matrices(vlm, 3, vlm.module_names.down) == []
+    assert stacked_down_projections(vlm, 3) == ["layers.3.mlp.experts.down_proj"]
     assert inner_width(vlm, 3) == 64
     with pytest.raises(UnsupportedModel, match="linear layers for every token"):
         down_projection(vlm, 3)
@@ -49,8 +47,9 @@ def test_routed_experts_alone_have_none():
 
 
 def test_a_gate_of_attention_is_not_the_networks():
-    names = ("gate_proj", *DOWN)
-    assert matrices(tiny("muse_glimmer"), 3, names) == [
+    vlm = tiny("muse_glimmer")
+    names = ("gate_proj", *vlm.module_names.down)
+    assert matrices(vlm, 3, names) == [
         "layers.3.mlp.gate_proj",
         "layers.3.mlp.down_proj",
     ]
@@ -62,7 +61,7 @@ def test_a_row_s_prompt_is_the_same_alone_and_beside_a_longer_one(side):
     queries = [Query("Who?", "Ann"), Query("Which of these is the longer question?", "this one")]
     batch = vlm.encode(queries, padding_side=side)
     for query, row, tokens in zip(
-        queries, batch.inputs["input_ids"], prompt_tokens(batch), strict=True
+        queries, batch.inputs["input_ids"], batch.prompt_tokens(), strict=True
     ):
         alone = vlm.encode([query])
-        assert torch.equal(row[tokens], alone.inputs["input_ids"][prompt_tokens(alone)])
+        assert torch.equal(row[tokens], alone.inputs["input_ids"][alone.prompt_tokens()])
