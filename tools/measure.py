@@ -40,6 +40,8 @@ PACKAGE = ROOT / "src" / "liveedit"
 WINDOW = 6
 """Lines of code that count as a repetition."""
 LONG = 100
+PLAIN = {"property", "cached_property", "classmethod", "staticmethod", "contextmanager", "dataclass"}
+"""Decorators that register nothing."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -128,8 +130,8 @@ def dead(sources: Sequence[Source], mentioned: str) -> list[str]:
     found = list[str]()
     for node in nodes(sources):
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("__"):
-            registered = any("register" in ast.unparse(mark) for mark in node.decorator_list)
-            if words[node.name] < 2 and not registered:
+            marks = {ast.unparse(mark).partition("(")[0] for mark in node.decorator_list}
+            if words[node.name] < 2 and not marks - PLAIN:  # others may register what they mark
                 found.append(node.name)
     return found
 

@@ -83,8 +83,8 @@ def test_fresh_answers_stand_in_the_edit_and_in_all_that_asks_for_it(editor):
     names = [("reliability", 0), ("text_generality", 0), ("reliability", 1), ("text_generality", 1)]
     names += [("image_locality", 0)] * ("image_locality" in examples[0].inputs)
     end, special = editor.vlm.tokenizer.eos_token_id, editor.vlm.tokenizer.all_special_ids
-    written = editor.written(examples, names, torch.Generator().manual_seed(0))
-    said = [row[row >= 0].tolist() for row in written.said]
+    written = editor.answering(examples, names, torch.Generator().manual_seed(0))
+    said = [row[row >= 0].tolist() for row in written.answers]
     assert said[0] != examples[0].answer.tolist()
     assert len(said[0]) == len(examples[0].answer)
     assert said[0][-1] == end
@@ -94,7 +94,7 @@ def test_fresh_answers_stand_in_the_edit_and_in_all_that_asks_for_it(editor):
     )
     labels = [row[row >= 0].tolist() for row in written.rows.labels]
     assert labels[:3] == [said[0], said[0], said[1]]
-    assert written.text[0][written.text[0] >= 0].tolist()[-len(said[0]) :] == said[0]
+    assert written.texts[0][written.texts[0] >= 0].tolist()[-len(said[0]) :] == said[0]
     for at, (kind, j) in enumerate(names):
         before, after = examples[j].inputs[kind], written.rows
         span, old = before.spans[0], examples[j].inputs[kind].labels
@@ -110,8 +110,8 @@ def test_without_a_share_no_answer_is_exchanged(editor):
     plain = new_editor(editor.vlm, editor.name, SMALL[editor.name] | {"eos": True})
     examples = plain.prepare(CASES)
     names = [("reliability", 0), ("reliability", 1)]
-    written = plain.written(examples, names, torch.Generator())
-    assert [row[row >= 0].tolist() for row in written.said] == [
+    written = plain.answering(examples, names, torch.Generator())
+    assert [row[row >= 0].tolist() for row in written.answers] == [
         example.answer.tolist() for example in examples
     ]
     real = examples[0].inputs["reliability"].hidden

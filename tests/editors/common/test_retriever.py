@@ -74,7 +74,7 @@ def test_thresholds_leave_strangers_out_and_none_of_them_takes_the_nearest(vlm, 
     assert retriever(vlm, sentence_encoder, image_threshold=1.1).find(held, EDITS[0]) is None
     nearest = Retriever(vlm, sentence_encoder, "both")
     assert nearest.find(held, Query("something else", image=BLUE)) is not None
-    assert nearest.find(Bank(nearest.empty), EDITS[0]) is None
+    assert nearest.find(Bank(nearest.no_keys), EDITS[0]) is None
 
 
 def test_an_image_is_known_by_its_pixels(vlm, sentence_encoder, tmp_path):

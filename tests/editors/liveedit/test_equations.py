@@ -12,6 +12,7 @@ from PIL import Image
 from liveedit.editors import load_editor, new_editor
 from liveedit.editors.common import attention, extractors, losses
 from liveedit.editors.liveedit import generators, routing
+from liveedit.editors.liveedit import losses as routing_losses
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
 from liveedit.editors.liveedit.objective import replay
 from liveedit.editors.common.examples import EDIT
@@ -193,8 +194,8 @@ def test_soft_routing_losses_eq15_16(keys):
     for j in range(4):
         own, other = slow_similarity(psi[j], psi_hat[j]), slow_similarity(psi[j], psi_hat[j - 1])
         absolute.append(-torch.log(torch.sigmoid(own)) - torch.log(1 - torch.sigmoid(other)))
-    torch.testing.assert_close(losses.relative_routing(z), sum(relative) / 4)
-    torch.testing.assert_close(losses.absolute_routing(z), sum(absolute) / 4)
+    torch.testing.assert_close(routing_losses.relative_routing(z), sum(relative) / 4)
+    torch.testing.assert_close(routing_losses.absolute_routing(z), sum(absolute) / 4)
 
 
 def test_hard_routing_losses_eq13_14(keys):
@@ -202,9 +203,9 @@ def test_hard_routing_losses_eq13_14(keys):
     z, sentinel = attention.similarity(phi, phi_hat), attention.own_similarity(phi, theta)
     own, foreign = torch.arange(4), torch.full((4,), 4)
     expected = [slow_nce(phi[j], phi_hat[j], [*phi_hat, theta[j]]) for j in range(4)]
-    torch.testing.assert_close(losses.hard_routing(z, sentinel, own), sum(expected) / 4)
+    torch.testing.assert_close(routing_losses.hard_routing(z, sentinel, own), sum(expected) / 4)
     expected = [slow_nce(phi[j], theta[j], [*phi_hat, theta[j]]) for j in range(4)]
-    torch.testing.assert_close(losses.hard_routing(z, sentinel, foreign), sum(expected) / 4)
+    torch.testing.assert_close(routing_losses.hard_routing(z, sentinel, foreign), sum(expected) / 4)
 
 
 # What training draws
@@ -448,7 +449,7 @@ def test_more_experts_than_are_gathered_at_a_time(vlm, patch, monkeypatch):
     with vlm.patched(patch), torch.no_grad():
         whole = vlm.logits(batch)
         assert max(map(len, batch.fired_by(patch))) > 2
-        monkeypatch.setattr("liveedit.editors.liveedit.routing.SLAB", 2)
+        monkeypatch.setattr("liveedit.editors.liveedit.experts.SLAB", 2)
         torch.testing.assert_close(vlm.logits(batch), whole)
 
 
