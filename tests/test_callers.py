@@ -27,7 +27,9 @@ from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.errors import BadInput
 from liveedit.models.calls import CACHE
-from liveedit.models.conformance.contract import QUERIES, Nudged, cut, middle
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.reference import cut, middle
+from liveedit.models.conformance.sample_patches import Nudged
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 

@@ -35,7 +35,7 @@ from liveedit.artifacts import check_folder, draft, file_sum, locked, sync, writ
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Example, TrainableEditor
 from liveedit.errors import BadInput, Mismatch, StorageError, shortage
-from liveedit.models.texts import check_cases
+from liveedit.models.input_checks import check_cases
 from liveedit.registry import nearest
 from liveedit.runinfo import digest
 from liveedit.settings import Count, Index, Positive, Seed, check

@@ -11,7 +11,9 @@ import torch
 import transformers
 
 from liveedit.errors import BadInput
-from liveedit.models.conformance.contract import QUERIES, Nudged, cut, greedy, middle
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.reference import cut, greedy, middle
+from liveedit.models.conformance.sample_patches import Nudged
 from liveedit.models.tiny import tiny
 
 BENT = {

@@ -3,7 +3,7 @@ import torch
 
 from liveedit.editors.common.feed_forward import Recorder
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.attach import unpadded
+from liveedit.models.raw_calls import unpadded
 from liveedit.models.patch import Patch, main_output, site_layer
 from liveedit.models.tiny import tiny
 from liveedit.types import Query

@@ -22,7 +22,8 @@ from liveedit.editors import new_editor
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
 from liveedit.models.families.llava import Llava
 from liveedit.models.tiny import tiny
-from liveedit.models.vlm import VLM, scaled
+from liveedit.models.runner import scaled
+from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 FLAG = Image.fromarray(np.arange(60 * 40 * 3, dtype=np.uint8).reshape(40, 60, 3))

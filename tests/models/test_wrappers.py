@@ -10,7 +10,8 @@ from liveedit.editable import EditableVLM
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.editors.base import TrainableEditor
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.conformance.contract import CHECKS, QUERIES
+from liveedit.models.conformance.contract import CHECKS
+from liveedit.models.conformance.queries import QUERIES
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from liveedit.data.images import image_key, image_title, open_image, reason
 from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, find_spans, pad_rows
-from liveedit.models.template import ChatTemplate
+from liveedit.models.chat_template import ChatTemplate
 from liveedit.types import Query, checked
 
-__all__ = ["Encoder", "Picture", "PromptFormat"]
+__all__ = ["Encoder", "Picture", "PromptFormat", "filled", "nested"]
 
 PromptFormat = Literal["raw", "chat", "vlkeb"]
 """``raw`` is the bare prompt, as LiveEdit feeds it; ``vlkeb`` what VLKEB feeds; ``chat`` the

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import image_processing_backends
 
-from liveedit.models.conformance.contract import SQUARE, WIDE
+from liveedit.models.conformance.queries import SQUARE, WIDE
 from liveedit.models.tiny.shrink import shrink
 from liveedit.models.tiny.without_torchvision import (
     grayscale_to_rgb,
