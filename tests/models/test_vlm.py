@@ -398,7 +398,7 @@ def test_the_prompts_of_vlkeb(family, rendered):
 
 def test_a_model_that_vlkeb_does_not_have_has_no_prompt_of_it():
     made = tiny("qwen2_vl")
-    with pytest.raises(BadInput, match="VLKEB does not ask this model"):
+    with pytest.raises(BadInput, match="no VLKEB prompt is defined for this model"):
         VLM(made.model, made.processor, "vlkeb")
 
 

@@ -48,7 +48,8 @@ class Answer:
             or not torch.equal(ids[within, 0], self.batch.inputs["input_ids"][within, call.past])
         ):
             raise BadInput(
-                "behind a cache that was cut other tokens make another prompt: give the whole text anew, and generate "
+                "behind a cache that was cut other tokens make another prompt: give the whole text "
+                "anew, and generate "
                 f"without {LOOKUP}"
             )
         for rewind in self.methods("rewind"):

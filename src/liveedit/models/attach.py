@@ -235,7 +235,9 @@ class Attachment:
         Without those entered within ``unpatched``: they serve the answer of one caller, or an edit
         that is being made.
         """
-        below = {scope for scopes in self.entered.values() for scope in scopes[:-1]}
+        below = set[Scope]()
+        for scopes in self.entered.values():
+            below.update(scopes[:-1])
         last = (
             scope
             for scope in self.entered
@@ -256,7 +258,8 @@ class Attachment:
             stacks = list(self.open.values())
         if len(stacks) > 1:
             raise BadInput(
-                "several threads have patched this model: enter `patched` in the thread that asks it"
+                "several threads have patched this model: enter `patched` in the thread that asks "
+                "it"
             )
         return stacks[0] if stacks else ()
 
@@ -266,8 +269,9 @@ class Attachment:
     def changed_parameters(self, scope: Scope, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Within it parameters have new values where ``scope`` acts, tied ones included.
 
-        The model's own tensors stay where they are, so nothing is copied or rounded. Raises :class:`Mismatch` for values that do not fit this model,
-        :class:`UnsupportedModel` for a parameter that is quantised or off-loaded.
+        The model's own tensors stay where they are, so nothing is copied or rounded. Raises
+        :class:`Mismatch` for values that do not fit this model, :class:`UnsupportedModel` for a
+        parameter that is quantised or off-loaded.
         """
         changed: list[nn.Module] = []
         if weights:
@@ -307,7 +311,8 @@ class Attachment:
             old = parameters.get(name)
             if old is None:
                 raise Mismatch(
-                    f"the patch sets '{name}', which this model does not have: use the patch's own base model"
+                    f"the patch sets '{name}', which this model does not have: use the patch's own "
+                    "base model"
                 )
             check_changeable([(name, old)])
             if old.shape != value.shape:
@@ -386,7 +391,8 @@ class Attachment:
         """
         if any(scope.acts and len(scope.patch) for scope in self.asked_for()):
             raise BadInput(
-                "these edits are not in the model's weights: save them beside it, with EditableVLM.save"
+                "these edits are not in the model's weights: save them beside it, with "
+                "EditableVLM.save"
             )
         return own(*args, **kwargs)
 
@@ -403,7 +409,8 @@ class Attachment:
                 )
             if overrides(patch, "rewrite") and patch not in getattr(ids, "rewritten_by", ()):
                 raise BadInput(
-                    f"{name} acts on a question before it is encoded: ask by VLM.generate or VLM.logits, "
+                    f"{name} acts on a question before it is encoded: ask by VLM.generate or "
+                    "VLM.logits, "
                     "or encode the question within `patched`"
                 )
 
@@ -411,13 +418,14 @@ class Attachment:
         """Raise :class:`BadInput` if the model that proposes tokens shares this text decoder."""
         if isinstance(assistant, nn.Module) and self.vlm.decoder in assistant.modules():
             raise BadInput(
-                "assistant_model is the patched model itself: hand over another, or a copy of it made outside `patched`"
+                "assistant_model is the patched model itself: hand over another, or a copy of it "
+                "made outside `patched`"
             )
 
     # One call
 
     def enters(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the model: decide which patches act, and keep the call's ids and labels (B, T')."""
+        """Before the model: decide which patches act, and keep ids and labels (B, T')."""
         scopes = self.asked_for()
         tokens = self.call.__dict__.setdefault("tokens", [])
         tokens.append(
@@ -493,7 +501,8 @@ class Attachment:
         answer = CachedAnswers.of(call.cache).get(patch)
         if answer is None:
             raise BadInput(
-                "the tokens in this cache were read without the patch: begin the text within `patched`"
+                "the tokens in this cache were read without the patch: begin the text within "
+                "`patched`"
             )
         here = self.here
         inside = here.announced is not None or (
@@ -501,7 +510,8 @@ class Attachment:
         )
         if call.length > 1 and not inside:
             raise BadInput(
-                f"{call.length} tokens behind a cache may be an answer or another prompt: give the whole text anew, "
+                f"{call.length} tokens behind a cache may be an answer or another prompt: give the "
+                "whole text anew, "
                 "without a cache, or ask by generate"
             )
         if call.rows != len(answer.batch):
@@ -519,7 +529,8 @@ class Attachment:
         whole = here.prompt if here.announced is None else here.announced.labels.shape[1]
         if whole is not None and call.length < whole:
             raise BadInput(
-                f"{call.length} of the {whole} tokens of a prompt: give all of them in one call, without "
+                f"{call.length} of the {whole} tokens of a prompt: give all of them in one call, "
+                "without "
                 "prefill_chunk_size, or hand on the cache of those before"
             )
 

@@ -1,4 +1,4 @@
-"""Encoded queries (Batch), where their parts are (Spans), and a layer's output for them (HiddenBatch).
+"""Batch: encoded queries. Spans: their parts. HiddenBatch: a decoder layer's output for them.
 
 Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
 """
@@ -171,7 +171,7 @@ class Batch:
         return len(self.spans)
 
     def answer_positions(self) -> Tensor:
-        """The positions, boolean (B, T), whose logits predict the answer tokens: one left of each."""
+        """The positions, boolean (B, T), that predict the answer tokens: one left of each."""
         return predicting(self.labels)
 
     def fired_by(self, patch: Hashable) -> list[list[Firing]]:
@@ -292,7 +292,7 @@ class HiddenBatch:
         return len(self.spans)
 
     def answer_positions(self) -> Tensor:
-        """The positions, boolean (B, T), whose logits predict the answer tokens: one left of each."""
+        """The positions, boolean (B, T), that predict the answer tokens: one left of each."""
         return predicting(self.labels)
 
     def to(self, device: torch.device | str) -> "HiddenBatch":
@@ -334,7 +334,7 @@ class HiddenBatch:
         return counted.expand(*axes, *self.labels.shape)
 
     def extra_of(self, name: str, like: Tensor, gap: int) -> Tensor:
-        """``extra[name]`` with ``gap`` zeros behind; zeros in the form of ``like`` if it is missing."""
+        """``extra[name]``, or zeros like ``like`` if it is missing, with ``gap`` zeros behind."""
         value = self.extra.get(name)
         if value is None:
             return like.new_zeros(len(self), self.labels.shape[1] + gap, *like.shape[2:])

@@ -37,7 +37,9 @@ __all__ = [
 ]
 
 SiteFn = Callable[[Tensor], Tensor]
-"""Maps a module's output or input (B, T', D) to its replacement, of the same shape, dtype and device.
+"""Maps a module's output or input (B, T', D) to its replacement.
+
+The replacement has the same shape, dtype and device.
 """
 
 INPUT = "@input"
@@ -45,7 +47,7 @@ INPUT = "@input"
 
 
 class Patch:
-    """Learnt edits as a value: using a patch never changes it. This base class is the empty patch."""
+    """Learnt edits as a value, which use never changes; this base class is the empty patch."""
 
     def __len__(self) -> int:
         """The number of edits."""
@@ -106,7 +108,7 @@ class Patch:
         return {}
 
     def merge(self, batch: Batch, logits: Tensor) -> Tensor:  # noqa: ARG002
-        """The replacement for ``logits`` (B, T', V), which belong to the last T' tokens of ``batch``.
+        """The replacement for ``logits`` (B, T', V) of the last T' tokens of ``batch``.
 
         While text is generated, ``batch`` grows by the tokens generated so far.
         """
@@ -141,7 +143,7 @@ def site_layer(site: str) -> int | None:
 
 
 def act(function: SiteFn, output: Any, rows: int, device: torch.device) -> Any:
-    """Apply ``function`` to the states in a module's output, a tensor or a tuple that begins with it."""
+    """Apply ``function`` to the states in a module's output: a tensor, or the first of a tuple."""
     states = apply(function, main_output(output), rows, device)
     return (states, *output[1:]) if isinstance(output, tuple) else states
 

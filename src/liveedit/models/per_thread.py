@@ -38,7 +38,7 @@ class _Dispatcher:
 
 @contextmanager
 def replaced_forward(module: nn.Module, replace: Callable[[Function], Function]) -> Iterator[None]:
-    """Within it the calling thread runs ``replace(forward)`` instead of the module's ``forward``."""
+    """Within it this thread runs ``replace(forward)`` in place of the module's ``forward``."""
     attributes = vars(module)
     thread = get_ident()
     with _LOCK:

@@ -59,7 +59,7 @@ class ImageTextProcessor(ProcessorMixin):  # type: ignore[misc]
         return blank, (type(self).__bases__[0],), vars(self)
 
     def __getattr__(self, name: str) -> Any:
-        """``None`` for a part that is left out; for that of videos, the image processor's settings."""
+        """``None`` for a part that is left out; for videos the image processor's settings."""
         if name in UNWANTED:
             return Settings(self.image_processor) if name == "video_processor" else None
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""ModelRunner: forward passes of a vision-language model, whole or in part, with patches or without.
+"""ModelRunner: forward passes of a vision-language model, whole or in part, under patches or not.
 
 Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
 """
@@ -96,7 +96,8 @@ class ModelRunner(Encoder):
     ) -> None:
         if any(parameter.is_inference() for parameter in model.parameters()):
             raise BadInput(
-                "the model was made within torch.inference_mode(): make it outside, or it cannot be edited"
+                "the model was made within torch.inference_mode(): make it outside, or it cannot "
+                "be edited"
             )
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
         settle(model)
@@ -225,7 +226,7 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def patched(self, patch: Patch) -> Iterator[Self]:
-        """Within it the model answers with the patch: every method here, and raw Hugging Face calls.
+        """Within it the model answers with the patch, in raw Hugging Face calls, too.
 
         This holds for the thread or asyncio task that enters it, and for raw calls from threads
         that have entered no patch themselves; all others are answered without the patch. A patch
@@ -236,7 +237,8 @@ class ModelRunner(Encoder):
         """
         if not isinstance(patch, Patch):
             raise BadInput(
-                f"a model is patched with a patch, not with {type(patch).__name__}: an editor makes one"
+                f"a model is patched with a patch, not with {type(patch).__name__}: an editor "
+                "makes one"
             )
         with self.attachment.patched(patch):
             yield self
@@ -297,8 +299,7 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
-        """The batch with a patch's vectors before the text of its rows, and the new positions (B, T)
-        of its own tokens.
+        """The batch with a patch's vectors before its texts, and where (B, T) its own tokens are.
 
         The batch itself and ``None`` where no patch has any. Raises :class:`UnsupportedModel` where
         two patches have some, and as :meth:`check_prefix`.
@@ -337,7 +338,8 @@ class ModelRunner(Encoder):
         """
         if not isinstance(batch, Batch):
             raise BadInput(
-                f"logits are those of a batch, not of {type(batch).__name__}: make one with `encode`"
+                f"logits are those of a batch, not of {type(batch).__name__}: make one with "
+                "`encode`"
             )
         with self.prefixed(batch) as (longer, places), self.announce(longer):
             logits: Tensor = self.model(**longer.inputs, use_cache=False).logits.to(self.device)
@@ -462,10 +464,10 @@ class ModelRunner(Encoder):
         return {}
 
     def carry(self, layer: int, taken: Mapping[int, Inputs]) -> dict[str, Tensor]:  # noqa: ARG002
-        """The tensors (B, T, …) that layers above ``layer`` read from lower ones, besides its output.
+        """The tensors (B, T, …) that upper layers read from lower ones, besides the output.
 
-        By names that begin with :data:`CARRIED`. ``taken`` holds the inputs of the layers of
-        :meth:`watched`.
+        Upper layers are those above ``layer``, whose output is meant. Their names begin with
+        :data:`CARRIED`. ``taken`` holds the inputs of the layers of :meth:`watched`.
         """
         return {}
 
@@ -502,7 +504,7 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def bypassed(self, layer: int, hidden: HiddenBatch) -> Iterator[None]:
-        """Within it decoder layers up to ``layer`` compute nothing, and the last returns ``hidden``."""
+        """Within it decoder layers up to ``layer`` do not run; the last returns ``hidden``."""
 
         def bypass(number: int, _forward: Callable[..., Any]) -> Callable[..., Any]:
             def stand_in(*_args: Any, **kwargs: Any) -> Any:

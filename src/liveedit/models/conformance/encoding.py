@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -174,15 +175,17 @@ def holds_in_order(value: Tensor, parts: Sequence[Tensor]) -> bool:
     for axis in range(value.ndim):
         sizes = [part.shape[axis] for part in parts]
         if value.shape[axis] == sum(sizes):
-            pieces = value.split(sizes, axis)
-            return all(begins_with(*pair) for pair in zip(pieces, parts, strict=True))
+            starts = [0, *accumulate(sizes)]
+            placed = zip(parts, starts, strict=False)
+            return all(holds(value, part, axis, start) for part, start in placed)
     return False
 
 
-def begins_with(piece: Tensor, part: Tensor) -> bool:
-    """Whether ``part`` is the corner of ``piece`` from which padding extends it."""
+def holds(value: Tensor, part: Tensor, axis: int, start: int) -> bool:
+    """Whether ``value`` holds ``part`` from ``start`` on along ``axis``, else from 0 on."""
+    rest = value.narrow(axis, start, part.shape[axis])
     corner = tuple(slice(size) for size in part.shape)
-    return torch.equal(piece[corner], part)
+    return torch.equal(rest[corner], part)
 
 
 def an_image_is_processed_once(vlm: ModelRunner) -> None:

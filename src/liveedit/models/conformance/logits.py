@@ -16,7 +16,7 @@ __all__ = [
 
 
 def rows_are_equal_alone_and_in_a_batch(vlm: ModelRunner) -> None:
-    """A row gives the same logits alone and in a padded batch with text-only rows, on either side."""
+    """A row gives the same logits alone and in a padded batch, whatever the padding side."""
     alone = [vlm.logits(vlm.encode([query]))[0] for query in QUERIES]
     for side in SIDES:
         batch = vlm.encode(QUERIES, padding_side=side)

@@ -179,7 +179,7 @@ def patches_can_be_nested(vlm: ModelRunner) -> None:
 
 
 def weights_are_put_on_and_taken_off(vlm: ModelRunner) -> None:
-    """A patch of weights acts in ``logits`` and raw calls, takes gradients, and is removed exactly."""
+    """A patch of weights acts in all calls, takes gradients, and is removed bit for bit."""
     batch = vlm.encode(QUERIES)
     name = matrix_of_last_layer(vlm)
     old = vlm.model.get_parameter(name)

@@ -1,4 +1,4 @@
-"""Checks that run when a model is loaded: quick ones, without which an edit could not be trusted."""
+"""Checks that run when a model is loaded: if one fails, edits cannot be trusted."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -49,7 +49,7 @@ class Routed(Patch):
 
 
 def route(states: Tensor, batch: Batch) -> Tensor:
-    """Keys (B, 1, D): the sum over the image plus the mean over the prompt, rotated by one place."""
+    """Keys (B, 1, D): sum over the image plus mean over the prompt, rotated by one place."""
     keys = []
     for row, span in zip(states.float(), batch.spans, strict=True):
         image = row[slice(*span.image)].sum(0)

@@ -38,70 +38,19 @@ NAMED = {
 """Special tokens by the tokenizer's attribute under which processors look for them."""
 
 MARKS = [
-    *(
-        "<|im_start|>",
-        "<|im_end|>",
-        "<fake_token_around_image>",
-        "<global-img>",
-        "<end_of_utterance>",
-    ),
-    *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
-    *(
-        "<|image_pad|>",
-        "<|video_pad|>",
-        "<|imgpad|>",
-        "<imgpad>",
-        "<|media_pad|>",
-        "<|patch|>",
-        "<|image|>",
-        "<|video|>",
-    ),
-    *(
-        "<|START_OF_IMG|>",
-        "<|END_OF_IMG|>",
-        "<|IMG_PATCH|>",
-        "TILE_GLOBAL",
-        "<|VISION_START|>",
-        "<|VISION_END|>",
-    ),
-    *(
-        "<|IMAGE_PAD|>",
-        "<|VIDEO_PAD|>",
-        "]<]image[>[",
-        "]<]video[>[",
-        "]<]start of image[>[",
-        "]<]end of image[>[",
-    ),
-    *(
-        "[IMG]",
-        "[IMG_END]",
-        "<im_start>",
-        "<im_end>",
-        "<im_patch>",
-        "<im_col>",
-        "<im_low>",
-        "<low_res_im_start>",
-    ),
-    *(
-        "<|tile_x_separator|>",
-        "<|tile_y_separator|>",
-        "<|img_thumbnail|>",
-        "<IMG_START>",
-        "<IMG_END>",
-        "<IMG_COL>",
-    ),
-    *(
-        "<IMG_ROW>",
-        "<IMG_GRID>",
-        "<IMG_ATOM>",
-        "<|begin_of_image|>",
-        "<|end_of_image|>",
-        "<patch_newline>",
-    ),
-    "<0x04>",
-    *("<frame_start>", "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>"),
-    *("<patch_start>", "<patch_end>", "<|content_image|>", "<|content_audio_input|>"),
-]
+    "<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<global-img>",
+    "<end_of_utterance>", "<row_1_col_1>", "<row_1_col_2>", "<row_2_col_1>", "<row_2_col_2>",
+    "<|image_pad|>", "<|video_pad|>", "<|imgpad|>", "<imgpad>", "<|media_pad|>", "<|patch|>",
+    "<|image|>", "<|video|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>",
+    "TILE_GLOBAL", "<|VISION_START|>", "<|VISION_END|>", "<|IMAGE_PAD|>", "<|VIDEO_PAD|>",
+    "]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>[", "[IMG]",
+    "[IMG_END]", "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<im_low>",
+    "<low_res_im_start>", "<|tile_x_separator|>", "<|tile_y_separator|>", "<|img_thumbnail|>",
+    "<IMG_START>", "<IMG_END>", "<IMG_COL>", "<IMG_ROW>", "<IMG_GRID>", "<IMG_ATOM>",
+    "<|begin_of_image|>", "<|end_of_image|>", "<patch_newline>", "<0x04>", "<frame_start>",
+    "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>", "<patch_start>", "<patch_end>",
+    "<|content_image|>", "<|content_audio_input|>",
+]  # fmt: skip
 """Special tokens whose text stands in the code of processors."""
 
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
@@ -131,9 +80,8 @@ PIXTRAL: dict[str, Any] = {
     "processor": {"spatial_merge_size": 2},
     "note": "needs torchvision",
 }
-CHAMELEON = [
-    f"IMGIMG{letters}Z" for letters in [*"ABCDEFGHIJ", *("B" + letter for letter in "ABCDEF")]
-]
+LETTERS = [*"ABCDEFGHIJ", *(f"B{letter}" for letter in "ABCDEF")]
+CHAMELEON = [f"IMGIMG{letters}Z" for letters in LETTERS]
 EMU3 = [f"<|visual token {code:06d}|>" for code in range(16)]
 """The words of Chameleon's and Emu3's vocabulary for 16 codes of images."""
 
@@ -346,7 +294,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 "num_experts_per_tok": 2,
             },
             "vision_config": {
-                "sam_config": {  # whose grid is 64 by 64, since the number of queries is not in the configuration
+                # The number of queries is not in the configuration: it needs a grid of 64 by 64.
+                "sam_config": {
                     "image_size": 64,
                     "patch_size": 1,
                     "global_attn_indexes": [],

@@ -41,7 +41,8 @@ def without_torchvision() -> Iterator[None]:
         {function.__name__: function for function in (resize, pad, normalize, grayscale_to_rgb)}
     )
     vars(functional).update(pil_to_tensor=pil_to_tensor, InterpolationMode=Image.Resampling)
-    modules, module = {functional.__name__: functional}, functional
+    module = functional
+    modules = {module.__name__: module}
     while "." in module.__name__:
         name, _, last = module.__name__.rpartition(".")
         modules[name] = ModuleType(name)
@@ -74,7 +75,10 @@ def resize(
 
 
 def pad(
-    image: Tensor, padding: Sequence[int], fill: Any = 0, padding_mode: str = "constant"
+    image: Tensor,
+    padding: Sequence[int],
+    fill: Any = 0,
+    padding_mode: str = "constant",  # noqa: ARG001
 ) -> Tensor:
     """The images (…, C, H, W) with ``padding`` to the left, above, to the right and below.
 
