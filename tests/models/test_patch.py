@@ -60,7 +60,7 @@ def test_padding_cannot_be_told_from_a_mask_of_another_kind():
     for mask in (None, {"full": None}):
         assert bool(unpadded(mask, ids).all())
     assert bool(unpadded(object(), ids[:1]).all())
-    with pytest.raises(BadInput, match="ask row by row"):
+    with pytest.raises(BadInput, match="give one row at a time"):
         unpadded(object(), ids)
 
 

@@ -114,8 +114,8 @@ def family(model_type: str) -> Any:
         )
     if model_type not in FAMILIES and model_type not in known_types():
         raise UnsupportedModel(
-            f"no family reads models of type '{model_type}': `liveedit models` lists what can be "
-            "read"
+            f"no family reads models of type '{model_type}': "
+            "`liveedit models` lists what can be read"
         )
     return resolve("model family", model_type, {model_type: GENERIC, **FAMILIES})
 
@@ -129,9 +129,9 @@ def check_authors(config: Mapping[str, Any], path: str | Path) -> None:
         )
     if "text_config" not in config and LLAVA & config.keys():
         raise UnsupportedModel(
-            f"{path} is a checkpoint for the code of LLaVA's authors: take the one for "
-            "transformers, such as "
-            "llava-hf/llava-1.5-7b-hf, or make it with transformers' convert_llava_weights_to_hf.py"
+            f"{path} is a checkpoint for the code of LLaVA's authors: "
+            "take the one for transformers, such as llava-hf/llava-1.5-7b-hf, "
+            "or make it with transformers' convert_llava_weights_to_hf.py"
         )
 
 
@@ -188,8 +188,8 @@ def checkpoint(path: str | Path) -> str:
     is_path = isinstance(path, Path) or folder.exists() or text.startswith((".", "~", "/"))
     if is_path or text.count("/") != 1:
         raise BadInput(
-            f"no model folder at {path}: check the path, or give a Hugging Face id such as "
-            "owner/name"
+            f"no model folder at {path}: "
+            "check the path, or give a Hugging Face id such as owner/name"
         )
     return reachable(text)
 

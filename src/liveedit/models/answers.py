@@ -48,9 +48,8 @@ class Answer:
             or not torch.equal(ids[within, 0], self.batch.inputs["input_ids"][within, call.past])
         ):
             raise BadInput(
-                "behind a cache that was cut other tokens make another prompt: give the whole text "
-                "anew, and generate "
-                f"without {LOOKUP}"
+                "other tokens behind a cut cache make another prompt: "
+                f"give the whole text anew, and generate without {LOOKUP}"
             )
         for rewind in self.methods("rewind"):
             rewind(call.past)
@@ -65,14 +64,14 @@ class Answer:
 
 
 class CachedAnswers(dict[Patch, Answer]):
-    """The answers that continue behind one cache, by their patches; a copied cache starts empty."""
+    """The answers that continue behind one cache, by their patches; a copy starts empty."""
 
     def __deepcopy__(self, _memo: Any) -> "CachedAnswers":
         return CachedAnswers()
 
     @classmethod
     def of(cls, cache: Any) -> "CachedAnswers":
-        """Those of ``cache``, which are attached to it when first asked for."""
+        """The answers of ``cache``; the first call attaches an empty store to it."""
         found: CachedAnswers | None = getattr(cache, ATTRIBUTE, None)
         if found is None:
             found = cls()

@@ -63,7 +63,7 @@ class Host(Protocol):
         """The fingerprint of the unedited weights."""
 
     def image_tokens(self, input_ids: Tensor) -> Tensor:
-        """Which of the tokens (B, T) stand for the image, boolean (B, T)."""
+        """The image tokens among the ids (B, T), as a boolean mask (B, T)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +84,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The patches and the call of one context: of one thread or asyncio task.
+    """State of one thread or asyncio task: its patches, and the call under way.
 
     ``scopes`` are its patches, the innermost last; ``None`` where it has entered none and raw calls
     get the patches of others. ``announced`` is the batch of a ``ModelRunner`` method, ``skipped``
@@ -152,7 +152,7 @@ class Attachment:
         self.hooks = ExitStack()
         self.sites: dict[str, Any] = {}
         self.users = 0
-        """How many need the hooks: patches that are on."""
+        """The number of patches that are on; while it is above 0, the hooks are on."""
         self.call = local()
         """The call under way in a thread, see :meth:`enters` and :meth:`begins`."""
 
@@ -212,15 +212,15 @@ class Attachment:
                 self.unwind(depth)
                 with self.lock:
                     del self.entered[scope]
-                self.here = self.here  # which is without it now
+                self.here = self.here  # stored anew, now without the scope
 
     @property
     def depth(self) -> int:
-        """How many nested calls of the model are under way in this thread."""
+        """The number of nested calls of the model under way in this thread."""
         return len(self.call.__dict__.get("tokens", ()))
 
     def unwind(self, depth: int) -> None:
-        """Leave all calls beyond ``depth``: when interrupted, torch calls no hooks for them."""
+        """Leave all calls beyond ``depth``, which were interrupted: torch calls no hooks then."""
         if self.depth > depth:
             with suppress(ValueError):  # begun in another context
                 _CONTEXTS.reset(self.call.tokens[depth])
@@ -230,10 +230,10 @@ class Attachment:
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
-        """The scopes that raw calls from other threads may use: those of each context, by its last.
+        """The scopes that raw calls from other threads may use: all of each context, by its last.
 
-        Without those entered within ``unpatched``: they serve the answer of one caller, or an edit
-        that is being made.
+        Scopes that were entered within ``unpatched`` are left out: they serve one caller's answer,
+        or an edit that is being made.
         """
         below = set[Scope]()
         for scopes in self.entered.values():
@@ -258,8 +258,8 @@ class Attachment:
             stacks = list(self.open.values())
         if len(stacks) > 1:
             raise BadInput(
-                "several threads have patched this model: enter `patched` in the thread that asks "
-                "it"
+                "several threads have patched this model: "
+                "enter `patched` in the thread that calls it"
             )
         return stacks[0] if stacks else ()
 
@@ -311,8 +311,8 @@ class Attachment:
             old = parameters.get(name)
             if old is None:
                 raise Mismatch(
-                    f"the patch sets '{name}', which this model does not have: use the patch's own "
-                    "base model"
+                    f"the patch sets '{name}', which this model does not have: "
+                    "use the patch's own base model"
                 )
             check_changeable([(name, old)])
             if old.shape != value.shape:
@@ -326,7 +326,7 @@ class Attachment:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Keep the hooks on the model as long as anyone needs them."""
+        """Within it the model has the hooks."""
         with self.lock:
             if not self.users:
                 self.hook()
@@ -367,7 +367,7 @@ class Attachment:
                 undo.callback(vars(vlm.model).pop, name)
 
     def generates(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the model's ``generate``; a raw call's prompt is all that it brings.
+        """Stands in for the model's ``generate``, and keeps the length of a raw call's prompt.
 
         Raises :class:`BadInput` as :meth:`check_raw` and :meth:`check_assistant`.
         """
@@ -391,15 +391,15 @@ class Attachment:
         """
         if any(scope.acts and len(scope.patch) for scope in self.asked_for()):
             raise BadInput(
-                "these edits are not in the model's weights: save them beside it, with "
-                "EditableVLM.save"
+                "these edits are not in the model's weights: "
+                "save them beside it, with EditableVLM.save"
             )
         return own(*args, **kwargs)
 
     def check_raw(self, scopes: tuple[Scope, ...], ids: Tensor | None) -> None:
-        """Raise :class:`BadInput` for a raw call under a patch that acts before or while encoding.
+        """Raise :class:`BadInput` for a raw call under a patch that acts on text or before it.
 
-        Tokens that the VLM has encoded under the patch, which rewrote their question, are taken.
+        Ids that the VLM has encoded under the patch, which rewrote their question, are accepted.
         """
         for patch in (scope.patch for scope in scopes if len(scope.patch)):
             name = type(patch).__name__
@@ -409,17 +409,16 @@ class Attachment:
                 )
             if overrides(patch, "rewrite") and patch not in getattr(ids, "rewritten_by", ()):
                 raise BadInput(
-                    f"{name} acts on a question before it is encoded: ask by VLM.generate or "
-                    "VLM.logits, "
-                    "or encode the question within `patched`"
+                    f"{name} acts on a question before it is encoded: "
+                    "ask by VLM.generate or VLM.logits, or encode the question within `patched`"
                 )
 
     def check_assistant(self, assistant: Any) -> None:
-        """Raise :class:`BadInput` if the model that proposes tokens shares this text decoder."""
+        """Raise :class:`BadInput` for an assistant model that shares this text decoder."""
         if isinstance(assistant, nn.Module) and self.vlm.decoder in assistant.modules():
             raise BadInput(
-                "assistant_model is the patched model itself: hand over another, or a copy of it "
-                "made outside `patched`"
+                "assistant_model is the patched model itself: "
+                "pass another, or a copy of it made outside `patched`"
             )
 
     # One call
@@ -501,8 +500,7 @@ class Attachment:
         answer = CachedAnswers.of(call.cache).get(patch)
         if answer is None:
             raise BadInput(
-                "the tokens in this cache were read without the patch: begin the text within "
-                "`patched`"
+                "this cache was filled without the patch: begin the text within `patched`"
             )
         here = self.here
         inside = here.announced is not None or (
@@ -510,13 +508,12 @@ class Attachment:
         )
         if call.length > 1 and not inside:
             raise BadInput(
-                f"{call.length} tokens behind a cache may be an answer or another prompt: give the "
-                "whole text anew, "
-                "without a cache, or ask by generate"
+                f"{call.length} tokens behind a cache may be an answer or another prompt: "
+                "give the whole text anew, without a cache, or ask by generate"
             )
         if call.rows != len(answer.batch):
             raise BadInput(
-                f"{call.rows} rows go on behind {len(answer.batch)}: begin them together"
+                f"{call.rows} rows continue {len(answer.batch)} rows: begin all of them together"
             )
         answer.goes_on(call, ids)
         return answer
@@ -530,8 +527,7 @@ class Attachment:
         if whole is not None and call.length < whole:
             raise BadInput(
                 f"{call.length} of the {whole} tokens of a prompt: give all of them in one call, "
-                "without "
-                "prefill_chunk_size, or hand on the cache of those before"
+                "without prefill_chunk_size, or pass the cache of those before"
             )
 
     def batch(self, call: Call, ids: Tensor | None) -> Batch:
@@ -551,9 +547,7 @@ class Attachment:
             beams = len(embedded) // len(ids)
             ids = ids.repeat_interleave(beams, 0)
         if ids is None or (embedded is not None and embedded.shape[:2] != ids.shape):
-            raise BadInput(
-                "a patched model needs input_ids: it reads off them where image and prompt are"
-            )
+            raise BadInput("a patched model needs input_ids, to find image and prompt in them")
         mask = unpadded(call.mask, ids)
         return Batch(
             {"input_ids": ids, "attention_mask": mask},

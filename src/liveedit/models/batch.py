@@ -208,15 +208,19 @@ class Batch:
         for name, value in self.inputs.items():
             if per_token(name):
                 inputs[name] = value[rows]
+        prefix = {new: self.prefix[old] for new, old in enumerate(numbers) if old in self.prefix}
+        fired: dict[Hashable, list[list[Firing]]] = {}
+        for patch, firings in self.fired.items():
+            fired[patch] = [firings[row] for row in numbers]
         positions = self.position_ids
         return Batch(
             inputs=inputs,
             labels=self.labels[rows],
             spans=[self.spans[row] for row in numbers],
             position_ids=None if positions is None else positions[..., rows, :],
-            prefix={new: self.prefix[old] for new, old in enumerate(numbers) if old in self.prefix},
+            prefix=prefix,
             extra={name: value[rows] for name, value in self.extra.items()},
-            fired={patch: [fired[row] for row in numbers] for patch, fired in self.fired.items()},
+            fired=fired,
         )
 
     def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":

@@ -91,9 +91,8 @@ class Call:
         cache = cache_of(given)
         if not (cache is None or hasattr(cache, "get_seq_length")):
             raise BadInput(
-                f"a {type(cache).__name__} holds several prompts in one row, as continuous "
-                "batching does, and a patch "
-                "reads them row by row: ask by generate"
+                f"a {type(cache).__name__} holds several prompts in one row, "
+                "as continuous batching does, and a patch reads them row by row: ask by generate"
             )
         past = 0 if cache is None else int(cache.get_seq_length())
         return cls(

@@ -106,7 +106,7 @@ class Encoder:
         )
 
     def image_tokens(self, input_ids: Tensor) -> Tensor:
-        """Which of the tokens (B, T) stand for the image, boolean (B, T)."""
+        """The image tokens among the ids (B, T), as a boolean mask (B, T)."""
         return input_ids == self.image_token_id
 
     def place(self, ids: list[int], counts: list[int]) -> list[int]:
@@ -154,7 +154,7 @@ class Encoder:
 
     @property
     def image_token_id(self) -> int:
-        """The id of the image token, which stands for a piece of an image."""
+        """The id of the image token, a placeholder for a piece of an image."""
         return int(self.model.config.image_token_id)
 
     @property
@@ -164,9 +164,9 @@ class Encoder:
 
     @property
     def stops(self) -> list[int]:
-        """The tokens at which generation stops, and of which the first ends an encoded answer.
+        """The tokens at which generation stops; the first ends an answer encoded with ``eos``.
 
-        The tokenizer's own comes first if it is one of them.
+        The tokenizer's own end of text comes first if it is one of them.
         """
         own = self.tokenizer.eos_token_id
         found = own
@@ -179,7 +179,7 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model's inputs, to which results are moved from those of its layers."""
+        """The device of the model's inputs and of all results, wherever its layers are."""
         embedding = self.model.get_input_embeddings()
         device: torch.device = embedding.weight.device
         offloaded = device.type == "meta" and hasattr(embedding, "_hf_hook")
@@ -288,9 +288,9 @@ class Encoder:
         if taken + more <= room:
             return
         start, stop = batch.spans[longest].answer
-        text, shorten = "prompt", "shorten the prompt"
-        if start < stop:
-            text, shorten = "prompt with its target", "shorten one of them"
+        has_target = start < stop
+        text = "prompt with its target" if has_target else "prompt"
+        shorten = "shorten one of them" if has_target else "shorten the prompt"
         message = f"the model has room for {room} tokens, and the {text} takes {taken}"
         if more and taken <= room:
             raise BadInput(
@@ -358,7 +358,7 @@ class Encoder:
     def asked_about(
         self, input_ids: Tensor, queries: Sequence[Query], pictures: Sequence[Picture]
     ) -> Tensor:
-        """Which tokens stand for the image that a row's query is about, boolean (B, T)."""
+        """The tokens of the image that each row's query is about, as a boolean mask (B, T)."""
         marks = self.image_tokens(input_ids)
         for row, query, (_, counted) in zip(marks, queries, pictures, strict=True):
             if len(counted) > 1 and query.about is not None:
@@ -370,7 +370,7 @@ class Encoder:
     # Texts
 
     def check_target(self, target: str) -> None:
-        """Raise :class:`BadInput` for a target with characters that are no tokens."""
+        """Raise :class:`BadInput` for a target with characters that the tokenizer does not know."""
         unknown = self.tokenizer.unk_token_id
         if unknown is None or unknown not in self.within(target.strip()):
             return
@@ -378,8 +378,8 @@ class Encoder:
         lacking = [character for character in characters if unknown in self.within(character)]
         named = " ".join(lacking) or target.strip()
         raise BadInput(
-            f"the model's tokenizer has no token for {named}: the model cannot answer "
-            f"'{target.strip()}'"
+            f"the model's tokenizer has no token for {named}: "
+            f"the model cannot answer '{target.strip()}'"
         )
 
     def tokenize(
@@ -442,10 +442,7 @@ class Encoder:
         return " " if gap is None else gap
 
     def within(self, text: str) -> list[int]:
-        """Token ids of a text within a longer one.
-
-        So without the blank that some tokenizers put before every text.
-        """
+        """Token ids of a text within a longer one, without a blank that the tokenizer adds."""
         before, both = self.tokenizer(["\n", f"\n{text}"], add_special_tokens=False)["input_ids"]
         if both[: len(before)] == before:
             return list(both[len(before) :])
@@ -464,8 +461,9 @@ class Encoder:
 
     @cached_property
     def appended(self) -> int:
-        """The number of special tokens that the tokenizer appends to a text: no answer may follow
-        them, so they are left out.
+        """The number of special tokens that the tokenizer appends to a text.
+
+        They are left out, because an answer could not follow them.
         """
         bare = self.tokenizer("?", add_special_tokens=False)["input_ids"]
         whole = self.tokenizer("?")["input_ids"]
@@ -490,8 +488,8 @@ class Encoder:
         """
         if found > wanted:
             raise BadInput(
-                "the prompt or target holds the image placeholder: leave it out, it is put in "
-                "automatically"
+                "the prompt or target holds the image placeholder: "
+                "leave it out, it is put in automatically"
             )
         if found < wanted:
             writes = f"{found} image placeholders where the model wants {wanted}"

@@ -102,8 +102,8 @@ def check_devices(device_map: object, max_memory: object) -> None:
     """Raise :class:`BadInput` for missing devices, and for ``max_memory`` without any."""
     if max_memory is not None and not (isinstance(max_memory, Mapping) and device_map is not None):
         raise BadInput(
-            "max_memory says how much each device may take, as in {'cpu': '8GiB'}: give a "
-            "device_map, too"
+            "max_memory says how much each device may take, "
+            "as in {'cpu': '8GiB'}: give a device_map, too"
         )
     mapped = device_map.values() if isinstance(device_map, Mapping) else [device_map]
     for device in (*mapped, *(max_memory or ())):
@@ -128,8 +128,8 @@ def check_text_config(config: Mapping[str, Any], path: str | Path) -> None:
     given = {name for name in config if config[name]}
     if "text_config" in kind.sub_configs and not {"text_config", "hidden_size"} & given:
         raise BadInput(
-            f"the config.json of {path} does not describe its text decoder: get all of the model's "
-            "files"
+            f"the config.json of {path} does not describe its text decoder: "
+            "get all of the model's files"
         )
 
 
@@ -140,8 +140,8 @@ def check_complete(report: Mapping[str, Any], path: str | Path) -> None:
     for name, stored, expected in sorted(report["mismatched_keys"]):
         shapes = f"{tuple(stored)}, where its config says {tuple(expected)}"
         raise BadInput(
-            f"the checkpoint {path} has {name} of shape {shapes}: get all of its files from one "
-            "place"
+            f"the checkpoint {path} has {name} of shape {shapes}: "
+            "get all of its files from one place"
         )
 
 

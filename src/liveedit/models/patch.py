@@ -43,7 +43,7 @@ The replacement has the same shape, dtype and device.
 """
 
 INPUT = "@input"
-"""Suffix of a site that stands for the module's input, its output otherwise."""
+"""Suffix of a site that is a module's input; without it, a site is the output."""
 
 
 class Patch:

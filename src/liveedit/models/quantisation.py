@@ -51,9 +51,8 @@ def settle(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
             if module.weight.device.type == "cpu" and module.in_features % module.weight.blocksize:
                 raise UnsupportedModel(
-                    f"bitsandbytes cannot compute '{name}', {module.in_features} wide, in 4 bits "
-                    "on a CPU: "
-                    "use 8 bits, or a GPU"
+                    f"bitsandbytes cannot compute '{name}', {module.in_features} wide, "
+                    "in 4 bits on a CPU: use 8 bits, or a GPU"
                 )
 
 
@@ -63,7 +62,7 @@ def check_changeable(parameters: Iterable[tuple[str, Tensor]]) -> None:
         plain = type(value) in (nn.Parameter, Tensor) and value.is_floating_point()
         if value.is_meta or not plain:
             raise UnsupportedModel(
-                f"'{name}' is quantised or off-loaded and cannot be changed: load the model in "
-                "full, or edit it by a "
-                "method that leaves the weights as they are, such as liveedit or grace"
+                f"'{name}' is quantised or off-loaded and cannot be changed: "
+                "load the model in full, or edit it by a method that "
+                "leaves the weights as they are, such as liveedit or grace"
             )

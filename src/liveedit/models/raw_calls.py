@@ -28,8 +28,8 @@ def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
         return mask
     if mask is not None and len(input_ids) > 1:
         raise BadInput(
-            "padding cannot be told from this attention mask: ask row by row, or with another "
-            "attention"
+            "this attention mask does not tell which tokens are padding: "
+            "give one row at a time, or use another attention implementation"
         )
     return input_ids.new_ones(input_ids.shape)
 

@@ -40,12 +40,10 @@ __all__ = [
 ]
 
 EMBEDDINGS = -1
-"""Stands for a layer below the first: its output is the first layer's input, the embedded text and
-images.
-"""
+"""Number for the layer below the first, whose output is the embedded text and images."""
 
 CARRIED = "carried."
-"""Prefix of the names under which :meth:`ModelRunner.carry` keeps its tensors."""
+"""Prefix of the names of tensors that :meth:`ModelRunner.carry` returns."""
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a module's call: by position, and by name."""
@@ -96,8 +94,8 @@ class ModelRunner(Encoder):
     ) -> None:
         if any(parameter.is_inference() for parameter in model.parameters()):
             raise BadInput(
-                "the model was made within torch.inference_mode(): make it outside, or it cannot "
-                "be edited"
+                "the model was made within torch.inference_mode(): "
+                "make it outside, or it cannot be edited"
             )
         super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
         settle(model)
@@ -237,8 +235,8 @@ class ModelRunner(Encoder):
         """
         if not isinstance(patch, Patch):
             raise BadInput(
-                f"a model is patched with a patch, not with {type(patch).__name__}: an editor "
-                "makes one"
+                f"a model is patched with a patch, not with {type(patch).__name__}: "
+                "an editor makes one"
             )
         with self.attachment.patched(patch):
             yield self
@@ -338,8 +336,8 @@ class ModelRunner(Encoder):
         """
         if not isinstance(batch, Batch):
             raise BadInput(
-                f"logits are those of a batch, not of {type(batch).__name__}: make one with "
-                "`encode`"
+                f"logits are those of a batch, not of {type(batch).__name__}: "
+                "make one with `encode`"
             )
         with self.prefixed(batch) as (longer, places), self.announce(longer):
             logits: Tensor = self.model(**longer.inputs, use_cache=False).logits.to(self.device)
@@ -598,9 +596,7 @@ def stop_after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
 
 
 def uncarried(hidden: HiddenBatch) -> dict[str, Tensor]:
-    """The decoder's inputs for every token besides mask and positions, without those that layers
-    :data:`CARRIED`.
-    """
+    """The decoder's own extra inputs: ``hidden.extra`` without tensors that :meth:`carry` kept."""
     return {name: value for name, value in hidden.extra.items() if not name.startswith(CARRIED)}
 
 

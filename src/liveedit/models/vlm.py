@@ -196,13 +196,13 @@ class VLM(ModelRunner, metaclass=Family):
         """
         if self.attachment.users:
             raise BadInput(
-                "a model cannot be copied while it is patched or answers: leave `patched`, or wait "
-                "for the answers"
+                "a model cannot be copied while it is patched or answers: "
+                "leave `patched`, or wait for the answers"
             )
         if any(hasattr(vars(module).get("forward"), COMPILED) for module in self.model.modules()):
             raise BadInput(
-                "a model whose `forward` is compiled cannot be copied: call `model.compile()` in "
-                "its place"
+                "a model whose `forward` is compiled cannot be copied: "
+                "call `model.compile()` in its place"
             )
         release(self.model)
         return {name: value for name, value in vars(self).items() if name != "attachment"}

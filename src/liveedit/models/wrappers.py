@@ -35,9 +35,8 @@ def unwrapped(model: Any) -> Any:
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if any(config.is_prompt_learning for config in model.peft_config.values()):
             raise UnsupportedModel(
-                "PEFT's prompt learning puts tokens before a text outside the model: use LoRA or "
-                "another adapter that "
-                "is in the layers"
+                "PEFT's prompt learning puts tokens before a text outside the model: "
+                "use LoRA or another adapter that is in the layers"
             )
         return unwrapped(model.get_base_model())
     if getattr(getattr(model, "config", None), "model_type", None) is None:
@@ -45,15 +44,14 @@ def unwrapped(model: Any) -> Any:
             if isinstance(inner := getattr(model, name, None), nn.Module):
                 return unwrapped(inner)
         raise UnsupportedModel(
-            f"{type(model).__name__} is no Hugging Face model: hand over the one that it wraps"
+            f"{type(model).__name__} is no Hugging Face model: pass the one that it wraps"
         )
     inner = getattr(model, "_orig_mod", model)
     parts = inner.modules() if isinstance(inner, nn.Module) else ()
     if any("_orig_mod" in dict(part.named_children()) for part in parts):
         raise UnsupportedModel(
             "torch.compile is around a part of the model, which gives the weights other names: "
-            "call the part's own "
-            "`compile()` in its place"
+            "call the part's own `compile()` in its place"
         )
     return inner
 
@@ -82,7 +80,7 @@ class Uncompiled:
                     stance = torch.compiler.set_stance("force_eager")
                 except RuntimeError as error:
                     raise BadInput(
-                        "a model is not asked in a function that is compiled: compile the model"
+                        "a model cannot answer within a compiled function: compile the model itself"
                     ) from error
                 self.undo.enter_context(stance)
             self.users += 1

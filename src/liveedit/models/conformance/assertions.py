@@ -132,7 +132,8 @@ def unchanged(vlm: ModelRunner, batch: Batch) -> Iterator[None]:
 def hooks(model: nn.Module) -> dict[str, Any]:
     """Every module's hooks, and its own ``forward`` if it has one."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return {
-        name: ([list(getattr(module, kind)) for kind in kinds], vars(module).get("forward"))
-        for name, module in model.named_modules()
-    }
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        found[name] = [list(getattr(module, kind)) for kind in kinds]
+        found[f"{name}.forward"] = vars(module).get("forward")
+    return found

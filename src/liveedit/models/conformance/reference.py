@@ -1,4 +1,4 @@
-"""Plain ways to compute what the checks compare a model with."""
+"""Reference implementations, slow and plain, that the checks compare a model with."""
 
 from dataclasses import replace
 from typing import Any
