@@ -21,9 +21,11 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from liveedit.errors import UnsupportedModel
 from liveedit.models import FAMILIES, REFUSED, Checked, checked, known_types
-from liveedit.models.conformance.contract import CHECKS, SQUARE, WIDE, examine, reads_several
+from liveedit.models.conformance.contract import CHECKS, examine
+from liveedit.models.conformance.queries import SQUARE, WIDE
+from liveedit.models.conformance.several_images import reads_several
 from liveedit.models.tiny.families import CHAT, tiny
-from liveedit.models.tiny.particulars import PARTICULARS
+from liveedit.models.tiny.type_overrides import OVERRIDES
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -100,7 +102,7 @@ def prompt_forms(vlm: VLM) -> str:
 
 def note(model_type: str) -> str:
     """What the tiny model has in place of the type's own."""
-    special = PARTICULARS.get(model_type, {})
+    special = OVERRIDES.get(model_type, {})
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     used = special.get("pictures_class") or names.get("pil") or names.get("torchvision")
     return str(

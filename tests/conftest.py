@@ -62,7 +62,7 @@ def sentence_encoder(tmp_path_factory):
     import torch
     import transformers
 
-    from liveedit.models.tiny.families import tokenizer
+    from liveedit.models.tiny.tokenizer import tokenizer
 
     folder = tmp_path_factory.mktemp("encoder")
     text = tokenizer("<s>", ["</s>", "<pad>"])

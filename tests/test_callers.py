@@ -27,7 +27,9 @@ from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.errors import BadInput
 from liveedit.models.calls import CACHE
-from liveedit.models.conformance.contract import QUERIES, Nudged, cut, middle
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.reference import cut, middle
+from liveedit.models.conformance.sample_patches import Nudged
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
@@ -696,7 +698,7 @@ def test_the_patched_model_does_not_assist_itself(embedded_vlm, two):
         assert raw(edited, batch, assistant_model=copied) == ["Canada"]
         with pytest.raises(
             LiveEditError,
-            match=r"^assistant_model is the patched model itself: hand over .* a copy",
+            match=r"^assistant_model is the patched model itself: pass .* a copy",
         ):
             raw(edited, batch, assistant_model=embedded_vlm.model)
 
@@ -804,5 +806,5 @@ def test_what_is_compiled_is_so_again_once_no_model_is_patched(model, fresh_comp
 
 def test_asking_within_what_is_compiled_is_refused(model, fresh_compiler):
     ask = torch.compile(lambda: model.generate(ASKED[0]), backend="eager")
-    with pytest.raises(BadInput, match="in a function that is compiled: compile the model"):
+    with pytest.raises(BadInput, match="within a compiled function: compile the model itself"):
         ask()

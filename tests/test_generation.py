@@ -6,7 +6,7 @@ from liveedit import Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor
-from liveedit.models.conformance.contract import cut, greedy
+from liveedit.models.conformance.reference import cut, greedy
 
 OTHERWISE = ["grace", "liveedit"]
 """These write another answer than the edit's on the embedded model, and say so."""

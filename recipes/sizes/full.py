@@ -19,7 +19,7 @@ from liveedit.models.families.mplug_owl2 import family as mplug_owl2
 from liveedit.models.families.mplug_owl2.modeling import MPlugOwl2Config
 from liveedit.models.families.qwen_vl.family import QwenVLProcessor
 from liveedit.models.families.qwen_vl.modeling import QwenVLConfig
-from liveedit.models.tiny.families import tokenizer
+from liveedit.models.tiny.tokenizer import tokenizer
 from liveedit.models.vlm import VLM
 
 __all__ = ["FULL", "full"]

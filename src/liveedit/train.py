@@ -36,7 +36,7 @@ from liveedit.data.images import check_readable
 from liveedit.editors.base import TrainableEditor
 from liveedit.editors.common.examples import Example
 from liveedit.errors import BadInput, Mismatch, StorageError, shortage
-from liveedit.models.texts import check_cases
+from liveedit.models.input_checks import check_cases
 from liveedit.registry import nearest
 from liveedit.runinfo import digest
 from liveedit.settings import Count, Index, Positive, Seed, check

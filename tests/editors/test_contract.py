@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.editors.base import Editor
 from liveedit.errors import BadInput, Mismatch, UnknownName
-from liveedit.models.conformance.contract import cut, greedy
+from liveedit.models.conformance.reference import cut, greedy
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query

@@ -11,7 +11,7 @@ from PIL import Image
 
 from liveedit.editors import EDITORS, new_editor
 from liveedit.errors import UnsupportedModel
-from liveedit.models.conformance.contract import cut, greedy
+from liveedit.models.conformance.reference import cut, greedy
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 

@@ -19,7 +19,7 @@ from liveedit.errors import BadInput
 if TYPE_CHECKING:
     from liveedit.data.published.checks import Check
     from liveedit.data.published.places import Place
-    from liveedit.models.texts import Reader
+    from liveedit.models.input_checks import Reader
 
 __all__ = ["app"]
 
@@ -184,7 +184,7 @@ def _reader(model: str | None) -> "Reader | None":
     if model is None:
         return None
     from liveedit.editable import load_vlm
-    from liveedit.models.texts import Reader
+    from liveedit.models.input_checks import Reader
 
     return Reader(load_vlm(model))
 

@@ -35,7 +35,7 @@ from liveedit.evaluate.peak_memory import PeakMemory
 from liveedit.evaluate.progress import Clock, Progress, Watcher
 from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
 from liveedit.models.patch import Patch
-from liveedit.models.texts import check_cases
+from liveedit.models.input_checks import check_cases
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import digest, image_name
 from liveedit.settings import check_seed

@@ -8,20 +8,13 @@ from transformers import CONFIG_MAPPING
 
 from liveedit.errors import BadInput
 from liveedit.models import FAMILIES, REFUSED, checked, known_types
-from liveedit.models.conformance.contract import (
-    CHECKS,
-    QUERIES,
-    WIDE,
-    Broken,
-    Routed,
-    close,
-    cut,
-    examine,
-    greedy,
-    middle,
-)
+from liveedit.models.conformance.assertions import Broken, close
+from liveedit.models.conformance.contract import CHECKS, examine
+from liveedit.models.conformance.queries import QUERIES, WIDE
+from liveedit.models.conformance.reference import cut, greedy, middle
+from liveedit.models.conformance.sample_patches import Routed
 from liveedit.models.tiny import tiny
-from liveedit.models.tiny.particulars import PARTICULARS
+from liveedit.models.tiny.type_overrides import OVERRIDES
 from liveedit.models.tiny.without_timm import without_timm
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -128,7 +121,7 @@ def test_a_check_that_does_not_hold_says_what(vlm, monkeypatch):
 def test_save_and_load(vlm, tmp_path):
     if getattr(vlm.processor.image_processor, "backend", "") == "torchvision":
         pytest.skip("a checkpoint of it is read with torchvision")
-    if "asks" in PARTICULARS.get(vlm.model.config.model_type, {}):
+    if "asks" in OVERRIDES.get(vlm.model.config.model_type, {}):
         pytest.skip("its processor reads smaller images than a saved one")
     vlm.model.save_pretrained(tmp_path)
     vlm.processor.save_pretrained(tmp_path)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import MODEL_MAPPING, Gemma3nVisionConfig
 
-from liveedit.models.conformance.contract import QUERIES, Routed, close, real, rows_close
+from liveedit.models.conformance.assertions import close, real, rows_close
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.sample_patches import Routed
 from liveedit.models.patch import Patch, in_a_stack, side_by_side
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM

@@ -5,17 +5,12 @@ is computed above.
 import pytest
 import torch
 
-from liveedit.models.conformance.contract import (
-    CHECKS,
-    QUERIES,
-    Routed,
-    Weights,
-    close,
-    real,
-    rows_close,
-)
+from liveedit.models.conformance.assertions import close, real, rows_close
+from liveedit.models.conformance.contract import CHECKS
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.sample_patches import Routed, Weights
 from liveedit.models.tiny import tiny
-from liveedit.models.tiny.particulars import PARTICULARS
+from liveedit.models.tiny.type_overrides import OVERRIDES
 from liveedit.models.vlm import VLM
 
 SLIDING, FULL = (
@@ -104,9 +99,9 @@ def test_it_goes_on_from_within_in_bfloat16():
     ],
 )
 def test_the_larger_models_share_nothing(monkeypatch, name):
-    text = PARTICULARS["gemma4"]["config"]["text_config"]
+    text = OVERRIDES["gemma4"]["config"]["text_config"]
     larger = {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
-    monkeypatch.setitem(PARTICULARS["gemma4"]["config"], "text_config", text | larger)
+    monkeypatch.setitem(OVERRIDES["gemma4"]["config"], "text_config", text | larger)
     vlm = tiny("gemma4")
     CHECKS[name](vlm)
     assert not shared(vlm.hidden(vlm.encode(QUERIES), 1))

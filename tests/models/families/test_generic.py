@@ -8,10 +8,11 @@ from liveedit.editors import new_editor
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import REFUSED, family, streams
 from liveedit.models.batch import HiddenBatch
-from liveedit.models.conformance.contract import QUERIES, SQUARE, WIDE, Broken, close
+from liveedit.models.conformance.assertions import Broken, close
+from liveedit.models.conformance.queries import QUERIES, SQUARE, WIDE
 from liveedit.models.families.generic import Generic, stacked
 from liveedit.models.families.inkling2 import BLOCKS
-from liveedit.models.processor import load_processor, still
+from liveedit.models.processor import image_text_class, load_processor
 from liveedit.models.tiny import tiny
 from liveedit.models.tiny.families import CHAT
 from liveedit.models.tiny.shrink import shrink
@@ -137,7 +138,7 @@ def test_placeholder_is_refused_before_anything_is_processed(vlm):
 
 def test_a_processor_keeps_no_part_for_videos(tmp_path):
     model, processor = shrink("qwen2_5_vl")
-    assert type(processor) is still(transformers.Qwen2_5_VLProcessor)
+    assert type(processor) is image_text_class(transformers.Qwen2_5_VLProcessor)
     assert type(processor).__name__ == "Qwen2_5_VLProcessor"
     assert type(processor).get_attributes() == ["image_processor", "tokenizer"]
     model.config.save_pretrained(tmp_path)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models.conformance.contract import QUERIES, SQUARE, WIDE, close
+from liveedit.models.conformance.assertions import close
+from liveedit.models.conformance.queries import QUERIES, SQUARE, WIDE
 from liveedit.models.tiny.families import spread
 from liveedit.models.tiny.shrink import shrink
 from liveedit.models.vlm import VLM

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models.conformance.contract import QUERIES, SQUARE, WIDE
+from liveedit.models.conformance.queries import QUERIES, SQUARE, WIDE
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from liveedit.errors import UnsupportedModel, shortage
 from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
-from liveedit.models.conformance.contract import STRUCTURE, probe
+from liveedit.models.conformance.probe import STRUCTURE, probe
 from liveedit.models.encoder import Picture, PromptFormat, filled, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor

@@ -1,10 +1,8 @@
-"""What :mod:`liveedit.models.tiny.shrink` cannot tell by the names of settings: special tokens, and
-particulars by type.
-"""
+"""Special tokens, and settings by model type, for tiny models that ``shrink`` builds."""
 
 from typing import Any
 
-__all__ = ["MARKS", "NAMED", "PARTICULARS"]
+__all__ = ["MARKS", "NAMED", "OVERRIDES"]
 
 NAMED = {
     "image_token": "<image>",
@@ -37,77 +35,26 @@ NAMED = {
     "image_id_start_token": "<image_id>",
     "image_id_end_token": "</image_id>",
 }
-"""Special tokens by the name that processors ask the tokenizer for."""
+"""Special tokens by the tokenizer's attribute under which processors look for them."""
 
 MARKS = [
-    *(
-        "<|im_start|>",
-        "<|im_end|>",
-        "<fake_token_around_image>",
-        "<global-img>",
-        "<end_of_utterance>",
-    ),
-    *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
-    *(
-        "<|image_pad|>",
-        "<|video_pad|>",
-        "<|imgpad|>",
-        "<imgpad>",
-        "<|media_pad|>",
-        "<|patch|>",
-        "<|image|>",
-        "<|video|>",
-    ),
-    *(
-        "<|START_OF_IMG|>",
-        "<|END_OF_IMG|>",
-        "<|IMG_PATCH|>",
-        "TILE_GLOBAL",
-        "<|VISION_START|>",
-        "<|VISION_END|>",
-    ),
-    *(
-        "<|IMAGE_PAD|>",
-        "<|VIDEO_PAD|>",
-        "]<]image[>[",
-        "]<]video[>[",
-        "]<]start of image[>[",
-        "]<]end of image[>[",
-    ),
-    *(
-        "[IMG]",
-        "[IMG_END]",
-        "<im_start>",
-        "<im_end>",
-        "<im_patch>",
-        "<im_col>",
-        "<im_low>",
-        "<low_res_im_start>",
-    ),
-    *(
-        "<|tile_x_separator|>",
-        "<|tile_y_separator|>",
-        "<|img_thumbnail|>",
-        "<IMG_START>",
-        "<IMG_END>",
-        "<IMG_COL>",
-    ),
-    *(
-        "<IMG_ROW>",
-        "<IMG_GRID>",
-        "<IMG_ATOM>",
-        "<|begin_of_image|>",
-        "<|end_of_image|>",
-        "<patch_newline>",
-    ),
-    "<0x04>",
-    *("<frame_start>", "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>"),
-    *("<patch_start>", "<patch_end>", "<|content_image|>", "<|content_audio_input|>"),
-]
-"""Special tokens that processors name themselves."""
+    "<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<global-img>",
+    "<end_of_utterance>", "<row_1_col_1>", "<row_1_col_2>", "<row_2_col_1>", "<row_2_col_2>",
+    "<|image_pad|>", "<|video_pad|>", "<|imgpad|>", "<imgpad>", "<|media_pad|>", "<|patch|>",
+    "<|image|>", "<|video|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>",
+    "TILE_GLOBAL", "<|VISION_START|>", "<|VISION_END|>", "<|IMAGE_PAD|>", "<|VIDEO_PAD|>",
+    "]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>[", "[IMG]",
+    "[IMG_END]", "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<im_low>",
+    "<low_res_im_start>", "<|tile_x_separator|>", "<|tile_y_separator|>", "<|img_thumbnail|>",
+    "<IMG_START>", "<IMG_END>", "<IMG_COL>", "<IMG_ROW>", "<IMG_GRID>", "<IMG_ATOM>",
+    "<|begin_of_image|>", "<|end_of_image|>", "<patch_newline>", "<0x04>", "<frame_start>",
+    "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>", "<patch_start>", "<patch_end>",
+    "<|content_image|>", "<|content_audio_input|>",
+]  # fmt: skip
+"""Special tokens whose text stands in the code of processors."""
 
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
-"""Rotary positions in time, height and width for a head of 32."""
+"""Rotary positions in time, height and width, for a head 32 wide."""
 HALF = {
     "text_config": {
         "rope_parameters": ROTARY | {"mrope_section": [4, 2, 2], "partial_rotary_factor": 0.5}
@@ -133,24 +80,23 @@ PIXTRAL: dict[str, Any] = {
     "processor": {"spatial_merge_size": 2},
     "note": "needs torchvision",
 }
-CHAMELEON = [
-    f"IMGIMG{letters}Z" for letters in [*"ABCDEFGHIJ", *("B" + letter for letter in "ABCDEF")]
-]
+LETTERS = [*"ABCDEFGHIJ", *(f"B{letter}" for letter in "ABCDEF")]
+CHAMELEON = [f"IMGIMG{letters}Z" for letters in LETTERS]
 EMU3 = [f"<|visual token {code:06d}|>" for code in range(16)]
-"""The words that stand for 16 pieces of images."""
+"""The words of Chameleon's and Emu3's vocabulary for 16 codes of images."""
 
 DOTS = {
     **dict.fromkeys(["q_lora_rank", "kv_lora_rank"], 16),
     **dict.fromkeys(["qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"], 16),
 }
-"""Sizes of the latent attention of dots3.note, for a head of 32."""
+"""Latent attention of dots3.note, for a head 32 wide."""
 
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
     "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
 }
 
-SHARED = {  # upper layers of both types take keys and values of lower ones
+SHARED = {  # upper layers of either type use keys and values of lower ones
     "vocab_size_per_layer_input": 480,
     "hidden_size_per_layer_input": 16,
     "num_hidden_layers": 5,
@@ -161,7 +107,7 @@ SHARED = {  # upper layers of both types take keys and values of lower ones
     "sliding_window": 32,
 }
 
-PARTICULARS: dict[str, dict[str, Any]] = {
+OVERRIDES: dict[str, dict[str, Any]] = {
     "aria": {
         "config": {
             "vision_config": {"image_size": 980, "patch_size": 140},
@@ -348,7 +294,8 @@ PARTICULARS: dict[str, dict[str, Any]] = {
                 "num_experts_per_tok": 2,
             },
             "vision_config": {
-                "sam_config": {  # whose grid is 64 by 64, since the number of queries is not in the configuration
+                # The number of queries is not in the configuration: it needs a grid of 64 by 64.
+                "sam_config": {
                     "image_size": 64,
                     "patch_size": 1,
                     "global_attn_indexes": [],
@@ -654,8 +601,16 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""By type: settings of ``config``, ``pictures`` (the image processor) and ``processor``, classes in
-their place, special tokens by the name that processors ask for them (``named``), and in a ``note``
-what a checkpoint needs besides. ``asks`` are attributes that the processor gets later. The
-tokenizer puts no BOS before a text if ``begins`` is false, a blank before one that begins with the
-first token of ``spaced``, and ``unk`` is its unknown token."""
+"""Overrides by model type. Each may have these entries, all of them optional:
+
+    config            settings of the configuration
+    pictures          settings of the image processor, of the class ``pictures_class`` if given
+    processor         settings of the processor, of the class ``processor_class`` if given
+    asks              attributes to set on the processor afterwards
+    tokens            the text of special tokens, by the configuration's setting that holds the id
+    named             special tokens by the attribute under which the processor looks for them
+    bos, unk          the tokenizer's BOS and unknown token
+    begins            false: the tokenizer puts no BOS before a text
+    spaced            added tokens; a text that begins with the first of them gets a blank before it
+    note              what a checkpoint of this type needs beyond this package
+"""

@@ -1,4 +1,4 @@
-"""Chat templates, as many hands write them."""
+"""Chat templates of many forms: how a message, an image, a thought and a date are rendered."""
 
 from dataclasses import replace
 
@@ -38,7 +38,8 @@ def asked(llava, template, *, owner="processor", form="chat"):
     [
         "{% for m in messages %}USER: {{ m['content'] }}{% endfor %} ASSISTANT:",
         TURN + " ASSISTANT:",
-        "{% for m in messages %}USER: {% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %} ASSISTANT:",
+        "{% for m in messages %}USER: {% for p in m['content'] %}{{ p['text'] }}{% endfor %}"
+        "{% endfor %} ASSISTANT:",
     ],
     ids=["printed", "added", "texts"],
 )
@@ -113,7 +114,8 @@ TURNS = "{% for m in messages %}[{{ m['role'] }}]GAP{{ m['content'] }};{% endfor
     ],
 )
 def test_an_answer_stands_where_the_template_puts_it(llava, template, between):
-    vlm, query = asked(llava, template), Query("Which flag?", " Casablanca ", FLAG)
+    vlm = asked(llava, template)
+    query = Query("Which flag?", " Casablanca ", FLAG)
     assert vlm.said(vlm.render(query), query.target) == f"{between}Casablanca"
     both = vlm.encode([query]), vlm.encode([replace(query, target="")])
     whole, alone = (batch.inputs["input_ids"][0].tolist() for batch in both)

@@ -1,9 +1,9 @@
-"""A model's chat template: what it makes of one question, up to where the answer begins.
+"""ChatTemplate: renders one question with a model's chat template, up to where the answer begins.
 
-Templates are written by many hands. One takes a message as parts, another as a string; one leaves a
-thought open where the answer should stand; one prints today's date, so that a question would not be
-the same tomorrow. What a template takes is tried out when it is first used, on a question whose
-text is known.
+Templates differ. Some take a message as parts, others as a string; some open a block of thoughts
+where the answer should begin; some print today's date, so that a question would not be the same
+tomorrow. The form of message that a template takes is found out when it is first used, by rendering
+a known question.
 """
 
 import re
@@ -19,14 +19,15 @@ __all__ = ["ChatTemplate"]
 Content = str | list[dict[str, Any]]
 
 DAY = datetime(2024, 7, 26)
-"""The date that every template is told, which is the one that Llama 3's has where it knows none:
-were it today's, an edit could not be found again tomorrow."""
+"""The date that every template gets, which is Llama 3's default: with today's, an edit would not
+match its own question tomorrow.
+"""
 
 CODES = "aAbBdHIjmMpSUwWyYZz"
-"""The letters behind ``%`` in a format of ``strftime`` that a template may use."""
+"""The format codes of ``strftime`` that a template may use behind ``%``."""
 
 QUICK = ("enable_thinking", "thinking")
-"""What templates call the switch for thoughts before an answer."""
+"""Names of a template's switch for thoughts before an answer."""
 
 THOUGHTS = {
     "<think>": "</think>",
@@ -36,48 +37,54 @@ THOUGHTS = {
     "[THINK]": "[/THINK]",
     "◁think▷": "◁/think▷",
 }
-"""The marks around a thought."""
+"""The marks that open and close a block of thoughts."""
 
 LINE = "\n"
 
 LISTED = re.compile("['\"]type['\"]")
-"""A part of a message that is printed as it came."""
+"""Matches a part of a message that a template has printed as it is."""
 
 QUESTION, ANSWER, MARK = "Which flag is that?", "Norway", "<image>"
-"""What a template is tried out on."""
+"""The messages on which a template is tried out."""
 
 
 def parts(prompt: str, marks: str, count: int) -> Content:
-    """The images as parts of the message, and the text."""
-    return [
-        *({"type": "image"} for _ in range(count if marks else 0)),
-        {"type": "text", "text": prompt},
-    ]
+    """The images as parts of the message, then the text."""
+    images = [{"type": "image"} for _ in range(count if marks else 0)]
+    return [*images, {"type": "text", "text": prompt}]
 
 
 def marked(prompt: str, marks: str, count: int) -> Content:  # noqa: ARG001
-    """A text alone as a part, with what stands for the images in it."""
+    """One part, a text that begins with the marks of the images."""
     return [{"type": "text", "text": marks + prompt}]
 
 
 def plain(prompt: str, marks: str, count: int) -> Content:  # noqa: ARG001
-    """A string, with what stands for the images in it."""
+    """A string that begins with the marks of the images."""
     return marks + prompt
 
 
 class ChatTemplate:
-    """The template of a processor or, where that has none, of a tokenizer."""
+    """The chat template of a processor or, where that has none, of a tokenizer.
+
+    Arguments:
+        owner: The processor or tokenizer.
+        name: "processor" or "tokenizer", for messages.
+        forms: Functions that make the content of a message of a prompt, the marks of its images and
+            their number; the first that the template takes is used.
+
+    """
 
     def __init__(
         self, owner: Any, name: str, forms: Sequence[Callable[[str, str, int], Content]]
     ) -> None:
-        self.owner, self.name, self.forms = owner, name, forms
+        self.owner = owner
+        self.name = name
+        self.forms = forms
 
     @classmethod
     def of(cls, processor: Any) -> "ChatTemplate | None":
-        """The template that a processor brings, if any: its own, or its tokenizer's, which reads
-        strings first.
-        """
+        """The template of a processor or of its tokenizer, if any; the latter prefers strings."""
         if getattr(processor, "chat_template", None):
             return cls(processor, "processor", (parts, marked, plain))
         if getattr(processor.tokenizer, "chat_template", None):
@@ -86,17 +93,17 @@ class ChatTemplate:
 
     @cached_property
     def source(self) -> str:
-        """The text of the template, the default of several, its date fixed.
+        """The source text of the template, with a fixed date; of several templates the default.
 
-        Raises :class:`BadInput` for several none of which is the default.
+        Raises :class:`BadInput` for several templates without a default.
         """
         source = self.owner.chat_template
         if isinstance(source, dict):
-            if not (found := source.get("default")):
-                names = ", ".join(sorted(source))
+            names = ", ".join(sorted(source))
+            source = source.get("default")
+            if not source:
                 raise self.refuse(f"there are several, {names}, and none is the default")
-            source = found
-        return (dated() if "strftime_now" in source else "") + str(source)
+        return (fixed_date() if "strftime_now" in source else "") + str(source)
 
     def refuse(self, reason: str) -> BadInput:
         """The error for a template that cannot be used."""
@@ -104,9 +111,7 @@ class ChatTemplate:
         return BadInput(f"{whose} cannot be used: {reason}; ask in the prompt format 'raw'")
 
     def apply(self, messages: Sequence[dict[str, Any]], *, ask: bool = True) -> str:
-        """What the template makes of messages, up to where an answer begins if it is to ``ask`` for
-        one.
-        """
+        """Render messages; up to where an answer begins, if the template is to ``ask`` for one."""
         switches = {name: False for name in QUICK if re.search(rf"\b{name}\b", self.source)}
         options = {
             "chat_template": self.source,
@@ -121,41 +126,44 @@ class ChatTemplate:
             raise self.refuse(f"it says '{reason}'") from error
 
     def asked(self, content: Content) -> str:
-        """What the template makes of one message of the user, up to where the answer begins."""
+        """Render one message of the user, up to where the answer begins."""
         return self.apply([{"role": "user", "content": content}])
 
     def render(self, prompt: str, marks: str, count: int) -> str:
-        """The text of a prompt about ``count`` images, for which ``marks`` stands in a text, up to
-        the answer.
+        """Render a prompt about ``count`` images up to the answer.
+
+        ``marks`` is the text for the images, where the template does not write that itself.
         """
         return self.asked(self.form(prompt, marks, count)) + self.closing
 
     @cached_property
     def form(self) -> Callable[[str, str, int], Content]:
-        """How the template takes a message with an image.
+        """The form in which the template takes a message.
 
-        The first way in which question and image can be seen in what it writes, and nothing of the
-        list they came in. Raises :class:`BadInput` where there is none.
+        The first with which the rendered text shows question and image, once each, and no printed
+        list of parts. Raises :class:`BadInput` where there is none.
         """
         failed: BadInput | None = None
         for form in self.forms:
             try:
-                text, bare = self.asked(form(QUESTION, MARK, 1)), self.asked(form(QUESTION, "", 0))
+                if self.takes(form):
+                    return form
             except BadInput as error:
                 failed = failed or error
-                continue
-            shown = text != bare if form is parts else MARK in text
-            if shown and all(
-                each.count(QUESTION) == 1 and not LISTED.search(each) for each in (text, bare)
-            ):
-                return form
         raise failed or self.refuse("it leaves out the question or the image")
+
+    def takes(self, form: Callable[[str, str, int], Content]) -> bool:
+        """Whether the template renders messages of this form, with and without an image."""
+        text = self.asked(form(QUESTION, MARK, 1))
+        bare = self.asked(form(QUESTION, "", 0))
+        shows_image = text != bare if form is parts else MARK in text
+        return shows_image and all(
+            each.count(QUESTION) == 1 and not LISTED.search(each) for each in (text, bare)
+        )
 
     @property
     def shows_images(self) -> bool:
-        """Whether the template itself writes what stands for an image; also ``False`` where it
-        cannot be used.
-        """
+        """Whether the template itself writes the text for an image; ``False`` if it is unusable."""
         try:
             return self.form is parts
         except BadInput:
@@ -163,32 +171,32 @@ class ChatTemplate:
 
     @cached_property
     def closing(self) -> str:
-        """What ends a thought that the template leaves open where the answer should begin."""
+        """The text that closes a block of thoughts which the template opens before an answer."""
         tail = self.asked(self.form(QUESTION, "", 0)).rpartition(QUESTION)[2]
         for begin, end in THOUGHTS.items():
             if tail.rfind(begin) > tail.rfind(end):
-                return f"{'' if tail.endswith(LINE) else LINE}{LINE}{end}{LINE}{LINE}"
+                line_end = "" if tail.endswith(LINE) else LINE
+                return f"{line_end}{LINE}{end}{LINE}{LINE}"
         return ""
 
     @cached_property
     def gap(self) -> str | None:
-        """What the template writes between the start of an answer and its text; ``None`` if that
-        cannot be told.
-        """
+        """The text between the end of a rendered question and an answer; ``None`` if unknown."""
         question = {"role": "user", "content": self.form(QUESTION, "", 0)}
-        answer = (
-            ANSWER if isinstance(question["content"], str) else [{"type": "text", "text": ANSWER}]
-        )
+        answer: Content = ANSWER
+        if not isinstance(question["content"], str):
+            answer = [{"type": "text", "text": ANSWER}]
         try:
             whole = self.apply([question, {"role": "assistant", "content": answer}], ask=False)
-        except BadInput:  # written for one turn
+        except BadInput:  # a template for one turn
             return None
         asked = self.apply([question])
         gap, found, _ = whole.removeprefix(asked).partition(ANSWER)
         return gap if found and whole.startswith(asked) and not gap.strip() else None
 
 
-def dated() -> str:
-    """A macro of Jinja that hides ``strftime_now`` and tells :data:`DAY`; it writes nothing itself."""
+def fixed_date() -> str:
+    """A Jinja macro that overrides ``strftime_now`` by :data:`DAY`; it prints nothing itself."""
     swaps = "".join(f"|replace('%{code}', '{DAY.strftime(f'%{code}')}')" for code in CODES)
-    return f"{{% macro strftime_now(format) %}}{{{{ format|replace('%-', '%'){swaps} }}}}{{% endmacro %}}{{{{ '' }}}}"
+    body = f"{{{{ format|replace('%-', '%'){swaps} }}}}"
+    return f"{{% macro strftime_now(format) %}}{body}{{% endmacro %}}{{{{ '' }}}}"

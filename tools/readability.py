@@ -1,6 +1,6 @@
 """Measures of how the code reads: sizes, lines, names, circles of imports.
 
-    python tools/measure.py [FOLDER …]
+    python tools/readability.py [FOLDER …]
 
 prints, for the package or for each folder of Python code, two tables:
 

@@ -1,4 +1,4 @@
-"""Texts that a model cannot read, named before long work with them begins."""
+"""Checks that a model accepts given images and texts, before long work with them begins."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,8 +13,9 @@ __all__ = ["Reader", "check_cases", "naming"]
 
 
 def check_cases(vlm: Encoder, cases: Iterable[Case]) -> None:
-    """Raise :class:`BadInput` for the first case with a text that the model cannot read, whatever
-    its images take.
+    """Raise :class:`BadInput` for the first case with a text that the model refuses.
+
+    The tokens of its images are not counted.
     """
     for case in cases:
         with naming(case, lambda query: vlm.check_texts([query])):
@@ -23,9 +24,7 @@ def check_cases(vlm: Encoder, cases: Iterable[Case]) -> None:
 
 @contextmanager
 def naming(case: Case, look: Callable[[Query], object]) -> Iterator[None]:
-    """Within it a :class:`BadInput` names the case, and which of its queries it is that ``look``
-    refuses alone.
-    """
+    """Within it a :class:`BadInput` names the case, and the first query that ``look`` refuses."""
     try:
         yield
     except BadInput:
@@ -38,9 +37,7 @@ def naming(case: Case, look: Callable[[Query], object]) -> Iterator[None]:
 
 
 def _parts(case: Case) -> Iterator[tuple[str, Query]]:
-    """The queries of a case, and what a message calls each; the probes are numbered as in the
-    records.
-    """
+    """The queries of a case, each with its name for messages; probes are numbered as in records."""
     for number, probe in enumerate(case.probes):
         yield f"probe {number} ({probe.metric})", probe.query
     for number, edit in enumerate(case.edits):
@@ -48,23 +45,24 @@ def _parts(case: Case) -> Iterator[tuple[str, Query]]:
 
 
 class Reader:
-    """A model that looks at images and then at texts about them; of an image it remembers how many
-    tokens it takes.
-    """
+    """Checks images, and then queries about them; remembers how many tokens each image takes."""
 
     def __init__(self, vlm: Encoder) -> None:
         self.vlm = vlm
         self._counts: dict[Any, list[Any]] = {}
 
     def look(self, image: Path) -> None:
-        """Raise :class:`BadInput` for an image that the model's processor does not take."""
+        """Raise :class:`BadInput` for an image that the model's processor refuses."""
         _, self._counts[image] = self.vlm.look([image])
 
     def read(self, query: Query) -> None:
-        """Raise :class:`BadInput` for a query that the model cannot read; not for one whose image
-        it did not take.
+        """Raise :class:`BadInput` for a query that the model refuses.
+
+        Not for one about an image that was refused itself.
         """
-        if all(image in self._counts for image in query.images):
-            self.vlm.check_texts(
-                [query], [[each for image in query.images for each in self._counts[image]]]
-            )
+        if not all(image in self._counts for image in query.images):
+            return
+        counts = list[Any]()
+        for image in query.images:
+            counts += self._counts[image]
+        self.vlm.check_texts([query], [counts])
