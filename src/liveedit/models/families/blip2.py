@@ -54,7 +54,7 @@ class Blip2(VLM):
         return [*[self.image_token_id] * sum(counts), *ids]
 
     def picture(self, images: Sequence[Image]) -> Picture:
-        """Return the pixels (n, 3, H, W) and, for each image, the number of queries of the Q-Former."""
+        """Return the pixels (n, 3, H, W) and, for each image, the number of Q-Former queries."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         return dict(inputs), [self.model.config.num_query_tokens] * len(images)
 

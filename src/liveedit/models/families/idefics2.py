@@ -38,6 +38,6 @@ class Idefics2(Generic):
         return inputs, [part * parts + mark] * len(images)
 
     def expand(self, text: str, expansions: Sequence[str]) -> str:
-        """Return the text with all image tokens; images side by side share the mark between them."""
+        """Return the text with all image tokens; adjacent images share the mark between them."""
         mark = self.processor.fake_image_token
         return super().expand(text, expansions).replace(mark * 2, mark)

@@ -70,7 +70,7 @@ class SharedKeyValues(Generic):
         return kept
 
     def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:
-        """Return the kept hidden states, and put the kept keys and values where layers find them."""
+        """Return the kept hidden states; put kept keys and values where the layers find them."""
         for name, states in hidden.extra.items():
             if name.startswith(KEPT):
                 key_values = states.permute(2, 0, 3, 1, 4).unbind()
@@ -82,7 +82,7 @@ class PerLayerEmbeddings(SharedKeyValues):
     """Models every layer of which reads a projection of the token embeddings again."""
 
     def check_prefix(self) -> None:
-        """Raise :class:`UnsupportedModel`: vectors before a text have no tokens to be read again."""
+        """Raise :class:`UnsupportedModel`: vectors before a text have no token embeddings."""
         name = self.model.config.model_type
         raise UnsupportedModel(
             f"every layer of {name} reads the tokens: no vectors can stand before a text"
