@@ -142,7 +142,7 @@ class AdaptiveAttention(LlamaAttention):  # type: ignore[misc]
 
 def by_head(x: Tensor, head_dim: int) -> Tensor:
     """Split (B, T, heads · d) into heads: (B, heads, T, d)."""
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)
 
 
 class AdaptiveLayer(LlamaDecoderLayer):  # type: ignore[misc]

@@ -125,7 +125,7 @@ class VisionAttention(nn.Module):
 
 def by_head(states: Tensor, head_dim: int) -> Tensor:
     """Split states (B, T, heads · d) into heads: (B, heads, T, d)."""
-    return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return states.view(*states.shape[:-1], -1, head_dim).transpose(1, 2)
 
 
 class VisionLayer(nn.Module):
