@@ -15,6 +15,8 @@ FILES = [
     "curves.png",
     "curves.svg",
     "index.html",
+    "one-hop.png",
+    "one-hop.svg",
     "summary.json",
     "table.csv",
     "table.md",

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from liveedit.errors import BadInput, StorageError
-from liveedit.report.scores import AVERAGED, LATER, RESAMPLES, summary, write_summary
+from liveedit.measures.metrics import AVERAGED
+from liveedit.report.scores import LATER, RESAMPLES, summary, write_summary
 from liveedit.types import Firing
 
 
@@ -46,10 +47,11 @@ def test_average_is_the_mean_of_the_five_and_needs_them_all(record):
 
 
 def test_top10_is_over_the_probes_that_have_it(record):
-    kept = (0.5, None, 1.0)
-    rows = rows_of(
-        [record(case=str(i), metric="image_locality", top10_kept=k) for i, k in enumerate(kept)]
-    )
+    scores = ({"top10_rank": 0.5}, {}, {"top10_rank": 1.0})
+    records = [
+        record(case=str(i), metric="image_locality", scores=kept) for i, kept in enumerate(scores)
+    ]
+    rows = rows_of(records)
     assert rows["image_locality", "top10_rank"]["value"] == 0.75
     assert rows["image_locality", "top10_rank"]["n"] == 2
     assert ("average", "top10_rank") not in rows
@@ -68,7 +70,7 @@ def test_interval_is_that_of_a_binomial(record):
 
 
 def test_cases_are_resampled_not_probes(record):
-    """Ten probes that agree within each case tell no more than one."""
+    """Ten probes that agree within each case are worth no more than one."""
     one = [record(case=str(i), answer_after="Japan" if i % 2 else "Chile") for i in range(40)]
     ten = [
         record(case=r.case, answer_after=r.answer_after, probe=p) for r in one for p in range(10)
@@ -116,16 +118,23 @@ def test_firing(record):
 
 def test_cost_counts_an_edit_once(record):
     records = [
-        record(case="a", probe=i, edit_seconds=1.0, edit_bytes=100, query_seconds=0.1)
+        record(
+            case="a",
+            probe=i,
+            costs={"edit_seconds": 1.0, "edit_bytes": 100, "query_seconds": 0.1},
+        )
         for i in range(9)
     ]
-    records.append(record(case="b", edit_seconds=3.0, edit_bytes=300, query_seconds=1.1))
+    costs = {"edit_seconds": 3.0, "edit_bytes": 300, "query_seconds": 1.1}
+    records.append(record(case="b", costs=costs))
     [row] = summary(records)["cost"]
     assert (row["edit_seconds"], row["edit_bytes"], row["query_seconds"]) == (2.0, 200.0, 0.2)
 
 
 def test_peak_memory_is_the_largest(record):
-    records = [record(case=str(i), peak_bytes=size) for i, size in enumerate((100, 300, 200))]
+    records = [
+        record(case=str(i), costs={"peak_bytes": size}) for i, size in enumerate((100, 300, 200))
+    ]
     assert summary(records)["cost"][0]["peak_bytes"] == 300
 
 
@@ -170,7 +179,7 @@ def test_protocols_do_not_mix(record):
     assert values["stream", "exact_match"] == 0.0
 
 
-def test_gaps_are_told_apart_by_the_edits_made_later(record):
+def test_gaps_are_distinguished_by_the_edits_made_later(record):
     records = [
         record(case=str(i), protocol="gap", edits=i + gap + 1, later=gap)
         for gap in (10, 20)
@@ -184,8 +193,8 @@ def test_forgetting_is_reliability_by_later_edits(record):
     chance = random.Random(0)
     records = [
         record(
-            case=str(case), protocol="stream", edits=n, later=n - 1 - case, metric=metric, probe=probe,
-            answer_after=chance.choice(("Japan", "Chile")),
+            case=str(case), protocol="stream", edits=n, later=n - 1 - case,
+            metric=metric, probe=probe, answer_after=chance.choice(("Japan", "Chile")),
         )
         for n in (10, 100) for case in range(min(n, 40))
         for probe, metric in enumerate(("reliability", "text_generality"))
@@ -211,7 +220,7 @@ def test_forgetting_is_reliability_by_later_edits(record):
         assert found[later]["low"] <= found[later]["value"] <= found[later]["high"]
 
 
-def test_windows_tell_nothing_of_forgetting(run):
+def test_windows_do_not_measure_forgetting(run):
     assert summary(run())["forgetting"] == []
 
 
@@ -231,7 +240,7 @@ def test_summary_is_written_as_json(tmp_path, run):
     ]
 
 
-def test_a_summary_of_somebody_elses_stays(tmp_path, record):
+def test_an_unrelated_summary_stays(tmp_path, record):
     (tmp_path / "summary.json").write_text('{"mine": 1}')
     with pytest.raises(BadInput, match=r"summary\.json was not written by LiveEdit"):
         write_summary([record()], tmp_path)
@@ -258,8 +267,8 @@ def test_intervals_are_the_same_on_any_machine(record):
 
 
 def test_an_edit_of_two_seeds_costs_twice(record):
-    records = [record(seed=seed, edit_seconds=seconds) for seed, seconds in ((0, 1.0), (1, 3.0))]
-    records.append(record(seed=1, window=1, edit_seconds=8.0))
+    records = [record(seed=seed, costs={"edit_seconds": s}) for seed, s in ((0, 1.0), (1, 3.0))]
+    records.append(record(seed=1, window=1, costs={"edit_seconds": 8.0}))
     assert summary(records)["cost"][0]["edit_seconds"] == 4.0
 
 
