@@ -46,7 +46,8 @@ def test_windows_are_consecutive_and_the_rest_is_dropped(cases):
 @pytest.mark.parametrize(("n", "max_cases"), [(1, 9), (2, 8), (4, 12), (4, 13), (5, 1), (12, 40)])
 @pytest.mark.parametrize("others", [(), (1, 4), (3,)])
 def test_windows_against_a_slow_loop(cases, n, max_cases, others):
-    made, slow = cases(40), {}
+    made = cases(40)
+    slow = {}
     for first in range(0, 40, n):
         if first + n <= 40 and (first == 0 or first < max_cases):
             slow[n, first // n, tuple(range(first, first + n))] = list(range(first, first + n))
@@ -127,7 +128,8 @@ def test_a_gap_is_exact(cases):
     """VLKEB's loop: after each edit s the one that is exactly `gap` behind is tested, if it is
     among the first ones.
     """
-    gaps, first = (2, 5), 6
+    gaps = (2, 5)
+    first = 6
     planned = [
         (request.point.edits, request.place, request.later)
         for request in plan(cases(20), Gap(gaps, first))

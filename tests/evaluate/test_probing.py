@@ -3,6 +3,7 @@ records stand.
 """
 
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_the_time_of_an_answer_is_its_share_of_the_batch(
 
 
 def test_the_tower_looks_once_for_all_patches(vlm, cases, looks):
-    prober, made = Prober(vlm, 4, 8), cases(2)
+    prober = Prober(vlm, 4, 8)
+    made = cases(2)
     first = [prober.probe(case, Patch()) for case in made]
     count = len(looks)
     assert count > 0
@@ -85,7 +87,8 @@ def test_the_tower_looks_once_for_all_patches(vlm, cases, looks):
 
 
 def test_what_does_not_fit_is_looked_at_again(vlm, cases, looks, monkeypatch):
-    sizes, made = [], cases(2)
+    sizes = []
+    made = cases(2)
     tower = vlm.model.get_submodule(vlm.tower_path)
     handle = tower.register_forward_hook(
         lambda _module, _args, output: sizes.append(sum(tensor_bytes(output).values()))
@@ -107,7 +110,8 @@ def test_what_does_not_fit_is_looked_at_again(vlm, cases, looks, monkeypatch):
 
 
 def test_a_patch_that_changes_the_tower_sees_for_itself_and_leaves_nothing(vlm, cases):
-    prober, [case] = Prober(vlm, 4, 8), cases(1)
+    prober = Prober(vlm, 4, 8)
+    [case] = cases(1)
     prober.before(case)
     blinded = Blinded(vlm)
     shown = prober.probe(case, blinded)
@@ -147,12 +151,9 @@ def place(found):
 def test_what_several_processes_write_stands_in_the_order_of_the_protocol(tmp_path, read):
     """Cases are in the order in which they were given, whatever their names."""
     cases = [Case(id, (), ()) for id in ("b", "case:10", "case:9", "a")]
-    wanted = [
-        (n, w, case.id, probe)
-        for n, w in ((1, 0), (1, 1), (10, 0))
-        for case in cases
-        for probe in (0, 1)
-    ]
+    points = ((1, 0), (1, 1), (10, 0))
+    ids = [case.id for case in cases]
+    wanted = [(*point, id, probe) for point, id, probe in product(points, ids, (0, 1))]
     for process, some in enumerate((wanted[::3], wanted[1::3], wanted[2::3])):
         journal = Journal(tmp_path, {"editor": "e"}, {}, cases, process)
         journal.append(
@@ -168,6 +169,12 @@ class Slow(Editor):
 
     @dataclass(frozen=True)
     class Config:
+        """Settings of the editor.
+
+        Arguments:
+            size: Not used.
+        """
+
         size: int = 1
 
     name, paper = "slow", ""
@@ -212,6 +219,12 @@ class Hungry(Editor):
 
     @dataclass(frozen=True)
     class Config:
+        """Settings of the editor.
+
+        Arguments:
+            floats: Number of floats that it allocates.
+        """
+
         floats: int = 32 * 2**20
 
     name, paper = "hungry", ""

@@ -141,8 +141,10 @@ def test_a_damaged_part_is_named_and_nothing_is_lost(whole, vlm, cases, tmp_path
 
 
 def test_the_unedited_model_is_asked_once_for_all_editors(vlm, cases, tmp_path, monkeypatch):
-    asked, looked = [], []
-    answers, tower = type(vlm).answers, vlm.model.get_submodule(vlm.tower_path)
+    asked = []
+    looked = []
+    answers = type(vlm).answers
+    tower = vlm.model.get_submodule(vlm.tower_path)
     see = tower.forward
     monkeypatch.setattr(
         tower, "forward", lambda *args, **options: looked.append(1) or see(*args, **options)

@@ -9,6 +9,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
@@ -47,6 +48,12 @@ class Experts(Patch):
 class Firing(Editor):
     @dataclass(frozen=True)
     class Config:
+        """Settings of the editor.
+
+        Arguments:
+            acts: Whether it has experts.
+        """
+
         acts: bool = True
 
     name, paper = "firing", ""
@@ -83,8 +90,9 @@ def whole(vlm, made, tmp_path_factory, run):
 
 def test_one_record_a_probe_in_the_order_of_the_plan(whole):
     records, _ = whole
-    wanted = [(1, n, f"case:{n}", probe) for n in range(3) for probe in range(4)]
-    wanted += [(3, 0, f"case:{n}", probe) for n in range(3) for probe in range(4)]
+    probes = list(product(range(3), range(4)))
+    wanted = [(1, n, f"case:{n}", probe) for n, probe in probes]
+    wanted += [(3, 0, f"case:{n}", probe) for n, probe in probes]
     assert [place(record) for record in records] == wanted
 
 

@@ -1,5 +1,7 @@
 """Curves: the same file each time, a line for each editor."""
 
+import re
+from itertools import product
 from xml.etree import ElementTree
 
 import pytest
@@ -12,9 +14,8 @@ def drawn(*editors):
 
 
 def panel(editors=("ft", "pinpoint"), places=(1, 10, 100)):
-    return Panel(
-        "reliability", "Rel", tuple(Point(e, x, 0.5, 0.4, 0.6) for e in editors for x in places)
-    )
+    points = [Point(editor, x, 0.5, 0.4, 0.6) for editor, x in product(editors, places)]
+    return Panel("reliability", "Rel", tuple(points))
 
 
 def block(axis="edits", **changes):
@@ -37,7 +38,7 @@ def test_a_figure_of_nothing():
 
 def test_panels_name_their_lines_and_share_no_ids():
     svgs = [panel_svg(f"c{i}", panel(), "edits", drawn("ft", "pinpoint")) for i in range(2)]
-    ids = [part.split('"')[0] for svg in svgs for part in svg.split(' id="')[1:]]
+    ids = re.findall(r' id="(.*?)"', "".join(svgs))
     assert len(ids) == len(set(ids))
     assert all(svg.count('data-editor="pinpoint"') == 2 for svg in svgs)  # band and line
     assert not any("http" in svg for svg in svgs)

@@ -1,6 +1,7 @@
 """The table of all records."""
 
 import random
+from itertools import product
 
 import numpy as np
 
@@ -98,7 +99,8 @@ def test_sizes_are_gaps_where_the_protocol_is_gap(record):
 
 def test_distinct(record):
     own = (Firing(0, 1.0, own=True),)
-    rows = columns([record(case=c, probe=p, fired=own) for p in range(3) for c in "ba"]).rows
+    records = [record(case=c, probe=p, fired=own) for p, c in product(range(3), "ba")]
+    rows = columns(records).rows
     assert len(distinct(rows, "case")) == 2
     assert len(distinct(rows, "case", "probe")) == 6
     assert len(distinct(rows[:0], "case")) == 0

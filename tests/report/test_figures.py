@@ -19,7 +19,9 @@ from liveedit.report.scores import summary
 
 def test_a_panel_for_each_score_of_each_metric(run):
     numbers = summary(run(cases=3))
-    drawn = [(block.score, panel.name) for block in curves(numbers) for panel in block.panels]
+    drawn = []
+    for block in curves(numbers):
+        drawn += [(block.score, panel.name) for panel in block.panels]
     shown = {
         (r["score"], r["metric"])
         for r in numbers["rows"]

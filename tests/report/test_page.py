@@ -66,19 +66,17 @@ def draw(tmp_path, save):
 
 
 def answers(data, case=0):
-    """{(metric, setting, editor): (answer, right, percent of tokens, experts)} of a case, read as
-    the page reads it.
-    """
-    return {
-        (data["metrics"][probe[0]][0], data["settings"][int(setting)], editor): (
-            data["texts"][out[0]],
-            *out[1:],
-        )
-        for probe in data["cases"][case][2]
-        for setting, row in probe[6].items()
-        for editor, number in zip(data["editors"], row, strict=True)
-        if number >= 0 and (out := data["outcomes"][number])
-    }
+    """{(metric, setting, editor): (answer, right, percent of tokens, experts)} of a case."""
+    found = {}
+    for probe in data["cases"][case][2]:
+        metric = data["metrics"][probe[0]][0]
+        for setting, row in probe[6].items():
+            for editor, number in zip(data["editors"], row, strict=True):
+                if number >= 0:
+                    text, *rest = data["outcomes"][number]
+                    key = metric, data["settings"][int(setting)], editor
+                    found[key] = (data["texts"][text], *rest)
+    return found
 
 
 def test_page_needs_nothing_from_elsewhere(run, draw):
@@ -136,9 +134,8 @@ def test_a_probe_tells_what_was_asked(record, draw):
 
 
 def test_texts_and_pictures_stand_once(record, draw):
-    records = [
-        record(case=str(i), edits=n, editor=e) for n in (1, 10) for i in range(3) for e in "ab"
-    ]
+    places = product((1, 10), range(3), "ab")
+    records = [record(case=str(i), edits=n, editor=e) for n, i, e in places]
     html, data = draw(records, photo)
     assert html.count("data:image/webp;base64,") == 1
     assert len(data["texts"]) == len(set(data["texts"])) == 3

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from itertools import product
 
 import pytest
 
@@ -21,9 +22,8 @@ def test_liveedits_table_1(run):
         "I-Loc",
         "Average",
     ]
-    assert [(line.edits, line.editor) for line in table.lines] == [
-        (n, editor) for n in (1, 10, 100) for editor in ("ft", "liveedit")
-    ]
+    lines = [(line.edits, line.editor) for line in table.lines]
+    assert lines == list(product((1, 10, 100), ("ft", "liveedit")))
 
 
 def test_vlkebs_table_2_has_a_part_for_each_n(run):
@@ -40,10 +40,8 @@ def test_no_column_holds_two_definitions(record):
     numbers = summary(
         [record(metric="image_locality", wanted="before", tokens_after=(1, 3), scores=scores)]
     )
-    [liveedit], [vlkeb] = (
-        liveedit_tables(numbers, TOKEN_ACCURACY),
-        vlkeb_tables(numbers, TOKEN_ACCURACY),
-    )
+    [liveedit] = liveedit_tables(numbers, TOKEN_ACCURACY)
+    [vlkeb] = vlkeb_tables(numbers, TOKEN_ACCURACY)
     assert [(c.column, c.text) for c in liveedit.lines[0].cells if c.value is not None] == [
         ("image_locality", "50.0")
     ]
@@ -65,11 +63,11 @@ def test_spread_is_half_the_interval(answers):
 
 
 def test_a_file_a_paper_a_score_and_a_format(run):
+    papers = ("liveedit-table1", "vlkeb-table2")
+    scores = ("token-accuracy", "exact-match")
     names = {
         f"{paper}-{score}.{format}"
-        for paper in ("liveedit-table1", "vlkeb-table2")
-        for score in ("token-accuracy", "exact-match")
-        for format in ("md", "csv", "tex")
+        for paper, score, format in product(papers, scores, ("md", "csv", "tex"))
     }
     assert set(paper_files(summary(run()))) == names
 
@@ -167,7 +165,7 @@ def test_port_is_portability_over_one_hop(record):
 
 
 def test_n_stands_in_the_first_line_of_its_group(record):
-    records = [record(editor=editor, edits=edits) for edits in (1, 1000) for editor in ("a", "b")]
+    records = [record(editor=editor, edits=edits) for edits, editor in product((1, 1000), "ab")]
     [table] = liveedit_tables(summary(records), EXACT_MATCH)
     rows = [line.partition(" &")[0] for line in latex(table).splitlines() if line.endswith("\\\\")]
     assert rows == ["N", "1", "", "1,000", ""]
