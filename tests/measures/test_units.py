@@ -17,6 +17,7 @@ from liveedit.measures.units import printed
         (114688, "bytes", "115 kB"),
         (3, "bytes", "3 B"),
         (12.345, "plain", "12.3"),
+        (26624, "plain", "26,624"),
     ],
 )
 def test_printed_numbers(value, unit, text):

@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from liveedit.errors import BadInput
+from liveedit.measures.costs import COSTS
 from liveedit.measures.metrics import METRICS, label
+from liveedit.measures.protocols import PROTOCOLS
+from liveedit.measures.scores import SCORES
 from liveedit.report import cases, page
 from liveedit.report.columns import columns
 from liveedit.report.files import Reading, read_records
@@ -239,6 +242,17 @@ def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
     assert facts["Model"] == "org/model"
     assert facts["Versions"] == "torch 1.0; torch 2.0"
     assert facts["Device"] == "cpu"
+
+
+def test_scores_costs_and_protocols_are_explained(record, draw):
+    html, _ = draw([record(protocol="gap", later=3)])
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    shown = [score for score in SCORES if score.of_record and score.shown]
+    for measure in (*shown, *COSTS):
+        assert htmllib.unescape(facts[measure.heading]) == measure.meaning
+    assert htmllib.unescape(facts["gap"]) == PROTOCOLS["gap"].meaning
+    assert "windows" not in facts
+    assert "Exact match of the unedited model" not in facts
 
 
 def test_each_column_is_explained(record, draw):

@@ -26,7 +26,7 @@ from liveedit.cli.loading import (
 )
 from liveedit.cli.paths import path
 from liveedit.errors import BadInput, LiveEditError
-from liveedit.measures.protocols import new_protocol
+from liveedit.measures.protocols import PROTOCOL_NAMES, new_protocol
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
@@ -67,7 +67,7 @@ def evaluate(
     quantize: Quantize = None,
     device_map: DeviceMap = None,
     protocol: Annotated[
-        str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")
+        str, typer.Option(help=f"{PROTOCOL_NAMES} (docs/benchmarks.md).")
     ] = "windows",
     edits: Annotated[
         str,

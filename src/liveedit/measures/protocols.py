@@ -20,6 +20,7 @@ from liveedit.types import Case, Query, Record
 
 __all__ = [
     "PROTOCOLS",
+    "PROTOCOL_NAMES",
     "STRIDE",
     "EditSequence",
     "Gap",
@@ -238,6 +239,8 @@ class Gap(Protocol):
 
 PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (Windows, Stream, Gap)}
 """All protocols by name, in the order of the tables. A new one is one more class in the tuple."""
+PROTOCOL_NAMES = " or ".join(", ".join(PROTOCOLS).rsplit(", ", 1))
+"""Their names in a sentence: "windows, stream or gap"."""
 
 
 def new_protocol(name: str, options: Mapping[str, Any]) -> Protocol:
@@ -246,8 +249,7 @@ def new_protocol(name: str, options: Mapping[str, Any]) -> Protocol:
     Raises :class:`BadInput` for a name that does not exist.
     """
     if name not in PROTOCOLS:
-        *others, last = PROTOCOLS
-        raise BadInput(f"there is no protocol '{name}': choose {', '.join(others)} or {last}")
+        raise BadInput(f"there is no protocol '{name}': choose {PROTOCOL_NAMES}")
     kind = PROTOCOLS[name]
     own = {field.name for field in fields(kind)}
     return kind(**{option: value for option, value in options.items() if option in own})

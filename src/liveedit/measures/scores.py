@@ -26,6 +26,8 @@ __all__ = [
     "UNEDITED_MATCH",
     "LogitsFormula",
     "Score",
+    "contains",
+    "exact_match",
     "normalise",
     "score_heading",
     "score_order",
@@ -33,6 +35,10 @@ __all__ = [
     "share_kept",
     "shown_scores",
     "ten_best",
+    "ten_best_kept",
+    "token_accuracy",
+    "top1_kept",
+    "unedited_match",
 ]
 
 

@@ -12,9 +12,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from liveedit.errors import LiveEditError
+from liveedit.measures.costs import COSTS
 from liveedit.measures.metrics import METRICS, label, metric_order
-from liveedit.measures.protocols import setting_label, titled
-from liveedit.measures.scores import HEADLINES, score_heading
+from liveedit.measures.protocols import PROTOCOLS, setting_label, titled
+from liveedit.measures.scores import HEADLINES, SCORES, score_heading
 from liveedit.report.cases import cases_json, shortened
 from liveedit.report.chart import Block, Style, panel_svg
 from liveedit.report.columns import Columns, distinct
@@ -49,8 +50,7 @@ def render(results: Results, images: Images) -> str:
         options=_options(results.columns, editors),
         styles=results.styles,
         sections=_sections(results),
-        metrics=_explained_metrics(results),
-        scores=[(score.heading, score.meaning) for score in HEADLINES],
+        legend=_legend(results),
         cases=cases,
     )
 
@@ -66,11 +66,19 @@ def _template() -> Template:
     return environment.from_string(source)
 
 
-def _explained_metrics(results: Results) -> list[Fact]:
-    """Heading and meaning of each metric that is shown and has an explanation."""
-    shown = {row["metric"] for row in results.summary["rows"]}
-    explained = [metric for metric in METRICS if metric.meaning and metric.name in shown]
-    return [(label(metric.name), metric.meaning) for metric in explained]
+def _legend(results: Results) -> list[Fact]:
+    """Heading and meaning of each metric, score, cost and protocol that is shown."""
+    rows = results.summary["rows"]
+    metrics = {row["metric"] for row in rows}
+    scores = {row["score"] for row in rows}
+    protocols = {row["protocol"] for row in rows}
+    facts = [(label(metric.name), metric.meaning) for metric in METRICS if metric.name in metrics]
+    facts += [
+        (score.heading, score.meaning) for score in SCORES if score.shown and score.name in scores
+    ]
+    facts += [(cost.heading, cost.meaning) for cost in COSTS]
+    facts += [(kind.name, kind.meaning) for kind in PROTOCOLS.values() if kind.name in protocols]
+    return [(heading, meaning) for heading, meaning in facts if meaning]
 
 
 # Header
