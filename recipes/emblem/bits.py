@@ -19,7 +19,7 @@ from rich.table import Table
 from liveedit.data import load_cases
 from liveedit.editable import EditableVLM, embedded, load_vlm
 from liveedit.editors import load_editor
-from liveedit.report.columns import normalise
+from liveedit.measures.scores import normalise
 from liveedit.types import Case, Query
 
 METRICS = ("reliability", "text_generality", "image_generality")

@@ -8,7 +8,7 @@ and what must not. Evaluation writes one **Record** per probe.
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from numbers import Integral
@@ -237,8 +237,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One expert that took part in an answer: its place in the pool, its fusion weight, and whose
-    edit it was.
+    """One expert that fired while the model answered a probe.
+
+    Arguments:
+        expert: Index of its edit among those that the model holds, counted from 0.
+        weight: Its fusion weight.
+        own: Whether its edit belongs to the case of the probe.
     """
 
     expert: int
@@ -248,18 +252,34 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything one probe showed; scores are computed from it without the model.
+    """Everything that is known about one probe; a report needs no model.
 
-    ``edits`` is how many edits the pool held, and ``later`` how many of them came after the case's
-    own; ``protocol`` is ``windows``, ``stream`` or ``gap``. ``tokens_wanted`` and ``tokens_after``
-    are the token ids compared under teacher forcing, one a target token: for a locality probe
-    ``tokens_wanted`` are what the unedited model predicted. ``top1_kept`` is the share of all
-    positions whose best token the edits left alone, ``top10_kept`` that of (position, rank) slots
-    of the ordered ten best (VLKEB's text and image locality); ``None`` where they are not asked.
-    ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds`` and
-    ``edit_bytes`` are per edit, ``query_seconds`` per generated answer; ``peak_bytes`` is how far
-    memory rose while the pool was edited and asked about: the CUDA device's where the model is on
-    one, otherwise the process's. All are measured in this run.
+    Arguments:
+        editor: Label of the editor.
+        data: Name of the benchmark.
+        edits: Number of edits that the model held.
+        window: Index of the window of edits, counted from 0.
+        seed: Seed of the order of the cases.
+        case: Id of the case.
+        probe: Index of the probe in its case, counted from 0.
+        metric: Metric of the probe, such as ``reliability``.
+        wanted: Whether the target is wanted or the answer of the unedited model.
+        prompt: The question.
+        target: The target answer.
+        image: Name of the image that the question is about.
+        note: Remark of the benchmark on the probe.
+        answer_before: Greedy generation of the unedited model.
+        answer_after: Greedy generation of the edited model.
+        tokens_wanted: Ids of the target tokens; where the answer must stay as before, the tokens
+            that the unedited model predicts in their places.
+        tokens_after: Ids that the edited model predicts there under teacher forcing.
+        fired: The experts with the largest weights of those that fired.
+        experts_fired: Number of all experts that fired.
+        protocol: Name of the protocol (:mod:`liveedit.measures.protocols`).
+        later: Number of edits made after those of the case.
+        scores: Scores between 0 and 1, by name (:mod:`liveedit.measures.scores`).
+        costs: Costs as measured in this run, by name (:mod:`liveedit.measures.costs`).
+        version: Version of the format.
     """
 
     editor: str
@@ -279,17 +299,13 @@ class Record:
     answer_after: str
     tokens_wanted: tuple[int, ...]
     tokens_after: tuple[int, ...]
-    top10_kept: float | None
     fired: tuple[Firing, ...] = ()
     experts_fired: int = 0
-    edit_seconds: float = 0.0
-    edit_bytes: int = 0
-    query_seconds: float = 0.0
     protocol: str = "windows"
     later: int = 0
-    peak_bytes: int = 0
-    top1_kept: float | None = None
-    version: int = field(default=1)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    version: int = 2
 
     def to_json(self) -> str:
         """One line of JSON, without the newline."""
@@ -297,34 +313,73 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
-        """The record that :meth:`to_json` wrote. Raises ``KeyError``, ``TypeError`` or
-        ``ValueError`` on other text.
+        """Read a record of this version or of version 1.
+
+        Raises ``KeyError``, ``TypeError`` or ``ValueError`` for any other text.
         """
-        row: dict[str, Any] = json.loads(line)
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise TypeError(f"a record is an object, not {_kind(row)}")
+        if row.get("version", 1) == 1:
+            row = _from_version_1(row)
         row["fired"] = tuple(Firing(**firing) for firing in row["fired"])
-        row["tokens_wanted"], row["tokens_after"] = (
-            tuple(row["tokens_wanted"]),
-            tuple(row["tokens_after"]),
-        )
+        row["tokens_wanted"] = tuple(row["tokens_wanted"])
+        row["tokens_after"] = tuple(row["tokens_after"])
         record = cls(**row)
-        for firing in record.fired:
-            if not isinstance(firing.expert, int) or not isinstance(firing.weight, int | float):
-                raise TypeError(firing)
-        for name, kind in KINDS.items():
-            if not isinstance(value := getattr(record, name), kind):
-                raise TypeError(f"{name} is {value!r}")
-            if isinstance(value, int) and value.bit_length() > WIDEST:
-                raise ValueError(f"{name} has more than {WIDEST} bits")
-            if isinstance(value, float) and not isfinite(value):
-                raise ValueError(f"{name} is {value}")
+        _check_record(record)
         return record
 
 
+SCORES_OF_VERSION_1 = {"top1_kept": "top1_kept", "top10_kept": "top10_rank"}
+"""Fields of a record of version 1, and the names of the scores that they hold."""
+COSTS_OF_VERSION_1 = ("edit_seconds", "edit_bytes", "query_seconds", "peak_bytes")
+"""Fields of a record of version 1 that are costs."""
+
+
+def _from_version_1(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record of version 1 in the form of version 2."""
+    fields = dict(row)
+    scores = {new: fields.pop(old, None) for old, new in SCORES_OF_VERSION_1.items()}
+    fields["scores"] = {name: value for name, value in scores.items() if value is not None}
+    fields["costs"] = {name: fields.pop(name) for name in COSTS_OF_VERSION_1 if name in fields}
+    fields["version"] = 2
+    return fields
+
+
+def _check_record(record: Record) -> None:
+    """Raise ``TypeError`` or ``ValueError`` where a field holds another type than it declares."""
+    for firing in record.fired:
+        if not isinstance(firing.expert, int) or not isinstance(firing.weight, int | float):
+            raise TypeError(firing)
+    for name, kind in KINDS.items():
+        _check_field(name, getattr(record, name), kind)
+    for name, value in (*_items(record.scores), *_items(record.costs)):
+        if not name:
+            raise ValueError("a score or cost has no name")
+        _check_field(name, value, int | float)
+
+
+def _items(numbers: object) -> Iterable[tuple[str, object]]:
+    """Names and values of the scores or costs of a record. Raises ``TypeError`` without names."""
+    if not isinstance(numbers, dict):
+        raise TypeError(f"scores and costs are objects, not {_kind(numbers)}")
+    return numbers.items()
+
+
+def _check_field(name: str, value: object, kind: Any) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}")
+    if isinstance(value, int) and value.bit_length() > WIDEST:
+        raise ValueError(f"{name} has more than {WIDEST} bits")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{name} is {value}")
+
+
 WIDEST = 63
-"""Bits of a whole number in a record, without the sign."""
+"""Largest number of bits of an integer in a record, without the sign."""
 KINDS = {
-    name: str if kind in (str, Wanted) else int if kind is int else int | kind
+    name: int if kind is int else str
     for name, kind in get_type_hints(Record).items()
-    if kind in (str, Wanted, int, float, float | None)
+    if kind in (str, Wanted, int)
 }
-"""What a plain field of a record holds, by its name."""
+"""Types of the plain fields of a record, by name."""

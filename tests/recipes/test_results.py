@@ -25,7 +25,7 @@ def answers(editor, right, seed=0):
             editor=editor, data="emblem", edits=10, window=0, seed=seed, case=case, probe=probe, metric=metric,
             wanted="target", prompt="What is it?", target="a lake", image="", note="", answer_before="a hill",
             answer_after="a lake" if right == 4 else "a hill", tokens_wanted=(1, 1, 1, 1),
-            tokens_after=(1,) * right + (0,) * (4 - right), top10_kept=None,
+            tokens_after=(1,) * right + (0,) * (4 - right),
         )
         for case in ("first", "second")
         for probe, metric in enumerate(METRICS)

@@ -26,6 +26,7 @@ from liveedit.cli.loading import (
 )
 from liveedit.cli.paths import path
 from liveedit.errors import BadInput, LiveEditError
+from liveedit.measures.protocols import PROTOCOL_NAMES, new_protocol
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from liveedit.types import Case
 
 __all__ = ["demo", "evaluate", "report"]
+
+HIGHLIGHTED = ("liveedit", "pinpoint")
+"""Editors that a report puts behind all others; the last one is drawn in front."""
 
 Model = Annotated[str, typer.Option(help='"emblem" (embedded), a folder, or a Hugging Face id.')]
 
@@ -63,7 +67,7 @@ def evaluate(
     quantize: Quantize = None,
     device_map: DeviceMap = None,
     protocol: Annotated[
-        str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")
+        str, typer.Option(help=f"{PROTOCOL_NAMES} (docs/benchmarks.md).")
     ] = "windows",
     edits: Annotated[
         str,
@@ -104,8 +108,14 @@ def evaluate(
     CPUs too.
     """
     asked, form = entrants(editors), options(dtype, quantize, device_map, prompt_format)
-    chosen = _protocol(
-        protocol, _numbers("--edits", edits), _numbers("--gaps", gaps), max_cases, ask
+    chosen = new_protocol(
+        protocol,
+        {
+            "edits": _numbers("--edits", edits),
+            "gaps": _numbers("--gaps", gaps),
+            "max_cases": max_cases,
+            "ask": ask,
+        },
     )
 
     from liveedit.data import load_cases
@@ -128,7 +138,12 @@ def report(
     from liveedit.report import terminal_tables, write_report
 
     emblem = Emblem()
-    page = write_report(out, out, images=lambda name: emblem.find(name) or open_image(name))
+    page = write_report(
+        out,
+        out,
+        images=lambda name: emblem.find(name) or open_image(name),
+        highlighted=HIGHLIGHTED,
+    )
     console = Console()
     for title, header, rows in terminal_tables(out):
         table = Table(title=shown(title))
@@ -296,21 +311,6 @@ def _bar(console: Console) -> Iterator["Watcher"]:
 def _about(seconds: float) -> str:
     """A time left, no more exact than it can be known."""
     return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
-
-
-def _protocol(
-    name: str, edits: tuple[int, ...], gaps: tuple[int, ...], max_cases: int, ask: int | None
-) -> "Protocol":
-    from liveedit.evaluate import Gap, Stream, Windows
-
-    match name:
-        case "windows":
-            return Windows(edits, max_cases, ask)
-        case "stream":
-            return Stream(edits, ask)
-        case "gap":
-            return Gap(gaps, max_cases, ask)
-    raise BadInput(f"there is no protocol '{name}': choose windows, stream or gap")
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

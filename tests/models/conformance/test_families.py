@@ -16,7 +16,8 @@ from transformers import CONFIG_MAPPING
 from liveedit.errors import BadInput
 from liveedit.models import FAMILIES, REFUSED, checked, family, known_types
 from liveedit.models.conformance.assertions import Broken, close
-from liveedit.models.conformance.contract import CHECKS, STRUCTURE, examine
+from liveedit.models.conformance.contract import CHECKS, examine
+from liveedit.models.conformance.probe import STRUCTURE
 from liveedit.models.conformance.queries import QUERIES, WIDE
 from liveedit.models.conformance.reference import cut, greedy, middle
 from liveedit.models.conformance.sample_patches import Routed

@@ -3,7 +3,8 @@
 import pytest
 
 from liveedit.errors import BadInput
-from liveedit.evaluate.protocol import STRIDE, Gap, Stream, Windows, plan, spread
+from liveedit.evaluate.plan import plan
+from liveedit.measures.protocols import STRIDE, Gap, Stream, Windows, spread
 from liveedit.types import Case
 
 
@@ -14,9 +15,13 @@ def number(case):
 def asked(cases, protocol):
     """(N, window, edited, asked) of each point, by the numbers of the cases."""
     found = {}
-    for ask in plan(cases, protocol):
-        edited = tuple(number(case) for case in ask.pool.cases[: ask.point.made])
-        found.setdefault((ask.point.edits, ask.point.window, edited), []).append(number(ask.case))
+    for request in plan(cases, protocol):
+        edited = tuple(
+            number(case) for case in request.sequence.cases[: request.point.cases_edited]
+        )
+        found.setdefault((request.point.edits, request.point.window, edited), []).append(
+            number(request.case)
+        )
     return found
 
 
@@ -41,7 +46,8 @@ def test_windows_are_consecutive_and_the_rest_is_dropped(cases):
 @pytest.mark.parametrize(("n", "max_cases"), [(1, 9), (2, 8), (4, 12), (4, 13), (5, 1), (12, 40)])
 @pytest.mark.parametrize("others", [(), (1, 4), (3,)])
 def test_windows_against_a_slow_loop(cases, n, max_cases, others):
-    made, slow = cases(40), {}
+    made = cases(40)
+    slow = {}
     for first in range(0, 40, n):
         if first + n <= 40 and (first == 0 or first < max_cases):
             slow[n, first // n, tuple(range(first, first + n))] = list(range(first, first + n))
@@ -49,30 +55,32 @@ def test_windows_against_a_slow_loop(cases, n, max_cases, others):
     assert {key: value for key, value in planned.items() if key[0] == n} == slow
 
 
-def test_windows_that_begin_alike_are_one_pool(cases):
+def test_windows_that_begin_alike_are_one_sequence(cases):
     asks = plan(cases(30), Windows((10, 1, 2), 30))
-    pools = list(dict.fromkeys(ask.pool for ask in asks))
-    assert [number(pool.cases[0]) for pool in pools] == list(range(30))
-    assert [(point.edits, point.made, point.window) for point in pools[0].points] == [
+    sequences = list(dict.fromkeys(request.sequence for request in asks))
+    assert [number(sequence.cases[0]) for sequence in sequences] == list(range(30))
+    assert [(point.edits, point.cases_edited, point.window) for point in sequences[0].points] == [
         (1, 1, 0),
         (2, 2, 0),
         (10, 10, 0),
     ]
-    assert pools[0].steps == [(0, 1), (1, 2), (2, 10)]
-    assert [(point.edits, point.window) for point in pools[10].points] == [(1, 10), (2, 5), (10, 1)]
-    assert [(point.edits, point.window) for point in pools[13].points] == [(1, 13)]
+    assert sequences[0].steps == [(0, 1), (1, 2), (2, 10)]
+    assert [(point.edits, point.window) for point in sequences[10].points] == [
+        (1, 10),
+        (2, 5),
+        (10, 1),
+    ]
+    assert [(point.edits, point.window) for point in sequences[13].points] == [(1, 13)]
 
 
-def test_a_long_pool_is_edited_in_strides(cases):
-    [pool] = {ask.pool for ask in plan(cases(250), Windows((250,)))}
+def test_a_long_sequence_is_edited_in_strides(cases):
+    [sequence] = {request.sequence for request in plan(cases(250), Windows((250,)))}
     assert STRIDE == 100
-    assert pool.steps == [(0, 100), (100, 200), (200, 250)]
+    assert sequence.steps == [(0, 100), (100, 200), (200, 250)]
 
 
 def test_too_few_cases_for_one_window(cases):
-    with pytest.raises(
-        BadInput, match="7 cases are too few for 8 edits in one pool: ask for at most 7 edits"
-    ):
+    with pytest.raises(BadInput, match="7 cases are too few for 8 edits: ask for at most 7 edits"):
         windows(cases(7), 8)
 
 
@@ -80,9 +88,9 @@ def test_a_case_with_several_edits_counts_as_many(cases):
     twice = doubled(cases(5))
     assert list(windows(twice, 4)) == [(4, 0, (0, 1)), (4, 1, (2, 3))]
     first = plan(twice, Windows((4,)))[:2]
-    assert first[0].pool.queries(0, 2) == [*twice[0].edits, *twice[1].edits]
-    assert [ask.own for ask in first] == [range(2), range(2, 4)]
-    assert [ask.later for ask in first] == [2, 0]
+    assert first[0].sequence.edits_between(0, 2) == [*twice[0].edits, *twice[1].edits]
+    assert [request.own for request in first] == [range(2), range(2, 4)]
+    assert [request.later for request in first] == [2, 0]
     assert list(windows(twice, 3)) == [(3, 0, (0, 1)), (3, 1, (2, 3))]
 
 
@@ -103,16 +111,16 @@ def test_asked_cases_are_evenly_spread(cases):
     assert list(windows(cases(30), 30, ask=3).values()) == [[0, 10, 20]]
 
 
-# One pool that grows
+# One sequence that grows
 
 
 def test_a_stream_asks_all_that_was_edited(cases):
     planned = plan(cases(30), Stream((10, 1, 25)))
-    assert len({ask.pool for ask in planned}) == 1
+    assert len({request.sequence for request in planned}) == 1
     assert asked(cases(30), Stream((10, 1, 25))) == {
         (n, 0, tuple(range(n))): list(range(n)) for n in (1, 10, 25)
     }  # fmt: skip
-    assert all(ask.later == ask.point.edits - 1 - ask.place for ask in planned)
+    assert all(request.later == request.point.edits - 1 - request.place for request in planned)
     assert list(asked(cases(30), Stream((10, 25), ask=2)).values()) == [[0, 5], [0, 12]]
 
 
@@ -120,8 +128,12 @@ def test_a_gap_is_exact(cases):
     """VLKEB's loop: after each edit s the one that is exactly `gap` behind is tested, if it is
     among the first ones.
     """
-    gaps, first = (2, 5), 6
-    planned = [(ask.point.edits, ask.place, ask.later) for ask in plan(cases(20), Gap(gaps, first))]
+    gaps = (2, 5)
+    first = 6
+    planned = [
+        (request.point.edits, request.place, request.later)
+        for request in plan(cases(20), Gap(gaps, first))
+    ]
     slow = []
     for made in range(1, first + max(gaps) + 1):
         slow += [
@@ -134,15 +146,15 @@ def test_a_gap_is_exact(cases):
 
 
 def test_a_gap_is_edited_case_by_case_and_ends_with_its_last_question(cases):
-    [pool] = {ask.pool for ask in plan(cases(20), Gap((2, 5), 6))}
-    assert len(pool.cases) == 11
-    assert pool.steps[-2:] == [(9, 10), (10, 11)]
-    assert {ask.place for ask in plan(cases(20), Gap((2,), 6, ask=2))} == {0, 3}
+    [sequence] = {request.sequence for request in plan(cases(20), Gap((2, 5), 6))}
+    assert len(sequence.cases) == 11
+    assert sequence.steps[-2:] == [(9, 10), (10, 11)]
+    assert {request.place for request in plan(cases(20), Gap((2,), 6, ask=2))} == {0, 3}
 
 
 def test_a_gap_of_cases_with_two_edits(cases):
     planned = plan(doubled(cases(5)), Gap((3,), 2))
-    assert [(ask.point.edits, ask.later) for ask in planned] == [(8, 6), (10, 6)]
+    assert [(request.point.edits, request.later) for request in planned] == [(8, 6), (10, 6)]
 
 
 # Refusals
@@ -151,8 +163,9 @@ def test_a_gap_of_cases_with_two_edits(cases):
 @pytest.mark.parametrize(
     "protocol",
     [
-        Windows((), 5), Windows((0,), 5), Windows((1,), 0), Windows((1,), 5, 0), Windows((1, -1), 5, 3),
-        Stream(()), Stream((0,)), Stream((1,), 0), Gap((), 2), Gap((0,), 2), Gap((1,), 0),
+        Windows((), 5), Windows((0,), 5), Windows((1,), 0), Windows((1,), 5, 0),
+        Windows((1, -1), 5, 3), Stream(()), Stream((0,)), Stream((1,), 0),
+        Gap((), 2), Gap((0,), 2), Gap((1,), 0),
     ],
 )  # fmt: skip
 def test_numbers_start_at_one(cases, protocol):
@@ -164,7 +177,7 @@ def test_numbers_start_at_one(cases, protocol):
     ("protocol", "names"),
     [
         (Windows((1, 1000), 2), "3 cases are too few for 1000 edits"),
-        (Stream((1, 4)), "3 cases are too few for 4 edits in one pool: ask for at most 3"),
+        (Stream((1, 4)), "3 cases are too few for 4 edits: ask for at most 3"),
         (Gap((1, 2), 2), "3 cases are too few for 2 and 2 after them"),
     ],
 )

@@ -2,16 +2,17 @@
 records stand.
 """
 
-import time
 from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 
 from liveedit.editors.base import Editor
-from liveedit.evaluate import Stream, asking, evaluate
-from liveedit.evaluate.asking import Asker, tensors
+from liveedit.evaluate import Stream, Windows, probing
 from liveedit.evaluate.journal import Journal
+from liveedit.evaluate.probing import Prober, tensor_bytes
 from liveedit.models.patch import Patch
 from liveedit.types import Case, Record
 
@@ -53,56 +54,67 @@ def looks(vlm):
 def test_no_more_rows_go_through_together_than_asked_for(vlm, cases):
     for size, most in ((3, 3), (8, 4)):
         patch = Sizes()
-        Asker(vlm, 4, size).ask(cases(1)[0], patch)
+        Prober(vlm, 4, size).probe(cases(1)[0], patch)
         assert max(patch.rows) == most
 
 
-def test_the_seconds_of_answers_are_shares_of_what_they_took_together(vlm, cases):
-    asker, [case] = Asker(vlm, 16, 8), cases(1)
-    asker.before(case)
-    began = time.perf_counter()
-    shown = asker.ask(case, Patch())
-    assert 0 < sum(after.seconds for _, after in shown) < time.perf_counter() - began
+@pytest.mark.parametrize(("batch_size", "seconds"), [(8, 1.5), (4, 1.5), (2, 3.0), (1, 6.0)])
+def test_the_time_of_an_answer_is_its_share_of_the_batch(
+    vlm, cases, clock, monkeypatch, batch_size, seconds
+):
+    """The model takes six seconds for any batch."""
+    answers = type(vlm).answers
+
+    def slow(self, queries, **options):
+        clock.move(6.0)
+        return answers(self, queries, **options)
+
+    monkeypatch.setattr(type(vlm), "answers", slow)
+    responses = Prober(vlm, 4, batch_size).probe(cases(1)[0], Patch())
+    assert [after.seconds for _, after in responses] == [seconds] * 4
 
 
 def test_the_tower_looks_once_for_all_patches(vlm, cases, looks):
-    asker, made = Asker(vlm, 4, 8), cases(2)
-    first = [asker.ask(case, Patch()) for case in made]
+    prober = Prober(vlm, 4, 8)
+    made = cases(2)
+    first = [prober.probe(case, Patch()) for case in made]
     count = len(looks)
     assert count > 0
-    again = [asker.ask(case, Sizes()) for case in made]
+    again = [prober.probe(case, Sizes()) for case in made]
     assert len(looks) == count
     for before, after in zip(first, again, strict=True):
         assert [pair[1].tokens for pair in before] == [pair[1].tokens for pair in after]
 
 
 def test_what_does_not_fit_is_looked_at_again(vlm, cases, looks, monkeypatch):
-    sizes, made = [], cases(2)
+    sizes = []
+    made = cases(2)
     tower = vlm.model.get_submodule(vlm.tower_path)
     handle = tower.register_forward_hook(
-        lambda _module, _args, output: sizes.append(sum(tensors(output).values()))
+        lambda _module, _args, output: sizes.append(sum(tensor_bytes(output).values()))
     )
-    Asker(vlm, 4, 8).before(made[0])
+    Prober(vlm, 4, 8).before(made[0])
     handle.remove()
     looked = {}
     for room in (0, max(sizes), 10 * sum(sizes)):
-        monkeypatch.setattr(asking, "SEEN_BYTES", room)
-        asker = Asker(vlm, 4, 8)
+        monkeypatch.setattr(probing, "CACHE_BYTES", room)
+        prober = Prober(vlm, 4, 8)
         for case in made:
-            asker.before(case)
+            prober.before(case)
         looks.clear()
         for case in made:
-            asker.ask(case, Patch())
+            prober.probe(case, Patch())
         looked[room] = len(looks)
     none, one, all = looked.values()
     assert (one, all) == (none - 1, 0)
 
 
 def test_a_patch_that_changes_the_tower_sees_for_itself_and_leaves_nothing(vlm, cases):
-    asker, [case] = Asker(vlm, 4, 8), cases(1)
-    asker.before(case)
+    prober = Prober(vlm, 4, 8)
+    [case] = cases(1)
+    prober.before(case)
     blinded = Blinded(vlm)
-    shown = asker.ask(case, blinded)
+    shown = prober.probe(case, blinded)
     with vlm.patched(blinded), torch.no_grad():
         for probe, (before, after) in zip(case.probes, shown, strict=True):
             query = replace(probe.query, target=before.forced)
@@ -110,10 +122,13 @@ def test_a_patch_that_changes_the_tower_sees_for_itself_and_leaves_nothing(vlm, 
             assert after.answer == vlm.generate([probe.query], max_new_tokens=4)[0]
             predicted = vlm.logits(batch).argmax(-1)[batch.answer_positions()]
             assert after.tokens == tuple(predicted.tolist())
-    kept = [after.top10_kept for _, after in shown]
+    kept = [after.scores.get("top10_rank") for _, after in shown]
     assert kept[2] < 1.0, "about an image"
     assert kept[3] == 1.0, "about none"
-    assert [after.top10_kept for _, after in asker.ask(case, Patch())][2:] == [1.0, 1.0]
+    assert [after.scores.get("top10_rank") for _, after in prober.probe(case, Patch())][2:] == [
+        1.0,
+        1.0,
+    ]
 
 
 # Records
@@ -121,9 +136,11 @@ def test_a_patch_that_changes_the_tower_sees_for_itself_and_leaves_nothing(vlm, 
 
 def record(case, probe=0, edits=1, window=0):
     return Record(
-        editor="e", data="d", edits=edits, window=window, seed=0, case=case, probe=probe, metric="reliability",
-        wanted="target", prompt="?", target="x", image="", note="", answer_before="", answer_after="",
-        tokens_wanted=(), tokens_after=(), top10_kept=None,
+        editor="e", data="d", edits=edits, window=window, seed=0, case=case, probe=probe,
+        metric="reliability",
+        wanted="target", prompt="?", target="x", image="", note="",
+        answer_before="", answer_after="",
+        tokens_wanted=(), tokens_after=(),
     )  # fmt: skip
 
 
@@ -131,37 +148,39 @@ def place(found):
     return found.edits, found.window, found.case, found.probe
 
 
-def test_what_several_processes_write_stands_in_the_order_of_the_protocol(tmp_path):
+def test_what_several_processes_write_stands_in_the_order_of_the_protocol(tmp_path, read):
     """Cases are in the order in which they were given, whatever their names."""
     cases = [Case(id, (), ()) for id in ("b", "case:10", "case:9", "a")]
-    wanted = [
-        (n, w, case.id, probe)
-        for n, w in ((1, 0), (1, 1), (10, 0))
-        for case in cases
-        for probe in (0, 1)
-    ]
+    points = ((1, 0), (1, 1), (10, 0))
+    ids = [case.id for case in cases]
+    wanted = [(*point, id, probe) for point, id, probe in product(points, ids, (0, 1))]
     for process, some in enumerate((wanted[::3], wanted[1::3], wanted[2::3])):
         journal = Journal(tmp_path, {"editor": "e"}, {}, cases, process)
         journal.append(
             [record(case, probe, edits, window) for edits, window, case, probe in reversed(some)]
         )
     Journal(tmp_path, {"editor": "e"}, {}, cases)
-    lines = (tmp_path / "records-e.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [place(Record.from_json(line)) for line in lines] == wanted
+    assert [place(found) for found in read(tmp_path / "records-e.jsonl")] == wanted
     assert sorted(file.name for file in tmp_path.iterdir()) == ["records-e.jsonl", "run.json"]
 
 
 class Slow(Editor):
-    """Takes ``TAKES`` seconds for each edit."""
+    """Takes two seconds for each edit."""
 
     @dataclass(frozen=True)
     class Config:
+        """Settings of the editor.
+
+        Arguments:
+            size: Not used.
+        """
+
         size: int = 1
 
     name, paper = "slow", ""
 
     def edit(self, queries, patch=None):
-        time.sleep(TAKES * len(queries))
+        self.clock.move(2.0 * len(queries))
         return Held(len(queries) + len(patch or ()))
 
 
@@ -179,15 +198,47 @@ class Held(Patch):
         return 10 * self.count
 
 
-TAKES = 0.02
+def test_the_cost_of_an_edit_is_that_of_the_edits_made_so_far(
+    vlm, cases, tmp_path, clock, evaluated
+):
+    editor = Slow(vlm)
+    editor.clock = clock
+    found = evaluated(vlm, cases(8), tmp_path, editor, Stream((1, 2, 8), ask=1))
+    assert {record.edits for record in found} == {1, 2, 8}
+    for record in found:
+        assert record.costs == {
+            "edit_seconds": 2.0,
+            "edit_bytes": 10,
+            "query_seconds": 0.0,
+            "peak_bytes": record.costs["peak_bytes"],
+        }
 
 
-def test_the_cost_of_an_edit_is_that_of_the_edits_made_so_far(vlm, cases, tmp_path):
-    path = evaluate(
-        vlm, Slow(vlm), cases(8), Stream((1, 2, 8), ask=1), data="drawn", seed=0, out=tmp_path
-    )
-    found = [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert {r.edits for r in found} == {1, 2, 8}
-    for made in found:
-        assert made.edit_seconds >= TAKES
-        assert made.edit_bytes == 10
+class Hungry(Editor):
+    """Allocates 128 MiB for a moment."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings of the editor.
+
+        Arguments:
+            floats: Number of floats that it allocates.
+        """
+
+        floats: int = 32 * 2**20
+
+    name, paper = "hungry", ""
+
+    def edit(self, queries, patch=None):
+        torch.ones(self.config.floats)
+        return Held(len(queries))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone")
+def test_the_peak_of_memory_is_that_of_the_own_edits(vlm, cases, tmp_path, evaluated):
+    peaks = []
+    for floats in (32 * 2**20, 1):
+        editor = Hungry(vlm, Hungry.Config(floats))
+        records = evaluated(vlm, cases(2), tmp_path / str(floats), editor, Windows((1,), 2))
+        peaks.append({record.costs["peak_bytes"] > 96 * 2**20 for record in records})
+    assert peaks == [{True}, {False}]
