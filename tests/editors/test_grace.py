@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.branch import Recorder
-from liveedit.models.feed_forward import feed_forward
 from liveedit.editors.grace import GRACE, SAME, GraceConfig, GracePatch, insert, label_of
 from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.feed_forward import feed_forward
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query

@@ -11,10 +11,9 @@ from PIL import Image
 
 from liveedit.editors import new_editor
 from liveedit.editors.common.attention import Part, image_and_prompt, own_similarity, similarity
+from liveedit.editors.common.examples import EDIT, same_fact
 from liveedit.editors.common.hard_negatives import hard_negative_loss, log_odds
-from liveedit.editors.common.examples import same_fact
 from liveedit.editors.liveedit.objective import replay
-from liveedit.editors.common.examples import EDIT
 from liveedit.editors.liveedit.sampling import Draws, Pairs, draw
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.tiny import tiny

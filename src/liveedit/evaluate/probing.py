@@ -19,8 +19,8 @@ from torch import Tensor
 
 from liveedit.evaluate.tokens import answer_tokens, predictions
 from liveedit.measures.scores import LOGITS_SCORES
-from liveedit.models.patch import Patch
 from liveedit.models.input_checks import naming
+from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
 from liveedit.types import Case, Probe, Query, visible
 

@@ -31,8 +31,8 @@ from liveedit.evaluate.progress import Clock, Progress, Watcher
 from liveedit.measures.costs import Usage, costs_of
 from liveedit.measures.protocols import EditSequence, Protocol
 from liveedit.measures.scores import scores_of
-from liveedit.models.patch import Patch
 from liveedit.models.input_checks import check_cases
+from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import image_name
 from liveedit.settings import check_seed

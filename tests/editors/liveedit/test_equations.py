@@ -11,11 +11,11 @@ from PIL import Image
 
 from liveedit.editors import load_editor, new_editor
 from liveedit.editors.common import attention, extractors, losses
+from liveedit.editors.common.examples import EDIT
 from liveedit.editors.liveedit import generators, routing
 from liveedit.editors.liveedit import losses as routing_losses
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
 from liveedit.editors.liveedit.objective import replay
-from liveedit.editors.common.examples import EDIT
 from liveedit.editors.liveedit.sampling import draw
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.batch import HiddenBatch, Spans
