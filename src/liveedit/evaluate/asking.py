@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from liveedit.evaluate.metrics import answers, best, kept, predictions
-from liveedit.models.patch import Patch
 from liveedit.models.input_checks import naming
+from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
 from liveedit.types import Case, Probe, Query, visible
 

@@ -34,8 +34,8 @@ from liveedit.evaluate.journal import Journal, note_failure
 from liveedit.evaluate.peak_memory import PeakMemory
 from liveedit.evaluate.progress import Clock, Progress, Watcher
 from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
-from liveedit.models.patch import Patch
 from liveedit.models.input_checks import check_cases
+from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import digest, image_name
 from liveedit.settings import check_seed
