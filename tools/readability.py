@@ -65,7 +65,7 @@ class Source:
         tree = ast.parse(text)
         documented = set[int]()
         for node in ast.walk(tree):
-            if is_docstring(node):
+            if isinstance(node, ast.Expr) and is_docstring(node):
                 documented.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         code = set[int]()
         comments = 0

@@ -298,7 +298,7 @@ class _EditorRun:
     def _edit(self, queries: Sequence[Query], patch: Patch | None) -> Patch:
         """The patch with these edits added."""
         with self.clock.measuring("edit", self.label, len(queries)), _editor_errors():
-            edited = self.editor.edit(queries, patch)
+            edited: Patch = self.editor.edit(queries, patch)
             if self.prober.vlm.device.type == "cuda":
                 torch.cuda.synchronize()
         return edited

@@ -302,8 +302,8 @@ class ModelRunner(Encoder):
     def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
         """The batch with a patch's vectors before its texts, and where (B, T) its own tokens are.
 
-        The batch itself and ``None`` where no patch has any. Raises :class:`UnsupportedModel` where
-        two patches have some, and as :meth:`check_prefix`.
+        Without such vectors, the batch itself and ``None``. Raises :class:`UnsupportedModel` if two
+        patches have vectors for it, and as :meth:`check_prefix`.
         """
         places: Tensor | None = None
         with ExitStack() as undo:
@@ -488,7 +488,7 @@ class ModelRunner(Encoder):
             hidden.spans,
             hidden.position_ids,
         )
-        embedded = hidden.hidden if layer == EMBEDDINGS else self.placeholders(hidden)
+        embedded = hidden.hidden if layer == EMBEDDINGS else self.unread_embeddings(hidden)
         with self.announce(batch, skipped=layer), self.bypassed(layer, hidden):
             states = self.decode(embedded, hidden)
             if positions is None:
@@ -498,7 +498,7 @@ class ModelRunner(Encoder):
                 return self.predict(states)[positions.to(self.device)]
             return self.predict(states[positions])
 
-    def placeholders(self, hidden: HiddenBatch) -> Tensor:
+    def unread_embeddings(self, hidden: HiddenBatch) -> Tensor:
         """Zeros (B, T, D) in place of embeddings that no layer reads."""
         shape = (*hidden.attention_mask.shape, self.embedding.weight.shape[-1])
         return hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)
@@ -521,10 +521,10 @@ class ModelRunner(Encoder):
             yield
 
     def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:  # noqa: ARG002
-        """The output of layer ``number``, which does not run.
+        """The output of layer ``number``, in place of running it.
 
-        ``hidden`` holds the output of the last layer that does not run, ``given`` the arguments by
-        name of the call of this one.
+        ``hidden`` holds the output of the last layer that does not run, ``given`` this layer's
+        arguments by name.
         """
         return hidden.hidden
 
@@ -560,8 +560,8 @@ class ModelRunner(Encoder):
     def vision_once(self, found: MutableMapping[str, Any] | None = None) -> Iterator[None]:
         """Within it the vision tower runs once for the same pictures, and its output is reused.
 
-        ``found`` brings outputs of earlier, by the digest of the tower's inputs, and keeps new
-        ones. Where the tower holds the connector, too, it runs every time.
+        ``found`` holds outputs by the digest of the tower's inputs: those of earlier contexts, and
+        new ones from now on. A tower that holds the connector, too, runs every time.
         """
         if not self.tower_path:
             yield
