@@ -20,6 +20,7 @@ from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.evaluate import Evaluation, Windows, evaluate, note_failure
 from liveedit.evaluate.run import answer_limit
+from liveedit.measures.costs import COSTS
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.report import failures, read_records, summary, write_report
@@ -109,6 +110,17 @@ def test_what_a_record_says(whole, made, vlm):
     assert whole[0][-1].costs["edit_bytes"] == 32 * 64 * 4 // 3
     assert record.fired == ()
     assert record.experts_fired == 0
+
+
+def test_all_scores_and_costs_are_in_the_records(whole):
+    common = {"token_accuracy", "exact_match"}
+    names = {
+        "target": common | {"contains", "unedited_match"},
+        "before": common | {"top1_kept", "top10_rank"},
+    }
+    for record in whole[0]:
+        assert set(record.scores) == names[record.wanted]
+        assert list(record.costs) == [cost.name for cost in COSTS]
 
 
 def test_an_edit_is_seen(whole, made, vlm):
@@ -285,6 +297,30 @@ def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes, run, timeless,
         (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines()
     )
     assert len(json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["calls"]) == 2
+
+
+def version_1(record):
+    """The line of a record as version 1 wrote it."""
+    row = json.loads(record.to_json()) | {"version": 1}
+    scores = row.pop("scores")
+    row |= row.pop("costs")
+    row["top1_kept"] = scores.get("top1_kept")
+    row["top10_kept"] = scores.get("top10_rank")
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+def test_a_run_that_version_1_began_goes_on(whole, made, vlm, tmp_path, run, timeless):
+    records, out = whole
+    (tmp_path / "run.json").write_bytes((out / "run.json").read_bytes())
+    lines = [version_1(record) for record in records[:6]]
+    (tmp_path / "records-ft-l.jsonl").write_text("".join(lines), encoding="utf-8")
+    found = run(vlm, made, tmp_path)
+    assert [place(record) for record in found] == [place(record) for record in records]
+    assert [record.costs for record in found[:6]] == [record.costs for record in records[:6]]
+    assert [timeless(record) for record in found[6:]] == [
+        timeless(record) for record in records[6:]
+    ]
+    assert summary(found)["rows"] == summary(records)["rows"]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 400])
