@@ -1,4 +1,4 @@
-"""Which cases are edited together, and when which of them are asked about."""
+"""Edit sequences of the protocols, and the cases that are evaluated at each point."""
 
 import pytest
 

@@ -1,6 +1,4 @@
-"""How a case is asked about: batches, what the vision tower is spared, times; and in which order
-records stand.
-"""
+"""Probing a case: batches, the cache of the vision tower, times, memory, the order of records."""
 
 from dataclasses import dataclass, replace
 from itertools import product

@@ -1,6 +1,4 @@
-"""Whole evaluations on a tiny model: what they record, and how they go on after whatever stopped
-them.
-"""
+"""Whole evaluations on a tiny model: their records, and how they go on after a stop."""
 
 import codecs
 import errno
@@ -20,6 +18,7 @@ from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.evaluate import Evaluation, Windows, evaluate, note_failure
 from liveedit.evaluate.run import answer_limit
+from liveedit.measures.costs import COSTS
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.report import failures, read_records, summary, write_report
@@ -96,7 +95,7 @@ def test_one_record_a_probe_in_the_order_of_the_plan(whole):
     assert [place(record) for record in records] == wanted
 
 
-def test_what_a_record_says(whole, made, vlm):
+def test_the_fields_of_a_record(whole, made, vlm):
     record = whole[0][2]
     assert (record.editor, record.data, record.seed) == ("ft-l", "drawn", 7)
     assert (record.metric, record.wanted, record.note) == ("image_locality", "before", "far")
@@ -109,6 +108,17 @@ def test_what_a_record_says(whole, made, vlm):
     assert whole[0][-1].costs["edit_bytes"] == 32 * 64 * 4 // 3
     assert record.fired == ()
     assert record.experts_fired == 0
+
+
+def test_all_scores_and_costs_are_in_the_records(whole):
+    common = {"token_accuracy", "exact_match"}
+    names = {
+        "target": common | {"contains", "unedited_match"},
+        "before": common | {"top1_kept", "top10_rank"},
+    }
+    for record in whole[0]:
+        assert set(record.scores) == names[record.wanted]
+        assert list(record.costs) == [cost.name for cost in COSTS]
 
 
 def test_an_edit_is_seen(whole, made, vlm):
@@ -202,7 +212,7 @@ def test_who_fired(cases, vlm, tmp_path, run):
         assert record.fired[0].weight == pytest.approx(0.7)
 
 
-def test_liveedits_experts_are_told(made, vlm, tmp_path, run):
+def test_liveedits_experts_are_on_record(made, vlm, tmp_path, run):
     torch.manual_seed(0)
     editor = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "margin": -1e3})
     records = run(vlm, made, tmp_path, editor, Windows((3,)))
@@ -258,16 +268,16 @@ def test_long_targets_get_room(made, vlm):
 
 
 def test_progress_counts_probes(made, vlm, tmp_path, run):
-    told = []
-    run(vlm, made, tmp_path, Firing(vlm), watcher=told.append, label="x")
-    done = [news.done for news in told]
+    reported = []
+    run(vlm, made, tmp_path, Firing(vlm), watcher=reported.append, label="x")
+    done = [news.done for news in reported]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 24)
-    assert {(news.editor, news.total) for news in told} == {("x", 24)}
-    assert [news.stage for news in told[:2]] == ["unedited model", "unedited model"]
-    assert told[0].seconds_left is None
-    assert told[-1].seconds_left == 0
-    assert all(news.seconds_left > 0 for news in told[-4:-1])
+    assert {(news.editor, news.total) for news in reported} == {("x", 24)}
+    assert [news.stage for news in reported[:2]] == ["unedited model", "unedited model"]
+    assert reported[0].seconds_left is None
+    assert reported[-1].seconds_left == 0
+    assert all(news.seconds_left > 0 for news in reported[-4:-1])
 
 
 # Going on after a stop
@@ -285,6 +295,30 @@ def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes, run, timeless,
         (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8").splitlines()
     )
     assert len(json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["calls"]) == 2
+
+
+def version_1(record):
+    """The line of a record as version 1 wrote it."""
+    row = json.loads(record.to_json()) | {"version": 1}
+    scores = row.pop("scores")
+    row |= row.pop("costs")
+    row["top1_kept"] = scores.get("top1_kept")
+    row["top10_kept"] = scores.get("top10_rank")
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+def test_a_run_that_version_1_began_goes_on(whole, made, vlm, tmp_path, run, timeless):
+    records, out = whole
+    (tmp_path / "run.json").write_bytes((out / "run.json").read_bytes())
+    lines = [version_1(record) for record in records[:6]]
+    (tmp_path / "records-ft-l.jsonl").write_text("".join(lines), encoding="utf-8")
+    found = run(vlm, made, tmp_path)
+    assert [place(record) for record in found] == [place(record) for record in records]
+    assert [record.costs for record in found[:6]] == [record.costs for record in records[:6]]
+    assert [timeless(record) for record in found[6:]] == [
+        timeless(record) for record in records[6:]
+    ]
+    assert summary(found)["rows"] == summary(records)["rows"]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 400])
@@ -408,7 +442,7 @@ def test_damaged_files_are_named(made, vlm, tmp_path, file, names, run):
 @pytest.mark.parametrize(
     "content", ["my notes", '{"stage": "prototype"}', "my notes\nin lines\nand half a"]
 )
-def test_what_is_somebody_elses_stays(made, vlm, tmp_path, name, content, run):
+def test_an_unrelated_file_stays(made, vlm, tmp_path, name, content, run):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     (tmp_path / name).write_text(content, encoding="utf-8")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()} | {"run.json": b""}
@@ -420,14 +454,14 @@ def test_what_is_somebody_elses_stays(made, vlm, tmp_path, name, content, run):
     } == before
 
 
-def test_a_failure_is_not_written_over_somebody_elses_file(tmp_path):
+def test_a_failure_is_not_written_over_an_unrelated_file(tmp_path):
     (tmp_path / "failed.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BadInput, match=r"failed\.json was not written by LiveEdit"):
         note_failure(tmp_path, "a", "loading", ValueError())
     assert (tmp_path / "failed.json").read_text(encoding="utf-8") == "[]"
 
 
-def test_files_called_almost_as_a_part_are_somebody_elses(made, vlm, tmp_path, run):
+def test_files_called_almost_as_a_part_are_unrelated(made, vlm, tmp_path, run):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     copies = [tmp_path / f"records-firing.part{end}.jsonl" for end in ("1-copy", "ial", "01", "")]
     for copy in copies:
@@ -502,7 +536,7 @@ def test_a_file_in_the_folders_place(made, vlm, tmp_path, run):
         run(vlm, made, tmp_path / "out")
 
 
-# What reads the records
+# Readers of the records
 
 
 def test_the_report_scores_records_without_the_model(whole, vlm):
@@ -683,10 +717,10 @@ def test_one_editors_failure_leaves_the_others(vlm, made, whole, tmp_path, break
         assert "broken failed" in (tmp_path / "report" / name).read_text(encoding="utf-8")
     assert vlm.patches == []
 
-    evaluation, (mended, _) = evaluated("nowhere")
+    evaluation, (repaired, _) = evaluated("nowhere")
     assert not evaluation.errors
     assert failures(tmp_path) == []
-    assert [record.answer_after for record in mended] == [
+    assert [record.answer_after for record in repaired] == [
         record.answer_after for record in whole[0]
     ]
 

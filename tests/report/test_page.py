@@ -107,7 +107,7 @@ def test_every_answer_stands_beside_the_others(run, draw):
             assert tokens == (100 if right else 50)
 
 
-def test_a_probe_tells_what_was_asked(record, draw):
+def test_a_probe_shows_question_target_and_picture(record, draw):
     probe = record(
         metric="look_alike_image", wanted="before", probe=1, image="b",
         answer_before="Chile", answer_after="Japan",
@@ -181,7 +181,7 @@ def test_a_probe_without_tokens_has_no_percentage(record, draw):
     assert answers(data)["reliability", "10", "liveedit"][2] is None
 
 
-def test_cases_are_told_apart_by_their_benchmark(record, draw):
+def test_cases_are_distinguished_by_their_benchmark(record, draw):
     html, data = draw([record(data="emblem"), record(data="vlkeb")])
     assert data["of"] == len(data["cases"]) == 2
     assert "<dt>Cases</dt><dd>2</dd>" in html
@@ -212,13 +212,13 @@ def test_answers_are_escaped(record, draw):
     assert evil in data["texts"]
 
 
-def test_the_header_tells_what_was_left_out(record, draw):
+def test_the_header_counts_what_was_left_out(record, draw):
     html, _ = draw([record(), record()], half='{"editor"')
     assert "<dt>Incomplete lines left out</dt><dd>1</dd>" in html
     assert "<dt>Repeated records left out</dt><dd>1</dd>" in html
 
 
-def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
+def test_the_header_names_date_model_versions_and_device(record, save, tmp_path):
     for name, day, version in (
         ("a", "2026-01-03", "1.0"),
         ("b", "2026-01-02", "1.0"),
