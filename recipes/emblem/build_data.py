@@ -654,8 +654,8 @@ def print_similar(drawings: dict[tuple[str, str], Image.Image], entities: list[E
         members = [entity for entity in entities if entity.sort == sort]
         for one, other in combinations(members, 2):
             pairs.append((similarity(drawings, one, other), one.name, other.name))
-    for cosine, one, other in sorted(pairs, reverse=True)[:60]:
-        print(f"{cosine:.3f}  {one}, {other}")
+    for cosine, name, other_name in sorted(pairs, reverse=True)[:60]:
+        print(f"{cosine:.3f}  {name}, {other_name}")
 
 
 # --------------------------------------------------------------------------------------------------

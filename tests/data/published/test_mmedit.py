@@ -88,14 +88,13 @@ def test_no_hard_probe_contradicts_an_edit(added, name):
     answers = {(case.edits[0].image, case.edits[0].target) for case in cases}
     images = {case.edits[0].image for case in cases}
     for case in cases:
-        asked, edit = probes(case), case.edits[0]
+        asked = probes(case)
+        edit = case.edits[0]
         assert asked["question_alone"].query.prompt == edit.prompt
         assert asked["question_alone"].query.image is None
         if "image_alone" in asked:
-            assert (asked["image_alone"].query.prompt, asked["image_alone"].query.image) == (
-                NEUTRAL,
-                edit.image,
-            )
+            alone = asked["image_alone"].query
+            assert (alone.prompt, alone.image) == (NEUTRAL, edit.image)
         if "same_image_other_question" in asked:
             other = asked["same_image_other_question"].query
             assert other.image == edit.image
