@@ -41,7 +41,7 @@ THEIRS = (
     ".liveedit-0123abcd.bak",
     ".liveedit.txt",
 )
-"""Names of somebody else's that begin as ours do."""
+"""Unrelated names that begin like this package's."""
 
 
 @pytest.fixture
@@ -213,8 +213,9 @@ def test_only_drafts_are_cleared_away(tmp_path, name):
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    file, seen, fsync = tmp_path / "file", [], os.fsync
-    write_file(file, b"old")
+    file = write_file(tmp_path / "file", b"old")
+    fsync = os.fsync
+    seen = []
 
     def noted(descriptor):
         seen.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, file.read_bytes()))
@@ -358,7 +359,10 @@ def test_a_thread_waits_for_another(tmp_path, caplog):
 
 
 def test_who_waits_in_vain_is_told_in_one_line(tmp_path, caplog):
-    code = f"from liveedit.artifacts import locked\nwith locked({str(tmp_path)!r}): print(flush=True); input()"
+    code = (
+        "from liveedit.artifacts import locked\n"
+        f"with locked({str(tmp_path)!r}): print(flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

@@ -1,3 +1,5 @@
+"""Queries, cases and records: what they hold, and what is refused in one line."""
+
 import io
 from dataclasses import replace
 from pathlib import Path

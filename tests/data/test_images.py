@@ -1,4 +1,4 @@
-"""Odd images: each is shown as a person sees it, or refused in one line that names it and the fix."""
+"""Odd images: each is shown as a person sees it, or refused in one line with the fix."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def colours():
 
 
 def pixels(image):
-    return [tuple(map(int, pixel)) for row in np.asarray(open_image(image)) for pixel in row]
+    return [tuple(map(int, pixel)) for pixel in np.asarray(open_image(image)).reshape(-1, 3)]
 
 
 def in_lab(picture):

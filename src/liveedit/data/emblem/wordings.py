@@ -9,7 +9,7 @@ two with a new frame, one with a new noun or subject, one with both a new frame 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["IMAGE_RELATIONS", "TEXT_RELATIONS", "Relation", "Split", "wordings"]
+__all__ = ["IMAGE_RELATIONS", "SEEN_FRAMES", "TEXT_RELATIONS", "Relation", "Split", "wordings"]
 
 Split = Literal["seen", "unseen"]
 
