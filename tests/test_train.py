@@ -480,7 +480,7 @@ def test_a_second_ctrl_c_does_not_wait(vlm, tmp_path):
 
 
 def test_ctrl_c_keeps_the_hidden_states_so_far(vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("liveedit.train.SLICE", 2)
+    monkeypatch.setattr("liveedit.train.hidden_states.SLICE", 2)
     with pytest.raises(
         KeyboardInterrupt, match="with the hidden states of 2 of 6 cases; the same command"
     ):
@@ -532,7 +532,7 @@ def flip(file, at=b""):
 
 
 def test_cut_hidden_states_are_computed_anew(vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("liveedit.train.SLICE", 2)
+    monkeypatch.setattr("liveedit.train.hidden_states.SLICE", 2)
     assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 6
     files = sorted((tmp_path / "hidden").glob("*.pt"))
     assert len(files) == 3

@@ -86,8 +86,9 @@ def train(
     from liveedit.editors.base import TrainableEditor
     from liveedit.registry import resolve
     from liveedit.settings import read_json, read_settings
-    from liveedit.train import IDENTITY, TrainConfig, TrainFile, check_config
+    from liveedit.train import TrainConfig, TrainFile, check_config
     from liveedit.train import train as run
+    from liveedit.train.ownership import IDENTITY
 
     method = resolve("editor", editor, EDITORS)
     if not issubclass(method, TrainableEditor):
