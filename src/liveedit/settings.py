@@ -77,7 +77,6 @@ class Setting:
     description: str
 
 
-@cache
 def describe(config: type[Any]) -> tuple[Setting, ...]:
     """The fields of a config, those of its bases included, in their order.
 
@@ -180,7 +179,7 @@ def _hashable(value: Any) -> Any:
 def check(made: Any, where: str) -> None:
     """Raise :class:`BadInput`, in one line, if values of a dataclass do not fit their fields."""
     wrong: list[str] = []
-    for name, kind in validators(type(made)).items():
+    for name, kind in validators(type(made)).items():  # type: ignore[arg-type]  # a class can be hashed
         wrong += faults(kind, getattr(made, name), name)
     if wrong:
         raise BadInput("; ".join(where + line for line in wrong))

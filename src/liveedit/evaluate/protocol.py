@@ -19,8 +19,8 @@ many
 ==========================================================================================================
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar
@@ -28,7 +28,19 @@ from typing import Any, ClassVar
 from liveedit.errors import BadInput
 from liveedit.types import Case, Query
 
-__all__ = ["Ask", "Gap", "Point", "Pool", "Protocol", "Stream", "Windows", "plan", "spread"]
+__all__ = [
+    "PROTOCOLS",
+    "Ask",
+    "Gap",
+    "Point",
+    "Pool",
+    "Protocol",
+    "Stream",
+    "Windows",
+    "new_protocol",
+    "plan",
+    "spread",
+]
 
 STRIDE = 100
 """At most so many cases are edited in one call of the editor, so that a long pool tells how it gets
@@ -111,8 +123,12 @@ class Windows:
     """For each N in ``edits`` consecutive windows, each of as few cases as hold N edits; the rest
     is dropped.
 
-    There are as many windows as cover ``max_cases`` cases, at least one. At most ``ask`` cases of a
-    window, evenly spread, are asked about.
+    There are as many windows as cover ``max_cases`` cases, at least one.
+
+    Arguments:
+        edits: The numbers N of edits; a window has as few cases as hold N edits.
+        max_cases: Number of cases after which no further window of an N begins.
+        ask: Largest number of cases of a window, evenly spread, to evaluate; ``None``: all.
     """
 
     name: ClassVar[str] = "windows"
@@ -148,8 +164,11 @@ class Windows:
 
 @dataclass(frozen=True)
 class Stream:
-    """One pool; at each N in ``edits`` at most ``ask`` of the cases edited so far, evenly spread,
-    are asked about.
+    """One pool; at each N the cases edited so far are asked about.
+
+    Arguments:
+        edits: The numbers N of edits.
+        ask: Largest number of cases, evenly spread, to evaluate at a point; ``None``: all.
     """
 
     name: ClassVar[str] = "stream"
@@ -172,8 +191,13 @@ class Gap:
     """One pool; each of the first ``max_cases`` cases is asked about when each of ``gaps`` further
     ones is edited.
 
-    The stream is the same for every gap, so one pass serves all. Of the first cases at most
-    ``ask``, evenly spread, are asked about. N is how many edits the pool holds then.
+    The stream is the same for every gap, so one pass serves all. N is how many edits the pool holds
+    then.
+
+    Arguments:
+        gaps: Numbers of further cases.
+        max_cases: Number of first cases.
+        ask: Largest number of first cases, evenly spread, to evaluate; ``None``: all.
     """
 
     name: ClassVar[str] = "gap"
@@ -203,6 +227,21 @@ class Gap:
 
 
 Protocol = Windows | Stream | Gap
+PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (Windows, Stream, Gap)}
+"""All protocols by name."""
+
+
+def new_protocol(name: str, options: Mapping[str, Any]) -> Protocol:
+    """The protocol ``name`` with those of the options that it has.
+
+    Raises :class:`BadInput` for a name that does not exist.
+    """
+    if name not in PROTOCOLS:
+        *others, last = PROTOCOLS
+        raise BadInput(f"there is no protocol '{name}': choose {', '.join(others)} or {last}")
+    kind = PROTOCOLS[name]
+    own = {field.name for field in fields(kind)}
+    return kind(**{option: value for option, value in options.items() if option in own})
 
 
 def filled(cases: Sequence[Case], n: int) -> int:

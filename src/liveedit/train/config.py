@@ -37,7 +37,7 @@ class TrainConfig:
         seed: Seed of the networks, of the order of the cases and of all random draws.
         checkpoint_every: Steps between two checkpoints.
         cache: Whether the hidden states of all cases are computed once and kept in memory and on
-            disk (4 bytes for each of D numbers a token); otherwise each step computes its own.
+            disk; otherwise each step computes those of its batch.
     """
 
     steps: Count = 20_000
