@@ -1,7 +1,7 @@
 """`liveedit editors`: the editing methods and their settings."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -18,6 +18,7 @@ from liveedit.settings import Setting, describe
 __all__ = ["editors"]
 
 SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+CONSTANTS = {"None": "null", "True": "true", "False": "false"}
 LARGE = 10**6
 """Bounds from here on are technical limits, which the table leaves out."""
 
@@ -49,16 +50,24 @@ def settings_table(settings: tuple[Setting, ...]) -> Table:
     table.add_column("description")
     for setting in settings:
         default = json.dumps(setting.default, ensure_ascii=False)
-        table.add_row(setting.name, type_name(setting.type), default, plain(setting.description))
+        table.add_row(setting.name, type_name(setting.type), default, _description(setting))
     return table
+
+
+def _description(setting: Setting) -> str:
+    """The description of a setting; constants are written as in JSON, where settings are given."""
+    text = setting.description
+    for name, value in CONSTANTS.items():
+        text = text.replace(f"``{name}``", value)
+    return plain(text)
 
 
 def type_name(kind: Any) -> str:
     """A type of a setting in words, with its bounds: "int ≥ 0 or null", '"step" or "cosine"'."""
     origin = get_origin(kind)
     if origin is Annotated:
-        base, constraint = get_args(kind)
-        return f"{type_name(base)} {', '.join(bounds(constraint))}".strip()
+        base, *constraints = get_args(kind)
+        return " ".join([type_name(base), ", ".join(bounds(constraints))]).strip()
     if origin is Literal:
         return " or ".join(json.dumps(value) for value in get_args(kind))
     if origin is tuple:
@@ -68,8 +77,9 @@ def type_name(kind: Any) -> str:
     return "null" if kind is type(None) else str(kind.__name__)
 
 
-def bounds(constraint: Any) -> Iterator[str]:
-    """The bounds that a constraint sets, such as "≥ 0"."""
-    for name, value in asdict(constraint).items():
-        if value is not None and value < LARGE:
-            yield f"{SYMBOLS[name]} {value}"
+def bounds(constraints: Iterable[Any]) -> Iterator[str]:
+    """The bounds that constraints set, such as "≥ 0"."""
+    for constraint in constraints:
+        for name, value in asdict(constraint).items():
+            if value is not None and value < LARGE:
+                yield f"{SYMBOLS[name]} {value}"
