@@ -1,4 +1,4 @@
-"""Which editors `--editors` names, and which of them are ready."""
+"""The value of `--editors`, parsed and loaded."""
 
 import json
 
