@@ -2,7 +2,7 @@
 
 import torch
 
-from liveedit.models.conformance.contract import SQUARE, WIDE
+from liveedit.models.conformance.queries import SQUARE, WIDE
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 

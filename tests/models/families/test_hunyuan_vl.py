@@ -1,6 +1,6 @@
 """HunyuanVL: marks around an image."""
 
-from liveedit.models.conformance.contract import WIDE
+from liveedit.models.conformance.queries import WIDE
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 

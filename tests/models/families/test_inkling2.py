@@ -2,7 +2,7 @@
 
 import torch
 
-from liveedit.models.conformance.contract import QUERIES
+from liveedit.models.conformance.queries import QUERIES
 from liveedit.models.families.inkling2 import BLOCKS
 from liveedit.models.tiny import tiny
 

@@ -4,7 +4,7 @@ import pytest
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import FAMILIES, family
-from liveedit.models.conformance.contract import SQUARE, WIDE
+from liveedit.models.conformance.queries import SQUARE, WIDE
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query

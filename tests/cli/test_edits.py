@@ -1,6 +1,4 @@
-"""The commands on a folder of edits, run as a user runs them; in this process where that makes no
-difference.
-"""
+"""The commands on a folder of edits, in this process where that makes no difference."""
 
 import codecs
 import json
@@ -12,10 +10,8 @@ import sys
 
 import pytest
 from rich.cells import cell_len
-from transformers.utils.logging import disable_progress_bar
 
 from liveedit.artifacts import locked
-from liveedit.cli import main
 from liveedit.store.listing import Edit, Listing
 
 QUESTION = "What is the country with this flag?"
@@ -23,20 +19,10 @@ COMMAND = [sys.executable, "-c", "from liveedit.cli import main; main()"]
 HOSTILE = "[/red] [bold]x[/] :smile: \x1b[31m a\nb \u202e \\"
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
-    """Run a command in ``tmp_path``: its exit status, standard output and standard error."""
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Run every test in ``tmp_path``."""
     monkeypatch.chdir(tmp_path)
-    disable_progress_bar()  # as `main` does, where transformers is not imported yet
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["liveedit", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capfd.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture
@@ -99,7 +85,7 @@ def test_a_model_in_a_folder_is_found_from_anywhere(run, asked, tmp_path, monkey
     assert (rc, out.splitlines()[0]) == (0, "Brazil"), err
 
 
-def test_an_answer_is_as_long_as_one_asks(run, asked):
+def test_an_answer_is_as_long_as_requested(run, asked):
     long = "a b c d e f g h i j k l m n o p q r s t u v"
     assert long in " ".join(run("edit", *asked, long, "--editor", "ft-l")[1].split())
     assert run("ask", *asked)[1].startswith(f"{long}\n")
@@ -124,9 +110,7 @@ def test_a_pool_that_is_not_there_is_one_line(run, tmp_path, words):
 
 
 @pytest.mark.parametrize("pool", ["project", "notes.txt", ".", "list"])
-def test_what_is_somebody_elses_is_refused_before_the_model_is_loaded(
-    run, tmp_path, monkeypatch, pool
-):
+def test_unrelated_files_are_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch, pool):
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "thesis.txt").touch()
     (tmp_path / "notes.txt").touch()
@@ -145,7 +129,7 @@ def test_an_edit_that_fails_leaves_no_folder(run, tmp_path):
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_texts_of_others_are_shown_as_they_are(run, tmp_path, monkeypatch, width):
+def test_foreign_texts_are_shown_as_they_are(run, tmp_path, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     row = Edit(
         "0123abcd",
@@ -178,7 +162,7 @@ def test_brackets_in_an_edit_crash_nothing(run, asked, tmp_path):
     assert (rc, err.startswith("error: no edits in [/a]")) == (1, True)
 
 
-def test_a_listing_that_an_editor_of_texts_has_marked_as_utf_8(run, tmp_path):
+def test_a_listing_with_a_byte_order_mark(run, tmp_path):
     listing(Edit("0123abcd", QUESTION, "Peru", "", "2026-01-01")).write(tmp_path)
     (tmp_path / "edits.json").write_bytes(codecs.BOM_UTF8 + (tmp_path / "edits.json").read_bytes())
     rc, out, err = run("edits", "--pool", tmp_path)
@@ -243,7 +227,10 @@ def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, outp
         cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    full = "error: the change is saved in edits; standard output takes nothing (No space left on device): send it"
+    full = (
+        "error: the change is saved in edits; standard output takes nothing "
+        "(No space left on device): send it"
+    )
     assert done.stderr.startswith(full) if "full" in output else done.stderr == ""
     assert done.stderr.count("\n") == ("full" in output)
     assert [edit.target for edit in Listing.read(tmp_path / "edits").edits] == ["Brazil", "Peru"][
