@@ -40,7 +40,14 @@ PACKAGE = ROOT / "src" / "liveedit"
 WINDOW = 6
 """Lines of code that count as a repetition."""
 LONG = 100
-PLAIN = {"property", "cached_property", "classmethod", "staticmethod", "contextmanager", "dataclass"}
+PLAIN = {
+    "property",
+    "cached_property",
+    "classmethod",
+    "staticmethod",
+    "contextmanager",
+    "dataclass",
+}
 """Decorators that register nothing."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -18,7 +18,7 @@ from liveedit.data.images import open_image, picture_hash
 from liveedit.editors import load_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.bank_editor import BankPatch, BankEditor
+from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.precedence import about, entries, overruling
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput, Mismatch

@@ -59,9 +59,7 @@ def evaluate(
     loading: Loading,
     protocol: Annotated[
         str,
-        typer.Option(
-            help=f"Order of edits and evaluations: {PROTOCOL_NAMES}."
-        ),
+        typer.Option(help=f"Order of edits and evaluations: {PROTOCOL_NAMES}."),
     ] = "windows",
     edits: Annotated[
         str, typer.Option(help=setting_help(PROTOCOLS, "edits") + " Separated by commas.")

@@ -12,7 +12,7 @@ from liveedit.cli.benchmark import run_evaluation
 from liveedit.cli.display import shown
 from liveedit.cli.editor_specs import parse_specs
 from liveedit.cli.options import path
-from liveedit.evaluate.protocol import Windows
+from liveedit.measures.protocols import Windows
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM

@@ -32,7 +32,7 @@ def editors(
     if name is None:
         table = Table("name", "paper", title="Editors")
         for method in sorted(EDITORS):
-            table.add_row(method, PAPERS[method])
+            table.add_row(method, EDITORS[method].paper)
         Console().print(table)
         return
     editor = resolve("editor", name, EDITORS)

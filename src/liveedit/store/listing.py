@@ -13,7 +13,14 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from liveedit.artifacts import check_folder, discard, read_metadata, resolved_path, sweep, write_file
+from liveedit.artifacts import (
+    check_folder,
+    discard,
+    read_metadata,
+    resolved_path,
+    sweep,
+    write_file,
+)
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 from liveedit.question import number
 
