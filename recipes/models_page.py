@@ -1,5 +1,5 @@
 """Run the family contract over every model type of transformers' AutoModelForImageTextToText; write
-docs/models.md.
+docs/reference/models.md.
 
     python recipes/models_page.py [TYPE …]
 
@@ -111,7 +111,7 @@ def note(model_type: str) -> str:
 
 
 def page(found: dict[str, Checked]) -> str:
-    """The Markdown of docs/models.md."""
+    """The Markdown of docs/reference/models.md."""
     passed = {name: record for name, record in found.items() if record.reason is None}
     rows = [
         f"| `{name}` | {record.family} | `{record.model}` | `{record.layers}` | {record.image} | {record.prompts} | "
@@ -173,7 +173,7 @@ def main() -> None:
         print(model_type, found[model_type].reason or "passed", flush=True)
         records = {name: asdict(found[name]) for name in sorted(found)}
         path.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (ROOT / "docs" / "models.md").write_text(
+    (ROOT / "docs" / "reference" / "models.md").write_text(
         page({name: found[name] for name in sorted(found)}), encoding="utf-8"
     )
 

@@ -1,6 +1,6 @@
 """Write the page about odd inputs from their table, which a test runs.
 
-python tools/odd_inputs.py > docs/odd-inputs.md
+python tools/odd_inputs.py > docs/reference/odd-inputs.md
 """
 
 import sys
@@ -15,7 +15,7 @@ HEAD = """# Odd inputs
 
 What comes of {count} inputs that nobody means to give, tried as a new user would. None of them ends in a traceback,
 in silence or in a wrong answer, and none changes a file that it should not. `tests/cli/test_odd_inputs.py` runs them
-all; their table is `tests/cli/odd_inputs.toml`, from which `python tools/odd_inputs.py > docs/odd-inputs.md` makes
+all; their table is `tests/cli/odd_inputs.toml`, from which `python tools/odd_inputs.py > docs/reference/odd-inputs.md` makes
 this page.
 
 A mistake is one line on standard error that says what is wrong and what to do, and the exit status is 1. Where the

@@ -5,7 +5,7 @@ seed 0.
 
 The variants change the shipped pinpoint, or the shipped LiveEdit for comparison, at query time, 40
 seconds each on two cores; the last needs an editor that is trained for this, 13 minutes. A stopped
-run goes on where it was. Writes ``docs/results/ablations.md``, with the variants that have been
+run goes on where it was. Writes ``docs/explanation/results/ablations.md``, with the variants that have been
 evaluated so far.
 """
 
@@ -145,7 +145,7 @@ def main() -> None:
     about = f"{EDITS:,} test edits of Emblem in one pool, {ASKED} cases asked about, seed 0, percent; token accuracy,\n"
     about += "where *exact* does not say that it is the exact match of free generation.\n"
     command = "Made by `python recipes/emblem/ablations.py --out runs/ablations`, which says what the variants are.\n"
-    file = HERE.parents[1] / "docs" / "results" / "ablations.md"
+    file = HERE.parents[1] / "docs" / "explanation" / "results" / "ablations.md"
     file.write_text(
         f"# What pinpoint's options are worth\n\n{about}{command}\n{table}\n", encoding="utf-8"
     )

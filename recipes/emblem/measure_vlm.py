@@ -1,6 +1,6 @@
 """Measure the embedded VLM by free greedy generation, and list what it gets wrong.
 
-    python recipes/emblem/measure_vlm.py --out docs/results/emblem-vlm.json --wrong src/liveedit/data/emblem/assets/wrong.json
+    python recipes/emblem/measure_vlm.py --out docs/explanation/results/emblem-vlm.json --wrong src/liveedit/data/emblem/assets/wrong.json
 
 Every drawing of every entity is asked every relation that can be edited, in a wording drawn at
 random from the seen ones (seed 0) and in one from the unseen ones; every text fact likewise. Exact

@@ -7,10 +7,10 @@ of the prose.
     python recipes/emblem/results.py                                                         # the pages alone, anew
 
 The folder holds the records of any number of editors, N and seeds, in any sub-folders. Writes
-``docs/results/emblem.json``, the summary, and from it ``docs/results/emblem.md``, the part of the
-README between its markers and ``docs/results.md``; their text stands in ``pages/``, with a call in
+``docs/explanation/results/emblem.json``, the summary, and from it ``docs/explanation/results/emblem.md``, the part of the
+README between its markers and ``docs/explanation/results/index.md``; their text stands in ``pages/``, with a call in
 the place of each figure. With ``--released`` the methods' released forms, above the sound ones on
-the same seeds, go to ``docs/results/released.json`` and into ``docs/results.md``. Nothing is typed
+the same seeds, go to ``docs/explanation/results/released.json`` and into ``docs/explanation/results/index.md``. Nothing is typed
 by hand.
 """
 
@@ -193,7 +193,7 @@ def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[...
 
 
 def written(root: Path) -> dict[Path, str]:
-    """The pages by their paths, from the summaries in ``docs/results`` of ``root``."""
+    """The pages by their paths, from the summaries in ``docs/explanation/results`` of ``root``."""
     docs = root / "docs"
     numbers = stored(docs / "results" / "emblem.json")
     known = figures(numbers, stored(docs / "results" / "bench.json"))
@@ -238,7 +238,7 @@ def main() -> None:
     )
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and docs")
     args = parser.parse_args()
-    folder = args.root / "docs" / "results"
+    folder = args.root / "docs" / "explanation" / "results"
     if args.records:
         (folder / "emblem.json").write_bytes(as_json(summary(read_records(args.records))))
     if args.records and args.released:

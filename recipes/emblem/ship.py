@@ -7,7 +7,7 @@ The shipped editors were trained by
 
     OMP_NUM_THREADS=1 liveedit train runs/NAME --editor NAME --config recipes/emblem/NAME.json
 
-which gives the same weights again, bit for bit; docs/lab-log.md says how long each took and what it
+which gives the same weights again, bit for bit; docs/explanation/lab-log.md says how long each took and what it
 reached.
 """
 

@@ -40,7 +40,7 @@ class Backbone:
     """A vision-language model: its text decoder and its vision.
 
     ``source`` is its id on Hugging Face, ``None`` where a folder has to be made of the authors'
-    files (docs/convert.md). ``width`` is D, ``inner`` H of the feed-forward network, which has
+    files (docs/how-to/convert.md). ``width`` is D, ``inner`` H of the feed-forward network, which has
     ``matrices`` of D × H: 3 if it is gated, 2 if not; ``biased`` is for decoders like OPT, with
     biases, learned ``positions`` and an output embedding that is the input's; ``qkv_biased`` for
     those like Qwen, where queries, keys and values have some. ``for_images`` are parameters of a
@@ -95,7 +95,7 @@ class Backbone:
         origin = (
             f"`{self.source}`"
             if self.source
-            else "A folder made of the authors' files ([how](../convert.md))"
+            else "A folder made of the authors' files ([how](../../how-to/convert.md))"
         )
         return f"{origin}: {self.parameters / 1e9:.2f} billion parameters, {self.decoder / 1e9:.2f} in the decoder"
 

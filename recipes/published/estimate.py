@@ -1,6 +1,6 @@
 """What the published recipes take: parameters trained, memory and hours, computed from shapes.
 
-    python recipes/published/estimate.py --tflops 400 --memory 141           # writes docs/results/published.md
+    python recipes/published/estimate.py --tflops 400 --memory 141           # writes docs/explanation/results/published.md
     python recipes/published/estimate.py --measure                           # the efficiency anew: minutes on one core
 
 Nothing here was run on a real backbone: every number is computed. FLOPs come from the shapes
@@ -40,7 +40,7 @@ __all__ = [
 
 HERE = Path(__file__).parent
 EFFICIENCY = HERE / "efficiency.json"
-DOC = Path(__file__).parents[2] / "docs" / "results" / "published.md"
+DOC = Path(__file__).parents[2] / "docs" / "explanation" / "results" / "published.md"
 
 BENCHMARKS = ("e-vqa", "e-ic", "vlkeb")
 CHARACTERS = 4
@@ -447,7 +447,7 @@ HEAD = (
 
 
 def page(device: Device, command: str) -> str:
-    """``docs/results/published.md``."""
+    """``docs/explanation/results/published.md``."""
     measured = json.loads(EFFICIENCY.read_text(encoding="utf-8"))
     shares = ", ".join(
         f"{kind} {100 * device.efficiency[kind]:.0f} %" for kind in ("step", "edit", "query")

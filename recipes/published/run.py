@@ -4,13 +4,13 @@ papers.
     liveedit data add vlkeb --annotations DIR --images DIR                        # once; e-vqa and e-ic likewise
     python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb --plan     # the commands, and their time
     python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb
-    python recipes/published/run.py qwen-vl-7b vlkeb --out runs/qwen-vlkeb --model qwen-vl      # a folder (docs/convert.md)
+    python recipes/published/run.py qwen-vl-7b vlkeb --out runs/qwen-vlkeb --model qwen-vl      # a folder (docs/how-to/convert.md)
 
 Trains the methods that are trained, tests all of them by LiveEdit's protocol and, on VLKEB, by
 VLKEB's, and writes the papers' tables to ``--out/tables``. Every step is a `liveedit` command that
 goes on where it was stopped; so does this script, which runs them one after another and stops at
 one that fails. Data and prompts are the papers' own, the model computes in bfloat16. ``--processes
-N`` uses N GPUs. docs/published.md has the settings, their sources and the papers' figures. What a
+N`` uses N GPUs. docs/explanation/published.md has the settings, their sources and the papers' figures. What a
 method takes is computed (``estimate.py``); one that does not fit into ``--memory`` is left out.
 """
 
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = args.model or BACKBONES[args.backbone].source
     if model is None:
         parser.error(
-            f"{args.backbone} is made from its authors' files (docs/convert.md): give the folder, --model FOLDER"
+            f"{args.backbone} is made from its authors' files (docs/how-to/convert.md): give the folder, --model FOLDER"
         )
     console = Console()
     table = Table(args.backbone, args.data, args.out, model, args.processes)

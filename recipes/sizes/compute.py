@@ -1,7 +1,7 @@
 """What LiveEdit takes on the papers' five backbones at full size: memory, and time against the
 arithmetic floor.
 
-    python recipes/sizes/page.py                 # writes it to docs/results/sizes.md
+    python recipes/sizes/page.py                 # writes it to docs/explanation/results/sizes.md
     python recipes/sizes/measure.py BACKBONE     # measures the same on the GPU that is here, and writes the page anew
 
 The model is in bfloat16, LiveEdit's networks and experts are float32. Shapes, FLOPs and the memory

@@ -4,7 +4,7 @@ bfloat16.
     python recipes/sizes/measure.py llava-1.5-7b      # and minigpt4-vicuna-7b, blip2-opt-2.7b, mplug-owl2-7b, qwen-vl-7b
 
 Prints memory and time of one edit, one query with 0, 1,000 and 100,000 experts in the pool, and one
-training step, keeps them in docs/results/sizes.json and writes docs/results/sizes.md anew. Nothing
+training step, keeps them in docs/explanation/results/sizes.json and writes docs/explanation/results/sizes.md anew. Nothing
 is downloaded, and nothing means anything: weights, experts and pictures are random. Each number is
 the median of ``REPEATS`` runs after one that does not count; memory is the most that torch held in
 any of them. An image is read and scaled in each, on the CPU, and a training step brings its hidden

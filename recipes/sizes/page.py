@@ -1,4 +1,4 @@
-"""``python recipes/sizes/page.py`` writes docs/results/sizes.md: what ``compute.py`` computes and,
+"""``python recipes/sizes/page.py`` writes docs/explanation/results/sizes.md: what ``compute.py`` computes and,
 beside it, what ``measure.py`` has measured.
 """
 
@@ -29,7 +29,7 @@ from compute import (
 
 __all__ = ["DOC", "MEASURED", "Measurements", "page", "write"]
 
-DOC = Path(__file__).parents[2] / "docs" / "results" / "sizes.md"
+DOC = Path(__file__).parents[2] / "docs" / "explanation" / "results" / "sizes.md"
 MEASURED = DOC.with_suffix(".json")
 
 Measurements = Mapping[str, Mapping[str, Any]]
@@ -124,7 +124,7 @@ def grid(heads: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def page(measurements: Measurements) -> str:
-    """``docs/results/sizes.md``."""
+    """``docs/explanation/results/sizes.md``."""
     sheets = [[name, *(f"{value:g}" for value in astuple(card))] for name, card in CARDS.items()]
     shares = f"{100 * MATRICES:.0f} % of the peak, {100 * READING:.0f} % of the bandwidth"
     parts = [

@@ -189,5 +189,5 @@ def test_there_are_as_many_as_the_goal_says():
 
 def test_the_page_is_of_this_table():
     made = runpy.run_path(str(ROOT / "tools" / "odd_inputs.py"))["page"](GROUPS)
-    page = (ROOT / "docs" / "odd-inputs.md").read_text(encoding="utf-8")
-    assert page == made, "make it anew: python tools/odd_inputs.py > docs/odd-inputs.md"
+    page = (ROOT / "docs" / "reference" / "odd-inputs.md").read_text(encoding="utf-8")
+    assert page == made, "make it anew: python tools/odd_inputs.py > docs/reference/odd-inputs.md"

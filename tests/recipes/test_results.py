@@ -35,8 +35,8 @@ def answers(editor, right, seed=0):
 @pytest.fixture
 def pages(tmp_path):
     """Copies of the two pages that are written to, and the folders of records."""
-    (tmp_path / "docs" / "results").mkdir(parents=True)
-    for name in ("README.md", "docs/results.md", "docs/results/bench.json"):
+    (tmp_path / "docs" / "explanation" / "results").mkdir(parents=True)
+    for name in ("README.md", "docs/explanation/results/index.md", "docs/explanation/results/bench.json"):
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     for folder, name, right, seed in (
         ("sound", "pinpoint", 4, 0), ("sound", "lte", 3, 0), ("sound", "lte", 0, 1), ("released", "lte-text", 2, 0)
@@ -63,7 +63,7 @@ def test_the_pages_show_what_the_records_hold(pages, monkeypatch):
     monkeypatch.setattr(sys, "argv", order)
     results.main()
     readme, discussion = (
-        (pages / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md")
+        (pages / name).read_text(encoding="utf-8") for name in ("README.md", "docs/explanation/results/index.md")
     )
     assert "| lte | 37.5 ± " in readme  # over both seeds
     assert "| pinpoint | **100.0** ± 0.0 | **100.0** ± 0.0 |" in readme
@@ -73,10 +73,10 @@ def test_the_pages_show_what_the_records_hold(pages, monkeypatch):
     )  # the same seed alone
     assert text.partition("<!--")[0] == readme.partition("<!--")[0]
     assert text.rpartition("-->")[2] == readme.rpartition("-->")[2]
-    assert (pages / "docs" / "results" / "emblem.json").is_file()
+    assert (pages / "docs" / "explanation" / "results" / "emblem.json").is_file()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/results/emblem.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/explanation/results/index.md", "docs/explanation/results/emblem.md"])
 def test_the_pages_are_what_the_records_say(page):
     """If not: `python recipes/emblem/results.py`."""
     assert results.written(ROOT)[ROOT / page] == (ROOT / page).read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ def evaluate(
     quantize: Quantize = None,
     device_map: DeviceMap = None,
     protocol: Annotated[
-        str, typer.Option(help="windows, stream or gap (docs/benchmarks.md).")
+        str, typer.Option(help="windows, stream or gap (docs/explanation/protocol.md).")
     ] = "windows",
     edits: Annotated[
         str,

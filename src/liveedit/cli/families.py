@@ -87,7 +87,7 @@ def convert(
     weights: Annotated[
         Path,
         typer.Argument(
-            parser=path, help="Folder with the authors' files (docs/convert.md says which)."
+            parser=path, help="Folder with the authors' files (docs/how-to/convert.md says which)."
         ),
     ],
     out: Annotated[Path, typer.Argument(parser=path, help="Folder for the checkpoint: a new one.")],

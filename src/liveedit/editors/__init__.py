@@ -44,7 +44,7 @@ PAPERS: dict[str, str] = {
     "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
     "lte": "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
     "mend": "Mitchell et al., Fast Model Editing at Scale, ICLR 2022",
-    "pinpoint": "this package: LiveEdit with experts aligned to the answer and a stricter router (docs/papers.md)",
+    "pinpoint": "this package: LiveEdit with experts aligned to the answer and a stricter router (docs/explanation/papers.md)",
     "recipe": "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt Learning, EMNLP 2024",
     "serac": "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
     "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",

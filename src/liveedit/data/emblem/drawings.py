@@ -5,7 +5,7 @@ An entity (a country's flag, a thing) was drawn by 4 to 7 *hands* (icon sets). O
 is held out: the embedded model never saw its drawings. Entities are split into ``train``, ``val``
 and ``test`` with no overlap: no edit, locality probe or image that an editor is trained on returns
 in its test. Answers do where there are few to choose from (a continent, a kind), not those to
-country, name and capital. ``docs/emblem.md`` is the data card.
+country, name and capital. ``docs/explanation/data-card.md`` is the data card.
 """
 
 import hashlib
