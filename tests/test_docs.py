@@ -17,11 +17,15 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from posixpath import normpath
 
 import pytest
 import yaml
+
+from liveedit.data import load_cases
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -97,17 +101,26 @@ def test_every_block_says_its_language(page):
     assert not INDENTED.search(content(page)), "commands stand in ```sh blocks"
 
 
+@cache
+def load_once(*which, **how):
+    """The cases of a benchmark, drawn once for all pages."""
+    return load_cases(*which, **how)
+
+
+def tables(module):
+    """The registries of a module."""
+    public = (getattr(module, name) for name in module.__all__)
+    return [value for value in public if isinstance(value, dict)]
+
+
 @pytest.fixture
 def apart(tmp_path, monkeypatch):
     """An empty folder to run a page in; what the page registers is forgotten afterwards."""
-    from liveedit.data import BENCHMARKS
-    from liveedit.editors import EDITORS, PAPERS
-    from liveedit.models import FAMILIES
+    from liveedit import data, editors, models
 
-    for table in (BENCHMARKS, EDITORS, PAPERS, FAMILIES):
-        for name, value in table.items():
-            monkeypatch.setitem(table, name, value)
-    kept = [(table, dict(table)) for table in (BENCHMARKS, EDITORS, PAPERS, FAMILIES)]
+    monkeypatch.setattr(data, "load_cases", load_once)
+    registries = [*tables(data), *tables(editors), *tables(models)]
+    kept = [(table, dict(table)) for table in registries]
     modules = set(sys.modules)
     monkeypatch.setenv("LIVEEDIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
@@ -127,7 +140,7 @@ def test_the_code_of_a_page_runs(page, apart, monkeypatch, capfd):
     names, printed = {"__name__": "page"}, ""
     for block in blocks(page):
         if block.mark == "output":
-            assert re.fullmatch(pattern(block.code), tidy(printed)), printed
+            assert re.fullmatch(pattern(block.code), tidy(printed), re.DOTALL), printed
         elif file := block.marked("file"):
             (apart / file).parent.mkdir(parents=True, exist_ok=True)
             (apart / file).write_text(block.code, encoding="utf-8")
@@ -146,8 +159,8 @@ def pattern(expected):
 
 
 def tidy(text):
-    """A text without the width of its spaces and without blank lines."""
-    lines = (" ".join(line.split()) for line in text.splitlines())
+    """A text without the width of its spaces, without blank lines and rules."""
+    lines = (" ".join(line.strip(" ─").split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line)
 
 
@@ -316,7 +329,7 @@ def listed(nav):
     if isinstance(nav, str):
         return [nav]
     parts = nav.values() if isinstance(nav, dict) else nav
-    return [page for part in parts for page in listed(part)]  # readable: one level at a time
+    return list(chain.from_iterable(map(listed, parts)))
 
 
 def test_the_navigation_names_every_page(generated):
@@ -346,13 +359,13 @@ def test_the_map_of_the_package_names_every_folder_and_module():
 
 def test_every_setting_has_a_row(generated):
     from liveedit.editors import EDITORS
-    from liveedit.registry import resolve
 
+    method = load_hook().method
     sections = generated["reference/configs.md"].split("\n## ")
     by_name = {section.partition("\n")[0]: section for section in sections}
     for name in EDITORS:
-        config = resolve("editor", name, EDITORS).Config
-        for field in config.__dataclass_fields__:
+        editor, _ = method(name)
+        for field in editor.Config.__dataclass_fields__:
             assert f"| `{field}` |" in by_name[name], f"{name}: {field}"
 
 

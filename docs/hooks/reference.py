@@ -81,7 +81,17 @@ def methods() -> tuple[str, ...]:
     """The modules of all registered methods, each once."""
     from liveedit.editors import EDITORS
 
-    return tuple(dict.fromkeys(target.partition(":")[0] for target in EDITORS.values()))
+    return tuple(dict.fromkeys(method(name)[0].__module__ for name in EDITORS))
+
+
+def method(name: str) -> tuple[Any, str]:
+    """The class of a registered method, and where it was published."""
+    from liveedit.editors import EDITORS
+    from liveedit.registry import resolve
+
+    entry: Any = EDITORS[name]
+    editor = resolve("editor", name, {name: getattr(entry, "where", entry)})
+    return editor, getattr(entry, "paper", None) or editor.paper
 
 
 def python(title: str, modules: tuple[str, ...]) -> str:
@@ -169,8 +179,7 @@ def is_plain(value: Any) -> bool:
 
 def configs() -> str:
     """The settings of training and of every method."""
-    from liveedit.editors import EDITORS, PAPERS
-    from liveedit.registry import resolve
+    from liveedit.editors import EDITORS
     from liveedit.train import TrainConfig, TrainFile
 
     parts = [
@@ -182,8 +191,8 @@ def configs() -> str:
         fielded("Training", TrainConfig),
     ]
     for name in sorted(EDITORS):
-        config = resolve("editor", name, EDITORS).Config
-        parts.append(fielded(name, config, PAPERS[name]))
+        editor, paper = method(name)
+        parts.append(fielded(name, editor.Config, paper))
     return "\n".join(parts)
 
 
