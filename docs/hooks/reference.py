@@ -8,7 +8,10 @@ no MkDocs; ``tests/test_docs.py`` calls it, too.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
+from importlib import import_module
 from inspect import cleandoc, getdoc
+from itertools import chain
+from pkgutil import iter_modules
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -40,10 +43,7 @@ PYTHON: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "liveedit.editors",
             "liveedit.editors.base",
-            "liveedit.editors.common.bank",
-            "liveedit.editors.common.bank_editor",
-            "liveedit.editors.common.fine_tuning",
-            "liveedit.editors.common.retrieval",
+            "liveedit.editors.common.*",
         ),
     ),
     "train": ("Training", ("liveedit.train",)),
@@ -97,8 +97,19 @@ def method(name: str) -> tuple[Any, str]:
 def python(title: str, modules: tuple[str, ...]) -> str:
     """A page that shows the public names of some modules."""
     parts = [f"{EDIT}# {title}\n"]
-    parts += [f"::: {module}\n" for module in modules]
+    shown = chain.from_iterable(map(inside, modules))
+    parts += [f"::: {module}\n" for module in shown]
     return "\n".join(parts)
+
+
+def inside(name: str) -> Iterator[str]:
+    """The module of this name; of ``package.*`` all modules within the package."""
+    if not name.endswith(".*"):
+        yield name
+        return
+    package = import_module(name.removesuffix(".*"))
+    for found in iter_modules(package.__path__, f"{package.__name__}."):
+        yield found.name
 
 
 # The command line
