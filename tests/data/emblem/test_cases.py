@@ -11,7 +11,9 @@ from liveedit.data.emblem.wordings import IMAGE_RELATIONS, TEXT_RELATIONS, wordi
 from liveedit.editable import load_vlm
 from liveedit.errors import UnknownName
 
-CARD = (Path(__file__).parents[3] / "docs" / "explanation" / "data-card.md").read_text(encoding="utf-8")
+CARD = (Path(__file__).parents[3] / "docs" / "explanation" / "data-card.md").read_text(
+    encoding="utf-8"
+)
 
 
 @pytest.fixture(scope="module")
