@@ -179,7 +179,7 @@ def test_the_card_counts_sorts_and_words(facts, entities):
 
 
 def test_the_card_counts_hands(facts, entities):
-    rows = table("hand")
+    rows = table("artist")
     assert set(rows) == set(facts["hands"])
     for hand, (flags, emoji, title, licence) in rows.items():
         drawn = Counter(row["sort"] for row in entities.values() if hand in row["hands"])
