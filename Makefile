@@ -31,7 +31,7 @@ check: .venv/ready ## style and types
 	$(BIN)/mypy
 
 docs: .venv/docs ## the documentation, into site/; a warning is an error
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 mutants: .venv/ready ## change the code in some hundred small places, one at a time: which changes does no test notice?
 	$(BIN)/python tools/mutate.py

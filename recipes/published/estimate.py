@@ -453,14 +453,15 @@ def page(device: Device, command: str) -> str:
         f"{kind} {100 * device.efficiency[kind]:.0f} %" for kind in ("step", "edit", "query")
     )
     parts = [
-        "# What the published tables take\n",
+        "# Cost of the published tables\n",
         "Computed, not measured: nothing here was run on these backbones. Made by",
-        f"`{command}`,\nwhich says what is counted. Efficiency against a large product of matrices: {shares};",
+        f"`{command}`,\nwhich says what is counted. Efficiency relative to a large matrix product: {shares};",
         f"{measured['how']}.\n",
-        "*Device* is the memory of a training step. *Hidden states* are what a training would keep of all cases; for\n"
-        "the backbones with most image tokens they are computed at each step instead (`--no-cache`), which *a step* and\n"
-        "*training* include. *Windows* is the test at 1, 10, 100 and 1,000 edits over all cases. One device; N devices\n"
-        "divide the hours by about N, but not the memory.",
+        "*Device* is the memory of a training step. *Hidden states* are what a training would keep of all\n"
+        "cases; for the backbones with most image tokens they are computed at each step instead\n"
+        "(`--no-cache`), which *a step* and *training* include. *Windows* is the test at 1, 10, 100 and\n"
+        "1,000 edits over all cases. The hours are for one device; N devices divide them by about N, but\n"
+        "not the memory.",
     ]
     lines = ["", f"| {' | '.join(HEAD)} |", f"| --- | --- |{' ---: |' * (len(HEAD) - 2)}"]
     for name, backbone in BACKBONES.items():

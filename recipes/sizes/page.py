@@ -94,7 +94,7 @@ def pools() -> list[str]:
         fits.append(
             f"on the {name} for {'all five' if len(models) == len(BACKBONES) else ', '.join(models) or 'none'}"
         )
-    heads = ["", "an expert, kB", "keys, GB", "pool, GB", "with the model, GB"]
+    heads = ["", "an expert, kB", "keys, GB", "bank, GB", "with the model, GB"]
     heads += [f"filtering: {card}, ms" for card in CARDS]
     rows = []
     for name, b in BACKBONES.items():
@@ -107,13 +107,13 @@ def pools() -> list[str]:
         cells = [f"{(read + factors) / 1e3:.0f}", *(f"{size:.1f}" for size in sizes)]
         rows.append([name, *cells, *(time(filtered, card) for card in CARDS.values())])
     return [
-        f"A pool of {count:,} weighs {beside[0]:.1f} GB beside BLIP2-OPT-2.7B and {beside[1]:.1f} GB beside a decoder of 7B, and a query that filters\n"
+        f"A bank of {count:,} weighs {beside[0]:.1f} GB beside BLIP2-OPT-2.7B and {beside[1]:.1f} GB beside a decoder of 7B, and a query that filters\n"
         f"it reads its keys, {keys:.1f} GB, once for a whole answer: at least {', '.join(floors)}.\n"
         f"Beside the model it fits {', '.join(fits)}.",
         "",
         *grid(heads, rows),
         "",
-        "A pool that grew edit by edit has room for up to as many again, and needs both while it grows.",
+        "A bank that grew edit by edit reserves room for up to as many again, and holds both copies while it grows.",
     ]
 
 
@@ -129,19 +129,21 @@ def page(measurements: Measurements) -> str:
     shares = f"{100 * MATRICES:.0f} % of the peak, {100 * READING:.0f} % of the bandwidth"
     parts = [
         "# LiveEdit at the papers' sizes\n",
-        "All but the last two columns of a backbone's table is **computed** from shapes by `python\n"
-        "recipes/sizes/page.py` (`compute.py` there says what is counted); parameters and FLOPs are compared with the real classes on\n"
-        "the meta device. The last two are **measured** by `python recipes/sizes/measure.py BACKBONE`, on random weights of\n"
-        "full size and where a GPU is at hand.\n",
-        f"The model is in bfloat16, LiveEdit's networks and experts are in float32. A row has the backbone's image tokens and\n"
-        f"{TEXT} others, {ANSWER} of them the answer. A query has none, and is answered by {DECODED} tokens; one expert acts on it, the\n"
-        f"others are filtered out. A training step takes {BATCH} cases of four rows; their hidden states are computed once a case\n"
-        "where they are kept, else at each step.\n",
-        "Times are *floor / expected* in milliseconds. The floor is the larger of the arithmetic at the card's peak and of\n"
-        "what must be moved at its full bandwidth, phase after phase. Expected is what follows from these **assumptions**:\n"
+        "In the table of a backbone, all columns except the last two are **computed** from shapes by\n"
+        "`python recipes/sizes/page.py` (`recipes/sizes/compute.py` says what is counted); parameters and\n"
+        "FLOPs are compared with the real classes on the meta device. The last two are **measured** by\n"
+        "`python recipes/sizes/measure.py BACKBONE`, on random weights of full size, if a GPU is at hand.\n",
+        "The model is in bfloat16; LiveEdit's networks and experts are in float32. A row has the\n"
+        f"backbone's image tokens and {TEXT} others, {ANSWER} of them the answer. A query has no answer and\n"
+        f"generates {DECODED} tokens; one expert fires, the others are filtered out. A training step takes\n"
+        f"{BATCH} cases of four rows; their hidden states are computed once per case if they are kept,\n"
+        "otherwise at each step.\n",
+        "Times are *floor / expected* in milliseconds. The floor is the larger of two times, added up phase\n"
+        "by phase: the arithmetic at the card's peak, and the memory traffic at its full bandwidth.\n"
+        "Expected times follow from these **assumptions**:\n"
         f"{shares}, and {1e3 * STARTING:g} ms or more for each layer that Python starts.\n"
-        "*Too large* is more than the card holds. Not counted are images being read and scaled, hidden states on their way\n"
-        "to the CPU and back, and what CUDA keeps for itself.\n",
+        "*Too large* is more than the card holds. Not counted are opening and scaling of images, transfers\n"
+        "of hidden states to the CPU and back, and memory that CUDA reserves.\n",
         *grid(["", "GB", "TB/s", "TFLOP/s in bf16", "TFLOP/s in float32"], sheets),
         f"\n## {POOLS[-1]:,} experts\n",
         *pools(),
