@@ -54,7 +54,8 @@ def overview(context: typer.Context) -> None:
     )
     drawings = sum(len(entity["hands"]) for entity in facts["entities"])
     console.print(
-        f"emblem: {len(facts['entities'])} entities, {drawings} drawings; details in docs/explanation/data-card.md"
+        f"emblem: {len(facts['entities'])} entities, {drawings} drawings; "
+        "details in docs/explanation/data-card.md"
     )
     console.print(
         "`liveedit data add NAME` makes a published benchmark known, `liveedit data fetch NAME` downloads it"

@@ -3,8 +3,8 @@ learned thresholds.
 
 The released extractors (Eq. 3 and 4) are separate for edit and input and compare by plain inner
 products; that an input resembles an edit has to be learned, and what is learned on some hundred
-things carries over badly to others (docs/explanation/lab-log.md). Here an input that equals an edit has its
-keys from the start. With φ and ψ the concatenated k vectors of a key divided by their length,
+things carries over badly to others (docs/explanation/lab-log.md). Here an input that equals an edit
+has its keys from the start. With φ and ψ the concatenated k vectors of a key divided by their length,
 
     m = s_φ (⟨φ̄, φ̂⟩ − ⟨φ̄, φ̄_Θ⟩)        above 0: the filter lets the expert through (Eq. 5)
     z = s_ψ (⟨ψ̄, ψ̂⟩ − ⟨ψ̄, τ⟩)           weighed by Eq. 7

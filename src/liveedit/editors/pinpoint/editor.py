@@ -17,8 +17,8 @@ and its weights (Eq. 6 and 7); and the terms that train what is written (Eq. 8 t
     dropped     nothing                                a share of the tokens that the extractors see         nets
     targets     end with the answer                    end with the end of text
 
-docs/explanation/results/ablations.md measures what gate, margin and residual are worth, and how LiveEdit does
-without them.
+docs/explanation/results/ablations.md measures what gate, margin and residual are worth, and how
+LiveEdit does without them.
 """
 
 from collections.abc import Sequence
