@@ -1,9 +1,10 @@
-"""Speed on this machine, on the embedded model: `make bench`.
+"""Measure LiveEdit's speed on this machine, on the embedded model.
 
-Prints edits, probes and training samples a second, and what a query costs with 0, 1,000 and 10,000
-experts in the pool against the unedited model. Absolute times depend on the machine and on what
-else runs there; the ratios are taken in one run, unedited and edited queries turn by turn, the
-median of many.
+    make bench
+
+Prints edits, probes and training samples per second, and what a query costs with 0, 1,000 and
+10,000 experts, relative to the unedited model. Absolute times depend on the machine and its load.
+The ratios are medians of many queries, unedited and edited in turn.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from liveedit.data import load_cases
 from liveedit.editable import embedded, load_vlm
 from liveedit.editors import load_editor
 from liveedit.editors.liveedit.editor import LiveEdit
-from liveedit.editors.liveedit.routing import LiveEditPatch
+from liveedit.editors.liveedit.experts import ExpertPatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
@@ -31,30 +32,28 @@ SIZES = (0, 1_000, 10_000)
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds that ``action`` takes."""
+    """Measure the seconds that ``action`` takes."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
-def grown(editor: LiveEdit, patch: LiveEditPatch, size: int) -> LiveEditPatch:
-    """A pool of ``size`` experts: the real ones first, then vision keys of one with the text keys
-    of another.
-    """
+def grown(editor: LiveEdit, patch: ExpertPatch, size: int) -> ExpertPatch:
+    """A bank of ``size`` experts: real ones, then vision keys of one with text keys of another."""
     if size <= len(patch):
         return patch.select(slice(size))
-    generator, bank, rows = torch.Generator().manual_seed(0), patch.bank, patch.bank.tensors()
+    generator = torch.Generator().manual_seed(0)
+    bank = patch.bank
+    rows = bank.tensors()
     while len(bank) < size:
         others = torch.randperm(len(patch), generator=generator)
         pairs = rows | {"text_keys": rows["text_keys"][others]}
         bank = bank.append({name: tensor[: size - len(bank)] for name, tensor in pairs.items()})
-    return LiveEditPatch(editor, bank)
+    return ExpertPatch(editor, bank)
 
 
 def query_ratio(vlm: VLM, patch: Patch, queries: list[Query], repeats: int) -> tuple[float, float]:
-    """Median seconds of an unedited query, and the median ratio of an edited to an unedited one,
-    turn by turn.
-    """
+    """Median seconds of an unedited query, and the median ratio of edited to unedited seconds."""
     plain, ratios = [], []
     for query in queries * repeats:
         ask = partial(vlm.generate, [query])
@@ -67,7 +66,7 @@ def query_ratio(vlm: VLM, patch: Patch, queries: list[Query], repeats: int) -> t
 
 
 def training_speed(editor: LiveEdit, cases: list[Case], steps: int = 8, batch: int = 24) -> float:
-    """Training samples a second, hidden states prepared before."""
+    """Training samples per second, without the preparation of hidden states."""
     examples = editor.prepare(cases[: 2 * batch])
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(editor.networks().parameters(), lr=0.0)
@@ -84,7 +83,7 @@ def training_speed(editor: LiveEdit, cases: list[Case], steps: int = 8, batch: i
 
 
 def main() -> None:
-    """Measure and print; ``--out`` keeps the numbers."""
+    """Measure and print; with ``--out`` also write the numbers."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -99,8 +98,10 @@ def main() -> None:
     editor.edit(edits[:8])
     found: dict[str, float] = {"edits_per_second": len(edits) / timed(lambda: editor.edit(edits))}
     patch = editor.edit(edits)
-    assert isinstance(patch, LiveEditPatch)
-    probes = [probe.query for case in cases[:24] for probe in case.probes]
+    assert isinstance(patch, ExpertPatch)
+    probes: list[Query] = []
+    for case in cases[:24]:
+        probes += [probe.query for probe in case.probes]
     with vlm.patched(patch):
         found["probes_per_second"] = len(probes) / timed(lambda: vlm.generate(probes))
     found["training_samples_per_second"] = training_speed(editor, load_cases("emblem", "val"))

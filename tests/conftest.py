@@ -1,6 +1,4 @@
-"""What several tests share: the embedded model, loaded once a process, and a few records of
-published benchmarks.
-"""
+"""Shared fixtures: the embedded model, loaded once a process, and records of benchmarks."""
 
 import json
 import os
@@ -22,6 +20,12 @@ def emblem():
     from liveedit.data.emblem import Emblem
 
     return Emblem()
+
+
+@pytest.fixture
+def flag(emblem):
+    """A drawing of Japan's flag."""
+    return emblem.drawing("twemoji", "flag-jp")
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +66,7 @@ def sentence_encoder(tmp_path_factory):
     import torch
     import transformers
 
-    from liveedit.models.tiny.families import tokenizer
+    from liveedit.models.tiny.tokenizer import tokenizer
 
     folder = tmp_path_factory.mktemp("encoder")
     text = tokenizer("<s>", ["</s>", "<pad>"])

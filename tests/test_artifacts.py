@@ -24,8 +24,8 @@ from liveedit.artifacts import (
     draft,
     locked,
     new_folder,
-    place,
     read_tensors,
+    resolved_path,
     sweep,
     write_file,
     write_files,
@@ -41,7 +41,7 @@ THEIRS = (
     ".liveedit-0123abcd.bak",
     ".liveedit.txt",
 )
-"""Names of somebody else's that begin as ours do."""
+"""Unrelated names that begin like this package's."""
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_a_path_is_where_it_leads(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("there/further")
-    assert place("~/mine") == tmp_path / "mine"
-    assert place(".") == place("a/..") == tmp_path
-    assert place("link") == tmp_path / "there" / "further"
+    assert resolved_path("~/mine") == tmp_path / "mine"
+    assert resolved_path(".") == resolved_path("a/..") == tmp_path
+    assert resolved_path("link") == tmp_path / "there" / "further"
 
 
 @pytest.mark.parametrize("path", ["a\0b", "circle", "circle/file", "a" * 300])
@@ -213,8 +213,9 @@ def test_only_drafts_are_cleared_away(tmp_path, name):
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    file, seen, fsync = tmp_path / "file", [], os.fsync
-    write_file(file, b"old")
+    file = write_file(tmp_path / "file", b"old")
+    fsync = os.fsync
+    seen = []
 
     def noted(descriptor):
         seen.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, file.read_bytes()))
@@ -311,10 +312,10 @@ def test_a_manifest_from_before_it_said_what_was_written(tmp_path):
 
 def test_a_folder_from_before_there_were_manifests(tmp_path):
     (tmp_path / "table.md").touch()
-    write_files(tmp_path, {"table.md": b"new"}, ours=True)
+    write_files(tmp_path, {"table.md": b"new"}, allow_unmarked=True)
     (tmp_path / "notes.md").touch()
     with pytest.raises(BadInput, match=r"notes\.md"):  # it has a manifest now
-        write_files(tmp_path, {"notes.md": b"new"}, ours=True)
+        write_files(tmp_path, {"notes.md": b"new"}, allow_unmarked=True)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,10 @@ def test_a_thread_waits_for_another(tmp_path, caplog):
 
 
 def test_who_waits_in_vain_is_told_in_one_line(tmp_path, caplog):
-    code = f"from liveedit.artifacts import locked\nwith locked({str(tmp_path)!r}): print(flush=True); input()"
+    code = (
+        "from liveedit.artifacts import locked\n"
+        f"with locked({str(tmp_path)!r}): print(flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

@@ -1,7 +1,6 @@
-"""One model, many callers: every editor that ships, asked in each way that Hugging Face offers, and
-from many threads.
+"""Every editor that ships, called in each way that Hugging Face offers, and from many threads.
 
-Each way gives what it gives alone, or is refused in one line.
+Each way gives the answer of a single call, or is refused in one line.
 """
 
 import asyncio
@@ -27,7 +26,9 @@ from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.errors import BadInput
 from liveedit.models.calls import CACHE
-from liveedit.models.conformance.contract import QUERIES, Nudged, cut, middle
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.reference import cut, middle
+from liveedit.models.conformance.sample_patches import Nudged
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
@@ -35,8 +36,7 @@ QUESTION = "What is the country with this flag?"
 FLAGS = [Emblem().drawing("twemoji", f"flag-{country}") for country in ("jp", "br", "fr", "it")]
 ASKED = [Query(QUESTION, image=flag) for flag in FLAGS]
 IN_CONTEXT = {"ike", "lte", "recipe"}
-"""Methods that act before a question is encoded: raw calls of what others have encoded are refused.
-"""
+"""Methods that change the question before it is encoded, so that raw calls are refused."""
 COMPILED = CompileConfig(backend="eager", mode=None)
 COMPILED._compile_all_devices = (
     True  # as a GPU compiles the calls of a static cache; "eager" needs no C++ compiler
@@ -67,9 +67,7 @@ def raw(edited, batch, **options):
 
 
 def within(edited, ask):
-    """What ``ask`` makes of the questions encoded within ``patched``, or the one line that refuses
-    it.
-    """
+    """The result of ``ask`` for the questions encoded within ``patched``, or its refusal."""
     with edited.vlm.patched(edited.patch), torch.no_grad():
         try:
             return ask(edited.vlm.encode(ASKED[:2], padding_side="left"))
@@ -80,7 +78,8 @@ def within(edited, ask):
 
 
 def test_four_threads_ask_what_each_gets_alone(edited, alone):
-    unedited, start = edited.unedited(ASKED), Barrier(4)
+    unedited = edited.unedited(ASKED)
+    start = Barrier(4)
 
     def ask(number):
         if number < 4:
@@ -94,8 +93,8 @@ def test_four_threads_ask_what_each_gets_alone(edited, alone):
             assert answer == (unedited if plain else alone)[place]
 
 
-def test_editors_of_several_threads_do_not_meet(edited, alone, embedded_vlm):
-    """Another editor's patch is put on and off, and edits are made, while this one answers."""
+def test_editors_of_several_threads_do_not_interfere(edited, alone, embedded_vlm):
+    """Another editor sets and removes patches, and makes edits, while this one answers."""
     other = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("ft-l")))
     with ThreadPoolExecutor(2) as pool:
         busy = pool.submit(
@@ -147,13 +146,9 @@ def test_prompt_lookup(edited, alone):
 
 
 def test_continuous_batching(edited):
-    """It puts several prompts into one row: a patch that brings weights alone acts, others are
-    refused.
-    """
-    vlm, asked = (
-        edited.vlm,
-        [Query("What is the capital of France?"), Query("What is the capital of Japan?")],
-    )
+    """It packs several prompts into one row: only patches of weights work, others are refused."""
+    vlm = edited.vlm
+    asked = [Query("What is the capital of France?"), Query("What is the capital of Japan?")]
     ids = [vlm.encode([query]).inputs["input_ids"][0].tolist() for query in asked]
     small = ContinuousBatchingConfig(
         num_blocks=8, max_batch_tokens=64
@@ -234,9 +229,7 @@ def test_a_streamer_in_a_thread_of_its_own(edited, alone):
 
 
 def test_a_call_that_was_interrupted_leaves_nothing(edited, alone):
-    """Ctrl-C within a forward pass with labels, then a raw call without, and one from a thread of
-    its own.
-    """
+    """Ctrl-C in a forward pass with labels; then raw calls without, here and in another thread."""
     vlm = edited.vlm
     batch = vlm.encode(ASKED[:1], padding_side="left")
     labels = batch.inputs["input_ids"].clone()
@@ -271,9 +264,7 @@ def step(vlm, inputs, cache):
 
 
 def written(vlm, tokens, mask, cache, count=4):
-    """What a loop of the caller's own writes for each row behind a cache, ``tokens`` (B, 1)
-    included.
-    """
+    """The tokens that a caller's own loop generates after a cache, the first (B, 1) included."""
     found = [tokens]
     for _ in range(count):
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
@@ -282,15 +273,13 @@ def written(vlm, tokens, mask, cache, count=4):
 
 
 def begun(vlm, batch):
-    """The first tokens (B, 1) that follow a batch, its mask, and the cache behind which it goes on."""
+    """The first tokens (B, 1) after a batch, its mask, and the cache to go on with."""
     cache = DynamicCache(config=vlm.model.config.get_text_config())
     return step(vlm, batch.inputs, cache), batch.inputs["attention_mask"], cache
 
 
 def rowwise(edited, moves):
-    """What is written behind a cache whose rows ``moves`` has exchanged, and what each row writes
-    where it was.
-    """
+    """Tokens generated after a cache whose rows ``moves`` has reordered, and those expected."""
 
     def ask(batch):
         vlm = edited.vlm
@@ -306,7 +295,7 @@ def rowwise(edited, moves):
 
 
 def by(*rows):
-    """How a method of caches that takes an index exchanges rows."""
+    """An index for a method of caches, and the same reordering for other tensors."""
     index = torch.tensor(rows)
     return index, lambda before: before[index]
 
@@ -327,8 +316,8 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("moves", ORDERS.values(), ids=ORDERS)
-def test_what_belongs_to_a_row_follows_it(edited, moves):
-    """Through whatever loops do with the rows of a cache."""
+def test_the_state_of_a_row_follows_it(edited, moves):
+    """Through all that loops do with the rows of a cache."""
     found = rowwise(edited, moves)
     if edited.editor.name == "recipe":
         assert "ask by VLM.generate" in found
@@ -355,10 +344,11 @@ def test_experts_and_memories_of_single_edits_follow_their_row(name, settings, e
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_tokens_of_the_prompt_read_again_behind_a_cache_that_was_cut(edited, count):
-    """They give what they gave, in rows that were exchanged, too."""
+    """The answers are the same, in reordered rows, too."""
 
     def ask(batch):
-        vlm, ids = edited.vlm, batch.inputs["input_ids"]
+        vlm = edited.vlm
+        ids = batch.inputs["input_ids"]
         first, mask, cache = begun(vlm, batch)
         expected = written(vlm, first, mask, cache)[[1, 0]]
         first, mask, cache = begun(vlm, batch)
@@ -423,8 +413,8 @@ def test_raw_calls_of_what_was_encoded_elsewhere(edited, alone):
         assert found == alone[:1]
 
 
-def test_a_raw_call_does_not_meet_an_answer_that_another_thread_is_given(edited):
-    """While that thread has the patch on for it, as ``EditableVLM.generate`` does."""
+def test_a_raw_call_is_not_patched_by_another_thread(edited):
+    """That thread holds the patch, as ``EditableVLM.generate`` does."""
     vlm = edited.vlm
     batch = vlm.encode(ASKED[:1], padding_side="left")
     plain = raw(edited, batch)
@@ -464,7 +454,7 @@ def test_copies_answer_alike(edited, alone):
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "emu3", "hunyuan_vl", "unlimited_ocr"])
 def test_copies_of_a_checkpoint_that_has_answered_do_too(family, tmp_path):
-    """Whatever hooks and methods transformers and the family have put on the model."""
+    """Hooks and methods that transformers and the family have set on the model do not matter."""
     vlm = tiny(family)
     if family != "unlimited_ocr":  # whose own tiny checkpoint needs torchvision to be read
         vlm.model.save_pretrained(tmp_path)
@@ -508,11 +498,12 @@ def test_an_inner_patch_is_made_of_the_model_s_own_weights(edited, alone, outer,
     assert again.fingerprint == edited.editor.fingerprint
 
 
-def test_a_cache_is_let_go_with_its_answer(edited, monkeypatch):
-    caches, begun = [], DynamicCache.__init__
+def test_a_cache_is_freed_with_its_answer(edited, monkeypatch):
+    caches = []
+    original = DynamicCache.__init__
 
     def noted(cache, *args, **kwargs):
-        begun(cache, *args, **kwargs)
+        original(cache, *args, **kwargs)
         caches.append(ref(cache))
 
     monkeypatch.setattr(DynamicCache, "__init__", noted)
@@ -542,31 +533,30 @@ def test_the_tokens_of_an_answer_do_not_change_the_routing(edited):
             assert [[edit for edit, _ in row] for row in batch.fired_by(edited.patch)] == fired
 
 
-@pytest.mark.parametrize("told", ["encoded", "labelled"])
-def test_raw_calls_route_by_the_prompt_whatever_answer_follows(edited, told):
-    """By labels, or because the VLM has encoded the tokens, it is known where the answer begins."""
+@pytest.mark.parametrize("known_by", ["encoding", "labels"])
+def test_raw_calls_route_by_the_prompt_whatever_answer_follows(edited, known_by):
+    """Labels, or the VLM's own encoding of the tokens, say where the answer begins."""
 
     def loss(_):
         batch = edited.vlm.encode(
             [replace(ASKED[0], target="Norway"), replace(ASKED[1], target="New Zealand")]
         )
-        own, labels = batch.inputs["input_ids"], batch.labels
-        inputs = (
-            batch.inputs
-            if told == "encoded"
-            else batch.inputs | {"input_ids": own.clone(), "labels": labels}
-        )
+        inputs = batch.inputs
+        if known_by == "labels":
+            ids = batch.inputs["input_ids"].clone()
+            inputs = batch.inputs | {"input_ids": ids, "labels": batch.labels}
         return edited.vlm.model(**inputs).logits, edited.vlm.logits(batch)
 
     found = within(edited, loss)
-    if edited.editor.name == "recipe" or (told == "labelled" and edited.editor.name in IN_CONTEXT):
+    refusing = IN_CONTEXT if known_by == "labels" else {"recipe"}
+    if edited.editor.name in refusing:
         assert "ask by VLM.generate" in found
     else:
         assert torch.equal(*found)
 
 
-def test_labels_that_leave_no_prompt_say_nothing(embedded_vlm):
-    """Whoever trains on whole texts labels the question, too."""
+def test_labels_that_leave_no_prompt_are_ignored(embedded_vlm):
+    """As in training on whole texts, where the question is labelled, too."""
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
     model.edit(Query(QUESTION, "Norway", FLAGS[0]))
     batch = embedded_vlm.encode(ASKED[:1])
@@ -577,7 +567,7 @@ def test_labels_that_leave_no_prompt_say_nothing(embedded_vlm):
 
 
 def asking(vlm, patch):
-    """A generator that holds `patched` open and answers whenever it is resumed."""
+    """A generator that holds `patched` open and answers each time it is resumed."""
     with vlm.patched(patch):
         while True:
             yield vlm.generate(ASKED[:1])
@@ -597,8 +587,9 @@ def two(embedded_vlm):
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("first", [0, 1])
 def test_generators_side_by_side_take_off_their_own_patch(first, elsewhere, embedded_vlm, two):
-    """In whatever order they end, and in a context of their own, too."""
-    vlm, plain = embedded_vlm, embedded_vlm.generate(ASKED[:1])
+    """They may end in any order, and run in contexts of their own."""
+    vlm = embedded_vlm
+    plain = vlm.generate(ASKED[:1])
 
     def run(function, *args):
         return copy_context().run(function, *args) if elsewhere else function(*args)
@@ -621,8 +612,9 @@ def test_generators_side_by_side_take_off_their_own_patch(first, elsewhere, embe
 
 
 def test_a_task_that_outlives_a_patch_is_without_it(embedded_vlm, two):
-    """And others, which come and go within it, leave that of the first to itself."""
-    vlm, plain = embedded_vlm, embedded_vlm.generate(ASKED[:1])
+    """Patches that another task sets within the block do not change its own."""
+    vlm = embedded_vlm
+    plain = vlm.generate(ASKED[:1])
 
     async def ask(patch, left, go):
         with vlm.patched(patch):
@@ -647,9 +639,10 @@ def test_a_task_that_outlives_a_patch_is_without_it(embedded_vlm, two):
     assert not vlm.attachment.users
 
 
-def test_within_unpatched_none_is_left_but_none_at_all(embedded_vlm, two):
-    """Whatever is put on and off there, raw calls do not go by what another thread has put on."""
-    vlm, plain = embedded_vlm, embedded_vlm.generate(ASKED[:1])
+def test_within_unpatched_raw_calls_ignore_patches_of_other_threads(embedded_vlm, two):
+    """Also while another patch is set within the block, and after it."""
+    vlm = embedded_vlm
+    plain = vlm.generate(ASKED[:1])
     batch = vlm.encode(ASKED[:1], padding_side="left")
     other = asking(vlm, two[0])
     copy_context().run(next, other)
@@ -663,10 +656,8 @@ def test_within_unpatched_none_is_left_but_none_at_all(embedded_vlm, two):
 
 
 def test_a_raw_call_from_elsewhere_is_refused_while_two_have_patches_on(embedded_vlm, two):
-    batch, held = (
-        embedded_vlm.encode(ASKED[:1], padding_side="left"),
-        [asking(embedded_vlm, patch) for patch in two],
-    )
+    batch = embedded_vlm.encode(ASKED[:1], padding_side="left")
+    held = [asking(embedded_vlm, patch) for patch in two]
     for one in held:
         copy_context().run(next, one)
     with pytest.raises(LiveEditError, match="several threads have patched this model"):
@@ -677,7 +668,8 @@ def test_a_raw_call_from_elsewhere_is_refused_while_two_have_patches_on(embedded
 
 
 def test_of_two_values_of_one_parameter_the_inner_holds(embedded_vlm):
-    plain, patches = embedded_vlm.generate(ASKED[:1]), []
+    plain = embedded_vlm.generate(ASKED[:1])
+    patches = []
     for target in ("Canada", "Peru"):
         model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, "ft-l"))
         model.edit(Query(QUESTION, target, FLAGS[0]))
@@ -689,14 +681,15 @@ def test_of_two_values_of_one_parameter_the_inner_holds(embedded_vlm):
 
 
 def test_the_patched_model_does_not_assist_itself(embedded_vlm, two):
-    """A copy of it does, and changes nothing."""
-    edited, copied = SimpleNamespace(vlm=embedded_vlm), copy.deepcopy(embedded_vlm.model)
+    """A copy of it may be the assistant, and does not change the answer."""
+    edited = SimpleNamespace(vlm=embedded_vlm)
+    copied = copy.deepcopy(embedded_vlm.model)
     batch = embedded_vlm.encode(ASKED[:1], padding_side="left")
     with embedded_vlm.patched(two[0]), torch.no_grad():
         assert raw(edited, batch, assistant_model=copied) == ["Canada"]
         with pytest.raises(
             LiveEditError,
-            match=r"^assistant_model is the patched model itself: hand over .* a copy",
+            match=r"^assistant_model is the patched model itself: pass .* a copy",
         ):
             raw(edited, batch, assistant_model=embedded_vlm.model)
 
@@ -714,17 +707,16 @@ def test_arguments_may_come_by_place(family):
         rest = {name: value for name, value in inputs.items() if name != place} | more
         with vlm.patched(Nudged(middle(vlm), 0.5)), torch.no_grad():
             call = vlm.model if verb == "forward" else vlm.model.generate
-            named, placed = call(**inputs, **more), call(inputs[place], **rest)
-        assert (
-            torch.equal(named, placed)
-            if verb == "generate"
-            else torch.equal(named.logits, placed.logits)
-        )
+            named = call(**inputs, **more)
+            placed = call(inputs[place], **rest)
+        if verb == "forward":
+            named, placed = named.logits, placed.logits
+        assert torch.equal(named, placed)
 
 
 @pytest.fixture
 def fresh_compiler():
-    """Without what other tests have compiled, of which there may be too much to go on."""
+    """Forget the functions that other tests have compiled: torch limits their number."""
     torch._dynamo.reset()
 
 
@@ -741,10 +733,10 @@ def compiled_forward(model):
     [(None, STATIC), (compiled_call, {}), (compiled_forward, {}), (compiled_forward, STATIC)],
     ids=["static cache", "compiled call", "compiled forward", "both"],
 )
-def test_what_is_compiled_answers_by_the_edit_of_the_moment(
+def test_a_compiled_model_answers_with_the_edits_that_are_set(
     compiled, options, embedded_vlm, fresh_compiler
 ):
-    """Compiled code does not see what was put on since."""
+    """Compiled code would not see hooks that are set later."""
     vlm = copy.deepcopy(embedded_vlm)
     one, other = (
         EditableVLM(vlm, load_editor(vlm, embedded(name))) for name in ("pinpoint", "ft-l")
@@ -785,7 +777,7 @@ def test_a_model_whose_forward_is_compiled_says_why_it_is_not_copied(model):
         copy.deepcopy(vlm)
 
 
-def test_what_is_compiled_is_so_again_once_no_model_is_patched(model, fresh_compiler):
+def test_compilation_is_back_once_no_model_is_patched(model, fresh_compiler):
     made = []
 
     def backend(graph, _):
@@ -802,7 +794,7 @@ def test_what_is_compiled_is_so_again_once_no_model_is_patched(model, fresh_comp
     assert len(made) == 1
 
 
-def test_asking_within_what_is_compiled_is_refused(model, fresh_compiler):
+def test_generating_within_a_compiled_function_is_refused(model, fresh_compiler):
     ask = torch.compile(lambda: model.generate(ASKED[0]), backend="eager")
-    with pytest.raises(BadInput, match="in a function that is compiled: compile the model"):
+    with pytest.raises(BadInput, match="within a compiled function: compile the model itself"):
         ask()

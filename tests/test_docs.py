@@ -438,8 +438,8 @@ def test_the_example_editor_keeps_the_contract(tmp_path):
         if file := block.marked("file"):
             (tmp_path / file).write_text(block.code, encoding="utf-8")
     register = (
-        "from liveedit.editors import EDITORS, PAPERS\n"
-        "EDITORS['nudge'] = 'nudge:Nudge'\nPAPERS['nudge'] = 'none'\n"
+        "from liveedit.editors import EDITORS, Method\n"
+        "EDITORS['nudge'] = Method('nudge:Nudge', 'none')\n"
     )
     (tmp_path / "registered.py").write_text(register, encoding="utf-8")
     suite = str(ROOT / "tests" / "editors" / "test_contract.py")

@@ -13,11 +13,6 @@ from liveedit.types import Query
 QUESTION = "What is the country with this flag?"
 
 
-@pytest.fixture
-def flag(emblem):
-    return emblem.drawing("twemoji", "flag-jp")
-
-
 def logits(model, query):
     with model.vlm.patched(model.patch):
         return model.vlm.logits(model.vlm.encode([query]))
@@ -43,7 +38,7 @@ def test_an_edit_of_the_image_asked_about(model, emblem, flag):
     assert edit.image == first.image != ""
 
 
-def test_an_edit_reaches_another_hand_and_other_words(model, emblem, flag):
+def test_an_edit_reaches_other_drawings_and_wordings(model, emblem, flag):
     model.edit(Query(QUESTION, "Brazil", flag))
     other = emblem.drawing("circle-flags", "flag-jp")
     assert model.generate(
@@ -81,7 +76,8 @@ def test_edits_are_listed_in_order(model, emblem, flag):
 
 def test_a_saved_pool_loads_back_bit_equal(model, flag, tmp_path):
     model.edit(Query(QUESTION, "Brazil", flag))
-    after, listed = logits(model, Query(QUESTION, image=flag)), model.edits
+    after = logits(model, Query(QUESTION, image=flag))
+    listed = model.edits
     model.save(tmp_path / "pool")
     model.forget(listed[0].id)
     model.load(tmp_path / "pool")
@@ -102,6 +98,15 @@ def test_a_bad_edit_is_refused_and_nothing_is_edited(model, flag, query, names):
         model.edit([Query(QUESTION, "Brazil", flag), query])
     assert model.edits == ()
     assert len(model.patch) == 0
+
+
+def test_an_image_is_read_from_its_file_once_per_edit(model, flag, tmp_path, monkeypatch):
+    flag.save(tmp_path / "flag.png")
+    read = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: (read.append(file), original(file))[1])
+    model.edit(Query(QUESTION, "Brazil", tmp_path / "flag.png"))
+    assert read == [tmp_path / "flag.png"]
 
 
 def test_forgetting_an_unknown_id_forgets_nothing(model, flag):
@@ -156,7 +161,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=[str(number) for number in range(len(ODD))])
-def test_every_verb_says_one_line_about_values_of_other_types(model, odd):
+def test_every_method_refuses_values_of_other_types_in_one_line(model, odd):
     vlm = model.vlm
     verbs = [
         model.edit,
@@ -187,7 +192,7 @@ def test_grey_in_16_bits_and_in_floating_point_are_answered_as_in_8(model, emble
 
 
 def test_made_or_opened_within_inference_mode(emblem, flag, tmp_path):
-    """What is made there can be edited there and outside."""
+    """A model loaded there can be edited there and outside."""
     with torch.inference_mode():
         made = load(editor="serac")
         made.edit(Query(QUESTION, "Brazil", flag))
@@ -207,7 +212,7 @@ def test_pictures_of_the_same_pixels_in_another_shape_are_others(model):
 
 
 def test_more_than_ten_images_keep_their_order(embedded_vlm, tmp_path):
-    """Of methods that are made anew from the images of the edits left."""
+    """For methods that make the edits left anew from their images."""
     asked = Query(
         QUESTION, "Brazil", [Image.new("RGB", (32, 32), (20 * shade, 0, 0)) for shade in range(12)]
     )

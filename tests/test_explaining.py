@@ -1,6 +1,4 @@
-"""Which edits answered, and what is listed once some are taken back, where many edits act on one
-question.
-"""
+"""Which edits fired and which are listed, where many edits fire on one question."""
 
 import pytest
 import torch
@@ -24,7 +22,7 @@ EDITS = [Query(f"What is number {i}?", f"answer {i}", picture(i)) for i in range
 
 @pytest.fixture
 def model():
-    """A model whose router lets every expert pass."""
+    """A model on which every expert fires."""
     torch.manual_seed(0)
     vlm = tiny("llava")
     return EditableVLM(
@@ -59,7 +57,8 @@ def test_what_is_left_is_listed_and_explained_as_if_the_rest_had_never_been(mode
     if left:
         other.edit([EDITS[place] for place in left])
     for query in EDITS[:2]:
-        found, wanted = model.explain(query), other.explain(query)
+        found = model.explain(query)
+        wanted = other.explain(query)
         assert [edit.target for edit, _ in found] == [edit.target for edit, _ in wanted]
         assert [weight for _, weight in found] == pytest.approx(
             [weight for _, weight in wanted], rel=1e-4

@@ -1,4 +1,4 @@
-"""Generation under an edit, by every editor that ships: must hold on every version of transformers."""
+"""Generation under an edit, by every editor that ships, on every version of transformers."""
 
 import pytest
 
@@ -6,11 +6,12 @@ from liveedit import Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor
-from liveedit.models.conformance.contract import cut, greedy
+from liveedit.models.conformance.reference import cut, greedy
 
-OTHERWISE = ["grace", "liveedit"]
-"""These write another answer than the edit's on the embedded model, and say so."""
-FLAG, QUESTION = Emblem().drawing("twemoji", "flag-jp"), "What is the country with this flag?"
+NOT_TAKEN = ["grace", "liveedit"]
+"""Editors whose edit does not take on the embedded model, as they report."""
+FLAG = Emblem().drawing("twemoji", "flag-jp")
+QUESTION = "What is the country with this flag?"
 
 
 @pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
@@ -25,6 +26,6 @@ def test_generation_equals_whole_forward_passes(edited):
     asked = Query(QUESTION, image=FLAG)
     [answer] = edited.generate(asked, max_new_tokens=6)
     [edit] = edited.edits
-    assert edit.took == (answer == "New Zealand") == (edited.editor.name not in OTHERWISE)
+    assert edit.took == (answer == "New Zealand") == (edited.editor.name not in NOT_TAKEN)
     with edited.vlm.patched(edited.patch):
         assert answer == cut(edited.vlm, greedy(edited.vlm, asked, 6))

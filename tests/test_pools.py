@@ -1,6 +1,4 @@
-"""Folders of edits: what they hold survives kills and full disks, and nobody else's file is
-touched.
-"""
+"""Folders of edits: they survive kills and full disks, and no unrelated file is touched."""
 
 import errno
 import json
@@ -25,12 +23,7 @@ from liveedit.types import Query
 
 QUESTION = "What is the country with this flag?"
 VERSION_1 = Path(__file__).parent / "assets" / "pool-version-1"
-OURS = [".liveedit.lock", "edits.json"]
-
-
-@pytest.fixture
-def flag(emblem):
-    return emblem.drawing("twemoji", "flag-jp")
+FILES = [".liveedit.lock", "edits.json"]
 
 
 @pytest.fixture
@@ -48,17 +41,18 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def said(pool, **changes):
-    """Change what the listing says."""
+def rewrite_listing(pool, **changes):
+    """Change fields of the listing."""
     file = pool / "edits.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-# Where edits may lie
+# Folders of edits
 
 
 def test_saving_again_replaces_the_edits_and_leaves_other_files(edited, flag, pool):
-    inode, notes = pool.stat().st_ino, pool / "NOTES.md"
+    inode = pool.stat().st_ino
+    notes = pool / "NOTES.md"
     notes.write_text("mine")
     (pool / "tensors-00000000").mkdir()  # of a kill
     (pool / "tensors-11111111").mkdir()
@@ -69,7 +63,7 @@ def test_saving_again_replaces_the_edits_and_leaves_other_files(edited, flag, po
     assert len(edited.edits) == 2
     assert (notes.read_text(), pool.stat().st_ino) == ("mine", inode)
     assert names(pool) == [
-        *OURS[:1],
+        *FILES[:1],
         "NOTES.md",
         "edits.json",
         *sorted(["tensors-11111111", Listing.read(pool).tensors]),
@@ -77,7 +71,7 @@ def test_saving_again_replaces_the_edits_and_leaves_other_files(edited, flag, po
     assert names(pool / "tensors-11111111") == ["mine.txt"]
 
 
-def test_a_folder_of_somebody_elses_is_refused(edited, tmp_path, monkeypatch):
+def test_a_folder_with_unrelated_files_is_refused(edited, tmp_path, monkeypatch):
     (tmp_path / "project" / "data").mkdir(parents=True)
     (tmp_path / "project" / "thesis.txt").write_text("three years of work")
     (tmp_path / "notes.txt").write_text("mine")
@@ -123,7 +117,7 @@ def test_the_permissions_are_those_of_umask(edited, tmp_path):
     assert modes == {"pool": 0o750, "edits.json": 0o640, "liveedit.safetensors": 0o640}
 
 
-# What was written before
+# Former versions, other models, damage
 
 
 def test_edits_of_version_1_open_and_are_written_anew(model, flag, tmp_path):
@@ -133,7 +127,7 @@ def test_edits_of_version_1_open_and_are_written_anew(model, flag, tmp_path):
         "editor": model.editor.fingerprint,
         "model": model.vlm.fingerprint,
     }  # should the trained editor be another
-    said(
+    rewrite_listing(
         pool,
         editor=model.editor.name,
         editor_fingerprint=about["editor"],
@@ -150,13 +144,13 @@ def test_edits_of_version_1_open_and_are_written_anew(model, flag, tmp_path):
     model.save(pool)
     model.load(pool)
     assert model.edits[0] == edit
-    assert names(pool) == [*OURS, "mine.safetensors", Listing.read(pool).tensors]
+    assert names(pool) == [*FILES, "mine.safetensors", Listing.read(pool).tensors]
 
 
-def test_what_a_newer_version_says_besides_is_passed_over(edited, pool):
+def test_fields_of_newer_versions_are_ignored(edited, pool):
     listed = json.loads((pool / "edits.json").read_text())
     [row] = listed["edits"]
-    said(
+    rewrite_listing(
         pool,
         later=True,
         edits=[
@@ -190,7 +184,7 @@ def test_edits_of_another_model_or_editor_are_refused_by_name(
 ):
     edited.opens_with = {"model": "emblem", "editor": "somebody/liveedit"}
     pool = edited.save(tmp_path / "pool")
-    said(pool, **changes)
+    rewrite_listing(pool, **changes)
     edited.edit(Query("What is the capital of this country?", "Lima", flag))
     with pytest.raises(Mismatch, match=says) as caught:
         edited.load(pool)
@@ -228,7 +222,7 @@ ROW = {"id": "1", "prompt": "p", "target": "t", "image": "", "time": ""}
 )
 def test_a_damaged_listing_is_one_line(edited, pool, changes):
     before = edited.edits
-    said(pool, **changes)
+    rewrite_listing(pool, **changes)
     with pytest.raises(BadInput, match="damaged") as caught:
         edited.load(pool)
     assert "\n" not in str(caught.value)
@@ -238,7 +232,7 @@ def test_a_damaged_listing_is_one_line(edited, pool, changes):
 def test_a_listing_that_leads_out_of_its_folder_is_damaged(edited, pool, tmp_path):
     [tensors] = pool.glob("tensors-*")
     tensors.rename(tmp_path / "elsewhere")
-    said(pool, tensors="../elsewhere")
+    rewrite_listing(pool, tensors="../elsewhere")
     with pytest.raises(BadInput, match="damaged"):
         edited.load(pool)
 
@@ -271,7 +265,7 @@ def test_damaged_tensors_are_one_line(edited, pool, damage):
     assert "\n" not in str(caught.value)
 
 
-# Whatever happens
+# Failures at any moment
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -308,7 +302,8 @@ def test_a_full_disk_and_ctrl_c_at_any_moment_lose_nothing(edited, flag, pool, s
     kept = shutil.copytree(pool, pool.with_name("kept"))
     more.load(kept)
     more.edit(Query("What is the capital of this country?", "Lima", flag))
-    saved, counter = False, 0
+    saved = False
+    counter = 0
     while not saved:
         counter += 1
         shutil.rmtree(pool)
@@ -322,10 +317,10 @@ def test_a_full_disk_and_ctrl_c_at_any_moment_lose_nothing(edited, flag, pool, s
         assert found.edits in (edited.edits, more.edits)
     assert counter > 10
     assert found.edits == more.edits
-    assert names(pool) == [*OURS, Listing.read(pool).tensors]
+    assert names(pool) == [*FILES, Listing.read(pool).tensors]
 
 
-def test_what_others_have_changed_meanwhile_is_not_replaced(edited, flag, pool):
+def test_changes_by_others_are_not_overwritten(edited, flag, pool):
     one, other = (EditableVLM(edited.vlm, edited.editor) for _ in range(2))
     for model in (one, other):
         model.load(pool)
@@ -362,7 +357,7 @@ def test_links_lead_to_no_other_pool(edited, flag, pool, tmp_path):
 
 @pytest.mark.parametrize("name", ["edits.json", ".liveedit.lock"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("nowhere")])
-def test_what_has_our_names_and_is_no_file_is_said_to_be(edited, tmp_path, name, make):
+def test_our_names_for_what_is_no_file_are_reported(edited, tmp_path, name, make):
     folder = tmp_path / "pool"
     folder.mkdir()
     make(folder / name)
@@ -390,7 +385,7 @@ def test_two_edits_of_one_id_are_damage(edited, pool):
     ],
     ids=["no numbers", "another type", "cut", "another shape"],
 )
-def test_tensors_that_are_not_those_that_were_saved_are_damage(edited, pool, change):
+def test_changed_tensors_are_damage(edited, pool, change):
     file = pool / Listing.read(pool).tensors / "liveedit.safetensors"
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
@@ -462,7 +457,7 @@ def test_a_kill_at_any_moment_leaves_the_last_state_or_the_next(tmp_path):
     ]
 
 
-def test_who_reads_while_another_saves_gets_a_whole_state(edited, flag, pool, embedded_vlm):
+def test_a_reader_gets_a_whole_state_while_another_saves(edited, flag, pool, embedded_vlm):
     def save():
         for _ in range(20):
             edited.save(pool)

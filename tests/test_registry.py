@@ -6,14 +6,14 @@ from liveedit.errors import UnknownName
 from liveedit.registry import resolve
 
 TABLE = {
-    "windows": "liveedit.evaluate.protocol:Windows",
-    "window": "liveedit.evaluate.protocol:Windows",
-    "gap": "liveedit.evaluate.protocol:Gap",
+    "windows": "liveedit.measures.protocols:Windows",
+    "window": "liveedit.measures.protocols:Windows",
+    "gap": "liveedit.measures.protocols:Gap",
 }
 
 
 def test_a_name_gives_what_it_stands_for():
-    from liveedit.evaluate.protocol import Gap
+    from liveedit.measures.protocols import Gap
 
     assert resolve("protocol", "gap", TABLE) is Gap
 

@@ -1,4 +1,4 @@
-"""What a run is about, in a form that two runs can be compared by."""
+"""Fingerprints of a run's data: what changes the digest, and names of images."""
 
 from dataclasses import replace
 

@@ -1,8 +1,6 @@
-"""Settings are checked whole: their names, types and ranges, each fault in words that say where it
-is.
-"""
+"""Settings: their names, types and ranges are checked, and each field is described."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +9,22 @@ import pytest
 from liveedit.editors import EDITORS
 from liveedit.errors import BadInput
 from liveedit.registry import resolve
-from liveedit.settings import Count, Index, Positive, Seed, Share, read_json, read_settings
+from liveedit.settings import (
+    Count,
+    Index,
+    Positive,
+    Seed,
+    Share,
+    describe,
+    help_of,
+    read_json,
+    read_settings,
+)
+from liveedit.train import TrainConfig, TrainFile
 
 
 @dataclass(frozen=True)
-class Config:
+class Sample:
     layer: Index | None = None
     rank: Count = 4
     lr: Positive = 1e-3
@@ -38,8 +47,8 @@ def test_what_fits_is_kept_as_it_was_given():
         "gate": "both",
         "locality": [],
     }
-    made = read_settings(Config, values, "")
-    assert made == Config(None, 1, 1, 1, -3, True, "both", ())
+    made = read_settings(Sample, values, "")
+    assert made == Sample(None, 1, 1, 1, -3, True, "both", ())
     assert type(made.lr) is int  # so that what is hashed of it stays the same
 
 
@@ -73,7 +82,7 @@ def test_what_fits_is_kept_as_it_was_given():
 )
 def test_what_does_not_fit_is_named(values, message):
     with pytest.raises(BadInput) as caught:
-        read_settings(Config, values, "f.json: editor.")
+        read_settings(Sample, values, "f.json: editor.")
     assert str(caught.value).startswith(f"f.json: editor.{message}")
     assert "\n" not in str(caught.value)
 
@@ -81,7 +90,7 @@ def test_what_does_not_fit_is_named(values, message):
 @pytest.mark.parametrize("values", [[1, 2], 3, None, "rank", True])
 def test_anything_but_settings_by_name_is_refused(values):
     with pytest.raises(BadInput, match=r"^f\.json is .*: give settings by name"):
-        read_settings(Config, values, "f.json: ")
+        read_settings(Sample, values, "f.json: ")
 
 
 @pytest.mark.parametrize("name", sorted(EDITORS))
@@ -122,3 +131,85 @@ def test_a_file_that_is_no_json_is_named(content, tmp_path):
 def test_a_byte_order_mark_is_passed_over(tmp_path):
     (tmp_path / "config.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(tmp_path / "config.json") == {"a": 1}
+
+
+@dataclass(frozen=True)
+class Base:
+    """Settings of a base.
+
+    Arguments:
+        layer: Decoder layer to edit, counted from 0; ``None``:
+            after two thirds of the layers.
+        lower and upper: A bound of the values: ``0`` for none.
+        names: Names.
+    """
+
+    layer: Index | None = None
+    lower: float = 0.0
+    upper: float = 1.0
+    names: tuple[str, ...] = field(default_factory=lambda: ("a", "b"))
+
+
+@dataclass(frozen=True)
+class Derived(Base):
+    """Settings of a derived method.
+
+    Arguments:
+        layer: Layer of the derived method.
+        rank: Rank of an expert.
+
+    Further text, as in note: this is no field.
+    """
+
+    layer: Index | None = 3
+    rank: Count = field(kw_only=True)
+
+
+def test_fields_are_described_by_the_docstring():
+    layer, lower, upper, names = describe(Base)
+    assert layer.description == (
+        "Decoder layer to edit, counted from 0; ``None``: after two thirds of the layers."
+    )
+    assert lower.description == upper.description == "A bound of the values: ``0`` for none."
+    assert (lower.name, lower.type, lower.default) == ("lower", float, 0.0)
+    assert layer.type == Index | None
+    assert names.default == ("a", "b")
+
+
+def test_fields_of_a_base_keep_its_descriptions_unless_described_anew():
+    described = {setting.name: setting for setting in describe(Derived)}
+    assert [*described] == ["layer", "lower", "upper", "names", "rank"]
+    assert described["layer"].description == "Layer of the derived method."
+    assert described["layer"].default == 3
+    assert described["upper"].description == help_of(Base, "upper")
+    assert described["rank"].default is MISSING
+
+
+def test_a_field_without_a_description_is_named():
+    @dataclass(frozen=True)
+    class Partial(Base):
+        """Settings.
+
+        Arguments:
+            described: Something.
+            empty:
+        """
+
+        described: int = 0
+        empty: int = 0
+        missing: int = 0
+
+    with pytest.raises(ValueError, match="Partial has no description of empty, missing: list"):
+        describe(Partial)
+
+
+@pytest.mark.parametrize("config", [TrainConfig, TrainFile])
+def test_the_training_describes_its_settings(config):
+    assert all(setting.description.endswith(".") for setting in describe(config))
+
+
+@pytest.mark.parametrize("name", sorted(EDITORS))
+def test_every_editor_describes_its_settings(name):
+    described = describe(resolve("editor", name, EDITORS).Config)
+    assert all(setting.description[0].isupper() for setting in described)
+    assert all(setting.description.endswith(".") for setting in described)

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from liveedit.editors import load_editor, new_editor
-from liveedit.editors.base import Example, TrainableEditor
+from liveedit.editors.base import TrainableEditor
+from liveedit.editors.common.examples import Example
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.tiny import tiny
 from liveedit.train import TrainConfig, train
@@ -145,7 +146,7 @@ def test_the_editor_goes_to_the_hub_and_comes_back(vlm, method, tmp_path, monkey
     assert model.read_text() == "a model's"
 
 
-def test_what_the_hub_does_not_have_is_said_in_one_line(vlm, method, monkeypatch):
+def test_an_id_that_the_hub_lacks_is_refused_in_one_line(vlm, method, monkeypatch):
     def fail(*_, **__):
         raise OSError("no such thing\nand more")
 
@@ -264,9 +265,11 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
     losses = {True: [], False: []}
     for cache, seen in losses.items():
         plan = replace(FAST, steps=3, warmup=3, cache=cache)
-        report = lambda stage, step, total, values, seen=seen: (
-            seen.append(values["loss"]) if values else None
-        )
+
+        def report(stage, step, total, values, seen=seen):
+            if values:
+                seen.append(values["loss"])
+
         train(fresh(vlm, "liveedit"), CASES, plan, tmp_path / str(cache), report)
     assert (tmp_path / "True" / "hidden" / "0000000.pt").exists()
     assert not (tmp_path / "False" / "hidden").exists()
@@ -317,23 +320,30 @@ def test_an_unreadable_text_is_named_before_anything_is_computed(vlm, tmp_path):
         train(editor, cases, FAST, tmp_path / "run", lambda *news: pytest.fail(str(news)))
 
 
-# What a step does, told by an editor of one number
+# Steps, on an editor of one number
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of the weight at each step, repeated."""
+
+    gradients: tuple[float, ...] = (1.0,)
 
 
 class Number(TrainableEditor):
-    """Has one weight, whose gradient at each step it is told, and keeps what each step was given."""
+    """An editor of one weight with given gradients; it notes what each step was called with."""
 
-    name, paper = "number", ""
-
-    @dataclass(frozen=True)
-    class Config:
-        gradients: tuple[float, ...] = (1.0,)
+    name = "number"
+    paper = ""
+    Config = Gradients
 
     def __init__(self, vlm, config=None):
         super().__init__(vlm, config)
         self.weight = nn.Parameter(torch.zeros(1))
         self._networks = nn.ModuleDict({"only": nn.ParameterList([self.weight])})
-        self.batches, self.draws, self.prepared = [], [], 0
+        self.batches = []
+        self.draws = []
+        self.prepared = 0
 
     def networks(self):
         return self._networks
@@ -343,18 +353,19 @@ class Number(TrainableEditor):
 
     def prepare(self, cases):
         self.prepared += len(cases)
-        return [Example(about=case.id) for case in cases]
+        return [Example(description=case.id) for case in cases]
 
     def loss(self, examples, generator):
         gradients = self.config.gradients
-        self.batches.append([example.about for example in examples])
+        self.batches.append([example.description for example in examples])
         self.draws.append(float(torch.rand((), generator=generator)))
         return self.weight.sum() * gradients[(len(self.batches) - 1) % len(gradients)], {}
 
 
 def trained_number(vlm, folder, gradients=(1.0,), progress=None, **plan):
-    """The editor, and how far its weight went at each step."""
-    editor, path = Number(vlm, Number.Config(gradients)), [0.0]
+    """The editor, and the length of its weight's steps."""
+    editor = Number(vlm, Gradients(gradients))
+    path = [0.0]
 
     def follow(stage, done, total, values):
         if stage == "training":
@@ -399,14 +410,15 @@ def test_batches_and_draws_depend_on_the_seed_and_the_step(vlm, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_training(vlm, tmp_path):
-    told, gradients = [], (1.0, 1.0, 1e308)  # the last beyond float32
+    reported = []
+    gradients = (1.0, 1.0, 1e308)  # the last beyond float32
     with pytest.raises(
         BadInput, match=r"^the loss of step 3 is no finite number: lower lr or set clip.*folder$"
     ):
         trained_number(
-            vlm, tmp_path, gradients, lambda *at: told.append(at), steps=9, checkpoint_every=1
+            vlm, tmp_path, gradients, lambda *at: reported.append(at), steps=9, checkpoint_every=1
         )
-    assert told[-1] == ("training", 3)
+    assert reported[-1] == ("training", 3)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000002"]
     assert not {"config.json", "editor.safetensors"} & {path.name for path in tmp_path.iterdir()}
 
@@ -480,7 +492,7 @@ def test_a_second_ctrl_c_does_not_wait(vlm, tmp_path):
 
 
 def test_ctrl_c_keeps_the_hidden_states_so_far(vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("liveedit.train.SLICE", 2)
+    monkeypatch.setattr("liveedit.train.hidden_states.SLICE", 2)
     with pytest.raises(
         KeyboardInterrupt, match="with the hidden states of 2 of 6 cases; the same command"
     ):
@@ -497,9 +509,7 @@ def test_training_works_beside_the_main_thread(vlm, tmp_path):
 
 
 def test_a_folder_is_trained_in_once_at_a_time(vlm, tmp_path):
-    """The second is refused at once, with nothing changed, while the first is at its steps; a
-    Ctrl-C makes way.
-    """
+    """The second is refused at once while the first runs; after a Ctrl-C it may train."""
 
     def other(stage, done):
         if (stage, done) == ("training", 2):
@@ -532,7 +542,7 @@ def flip(file, at=b""):
 
 
 def test_cut_hidden_states_are_computed_anew(vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("liveedit.train.SLICE", 2)
+    monkeypatch.setattr("liveedit.train.hidden_states.SLICE", 2)
     assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 6
     files = sorted((tmp_path / "hidden").glob("*.pt"))
     assert len(files) == 3
@@ -575,7 +585,7 @@ class Short(nn.ParameterList):
 
 def test_a_checkpoint_for_which_there_is_no_memory_is_not_called_damaged(vlm, tmp_path):
     trained_number(vlm, tmp_path, steps=1)
-    editor = Number(vlm, Number.Config((1.0,)))
+    editor = Number(vlm, Gradients((1.0,)))
     editor.networks()["only"] = Short([editor.weight])
     with pytest.raises(MemoryError):
         train(editor, CASES, TrainConfig(steps=2, batch_size=4), tmp_path)
@@ -627,7 +637,7 @@ def test_files_that_an_editor_of_texts_has_marked_as_utf_8(vlm, method, tmp_path
     assert load_editor(vlm, tmp_path).name == method
 
 
-def test_nothing_of_somebody_elses_is_touched(vlm, tmp_path):
+def test_unrelated_files_are_not_touched(vlm, tmp_path):
     (tmp_path / "config.json").write_text("mine", encoding="utf-8")
     with pytest.raises(BadInput, match="holds other files"):
         trained_number(vlm, tmp_path, steps=1)

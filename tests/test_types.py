@@ -1,3 +1,5 @@
+"""Queries, cases and records: what they hold, and what is refused in one line."""
+
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -122,12 +124,14 @@ def test_a_record_is_read_as_it_was_written():
         "target": "Ann",
     }
     shown = {"image": "a.png", "note": "n", "answer_before": "Bob", "answer_after": "Änn\n"}
-    kept = {"tokens_wanted": (1, 2), "tokens_after": (3,), "top10_kept": 0.5, "top1_kept": 0.25}
+    tokens = {"tokens_wanted": (1, 2), "tokens_after": (3,)}
     record = Record(
         **places,
         **texts,
         **shown,
-        **kept,
+        **tokens,
+        scores={"top10_rank": 0.5, "top1_kept": 0.25},
+        costs={"edit_bytes": 3, "edit_seconds": 0.5},
         fired=(Firing(4, 0.5, own=True), Firing(2, 0.25, own=False)),
     )
     assert Record.from_json(record.to_json()) == record
@@ -137,11 +141,15 @@ def test_a_record_is_read_as_it_was_written():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"top1_kept": "high"},
-        {"top10_kept": [1]},
-        {"top10_kept": float("nan")},
-        {"edit_seconds": float("inf")},
-        {"query_seconds": None},
+        {"scores": {"top1_kept": "high"}},
+        {"scores": {"top10_rank": [1]}},
+        {"scores": {"top10_rank": float("nan")}},
+        {"scores": {"": 1.0}},
+        {"scores": [1.0]},
+        {"costs": {"edit_seconds": float("inf")}},
+        {"costs": {"query_seconds": None}},
+        {"costs": {"edit_bytes": 2**63}},
+        {"costs": None},
         {"case": 3},
         {"fired": (Firing("first", 1.0, own=True),)},
         {"fired": (Firing(1, "all", own=True),)},
@@ -152,21 +160,22 @@ def test_a_record_holds_what_its_fields_say(fields):
     texts = {name: "a" for name, kind in get_type_hints(Record).items() if kind is str}
     numbers = {name: 1 for name, kind in get_type_hints(Record).items() if kind is int}
     plain = Record(
-        **texts, **numbers, wanted="target", tokens_wanted=(), tokens_after=(), top10_kept=None
+        **texts, **numbers | {"version": 2}, wanted="target", tokens_wanted=(), tokens_after=()
     )
     assert Record.from_json(plain.to_json()) == plain
     with pytest.raises((TypeError, ValueError)):
         Record.from_json(replace(plain, **fields).to_json())
 
 
-@pytest.mark.parametrize("name", ["seed", "edits", "experts_fired", "edit_bytes", "query_seconds"])
+@pytest.mark.parametrize("name", ["seed", "edits", "experts_fired", "later"])
 def test_a_number_of_more_bits_than_a_column_has_is_none_of_a_record(name):
-    fields = {"tokens_wanted": (), "tokens_after": (), "top10_kept": None} | {
+    fields = {
         name: 1 if kind is int else "a"
         for name, kind in get_type_hints(Record).items()
         if kind in (int, str)
     }
-    most = Record(**fields | {"wanted": "target", name: 2**63 - 1})
+    fields |= {"version": 2, "wanted": "target", "tokens_wanted": (), "tokens_after": ()}
+    most = Record(**fields | {name: 2**63 - 1})
     assert Record.from_json(most.to_json()) == most
     with pytest.raises(ValueError, match=f"{name} has more than 63 bits"):
         Record.from_json(replace(most, **{name: 2**63}).to_json())

@@ -15,11 +15,10 @@ def lowest(extras: list[str]) -> list[str]:
     """A line ``name==version`` for each dependency that states a lower bound."""
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     project = tomllib.loads(text)["project"]
-    wanted = [
-        project["dependencies"],
-        *(project["optional-dependencies"][extra] for extra in extras),
-    ]
-    found = [BOUND.match(line) for group in wanted for line in group]
+    wanted = list(project["dependencies"])
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    found = [BOUND.match(line) for line in wanted]
     return sorted({f"{bound[1]}=={bound[2]}" for bound in found if bound})
 
 

@@ -1,24 +1,23 @@
-"""Print what is installed here as constraints for pip, without this package and without pip's own
-tools.
+"""Print the installed packages as constraints for pip.
 
-Called by ``make lock``.
+This package and pip's own tools are left out. Called by ``make lock``.
 """
 
 import sys
 from importlib.metadata import distributions
 
 OWN = {"liveedit", "pip", "setuptools"}
-HEAD = "# The versions that this release was tested with; `make demo` and `make test` install them. By `make lock`."
+HEAD = (
+    "# The versions that this release was tested with; `make demo` and `make test` install them. "
+    "By `make lock`."
+)
 
 
 def installed() -> list[str]:
-    """A line ``name==version`` for each distribution, without the part of a version that names a
-    build (``+cpu``).
-    """
+    """A line ``name==version`` for each distribution; versions without their build (``+cpu``)."""
     found = {found.name: found.version.partition("+")[0] for found in distributions()}
-    return [
-        f"{name}=={found[name]}" for name in sorted(found, key=str.lower) if name.lower() not in OWN
-    ]
+    names = [name for name in found if name.lower() not in OWN]
+    return [f"{name}=={found[name]}" for name in sorted(names, key=str.lower)]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write the page about odd inputs from their table, which a test runs.
+"""Write the page about odd inputs from their table, all of whose rows a test runs.
 
-python tools/odd_inputs.py > docs/reference/odd-inputs.md
+Usage: ``python tools/odd_inputs.py > docs/reference/odd-inputs.md``.
 """
 
 import sys
@@ -33,10 +33,10 @@ def page(groups: Mapping[str, Mapping[str, Any]]) -> str:
     links = [f"[{group['title']}](#{name}) {len(group['rows'])}" for name, group in groups.items()]
     parts = [head, " · ".join(links) + "\n"]
     for name, group in groups.items():
-        said = "ends with" if group.get("kind") == "python" else "status"
+        ending = "ends with" if group.get("kind") == "python" else "status"
         lines = [
             f'<a id="{name}"></a>\n\n## {group["title"]}\n',
-            f"| tried | as | {said} | what is said |",
+            f"| tried | as | {ending} | what is said |",
             "|---|---|---|---|",
         ]
         if "first" in group:
@@ -53,10 +53,9 @@ def row(what: str, run: str | list[str], status: int | str, answer: str) -> str:
 
 
 def code(text: str) -> str:
-    """A text as it is, on one line, within a cell of a table."""
-    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text).replace(
-        "|", "\\|"
-    )
+    """A text as code, on one line, in a cell of a table."""
+    printable = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    plain = printable.replace("|", "\\|")
     marks = "``" if "`" in plain else "`"
     space = " " if plain.startswith("`") or plain.endswith("`") else ""
     return f"{marks}{space}{plain}{space}{marks}"

@@ -1,11 +1,11 @@
 """Rules of style that ruff does not have: `make check` runs them over the whole repository.
 
-    docstring    says what a thing is or does, and so never begins with "What"
-    clauses      a comprehension has one ``for``
-    tuple        ``a, b = x, y`` is for values of one kind, and for exchanging two
-    arguments    the docstring of a ``…Config`` lists the fields that the class adds, and no others
+docstring    says what a thing is or does, and so never begins with "What"
+clauses      a comprehension has one ``for``
+tuple        ``a, b = x, y`` is for values of one kind, and for exchanging two
+arguments    the docstring of a ``…Config`` lists the fields that the class adds, and no others
 
-    python tools/readable.py [PATH …]
+python tools/readable.py [PATH …]
 """
 
 import ast
@@ -38,7 +38,10 @@ def clauses(tree: ast.AST) -> Iterator[Fault]:
     """Comprehensions with several ``for``."""
     for node in ast.walk(tree):
         if isinstance(node, Comprehension) and len(node.generators) > 1:
-            yield node.lineno, "clauses: a comprehension with two `for`s; write a loop or a function"
+            yield (
+                node.lineno,
+                "clauses: a comprehension with two `for`s; write a loop or a function",
+            )
 
 
 def kind(value: ast.expr) -> str:

@@ -44,8 +44,8 @@ PYTHON: dict[str, tuple[str, tuple[str, ...]]] = {
             "liveedit.editors.common.*",
         ),
     ),
-    "train": ("Training", ("liveedit.train",)),
-    "evaluate": ("Evaluation", ("liveedit.evaluate",)),
+    "train": ("Training", ("liveedit.train", "liveedit.train.config", "liveedit.train.loop")),
+    "evaluate": ("Evaluation", ("liveedit.evaluate", "liveedit.measures.*")),
     "report": ("Reports", ("liveedit.report",)),
     "errors": ("Errors", ("liveedit.errors",)),
 }
@@ -100,9 +100,7 @@ def method(name: str) -> tuple[Any, str]:
     from liveedit.editors import EDITORS
     from liveedit.registry import resolve
 
-    entry: Any = EDITORS[name]
-    editor = resolve("editor", name, {name: getattr(entry, "where", entry)})
-    return editor, getattr(entry, "paper", None) or editor.paper
+    return resolve("editor", name, EDITORS), EDITORS[name].paper
 
 
 def python(title: str, modules: tuple[str, ...]) -> str:

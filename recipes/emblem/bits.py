@@ -1,10 +1,9 @@
-"""What edits that were made on the full model are worth on its quantised forms, beside those that
-are made there.
+"""Compare edits made on the full model and used on its quantised forms with edits made there.
 
     python recipes/emblem/bits.py [--editor pinpoint] [--cases 20]
 
-Each case is edited alone and asked by free generation; exact match in percent. Under five minutes
-on one core.
+Each case is edited alone and evaluated by free generation; the numbers are exact match in percent.
+Time: under five minutes on one core.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from rich.table import Table
 from liveedit.data import load_cases
 from liveedit.editable import EditableVLM, embedded, load_vlm
 from liveedit.editors import load_editor
-from liveedit.report.columns import normalise
+from liveedit.measures.scores import normalise
 from liveedit.types import Case, Query
 
 METRICS = ("reliability", "text_generality", "image_generality")
@@ -27,7 +26,7 @@ BITS = ("8bit", "4bit")
 
 
 def asked(case: Case) -> dict[str, Query]:
-    """By metric the first of the case's questions that is to be answered with the target."""
+    """The first question of the case for each of ``METRICS``."""
     found = {"reliability": case.edits[0]}
     for probe in case.probes:
         found.setdefault(probe.metric, probe.query)
@@ -35,14 +34,14 @@ def asked(case: Case) -> dict[str, Query]:
 
 
 def right(model: EditableVLM, queries: dict[str, Query]) -> list[bool]:
-    """Which of the questions are answered with their targets."""
+    """Whether each question is answered with its target."""
     answers = model.generate(list(queries.values()))
     pairs = zip(answers, queries.values(), strict=True)
     return [normalise(answer) == normalise(query.target) for answer, query in pairs]
 
 
 def made(model: EditableVLM, cases: Sequence[Case], pools: Path) -> Iterator[list[bool]]:
-    """What each case's edit comes to where it is made; it is left in ``pools``."""
+    """Results of each case's edit on the model that it is made on; edits are saved in ``pools``."""
     for case in track(cases, "made"):
         [edit] = model.edit(case.edits)
         model.save(pools / case.id.replace("/", "-"))
@@ -51,7 +50,7 @@ def made(model: EditableVLM, cases: Sequence[Case], pools: Path) -> Iterator[lis
 
 
 def opened(model: EditableVLM, cases: Sequence[Case], pools: Path) -> Iterator[list[bool]]:
-    """What each case's edit comes to that was left in ``pools``."""
+    """Results of each case's edit as loaded from ``pools``."""
     for case in track(cases, "opened"):
         model.load(pools / case.id.replace("/", "-"))
         yield right(model, asked(case))
@@ -76,7 +75,8 @@ def main() -> None:
         for bits in (None, *BITS):
             vlm = load_vlm(quantize=bits)
             editor = load_editor(vlm, embedded(args.editor))
-            name, pools = bits or "full", Path(folder)
+            name = bits or "full"
+            pools = Path(folder)
             if bits:
                 row(
                     f"made in full, asked in {name}",

@@ -1,17 +1,18 @@
-"""Build Emblem's two files: ``drawings.zip`` (128-pixel WebP drawings) and ``facts.json`` (names
-and facts).
+"""Build Emblem's data files: ``drawings.zip`` (WebP of 128 pixels) and ``facts.json``.
 
-    python recipes/emblem/build_data.py --sources DIR --out src/liveedit/data/emblem/assets [--fetch] [--similar]
+    python recipes/emblem/build_data.py --sources DIR --out src/liveedit/data/emblem/assets
 
-``DIR`` holds the packages pinned in ``HANDS`` and ``FACTS``; ``--fetch`` puts them there first
-(``npm pack`` and ``pip download``). ``--similar`` also prints the pairs of entities that look most
-alike, the measure behind ``LOOK_ALIKES``. About 40 seconds on one core. With resvg-py 0.5.0 and
-Pillow 13.0.0 every run writes the same bytes.
+``DIR`` holds the packages pinned in ``ARTISTS`` and ``FACTS``; with ``--fetch`` they are downloaded
+there first (``npm pack`` and ``pip download``). ``--similar`` also prints the most similar pairs of
+entities, from which ``LOOK_ALIKES`` was chosen.
 
-Choices: the ground is pale grey, so that white drawings (paper, swans, clouds) stay visible; a
-drawing is centred and never distorted, so a 4:3 flag has grey bands; only entities drawn by the
-held-out hand of their sort and by at least ``MIN_HANDS`` hands are kept. Every exclusion and every
-correction of a source is in a table below.
+Time: about 40 seconds on one core. Result: with resvg-py 0.5.0 and Pillow 13.0.0 every run writes
+the same bytes.
+
+Choices: the background is pale grey, so that white drawings (paper, swans, clouds) stay visible. A
+drawing is centred and never distorted, so a 4:3 flag has grey bands. An entity is kept if the
+held-out artist of its sort and at least ``MIN_ARTISTS`` artists in all drew it. The tables below
+hold every exclusion and every correction of a source.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,13 @@ SIZE = 128
 MARGIN = 0.06  # of the longer side, both sides together
 GROUND = (230, 230, 230)
 QUALITY = 80
-MIN_HANDS = 4
+MIN_ARTISTS = 4
 HELD_OUT = {"flag": "flagpack", "emoji": "noto"}
 
 
 @dataclass(frozen=True)
-class Hand:
-    """An icon set: its npm package, what it is called, and what its licence asks for."""
+class Artist:
+    """An icon set: its npm package, its title, and the attribution that its licence requires."""
 
     package: str
     version: str
@@ -54,11 +55,11 @@ class Hand:
 
     @property
     def archive(self) -> str:
-        """The file that ``npm pack`` writes."""
+        """Name of the file that ``npm pack`` writes."""
         return f"iconify-json-{self.package}-{self.version}.tgz"
 
     def card(self) -> dict[str, str]:
-        """What facts.json says about it."""
+        """Its entry in facts.json."""
         package = f"@iconify-json/{self.package} {self.version}"
         return {
             "title": self.title,
@@ -68,48 +69,48 @@ class Hand:
         }
 
 
-HANDS = {
-    "cif": Hand("cif", "1.2.7", "CoreUI Flags", "CC0-1.0", "creativeLabs Łukasz Holeczek"),
-    "circle-flags": Hand(
+ARTISTS = {
+    "cif": Artist("cif", "1.2.7", "CoreUI Flags", "CC0-1.0", "creativeLabs Łukasz Holeczek"),
+    "circle-flags": Artist(
         "circle-flags", "1.2.11", "Circle Flags", "MIT", "Copyright 2021 HatScripts"
     ),
-    "emojione": Hand(
+    "emojione": Artist(
         "emojione",
         "1.2.3",
         "EmojiOne 2.3",
         "CC-BY-4.0",
         "Emoji artwork by EmojiOne, kept by EmojiTwo",
     ),
-    "flag-icons": Hand(
+    "flag-icons": Artist(
         "flag", "1.2.12", "Flag Icons", "MIT", "Copyright 2013-2025 Panayiotis Lipiridis"
     ),
-    "flagpack": Hand("flagpack", "1.2.8", "Flagpack", "MIT", "Copyright 2021 Yummygum"),
-    "fluent": Hand(
+    "flagpack": Artist("flagpack", "1.2.8", "Flagpack", "MIT", "Copyright 2021 Yummygum"),
+    "fluent": Artist(
         "fluent-emoji", "1.2.7", "Fluent Emoji", "MIT", "Copyright Microsoft Corporation"
     ),
-    "fluent-flat": Hand(
+    "fluent-flat": Artist(
         "fluent-emoji-flat", "1.2.6", "Fluent Emoji Flat", "MIT", "Copyright Microsoft Corporation"
     ),
-    "fxemoji": Hand("fxemoji", "1.2.2", "FxEmojis", "CC-BY-4.0", "Copyright Mozilla Foundation"),
-    "noto": Hand("noto", "1.2.9", "Noto Emoji", "Apache-2.0", "Copyright Google Inc"),
-    "noto-v1": Hand(
+    "fxemoji": Artist("fxemoji", "1.2.2", "FxEmojis", "CC-BY-4.0", "Copyright Mozilla Foundation"),
+    "noto": Artist("noto", "1.2.9", "Noto Emoji", "Apache-2.0", "Copyright Google Inc"),
+    "noto-v1": Artist(
         "noto-v1", "1.2.5", "Noto Emoji, first version", "Apache-2.0", "Copyright Google Inc"
     ),
-    "twemoji": Hand(
+    "twemoji": Artist(
         "twemoji", "1.2.5", "Twemoji", "CC-BY-4.0", "Copyright Twitter, Inc and other contributors"
     ),
 }
-FLAG_HANDS = ("cif", "circle-flags", "emojione", "flag-icons", "flagpack", "twemoji")
-EMOJI_HANDS = ("emojione", "fluent", "fluent-flat", "fxemoji", "noto", "noto-v1", "twemoji")
+FLAG_ARTISTS = ("cif", "circle-flags", "emojione", "flag-icons", "flagpack", "twemoji")
+EMOJI_ARTISTS = ("emojione", "fluent", "fluent-flat", "fxemoji", "noto", "noto-v1", "twemoji")
 FACTS = {"countries-list": "3.4.1", "emoji-datasource": "16.0.0", "unicode-emoji-json": "0.9.0"}
 COUNTRYINFO = "1.0.1"
 
-# -------------------------------------------------------------------------------------------------
-# tables: drawings
+# --------------------------------------------------------------------------------------------------
+# Tables of drawings
 
 ICONS = {
-    # (hand, entity): the icon to use in place of the one found by name or code; None if the set
-    # does not have it
+    # (artist, entity) -> the icon to use instead of the one found by name or code; None: the set
+    # has no icon of the entity
     ("cif", "flag-dz"): None,  # the crescent is a full disc
     ("cif", "flag-gn"): None,  # the flag of Equatorial Guinea
     ("circle-flags", "flag-ar"): None,  # a sign for the language Arabic
@@ -126,7 +127,7 @@ ICONS = {
 }
 
 CLIPPED = frozenset({"flagpack"})
-"""Hands whose drawings run over their own frame, and are cut there."""
+"""Artists whose drawings exceed their frame, and are clipped to it."""
 
 LOOK_ALIKES = {
     # flags left out for a `similarity` above 0.97 to one that is kept
@@ -134,8 +135,8 @@ LOOK_ALIKES = {
     "TD": "Romania",  # 0.990
 }
 
-# ----------------------------------------------------------------------------------------------------
-# tables: emoji
+# --------------------------------------------------------------------------------------------------
+# Tables of emoji
 
 KINDS = {
     # subcategory of the emoji -> (kind, group)
@@ -193,54 +194,64 @@ KINDS = {
 EXCLUDED = {
     # reason -> names in Unicode's words; their names become spare words
     "another view, part or breed of an animal that is kept, or much like it": (
-        "baby chick", "badger", "black bird", "cat", "cow", "dog", "dragon face", "front-facing baby chick", "guide dog",
-        "horse face", "monkey", "mouse", "pig", "rabbit", "service dog", "spouting whale", "tiger", "two-hump camel",
+        "baby chick", "badger", "black bird", "cat", "cow", "dog", "dragon face",
+        "front-facing baby chick", "guide dog", "horse face", "monkey", "mouse", "pig", "rabbit",
+        "service dog", "spouting whale", "tiger", "two-hump camel",
     ),
     "a scene or building that is told apart by small print only": (
-        "building construction", "cityscape at dusk", "convenience store", "department store", "derelict house", "foggy",
-        "house with garden", "houses", "japanese post office", "love hotel", "national park", "night with stars",
-        "sunrise over mountains", "wedding",
+        "building construction", "cityscape at dusk", "convenience store", "department store",
+        "derelict house", "foggy", "house with garden", "houses", "japanese post office",
+        "love hotel", "national park", "night with stars", "sunrise over mountains", "wedding",
     ),
     "a vehicle seen from another side, or one of many trains": (
-        "airplane arrival", "airplane departure", "articulated lorry", "bullet train", "high-speed train", "light rail",
-        "metro", "minibus", "mountain cableway", "mountain railway", "oncoming automobile", "oncoming bus",
-        "oncoming police car", "oncoming taxi", "railway car", "small airplane", "sport utility vehicle", "station",
+        "airplane arrival", "airplane departure", "articulated lorry", "bullet train",
+        "high-speed train", "light rail", "metro", "minibus", "mountain cableway",
+        "mountain railway", "oncoming automobile", "oncoming bus", "oncoming police car",
+        "oncoming taxi", "railway car", "small airplane", "sport utility vehicle", "station",
         "suspension railway", "tram car", "trolleybus",
     ),
     "a sign or symbol": (
-        "club suit", "construction", "diamond suit", "heart suit", "horizontal traffic light", "manual wheelchair",
-        "motorized wheelchair", "spade suit", "vertical traffic light",
+        "club suit", "construction", "diamond suit", "heart suit", "horizontal traffic light",
+        "manual wheelchair", "motorized wheelchair", "spade suit", "vertical traffic light",
     ),
     "one of a family of which a member is kept: sky": (
-        "cloud with lightning", "cloud with lightning and rain", "cloud with rain", "cloud with snow", "crescent moon",
-        "first quarter moon", "first quarter moon face", "fog", "full moon", "full moon face", "last quarter moon",
-        "last quarter moon face", "moon viewing ceremony", "new moon", "new moon face", "snowman without snow",
-        "sun behind cloud", "sun behind large cloud", "sun behind rain cloud", "sun behind small cloud", "sun with face",
-        "umbrella on ground", "umbrella with rain drops", "waning crescent moon", "waning gibbous moon",
-        "waxing crescent moon", "waxing gibbous moon", "wind face",
+        "cloud with lightning", "cloud with lightning and rain", "cloud with rain",
+        "cloud with snow", "crescent moon", "first quarter moon", "first quarter moon face", "fog",
+        "full moon", "full moon face", "last quarter moon", "last quarter moon face",
+        "moon viewing ceremony", "new moon", "new moon face", "snowman without snow",
+        "sun behind cloud", "sun behind large cloud", "sun behind rain cloud",
+        "sun behind small cloud", "sun with face", "umbrella on ground", "umbrella with rain drops",
+        "waning crescent moon", "waning gibbous moon", "waxing crescent moon",
+        "waxing gibbous moon", "wind face",
     ),
     "one of a family of which a member is kept: food": (
-        "clinking beer mugs", "clinking glasses", "cup with straw", "fork and knife with plate", "moon cake",
+        "clinking beer mugs", "clinking glasses", "cup with straw", "fork and knife with plate",
+        "moon cake",
     ),
     "one of a family of which a member is kept: office, mail, money": (
-        "ballot box with ballot", "blue book", "bookmark tabs", "card index dividers", "chart decreasing",
-        "chart increasing with yen", "closed book", "closed mailbox with lowered flag", "closed mailbox with raised flag",
-        "e-mail", "envelope with arrow", "euro banknote", "file folder", "green book", "inbox tray", "incoming envelope",
-        "label", "ledger", "linked paperclips", "money with wings", "notebook with decorative cover", "open book",
-        "open file folder", "open mailbox with lowered flag", "open mailbox with raised flag", "orange book",
-        "outbox tray", "page facing up", "page with curl", "pound banknote", "rolled-up newspaper", "round pushpin",
-        "spiral calendar", "spiral notepad", "tear-off calendar", "yen banknote",
+        "ballot box with ballot", "blue book", "bookmark tabs", "card index dividers",
+        "chart decreasing", "chart increasing with yen", "closed book",
+        "closed mailbox with lowered flag", "closed mailbox with raised flag", "e-mail",
+        "envelope with arrow", "euro banknote", "file folder", "green book", "inbox tray",
+        "incoming envelope", "label", "ledger", "linked paperclips", "money with wings",
+        "notebook with decorative cover", "open book", "open file folder",
+        "open mailbox with lowered flag", "open mailbox with raised flag", "orange book",
+        "outbox tray", "page facing up", "page with curl", "pound banknote", "rolled-up newspaper",
+        "round pushpin", "spiral calendar", "spiral notepad", "tear-off calendar", "yen banknote",
     ),
     "one of a family of which a member is kept: devices and tools": (
-        "bell with slash", "bellhop bell", "broken chain", "camera with flash", "computer disk", "control knobs",
-        "crossed swords", "dvd", "film projector", "hammer and pick", "hammer and wrench", "level slider",
-        "locked with key", "locked with pen", "low battery", "magnifying glass tilted right", "mobile phone with arrow",
-        "musical notes", "muted speaker", "speaker high volume", "speaker low volume", "speaker medium volume", "unlocked",
+        "bell with slash", "bellhop bell", "broken chain", "camera with flash", "computer disk",
+        "control knobs", "crossed swords", "dvd", "film projector", "hammer and pick",
+        "hammer and wrench", "level slider", "locked with key", "locked with pen", "low battery",
+        "magnifying glass tilted right", "mobile phone with arrow", "musical notes",
+        "muted speaker", "speaker high volume", "speaker low volume", "speaker medium volume",
+        "unlocked",
     ),
     "close to something that is kept, or hard to name": (
-        "2nd place medal", "3rd place medal", "chess pawn", "empty nest", "flag in hole", "globe showing americas",
-        "globe showing asia-australia", "globe showing europe-africa", "globe with meridians", "hourglass not done",
-        "leaf fluttering in wind", "mahjong red dragon", "one-piece swimsuit", "softball", "sports medal", "womans boot",
+        "2nd place medal", "3rd place medal", "chess pawn", "empty nest", "flag in hole",
+        "globe showing americas", "globe showing asia-australia", "globe showing europe-africa",
+        "globe with meridians", "hourglass not done", "leaf fluttering in wind",
+        "mahjong red dragon", "one-piece swimsuit", "softball", "sports medal", "womans boot",
         "womans sandal",
     ),
 }  # fmt: skip
@@ -281,14 +292,17 @@ NOT_A_WORD = re.compile(r"gun|middle finger|nazi|poo|sex|breast|beard|medium|lig
 """Names that are kept out of the spare words: rude, or one of many shades of the same."""
 
 # --------------------------------------------------------------------------------------------------
-# tables: countries
+# Tables of countries
 
 TERRITORIES = (
-    "AC AI AQ AS AW AX BL BM BQ BV CC CK CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP MQ MS NC NF "
-    "NU PF PM PN PR RE SH SJ SX TA TC TF TK UM VG VI WF YT"
+    "AC AI AQ AS AW AX BL BM BQ BV CC CK CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF "
+    "MO MP MQ MS NC NF NU PF PM PN PR RE SH SJ SX TA TC TF TK UM VG VI WF YT"
 )
-"""Codes in countries-list that are not asked about: what is left are the members of the United
-Nations, VA, PS, TW and XK; Flagpack, the held-out hand, has no XK."""
+"""Codes in countries-list that are left out.
+
+The others are the members of the United Nations, VA, PS, TW and XK. Flagpack, the held-out artist,
+has no XK.
+"""
 
 CONTINENTS = {
     "AF": "Africa",
@@ -315,13 +329,11 @@ COUNTRY_NAMES = {
 }
 
 FACT_FIXES: dict[str, dict[str, str]] = {
-    "CM": {
-        "language": "French"
-    },  # the source lists English first; four in five Cameroonians live in the French part
+    # the source lists English first; four in five Cameroonians live in the French part
+    "CM": {"language": "French"},
     "CV": {"demonym": "Cape Verdean"},  # spelling
-    "CY": {
-        "region": "Southern Europe"
-    },  # the source says Western Asia, against its own continent, Europe
+    # the source says Western Asia, against its own continent, Europe
+    "CY": {"region": "Southern Europe"},
     "DJ": {"demonym": "Djiboutian"},  # the source repeats the country's name
     "KG": {"demonym": "Kyrgyz"},  # outdated spelling
     "KH": {"language": "Khmer"},  # the source says Cambodian
@@ -334,29 +346,27 @@ FACT_FIXES: dict[str, dict[str, str]] = {
     "SM": {"capital": "San Marino"},  # the source says City of San Marino
     "SO": {"language": "Somali"},  # the source says Somalia
     "SR": {"demonym": "Surinamese"},  # spelling
-    "SZ": {
-        "capital": "Mbabane"
-    },  # the seat of government; the source says Lobamba, where parliament meets
+    # the seat of government; the source says Lobamba, where parliament meets
+    "SZ": {"capital": "Mbabane"},
     "TJ": {"demonym": "Tajik"},  # outdated spelling
     "TL": {"continent": "Asia"},  # against its own region, South-eastern Asia
     "US": {"capital": "Washington"},  # short
     "VA": {"demonym": "Vatican"},  # the source says Vaticanian
-    "ZA": {
-        "language": "Zulu"
-    },  # the most common mother tongue; the source sorts the eleven by alphabet
-    "ZW": {
-        "currency": "dollar"
-    },  # the American one is what most is paid in; the source says Zimbabwean gold
+    # the most common mother tongue; the source sorts the eleven by alphabet
+    "ZA": {"language": "Zulu"},
+    # the American one is what most is paid in; the source says Zimbabwean gold
+    "ZW": {"currency": "dollar"},
 }
 
 NO_BORDER = (
-    # countryinfo's borders that are none, or that only hold for what is not drawn here
-    ("AF", "IN"), ("AL", "RS"), ("BT", "MM"), ("CY", "GB"), ("FR", "SR"), ("IN", "LK"), ("IR", "KW"),
+    # countryinfo's borders that do not exist, or only with territories that have no drawing
+    ("AF", "IN"), ("AL", "RS"), ("BT", "MM"), ("CY", "GB"), ("FR", "SR"), ("IN", "LK"),
+    ("IR", "KW"),
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------------
-# sources
+# --------------------------------------------------------------------------------------------------
+# Sources
 
 
 class Sources:
@@ -365,10 +375,10 @@ class Sources:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.icons = {
-            hand: self.member(about.archive, "icons.json") for hand, about in HANDS.items()
+            artist: self.member(about.archive, "icons.json") for artist, about in ARTISTS.items()
         }
         self.codes: dict[str, dict[str, str]] = {
-            hand: self.member(about.archive, "chars.json") for hand, about in HANDS.items()
+            artist: self.member(about.archive, "chars.json") for artist, about in ARTISTS.items()
         }
 
     def member(self, archive: str, name: str) -> Any:
@@ -384,25 +394,21 @@ class Sources:
 
     @cached_property
     def countryinfo(self) -> dict[str, dict[str, Any]]:
-        """Two-letter code -> what countryinfo says; where it has two files on a country, the filled
-        fields win.
-        """
-        about: dict[str, dict[str, Any]] = {}
+        """Entries of countryinfo by two-letter code; of two files the filled fields count."""
+        entries: dict[str, dict[str, Any]] = {}
         with zipfile.ZipFile(self.root / f"countryinfo-{COUNTRYINFO}-py3-none-any.whl") as wheel:
             for name in sorted(wheel.namelist()):
                 if re.fullmatch(r"countryinfo/data/.*\.json", name):
                     row = json.loads(wheel.read(name))
-                    about.setdefault(row["ISO"]["alpha2"], {}).update(
-                        {key: v for key, v in row.items() if v}
-                    )
-        return about
+                    filled = {key: value for key, value in row.items() if value}
+                    entries.setdefault(row["ISO"]["alpha2"], {}).update(filled)
+        return entries
 
-    def icon(self, hand: str, name: str) -> str | None:
+    def icon(self, artist: str, name: str) -> str | None:
         """The icon as an SVG, drawn in the middle of a square; None if there is none."""
-        icons = self.icons[hand]
-        found = icons["icons"].get(name) or icons["icons"].get(
-            icons.get("aliases", {}).get(name, {}).get("parent")
-        )
+        icons = self.icons[artist]
+        alias = icons.get("aliases", {}).get(name, {})
+        found = icons["icons"].get(name) or icons["icons"].get(alias.get("parent"))
         if found is None:
             return None
         left, top = found.get("left", 0), found.get("top", 0)
@@ -411,9 +417,9 @@ class Sources:
         side = max(width, height) * (1 + MARGIN)
         frame = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
         body = found["body"]
-        if hand in CLIPPED:
-            inner = f'x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{left} {top} {width} {height}"'
-            body = f"<svg {inner}>{body}</svg>"
+        if artist in CLIPPED:
+            place = f'x="{left}" y="{top}" width="{width}" height="{height}"'
+            body = f'<svg {place} viewBox="{left} {top} {width} {height}">{body}</svg>'
         return (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'viewBox="{frame}" width="{SIZE}" height="{SIZE}">{body}</svg>'
@@ -423,29 +429,20 @@ class Sources:
 def fetch(root: Path) -> None:
     """Download the pinned packages into ``root``."""
     root.mkdir(parents=True, exist_ok=True)
-    packages = [f"@iconify-json/{hand.package}@{hand.version}" for hand in HANDS.values()]
+    packages = [f"@iconify-json/{artist.package}@{artist.version}" for artist in ARTISTS.values()]
     packages += [f"{name}@{version}" for name, version in FACTS.items()]
     subprocess.run(["npm", "pack", *packages, "--pack-destination", str(root)], check=True)
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--dest",
-        str(root),
-        f"countryinfo=={COUNTRYINFO}",
-    ]
-    subprocess.run(pip, check=True)
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(root)]
+    subprocess.run([*pip, f"countryinfo=={COUNTRYINFO}"], check=True)
 
 
-# -----------------------------------------------------------------------------------------------------------
-# entities
+# --------------------------------------------------------------------------------------------------
+# Entities
 
 
 @dataclass
 class Entity:
-    """A row of facts.json, with the name of its icon in every hand that has one."""
+    """A row of facts.json, with the name of its icon by artist."""
 
     id: str
     sort: str
@@ -454,7 +451,7 @@ class Entity:
     icons: dict[str, str]
 
     def row(self) -> dict[str, Any]:
-        """As facts.json holds it."""
+        """The row as facts.json stores it."""
         return {
             "id": self.id,
             "sort": self.sort,
@@ -465,21 +462,21 @@ class Entity:
 
 
 def icons_of(sources: Sources, id: str, names: dict[str, list[str]]) -> dict[str, str]:
-    """Hand -> the first of the candidate names that the set has, after the corrections in
-    ``ICONS``.
-    """
+    """By artist the first of the candidate names that the set has, corrected by ``ICONS``."""
     found = {}
-    for hand, candidates in names.items():
-        fixed = ICONS.get((hand, id), "")
-        for name in candidates if fixed == "" else [fixed] if fixed else []:
-            if sources.icon(hand, name):
-                found[hand] = name
+    for artist, candidates in names.items():
+        if (artist, id) in ICONS:
+            fixed = ICONS[artist, id]
+            candidates = [fixed] if fixed else []
+        for name in candidates:
+            if sources.icon(artist, name):
+                found[artist] = name
                 break
     return found
 
 
 def ascii_only(text: str) -> str:
-    """Without accents and without anything else that is not ASCII."""
+    """Text without accents and without all other characters that are not ASCII."""
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
@@ -502,15 +499,14 @@ def emoji_names(sources: Sources) -> Iterator[tuple[str, str, str]]:
 
 
 def emoji_icons(sources: Sources, code: str) -> dict[str, list[str]]:
-    """Candidate icon names by hand: by code point where the set lists them, else by the name in the
-    sets that do.
-    """
-    known = [
-        sources.codes[hand][code] for hand in ("twemoji", "noto", "fluent-flat") if code in sources.codes[hand]
-    ]  # fmt: skip
-    names = {
-        hand: [sources.codes[hand][code]] for hand in EMOJI_HANDS if code in sources.codes[hand]
+    """Candidate icon names by artist: by code point, else by names of other sets."""
+    named = {
+        artist: sources.codes[artist][code]
+        for artist in EMOJI_ARTISTS
+        if code in sources.codes[artist]
     }
+    known = [named[artist] for artist in ("twemoji", "noto", "fluent-flat") if artist in named]
+    names = {artist: [name] for artist, name in named.items()}
     names |= dict.fromkeys(("emojione", "noto-v1"), known)
     names["fxemoji"] = [name.replace("-", "") for name in known]
     names["fluent"] = names.get("fluent-flat", [])
@@ -518,14 +514,15 @@ def emoji_icons(sources: Sources, code: str) -> dict[str, list[str]]:
 
 
 def emoji(sources: Sources) -> tuple[list[Entity], list[str]]:
-    """The things that are drawn, and the names of all other emoji."""
-    excluded = {name for names in EXCLUDED.values() for name in names}
-    kept, left = [], []
+    """The things of the benchmark, and the names of all other emoji."""
+    excluded = {*chain.from_iterable(EXCLUDED.values())}
+    kept = []
+    left = []
     for code, subcategory, name in emoji_names(sources):
         id = f"emoji-{code}"
         chosen = subcategory in KINDS and name not in excluded and not CLOCK_FACE.search(name)
         icons = icons_of(sources, id, emoji_icons(sources, code)) if chosen else {}
-        if len(icons) >= MIN_HANDS and HELD_OUT["emoji"] in icons:
+        if len(icons) >= MIN_ARTISTS and HELD_OUT["emoji"] in icons:
             kind, group = KINDS[subcategory]
             title = RENAMED.get(name, name).replace("-", " ")
             kept.append(Entity(id, "emoji", title, {"kind": kind, "group": group}, icons))
@@ -546,10 +543,10 @@ def spare_words(left: list[str], entities: list[Entity]) -> list[str]:
 
 
 def flag_icons(sources: Sources, code: str) -> dict[str, list[str]]:
-    """Candidate icon names by hand for a two-letter code."""
+    """Candidate icon names by artist for a two-letter code."""
     letters = "-".join(f"{0x1F1E6 + ord(letter) - ord('A'):x}" for letter in code)
     name = sources.codes["twemoji"].get(letters, "")
-    names = {hand: [code.lower()] for hand in FLAG_HANDS}
+    names = {artist: [code.lower()] for artist in FLAG_ARTISTS}
     names["flag-icons"] = [f"{code.lower()}-4x3"]
     return names | {"twemoji": [name], "emojione": [name.replace("flag-", "flag-for-")]}
 
@@ -560,9 +557,7 @@ def currency(name: str) -> str:
 
 
 def country_facts(sources: Sources, code: str) -> dict[str, Any]:
-    """What is known about a country, after the corrections in ``FACT_FIXES``; borders are added by
-    ``join_borders``.
-    """
+    """Facts about a country, corrected by ``FACT_FIXES``; ``join_borders`` adds its borders."""
     row = sources.fact_file("countries-list", "countries.min.json")[code]
     more = sources.countryinfo.get(code, {})
     money = sources.fact_file("countries-list", "currencies.all.min.json")[row["currency"][0]]
@@ -585,7 +580,7 @@ def flags(sources: Sources) -> list[Entity]:
     for code in sorted(rows.keys() - TERRITORIES.split() - LOOK_ALIKES.keys()):
         id = f"flag-{code.lower()}"
         icons = icons_of(sources, id, flag_icons(sources, code))
-        if len(icons) >= MIN_HANDS and HELD_OUT["flag"] in icons:
+        if len(icons) >= MIN_ARTISTS and HELD_OUT["flag"] in icons:
             name = COUNTRY_NAMES.get(code, ascii_only(rows[code]["name"]))
             kept.append(Entity(id, "flag", name, country_facts(sources, code), icons))
     join_borders(sources, kept)
@@ -593,9 +588,7 @@ def flags(sources: Sources) -> list[Entity]:
 
 
 def join_borders(sources: Sources, countries: list[Entity]) -> None:
-    """Add the neighbours that are flags of Emblem too; a border that either country lists counts
-    for both.
-    """
+    """Add the neighbours that are in Emblem; a border counts if either country lists it."""
     known = {entity.facts["code"] for entity in countries}
     two_letters = {row["ISO"]["alpha3"]: code for code, row in sources.countryinfo.items()}
     pairs = set()
@@ -606,17 +599,16 @@ def join_borders(sources: Sources, countries: list[Entity]) -> None:
                 pairs.add(pair)
     for entity in countries:
         code = entity.facts["code"]
-        entity.facts["borders"] = sorted(
-            f"flag-{(set(p) - {code}).pop().lower()}" for p in pairs if code in p
-        )
+        others = [(set(pair) - {code}).pop() for pair in pairs if code in pair]
+        entity.facts["borders"] = sorted(f"flag-{other.lower()}" for other in others)
 
 
-# -----------------------------------------------------------------------------------------------------------
-# drawings
+# --------------------------------------------------------------------------------------------------
+# Drawings
 
 
 def draw(svg: str) -> Image.Image:
-    """The drawing on the pale ground."""
+    """Draw an SVG on the pale background."""
     png = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     ground = Image.new("RGB", drawing.size, GROUND)
@@ -625,55 +617,53 @@ def draw(svg: str) -> Image.Image:
 
 
 def draw_all(sources: Sources, entities: list[Entity]) -> dict[tuple[str, str], Image.Image]:
-    """(hand, entity) -> drawing, sorted by entity, then by hand."""
+    """Draw everything: drawings by (artist, entity), sorted by entity, then by artist."""
     drawings = {}
     for entity in entities:
-        for hand, name in sorted(entity.icons.items()):
-            svg = sources.icon(hand, name)
+        for artist, name in sorted(entity.icons.items()):
+            svg = sources.icon(artist, name)
             assert svg is not None
-            drawings[hand, entity.id] = draw(svg)
+            drawings[artist, entity.id] = draw(svg)
     return drawings
 
 
 def write_drawings(drawings: dict[tuple[str, str], Image.Image], path: Path) -> None:
-    """Encode the drawings into an archive that has no clock in it."""
+    """Encode the drawings into an archive without dates, the same in every run."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for (hand, id), drawing in drawings.items():
+        for (artist, id), drawing in drawings.items():
             encoded = io.BytesIO()
             drawing.save(encoded, "WEBP", quality=QUALITY, method=6)
-            archive.writestr(
-                zipfile.ZipInfo(f"{hand}/{id}.webp", (1980, 1, 1, 0, 0, 0)), encoded.getvalue()
-            )
+            entry = zipfile.ZipInfo(f"{artist}/{id}.webp", (1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, encoded.getvalue())
 
 
 def similarity(drawings: dict[tuple[str, str], Image.Image], one: Entity, other: Entity) -> float:
-    """Mean over the hands that drew both of the cosine between centred drawings of 24 x 24 pixels."""
+    """Correlation of two entities' drawings in 24 × 24 pixels, the mean over artists of both."""
     cosines = []
-    for hand in one.icons.keys() & other.icons.keys():
-        a, b = (
-            np.asarray(drawings[hand, e.id].resize((24, 24)), dtype=np.float32).ravel()
-            for e in (one, other)
-        )
+    for artist in one.icons.keys() & other.icons.keys():
+        thumbnails = [drawings[artist, entity.id].resize((24, 24)) for entity in (one, other)]
+        a, b = (np.asarray(image, dtype=np.float32).ravel() for image in thumbnails)
         cosines.append(float(np.corrcoef(a, b)[0, 1]))
     return float(np.mean(cosines)) if len(cosines) > 1 else 0.0
 
 
 def print_similar(drawings: dict[tuple[str, str], Image.Image], entities: list[Entity]) -> None:
-    """Print the pairs of one sort that look most alike."""
-    pairs = [
-        (similarity(drawings, one, other), one.name, other.name)
-        for sort in HELD_OUT
-        for one, other in combinations([entity for entity in entities if entity.sort == sort], 2)
-    ]
-    for cosine, one, other in sorted(pairs, reverse=True)[:60]:
-        print(f"{cosine:.3f}  {one}, {other}")
+    """Print the 60 most similar pairs of one sort."""
+    pairs = []
+    for sort in HELD_OUT:
+        members = [entity for entity in entities if entity.sort == sort]
+        for one, other in combinations(members, 2):
+            pairs.append((similarity(drawings, one, other), one.name, other.name))
+    for cosine, name, other_name in sorted(pairs, reverse=True)[:60]:
+        print(f"{cosine:.3f}  {name}, {other_name}")
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# main
+# --------------------------------------------------------------------------------------------------
+# Main
 
 
 def main() -> None:
+    """Build the files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -691,7 +681,7 @@ def main() -> None:
     facts = {
         "version": 1,
         "size": SIZE,
-        "hands": {hand: about.card() for hand, about in HANDS.items()},
+        "hands": {artist: about.card() for artist, about in ARTISTS.items()},
         "entities": [entity.row() for entity in entities],
         "words": words,
     }

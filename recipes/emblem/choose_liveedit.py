@@ -1,19 +1,21 @@
-"""Choose the layer and the scale of the published LiveEdit on the val split, and write the recipe
-of its training.
+"""Choose layer and scale of the published LiveEdit on val, and write the recipe of its training.
 
-    python recipes/emblem/choose_liveedit.py runs/choice          # the table; then
+    python recipes/emblem/choose_liveedit.py runs/choice          # prints the table; then
     liveedit train runs/liveedit --editor liveedit --config recipes/emblem/liveedit.json
 
-The rule: the least loss on val, which is the published objective (Eq. 12) with all its terms, its
-edits and their probes never trained on, over batches of eight and the same draws for all. First the
-layer, at the released scale; then the scale, at that layer. Each candidate is trained on 6,000
-samples of 600 cases, all else as in the recipe; about four minutes each on one core. The released
-rule for the layer is two thirds of the depth, here 5 of 0 to 7. A stopped run goes on where it was.
+The rule is the smallest loss on val: the published objective (Eq. 12) with all its terms, over
+batches of eight, with the same random draws for all candidates and edits that training never uses.
+First the layer is chosen at the released scale, then the scale at that layer. Each candidate is
+trained on 6,000 samples of 600 cases, otherwise by the recipe. The released rule for the layer is
+two thirds of the depth, here 5 of 0 to 7.
+
+Time: about four minutes per candidate on one core. An interrupted run continues.
 """
 
 import argparse
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from liveedit.train import TrainConfig, train
 LAYERS = (3, 4, 5, 6)
 SCALES = (0.2, 0.5, 1.0, 2.0, 5.0)
 RELEASED_SCALE = 5.0
-CASES, STEPS = 600, 750
+CASES = 600
+STEPS = 750
 RECIPE: dict[str, Any] = {
     "editor": {"module_dim": 256, "eos": True},
     "training": {
@@ -45,28 +48,31 @@ RECIPE: dict[str, Any] = {
     },
     "cases": 3,
 }
-"""250,000 samples; ``eos``, rate and schedule are those of the other methods' recipes."""
+"""250,000 samples; ``eos``, learning rate and schedule are those of the other methods' recipes."""
 
 
 @torch.no_grad()
 def loss_on_val(editor: TrainableEditor, batch: int) -> float:
-    """The mean loss over whole batches of the val cases, five draws each."""
+    """Mean loss over full batches of the val cases, with five random draws each."""
     examples = editor.prepare(load_cases("emblem", "val", 0))
     batches = [
         examples[first : first + batch] for first in range(0, len(examples) - batch + 1, batch)
     ]
-    draws = [(some, torch.Generator().manual_seed(seed)) for seed in range(5) for some in batches]
-    return sum(float(editor.loss(some, generator)[0]) for some, generator in draws) / len(draws)
+    losses = []
+    for seed, some in product(range(5), batches):
+        loss, _ = editor.loss(some, torch.Generator().manual_seed(seed))
+        losses.append(float(loss))
+    return sum(losses) / len(losses)
 
 
 def trainable(editor: Editor) -> TrainableEditor:
-    """The editor, which has networks."""
+    """The editor as a trainable one."""
     assert isinstance(editor, TrainableEditor)
     return editor
 
 
 def judged(vlm: VLM, layer: int, scale: float, out: Path) -> float:
-    """The loss on val of a candidate, which is trained first if it has to be."""
+    """Loss of a candidate on val; it is trained first, unless that was done."""
     folder = out / f"layer-{layer}-scale-{scale:g}"
     if (folder / "val.json").exists():
         return float(json.loads((folder / "val.json").read_text(encoding="utf-8")))

@@ -45,7 +45,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 def retrained(name: str, settings: dict[str, Any]) -> bool:
     """Whether these settings need networks of their own."""
     method = resolve("editor", name, EDITORS)
-    return issubclass(method, TrainableEditor) and not settings.keys() <= method.query_time
+    return issubclass(method, TrainableEditor) and not settings.keys() <= method.inference_settings
 
 
 def configured(name: str, settings: dict[str, Any], folder: Path) -> None:

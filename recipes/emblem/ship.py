@@ -1,14 +1,12 @@
-"""Put a trained editor into the package, in half precision: its patches then are those of the
-rounded weights.
+"""Copy a trained editor into the package, its weights in half precision.
 
-    python recipes/emblem/ship.py runs/lte            # to src/liveedit/assets/lte, after the editor's name
+    python recipes/emblem/ship.py runs/lte        # to src/liveedit/assets/lte, by the editor's name
 
-The shipped editors were trained by
+Its patches are then those of the rounded weights. The shipped editors were trained with
 
     OMP_NUM_THREADS=1 liveedit train runs/NAME --editor NAME --config recipes/emblem/NAME.json
 
-which gives the same weights again, bit for bit; docs/explanation/lab-log.md says how long each took and what it
-reached.
+which gives the same weights bit for bit. docs/explanation/lab-log.md has the times and the scores.
 """
 
 import argparse
@@ -24,12 +22,13 @@ ASSETS = Path("src/liveedit/assets")
 
 
 def main() -> None:
+    """Save the editor to the package."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="what `liveedit train` left")
+    parser.add_argument("folder", type=Path, help="folder that `liveedit train` wrote")
     editor = load_editor(load_vlm(), parser.parse_args().folder)
-    assert isinstance(editor, TrainableEditor), f"{editor.name} has nothing that is trained"
+    assert isinstance(editor, TrainableEditor), f"{editor.name} is not trained"
     target = ASSETS / editor.name
     editor.save_pretrained(target, torch.float16)
     print(f"{target}: {sum(file.stat().st_size for file in target.iterdir()) / 1e6:.1f} MB")

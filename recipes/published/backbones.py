@@ -1,9 +1,8 @@
-"""The papers' backbones by their shapes: parameters, and the floating-point operations (FLOPs) of
-their parts.
+"""Shapes of the papers' backbones: parameters, and floating-point operations (FLOPs) by part.
 
-A product of matrices (n × k)(k × m) is 2nkm FLOPs, everything that is none is left out. Attention
-is counted over all pairs of tokens, which is what it computes under a mask.
-tests/recipes/test_sizes.py counts both on the real classes.
+A product of matrices (n × k)(k × m) is 2nkm FLOPs; only products are counted. Attention is counted
+over all pairs of tokens, as it is computed under a mask. tests/recipes/test_sizes.py counts both on
+the real classes.
 """
 
 from dataclasses import dataclass
@@ -14,10 +13,13 @@ __all__ = ["BACKBONES", "Backbone", "Vision"]
 
 @dataclass(frozen=True)
 class Vision:
-    """The tower and what connects it, as ``passes`` of tokens through matrices.
+    """Shapes of the vision tower and the connector.
 
-    Of each: how many parameters, over how many tokens, and the sum of the widths of the layers in
-    which these tokens attend to each other. ``layers`` run one after another.
+    Arguments:
+        parameters: Number of parameters.
+        layers: Number of layers that run one after another.
+        passes: Passes of tokens through matrices: the number of parameters, the number of tokens,
+            and the summed width of the layers in which these tokens attend to each other.
     """
 
     parameters: int
@@ -26,26 +28,31 @@ class Vision:
 
     @property
     def flops(self) -> float:
-        """Of one image; the queries' attention to the tower's tokens is left out, a percent of it."""
-        return float(
-            sum(
-                2 * weights * tokens + 4 * tokens**2 * widths
-                for weights, tokens, widths in self.passes
-            )
-        )
+        """FLOPs of one image, without the queries' attention to the tower's tokens (1 %)."""
+        total = 0
+        for weights, tokens, widths in self.passes:
+            total += 2 * weights * tokens + 4 * tokens**2 * widths
+        return float(total)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A vision-language model: its text decoder and its vision.
+    """Shapes of a vision-language model.
 
-    ``source`` is its id on Hugging Face, ``None`` where a folder has to be made of the authors'
-    files (docs/how-to/convert.md). ``width`` is D, ``inner`` H of the feed-forward network, which has
-    ``matrices`` of D × H: 3 if it is gated, 2 if not; ``biased`` is for decoders like OPT, with
-    biases, learned ``positions`` and an output embedding that is the input's; ``qkv_biased`` for
-    those like Qwen, where queries, keys and values have some. ``for_images`` are parameters of a
-    layer that image tokens meet in place of as many others. ``cached`` says whether the hidden
-    states of a whole training fit into common memory.
+    Arguments:
+        source: Id on Hugging Face; ``None``: converted from the authors' files (docs/how-to/convert.md).
+        layers: Number of layers of the decoder.
+        width: Hidden size D.
+        inner: Size H of the feed-forward network.
+        vocabulary: Number of tokens.
+        matrices: Number of D × H matrices of the feed-forward network: 3 if it is gated, else 2.
+        image_tokens: Tokens per image.
+        vision: The vision tower and the connector.
+        cached: Whether the hidden states of a whole training fit into common memory.
+        biased: Whether the decoder has biases and tied embeddings, as OPT.
+        positions: Number of learned positions.
+        qkv_biased: Whether queries, keys and values have biases, as in Qwen.
+        for_images: Parameters of a layer that image tokens use instead of as many others.
     """
 
     source: str | None
@@ -70,9 +77,8 @@ class Backbone:
     @property
     def layer(self) -> int:
         """Parameters of one layer of the decoder."""
-        biases = (
-            4 * self.width + self.inner + self.width + 2 * self.width
-        )  # of attention, network and both norms
+        # of attention, network and both norms
+        biases = 4 * self.width + self.inner + self.width + 2 * self.width
         others = 3 * self.width * self.qkv_biased + self.for_images
         return self.weights + 2 * self.width + biases * self.biased + others
 
@@ -91,16 +97,17 @@ class Backbone:
 
     @property
     def described(self) -> str:
-        """Where it is from and how large, for a page."""
+        """Origin and size, for a page."""
         origin = (
             f"`{self.source}`"
             if self.source
             else "A folder made of the authors' files ([how](../../how-to/convert.md))"
         )
-        return f"{origin}: {self.parameters / 1e9:.2f} billion parameters, {self.decoder / 1e9:.2f} in the decoder"
+        whole = f"{self.parameters / 1e9:.2f} billion parameters"
+        return f"{origin}: {whole}, {self.decoder / 1e9:.2f} in the decoder"
 
     def forward(self, tokens: float, layers: int | None = None) -> float:
-        """FLOPs of a row of ``tokens`` through ``layers`` of the decoder, ``None`` for all."""
+        """FLOPs of a row of ``tokens`` through ``layers`` of the decoder; ``None``: all layers."""
         attention = 4 * tokens**2 * self.width
         return (self.layers if layers is None else layers) * (2 * self.weights * tokens + attention)
 
@@ -112,8 +119,8 @@ class Backbone:
 VIT_G = (39 * (4 * 1408**2 + 2 * 1408 * 6144), 257, 39 * 1408)
 Q_FORMER = (
     (12 * 12 * 768**2, 32, 12 * 768),
-    (6 * 2 * 1408 * 768, 257, 0),
-)  # the second: what it reads of the tower
+    (6 * 2 * 1408 * 768, 257, 0),  # keys and values of the tower's tokens
+)
 VICUNA: dict[str, Any] = {"layers": 32, "width": 4096, "inner": 11008, "matrices": 3}
 
 BACKBONES = {

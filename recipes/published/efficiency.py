@@ -1,11 +1,12 @@
-"""Which share of a large product of matrices our code reaches: the efficiency that ``estimate.py``
-uses.
+"""Measure the efficiency that ``estimate.py`` uses: the share of a large matrix product's speed.
 
-A training step and an edit of each method, and a forward pass, are taken on the embedded model;
-their FLOPs are counted while they run, and divided by the seconds that the processor itself worked,
-so that other work on the machine counts less. The reference is a product of float32 matrices of
-1024 by 1024. The embedded model is far smaller than the papers' backbones, whose products are
-larger and reach more: the estimates err on the long side.
+    python recipes/published/estimate.py --measure
+
+Measured on the embedded model: a training step and an edit of each method, and a forward pass.
+FLOPs are counted while they run and divided by the processor time, on which other work on the
+machine has less influence. The reference is a product of float32 matrices of 1024 × 1024. The
+papers' backbones have larger products, which are more efficient, so the estimates are too long
+rather than too short.
 """
 
 import json
@@ -28,21 +29,23 @@ from liveedit.types import Case
 
 __all__ = ["measure"]
 
-CASES, REPEATS = 8, 2
-"""Of a batch; of a measurement."""
+CASES = 8
+"""Cases per batch."""
+REPEATS = 2
+"""Repetitions of a measurement."""
 SMALLER: dict[str, dict[str, Any]] = {
     "liveedit": {"layer": 5, "module_dim": 256},
     "serac": {"layer": 5, "module_dim": 128, "width": 192, "depth": 2},
     "recipe": {"layer": 5, "tokens": 12, "key_dim": 192},
 }
-"""Settings that fit the embedded model, where the published ones do not."""
+"""Settings for the embedded model, where the published ones do not fit it."""
 TRAINED = ("liveedit", "mend", "ke", "serac", "recipe", "lte")
 OTHERS = ("ft-l", "ft-m", "grace", "lemoe", "lora", "t-patcher", "wise")
 SIDE = 1024
 
 
 def speed(action: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """FLOPs of ``action``, and the processor's seconds for it, the mean of ``repeats``."""
+    """FLOPs of ``action``, and its mean processor time in seconds over ``repeats``."""
     with FlopCounterMode(display=False) as counter:
         action()
     start = time.process_time()
@@ -52,7 +55,7 @@ def speed(action: Callable[[], object], repeats: int) -> tuple[float, float]:
 
 
 def step(editor: TrainableEditor, cases: list[Case]) -> Callable[[], object]:
-    """A training step but for the optimiser."""
+    """A training step without the optimiser's."""
     examples = editor.prepare(cases)
 
     def action() -> None:
@@ -74,7 +77,7 @@ def measured(
             if isinstance(editor, TrainableEditor):
                 found["step"][name] = speed(step(editor, cases), REPEATS)
             found["edit"][name] = speed(lambda editor=editor: editor.edit(queries), 1)  # type: ignore[misc]
-        except LiveEditError as error:  # such as a sentence encoder that is not here
+        except LiveEditError as error:  # such as a missing sentence encoder
             console.print(f"{name} is left out: {error}", markup=False)
     batch = vlm.encode([probe.query for probe in cases[0].probes])
     with torch.no_grad():
@@ -83,23 +86,23 @@ def measured(
 
 
 def measure(out: Path, console: Console) -> None:
-    """Measure, print, and write the shares, by kind of work, to ``out``."""
+    """Measure and print; write the shares to ``out``, by kind of work."""
     square = torch.randn(SIDE, SIDE)
     flops, seconds = speed(lambda: square @ square, 10)
     reference = flops / seconds
     console.print(f"large product: {reference / 1e9:.1f} GFLOP/s of the processor's time")
     found = measured(load_vlm(), load_cases("emblem", "train")[:CASES], console)
-    shares = {
-        kind: sum(flops for flops, _ in by.values())
-        / sum(seconds for _, seconds in by.values())
-        / reference
-        for kind, by in found.items()
-    }
+    shares: dict[str, Any] = {}
     for kind, by in found.items():
+        total_flops = sum(flops for flops, _ in by.values())
+        shares[kind] = total_flops / sum(seconds for _, seconds in by.values()) / reference
         for name, (flops, seconds) in by.items():
             share = flops / seconds / reference
             console.print(
                 f"{kind} {name}: {flops / 1e9:.2f} GFLOP, {seconds:.3f} s, share {share:.2f}"
             )
-    how = f"measured on the embedded model, {CASES} cases a batch, torch {torch.__version__} on the CPU"
-    out.write_text(json.dumps(shares | {"how": how}, indent=1) + "\n", encoding="utf-8")
+    shares["how"] = (
+        f"measured on the embedded model, {CASES} cases a batch, "
+        f"torch {torch.__version__} on the CPU"
+    )
+    out.write_text(json.dumps(shares, indent=1) + "\n", encoding="utf-8")

@@ -1,23 +1,26 @@
-"""What the published recipes take: parameters trained, memory and hours, computed from shapes.
+"""Estimate the cost of the published recipes from shapes: trained parameters, memory and hours.
 
-    python recipes/published/estimate.py --tflops 400 --memory 141           # writes docs/explanation/results/published.md
-    python recipes/published/estimate.py --measure                           # the efficiency anew: minutes on one core
+    python recipes/published/estimate.py --tflops 400 --memory 141   # docs/explanation/results/published.md
+    python recipes/published/estimate.py --measure                   # the same, efficiency measured
 
-Nothing here was run on a real backbone: every number is computed. FLOPs come from the shapes
-(``backbones.py``) and from the mean lengths of the published questions and answers, which have to
-be added (`liveedit data add`), at four characters a token. A time is
+``--measure`` takes minutes on one core. Nothing here was run on a real backbone: every number is
+computed. FLOPs come from the shapes (``backbones.py``) and the mean lengths of the published
+questions and answers, which have to be added (`liveedit data add`), at four characters per token.
+A time is
 
     FLOPs / (tflops · efficiency)
 
-or the time to start the kernels of all layers that run one after another, or for a decoded token to
-read all weights once, if longer. Reading and scaling images is not counted. ``--tflops`` is what
-large products of matrices in bf16 reach on the device: on an H200, whose peak is 989, 400 is a
-cautious guess. The efficiency is the share of that which our code reaches; ``efficiency.py``
-measures it on the embedded model as the ratio to a large product on the same machine. Memory is
+or, if longer, the time to start the kernels of all layers that run one after another, or for a
+decoded token the time to read all weights once. Reading and scaling images is not counted.
+``--tflops`` is the speed of large matrix products in bf16: on an H200, whose peak is 989, 400 is a
+cautious guess. The efficiency is the share of it that this package reaches; ``efficiency.py``
+measures it on the embedded model, relative to a large product on the same machine. Memory is
 
-    2 bytes a weight of the model  +  16 bytes a trained one (itself, its gradient, Adam's two, in float32)
-    +  34 · D bytes a token and layer that gradients pass (Korthikanti et al., 2022)  +  three copies of the logits
-    +  what LiveEdit's networks keep of an example for their gradients
+    2 bytes per weight of the model
+    + 16 bytes per trained one (weight, gradient and Adam's two moments, in float32)
+    + 34 · D bytes per token and layer that gradients pass (Korthikanti et al., 2022)
+    + three copies of the logits
+    + what LiveEdit's networks keep of an example for their gradients
 """
 
 import argparse
@@ -30,12 +33,15 @@ from backbones import BACKBONES, Backbone
 from methods import VLKEB_ONLY, method
 from rich.console import Console
 
+from liveedit.data.published.annotations import Annotation
 from liveedit.data.published.places import annotations
 from liveedit.data.published.sources import source
 
 __all__ = [
-    "BENCHMARKS", "COSTS", "DECODED", "LAYER", "STARTING", "Cost", "Device", "Load", "Networks", "device_options",
-    "eval_hours", "liveedit", "load", "networks", "train_bytes", "train_hours", "windows",
+    "BENCHMARKS", "COSTS", "DECODED", "LAYER", "STARTING",
+    "Cost", "Device", "Load", "Networks",
+    "device_options", "eval_hours", "liveedit", "load", "networks", "train_bytes", "train_hours",
+    "windows",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -44,29 +50,31 @@ DOC = Path(__file__).parents[2] / "docs" / "explanation" / "results" / "publishe
 
 BENCHMARKS = ("e-vqa", "e-ic", "vlkeb")
 CHARACTERS = 4
-"""Of text, a token."""
+"""Characters of text per token."""
 PROBES = 5
-"""Probes of a case in the papers' split, which go through the model together."""
+"""Probes of a case in the papers' split, which are one batch."""
 DECODED = 16
-"""Tokens that a free answer takes at least."""
+"""Smallest number of tokens of a free answer."""
 SMALL = 86_000_000
-"""Parameters in the matrices of a small pretrained transformer of 12 layers and width 768:
-OPT-125M, RoBERTa-base.
-"""
+"""Parameters in the matrices of OPT-125M or RoBERTa-base (12 layers of width 768)."""
 STARTING = 5e-4
-"""Seconds until the dozen kernels of one layer are started from Python: an assumption."""
+"""Seconds to start the dozen kernels of one layer from Python: an assumption."""
 LAYER = 21
-"""That LiveEdit edits, counted from 0."""
+"""The layer that LiveEdit edits, counted from 0."""
 DEMONSTRATIONS = 32
-"""Of IKE, three lines each."""
+"""Number of IKE's demonstrations, of three lines each."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """A benchmark on a backbone: cases of both parts, and the mean tokens of an answer and of the
-    longest row.
+    """Sizes of a benchmark on a backbone.
 
-    ``text`` are the tokens of that row that are no image.
+    Arguments:
+        backbone: The backbone.
+        train_cases: Number of training cases.
+        test_cases: Number of test cases.
+        text: Mean number of text tokens in a case's longest row.
+        answer: Mean number of tokens of an answer.
     """
 
     backbone: Backbone
@@ -77,46 +85,52 @@ class Load:
 
     @property
     def tokens(self) -> float:
-        """Of a row: rows of a batch are padded to the longest."""
+        """Tokens of a row: the rows of a batch are padded to the longest."""
         return self.backbone.image_tokens + self.text
 
 
 def load(backbone: Backbone, data: str) -> Load:
-    """The load of a benchmark, from its annotations. Raises :class:`BadInput` where it was not
-    added.
+    """The load of a benchmark, from its annotations.
+
+    Raises :class:`BadInput` if it was not added.
     """
     rows = [*annotations(data, "train"), *annotations(data, "test")]
-    pairs = [
-        (len(question), len(answer))
-        for row in rows
-        for question, answer in (
-            (row.rephrase, row.alt),
-            (row.m_loc_q, row.m_loc_a),
-            (row.loc, row.loc_ans),
-        )
-    ]
-    longest = sum(max(map(sum, pairs[i : i + 3])) for i in range(0, len(pairs), 3)) / len(rows)
+    longest = sum(map(_longest, rows)) / len(rows)
     answer = sum(len(row.alt) for row in rows) / len(rows)
     counts = source(data).counts
     return Load(
         backbone,
         counts["train"],
         counts["test"],
-        longest / CHARACTERS + 2,
-        max(1.0, answer / CHARACTERS),
+        text=longest / CHARACTERS + 2,
+        answer=max(1.0, answer / CHARACTERS),
+    )
+
+
+def _longest(row: Annotation) -> int:
+    """Characters of a record's longest question and answer."""
+    return max(
+        len(row.rephrase) + len(row.alt),
+        len(row.m_loc_q) + len(row.m_loc_a),
+        len(row.loc) + len(row.loc_ans),
     )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a method, and ``started``, the layers that an edit runs one after another, forwards
-    and backwards.
+    """Costs of a method.
 
-    ``prepare`` is what a training example costs below the layers that are trained through, once if
-    it is cached and at each step if not; ``step`` what it costs at each step in any case. ``edit``
-    is one edit. ``query`` is what a probe costs besides the unedited model's answer. ``trained``
-    are the parameters trained, ``passed`` the tokens times layers of an example that gradients
-    pass, ``held`` further bytes that they need, ``rows`` its rows.
+    Arguments:
+        edit: FLOPs of one edit.
+        started: Layers that an edit runs one after another, forwards and backwards.
+        query: FLOPs of a probe beyond those of the unedited model's answer.
+        step: FLOPs of a training example at each step.
+        prepare: FLOPs of a training example below the layers that gradients pass: once if hidden
+            states are cached, else at each step.
+        trained: Number of trained parameters.
+        passed: Tokens times layers of a training example that gradients pass.
+        held: Further bytes per training example that gradients need.
+        rows: Rows of a training example.
     """
 
     edit: float
@@ -132,11 +146,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Networks:
-    """LiveEdit's own networks, which compute in float32: d_m 1024, 4 queries and rank 4.
+    """Costs of LiveEdit's own networks, in float32: d_m is 1024, with 4 queries and rank 4.
 
-    ``edit``, ``query`` and ``step`` are FLOPs: of one edit, of routing one query, of one training
-    example forwards and backwards. ``writing`` are the parameters that an edit reads, ``routing``
-    those that a query does. ``held`` are the bytes that an example keeps for its gradients.
+    Arguments:
+        edit: FLOPs of one edit.
+        query: FLOPs of routing one query.
+        step: FLOPs of one training example, forwards and backwards.
+        writing: Number of parameters that an edit reads.
+        routing: Number of parameters that a query reads.
+        held: Bytes that a training example keeps for its gradients.
     """
 
     edit: float
@@ -148,27 +166,26 @@ class Networks:
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """Number of all parameters."""
         return self.writing + self.routing
 
 
 def networks(at: Load) -> Networks:
-    """Those for a backbone. Counted are keys and values of what is attended to, which is nearly
-    all.
-    """
-    b, d_m = at.backbone, 1024
-    D, attention = b.width, (d_m + 1) * d_m + 2 * (b.width + 1) * d_m
+    """LiveEdit's networks for a backbone; FLOPs are those of keys and values, nearly all."""
+    b = at.backbone
+    d_m = 1024
+    D = b.width
+    attention = (d_m + 1) * d_m + 2 * (D + 1) * d_m
     extractor = 4 * D + 8 * d_m + 3 * attention
     writer = 2 * D + 4 * d_m + (d_m + 1) * d_m + (D + 1) * d_m + (D + 1) * D
-    look, read = b.image_tokens * 4 * D * d_m, at.text * 4 * D * d_m
+    look = b.image_tokens * 4 * D * d_m
+    read = at.text * 4 * D * d_m
     write = at.tokens * 4 * D * (d_m + D)
-    tokens = (
-        4 * b.image_tokens + 13 * at.text
-    )  # a step looks at 4 images an example and reads 13 prompts
+    # a training example has 4 images and 13 prompts
+    tokens = 4 * b.image_tokens + 13 * at.text
     return Networks(
         edit=write + look + 2 * read,
-        query=2 * look
-        + 3 * read,  # the sentinel is looked at like an image, and the prompt read for it again
+        query=2 * look + 3 * read,  # the sentinel is one more image, with the prompt once more
         step=3 * (write + 4 * look + 13 * read),
         writing=extractor + 2 * writer,
         routing=extractor + b.image_tokens * D + 2 * D,
@@ -177,8 +194,10 @@ def networks(at: Load) -> Networks:
 
 
 def liveedit(at: Load) -> Cost:
-    """Layer 21 of 32; four rows an example."""
-    b, own, rows = at.backbone, networks(at), 4
+    """LiveEdit at layer 21 of 32; four rows per example."""
+    b = at.backbone
+    own = networks(at)
+    rows = 4
     lower = LAYER + 1
     upper = b.layers - lower
     return Cost(
@@ -194,11 +213,13 @@ def liveedit(at: Load) -> Cost:
 
 
 def transforms(at: Load, rank: int = 1920) -> tuple[int, float]:
-    """Parameters of MEND's networks, and the FLOPs of one edit in them: all tokens of two layers,
-    the answer's of one.
+    """Parameters of MEND's networks, and their FLOPs in one edit.
+
+    These are all tokens of two layers and the answer's tokens of one.
     """
     b = at.backbone
-    width, shapes = b.width + b.inner, 2
+    width = b.width + b.inner
+    shapes = 2
     rank = min(rank, width)
     trained = shapes * 2 * (2 * width * rank + width + 2 * 3 * b.matrices / shapes * width)
     tokens = 2 * b.matrices * at.tokens + b.matrices * at.answer
@@ -206,8 +227,9 @@ def transforms(at: Load, rank: int = 1920) -> tuple[int, float]:
 
 
 def mend(at: Load) -> Cost:
-    """The last three layers; five rows an example, each with the change of its own edit."""
-    b, rows = at.backbone, 5
+    """MEND at the last three layers; five rows per example, each with the change of its edit."""
+    b = at.backbone
+    rows = 5
     trained, networks = transforms(at)
     top = b.forward(at.tokens, 3) + b.head(at.answer)
     change = 3 * b.matrices * 2 * at.tokens**2 * (b.width + b.inner)
@@ -223,22 +245,22 @@ def mend(at: Load) -> Cost:
 
 
 def ke(at: Load) -> Cost:
-    """The last three layers, up and down; one row an example, and the model's old answer."""
-    b, hidden, condition = at.backbone, 128, 1024
+    """KE at two matrices of the last three layers; per example one row and the old answer."""
+    b = at.backbone
+    hidden, condition = 128, 1024
     top = b.forward(at.tokens, 3) + b.head(at.answer)
     change = 6 * 2 * at.tokens**2 * (b.width + b.inner)
     below = b.vision.flops + b.forward(at.tokens, b.layers - 3)
-    told = b.vision.flops + b.forward(at.tokens + DECODED)
+    answer = b.vision.flops + b.forward(at.tokens + DECODED)
     reader = 2 * 4 * hidden * (b.width + hidden + 2) + (2 * hidden + 1) * condition
     outputs = 2 * (b.width + b.inner) + 1
-    conditioner = (condition + 2) * hidden + (
-        hidden + 2
-    ) * outputs  # weight normalisation keeps a length a row
+    # weight normalisation has one more parameter per row
+    conditioner = (condition + 2) * hidden + (hidden + 2) * outputs
     networks = 2 * (reader * (at.text + DECODED) + 6 * conditioner)
     return Cost(
-        edit=below + told + 2 * top + networks,
+        edit=below + answer + 2 * top + networks,
         step=4 * top + 3 * (change + networks),
-        prepare=below + told,
+        prepare=below + answer,
         trained=reader + 6 * conditioner,
         passed=at.tokens * 3,
         rows=1,
@@ -246,10 +268,9 @@ def ke(at: Load) -> Cost:
 
 
 def serac(at: Load) -> Cost:
-    """A counterfactual model like OPT-125M between two linear maps, trained on three rows of an
-    example.
-    """
-    b, small = at.backbone, 768
+    """SERAC: a model like OPT-125M between two linear maps; three rows per example."""
+    b = at.backbone
+    small = 768
     answering = 2 * (SMALL + 2 * b.width * small) * (at.tokens + at.text) + b.head(at.answer)
     return Cost(
         edit=b.vision.flops + b.forward(at.tokens, 22),
@@ -263,10 +284,13 @@ def serac(at: Load) -> Cost:
 
 
 def recipe(at: Load) -> Cost:
-    """RoBERTa-base, keys of width 4096 and 3 prompt vectors; three rows of an example through the
-    whole decoder.
+    """RECIPE: RoBERTa-base, keys of width 4096, 3 prompt vectors; three rows per example.
+
+    Gradients pass the whole decoder.
     """
-    b, key, rows = at.backbone, 4096, 3
+    b = at.backbone
+    key = 4096
+    rows = 3
     reading = 2 * SMALL * at.text
     features = 4 * 768
     perceptron = 2 * features + features * key + key + (key + 1) * key
@@ -283,8 +307,10 @@ def recipe(at: Load) -> Cost:
 
 
 def lte(at: Load) -> Cost:
-    """All layers of the decoder; seven rows an example, five of them with the edit told."""
-    b, rows, told = at.backbone, 7, at.tokens + at.text
+    """LTE: all layers of the decoder; seven rows per example, five with the edit in context."""
+    b = at.backbone
+    rows = 7
+    told = at.tokens + at.text
     return Cost(
         edit=b.vision.flops,
         query=2 * (b.forward(told) - b.forward(at.tokens)),
@@ -297,9 +323,7 @@ def lte(at: Load) -> Cost:
 
 
 def descent(at: Load, steps: int, layers: int) -> Cost:
-    """``steps`` of gradient descent an edit through the last ``layers``, what is below them having
-    run once.
-    """
+    """``steps`` of gradient descent per edit through the last ``layers``; those below run once."""
     b = at.backbone
     once = b.vision.flops + b.forward(at.tokens, b.layers - layers)
     passes = steps * 2 * (b.forward(at.tokens, layers) + b.head(at.answer))
@@ -307,7 +331,7 @@ def descent(at: Load, steps: int, layers: int) -> Cost:
 
 
 def ike(at: Load) -> Cost:
-    """32 demonstrations before every query."""
+    """IKE: 32 demonstrations before every query."""
     b = at.backbone
     told = at.tokens + (DEMONSTRATIONS + 1) * 2 * at.text
     return Cost(edit=b.vision.flops, query=2 * (b.forward(told) - b.forward(at.tokens)))
@@ -331,13 +355,18 @@ COSTS: dict[str, Callable[[Load], Cost]] = {
     "t-patcher": lambda at: descent(at, 25, 1),
     "wise": lambda at: descent(at, 10, 6),
 }
-"""What each method costs, by its label in ``settings/``."""
+"""The cost function of each method, by its label in ``settings/``."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What products of matrices reach (TFLOP/s), the memory (GB) and how fast it is read (TB/s);
-    shares reached.
+    """A device to estimate for.
+
+    Arguments:
+        tflops: Speed of large matrix products, in TFLOP/s.
+        memory: Memory in GB.
+        bandwidth: Bandwidth of the memory in TB/s.
+        efficiency: Share of ``tflops`` that a "step", an "edit" and a "query" reach.
     """
 
     tflops: float
@@ -347,82 +376,89 @@ class Device:
 
     @classmethod
     def read(cls, tflops: float, memory: float, bandwidth: float) -> "Device":
-        """With the efficiency that ``efficiency.py`` measured."""
+        """A device with the efficiency that ``efficiency.py`` measured."""
         stored = json.loads(EFFICIENCY.read_text(encoding="utf-8"))
-        return cls(
-            tflops, memory, bandwidth, {kind: stored[kind] for kind in ("step", "edit", "query")}
-        )
+        efficiency = {kind: stored[kind] for kind in ("step", "edit", "query")}
+        return cls(tflops, memory, bandwidth, efficiency)
 
     def seconds(self, kind: str, flops: float) -> float:
-        """That ``flops`` take as part of a training step, an edit or a query."""
+        """Seconds of ``flops`` in a training step, an edit or a query (``kind``)."""
         return flops / (self.tflops * 1e12 * self.efficiency[kind])
 
 
 def train_bytes(at: Load, cost: Cost, batch: int) -> float:
-    """On the device, in training."""
+    """Bytes of device memory in training."""
     b = at.backbone
-    cast = (
-        4 * cost.trained if cost.trained == b.layers * b.layer else 0
-    )  # LTE's weights and gradients in the model's type
+    # LTE also keeps weights and gradients in the model's dtype
+    cast = 4 * cost.trained if cost.trained == b.layers * b.layer else 0
     activations = batch * (cost.passed * 34 * b.width + cost.held)
     logits = 3 * 4 * batch * cost.rows * at.answer * b.vocabulary
     return 2 * b.parameters + 16 * cost.trained + cast + activations + logits
 
 
 def cache_bytes(at: Load, cost: Cost) -> float:
-    """Of the hidden states that a training keeps in memory and on disk."""
+    """Bytes of the hidden states that a training keeps in memory and on disk."""
     return at.train_cases * cost.rows * at.tokens * at.backbone.width * 4.0
 
 
 def train_hours(at: Load, cost: Cost, device: Device, steps: int, batch: int) -> float:
-    """Of a training."""
+    """Hours of a training."""
     b = at.backbone
     prepared = at.train_cases if b.cached else steps * batch
     work = device.seconds("step", steps * batch * cost.step + prepared * cost.prepare)
-    layers = cost.passed / cost.rows / at.tokens
-    return max(work, steps * STARTING * (3 * layers + (0 if b.cached else b.layers))) / 3600
+    layers = 3 * cost.passed / cost.rows / at.tokens
+    if not b.cached:
+        layers += b.layers
+    return max(work, steps * STARTING * layers) / 3600
 
 
 def query_seconds(at: Load, cost: Cost, device: Device) -> float:
-    """Of a probe: the answer is generated, and forced once. Its batch shares the reading of the
-    weights.
+    """Seconds of a probe, whose answer is generated, and scored once under teacher forcing.
+
+    A batch reads the weights once.
     """
-    b, decoded = at.backbone, max(DECODED, at.answer + 1)
+    b = at.backbone
+    decoded = max(DECODED, at.answer + 1)
     flops = b.vision.flops + 2 * b.forward(at.tokens) + b.head(at.tokens) + cost.query
-    reading, starting = 2 * b.decoder / (device.bandwidth * 1e12), STARTING * b.layers
-    decoding = max(
-        reading / PROBES, starting / PROBES, device.seconds("query", b.forward(1) + b.head(1))
-    )
+    reading = 2 * b.decoder / (device.bandwidth * 1e12)
+    starting = STARTING * b.layers
+    computing = device.seconds("query", b.forward(1) + b.head(1))
+    decoding = max(reading / PROBES, starting / PROBES, computing)
     return device.seconds("query", flops) + decoded * decoding
 
 
 def windows(at: Load, numbers: Sequence[int]) -> tuple[int, int]:
-    """Cases edited and cases asked about in LiveEdit's protocol over all cases; windows that begin
-    together are one.
+    """Number of edited and of evaluated cases in LiveEdit's protocol over all cases.
+
+    Of windows that begin together only the largest is edited.
     """
-    pools = {start: n for n in sorted(numbers) for start in range(0, at.test_cases - n + 1, n)}
-    return sum(pools.values()), sum(at.test_cases // n * n for n in numbers)
+    sizes: dict[int, int] = {}
+    for size in sorted(numbers):
+        sizes |= dict.fromkeys(range(0, at.test_cases - size + 1, size), size)
+    return sum(sizes.values()), sum(at.test_cases // n * n for n in numbers)
 
 
 def eval_hours(at: Load, cost: Cost, device: Device, edits: int, asks: int) -> float:
-    """Of ``edits`` edits and ``asks`` cases asked about."""
+    """Hours of ``edits`` edits and ``asks`` evaluated cases."""
     edit = max(device.seconds("edit", cost.edit), STARTING * max(cost.started, at.backbone.layers))
     return (edits * edit + asks * PROBES * query_seconds(at, cost, device)) / 3600
 
 
 def table(name: str, data: str, device: Device) -> list[str]:
-    """The rows of one backbone and benchmark; the last has the hours of all that fits."""
-    at, lines, trained, tested = load(BACKBONES[name], data), [], 0.0, 0.0
+    """The rows of one backbone and benchmark; the last has the hours of all methods that fit."""
+    at = load(BACKBONES[name], data)
     counts = windows(at, (1, 10, 100, 1000))
+    lines = []
+    trained = tested = 0.0
     for label, costs in COSTS.items():
         if label in VLKEB_ONLY and data != "vlkeb":
             continue
-        cost, used = costs(at), method(label, name, data, at.train_cases)
-        training, testing = (
-            0.0,
-            0.0 if label in VLKEB_ONLY else eval_hours(at, cost, device, *counts),
-        )
-        cells, fits = ["–"] * 4, True
+        cost = costs(at)
+        used = method(label, name, data, at.train_cases)
+        training = 0.0
+        testing = 0.0 if label in VLKEB_ONLY else eval_hours(at, cost, device, *counts)
+        cells = ["–"] * 4
+        fits = True
         if used.training:
             training = train_hours(at, cost, device, used.steps, used.batch)
             held = train_bytes(at, cost, used.batch) / 1e9
@@ -436,18 +472,27 @@ def table(name: str, data: str, device: Device) -> list[str]:
         cells += [f"{cost.edit / 1e12:.3g}", f"{query_seconds(at, cost, device):.2f}"]
         cells += [f"{hours:.1f}" if hours else "–" for hours in (training, testing)]
         lines.append(f"| {data} | {label} | {' | '.join(cells)} |")
-        trained, tested = trained + training * fits, tested + testing * fits
+        trained += training * fits
+        tested += testing * fits
     return [*lines, f"| {data} | all that fit |{' |' * 6} {trained:.0f} | {tested:.0f} |"]
 
 
 HEAD = (
-    "benchmark", "method", "parameters trained, M", "device, GB", "hidden states, GB", "a step, TFLOP",
-    "an edit, TFLOP", "a query, s", "training, h", "windows, h",
+    "benchmark", "method", "parameters trained, M", "device, GB", "hidden states, GB",
+    "a step, TFLOP", "an edit, TFLOP", "a query, s", "training, h", "windows, h",
 )  # fmt: skip
 
 
+LEGEND = """\
+*Device* is the memory of a training step. *Hidden states* are what a training would keep of all
+cases; for the backbones with most image tokens they are computed at each step instead
+(`--no-cache`), which *a step* and *training* include. *Windows* is the test at 1, 10, 100 and
+1,000 edits over all cases. The hours are for one device; N devices divide them by about N, but
+not the memory."""
+
+
 def page(device: Device, command: str) -> str:
-    """``docs/explanation/results/published.md``."""
+    """The text of ``docs/explanation/results/published.md``."""
     measured = json.loads(EFFICIENCY.read_text(encoding="utf-8"))
     shares = ", ".join(
         f"{kind} {100 * device.efficiency[kind]:.0f} %" for kind in ("step", "edit", "query")
@@ -455,23 +500,21 @@ def page(device: Device, command: str) -> str:
     parts = [
         "# Cost of the published tables\n",
         "Computed, not measured: nothing here was run on these backbones. Made by",
-        f"`{command}`,\nwhich says what is counted. Efficiency relative to a large matrix product: {shares};",
+        f"`{command}`,\n"
+        f"which says what is counted. Efficiency relative to a large matrix product: {shares};",
         f"{measured['how']}.\n",
-        "*Device* is the memory of a training step. *Hidden states* are what a training would keep of all\n"
-        "cases; for the backbones with most image tokens they are computed at each step instead\n"
-        "(`--no-cache`), which *a step* and *training* include. *Windows* is the test at 1, 10, 100 and\n"
-        "1,000 edits over all cases. The hours are for one device; N devices divide them by about N, but\n"
-        "not the memory.",
+        LEGEND,
     ]
     lines = ["", f"| {' | '.join(HEAD)} |", f"| --- | --- |{' ---: |' * (len(HEAD) - 2)}"]
     for name, backbone in BACKBONES.items():
         parts += [f"\n## {name}\n\n{backbone.described}.", *lines]
-        parts += [row for data in BENCHMARKS for row in table(name, data, device)]
+        for data in BENCHMARKS:
+            parts += table(name, data, device)
     return "\n".join(parts) + "\n"
 
 
 def device_options(parser: argparse.ArgumentParser) -> None:
-    """What an estimate is told of the device."""
+    """Add the options that describe the device."""
     parser.add_argument(
         "--tflops",
         type=float,

@@ -1,9 +1,9 @@
-"""The methods of the published tables and their settings, as the files in ``settings/`` say.
+"""Methods of the published tables, with their settings from the files in ``settings/``.
 
-A file is called after the label that the tables have, LABEL.json, or LABEL.BACKBONE.json where
-backbones differ. It holds the ``method`` where the label is none, the ``editor``'s settings and,
-for a method that is trained, the ``training``'s; ``epochs`` stands for a number of steps. BENCHMARK
-in it is the benchmark's name.
+A file is called LABEL.json after the label in the tables, or LABEL.BACKBONE.json where backbones
+differ. It holds the ``method`` if that is not the label, the settings of the ``editor`` and, for a
+trained method, those of the ``training``; ``epochs`` may replace the number of steps. BENCHMARK
+stands for the name of the benchmark.
 """
 
 import json
@@ -20,15 +20,22 @@ LABELS = (
     "liveedit", "mend", "serac", "recipe", "ke", "lte",
     "ft-l", "ft-m", "ft-llm", "ft-vis", "ike", "t-patcher", "lemoe", "grace", "wise", "lora",
 )  # fmt: skip
-"""All methods, those that are trained first, the most expensive training last."""
+"""All methods: trained ones first, of these the most expensive last."""
 VLKEB_ONLY = ("ft-llm", "ft-vis")
-"""FT-L and FT-M with VLKEB's settings, for its protocols alone."""
+"""FT-L and FT-M with VLKEB's settings, for VLKEB's protocols only."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method with its settings. ``steps`` and ``batch`` are 0 where nothing is trained; ``file``
-    holds it all.
+    """A method with its settings.
+
+    Arguments:
+        label: Label in the tables.
+        name: Name of the editor.
+        file: File of the settings.
+        editor: Settings of the editor.
+        training: Settings of the training; empty if there is none.
+        steps: Number of training steps; 0 if there is no training.
     """
 
     label: str
@@ -40,12 +47,12 @@ class Method:
 
     @property
     def batch(self) -> int:
-        """Cases a training step takes."""
+        """Number of cases per training step; 0 if there is no training."""
         return int(self.training.get("batch_size", 0))
 
 
 def method(label: str, backbone: str, data: str, train_cases: int) -> Method:
-    """The method of a label for a backbone and a benchmark with so many training cases."""
+    """The method of a label, for a backbone and a benchmark with ``train_cases``."""
     own = SETTINGS / f"{label}.{backbone}.json"
     file = own if own.exists() else SETTINGS / f"{label}.json"
     stored = json.loads(file.read_text(encoding="utf-8").replace("BENCHMARK", data))

@@ -1,17 +1,19 @@
-"""From weights and data to the published tables: E-VQA, E-IC and VLKEB on the five backbones of the
-papers.
+"""Reproduce the published tables: E-VQA, E-IC and VLKEB on the papers' five backbones.
 
-    liveedit data add vlkeb --annotations DIR --images DIR                        # once; e-vqa and e-ic likewise
-    python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb --plan     # the commands, and their time
+    liveedit data add vlkeb --annotations DIR --images DIR        # once; e-vqa and e-ic likewise
+    python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb --plan
     python recipes/published/run.py llava-1.5-7b vlkeb --out runs/llava-vlkeb
-    python recipes/published/run.py qwen-vl-7b vlkeb --out runs/qwen-vlkeb --model qwen-vl      # a folder (docs/how-to/convert.md)
+    python recipes/published/run.py qwen-vl-7b vlkeb --out runs/qwen-vlkeb --model qwen-vl
 
-Trains the methods that are trained, tests all of them by LiveEdit's protocol and, on VLKEB, by
-VLKEB's, and writes the papers' tables to ``--out/tables``. Every step is a `liveedit` command that
-goes on where it was stopped; so does this script, which runs them one after another and stops at
-one that fails. Data and prompts are the papers' own, the model computes in bfloat16. ``--processes
-N`` uses N GPUs. docs/explanation/published.md has the settings, their sources and the papers' figures. What a
-method takes is computed (``estimate.py``); one that does not fit into ``--memory`` is left out.
+``--plan`` prints the commands and their estimated times and runs nothing. In the last line
+``--model`` is a converted folder (docs/how-to/convert.md).
+
+Trains the trainable methods, tests all methods by LiveEdit's protocol and, on VLKEB, by VLKEB's,
+and writes the papers' tables to ``--out/tables``. Every step is a `liveedit` command that continues
+where it was interrupted, and so does this script; it stops at a step that fails. Data and prompts
+are the papers' own; the model computes in bfloat16. ``--processes N`` uses N GPUs. Memory and hours
+are computed (``estimate.py``); a method that does not fit into ``--memory`` is left out.
+docs/explanation/published.md has the settings, their sources and the papers' figures.
 """
 
 import argparse
@@ -46,14 +48,14 @@ from liveedit.errors import LiveEditError
 __all__ = ["Step", "plan"]
 
 NO_TEXT = ("liveedit", "ft-m", "ft-vis")
-"""Methods that cannot edit a fact without an image, as published."""
+"""Methods that, as published, cannot edit a fact without an image."""
 FINISHED = "config.json"
-"""What a training that is done leaves, last of all."""
+"""The last file that a finished training writes."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, what it is, and how many hours it takes by the estimate."""
+    """A command, its title, and its estimated hours."""
 
     what: str
     command: list[str]
@@ -62,7 +64,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Table:
-    """A table to be made: the backbone, the benchmark, and where everything goes."""
+    """A table to make.
+
+    Arguments:
+        backbone: Name of the backbone.
+        data: Name of the benchmark.
+        out: Folder of everything that is written.
+        model: Folder or Hugging Face id of the weights.
+        processes: Number of GPUs.
+    """
 
     backbone: str
     data: str
@@ -77,17 +87,15 @@ class Table:
 
     @property
     def shape(self) -> Backbone:
-        """The backbone's."""
+        """Shapes of the backbone."""
         return BACKBONES[self.backbone]
 
     def command(self, verb: str, *options: str, most: int | None = None) -> list[str]:
         """A command of `liveedit` on this model, in at most ``most`` processes."""
         count = min(self.processes, most or self.processes)
-        start = (
-            ["accelerate", "launch", "--num_processes", str(count), "-m", "liveedit"]
-            if count > 1
-            else ["liveedit"]
-        )
+        start = ["liveedit"]
+        if count > 1:
+            start = ["accelerate", "launch", "--num_processes", str(count), "-m", *start]
         published = ["--split", "paper", "--prompts", "paper", "--prompt-format", "raw"]
         return [*start, verb, *options, "--model", self.model, "--dtype", "bfloat16", *published]
 
@@ -113,9 +121,11 @@ class Table:
 
 
 def plan(table: Table, labels: Sequence[str], device: Device) -> list[Step]:
-    """All steps. Raises :class:`BadInput` where the benchmark was not added."""
-    at, files = load(table.shape, table.data), place(table.data).files
-    steps, costs = [], {label: COSTS[label](at) for label in labels}
+    """All steps of a table. Raises :class:`BadInput` if the benchmark was not added."""
+    at = load(table.shape, table.data)
+    files = place(table.data).files
+    costs = {label: COSTS[label](at) for label in labels}
+    steps = []
     for chosen in table.methods(labels):
         if chosen.training:
             hours = train_hours(at, costs[chosen.label], device, chosen.steps, chosen.batch)
@@ -125,62 +135,50 @@ def plan(table: Table, labels: Sequence[str], device: Device) -> list[Step]:
     def test(
         what: str, data: str, edits: int, asks: int, some: Sequence[str], *protocol: str
     ) -> Step:
-        hours = (
-            sum(eval_hours(at, costs[label], device, edits, asks) for label in some)
-            / table.processes
-        )
+        hours = sum(eval_hours(at, costs[label], device, edits, asks) for label in some)
         command = table.evaluation(data, what, some, *protocol)
-        return Step(f"test {what}", command, hours)
+        return Step(f"test {what}", command, hours / table.processes)
 
     def single(data: str, cases: int, some: Sequence[str], edits: int = 1) -> Step:
         protocol = ("--protocol", "windows", "--edits", str(edits), "--max-cases", str(cases))
         return test(data, data, edits * cases, cases, some, *protocol)
 
     both = [label for label in labels if label not in VLKEB_ONLY]
+    counts = windows(at, (1, 10, 100, 1000))
     numbers = ("--edits", "1,10,100,1000", "--max-cases", str(at.test_cases))
-    steps.append(
-        test(
-            "windows",
-            table.data,
-            *windows(at, (1, 10, 100, 1000)),
-            both,
-            "--protocol",
-            "windows",
-            *numbers,
-        )
-    )
+    steps.append(test("windows", table.data, *counts, both, "--protocol", "windows", *numbers))
     if table.data == "vlkeb":
         stream = "vlkeb-multihop" if "multihop" in files else "vlkeb"
         gap = ("--protocol", "gap", "--gaps", "10,20,50,100", "--max-cases", "200")
         steps.append(test("gap", stream, 300, 800, labels, *gap))
         if "onehop" in files:
-            told = [label for label in labels if label not in NO_TEXT]
+            able = [label for label in labels if label not in NO_TEXT]
             cases = source("vlkeb").counts["onehop"]
-            steps += [
-                single("vlkeb-onehop", cases, labels),
-                single("vlkeb-onehop-edited", cases, told, edits=2),
-            ]
+            steps.append(single("vlkeb-onehop", cases, labels))
+            steps.append(single("vlkeb-onehop-edited", cases, able, edits=2))
         if "multihop" in files:
             steps.append(single("vlkeb-multihop", at.test_cases, labels))
     return [*steps, Step("report", ["liveedit", "report", str(table.out)])]
 
 
 def fitting(table: Table, labels: Sequence[str], device: Device, console: Console) -> list[str]:
-    """The methods whose training fits into the device's memory; the others are named."""
-    at, chosen = load(table.shape, table.data), []
+    """The methods whose training fits into the device's memory; the others are printed."""
+    at = load(table.shape, table.data)
+    chosen = []
     for one in table.methods(labels):
         held = train_bytes(at, COSTS[one.label](at), one.batch) / 1e9 if one.training else 0.0
         if held <= device.memory:
             chosen.append(one.label)
         else:
             console.print(
-                f"{one.label} is left out: its training takes {held:.0f} GB (computed), --memory says less"
+                f"{one.label} is left out: its training takes {held:.0f} GB (computed), "
+                "--memory says less"
             )
     return chosen
 
 
 def untrained(table: Table, labels: Sequence[str]) -> None:
-    """Write the settings of the methods without training where `liveedit eval` looks for them."""
+    """Write the settings of methods without training to the folders that `liveedit eval` reads."""
     for chosen in table.methods(labels):
         if not chosen.training:
             folder = table.editors / chosen.label
@@ -190,25 +188,25 @@ def untrained(table: Table, labels: Sequence[str]) -> None:
 
 
 def done(step: Step) -> bool:
-    """Whether a step is a training that has left its editor."""
+    """Whether a step is a finished training."""
     words = step.command
     return "train" in words and (Path(words[words.index("train") + 1]) / FINISHED).is_file()
 
 
 def run(steps: Sequence[Step], console: Console) -> int:
-    """Run the steps in their order; the exit status of one that fails, else 0."""
+    """Run the steps in order; return the exit status of the first that fails, else 0."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     for step in steps:
         if done(step):
             console.print(f"{step.what}: done already", markup=False)
             continue
         console.rule(step.what)
-        status = subprocess.run(
-            step.command, env=os.environ | {"PATH": path}, check=False
-        ).returncode
+        environment = os.environ | {"PATH": path}
+        status = subprocess.run(step.command, env=environment, check=False).returncode
         if status:
             console.print(
-                f"stopped at '{step.what}'; once it is mended, the same command goes on from here, or alone:"
+                f"stopped at '{step.what}'; once it is mended, the same command goes on from here, "
+                "or alone:"
             )
             console.print(shlex.join(step.command), soft_wrap=True, markup=False, highlight=False)
             return status
@@ -216,7 +214,7 @@ def run(steps: Sequence[Step], console: Console) -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -243,7 +241,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Plan, print, and run."""
+    """Print the plan and, unless ``--plan`` is given, run it."""
     parser = options()
     args = parser.parse_args(arguments)
     labels = [label for label in LABELS if label in args.editors.split(",")]
@@ -252,7 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = args.model or BACKBONES[args.backbone].source
     if model is None:
         parser.error(
-            f"{args.backbone} is made from its authors' files (docs/how-to/convert.md): give the folder, --model FOLDER"
+            f"{args.backbone} is made from its authors' files (docs/how-to/convert.md): "
+            "give the folder, --model FOLDER"
         )
     console = Console()
     table = Table(args.backbone, args.data, args.out, model, args.processes)
@@ -270,7 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     total = sum(step.hours for step in steps)
     console.print(
-        f"in all {total:.0f} hours on {args.processes} x {args.tflops:g} TFLOP/s; computed, not measured"
+        f"in all {total:.0f} hours on {args.processes} x {args.tflops:g} TFLOP/s; "
+        "computed, not measured"
     )
     if args.plan:
         return 0

@@ -1,9 +1,8 @@
-"""The papers' five backbones at their full size with random weights, on any device; on the meta
-device they weigh nothing.
+"""The papers' five backbones at full size with random weights, on any device.
 
-The settings are those of the authors' configurations. The tokenizer is that of the tiny models, a
-few hundred tokens, so nothing is downloaded: what a query costs depends on how many tokens it has,
-not on which.
+On the meta device they need no memory. The settings are those of the authors' configurations. The
+tokenizer is that of the tiny models, with a few hundred tokens, so nothing is downloaded: the cost
+of a query depends on the number of its tokens, not on which they are.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from liveedit.models.families.mplug_owl2 import family as mplug_owl2
 from liveedit.models.families.mplug_owl2.modeling import MPlugOwl2Config
 from liveedit.models.families.qwen_vl.family import QwenVLProcessor
 from liveedit.models.families.qwen_vl.modeling import QwenVLConfig
-from liveedit.models.tiny.families import tokenizer
+from liveedit.models.tiny.tokenizer import tokenizer
 from liveedit.models.vlm import VLM
 
 __all__ = ["FULL", "full"]
@@ -41,8 +40,9 @@ LLAMA = {
 
 
 def full(name: str, device: torch.device | str) -> VLM:
-    """A backbone in bfloat16, asked by raw prompts, whose answers never end early. Raises
-    :class:`KeyError`.
+    """A backbone in bfloat16 with raw prompts, whose answers never end early.
+
+    Raises ``KeyError`` for an unknown name.
     """
     config, processor = FULL[name]()
     with torch.device(device):
@@ -52,7 +52,7 @@ def full(name: str, device: torch.device | str) -> VLM:
 
 
 def blip2() -> tuple[Any, Any]:
-    """BLIP2-OPT-2.7B: ViT-g of 224 pixels and a Q-Former, which are the defaults of the class."""
+    """BLIP2-OPT-2.7B: ViT-g of 224 pixels and a Q-Former, the defaults of the class."""
     text = tokenizer("</s>", ["</s>", "<pad>", "<image>"])
     text.image_token = transformers.AddedToken("<image>", normalized=False, special=True)
     opt = {"hidden_size": 2560, "word_embed_proj_dim": 2560, "ffn_dim": 10240, "vocab_size": 50304}
@@ -103,9 +103,7 @@ def llava() -> tuple[Any, Any]:
 
 
 def owl2() -> tuple[Any, Any]:
-    """mPLUG-Owl2: CLIP ViT-L of 448 pixels, a visual abstractor, Llama-2-7B with weights of its own
-    for images.
-    """
+    """mPLUG-Owl2: CLIP ViT-L of 448 pixels, an abstractor, Llama-2-7B with weights for images."""
     text = tokenizer("<s>", ["</s>", "<pad>"])
     text.add_special_tokens({"extra_special_tokens": [mplug_owl2.IMAGE]})
     config = MPlugOwl2Config(
@@ -118,9 +116,7 @@ def owl2() -> tuple[Any, Any]:
 
 
 def qwen_vl() -> tuple[Any, Any]:
-    """Qwen-VL: ViT-bigG of 448 pixels, a resampler, Qwen-7B; the vision is the default of the
-    class.
-    """
+    """Qwen-VL: ViT-bigG of 448 pixels and a resampler, the defaults of the class, and Qwen-7B."""
     text = tokenizer(
         None, ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<img>", "</img>", "<imgpad>"]
     )

@@ -1,14 +1,14 @@
-"""Measure on the GPU that is here what ``compute.py`` computes: random weights at full size, in
-bfloat16.
+"""Measure on a GPU what ``compute.py`` computes: random weights at full size, in bfloat16.
 
-    python recipes/sizes/measure.py llava-1.5-7b      # and minigpt4-vicuna-7b, blip2-opt-2.7b, mplug-owl2-7b, qwen-vl-7b
+    python recipes/sizes/measure.py BACKBONE      # llava-1.5-7b, minigpt4-vicuna-7b …
 
-Prints memory and time of one edit, one query with 0, 1,000 and 100,000 experts in the pool, and one
-training step, keeps them in docs/explanation/results/sizes.json and writes docs/explanation/results/sizes.md anew. Nothing
-is downloaded, and nothing means anything: weights, experts and pictures are random. Each number is
-the median of ``REPEATS`` runs after one that does not count; memory is the most that torch held in
-any of them. An image is read and scaled in each, on the CPU, and a training step brings its hidden
-states from there.
+Prints memory and time of one edit, of one query with 0, 1,000 and 100,000 experts, and of one
+training step, stores them in docs/explanation/results/sizes.json and writes docs/explanation/results/sizes.md. Nothing is
+downloaded: weights, experts and images are random.
+
+Each number is the median of ``REPEATS`` runs after a warm-up; memory is the largest amount that
+torch held in any of them. Every run reads and scales its image on the CPU, and a training step
+moves its hidden states from there.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
-from liveedit.editors.liveedit.routing import LiveEditPatch
+from liveedit.editors.liveedit.experts import ExpertPatch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -40,11 +40,11 @@ __all__ = ["Taken", "crowd", "keep", "main", "measure", "sized", "taken"]
 REPEATS = 5
 
 Taken = dict[str, float]
-"""``ms`` and ``GB``; the memory is 0 on a CPU, where nobody counts it."""
+"""``ms`` and ``GB``; the memory is 0 on a CPU, where it is not measured."""
 
 
 def taken(action: Callable[[], object], device: torch.device) -> Taken | None:
-    """What ``action`` takes; ``None`` if it does not fit into the device's memory."""
+    """Measure ``action``; ``None`` if it does not fit into the device's memory."""
     cuda = device.type == "cuda"
 
     def once() -> float:
@@ -67,32 +67,29 @@ def taken(action: Callable[[], object], device: torch.device) -> Taken | None:
 
 
 def sized(vlm: VLM, text: int = TEXT) -> Query:
-    """An edit whose row has ``text`` tokens that are no image's, ``ANSWER`` of them its answer's: a
-    digit is a token.
+    """An edit whose row has ``text`` text tokens, ``ANSWER`` of them its answer's.
+
+    A digit is a token, and so is the blank before the answer.
     """
-    query = Query(
-        "1", "1" * (ANSWER - 1), Image.effect_noise((480, 360), 60).convert("RGB")
-    )  # and the blank before it
+    noise = Image.effect_noise((480, 360), 60).convert("RGB")
+    query = Query("1", "1" * (ANSWER - 1), noise)
     row = vlm.encode([query])
     first, last = row.spans[0].image
     return replace(query, prompt="1" * (1 + text - (row.labels.shape[1] - (last - first))))
 
 
-def crowd(patch: LiveEditPatch, experts: int) -> LiveEditPatch:
-    """The one edit of ``patch`` among so many experts, which are found for no image, or no edit at
-    all for 0.
-    """
+def crowd(patch: ExpertPatch, experts: int) -> ExpertPatch:
+    """The one edit of ``patch`` in a bank of ``experts``; the others fire for no image."""
     rows: dict[str, Tensor] = {}
     for name, own in patch.bank.tensors().items():
-        rows[name] = own.new_full(
-            (experts, *own.shape[1:]), math.nan if name == "vision_keys" else 0.0
-        )
+        value = math.nan if name == "vision_keys" else 0.0
+        rows[name] = own.new_full((experts, *own.shape[1:]), value)
         rows[name][:1] = own[: min(1, experts)]
-    return LiveEditPatch(patch.editor, Bank(rows))
+    return ExpertPatch(patch.editor, Bank(rows))
 
 
 def case(number: int, edit: Query) -> Case:
-    """A case as LiveEdit is trained on it: the edit and three probes, all with an image."""
+    """A training case of LiveEdit: the edit and three probes, all with an image."""
     kinds = ("text_generality", "image_generality", "image_locality")
     return Case(str(number), (edit,), tuple(Probe(kind, edit) for kind in kinds))
 
@@ -100,15 +97,17 @@ def case(number: int, edit: Query) -> Case:
 def measure(
     vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS
 ) -> dict[str, Taken | None]:
-    """Everything, by the names in ``compute.WORK``. Whatever sees the image finds the one edit (a
-    margin of −∞).
+    """Measure all work, by the keys of ``compute.WORK``.
+
+    With the margin at −∞ every query about the image finds the one edit.
     """
     editor = LiveEdit(vlm, replace(config, margin=-1e9))
-    edit, device = sized(vlm), editor.device
+    edit = sized(vlm)
+    device = editor.device
     asked = [Query(edit.prompt, image=edit.image)]
     found = {"edit": taken(lambda: editor.edit([edit]), device)}
     own = editor.edit([edit])
-    assert isinstance(own, LiveEditPatch)
+    assert isinstance(own, ExpertPatch)
 
     def ask(experts: int) -> Taken | None:
         try:
@@ -127,13 +126,13 @@ def measure(
 
 
 def training_step(editor: LiveEdit, cases: Sequence[Case]) -> Callable[[], None]:
-    """A step of ``liveedit train`` whose hidden states are kept."""
+    """A step of ``liveedit train`` with cached hidden states."""
     examples = editor.prepare(cases)
     optimizer = torch.optim.Adam(editor.networks().parameters(), lr=1e-4, fused=True)
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        loss, _ = editor.loss(examples, dice)
+        loss, _ = editor.loss(examples, generator)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -142,12 +141,12 @@ def training_step(editor: LiveEdit, cases: Sequence[Case]) -> Callable[[], None]
 
 
 def gpu() -> str | None:
-    """The name of the GPU that is here, if one is."""
+    """Name of the GPU, if there is one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure one backbone, print, and keep."""
+    """Measure one backbone; print and store the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -158,20 +157,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: there is no GPU here: run this on a machine with one", file=sys.stderr)
         return 1
     torch.manual_seed(0)
-    name, device = args.backbone, torch.device("cuda:0")
-    found = measure(full(name, device), LiveEditConfig())
+    name = args.backbone
+    found = measure(full(name, torch.device("cuda:0")), LiveEditConfig())
     keep(name, {"device": f"{here}, torch {torch.__version__}", **found})
     console = Console()
     for work, numbers in found.items():
-        said = (
-            "does not fit" if numbers is None else f"{numbers['ms']:.1f} ms, {numbers['GB']:.1f} GB"
-        )
-        console.print(f"{WORK[work]}: {said}", highlight=False)
+        result = "does not fit"
+        if numbers is not None:
+            result = f"{numbers['ms']:.1f} ms, {numbers['GB']:.1f} GB"
+        console.print(f"{WORK[work]}: {result}", highlight=False)
     return 0
 
 
 def keep(name: str, found: dict[str, object]) -> None:
-    """Put what was measured on a backbone beside what was on others, and write the page anew."""
+    """Add the measurements of a backbone to the others, and write the page."""
     stored = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
     stored[name] = found
     MEASURED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")

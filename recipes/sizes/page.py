@@ -1,5 +1,6 @@
-"""``python recipes/sizes/page.py`` writes docs/explanation/results/sizes.md: what ``compute.py`` computes and,
-beside it, what ``measure.py`` has measured.
+"""Write docs/explanation/results/sizes.md: costs that ``compute.py`` computes and ``measure.py`` has measured.
+
+python recipes/sizes/page.py
 """
 
 import json
@@ -33,23 +34,21 @@ DOC = Path(__file__).parents[2] / "docs" / "explanation" / "results" / "sizes.md
 MEASURED = DOC.with_suffix(".json")
 
 Measurements = Mapping[str, Mapping[str, Any]]
-"""By backbone: the ``device``, and by work its ``ms`` and ``GB``, or ``None`` where it was too
-large.
-"""
+"""By backbone the ``device``, and by work ``ms`` and ``GB``; ``None`` where it was too large."""
 
 
 def time(work: Work, card: Card) -> str:
-    """Floor and expectation in a cell."""
+    """A cell with lower bound and expectation."""
     if work.memory > 1e9 * card.memory:
         return "too large"
     floor, expected = work.milliseconds(card)
-    return (
-        f"{floor:,.3g} / {expected:,.3g}" if expected < 1000 else f"{floor:,.0f} / {expected:,.0f}"
-    )
+    if expected < 1000:
+        return f"{floor:,.3g} / {expected:,.3g}"
+    return f"{floor:,.0f} / {expected:,.0f}"
 
 
 def measured(measurements: Measurements, name: str, work: str) -> list[str]:
-    """What was measured, in two cells."""
+    """Two cells with measured memory and time."""
     if name not in measurements:
         return ["not measured yet"] * 2
     found = measurements[name][work]
@@ -77,28 +76,25 @@ def table(name: str, measurements: Measurements) -> list[str]:
 
 
 def pools() -> list[str]:
-    """What the largest pool takes beside each backbone: two sentences and a table."""
-    count, whole = POOLS[-1], f"query {POOLS[-1]}"
+    """Memory and time of the largest bank on each backbone: two sentences and a table."""
+    count = POOLS[-1]
+    whole = f"query {count}"
     small, large = BACKBONES["blip2-opt-2.7b"], BACKBONES["llava-1.5-7b"]
-    beside, keys = (
-        [count * sum(expert(b)) / 1e9 for b in (small, large)],
-        count * expert(large)[0] / 1e9,
-    )
-    floors = [
-        f"{1e3 * filtering(large, count).floor(card):.1f} ms on the {name}"
-        for name, card in CARDS.items()
-    ]
+    beside = [count * sum(expert(b)) / 1e9 for b in (small, large)]
+    keys = count * expert(large)[0] / 1e9
+    floors = []
     fits = []
     for name, card in CARDS.items():
+        floors.append(f"{1e3 * filtering(large, count).floor(card):.1f} ms on the {name}")
         models = [model for model in BACKBONES if works(model)[whole].memory <= 1e9 * card.memory]
-        fits.append(
-            f"on the {name} for {'all five' if len(models) == len(BACKBONES) else ', '.join(models) or 'none'}"
-        )
+        listed = ", ".join(models) or "none"
+        fits.append(f"on the {name} for {'all five' if len(models) == len(BACKBONES) else listed}")
     heads = ["", "an expert, kB", "keys, GB", "bank, GB", "with the model, GB"]
     heads += [f"filtering: {card}, ms" for card in CARDS]
     rows = []
     for name, b in BACKBONES.items():
-        (read, factors), filtered = expert(b), Work((filtering(b, count),), memory=0)
+        read, factors = expert(b)
+        filtered = Work((filtering(b, count),), memory=0)
         sizes = [
             count * read / 1e9,
             count * (read + factors) / 1e9,
@@ -107,13 +103,16 @@ def pools() -> list[str]:
         cells = [f"{(read + factors) / 1e3:.0f}", *(f"{size:.1f}" for size in sizes)]
         rows.append([name, *cells, *(time(filtered, card) for card in CARDS.values())])
     return [
-        f"A bank of {count:,} weighs {beside[0]:.1f} GB beside BLIP2-OPT-2.7B and {beside[1]:.1f} GB beside a decoder of 7B, and a query that filters\n"
-        f"it reads its keys, {keys:.1f} GB, once for a whole answer: at least {', '.join(floors)}.\n"
+        f"A bank of {count:,} weighs {beside[0]:.1f} GB beside BLIP2-OPT-2.7B and "
+        f"{beside[1]:.1f} GB beside a decoder of 7B, and a query that filters\n"
+        f"it reads its keys, {keys:.1f} GB, once for a whole answer: "
+        f"at least {', '.join(floors)}.\n"
         f"Beside the model it fits {', '.join(fits)}.",
         "",
         *grid(heads, rows),
         "",
-        "A bank that grew edit by edit reserves room for up to as many again, and holds both copies while it grows.",
+        "A bank that grew edit by edit reserves room for up to as many again, and holds both while it "
+        "grows.",
     ]
 
 
@@ -123,27 +122,42 @@ def grid(heads: list[str], rows: list[list[str]]) -> list[str]:
     return [lines[0], f"| --- |{' ---: |' * (len(heads) - 1)}", *lines[1:]]
 
 
+INTRODUCTION = """\
+# LiveEdit at the papers' sizes
+
+In the table of a backbone, all columns except the last two are **computed** from shapes by
+`python recipes/sizes/page.py` (`recipes/sizes/compute.py` says what is counted); parameters and
+FLOPs are compared with the real classes on the meta device. The last two are **measured** by
+`python recipes/sizes/measure.py BACKBONE`, on random weights of full size, if a GPU is at hand.
+
+The model is in bfloat16; LiveEdit's networks and experts are in float32. A row has the
+backbone's image tokens and {text} others, {answer} of them the answer. A query has no answer and
+generates {decoded} tokens; one expert fires, the others are filtered out. A training step takes
+{batch} cases of four rows; their hidden states are computed once per case if they are kept,
+otherwise at each step.
+
+Times are *floor / expected* in milliseconds. The floor is the larger of two times, added up phase
+by phase: the arithmetic at the card's peak, and the memory traffic at its full bandwidth.
+Expected times follow from these **assumptions**:
+{shares}, and {starting:g} ms or more for each layer that Python starts.
+*Too large* is more than the card holds. Not counted are opening and scaling of images, transfers
+of hidden states to the CPU and back, and memory that CUDA reserves.
+"""
+
+
 def page(measurements: Measurements) -> str:
-    """``docs/explanation/results/sizes.md``."""
+    """The text of ``docs/explanation/results/sizes.md``."""
     sheets = [[name, *(f"{value:g}" for value in astuple(card))] for name, card in CARDS.items()]
     shares = f"{100 * MATRICES:.0f} % of the peak, {100 * READING:.0f} % of the bandwidth"
     parts = [
-        "# LiveEdit at the papers' sizes\n",
-        "In the table of a backbone, all columns except the last two are **computed** from shapes by\n"
-        "`python recipes/sizes/page.py` (`recipes/sizes/compute.py` says what is counted); parameters and\n"
-        "FLOPs are compared with the real classes on the meta device. The last two are **measured** by\n"
-        "`python recipes/sizes/measure.py BACKBONE`, on random weights of full size, if a GPU is at hand.\n",
-        "The model is in bfloat16; LiveEdit's networks and experts are in float32. A row has the\n"
-        f"backbone's image tokens and {TEXT} others, {ANSWER} of them the answer. A query has no answer and\n"
-        f"generates {DECODED} tokens; one expert fires, the others are filtered out. A training step takes\n"
-        f"{BATCH} cases of four rows; their hidden states are computed once per case if they are kept,\n"
-        "otherwise at each step.\n",
-        "Times are *floor / expected* in milliseconds. The floor is the larger of two times, added up phase\n"
-        "by phase: the arithmetic at the card's peak, and the memory traffic at its full bandwidth.\n"
-        "Expected times follow from these **assumptions**:\n"
-        f"{shares}, and {1e3 * STARTING:g} ms or more for each layer that Python starts.\n"
-        "*Too large* is more than the card holds. Not counted are opening and scaling of images, transfers\n"
-        "of hidden states to the CPU and back, and memory that CUDA reserves.\n",
+        INTRODUCTION.format(
+            text=TEXT,
+            answer=ANSWER,
+            decoded=DECODED,
+            batch=BATCH,
+            shares=shares,
+            starting=1e3 * STARTING,
+        ),
         *grid(["", "GB", "TB/s", "TFLOP/s in bf16", "TFLOP/s in float32"], sheets),
         f"\n## {POOLS[-1]:,} experts\n",
         *pools(),

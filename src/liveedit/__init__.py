@@ -1,13 +1,15 @@
-"""LiveEdit: correct what a vision-language model answers, again and again, and leave everything
-else as it is.
+"""LiveEdit: lifelong knowledge editing of vision-language models.
+
+Correct an answer at once, thousands of times over a model's life, and keep all other answers.
 
 >>> import liveedit
 >>> model = liveedit.load()  # the embedded model with the editor trained on it
->>> model.edit(liveedit.Query("What is the country with this flag?", target="Japan", image="flag.png"))
+>>> question = "What is the country with this flag?"
+>>> model.edit(liveedit.Query(question, target="Japan", image="flag.png"))
 >>> model.generate(liveedit.Query("Tell me the country with this flag.", image="another.png"))
 
-Importing the package is cheap: torch is imported by the first use of a model. If transformers is in
-use, the tower of the embedded model is registered with its Auto classes.
+Importing the package is cheap: torch is imported by the first use of a model. Once transformers is
+imported, the vision tower of the embedded model is registered with its Auto classes.
 """
 
 from importlib import import_module
@@ -28,7 +30,7 @@ _LAZY = {"EditableVLM": "liveedit.editable", "load": "liveedit.editable"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for."""
+    """Import the names that need torch on first use."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'liveedit' has no attribute '{name}'")
@@ -36,5 +38,5 @@ def __getattr__(name: str) -> Any:
 
 @when_imported("transformers.models.auto.modeling_auto")
 def _register_tower(_: Any) -> None:
-    """Make ``AutoModelForImageTextToText`` know the embedded model's vision tower."""
+    """Register the embedded model's vision tower with the Auto classes."""
     import_module("liveedit.models.families.efficientnet_lite")

@@ -1,4 +1,4 @@
-"""The command `liveedit` and ``python -m liveedit``, also under ``accelerate launch -m liveedit``."""
+"""The command `liveedit`, ``python -m liveedit`` and ``accelerate launch -m liveedit``."""
 
 import os
 import signal
@@ -9,30 +9,29 @@ from functools import partial
 __all__ = ["main"]
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C before a command begins and after its end leaves without a word."""
-    heard = (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # and not ignored, as behind `nohup`
-    hear = partial(signal.signal, signal.SIGINT)
-    if heard:
-        hear(leave)
+    """Run the command line. Ctrl-C before a command begins, or after its end, exits silently."""
+    # Under `nohup` and in the background shells ignore SIGINT; that stays so.
+    listening = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    handle = partial(signal.signal, signal.SIGINT)
+    if listening:
+        handle(leave)
 
     from liveedit.cli import main as run
 
     try:
-        run(begun=partial(hear, signal.default_int_handler) if heard else None)
+        run(partial(handle, signal.default_int_handler) if listening else None)
     finally:
-        if heard:
-            hear(leave)
+        if listening:
+            handle(leave)
 
 
 def leave(*_: object) -> None:
-    """End at once, with what was said."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # which may be closed
+    """Exit at once, after what has been printed."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
         with suppress(OSError, ValueError, RuntimeError):
             stream.flush()
     os._exit(INTERRUPTED)

@@ -1,15 +1,14 @@
-"""Artifacts: files and folders written whole or not at all, and only over what this package wrote
-before.
+"""Artifacts: files and folders written whole or not at all, and never over unrelated files.
 
-What is written grows in a draft beside its place, ``.liveedit-…``, goes to the disk, and takes its
-place in one step: a kill at any moment leaves what was there or what is new, and at most a draft,
-which the next writer clears away a day later. A symbolic link is written through; permissions are
-those of the file replaced, or what umask grants.
+Atomic: content is written to a draft beside the target, ``.liveedit-…``, synced to the disk, and
+renamed to the target in one step. A kill at any moment leaves either the old or the new content,
+and at most a draft, which the next writer removes a day later. A symbolic link is written through.
+A replaced file keeps its permissions; a new one has those that umask grants.
 
-A file of tensors carries a mark in its metadata; files in a folder that may be somebody else's are
-listed in the folder's ``.liveedit.json``, with what was written into them; a folder of this
-package's own is known by a file of its kind, such as ``edits.json``. What bears no such mark is
-refused.
+Careful: only files that this package wrote are overwritten; anything else is refused. A file of
+tensors has a mark in its metadata. Files in a folder that may hold unrelated ones are listed, with
+checksums, in the folder's ``.liveedit.json``. A folder of this package's own is recognised by a
+file of its kind, such as ``edits.json``.
 """
 
 import errno
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "CLOSED",
+    "FULL",
     "check_files",
     "check_folder",
     "check_new",
@@ -47,10 +48,10 @@ __all__ = [
     "locked",
     "marked",
     "new_folder",
-    "place",
+    "read_metadata",
     "read_tensors",
     "remedy",
-    "said",
+    "resolved_path",
     "sweep",
     "sync",
     "write_file",
@@ -62,94 +63,87 @@ __all__ = [
 MARK = "liveedit"
 """Key in the metadata of every tensor file."""
 SUM = "liveedit.sum"
-"""Key of the checksum of a tensor file, which files from before there was one lack."""
+"""Key of the checksum in the metadata of a tensor file; the oldest files have none."""
 MARKS_BEFORE = {"editor", "model"}
 """Keys in the metadata of a patch that was written before there was a mark."""
-DRAFT, LOCK, MANIFEST = ".liveedit-", ".liveedit.lock", ".liveedit.json"
+DRAFT = ".liveedit-"
+LOCK = ".liveedit.lock"
+MANIFEST = ".liveedit.json"
 DRAFTS = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}")
-"""Names of drafts; other names that begin alike are somebody's."""
-NOBODYS = re.compile(
-    rf"{DRAFTS.pattern}|{re.escape(LOCK)}|{re.escape(MANIFEST)}|tensors-[0-9a-f]{{8}}|lost\+found|\.DS_Store"
+"""Names of drafts; other names with the same beginning are unrelated."""
+IGNORED = re.compile(
+    rf"{DRAFTS.pattern}|{re.escape(LOCK)}|{re.escape(MANIFEST)}"
+    r"|tensors-[0-9a-f]{8}|lost\+found|\.DS_Store"
 )
-"""Names that do not make a folder somebody's: what this package may leave, and what file systems
-put there.
-"""
+"""Names that do not count as content of a folder: drafts, locks and those of file systems."""
 STALE = 24 * 3600
-"""Seconds after which a draft is taken for one that a kill left."""
+"""Age in seconds from which a draft counts as left over from a killed process."""
 PATIENCE = 600
 """Seconds that one process waits for another."""
-FULL, CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM, errno.EROFS)
-"""What a disk says that has no room, and where one may not read or write."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk without room."""
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers of missing permissions."""
 
 log = logging.getLogger(__name__)
 
 
-# Where to, and whether one may
+# Paths, and whether they may be read or written
 
 
-def place(path: str | Path) -> Path:
-    """Where ``path`` leads, whether anything is there or not: ``~`` is the home folder, links are
-    followed.
+def resolved_path(path: str | Path) -> Path:
+    """The absolute path that ``path`` leads to: ``~`` is expanded, symbolic links are followed.
 
-    Raises :class:`BadInput` for a path that leads nowhere.
+    Nothing needs to exist there. Raises :class:`BadInput` for a path that cannot exist.
     """
     meant = expanded(path)
     try:
         found = meant.resolve()
         with suppress(FileNotFoundError, NotADirectoryError):
-            found.stat()  # which fails for a circle of links, a name that is too long, a folder that is closed
+            found.stat()  # fails for circular links, names that are too long, closed folders
         str(found).encode()  # safetensors opens no other names
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # RuntimeError: a circle before Python 3.13, ValueError: a NUL
-        reason, advice = getattr(error, "strerror", None) or error, remedy(error, "give another")
+    except (OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: circular links before Python 3.13; ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        advice = remedy(error, "give another")
         raise BadInput(f"the path {str(path)[:80]!r} leads nowhere ({reason}): {advice}") from None
     return found
 
 
 @contextmanager
 def writing(target: str | Path, advice: str = "") -> Iterator[None]:
-    """Turn what a disk says while ``target`` is written into one line, with a :func:`remedy` or
-    ``advice``.
+    """Turn errors of the file system while ``target`` is written into :class:`StorageError`.
 
-    Raises :class:`StorageError`.
+    The message is one line that ends with ``advice``, by default a :func:`remedy`.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = (
-            getattr(error, "strerror", None) or str(error) or type(error).__name__
-        ).splitlines()[0]
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = text.splitlines()[0]
         raise StorageError(
             f"cannot write {target} ({reason}): {advice or remedy(error)}"
         ) from error
 
 
 def remedy(error: Exception, otherwise: str = "choose another folder") -> str:
-    """What to do about what a disk said: make room, or have the place opened, or else
-    ``otherwise``.
-    """
-    told = re.search(r"os error ([0-9]+)", str(error))  # as safetensors has it
-    number = int(told[1]) if told else getattr(error, "errno", None)
-    first = (
-        "free some space, or "
-        if number in FULL
-        else "check its permissions, or "
-        if number in CLOSED
-        else ""
-    )
-    return first + otherwise
+    """Advice on an error of the file system: free space, check permissions, or ``otherwise``."""
+    match = re.search(r"os error ([0-9]+)", str(error))  # in the messages of safetensors
+    number = int(match[1]) if match else getattr(error, "errno", None)
+    if number in FULL:
+        return f"free some space, or {otherwise}"
+    if number in CLOSED:
+        return f"check its permissions, or {otherwise}"
+    return otherwise
 
 
 def check_open(path: Path) -> None:
-    """Raise :class:`StorageError` where a file or folder is there, but may not be read."""
+    """Raise :class:`StorageError` for an existing file or folder that may not be read."""
     try:
         if path.is_dir():
             next(path.iterdir(), None)
             with suppress(FileNotFoundError):
-                (path / MANIFEST).lstat()  # a folder may show its list, and let nobody in
+                (path / MANIFEST).lstat()  # a folder may be listed and still not be entered
         elif path.is_file():
             path.open("rb").close()
     except OSError as error:
@@ -159,27 +153,27 @@ def check_open(path: Path) -> None:
 
 
 def check_new(out: str | Path) -> None:
-    """Raise :class:`BadInput` where ``out`` is there already: asked before anything long is read."""
-    if place(out).exists():
+    """Raise :class:`BadInput` if ``out`` exists; called before any long work."""
+    if resolved_path(out).exists():
         raise BadInput(f"{out} is there already: choose another folder")
 
 
 def check_folder(folder: str | Path, listing: str) -> None:
-    """Raise :class:`BadInput` unless ``folder`` may be taken: not there, empty, or with the file
-    ``listing``.
+    """Raise :class:`BadInput` unless ``folder`` is new, is empty or holds the file ``listing``.
 
-    Raises :class:`StorageError` for one that may not be read.
+    Raises :class:`StorageError` for a folder that may not be read.
     """
-    found = place(folder)
+    found = resolved_path(folder)
     if not found.exists():
         return
     if not found.is_dir():
         raise BadInput(f"{folder} is a file: give a folder")
     check_open(found)
-    strangers = sorted(path.name for path in found.iterdir() if not NOBODYS.fullmatch(path.name))
-    if strangers and listing not in strangers:
+    names = sorted(path.name for path in found.iterdir() if not IGNORED.fullmatch(path.name))
+    if names and listing not in names:
         raise BadInput(
-            f"{folder} holds other files ({strangers[0]}) and no {listing}: choose a new or empty folder"
+            f"{folder} holds other files ({names[0]}) and no {listing}: "
+            "choose a new or empty folder"
         )
 
 
@@ -187,29 +181,29 @@ def check_folder(folder: str | Path, listing: str) -> None:
 
 
 def write_file(file: str | Path, content: bytes, advice: str = "") -> Path:
-    """Write a file, whoever's was there; where it is. Raises :class:`StorageError` as
-    :func:`writing` says.
+    """Write a file, over any that is there, and return its path.
+
+    Raises :class:`StorageError` with ``advice``, as :func:`writing` does.
     """
     with writing(file, advice), draft(file) as part:
         part.write_bytes(content)
-    return place(file)
+    return resolved_path(file)
 
 
 @contextmanager
 def draft(path: str | Path) -> Iterator[Path]:
-    """An empty file to write to, which takes the place of ``path`` once the block ends, and is on
-    the disk then.
+    """Yield an empty file to write to, which is synced and replaces ``path`` when the block ends.
 
-    Raises ``OSError`` where that fails; :func:`writing` turns it into one line.
+    Raises ``OSError`` if that fails; :func:`writing` turns it into one line.
     """
-    file = place(path)
+    file = resolved_path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
         raise PermissionError(errno.EACCES, "it is read-only, or no file")
     sweep(file.parent)
     part = file.parent / f"{DRAFT}{token_hex(4)}" / file.name
     try:
-        part.parent.mkdir()  # in which who writes to the file may leave one of his own, as safetensors does if killed
+        part.parent.mkdir()  # a folder, as safetensors leaves temporary files beside it if killed
         part.open("xb").close()
         mode = stat.S_IMODE((file if file.exists() else part).stat().st_mode)
         yield part
@@ -222,25 +216,35 @@ def draft(path: str | Path) -> Iterator[Path]:
 
 
 def file_sum(file: Path) -> str:
-    """SHA-256 over a file. Raises ``OSError`` where it cannot be read."""
+    """SHA-256 of a file, in hexadecimal. Raises ``OSError`` if it cannot be read."""
     with file.open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()
 
 
 def write_files(
-    folder: str | Path, contents: Mapping[str, bytes], *, ours: bool = False, advice: str = ""
+    folder: str | Path,
+    contents: Mapping[str, bytes],
+    *,
+    allow_unmarked: bool = False,
+    advice: str = "",
 ) -> Path:
-    """Write files into ``folder`` by their paths in it, over those alone that are as this function
-    wrote them before.
+    """Write files into ``folder``, over none but those that this function wrote; return the folder.
 
-    ``ours`` says that the folder is known to be this package's though it is from before there were
-    manifests. Raises :class:`BadInput`, before anything is written, where one of the files is
-    somebody else's, :class:`StorageError`, as :func:`writing`, where writing fails.
+    Arguments:
+        folder: Folder to write to; made if it does not exist.
+        contents: Content of each file by its path in the folder.
+        allow_unmarked: Whether a folder without a manifest, from before there were manifests, may
+            be written over.
+        advice: End of the message of a :class:`StorageError`; see :func:`writing`.
+
+    Raises :class:`BadInput`, before anything is written, for unrelated or changed files, and
+    :class:`StorageError` if writing fails.
     """
-    check_files(folder, contents, ours=ours)
-    target = place(folder)
+    check_files(folder, contents, allow_unmarked=allow_unmarked)
+    target = resolved_path(folder)
     listed: dict[str, list[str]] = dict(_listed(target))
-    for name, content in contents.items():  # a kill leaves either
+    for name, content in contents.items():
+        # both checksums, as a kill may leave the old content or the new one
         listed[name] = [sha256(content).hexdigest(), *_digest(target / name)]
     manifest = json.dumps({"files": dict(sorted(listed.items()))}, indent=1)
     write_file(target / MANIFEST, manifest.encode() + b"\n", advice)
@@ -249,42 +253,45 @@ def write_files(
     return target
 
 
-def check_files(folder: str | Path, names: Collection[str], *, ours: bool = False) -> None:
+def check_files(
+    folder: str | Path, names: Collection[str], *, allow_unmarked: bool = False
+) -> None:
     """Raise :class:`BadInput` unless :func:`write_files` may write these files."""
-    target = place(folder)
+    target = resolved_path(folder)
     if target.exists() and not target.is_dir():
         raise BadInput(f"{folder} is a file: give a folder")
     listed = _listed(target)
-    if ours and not (target / MANIFEST).exists():
+    if allow_unmarked and not (target / MANIFEST).exists():
         return
-    for name in sorted(filter(lambda name: os.path.lexists(target / name), names)):
+    for name in sorted(names):
+        file = target / name
+        if not os.path.lexists(file):
+            continue
         if name not in listed:
-            raise BadInput(
-                f"{target / name} was not written by LiveEdit: move it away, or choose another folder"
-            )
-        if listed[name] and not {*_digest(target / name)} & {*listed[name]}:
-            raise BadInput(
-                f"{target / name} is not as LiveEdit wrote it: move it away, or choose another folder"
-            )
+            fault = "was not written by LiveEdit"
+        elif listed[name] and not {*_digest(file)} & {*listed[name]}:
+            fault = "is not as LiveEdit wrote it"
+        else:
+            continue
+        raise BadInput(f"{file} {fault}: move it away, or choose another folder")
 
 
 def _listed(folder: Path) -> dict[str, list[str]]:
-    """By name the files of ``folder`` that :func:`write_files` wrote, each with the SHA-256 of what
-    it may hold.
+    """The files of a folder's manifest, by name: the SHA-256 of each content that a file may have.
 
-    None of a file from before they were listed.
+    The list of a file from before checksums were kept is empty.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8-sig"))["files"]
-        return {
-            str(name): [*map(str, files[name])] if isinstance(files, dict) else [] for name in files
-        }
+        if not isinstance(files, dict):
+            return {str(name): [] for name in files}
+        return {str(name): [*map(str, sums)] for name, sums in files.items()}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
 def _digest(file: Path) -> list[str]:
-    """The SHA-256 of a file; none where there is none."""
+    """The SHA-256 of a file, in a list; an empty list if there is no such file."""
     return [file_sum(file)] if file.is_file() else []
 
 
@@ -294,32 +301,32 @@ def _digest(file: Path) -> list[str]:
 def write_tensors(
     file: str | Path,
     tensors: Mapping[str, "Tensor"],
-    about: Mapping[str, str],
+    metadata: Mapping[str, str],
     *,
-    ours: bool = False,
+    allow_unmarked: bool = False,
 ) -> Path:
-    """Write a safetensors file with ``about`` and the mark in its metadata; where it is.
+    """Write a marked safetensors file with ``metadata``, and return its path.
 
-    ``ours`` says that what is in its place is known to be this package's though it bears no mark.
-    Raises :class:`BadInput` for a file in its place that is another's, :class:`StorageError` where
-    writing fails.
+    ``allow_unmarked``: whether to overwrite a file without a mark. Raises :class:`BadInput` for an
+    unrelated file that is there, and :class:`StorageError` if writing fails.
     """
     from safetensors.torch import save_file
 
-    target = place(file)
-    if target.is_file() and not ours and not marked(target):
+    target = resolved_path(file)
+    if target.is_file() and not allow_unmarked and not marked(target):
         raise BadInput(
-            f"{file} was not written by LiveEdit, or is damaged: move it away, or choose another folder"
+            f"{file} was not written by LiveEdit, or is damaged: "
+            "move it away, or choose another folder"
         )
     with writing(file), draft(target) as part:
-        save_file(dict(tensors), part, {**about, MARK: "1", SUM: checksum(tensors)})
+        save_file(dict(tensors), part, {**metadata, MARK: "1", SUM: checksum(tensors)})
     return target
 
 
 def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """What :func:`write_tensors` wrote, on the CPU: the tensors, and what was said about them.
+    """Read the tensors, on the CPU, and the metadata that :func:`write_tensors` wrote.
 
-    Raises :class:`BadInput` for a file that is missing, cut off, changed or something else.
+    Raises :class:`BadInput` for a file that is missing, truncated, changed or of another format.
     """
     file = expanded(file)
     if not file.is_file():
@@ -329,21 +336,22 @@ def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            about = dict(opened.metadata() or {})
+            metadata = dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise BadInput(
             f"{file} cannot be read ({error}): it is cut off or no safetensors file"
         ) from error
-    about.pop(MARK, None)
-    if (saved := about.pop(SUM, None)) is not None and saved != checksum(tensors):
+    metadata.pop(MARK, None)
+    saved = metadata.pop(SUM, None)
+    if saved is not None and saved != checksum(tensors):
         raise BadInput(
             f"{file} is damaged, its numbers are not those that were saved: restore it from a copy"
         )
-    return tensors, about
+    return tensors, metadata
 
 
 def checksum(tensors: Mapping[str, "Tensor"]) -> str:
-    """SHA-256 over the names, types, shapes and values of tensors."""
+    """SHA-256 over names, dtypes, shapes and values of tensors, in hexadecimal."""
     import torch
 
     digest = sha256()
@@ -353,8 +361,8 @@ def checksum(tensors: Mapping[str, "Tensor"]) -> str:
     return digest.hexdigest()
 
 
-def said(file: Path) -> dict[str, str]:
-    """The metadata of a file of tensors; none where it is damaged or something else."""
+def read_metadata(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for a damaged or any other file."""
     try:
         with safe_open(file, framework="np") as opened:
             return dict(opened.metadata() or {})
@@ -363,16 +371,15 @@ def said(file: Path) -> dict[str, str]:
 
 
 def marked(file: Path) -> bool:
-    """Whether a file of tensors was written by this package; never so for one that is damaged."""
-    about = said(file)
-    return MARK in about or about.keys() >= MARKS_BEFORE
+    """Whether this package wrote a file of tensors; false for a damaged one."""
+    metadata = read_metadata(file)
+    return MARK in metadata or metadata.keys() >= MARKS_BEFORE
 
 
 def discard(folder: Path) -> None:
-    """Remove drafts and marked tensor files from ``folder``, and the folder if that leaves it
-    empty; never fails.
+    """Remove drafts and marked tensor files from ``folder``, and the folder if it is then empty.
 
-    Of a link to a folder, which may be somebody else's, only the link is removed.
+    Of a symbolic link only the link itself is removed. Never raises ``OSError``.
     """
     with suppress(OSError):
         if folder.is_symlink():
@@ -390,14 +397,13 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def new_folder(out: str | Path, advice: str = "") -> Iterator[Path]:
-    """A folder to write to, which is ``out`` once all is written; what fails leaves no trace. See
-    :func:`writing`.
+    """Yield an empty folder to write to, which becomes ``out`` when the block ends.
 
-    Raises :class:`BadInput` where ``out`` is there already, :class:`StorageError` where writing
-    fails.
+    An error leaves no trace. Raises :class:`BadInput` if ``out`` exists, and :class:`StorageError`
+    with ``advice`` if writing fails, as :func:`writing` does.
     """
     check_new(out)
-    target = place(out)
+    target = resolved_path(out)
     part = target.parent / f"{DRAFT}{token_hex(4)}"
     with writing(out, advice):
         try:
@@ -408,7 +414,7 @@ def new_folder(out: str | Path, advice: str = "") -> Iterator[Path]:
             granted = part.stat().st_mode & 0o666
             for file in part.rglob("*"):
                 if file.is_file():
-                    file.chmod(granted)  # safetensors grants its files to nobody else
+                    file.chmod(granted)  # safetensors makes its files private
             if hasattr(os, "sync"):
                 os.sync()  # at once: there may be tens of thousands of files
             part.rename(target)
@@ -419,15 +425,14 @@ def new_folder(out: str | Path, advice: str = "") -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Keep ``folder``, which is made if it is not there, from all other threads and processes that
-    ask for it.
+    """Hold the lock of ``folder`` against all other threads and processes.
 
-    Within a thread it may be asked for again. A wait is logged; without ``patience`` there is none.
-    A folder that was made for nothing is removed. Raises :class:`BadInput` where the lock's name is
-    another's, :class:`StorageError` after ``patience`` seconds and where the folder cannot be
-    written to.
+    The folder is made if it does not exist, and removed again if it stays empty. A thread may take
+    the same lock again. Waiting is logged, and ends after ``patience`` seconds; 0: no waiting.
+    Raises :class:`BadInput` if something else has the lock's name, and :class:`StorageError` if the
+    lock stays taken or the folder cannot be written to.
     """
-    target = place(folder)
+    target = resolved_path(folder)
     fresh = not target.exists()
     lock_file = target / LOCK
     if lock_file.is_symlink() or (lock_file.exists() and not lock_file.is_file()):
@@ -447,43 +452,40 @@ def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
 def _acquired(folder: Path, patience: float) -> FileLock:
     end = time.monotonic() + patience
     lock = FileLock(folder / LOCK, is_singleton=True)
-    told = False
+    warned = False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=max(0.0, end - time.monotonic()) if told else 0.0)
-        except FileNotFoundError:  # whoever had it before has just removed the folder
+            lock.acquire(timeout=max(0.0, end - time.monotonic()) if warned else 0.0)
+        except FileNotFoundError:  # the last holder has just removed the folder
             continue
         except Timeout:
-            if told or not patience:
+            if warned or not patience:
                 message = f"{folder} is in use by another process: try again when that has ended"
                 raise StorageError(message) from None
             log.warning("another process is writing to %s: waiting for it", folder)
-            told = True
+            warned = True
         else:
             return lock
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or the names in a folder, on the disk."""
-    if os.name == "nt":  # which opens no folders
+    """Flush a file's content, or the names in a folder, to the disk."""
+    if os.name == "nt":  # Windows opens no folders
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not (
-            path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)
-        ):  # some file systems cannot
+        unsupported = path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)
+        if not unsupported:  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)
 
 
 def sweep(folder: Path, age: float = STALE) -> None:
-    """Clear away the drafts of ``age`` seconds or more, which a kill left in ``folder``; never
-    fails.
-    """
+    """Remove the drafts in a folder that are ``age`` seconds old or older; never raises."""
     for left in folder.glob(f"{DRAFT}*"):
         with suppress(OSError):
             if DRAFTS.fullmatch(left.name) and time.time() - left.stat().st_mtime >= age:

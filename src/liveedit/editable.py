@@ -1,47 +1,45 @@
-"""EditableVLM: a VLM, an editor and the edits made so far, in one object. What most users need."""
+"""EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import as_file, files
-from itertools import count, takewhile
+from itertools import compress
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from liveedit.artifacts import locked, place, read_tensors, sync, write_tensors, writing
+from liveedit.artifacts import locked, resolved_path, sync, writing
 from liveedit.data.images import open_image, picture_hash
 from liveedit.editors import load_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.bank_editor import BankPatch, PoolEditor
+from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.precedence import about, entries, overruling
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.runinfo import name as image_name
-from liveedit.store.conflicts import Asking, conflicts, said
+from liveedit.runinfo import picture_name
+from liveedit.store.conflicts import PatchedModel, conflicts, is_target
 from liveedit.store.listing import FILE, Edit, Listing, history, spellings, tidy
+from liveedit.store.pictures import load_queries, save_queries
 from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
-
-PICTURES = "pictures.safetensors"
 
 EMBEDDED = "emblem"
 """The name of the model that ships with the package."""
 
 
 def embedded(name: str) -> Path:
-    """The folder of a checkpoint that ships with the package: "vlm", or the name of an editor
-    trained for it.
+    """The folder of a checkpoint that ships with the package.
+
+    ``name`` is "vlm", or the name of an editor trained for it.
     """
     with as_file(files("liveedit") / "assets" / name) as folder:
         return folder
@@ -50,38 +48,36 @@ def embedded(name: str) -> Path:
 def load(
     model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **options: Any
 ) -> "EditableVLM":
-    """A VLM with an editor, ready to be edited.
+    """Load a VLM with an editor, ready to be edited.
 
     ``model`` is "emblem" for the embedded one, a folder, or a Hugging Face id; ``editor`` the name
-    of a method, or the folder of a trained one. ``options`` go to :meth:`VLM.load` (dtype,
-    device_map, prompt_format).
+    of a method, or the folder of a trained editor. ``options`` go to :meth:`VLM.load` (``dtype``,
+    ``device_map``, ``prompt_format`` …).
     """
     check_path(editor)
     vlm = load_vlm(model, **options)
     ships = model == EMBEDDED and embedded(str(editor)).is_dir()
     loaded = EditableVLM(vlm, load_editor(vlm, embedded(str(editor)) if ships else editor))
     loaded.opens_with = {
-        "model": EMBEDDED if model == EMBEDDED else _anywhere(model),
-        "editor": str(editor) if ships else _anywhere(editor),
+        "model": EMBEDDED if model == EMBEDDED else _absolute(model),
+        "editor": str(editor) if ships else _absolute(editor),
     }
     if options.get("dtype") is not None:
         loaded.opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
     return loaded
 
 
-def _anywhere(source: str | Path) -> str:
-    """A name or id as it is, a folder by its path from the root, so that it is found from any other
-    folder.
-    """
+def _absolute(source: str | Path) -> str:
+    """The absolute path of a folder; a name or id as it is."""
     folder = expanded(source)
     return str(folder.absolute() if folder.is_dir() else source)
 
 
 def load_vlm(model: str | Path = EMBEDDED, **options: Any) -> VLM:
-    """The VLM of :func:`load` alone.
+    """Load the VLM of :func:`load` alone.
 
-    The embedded model is stored in half precision and computed in float32, which a CPU does fifty
-    times faster.
+    The embedded model is stored in half precision and computes in float32, which is fifty times
+    faster on a CPU.
     """
     if model == EMBEDDED:
         return VLM.load(embedded("vlm"), **{"dtype": torch.float32} | options)
@@ -89,29 +85,25 @@ def load_vlm(model: str | Path = EMBEDDED, **options: Any) -> VLM:
 
 
 class EditableVLM:
-    """A VLM whose answers can be corrected. The model's own weights never change; the edits are a
-    value beside it.
+    """A VLM whose answers can be edited. Its own weights never change; the edits are a patch.
 
-    ``opens_with`` says what :func:`load` was given, as far as the edits depend on it; a folder of
-    edits remembers it. Raises what :meth:`VLM.check_answers` raises.
+    ``opens_with`` holds the arguments of :func:`load`, as far as the edits depend on them; a folder
+    of edits keeps it. Raises what :meth:`VLM.check_answers` raises.
     """
 
     def __init__(self, vlm: VLM, editor: Editor) -> None:
         vlm.check_answers()
-        self.vlm, self.editor = vlm, editor
+        self.vlm = vlm
+        self.editor = editor
         self.patch: Patch = editor.empty()
         self.opens_with: dict[str, str] = {}
         self._edits: list[Edit] = []
-        self._asked: dict[str, Query] = {}
-        """The edits' queries by id, for methods that start again where an edit is to be taken back.
+        self._queries: dict[str, Query] = {}
+        """Queries of the edits by id, for methods that take an edit back by making the others anew.
         """
         self._known: dict[Path, set[str]] = {}
-        """By folder the states that were loaded from there or written to it, whole or not."""
+        """By folder, the states that were loaded from it, written to it or begun there."""
         self._lock = RLock()
-
-    @property
-    def _asking(self) -> Asking:
-        return Asking(self.vlm, self.editor)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
@@ -121,215 +113,202 @@ class EditableVLM:
         self._lock = RLock()
 
     @property
+    def _has_bank(self) -> bool:
+        """Whether the method keeps each edit by itself; otherwise its weights hold all of them."""
+        return isinstance(self.editor, BankEditor)
+
+    @property
     def edits(self) -> tuple[Edit, ...]:
         """The edits in force, oldest first."""
         return tuple(edit for edit in self.history if not edit.superseded_by)
 
     @property
     def history(self) -> tuple[Edit, ...]:
-        """The edits in force and those superseded, oldest first; each of the latter says by which."""
+        """All edits, oldest first; superseded ones name the edit that superseded them."""
         return history(self._edits)
 
     def edit(self, queries: Query | Sequence[Query]) -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
         An edit of a question about an image that was edited before supersedes that edit, and is
-        made for the question as it was first spelled; see :class:`Edit` for what else each says of
-        itself. Raises :class:`BadInput` for an empty prompt or target, for a target that the
-        tokenizer cannot write, and for an image that cannot be read; then none of the queries is
-        edited.
+        made for the first spelling of the question. See :class:`Edit` for what is reported of each.
+        Raises :class:`BadInput` for an empty prompt or target, for a target that the tokenizer
+        cannot encode, and for an image that cannot be read; then none of the queries is edited.
         """
-        asked = checked(queries)
-        for query in asked:
+        given = checked(queries)
+        for query in given:
             if not visible(query.prompt) or not visible(query.target):
                 raise BadInput(
                     "an edit needs a question and a target: give both as text that is not empty"
                 )
             self.vlm.check_target(query.target)
-        opened = [
-            replace(query, image=[open_image(image) for image in query.images]) for query in asked
-        ]
-        made = [_describe(query, given) for query, given in zip(opened, asked, strict=True)]
+        opened = [_opened(query) for query in given]
+        new = [_describe(query, source) for query, source in zip(opened, given, strict=True)]
         with self._lock, self._editing():
-            pool = isinstance(self.editor, PoolEditor)
-            first = spellings([*self._edits, *made])
-            spelled = [
-                replace(query, prompt=first[edit.number])
-                for query, edit in zip(opened, made, strict=True)
-            ]
-            last = {edit.number: place for place, edit in enumerate(made)}
-            held = [pool or last[edit.number] == place for place, edit in enumerate(made)]
-            patch = self.editor.edit(
-                [query for query, holds in zip(spelled, held, strict=True) if holds], self.patch
-            )
-            found = conflicts(self._asking, self.patch, patch, [*self._edits, *made], spelled)
-            patch = _overruling(patch, found)
-            took = self._took(patch, opened, spelled)
-            ids = [edit.id for edit in (*self._edits, *made)]
-            made = [
-                replace(edit, took=answered, held=holds, conflicts=tuple(ids[at] for at in places))
-                for edit, answered, holds, places in zip(made, took, held, found, strict=True)
-            ]
-            self.patch, self._edits = patch, [*self._edits, *made]
-            if not pool:
-                self._asked |= {edit.id: query for edit, query in zip(made, opened, strict=True)}
-                self._clear(opened, spelled)
-            return list(self.history[len(self._edits) - len(made) :])
+            self._add(new, opened)
+            return list(self.history[len(self._edits) - len(new) :])
 
-    def _clear(self, opened: Sequence[Query], spelled: Sequence[Query]) -> None:
-        """Make all edits in force anew, ``opened`` being the last, if weights still hold one that
-        is not in force.
-        """
-        if not any(
-            edit.superseded_by and edit.held for edit in self.history
-        ) or not self._remembers(self.edits):
-            return
-        self._start_again(self._edits)
-        older, new = self._edits[: -len(opened)], self._edits[-len(opened) :]
-        took = self._took(self.patch, opened, spelled)
-        self._edits = [
-            *older,
-            *(replace(edit, took=answered) for edit, answered in zip(new, took, strict=True)),
+    def _add(self, new: Sequence[Edit], queries: Sequence[Query]) -> None:
+        """Make new edits, given as listed and as queries with opened images."""
+        edits = [*self._edits, *new]
+        first = spellings(edits)
+        spelled = [
+            replace(query, prompt=first[edit.number])
+            for query, edit in zip(queries, new, strict=True)
         ]
+        held = [True] * len(new) if self._has_bank else _last_of_each_question(new)
+        patch = self.editor.edit(list(compress(spelled, held)), self.patch)
+        model = PatchedModel(self.vlm, self.editor)
+        found = conflicts(model, self.patch, patch, edits, spelled)
+        patch = _overruling(patch, found)
+        took = self._took(patch, queries, spelled)
+        for number, places in enumerate(found, start=len(self._edits)):
+            edits[number] = replace(
+                edits[number],
+                took=took[number - len(self._edits)],
+                held=held[number - len(self._edits)],
+                conflicts=tuple(edits[place].id for place in places),
+            )
+        self.patch = patch
+        self._edits = edits
+        if not self._has_bank:
+            self._queries |= {edit.id: query for edit, query in zip(new, queries, strict=True)}
+            self._drop_superseded(queries, spelled)
+
+    def _drop_superseded(self, queries: Sequence[Query], spelled: Sequence[Query]) -> None:
+        """Make all edits in force anew if the weights still hold a superseded one.
+
+        The last edits are those of ``queries``, which are then checked again.
+        """
+        if not any(edit.superseded_by and edit.held for edit in self.history):
+            return
+        if not self._remembers(self.edits):
+            return
+        self._remake(self._edits)
+        first = len(self._edits) - len(queries)
+        took = self._took(self.patch, queries, spelled)
+        for number, answered in enumerate(took, start=first):
+            self._edits[number] = replace(self._edits[number], took=answered)
 
     def _took(self, patch: Patch, queries: Sequence[Query], spelled: Sequence[Query]) -> list[bool]:
-        """Whether the answer to each query under a patch is its target, and to the question as it
-        was first spelled.
-        """
+        """Whether a patch gives each query its target, also in the first spelling of its prompt."""
         again = [at for at, query in enumerate(queries) if query.prompt != spelled[at].prompt]
         asked = [*queries, *(spelled[at] for at in again)]
-        replies = self._asking.replies(patch, asked, [query.target for query in queries])
+        model = PatchedModel(self.vlm, self.editor)
+        replies = model.answers(patch, asked, [query.target for query in queries])
         answered = [
-            said(reply.text, query.target) for reply, query in zip(replies, asked, strict=True)
+            is_target(reply.text, query.target) for reply, query in zip(replies, asked, strict=True)
         ]
         took = answered[: len(queries)]
-        for at, as_before in zip(again, answered[len(queries) :], strict=True):
-            took[at] = took[at] and as_before
+        for at, in_first_spelling in zip(again, answered[len(queries) :], strict=True):
+            took[at] = took[at] and in_first_spelling
         return took
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
-        """Within it the model is as it was, and gradients are to be had, whatever the caller is in."""
+        """A block with the unedited model and with gradients, whatever the caller has set."""
         with self.vlm.unpatched(), torch.inference_mode(False), torch.enable_grad():
             yield
 
-    def _places(self) -> list[int]:
-        """The place among all edits of each that the patch holds."""
-        return [place for place, edit in enumerate(self._edits) if edit.held]
-
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
-        """The edited model's greedy answers."""
+        """Greedy answers of the edited model."""
         asked = checked(queries)
         with self.vlm.unpatched(), self.vlm.patched(self.patch):
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
     def unedited(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
-        """What the model answers without any edit."""
+        """Greedy answers of the unedited model."""
         asked = checked(queries)
         with self.vlm.unpatched():
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
     def explain(self, query: Query) -> list[tuple[Edit, float]]:
-        """The edits that take part in answering ``query``, with their weights, the largest first."""
+        """The edits that fire on ``query``, with their weights, the largest first."""
         [query] = checked([query])
         with self._lock:
-            patch, places, made = self.patch, self._places(), self.history
+            patch = self.patch
+            in_patch = [edit for edit in self.history if edit.held]
         with self.vlm.unpatched(), self.vlm.patched(patch):
             [reply] = self.vlm.answers([query], max_new_tokens=1)
         fired = sorted(reply.fired, key=lambda pair: -pair[1])
-        return [(made[places[expert]], weight) for expert, weight in fired]
+        return [(in_patch[expert], weight) for expert, weight in fired]
 
     def forget(self, ids: str | Iterable[str]) -> list[Edit]:
-        """Take edits back, by their ids or the beginnings of these; those taken back, in their
-        order.
+        """Take edits back, given by id or by a unique beginning of it; return them in their order.
 
-        Raises :class:`BadInput` for an id that is not in force or a beginning that several share;
-        then none is.
+        Raises :class:`BadInput` for an id that no edit has, and a beginning that several share;
+        then none is taken back.
         """
-        wanted = (
-            [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Iterable) else [ids]
-        )
-        if not all(isinstance(id, str) for id in wanted):
-            raise BadInput("an edit's id is text: give one that `edits` lists, or several")
+        wanted = _ids(ids)
         with self._lock:
-            gone = {self._place(id) for id in wanted}
-            keep = [i for i in range(len(self._edits)) if i not in gone]
-            taken = [self._edits[i] for i in sorted(gone)]
-            if isinstance(self.editor, PoolEditor):
-                self.patch = self.editor.select(self.patch, keep)
-                self._edits = [self._edits[i] for i in keep]
+            gone = {self._find(id) for id in wanted}
+            kept = [number for number in range(len(self._edits)) if number not in gone]
+            taken = [self._edits[number] for number in sorted(gone)]
+            left = [self._edits[number] for number in kept]
+            if self._has_bank:
+                self.patch = self.editor.select(self.patch, kept)
+                self._edits = left
             else:
                 with self._editing():
-                    self._start_again([self._edits[i] for i in keep])
+                    self._remake(left)
         return taken
 
-    def _start_again(self, edits: Sequence[Edit]) -> None:
-        """Make those of ``edits`` that are in force anew. Raises :class:`BadInput` where their
-        images are not kept.
+    def _remake(self, edits: Sequence[Edit]) -> None:
+        """Start again, and make those of ``edits`` that are in force.
+
+        Raises :class:`BadInput` where their images are not kept.
         """
         last = {edit.number: edit.id for edit in edits}
-        force = [edit for edit in edits if last[edit.number] == edit.id]
-        if not self._remembers(force):
+        in_force = [edit for edit in edits if last[edit.number] == edit.id]
+        if not self._remembers(in_force):
             raise BadInput(
-                f"{self.editor.name} takes an edit back by making the others anew, and has not all of their images: "
-                "restore the folder from a copy, or make the edits again elsewhere"
+                f"{self.editor.name} takes an edit back by making the others anew, and has not all "
+                "of their images: restore the folder from a copy, or make the edits again elsewhere"
             )
         patch = self.editor.empty()
-        if force:
+        if in_force:
             first = spellings(edits)
             patch = self.editor.edit(
-                [replace(self._asked[edit.id], prompt=first[edit.number]) for edit in force]
+                [replace(self._queries[edit.id], prompt=first[edit.number]) for edit in in_force]
             )
-        self.patch, self._edits = (
-            patch,
-            [replace(edit, held=last[edit.number] == edit.id) for edit in edits],
-        )
+        self.patch = patch
+        self._edits = [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
 
     def _remembers(self, edits: Sequence[Edit]) -> bool:
         """Whether the queries of these edits are kept."""
-        return all(edit.id in self._asked for edit in edits)
+        return all(edit.id in self._queries for edit in edits)
 
-    def _place(self, id: str) -> int:
-        """Which edit an id, or its beginning, means."""
-        found = [i for i, edit in enumerate(self._edits) if id and edit.id.startswith(id)]
+    def _find(self, id: str) -> int:
+        """The place of the edit that an id, or its beginning, names."""
+        found = [number for number, edit in enumerate(self._edits) if id and edit.id.startswith(id)]
         if not found:
             raise BadInput(f"no edit {id!r}: `edits` lists those in force")
         if len(found) > 1:
-            alike = ", ".join(self._edits[i].id for i in found)
+            alike = ", ".join(self._edits[number].id for number in found)
             raise BadInput(f"{id!r} may be any of {alike}: give more of the id")
         return found[0]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the edits to ``folder``, all or nothing: a save that fails or is killed leaves what
-        was there.
+        """Write the edits to ``folder``, all or nothing: a save that fails leaves the state before.
 
-        ``folder`` is a new or an empty one, or one that holds edits, which are replaced; other
-        files in it stay as they are. Raises :class:`BadInput` for a folder of somebody else's, for
-        a file, and where others have changed the edits since they were loaded from there or saved,
+        ``folder`` is new, empty, or one that holds edits, which are replaced; other files in it
+        stay as they are. Raises :class:`BadInput` for a folder with unrelated files, for a file,
+        and where others have changed the edits since they were loaded from there or saved;
         :class:`StorageError` if it cannot be written.
         """
         Listing.find(folder)
-        target = place(folder)
+        target = resolved_path(folder)
         with self._lock, locked(target):
             before = Listing.find(target)
             known = self._known.setdefault(target, {before.tensors} if before else set())
             if before and before.tensors not in known:
                 raise BadInput(
-                    f"others have changed the edits in {folder}: load them again, or choose another folder"
+                    f"others have changed the edits in {folder}: "
+                    "load them again, or choose another folder"
                 )
-            listing = Listing(
-                editor=self.editor.name,
-                editor_fingerprint=self.editor.fingerprint,
-                model_fingerprint=self.vlm.fingerprint,
-                edits=tuple(self._edits),
-                opens_with=self.opens_with | {"prompt_format": self.vlm.prompt_format},
-            )
+            listing = self._listing()
             try:
-                self.patch.save(target / listing.tensors)
-                if not isinstance(self.editor, PoolEditor):
-                    _save_pictures(
-                        self._asked, self._edits, target / listing.tensors, listing.origin
-                    )
+                self._save_tensors(target / listing.tensors, listing.origin)
                 with writing(folder):
                     sync(target)
                 known.add(listing.tensors)
@@ -338,132 +317,161 @@ class EditableVLM:
                 tidy(target, before)
         return target
 
+    def _listing(self) -> Listing:
+        """The listing of the present state."""
+        return Listing(
+            editor=self.editor.name,
+            editor_fingerprint=self.editor.fingerprint,
+            model_fingerprint=self.vlm.fingerprint,
+            edits=tuple(self._edits),
+            opens_with=self.opens_with | {"prompt_format": self.vlm.prompt_format},
+        )
+
+    def _save_tensors(self, folder: Path, origin: dict[str, str]) -> None:
+        """Save the patch and, for methods that need them again, the images of the edits."""
+        self.patch.save(folder)
+        if not self._has_bank:
+            save_queries(folder, self._edits, self._queries, origin)
+
     @torch.inference_mode(False)
     def load(self, folder: str | Path) -> None:
-        """Take the edits of ``folder`` in place of the present ones, and its editor if that shipped
-        with us before.
+        """Replace the edits by those of ``folder``; the editor too, if an earlier one made them.
 
-        Raises :class:`BadInput` if there are none or the files are damaged, :class:`Mismatch` if
-        they were made with another model, editor or prompt format, which it names.
+        Earlier editors are those that shipped with a former version of the package. Raises
+        :class:`BadInput` if there are no edits or the files are damaged, :class:`Mismatch` if they
+        were made with another model, editor or prompt format, which it names.
+        """
+        listing, editor, patch = self._read(folder)
+        held = sum(edit.held for edit in listing.edits)
+        if len(patch) != held:
+            raise BadInput(
+                f"{resolved_path(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
+                "restore it from a copy, or make the edits again elsewhere"
+            )
+        patch = _with_ledger(patch, listing.edits)
+        queries = load_queries(resolved_path(folder) / listing.tensors, listing.edits)
+        with self._lock:
+            self.editor = editor
+            self.patch = patch
+            self._edits = list(listing.edits)
+            self._queries = queries
+            self._known[resolved_path(folder)] = {listing.tensors}
+        self.opens_with = {**listing.opens_with, **self.opens_with}
+
+    def _read(self, folder: str | Path) -> tuple[Listing, Editor, Patch]:
+        """The listing of ``folder``, the editor that made it, and the patch.
+
+        Another process may replace the edits, and remove these tensors, meanwhile: then the new
+        listing is read.
         """
         listing = Listing.read(folder)
         editor = self._maker(listing, folder)
         while True:
             try:
-                patch = editor.load_patch(place(folder) / listing.tensors)
-                break
-            except BadInput:  # unless another process has just replaced the edits and removed these
-                known, listing = listing, Listing.read(folder)
-                if listing == known:
+                return listing, editor, editor.load_patch(resolved_path(folder) / listing.tensors)
+            except BadInput:
+                read = listing
+                listing = Listing.read(folder)
+                if listing == read:
                     raise
-        held = sum(edit.held for edit in listing.edits)
-        if len(patch) != held:
-            raise BadInput(
-                f"{place(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
-                "restore it from a copy, or make the edits again elsewhere"
-            )
-        if isinstance(patch, BankPatch) and bool(
-            (patch.ledger["asked"] < 0).any()
-        ):  # from before there was one
-            patch = patch.listed(Bank(entries([edit.number for edit in listing.edits])))
-        asked = _load_pictures(listing, place(folder) / listing.tensors)
-        with self._lock:
-            self.editor, self.patch, self._edits, self._asked = (
-                editor,
-                patch,
-                list(listing.edits),
-                asked,
-            )
-            self._known[place(folder)] = {listing.tensors}
-        self.opens_with = {**listing.opens_with, **self.opens_with}
 
     def _maker(self, listing: Listing, folder: str | Path) -> Editor:
-        """The editor that made a pool: this one or, where this is its successor, one that shipped
-        before.
+        """The editor that made the edits: this one, or one that shipped before it.
 
-        Raises :class:`Mismatch` for edits that were made with another model, editor or prompt
-        format.
+        Raises :class:`Mismatch` for edits made with another model, editor or prompt format.
         """
-        made, fingerprint = listing.opens_with, listing.editor_fingerprint
-        if not self.vlm.known_as(listing.model_fingerprint):
-            which = (
-                " ".join(made[name] for name in ("model", "dtype") if name in made)
-                or "one that it does not name"
-            )
-            raise Mismatch(
-                f"the edits in {folder} were made on another model ({which}): load that one"
-            )
-        if (form := made.get("prompt_format", self.vlm.prompt_format)) != self.vlm.prompt_format:
-            raise Mismatch(
-                f"the edits in {folder} were made with another prompt format ({form}): load the model with it"
-            )
+        self._check_model(listing, folder)
+        fingerprint = listing.editor_fingerprint
         if fingerprint == self.editor.fingerprint:
             return self.editor
         if self.editor.name not in ("pinpoint", "liveedit") or fingerprint not in SHIPPED:
-            which = made.get("editor", listing.editor)
-            if which == self.opens_with.get("editor") and listing.editor == self.editor.name:
-                raise Mismatch(
-                    f"the edits in {folder} were made by {which} before it was trained further or replaced: "
-                    "restore that editor, or make the edits again elsewhere"
-                )
-            raise Mismatch(
-                f"the edits in {folder} were made by another editor ({which}): load that one"
-            )
+            raise self._other_editor(listing, folder)
         editor = load_editor(self.vlm, embedded(SHIPPED[fingerprint]))
         assert isinstance(editor, TrainableEditor)
-        editor.goes_by(fingerprint)
+        editor.adopt_fingerprint(fingerprint)
         return editor
 
+    def _check_model(self, listing: Listing, folder: str | Path) -> None:
+        """Raise :class:`Mismatch` for edits made with another model or prompt format."""
+        made = listing.opens_with
+        if not self.vlm.known_as(listing.model_fingerprint):
+            named = " ".join(made[name] for name in ("model", "dtype") if name in made)
+            which = named or "one that it does not name"
+            raise Mismatch(
+                f"the edits in {folder} were made on another model ({which}): load that one"
+            )
+        form = made.get("prompt_format", self.vlm.prompt_format)
+        if form != self.vlm.prompt_format:
+            raise Mismatch(
+                f"the edits in {folder} were made with another prompt format ({form}): "
+                "load the model with it"
+            )
 
-def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
-    """The patch with its newest edits, as many as there are conflicts, overruling those at these
-    places.
-    """
-    if not isinstance(patch, BankPatch) or not any(conflicts):
-        return patch
-    first = len(patch) - len(conflicts)
-    return patch.listed(
-        overruling(patch.ledger, {first + row: at for row, at in enumerate(conflicts) if at})
-    )
+    def _other_editor(self, listing: Listing, folder: str | Path) -> Mismatch:
+        """The error for edits made by another editor, or by an earlier state of this one."""
+        which = listing.opens_with.get("editor", listing.editor)
+        if which == self.opens_with.get("editor") and listing.editor == self.editor.name:
+            return Mismatch(
+                f"the edits in {folder} were made by {which} before it was trained further or "
+                "replaced: restore that editor, or make the edits again elsewhere"
+            )
+        return Mismatch(
+            f"the edits in {folder} were made by another editor ({which}): load that one"
+        )
 
 
-def _describe(query: Query, given: Query) -> Edit:
-    """The listing of a new edit; its id is the hash of what it says and when. ``given`` has the
-    images' names.
+def _opened(query: Query) -> Query:
+    """The query with its images read from their files, once for all that follows."""
+    return replace(query, image=[open_image(image) for image in query.images])
+
+
+def _describe(query: Query, source: Query) -> Edit:
+    """The listing of a new edit. ``source`` is the query as given, with the names of its images.
+
+    The id is a hash of the edit and its time.
     """
     image = picture_hash(query.images)
     time = datetime.now(UTC).isoformat(timespec="microseconds")
     id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[:8]
-    names = tuple(image_name(image) for image in given.images)
+    names = tuple(picture_name(image) for image in source.images)
     return Edit(
-        id, query.prompt, query.target, image, time, names if any(names) else (), about(query)
+        id=id,
+        prompt=query.prompt,
+        target=query.target,
+        image=image,
+        time=time,
+        names=names if any(names) else (),
+        about=about(query),
     )
 
 
-def _save_pictures(
-    asked: Mapping[str, Query], edits: Sequence[Edit], folder: Path, origin: Mapping[str, str]
-) -> None:
-    """Keep the images of edits, to make these anew from."""
-    tensors = {
-        f"{edit.id}.{number}": torch.from_numpy(np.array(image))
-        for edit in edits
-        if edit.id in asked
-        for number, image in enumerate(asked[edit.id].images)
-    }
-    if tensors:
-        write_tensors(folder / PICTURES, tensors, origin)
+def _last_of_each_question(edits: Sequence[Edit]) -> list[bool]:
+    """Whether each edit is the last of its question."""
+    last = {edit.number: place for place, edit in enumerate(edits)}
+    return [last[edit.number] == place for place, edit in enumerate(edits)]
 
 
-def _load_pictures(listing: Listing, folder: Path) -> dict[str, Query]:
-    """The queries of the edits whose images :func:`_save_pictures` has kept, and of those without."""
-    file = folder / PICTURES
-    kept = read_tensors(file)[0] if file.is_file() else {}
-    found = {}
-    for edit in listing.edits:
-        names = (f"{edit.id}.{number}" for number in count())
-        images = [
-            Image.fromarray(kept[name].numpy()) for name in takewhile(kept.__contains__, names)
-        ]
-        if images or not edit.image:
-            found[edit.id] = Query(edit.prompt, edit.target, images, about=edit.about)
-    return found
+def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
+    """The patch with its newest edits, one for each entry, overruling those at these places."""
+    if not isinstance(patch, BankPatch) or not any(conflicts):
+        return patch
+    first = len(patch) - len(conflicts)
+    overruled = {number: places for number, places in enumerate(conflicts, start=first) if places}
+    return patch.with_ledger(overruling(patch.ledger, overruled))
+
+
+def _with_ledger(patch: Patch, edits: Sequence[Edit]) -> Patch:
+    """The patch with the numbers of its questions, which those of early versions lack."""
+    if isinstance(patch, BankPatch) and bool((patch.ledger["asked"] < 0).any()):
+        return patch.with_ledger(Bank(entries([edit.number for edit in edits])))
+    return patch
+
+
+def _ids(ids: str | Iterable[str]) -> list[str]:
+    """One or several ids as a list. Raises :class:`BadInput` for anything but texts."""
+    given: list[Any] = [ids]
+    if not isinstance(ids, str) and isinstance(ids, Iterable):
+        given = list(ids)
+    if not all(isinstance(id, str) for id in given):
+        raise BadInput("an edit's id is text: give one that `edits` lists, or several")
+    return given

@@ -1,15 +1,15 @@
 """The errors that LiveEdit raises, as a small tree.
 
     LiveEditError
-    ├── BadInput            what the user gave: a missing or broken image, an empty target, a truncated file …
-    ├── UnknownName         a name that no registry holds, with the nearest ones
-    ├── UnsupportedModel    a checkpoint that no family can read, or an editor that cannot work on this one
+    ├── BadInput            unusable input: a broken image, an empty target, a truncated file …
+    ├── UnknownName         a name that no registry holds; the message lists the nearest ones
+    ├── UnsupportedModel    a checkpoint that no family loads, or that an editor does not support
     ├── Mismatch            a file made for another base model, editor or version
     └── StorageError        reading or writing failed: disk full, no permission
 
 Each message is one line and names the fix. The command line prints it and exits with status 1,
-without a traceback. Where memory runs out, Python's or torch's own error goes up to the caller, and
-:func:`shortage` has the line for it.
+without a traceback. Running out of memory is not among these: Python's or torch's own error
+reaches the caller, and :func:`shortage` has the line for it.
 """
 
 import errno
@@ -26,17 +26,17 @@ __all__ = [
 ]
 
 SHORT = re.compile(
-    r"out of memory|not enough memory|can(?:'|no)t allocate memory|ALLOC_FAILED|storage size calculation overflowed",
+    r"out of memory|not enough memory|can(?:'|no)t allocate memory|ALLOC_FAILED"
+    r"|storage size calculation overflowed",
     re.IGNORECASE,
 )
-"""How torch says that memory ran out, on a device or on the CPU, in errors of no kind of their own.
-"""
+"""Messages of torch's plain ``RuntimeError`` when memory ran out, on a device or the CPU."""
 MORE = re.compile(r"allocate ([0-9.]+ ?[A-Za-z]+)")
-"""Where it says how much it asked for."""
+"""The amount of memory requested, in such a message."""
 
 
 class LiveEditError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and repair."""
 
 
 class BadInput(LiveEditError):
@@ -48,7 +48,7 @@ class UnknownName(LiveEditError):
 
 
 class UnsupportedModel(LiveEditError):
-    """A model that cannot be read, or on which an editor cannot work."""
+    """A model that cannot be loaded, or that an editor does not support."""
 
 
 class Mismatch(LiveEditError):
@@ -60,19 +60,21 @@ class StorageError(LiveEditError):
 
 
 def shortage(error: BaseException) -> str:
-    """The line for an error of Python's or torch's that says that memory ran out; empty for any
-    other.
-    """
-    full = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if not (
-        isinstance(error, MemoryError)
-        or full
-        or (isinstance(error, RuntimeError) and SHORT.search(str(error)))
-    ):
+    """The message for an error with which Python or torch ran out of memory; "" for any other."""
+    if not _out_of_memory(error):
         return ""
-    more = MORE.search(str(error))
+    requested = MORE.search(str(error))
+    more = f" for {requested[1]} more" if requested else ""
     return (
-        f"there is not enough memory{f' for {more[1]} more' if more else ''}: in a training lower module_dim, rank or "
-        "batch_size, or give --no-cache; a model takes less with --dtype bfloat16 or --quantize, or is spread by "
+        f"there is not enough memory{more}: in a training lower module_dim, rank or batch_size, or "
+        "give --no-cache; a model takes less with --dtype bfloat16 or --quantize, or is spread by "
         "--device-map"
     )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return SHORT.search(str(error)) is not None
+    return isinstance(error, MemoryError)

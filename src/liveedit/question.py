@@ -1,4 +1,4 @@
-"""The identity of a question: which wordings are one, and a number for a question about its images."""
+"""Identity of a question: which wordings count as the same one, and a number for each question."""
 
 from hashlib import sha256
 from unicodedata import normalize
@@ -7,15 +7,14 @@ __all__ = ["number", "question"]
 
 
 def question(prompt: str) -> str:
-    """A question without what does not make it another: case, white space of any length, and how
-    marks are composed.
-    """
+    """A prompt in normal form: without case, with single blanks, its accents composed (NFC)."""
     return normalize("NFC", " ".join(prompt.split()).casefold())
 
 
 def number(prompt: str, image: str, about: int | None) -> int:
-    """A number above 0 for a question about images of the hash ``image``, the same for the same
-    question.
+    """A positive 56-bit number, the same for the same question about the same images.
+
+    ``image`` is the hash of the images, ``about`` the index of the one that the question is about.
     """
     sha = sha256("\x1f".join((question(prompt), image, str(about))).encode())
     return 1 + int.from_bytes(sha.digest()[:7], "big")

@@ -1,32 +1,42 @@
-"""Names to classes, imported only when asked for.
+"""Registries: tables of names whose objects are imported only when they are used.
 
-A registry is a plain dict of ``"name": "module:Attribute"`` strings; adding a method, a family or a
-benchmark is one line in such a dict. A name that is not there raises with the nearest ones.
+A registry is a plain dict. An entry is the place of its object, ``"module:attribute"``, or a value
+that says more about it and has the place as its ``where`` (:class:`Entry`). Adding a method, a
+family or a benchmark is one entry.
 """
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from liveedit.errors import UnknownName
 
-__all__ = ["nearest", "resolve"]
+__all__ = ["Entry", "nearest", "resolve"]
 
 
-def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
-    """The object that ``table`` registers under ``name``.
+class Entry(Protocol):
+    """Entry of a registry that says more about an object than its place."""
 
-    ``kind`` is what the names stand for ("editor", "model family"), for the message. Raises
+    @property
+    def where(self) -> str:
+        """Place of the object, ``"module:attribute"``."""
+
+
+def resolve(kind: str, name: str, table: Mapping[str, str | Entry]) -> Any:
+    """Import the object that ``table`` registers under ``name``.
+
+    ``kind`` is what the message calls the names ("editor", "model family"). Raises
     :class:`UnknownName` for any other name, with the closest registered ones.
     """
     if name not in table:
         raise UnknownName(f"unknown {kind} '{name}': {nearest(name, sorted(table))}")
-    module, _, attribute = table[name].partition(":")
+    entry = table[name]
+    module, _, attribute = (entry if isinstance(entry, str) else entry.where).partition(":")
     return getattr(import_module(module), attribute)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """What may have been meant by a name that is not among the ``known``, or all of these."""
+    """Advice on an unknown name: the most similar of the ``known`` names, else all of them."""
     near = get_close_matches(name, known, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

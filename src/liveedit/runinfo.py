@@ -1,4 +1,4 @@
-"""What a run is about, in a form that two runs can be compared by."""
+"""Fingerprints of a run's data: one digest of its cases, and the names of their images."""
 
 import json
 import os
@@ -8,37 +8,38 @@ from typing import Any
 
 from liveedit.types import Case, Query
 
-__all__ = ["digest", "image_name"]
+__all__ = ["digest", "image_name", "picture_name"]
 
 
 def image_name(query: Query) -> str:
-    """What records call the image that a query is about, the last where it is about all; empty
-    without image.
+    """Name in records of the image that a query is about; "" without image.
+
+    Where the query is about all of its images, this is the last one.
     """
-    return name(query.asked[-1]) if query.asked else ""
+    return picture_name(query.asked[-1]) if query.asked else ""
 
 
-def name(image: Any) -> str:
+def picture_name(image: Any) -> str:
     """An image's path, or the ``name`` in a picture's ``info``."""
     return str(image.info.get("name", "") if hasattr(image, "info") else os.fspath(image))
 
 
-def seen(query: Query) -> Any:
-    """The name of a query's image; of several all names, and which it is about."""
-    return (
-        image_name(query)
-        if len(query.images) < 2
-        else [[name(image) for image in query.images], query.about]
-    )
-
-
 def digest(cases: Sequence[Case]) -> str:
-    """SHA-256 over all that the cases say, the pixels of their images excepted."""
-    said = sha256()
+    """SHA-256 over ids, prompts, targets, metrics and image names of cases; pixels do not count."""
+    total = sha256()
     for case in cases:
-        edits = [(query.prompt, query.target, seen(query)) for query in case.edits]
-        probes = [
-            (p.metric, p.wanted, p.query.prompt, p.query.target, seen(p.query)) for p in case.probes
-        ]
-        said.update(json.dumps([case.id, edits, probes]).encode())
-    return said.hexdigest()
+        edits = [(query.prompt, query.target, _images(query)) for query in case.edits]
+        probes = []
+        for probe in case.probes:
+            query = probe.query
+            asked = (query.prompt, query.target, _images(query))
+            probes.append((probe.metric, probe.wanted, *asked))
+        total.update(json.dumps([case.id, edits, probes]).encode())
+    return total.hexdigest()
+
+
+def _images(query: Query) -> Any:
+    """The name of a query's image; of several, all names and the index of the one asked about."""
+    if len(query.images) < 2:
+        return image_name(query)
+    return [[picture_name(image) for image in query.images], query.about]

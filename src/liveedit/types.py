@@ -1,14 +1,14 @@
 """The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
 
-A **Query** asks a VLM one thing about the images that it brings, none, one or several, and names
+A **Query** asks a VLM one thing about the images that it brings (none, one or several) and names
 the answer wanted. A **Case** is the edits (queries) plus the **probes** that say what must change
-and what must not. Evaluation writes one **Record** a probe.
+and what must not. Evaluation writes one **Record** per probe.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from numbers import Integral
@@ -26,24 +26,28 @@ __all__ = [
 ]  # fmt: skip
 
 Wanted = Literal["target", "before"]
-"""What counts as right: the probe's own target, or whatever the unedited model answered."""
+"""The answer that counts as right: the probe's target, or the unedited model's answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
     """One question to a VLM.
 
-    ``prompt`` is plain text without image placeholders or chat template; the model's family adds
-    those. ``target`` is the answer wanted: what an edit writes, what a probe expects, empty for a
-    question that is only asked. ``image`` is a picture, a path to one, or ``None`` for a text-only
-    question. ``fact`` names what is asked where a benchmark knows it ("flag-jp:capital"): queries
-    of one fact have one answer, whatever their wordings and drawings.
+    Arguments:
+        prompt: Plain text without image placeholders or chat template; the model's family adds
+            those.
+        target: The answer wanted: an edit writes it, a probe expects it. Empty for a question
+            without a known answer.
+        image: A picture, a path to one, or ``None`` for a text-only question. Also a sequence of
+            pictures and paths, which stand before the prompt in this order. A sequence of one image
+            becomes that image, an empty one ``None``.
+        fact: The fact that is asked for, where a benchmark knows it ("flag-jp:capital"). Queries of
+            one fact have one answer, whatever their wordings and drawings.
+        about: Index of the image that the question is about, counted as Python does: the last by
+            default. ``None``: all of them, as for the frames of a video.
 
-    ``image`` may also be a sequence of pictures and paths, which stand before the prompt in this
-    order; one of a single image is that image, an empty one ``None``. ``about`` is the place of the
-    one that the question is about, counted as Python does, so the last if nothing is said; ``None``
-    for all of them, as for the frames of a video. Raises :class:`BadInput` for a place that no
-    image has; the other values are looked at when the query is used (:func:`checked`).
+    Raises :class:`BadInput` for an index that no image has. The other values are checked when the
+    query is used (:func:`checked`).
     """
 
     prompt: str
@@ -53,26 +57,21 @@ class Query:
     about: int | None = -1
 
     def __post_init__(self) -> None:
-        if isinstance(self.image, Sequence) and not isinstance(
-            self.image, str | bytes | bytearray | memoryview
-        ):
-            images = tuple(self.image)
-            object.__setattr__(
-                self, "image", images if len(images) > 1 else next(iter(images), None)
-            )
-        if self.about is not None and not isinstance(self.about, Integral):
+        if _several(self.image):
+            object.__setattr__(self, "image", _unpacked(self.image))
+        if self.about is None:
+            return
+        if not isinstance(self.about, Integral):
             kind = type(self.about).__name__
             raise BadInput(
                 f"`about` is the place of an image, not {kind}: count from 0, or say None for all"
             )
-        if self.about is not None:
-            object.__setattr__(
-                self, "about", int(self.about)
-            )  # of NumPy's numbers, which JSON does not have
+        object.__setattr__(self, "about", int(self.about))  # JSON cannot store NumPy's integers
         count = len(self.images)
-        if self.about is not None and count and not -count <= self.about < count:
+        if count and not -count <= self.about < count:
             raise BadInput(
-                f"no image {self.about} among {count}: `about` counts them from 0, or is None for all"
+                f"no image {self.about} among {count}: "
+                "`about` counts them from 0, or is None for all"
             )
 
     @property
@@ -84,33 +83,51 @@ class Query:
 
     @property
     def asked(self) -> "tuple[Image | str | Path, ...]":
-        """Those of the images that the question is about."""
-        return self.images if self.about is None or not self.images else (self.images[self.about],)
+        """The images that the question is about."""
+        if self.about is None or not self.images:
+            return self.images
+        return (self.images[self.about],)
+
+
+def _several(image: object) -> bool:
+    """Whether a value is a sequence of images, which neither text nor bytes are."""
+    return isinstance(image, Sequence) and not isinstance(
+        image, str | bytes | bytearray | memoryview
+    )
+
+
+def _unpacked(images: Any) -> Any:
+    """A sequence of images as a tuple; its only image where there is one, ``None`` where none."""
+    if len(images) > 1:
+        return tuple(images)
+    return images[0] if images else None
 
 
 def checked(queries: Query | Iterable[Query]) -> list[Query]:
-    """One query or several as a list. Every verb that takes queries begins with this.
+    """Return one query or several as a list, after checking the types of all their values.
 
-    Raises :class:`BadInput` for anything else, and for a query whose texts or images are of another
-    type. Images are not opened.
+    Every function that takes queries begins with this. Images are not opened. Raises
+    :class:`BadInput` for anything that is not a query, and for texts or images of another type.
     """
     if isinstance(queries, Query):
         queries = [queries]
     elif isinstance(queries, str) or not isinstance(queries, Iterable):
-        raise BadInput(
-            f"a question is a Query, not {_kind(queries)}: write Query(prompt, target, image)"
-        )
+        raise _no_query(queries)
     found = list(queries)
     for query in found:
         if not isinstance(query, Query):
-            raise BadInput(
-                f"a question is a Query, not {_kind(query)}: write Query(prompt, target, image)"
-            )
+            raise _no_query(query)
         for part in ("prompt", "target", "fact"):
             _check_text(part, getattr(query, part))
         for image in query.images:
             check_image(image)
     return found
+
+
+def _no_query(value: object) -> BadInput:
+    return BadInput(
+        f"a question is a Query, not {_kind(value)}: write Query(prompt, target, image)"
+    )
 
 
 def _check_text(part: str, value: object) -> None:
@@ -120,8 +137,9 @@ def _check_text(part: str, value: object) -> None:
 
 
 def check_unicode(title: str, text: str) -> None:
-    """Raise :class:`BadInput` for a text with halves of characters, which neither tokenizers nor
-    files take.
+    """Raise :class:`BadInput` for a text with lone surrogates, which tokenizers and files refuse.
+
+    ``title`` is how the message names the text.
     """
     try:
         text.encode()
@@ -130,33 +148,32 @@ def check_unicode(title: str, text: str) -> None:
 
 
 INVISIBLE = re.compile(
-    r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]*"
+    r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    r"\U000e0000-\U000e0fff]*"
 )
-"""White space, control characters, and what Unicode has shown as nothing
-(Default_Ignorable_Code_Point).
-"""
+"""White space, control characters, and Unicode's Default_Ignorable_Code_Point."""
 
 
 def visible(text: str) -> bool:
-    """Whether a text has anything that a reader sees: one without counts as empty."""
+    """Whether a text has a character that a reader can see; one without counts as empty."""
     return INVISIBLE.fullmatch(text) is None
 
 
 def check_image(image: object) -> None:
-    """Raise :class:`BadInput` for what is neither a picture nor a path."""
-    from PIL.Image import Image  # which whoever has a picture has imported already
+    """Raise :class:`BadInput` for anything but a picture or a path."""
+    from PIL.Image import Image  # imported already wherever there is a picture
 
     path = os.fspath(image) if isinstance(image, os.PathLike) else image
     if not isinstance(path, Image | str):
         raise BadInput(
-            f"an image is a PIL image or a path, not {_kind(image)}: "
-            "open files and bytes with PIL.Image.open, turn arrays into one with PIL.Image.fromarray"
+            f"an image is a PIL image or a path, not {_kind(image)}: open files and bytes with "
+            "PIL.Image.open, turn arrays into one with PIL.Image.fromarray"
         )
 
 
 def check_path(path: object) -> None:
-    """Raise :class:`BadInput` for what is neither a name nor a path, and for an empty name."""
+    """Raise :class:`BadInput` for anything but a name or a path, and for an empty name."""
     if not isinstance(os.fspath(path) if isinstance(path, os.PathLike) else path, str):
         raise BadInput(f"a name or folder is text or a Path, not {_kind(path)}: put it in quotes")
     if path == "":
@@ -164,11 +181,9 @@ def check_path(path: object) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as it is meant: ``~`` at its beginning is the home folder, wherever the path was
-    given.
+    """A path with the home folder in place of a leading ``~``.
 
-    Raises :class:`BadInput` as :func:`check_path`, and for the home folder of somebody whom this
-    machine does not know.
+    Raises :class:`BadInput` as :func:`check_path` does, and for the home folder of an unknown user.
     """
     check_path(path)
     try:
@@ -185,12 +200,16 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """A query together with the metric it belongs to and what counts as right.
+    """A query together with the metric it belongs to and the answer that counts as right.
 
-    ``metric`` is the name the report uses: ``reliability``, ``text_generality``,
-    ``image_generality``, ``text_locality``, ``image_locality``, ``portability_1hop`` … A probe that
-    must stay as it was (``wanted="before"``) is scored against the unedited model; its query's
-    target, if any, only says at which tokens to compare.
+    Arguments:
+        metric: Name that the report uses: ``reliability``, ``text_generality``,
+            ``image_generality``, ``text_locality``, ``image_locality``, ``portability_1hop`` …
+        query: The question. Where the answer must stay, its target only says at which tokens to
+            compare.
+        wanted: ``"target"``: the query's target is right. ``"before"``: the answer must stay that
+            of the unedited model.
+        note: Free text that is written into the record.
     """
 
     metric: str
@@ -201,8 +220,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """What is edited together and what is asked afterwards. ``id`` is unique and stable within a
-    benchmark.
+    """The queries that are edited together and the probes that are evaluated afterwards.
+
+    ``id`` is unique and stable within a benchmark.
     """
 
     id: str
@@ -211,14 +231,18 @@ class Case:
 
     @property
     def queries(self) -> "tuple[Query, ...]":
-        """All that is edited and asked."""
+        """All queries: those of the edits, then those of the probes."""
         return (*self.edits, *(probe.query for probe in self.probes))
 
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One expert that took part in an answer: its place in the pool, its fusion weight, and whose
-    edit it was.
+    """One expert that fired while the model answered a probe.
+
+    Arguments:
+        expert: Index of its edit among those that the model holds, counted from 0.
+        weight: Its fusion weight.
+        own: Whether its edit belongs to the case of the probe.
     """
 
     expert: int
@@ -228,18 +252,34 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything one probe showed; scores are computed from it without the model.
+    """Everything that is known about one probe; a report needs no model.
 
-    ``edits`` is how many edits the pool held, and ``later`` how many of them came after the case's
-    own; ``protocol`` is ``windows``, ``stream`` or ``gap``. ``tokens_wanted`` and ``tokens_after``
-    are the token ids compared under teacher forcing, one a target token: for a locality probe
-    ``tokens_wanted`` are what the unedited model predicted. ``top1_kept`` is the share of all
-    positions whose best token the edits left alone, ``top10_kept`` that of (position, rank) slots
-    of the ordered ten best (VLKEB's text and image locality); ``None`` where they are not asked.
-    ``answer_before`` and ``answer_after`` are free greedy generations. ``edit_seconds`` and
-    ``edit_bytes`` are per edit, ``query_seconds`` per generated answer; ``peak_bytes`` is how far
-    memory rose while the pool was edited and asked about: the CUDA device's where the model is on
-    one, otherwise the process's. All are measured in this run.
+    Arguments:
+        editor: Label of the editor.
+        data: Name of the benchmark.
+        edits: Number of edits that the model held.
+        window: Index of the window of edits, counted from 0.
+        seed: Seed of the order of the cases.
+        case: Id of the case.
+        probe: Index of the probe in its case, counted from 0.
+        metric: Metric of the probe, such as ``reliability``.
+        wanted: Whether the target is wanted or the answer of the unedited model.
+        prompt: The question.
+        target: The target answer.
+        image: Name of the image that the question is about.
+        note: Remark of the benchmark on the probe.
+        answer_before: Greedy generation of the unedited model.
+        answer_after: Greedy generation of the edited model.
+        tokens_wanted: Ids of the target tokens; where the answer must stay as before, the tokens
+            that the unedited model predicts in their places.
+        tokens_after: Ids that the edited model predicts there under teacher forcing.
+        fired: The experts with the largest weights of those that fired.
+        experts_fired: Number of all experts that fired.
+        protocol: Name of the protocol (:mod:`liveedit.measures.protocols`).
+        later: Number of edits made after those of the case.
+        scores: Scores between 0 and 1, by name (:mod:`liveedit.measures.scores`).
+        costs: Costs as measured in this run, by name (:mod:`liveedit.measures.costs`).
+        version: Version of the format.
     """
 
     editor: str
@@ -259,17 +299,13 @@ class Record:
     answer_after: str
     tokens_wanted: tuple[int, ...]
     tokens_after: tuple[int, ...]
-    top10_kept: float | None
     fired: tuple[Firing, ...] = ()
     experts_fired: int = 0
-    edit_seconds: float = 0.0
-    edit_bytes: int = 0
-    query_seconds: float = 0.0
     protocol: str = "windows"
     later: int = 0
-    peak_bytes: int = 0
-    top1_kept: float | None = None
-    version: int = field(default=1)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    version: int = 2
 
     def to_json(self) -> str:
         """One line of JSON, without the newline."""
@@ -277,34 +313,73 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
-        """The record that :meth:`to_json` wrote. Raises ``KeyError``, ``TypeError`` or
-        ``ValueError`` on other text.
+        """Read a record of this version or of version 1.
+
+        Raises ``KeyError``, ``TypeError`` or ``ValueError`` for any other text.
         """
-        row: dict[str, Any] = json.loads(line)
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise TypeError(f"a record is an object, not {_kind(row)}")
+        if row.get("version", 1) == 1:
+            row = _from_version_1(row)
         row["fired"] = tuple(Firing(**firing) for firing in row["fired"])
-        row["tokens_wanted"], row["tokens_after"] = (
-            tuple(row["tokens_wanted"]),
-            tuple(row["tokens_after"]),
-        )
+        row["tokens_wanted"] = tuple(row["tokens_wanted"])
+        row["tokens_after"] = tuple(row["tokens_after"])
         record = cls(**row)
-        for firing in record.fired:
-            if not isinstance(firing.expert, int) or not isinstance(firing.weight, int | float):
-                raise TypeError(firing)
-        for name, kind in KINDS.items():
-            if not isinstance(value := getattr(record, name), kind):
-                raise TypeError(f"{name} is {value!r}")
-            if isinstance(value, int) and value.bit_length() > WIDEST:
-                raise ValueError(f"{name} has more than {WIDEST} bits")
-            if isinstance(value, float) and not isfinite(value):
-                raise ValueError(f"{name} is {value}")
+        _check_record(record)
         return record
 
 
+SCORES_OF_VERSION_1 = {"top1_kept": "top1_kept", "top10_kept": "top10_rank"}
+"""Fields of a record of version 1, and the names of the scores that they hold."""
+COSTS_OF_VERSION_1 = ("edit_seconds", "edit_bytes", "query_seconds", "peak_bytes")
+"""Fields of a record of version 1 that are costs."""
+
+
+def _from_version_1(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record of version 1 in the form of version 2."""
+    fields = dict(row)
+    scores = {new: fields.pop(old, None) for old, new in SCORES_OF_VERSION_1.items()}
+    fields["scores"] = {name: value for name, value in scores.items() if value is not None}
+    fields["costs"] = {name: fields.pop(name) for name in COSTS_OF_VERSION_1 if name in fields}
+    fields["version"] = 2
+    return fields
+
+
+def _check_record(record: Record) -> None:
+    """Raise ``TypeError`` or ``ValueError`` where a field holds another type than it declares."""
+    for firing in record.fired:
+        if not isinstance(firing.expert, int) or not isinstance(firing.weight, int | float):
+            raise TypeError(firing)
+    for name, kind in KINDS.items():
+        _check_field(name, getattr(record, name), kind)
+    for name, value in (*_items(record.scores), *_items(record.costs)):
+        if not name:
+            raise ValueError("a score or cost has no name")
+        _check_field(name, value, int | float)
+
+
+def _items(numbers: object) -> Iterable[tuple[str, object]]:
+    """Names and values of the scores or costs of a record. Raises ``TypeError`` without names."""
+    if not isinstance(numbers, dict):
+        raise TypeError(f"scores and costs are objects, not {_kind(numbers)}")
+    return numbers.items()
+
+
+def _check_field(name: str, value: object, kind: Any) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}")
+    if isinstance(value, int) and value.bit_length() > WIDEST:
+        raise ValueError(f"{name} has more than {WIDEST} bits")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{name} is {value}")
+
+
 WIDEST = 63
-"""Bits of a whole number in a record, without the sign."""
+"""Largest number of bits of an integer in a record, without the sign."""
 KINDS = {
-    name: str if kind in (str, Wanted) else int if kind is int else int | kind
+    name: int if kind is int else str
     for name, kind in get_type_hints(Record).items()
-    if kind in (str, Wanted, int, float, float | None)
+    if kind in (str, Wanted, int)
 }
-"""What a plain field of a record holds, by its name."""
+"""Types of the plain fields of a record, by name."""

@@ -1,4 +1,4 @@
-"""The files that the odd inputs speak of, made by their names as an input names them."""
+"""Runners of commands, and the files of the odd inputs, made by the names that the inputs use."""
 
 import gzip
 import json
@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -14,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.utils.logging import disable_progress_bar
 
+from liveedit.cli import main
 from liveedit.store.listing import Listing
 from liveedit.types import Query, Record
 
@@ -27,19 +31,41 @@ WORDS = {
     "LONGT": "one two three " * 1000,
     "LONGQ": "what is this " * 7000,
 }
-"""What some words of the table stand for; besides, ID is that of the edit in the pool, BEGINNING
-its beginning.
-"""
+"""Texts that the table abbreviates; ID is that of the edit in the pool, BEGINNING its start."""
 TESTS = Path(__file__).parents[1]
 FILES = {}
-"""By name what makes a file or folder at a path; ``shelf`` is the folder of those that take time to
-make.
-"""
+"""Functions that make a file or folder at a path, by its name; they may copy from ``shelf``."""
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run a command in this process: its exit status, standard output and standard error."""
+    disable_progress_bar()  # as `main` does, where transformers is not imported yet
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["liveedit", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capfd.readouterr()
+        return ended.value.code or 0, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_apart():
+    """Run a command in a process of its own."""
+
+    def run_apart(*words, cwd=None):
+        command = [sys.executable, "-c", "from liveedit.cli import main; main()", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+    return run_apart
 
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory, emblem, embedded_vlm):
-    """A folder with a flag, pools of edits, a tiny model and an editor of it."""
+    """A folder of what takes time to make: a flag, edits, a tiny model and an editor for it."""
     from liveedit.editable import EditableVLM, embedded
     from liveedit.editors import load_editor, new_editor
     from liveedit.models.vlm import VLM
@@ -64,7 +90,7 @@ def shelf(tmp_path_factory, emblem, embedded_vlm):
 
 @pytest.fixture
 def lay_out(shelf):
-    """Make in a folder the files that words name; the words, with what some of them stand for."""
+    """Make the files that words name in a folder; return the words, with abbreviations expanded."""
     id = Listing.read(shelf / "pool").edits[0].id
 
     def lay_out(words, folder):
@@ -266,7 +292,7 @@ FILES["pool"] = lambda path, shelf: shutil.copytree(shelf / "pool", path)
 FILES["edits"] = FILES["pool"]
 FILES["pool-of-two"] = lambda path, shelf: shutil.copytree(shelf / "pool-of-two", path)
 FILES["[a] pool"] = FILES["pool"]
-FILES["pool-1"] = lambda path, _: shutil.copytree(TESTS / "data" / "pool-1", path)
+FILES["pool-1"] = lambda path, _: shutil.copytree(TESTS / "assets" / "pool-1", path)
 content("project/thesis.txt", "mine")
 FILES["project"] = lambda path, shelf: FILES["project/thesis.txt"](path / "thesis.txt", shelf)
 FILES["link-to-pool"] = lambda path, shelf: (
@@ -446,7 +472,7 @@ def published(name, change, part="vlkeb/eval.json"):
     """Register the published files with a change in one of them."""
 
     def make(path, _):
-        shutil.copytree(TESTS / "data" / "published", path)
+        shutil.copytree(TESTS / "assets" / "published", path)
         for listing in path.rglob("*.json"):
             for row in json.loads(listing.read_text(encoding="utf-8")):
                 for field in ("image", "image_rephrase", "m_loc"):
@@ -528,10 +554,10 @@ published("data-one-row", lambda path, rows: rows[:1])
 def record(**changes):
     """One line of an evaluation."""
     values = {
-        "editor": "ft-l", "data": "emblem", "edits": 1, "window": 0, "seed": 0, "case": "a", "probe": 0,
-        "metric": "reliability", "wanted": "target", "prompt": QUESTION, "target": "Japan", "image": "", "note": "",
-        "answer_before": "France", "answer_after": "Japan", "tokens_wanted": (1,), "tokens_after": (1,),
-        "top10_kept": None,
+        "editor": "ft-l", "data": "emblem", "edits": 1, "window": 0, "seed": 0, "case": "a",
+        "probe": 0, "metric": "reliability", "wanted": "target", "prompt": QUESTION,
+        "target": "Japan", "image": "", "note": "", "answer_before": "France",
+        "answer_after": "Japan", "tokens_wanted": (1,), "tokens_after": (1,), "top10_kept": None,
     }  # fmt: skip
     return json.dumps(asdict(Record(**values)) | changes) + "\n"
 
@@ -576,26 +602,34 @@ def settings(name, text):
 
 
 for name, text in {
-    "none.json": "", "cut.json": '{"training": {', "list.json": [1, 2], "number.json": 3, "null.json": None,
-    "text.json": '"fast"', "latin.json": b"\xff\xfe{}", "deep.json": "[" * 100_000,
-    "nan.json": '{"training": {"lr": NaN}}',
-    "typo.json": {"trainig": {}}, "training-text.json": {"training": "fast"}, "training-list.json": {"training": [1]},
-    "training-null.json": {"training": None}, "editor-list.json": {"editor": [1]}, "editor-null.json": {"editor": None},
+    "none.json": "", "cut.json": '{"training": {', "list.json": [1, 2], "number.json": 3,
+    "null.json": None, "text.json": '"fast"', "latin.json": b"\xff\xfe{}",
+    "deep.json": "[" * 100_000, "nan.json": '{"training": {"lr": NaN}}',
+    "typo.json": {"trainig": {}}, "training-text.json": {"training": "fast"},
+    "training-list.json": {"training": [1]}, "training-null.json": {"training": None},
+    "editor-list.json": {"editor": [1]}, "editor-null.json": {"editor": None},
     "cases-zero.json": {"cases": 0}, "cases-many.json": {"cases": 10**9},
     "cases-true.json": {"cases": True}, "cases-text.json": {"cases": "two"},
     "cases-half.json": {"cases": 1.5}, "lr-text.json": {"training": {"lr": "fast"}},
-    "lr-zero.json": {"training": {"lr": 0}},
-    "lr-minus.json": {"training": {"lr": -1}}, "lr-huge.json": '{"training": {"lr": 1e999}}',
-    "batch-zero.json": {"training": {"batch_size": 0}}, "batch-half.json": {"training": {"batch_size": 2.5}},
-    "batch-text.json": {"training": {"batch_size": "8"}}, "steps-minus.json": {"training": {"steps": -5}},
-    "steps-float.json": {"training": {"steps": 1e3}}, "every-zero.json": {"training": {"checkpoint_every": 0}},
-    "steps-typo.json": {"training": {"stpes": 5}}, "schedule.json": {"training": {"schedule": "cosinus"}},
+    "lr-zero.json": {"training": {"lr": 0}}, "lr-minus.json": {"training": {"lr": -1}},
+    "lr-huge.json": '{"training": {"lr": 1e999}}',
+    "batch-zero.json": {"training": {"batch_size": 0}},
+    "batch-half.json": {"training": {"batch_size": 2.5}},
+    "batch-text.json": {"training": {"batch_size": "8"}},
+    "steps-minus.json": {"training": {"steps": -5}},
+    "steps-float.json": {"training": {"steps": 1e3}},
+    "every-zero.json": {"training": {"checkpoint_every": 0}},
+    "steps-typo.json": {"training": {"stpes": 5}},
+    "schedule.json": {"training": {"schedule": "cosinus"}},
     "clip-minus.json": {"training": {"clip": -1}}, "seed-minus.json": {"training": {"seed": -1}},
-    "seed-huge.json": {"training": {"seed": 2**40}}, "cache-text.json": {"training": {"cache": "yes"}},
+    "seed-huge.json": {"training": {"seed": 2**40}},
+    "cache-text.json": {"training": {"cache": "yes"}},
     "layer-text.json": {"editor": {"layer": "last"}}, "layer-minus.json": {"editor": {"layer": -1}},
-    "layer-beyond.json": {"editor": {"layer": 999}}, "locality.json": {"editor": {"locality": "image"}},
-    "drop.json": {"editor": {"drop": 2}}, "heads-zero.json": {"editor": {"heads": 0}},
-    "heads-odd.json": {"editor": {"heads": 7, "module_dim": 16}}, "editor-typo.json": {"editor": {"leyer": 3}},
+    "layer-beyond.json": {"editor": {"layer": 999}},
+    "locality.json": {"editor": {"locality": "image"}}, "drop.json": {"editor": {"drop": 2}},
+    "heads-zero.json": {"editor": {"heads": 0}},
+    "heads-odd.json": {"editor": {"heads": 7, "module_dim": 16}},
+    "editor-typo.json": {"editor": {"leyer": 3}},
     "two-faults.json": {"training": {"lr": 0, "steps": 0}},
 }.items():  # fmt: skip
     settings(name, text)

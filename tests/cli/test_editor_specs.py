@@ -1,10 +1,10 @@
-"""Which editors `--editors` names, and which of them are ready."""
+"""The value of `--editors`, parsed and loaded."""
 
 import json
 
 import pytest
 
-from liveedit.cli.editor_specs import Entrant, entrants, load_entrants
+from liveedit.cli.editor_specs import EditorSpec, load_editors, parse_specs
 from liveedit.editors import EDITORS, new_editor
 from liveedit.errors import BadInput, Mismatch, UnknownName
 from liveedit.models.tiny import tiny
@@ -28,22 +28,22 @@ def trained(vlm, tmp_path_factory):
 def labels(vlm, text, trained):
     return {
         label: editor.name
-        for label, editor in load_entrants(vlm, "tiny", entrants(text), trained).editors.items()
+        for label, editor in load_editors(vlm, "tiny", parse_specs(text), trained).editors.items()
     }
 
 
 def test_the_forms():
-    assert entrants("ft-l, runs/serac") == [Entrant("ft-l"), Entrant("runs/serac")]
-    assert entrants("liveedit:runs/a") == [Entrant("runs/a", "liveedit", "liveedit")]
-    assert entrants("released=liveedit:runs/a") == [Entrant("runs/a", "released", "liveedit")]
-    assert entrants("other=ft-l") == [Entrant("ft-l", "other")]
-    assert entrants("all") == [Entrant("all")]
+    assert parse_specs("ft-l, runs/serac") == [EditorSpec("ft-l"), EditorSpec("runs/serac")]
+    assert parse_specs("liveedit:runs/a") == [EditorSpec("runs/a", "liveedit", "liveedit")]
+    assert parse_specs("released=liveedit:runs/a") == [EditorSpec("runs/a", "released", "liveedit")]
+    assert parse_specs("other=ft-l") == [EditorSpec("ft-l", "other")]
+    assert parse_specs("all") == [EditorSpec("all")]
 
 
 @pytest.mark.parametrize("text", ["", "ft-l,", "=ft-l", "a/b=ft-l", "a=", "liveedit:"])
 def test_other_forms_are_refused(text):
     with pytest.raises(BadInput, match="--editors takes NAME"):
-        entrants(text)
+        parse_specs(text)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_other_forms_are_refused(text):
 def test_labels_that_would_name_other_files_are_refused(label):
     for text in (f"{label}=ft-l", f"ft-m,{label}:runs/a"):
         with pytest.raises(BadInput, match="no editor can be called"):
-            entrants(text)
-    assert entrants("tables-2=ft-l,v1.5=ft-l,html=ft-l")[1] == Entrant("ft-l", "v1.5")
+            parse_specs(text)
+    assert parse_specs("tables-2=ft-l,v1.5=ft-l,html=ft-l")[1] == EditorSpec("ft-l", "v1.5")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_cannot_be_loaded_is_called_after_its_folder(
     for name in ("here", "there"):
         (tmp_path / "project" / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "project" / "here")
-    assert [*load_entrants(vlm, "tiny", entrants(f"ft-l,{source}"), tmp_path).failed] == [label]
+    assert [*load_editors(vlm, "tiny", parse_specs(f"ft-l,{source}"), tmp_path).failed] == [label]
 
 
 @pytest.mark.parametrize("source", ["/", "./tables", "./.hidden"])
@@ -76,7 +76,7 @@ def test_what_cannot_be_loaded_and_has_no_folder_of_its_own_ends_it_all(
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="holds no editor"):
-        load_entrants(vlm, "tiny", entrants(f"ft-l,{source}"), tmp_path)
+        load_editors(vlm, "tiny", parse_specs(f"ft-l,{source}"), tmp_path)
 
 
 def test_labels_keep_editors_of_one_method_apart(vlm, trained):
@@ -90,7 +90,7 @@ def test_one_label_twice_is_refused(vlm, trained):
 
 
 def test_all_are_those_that_are_ready(vlm, trained, tmp_path):
-    ready = load_entrants(vlm, "tiny", entrants("all"), tmp_path)
+    ready = load_editors(vlm, "tiny", parse_specs("all"), tmp_path)
     assert {label: editor.name for label, editor in ready.editors.items()} == {
         label: label for label in ready.editors
     }
@@ -113,7 +113,7 @@ def test_one_that_cannot_be_loaded_leaves_the_others(vlm, trained, tmp_path):
     new_editor(vlm, "liveedit", SMALL).save_pretrained(tmp_path / "liveedit")
     weights = tmp_path / "liveedit" / "editor.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
-    ready = load_entrants(vlm, "tiny", entrants("all,named=mend"), tmp_path)
+    ready = load_editors(vlm, "tiny", parse_specs("all,named=mend"), tmp_path)
     assert {"ft-m", "grace"} <= ready.editors.keys()
     assert "no sentence encoder" in str(ready.failed["ike"])
     assert "config.lr is 'fast'" in str(ready.failed["ft-l"])

@@ -25,11 +25,9 @@ from liveedit.types import Query
 
 ROOT = Path(__file__).parents[2]
 GROUPS = tomllib.loads((Path(__file__).parent / "odd_inputs.toml").read_text(encoding="utf-8"))
-ROWS = [
-    pytest.param(group, *row, id=f"{name}: {row[0]}"[:70])
-    for name, group in GROUPS.items()
-    for row in group["rows"]
-]
+ROWS = []
+for name, group in GROUPS.items():
+    ROWS += [pytest.param(group, *row, id=f"{name}: {row[0]}"[:70]) for row in group["rows"]]
 QUESTION = "What is the country with this flag?"
 SHELL = 'liveedit() { "$PYTHON" -m liveedit "$@"; }\n'
 WRITERS = re.compile("edit |forget |train |report ")
@@ -138,7 +136,7 @@ def python(here, lay_out, model):
 
 
 def snapshot(folder):
-    """What is in a folder, by paths."""
+    """The contents of a folder: files, links and folders by their paths."""
     return {
         path.relative_to(folder): path.readlink()
         if path.is_symlink()
@@ -148,17 +146,13 @@ def snapshot(folder):
 
 
 def says(text, wanted):
-    """Whether a text holds the pieces of ``wanted``, between which … stands for anything, in their
-    order.
-    """
+    """Whether a text holds ``wanted``, in which … means any text."""
     pieces = (re.escape(FRAME.sub(" ", piece)) for piece in wanted.split("…"))
     return re.search(".*".join(pieces), FRAME.sub(" ", text)) is not None
 
 
 def perform(group, run, request):
-    """Do what a row says, of several commands all; how the last ended. Those before it must end
-    well.
-    """
+    """Run the commands of a row; return the result of the last. The others must succeed."""
     do = request.getfixturevalue(group.get("kind", "command"))
     lines = [run] if isinstance(run, str) else run
     *before, last = [*filter(None, [group.get("first")]), *lines]
@@ -171,23 +165,23 @@ def perform(group, run, request):
 @pytest.mark.parametrize(("group", "what", "run", "status", "answer"), ROWS)
 def test_an_odd_input(group, what, run, status, answer, request, here):
     done = perform(group, run, request)
-    told = f"{done.status}\n{done.out}\n{done.err}"
-    assert done.status == status, told
-    assert "Traceback" not in told
+    output = f"{done.status}\n{done.out}\n{done.err}"
+    assert done.status == status, output
+    assert "Traceback" not in output
     if status not in (0, 2, 3):
-        assert len(done.err.strip().splitlines()) == 1, told
-        assert re.match(r"error: .+[:,;] .+", done.err), told
-    assert answer, told
-    assert says(done.out + done.err, answer), told
+        assert len(done.err.strip().splitlines()) == 1, output
+        assert re.match(r"error: .+[:,;] .+", done.err), output
+    assert answer, output
+    assert says(done.out + done.err, answer), output
     if status not in (0, 3) or not WRITERS.match(run if isinstance(run, str) else run[-1]):
         assert snapshot(here) == done.before
 
 
-def test_there_are_as_many_as_the_goal_says():
+def test_there_are_hundreds_of_odd_inputs():
     assert len(ROWS) >= 300
 
 
-def test_the_page_is_of_this_table():
+def test_the_page_shows_this_table():
     made = runpy.run_path(str(ROOT / "tools" / "odd_inputs.py"))["page"](GROUPS)
     page = (ROOT / "docs" / "reference" / "odd-inputs.md").read_text(encoding="utf-8")
     assert page == made, "make it anew: python tools/odd_inputs.py > docs/reference/odd-inputs.md"

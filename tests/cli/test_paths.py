@@ -1,20 +1,17 @@
-"""Paths in the home folder, as options and Python have them, where no shell spells ``~`` out."""
+"""Paths below ``~`` in options and in Python, where no shell expands it, and closed folders."""
 
 import gc
 import json
 import os
 import shutil
-import sys
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
 from tempfile import TemporaryDirectory
 
 import pytest
-from transformers.utils.logging import disable_progress_bar
 
 import liveedit
-from liveedit.cli import main
 from liveedit.data.published.places import home as data_home
 from liveedit.editors import new_editor
 from liveedit.errors import BadInput
@@ -53,21 +50,6 @@ def home(shelf, tmp_path, monkeypatch):
     assert [*here.iterdir()] == []
 
 
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run a command: its exit status, standard output and standard error."""
-    disable_progress_bar()
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["liveedit", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capfd.readouterr()
-        return ended.value.code or 0, shown.out, shown.err
-
-    return run
-
-
 def test_edits_in_the_home_folder(home, run):
     made = ("--model=~/tiny", "--editor=~/editor")
     rc, _, err = run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--pool=~/pool", *made)
@@ -79,8 +61,8 @@ def test_edits_in_the_home_folder(home, run):
 
 def test_an_evaluation_in_the_home_folder(home, run):
     rc, _, err = run(
-        "eval", "--out=~/out", "--editors=a=~/editor,liveedit", "--model=~/tiny", "--trained=~/trained", "--edits=1",
-        "--max-cases=1",
+        "eval", "--out=~/out", "--editors=a=~/editor,liveedit", "--model=~/tiny",
+        "--trained=~/trained", "--edits=1", "--max-cases=1",
     )  # fmt: skip
     assert rc == 0, err
     assert {path.name for path in (home / "out").iterdir()} >= {
@@ -147,7 +129,8 @@ def test_the_same_in_python(home):
 
 
 def test_an_editor_that_was_replaced_or_is_gone_is_named(shelf, home, run):
-    editor, made = home / "own", ("--pool=~/pool", "--model=~/tiny")
+    editor = home / "own"
+    made = ("--pool=~/pool", "--model=~/tiny")
     shutil.copytree(shelf / "editor", editor)
     assert run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--editor=~/own", *made)[0] in (
         0,
@@ -203,10 +186,10 @@ def closed(shelf, run):
 @pytest.mark.parametrize(
     "words",
     [
-        "ask Q --model ./NAME", "ask Q --model ./NAME/below", "models check ./NAME", "ask Q --editor ./NAME",
-        "report NAME", "report NAME/below", "eval --out NAME/below", "train NAME", "train NAME/below",
-        "edits --pool NAME", "edit Q Brazil --pool NAME", "data add vlkeb --annotations NAME --images .",
-        "train new --config NAME/a.json",
+        "ask Q --model ./NAME", "ask Q --model ./NAME/below", "models check ./NAME",
+        "ask Q --editor ./NAME", "report NAME", "report NAME/below", "eval --out NAME/below",
+        "train NAME", "train NAME/below", "edits --pool NAME", "edit Q Brazil --pool NAME",
+        "data add vlkeb --annotations NAME --images .", "train new --config NAME/a.json",
     ],
 )  # fmt: skip
 def test_what_is_closed_is_said_to_be(closed, words, name):

@@ -1,6 +1,4 @@
-"""`liveedit train`, run as a user runs it: the same command makes the same editor, or goes on where
-it was stopped.
-"""
+"""`liveedit train`: the same command makes the same editor, or goes on where it was stopped."""
 
 import json
 import re
@@ -23,9 +21,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The weights of trainings that ran in processes of their own, by the seed asked for; ``None``
-    is the default.
-    """
+    """The weights of trainings in processes of their own, with the default seed, 0 and 1."""
     folder = tmp_path_factory.mktemp("trained")
     config = folder / "config.json"
     config.write_text(json.dumps(SETTINGS), encoding="utf-8")
@@ -76,7 +72,7 @@ def start(*words):
 
 
 def stop(process, number, found):
-    """Send a signal once something is found; what the process says on standard error."""
+    """Send a signal once ``found`` is true; return the standard error of the process."""
     end = time.monotonic() + 300
     while not (there := found()) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
@@ -154,7 +150,7 @@ def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
         ('{"editor": {"module_dim": 9999999999}}', "it should be less than or equal to 1000000000"),
         (
             '{"training": {"steps": 2, "warmup": 100000000000000000000000000}}',
-            "training.warmup is 100000000000000000000000000: it should be at most steps, which is 2",
+            "warmup is 100000000000000000000000000: it should be at most steps, which is 2",
         ),
         (
             '{"training": {"stpes": 5}}',
@@ -189,10 +185,8 @@ def test_a_wrong_file_of_settings_is_one_line(content, says, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["liveedit", "serac"])
-def test_sizes_for_which_there_is_no_memory_are_one_line(
-    name, small, tmp_path, monkeypatch, capsys
-):
-    """Such sizes as no machine has the addresses for."""
+def test_sizes_beyond_all_memory_are_one_line(name, small, tmp_path, monkeypatch, capsys):
+    """Sizes beyond the addresses of any machine."""
     plan = {"editor": {"module_dim": 80_000_000}, "training": {"steps": 1, "batch_size": 2}}
     (tmp_path / "config.json").write_text(json.dumps(plan), encoding="utf-8")
     words = ["train", tmp_path / "out", "--config", tmp_path / "config.json", "--editor", name]

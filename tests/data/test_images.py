@@ -1,4 +1,4 @@
-"""Odd images: each is shown as a person sees it, or refused in one line that names it and the fix."""
+"""Odd images: each is shown as a person sees it, or refused in one line with the fix."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def colours():
 
 
 def pixels(image):
-    return [tuple(map(int, pixel)) for row in np.asarray(open_image(image)) for pixel in row]
+    return [tuple(map(int, pixel)) for pixel in np.asarray(open_image(image)).reshape(-1, 3)]
 
 
 def in_lab(picture):
@@ -548,8 +548,8 @@ def test_a_picture_is_copied_and_keeps_its_name(tmp_path):
 
 def test_every_drawing_of_emblem_is_shown_as_it_is(emblem):
     for entity in list(emblem.entities.values())[::40]:
-        for hand in entity.hands:
-            drawing = emblem.drawing(hand, entity.id)
+        for artist in entity.artists:
+            drawing = emblem.drawing(artist, entity.id)
             assert np.array_equal(np.asarray(open_image(drawing)), np.asarray(drawing))
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from liveedit.editors import EDITORS, PAPERS, load_editor, new_editor
+from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.editors.base import Editor
 from liveedit.errors import BadInput, Mismatch, UnknownName
-from liveedit.models.conformance.contract import cut, greedy
+from liveedit.models.conformance.reference import cut, greedy
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -97,15 +97,15 @@ def hooks(model):
 
 
 def test_its_names_agree(editor):
-    assert EDITORS[editor.name].endswith(f":{type(editor).__name__}")
-    assert PAPERS[editor.name] == editor.paper
+    assert EDITORS[editor.name].where.endswith(f":{type(editor).__name__}")
+    assert EDITORS[editor.name].paper
 
 
 def test_its_settings_survive_json_and_shape_its_fingerprint(editor):
     settings = asdict(editor.config)
     assert editor.settings(json.loads(json.dumps(settings))) == editor.config
     assert editor.fingerprint == editor.fingerprint
-    fixed = getattr(editor, "query_time", frozenset())
+    fixed = getattr(editor, "inference_settings", frozenset())
     numbers = {
         name: n for name, n in settings.items() if name not in fixed and type(n) in (int, float)
     }

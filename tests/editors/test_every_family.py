@@ -14,7 +14,7 @@ from liveedit.editors import EDITORS, new_editor
 from liveedit.editors.common.bank import Bank
 from liveedit.errors import UnsupportedModel
 from liveedit.models import checked
-from liveedit.models.conformance.contract import cut, greedy
+from liveedit.models.conformance.reference import cut, greedy
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 

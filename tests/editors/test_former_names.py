@@ -101,7 +101,7 @@ def test_such_a_pool_is_saved_and_opened_again(embedded_vlm, tmp_path):
 
 def test_a_changed_former_editor_does_not_keep_its_fingerprint(embedded_vlm):
     editor = load_editor(embedded_vlm, embedded("pinpoint-1"))
-    editor.goes_by("other")
+    editor.adopt_fingerprint("other")
     assert editor.fingerprint == "other"
     with torch.no_grad():
         editor.norm.weight.add_(1.0)

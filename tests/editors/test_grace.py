@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.feed_forward import Recorder, feed_forward, last_prompt_tokens
+from liveedit.editors.common.branch import Recorder
 from liveedit.editors.grace import GRACE, SAME, GraceConfig, GracePatch, insert, label_of
 from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.feed_forward import feed_forward
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -121,9 +122,9 @@ def test_an_edit_that_expands_an_entry_is_within_it_in_any_batch(vlm, target, si
 
 def test_within_the_radius_the_value_stands_at_the_last_prompt_token(vlm):
     editor = GRACE(vlm, FAR)
-    patch, place = editor.edit(EDITS), editor.place
+    patch, place = editor.edit(EDITS), editor.network
     batch = vlm.encode([EDITS[2], EDITS[0], Query("Who?", "nobody", EDITS[1].image)])
-    spots, record = last_prompt_tokens(batch), Recorder(place.writes)
+    spots, record = batch.last_prompt_tokens(), Recorder(place.writes)
     plain = Recorder(place.writes)
     with vlm.patched(plain):
         vlm.hidden(batch, place.layer)
@@ -163,7 +164,7 @@ def test_labels_are_of_the_text():
 
 
 def test_where_it_can_be_put(vlm):
-    assert GRACE(vlm).place == feed_forward(vlm, 2)
+    assert GRACE(vlm).network == feed_forward(vlm, 2)
     with pytest.raises(BadInput, match="layers 0 to 3"):
         GRACE(vlm, GraceConfig(layer=4))
     with pytest.raises(BadInput, match="layers 0 to 3"):
@@ -173,7 +174,7 @@ def test_where_it_can_be_put(vlm):
     del strange.layers[2].mlp
     with pytest.raises(UnsupportedModel, match="feed-forward"):
         GRACE(strange, GraceConfig(layer=2))
-    assert GRACE(strange).place.layer == 1
+    assert GRACE(strange).network.layer == 1
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from liveedit.editors.ike import IKE, IKEConfig, shown
+from liveedit.editors.ike import IKE, IKEConfig, case_demonstrations
 from liveedit.errors import UnknownName
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
@@ -40,7 +40,7 @@ def test_demonstrations_copy_reword_and_leave_alone():
         Probe("text_locality", Query("Who sang it?", "Nobody"), "before"),
         Probe("image_locality", Query("What is that?", "a cup", FLAG), "before"),
     )
-    assert shown(Case("one", (EDIT,), probes)) == [
+    assert case_demonstrations(Case("one", (EDIT,), probes)) == [
         "New Fact: What is this? Japan\nPrompt: What is this? Japan\n\n",
         "New Fact: What is this? Japan\nPrompt: Name it. Japan\n\n",
         "New Fact: What is this? Japan\nPrompt: Who sang it? Nobody\n\n",
@@ -52,10 +52,10 @@ def test_the_k_most_similar_demonstrations_come_first(vlm, sentence_encoder):
     told = "What is this? Japan"
     query = f"New Fact: {told}\nPrompt: {told}\n\n"
     encode = ike.retriever.sentences
-    scores = [float(vector @ encode([query])[0]) for vector in encode(ike.sentences)]
+    scores = [float(vector @ encode([query])[0]) for vector in encode(ike.demonstrations)]
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[:3]
     expected = (
-        "".join(ike.sentences[place] for place in order)
+        "".join(ike.demonstrations[place] for place in order)
         + f"New Fact: {told}\nPrompt: What is this?"
     )
     assert prompts(ike, ike.edit([EDIT]), EDIT) == [expected]

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from liveedit.editors.common.gradient_transform import Factors
-from liveedit.editors.ke import KE, Conditioner, Constraint, KEConfig, Reader, size
+from liveedit.editors.ke import KE, Conditioner, Constraint, KEConfig, Reader, change_size
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
@@ -69,7 +69,7 @@ def test_texts_of_any_length_are_read_apart():
 
 def test_the_size_of_a_change_needs_only_its_factors():
     factors = some_factors()
-    torch.testing.assert_close(size(factors), factors.product().square().mean((1, 2)).sqrt())
+    torch.testing.assert_close(change_size(factors), factors.product().square().mean((1, 2)).sqrt())
 
 
 def test_too_large_a_change_is_pushed_down_and_the_multiplier_up():
@@ -112,7 +112,7 @@ def test_with_locality_the_divergence_is_constrained_and_without_it_the_size():
         for name, value in {"reliability": 2.0, "image_locality": 0.5}.items()
     }
     changes = {"one": some_factors(), "other": some_factors(d_in=7)}
-    sizes = torch.stack([size(change).mean() for change in changes.values()]).mean()
+    sizes = torch.stack([change_size(change).mean() for change in changes.values()]).mean()
     for locality, constrained in ((("image_locality",), torch.tensor(0.5)), ((), sizes)):
         editor = KE(tiny("llava"), KEConfig(**SMALL, locality=locality))
         wanted = dict(terms) if locality else {"reliability": terms["reliability"]}
@@ -158,8 +158,11 @@ def test_parity_of_edits(recorded, monkeypatch):
     for number, (text, query) in enumerate(edits.items(), 1):
         monkeypatch.setattr(editor, "describe", lambda _, text=text: [text])
         with editor.vlm.patched(patch):
-            changes = editor.changes(editor.gradients(editor._hidden([query])), [text])
-        sizes = torch.stack([size(change)[0] for change in changes.values()])
+            changes = editor.changes(
+                editor.gradients(editor.vlm.hidden(editor.vlm.encode([query]), editor.below)),
+                [text],
+            )
+        sizes = torch.stack([change_size(change)[0] for change in changes.values()])
         torch.testing.assert_close(
             sizes.mean().detach(), tensors[f"size_{number}"], rtol=1e-4, atol=0
         )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from liveedit.editors import EDITORS, new_editor
 from liveedit.errors import UnsupportedModel
-from liveedit.models.conformance.contract import cut, greedy
+from liveedit.models.conformance.reference import cut, greedy
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
@@ -103,7 +103,7 @@ def likelihood(vlm, queries):
     positions = batch.answer_positions()
     with torch.no_grad():
         logs = vlm.logits(batch)[positions].float().log_softmax(-1)
-    return float(logs.gather(1, batch.labels.roll(-1, 1)[positions][:, None]).mean())
+    return float(logs.gather(1, batch.answer_tokens()[:, None]).mean())
 
 
 def test_an_edit_takes_and_leaving_restores_bit_for_bit(editor, tmp_path):

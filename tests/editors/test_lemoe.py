@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.branch import Recorder
 from liveedit.editors.lemoe import SCALE, LEMoE, LEMoEConfig, clusters
 from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
@@ -60,7 +60,7 @@ def drawn(vlm):
 
 def test_each_query_meets_its_best_expert_at_every_token(vlm):
     editor, patch = drawn(vlm)
-    place = editor.place
+    place = editor.network
     asked = [*EDITS, Query("Which film is this?", "a cup", Image.new("RGB", (24, 24), "green"))]
     x, batch, _ = states(vlm, Patch(), place.reads, asked)
     plain, _, _ = states(vlm, Patch(), place.writes, asked)
@@ -128,10 +128,10 @@ def test_training_is_the_paper_s_with_the_remembered_edits(family):
     editor = LEMoE(vlm, LEMoEConfig(batch=2, routing=0.5, **SMALL))
     first = editor.edit([EDITS[2], EDITS[2]])
     made = editor.edit(EDITS[:2], first)
-    reads, batch, _ = states(vlm, Patch(), editor.place.reads, EDITS[:2])
+    reads, batch, _ = states(vlm, Patch(), editor.network.reads, EDITS[:2])
     e = [reads[b, span.start : span.prompt[1]].mean(0) for b, span in enumerate(batch.spans)]
     inputs, owner = [*first.values["e"], *e], [0, 0, 1, 1]
-    new = {name: tensor.requires_grad_() for name, tensor in editor.draw(1).items()}
+    new = {name: tensor.requires_grad_() for name, tensor in editor.initial(1).items()}
     optimizer = torch.optim.Adam(list(new.values()), lr=1e-2)
     for _ in range(3):
         g = []
@@ -143,7 +143,7 @@ def test_training_is_the_paper_s_with_the_remembered_edits(family):
                 )
             )
         routing = sum(-g[k][i].log() for k, i in enumerate(owner)) / 4
-        with vlm.patched(Slow(editor.place, new, [g[2][1], g[3][1]])):
+        with vlm.patched(Slow(editor.network, new, [g[2][1], g[3][1]])):
             logits = vlm.logits(batch)
         terms = [
             -logits[b, t - 1].log_softmax(0)[batch.inputs["input_ids"][b, t]]
@@ -163,7 +163,7 @@ def test_training_is_the_paper_s_with_the_remembered_edits(family):
 
 def test_the_published_loss_leaves_the_first_router_as_drawn(vlm):
     editor = LEMoE(vlm, LEMoEConfig(batch=1, routing=0.0, **SMALL))
-    patch, start = editor.edit(EDITS[:2]), [editor.draw(number) for number in range(2)]
+    patch, start = editor.edit(EDITS[:2]), [editor.initial(number) for number in range(2)]
     assert torch.equal(patch.values["key"][0], start[0]["key"][0])
     assert not torch.equal(patch.values["key"][1], start[1]["key"][0])
     assert not torch.equal(patch.values["B2"][0], start[0]["B2"][0])
@@ -178,8 +178,8 @@ def test_a_batch_that_is_not_full_takes_edits_until_it_is(vlm):
     assert len(three.values["key"]) == len(four.values["key"]) == 2
     assert torch.equal(four.values["B2"][0], three.values["B2"][0])
     assert not torch.equal(four.values["B2"][1], three.values["B2"][1])
-    assert len(three.open()) == 1
-    assert not four.open()
+    assert len(three.open_batch()) == 1
+    assert not four.open_batch()
 
 
 def test_edits_come_back_to_the_open_batch_of_a_saved_patch(vlm, tmp_path):
@@ -225,10 +225,10 @@ def test_planned_batches_hold_what_is_alike_and_edits_keep_their_places(vlm):
 
 def test_an_expert_starts_small_and_differs_from_the_next(vlm):
     editor = LEMoE(vlm)
-    one, other = editor.draw(0), editor.draw(1)
+    one, other = editor.initial(0), editor.initial(1)
     assert float(one["B1"].std()) == pytest.approx(SCALE, rel=0.1)
     assert not torch.equal(one["B1"], other["B1"])
-    assert editor.place.layer == vlm.num_layers - 2
+    assert editor.network.layer == vlm.num_layers - 2
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"order": "random"}, {"layer": 0}, {"layer": 9}])

@@ -91,7 +91,9 @@ def test_loss_against_a_loop(lte):
 def test_fresh_answers_stand_in_the_fact_and_in_all_that_asks_for_it(sentence_encoder):
     lte = LTE(tiny("llava"), LTEConfig(retriever=sentence_encoder, fresh=1.0))
     stranger = Probe("image_generality", Query("What is this?", "Chad", BLUE))
-    case = lte.renewed(Case("one", (EDIT,), (*CASE.probes[:2], stranger, *CASE.probes[3:])))
+    case = lte.with_fresh_answer(
+        Case("one", (EDIT,), (*CASE.probes[:2], stranger, *CASE.probes[3:]))
+    )
     answer = case.edits[0].target
     assert answer not in ("", "Japan")
     assert [probe.query.target for probe in case.probes] == [
@@ -101,11 +103,10 @@ def test_fresh_answers_stand_in_the_fact_and_in_all_that_asks_for_it(sentence_en
         "a cup",
         "Nobody at all",
     ]
-    assert {answer in lte.told(case.edits[0], probe.query).prompt for probe in case.probes} == {
-        True
-    }
-    assert lte.renewed(case) != case
-    assert LTE(lte.vlm, LTEConfig(retriever=sentence_encoder)).renewed(CASE) is CASE
+    queries = lte.training_queries(Case("one", (EDIT,), CASE.probes))
+    assert lte.format_context(case.edits[0]) in queries["text_generality"].prompt
+    assert lte.with_fresh_answer(case) != case
+    assert LTE(lte.vlm, LTEConfig(retriever=sentence_encoder)).with_fresh_answer(CASE) is CASE
 
 
 def test_the_loss_falls_along_its_gradient(lte):

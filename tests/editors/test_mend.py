@@ -113,7 +113,7 @@ def test_the_mean_is_over_the_tokens_of_all_edits():
     patch, counts, sums = mean.empty(), {}, {}
     for query in EDITS:
         with vlm.patched(patch):
-            factors = summed.gradients(summed._hidden([query]))
+            factors = summed.gradients(vlm.hidden(vlm.encode([query]), summed.below))
         for matrix in summed.matrices:
             found = summed.changes(factors, [""])[matrix.site]
             counts[matrix.name] = counts.get(matrix.name, 0) + int((found.u[0] != 0).any(-1).sum())
@@ -163,7 +163,7 @@ def recorded():
 def test_parity_of_the_statistics(recorded):
     editor, weights, edits, _, _ = recorded
     for query in edits[:2]:
-        editor.observe(editor.gradients(editor._hidden([query])))
+        editor.adapt(editor.gradients(editor.vlm.hidden(editor.vlm.encode([query]), editor.below)))
     for name, buffer in editor.networks().named_buffers():
         torch.testing.assert_close(
             buffer, weights[name], rtol=1e-4, atol=1e-5 * float(weights[name].abs().max())

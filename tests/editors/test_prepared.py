@@ -11,10 +11,10 @@ from PIL import Image
 
 from liveedit.editors import new_editor
 from liveedit.editors.common.attention import Part, image_and_prompt, own_similarity, similarity
-from liveedit.editors.common.hard_negatives import contrast, log_odds
-from liveedit.editors.common.retrieval import belonging
+from liveedit.editors.common.examples import EDIT, same_fact
+from liveedit.editors.common.hard_negatives import hard_negative_loss, log_odds
 from liveedit.editors.liveedit.objective import replay
-from liveedit.editors.liveedit.sampling import EDIT, Draws, Pairs, draw
+from liveedit.editors.liveedit.sampling import Draws, Pairs, draw
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
@@ -155,13 +155,10 @@ def test_the_expert_of_a_rival_is_not_mixed_in(vlm):
 
 
 @torch.no_grad()
-def test_facts_that_are_not_known_make_no_rivals(vlm):
+def test_unknown_facts_are_never_the_same(vlm):
     examples = hard(vlm).prepare([case(0), case(1)])
-    own, rivals = belonging(
-        examples, [(EDIT, 0), ("text_generality", 1), ("image_locality", 0)], ("image_locality",)
-    )
-    assert own.tolist() == [0, 1, -1]
-    assert not rivals.any()
+    names = [(EDIT, 0), ("text_generality", 1), ("image_locality", 0)]
+    assert not same_fact(examples, names).any()
 
 
 def sigmoid(x):
@@ -220,7 +217,7 @@ def test_of_what_is_dropped_neither_side_sees_anything_but_the_last_state(vlm):
     margin = margin - own_similarity(phi, bar.sentinel_key(prompt))[:, None]
     z = similarity(bar.text_key(prompt), hat.text_key(prompt.pick(edits)))
     torch.testing.assert_close(
-        found["acting"], contrast(log_odds(margin, z), own), rtol=1e-4, atol=1e-5
+        found["acting"], hard_negative_loss(log_odds(margin, z), own), rtol=1e-4, atol=1e-5
     )
     plain = hard(vlm).loss(examples, torch.Generator().manual_seed(0))[1]
     assert not torch.allclose(found["acting"], plain["acting"], rtol=1e-3)
@@ -241,7 +238,7 @@ def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
     keys = editor.keys(image.pick(edits), prompt.pick(edits)) | {
         "pictured": torch.ones(3, dtype=torch.bool)
     }
-    wanted = contrast(editor.odds(image, prompt, rows.spans, keys), own)
+    wanted = hard_negative_loss(editor.odds(image, prompt, rows.spans, keys), own)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw
 from liveedit.editors import new_editor
 from liveedit.editors.common import retriever
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.branch import Recorder
 from liveedit.editors.common.gradient_transform import Factors
-from liveedit.editors.common.in_context import fact
-from liveedit.editors.common.retrieval import best, kindred
+from liveedit.editors.common.in_context import fact_text
+from liveedit.editors.common.retrieval import Match, best_match, compatible
 from liveedit.editors.common.retriever import Retriever
 from liveedit.editors.ke import Constraint, KEConfig
 from liveedit.editors.mend import GradientTransform
@@ -50,8 +50,8 @@ def vlm():
 
 
 def test_a_score_that_only_reaches_the_threshold_is_not_above_it():
-    assert best(torch.tensor([[0.25, 0.5]]), 0.5) == ([], [], [[]])
-    assert best(torch.tensor([[0.25, 0.5]]), 0.49)[:2] == ([0], [1])
+    assert best_match(torch.tensor([[0.25, 0.5]]), 0.5) == Match([], [], [[]])
+    assert best_match(torch.tensor([[0.25, 0.5]]), 0.49).edits == [1]
 
 
 def test_an_edit_on_the_retrievers_threshold_is_not_found(vlm, sentence_encoder):
@@ -110,7 +110,7 @@ def test_the_margin_of_ke_falls_only_where_more_than_nine_in_ten_succeed(right, 
 def test_with_an_image_and_without_are_no_kin():
     mask = torch.ones(2, 4)
     spans = find_spans(torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]]), mask)
-    assert kindred(spans, torch.tensor([True, False])).tolist() == [[True, False], [False, True]]
+    assert compatible(spans, torch.tensor([True, False])).tolist() == [[True, False], [False, True]]
 
 
 @torch.no_grad()
@@ -248,12 +248,12 @@ def test_before_the_second_token_mend_normalises_nothing():
 
 def test_t_patcher_acts_in_the_last_layer_and_keeps_tokens_that_predict_no_answer(vlm):
     editor = TPatcher(vlm, TPatcherConfig(steps=0, memory=8))
-    assert editor.place.layer == vlm.num_layers - 1
+    assert editor.network.layer == vlm.num_layers - 1
     patch, batch = editor.edit(EDITS[:1]), vlm.encode(EDITS[:1])
-    record = Recorder(editor.place.reads)
+    record = Recorder(editor.network.reads)
     with vlm.patched(record), torch.no_grad():
         vlm.logits(batch)
-    rest = record.seen[editor.place.reads][~batch.answer_positions()]
+    rest = record.seen[editor.network.reads][~batch.answer_positions()]
     near = torch.cdist(patch.bank["memory"][0], rest).min(1).values
     assert float(near.max()) < 1e-4
 
@@ -276,22 +276,22 @@ def test_a_text_may_be_as_long_as_the_limit(vlm):
 
 
 def test_facts_in_words_go_with_their_edits(vlm, sentence_encoder):
-    assert fact(Query(" Who is it? ", " Ann\n")) == "Who is it? Ann"
+    assert fact_text(Query(" Who is it? ", " Ann\n")) == "Who is it? Ann"
     editor = new_editor(vlm, "ike", {"retriever": sentence_encoder})
     patch = editor.edit(EDITS)
-    assert editor.select(patch, [2, 0]).told == (patch.told[2], patch.told[0])
-    assert len(set(patch.told)) == 3
+    assert editor.select(patch, [2, 0]).contexts == (patch.contexts[2], patch.contexts[0])
+    assert len(set(patch.contexts)) == 3
 
 
 def test_no_more_looks_are_remembered_than_there_is_room_for(vlm, sentence_encoder, monkeypatch):
     monkeypatch.setattr(retriever, "REMEMBERED", 2)
     one = Retriever(vlm, sentence_encoder, "both")
     for image in (RED, BLUE, picture("green"), RED):
-        one.look(Query("?", image=image))
-        assert 0 < len(one.looks) <= 2
+        one.image_key(Query("?", image=image))
+        assert 0 < len(one.image_keys) <= 2
 
 
-def test_settings_of_query_time_leave_the_fingerprint_alone(vlm):
+def test_inference_settings_leave_the_fingerprint_alone(vlm):
     torch.manual_seed(0)
     small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
     one, other, third = (

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.branch import Recorder
 from liveedit.editors.tpatcher import TPatcher, TPatcherConfig
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -25,7 +25,7 @@ def vlm(request):
 
 def test_what_the_neurons_add(vlm):
     editor = TPatcher(vlm, FAST)
-    patch, place = editor.edit(EDITS), editor.place
+    patch, place = editor.edit(EDITS), editor.network
     batch = vlm.encode(EDITS)
     plain, edited = Recorder(place.reads, place.writes), Recorder(place.writes)
     with vlm.patched(plain):
@@ -49,8 +49,8 @@ def test_the_losses_against_loops():
     scores = [float(state @ key[0] + bias) for state in states]
     active = sum(torch.exp(torch.tensor(-score)) for score in scores) / 7
     silent = sum(torch.exp(torch.tensor(max(score, 0.0))) for score in scores) / 7
-    torch.testing.assert_close(TPatcher.silence(states, key, bias), active)
-    torch.testing.assert_close(TPatcher.noise(states, key, bias), silent)
+    torch.testing.assert_close(TPatcher.activity_loss(states, key, bias), active)
+    torch.testing.assert_close(TPatcher.silence_loss(states, key, bias), silent)
 
 
 @pytest.mark.parametrize("query", EDITS, ids=lambda query: query.target)
@@ -84,11 +84,11 @@ def test_memory_keeps_it_silent_elsewhere(vlm):
 
     def activity(weight):
         editor = TPatcher(vlm, TPatcherConfig(lr=5e-2, steps=60, silent=weight))
-        patch, record = editor.edit(EDITS[:1]), Recorder(editor.place.reads)
+        patch, record = editor.edit(EDITS[:1]), Recorder(editor.network.reads)
         batch = vlm.encode(EDITS[:1])
         with vlm.patched(record):
             vlm.logits(batch)
-        rest = record.seen[editor.place.reads][~batch.answer_positions()]
+        rest = record.seen[editor.network.reads][~batch.answer_positions()]
         return float(F.relu(rest @ patch.bank["key"].T + patch.bank["bias"]).mean())
 
     assert activity(1.0) < 0.5 * activity(0.0)

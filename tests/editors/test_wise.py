@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.branch import Recorder
 from liveedit.editors.wise import WISE, WISEConfig, WISEPatch, activation, ties
 from liveedit.errors import BadInput
 from liveedit.models.patch import INPUT, Patch
@@ -234,7 +234,7 @@ def test_shards_are_merged_and_kept_as_the_memory_says(memory):
         old, third = shards[1][0], shards[2][1]
         assert torch.equal(shards[2][0], old)
         strange = editor.read(Query(config.irrelevant))[1:]
-        fourth = editor.fit(torch.zeros(editor.shape), editor.mask(3), EDITS[0], strange)
+        fourth = editor.fit(torch.zeros(editor.shape), editor.mask(3), EDITS[0], *strange)
         wanted = ties(
             torch.stack([old, third, fourth[0]]), torch.tensor([0.6, 0.2, 0.2]), config.density
         )

@@ -22,11 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, {here!r})
 from conftest import make_cases
-from test_processes import evaluated
+from test_processes import evaluate_editors
 from liveedit.models.tiny import tiny
 
 vlm = tiny("llava")
-evaluated(vlm, make_cases(4), Path(sys.argv[1]))
+evaluate_editors(vlm, make_cases(4), Path(sys.argv[1]))
 """
 
 
@@ -37,7 +37,7 @@ def editors(vlm):
     }
 
 
-def evaluated(vlm, cases, out):
+def evaluate_editors(vlm, cases, out):
     evaluation = Evaluation(vlm, cases, PLAN, data="drawn", seed=0)
     for label, editor in editors(vlm).items():
         evaluation.add(editor, out / label, label)
@@ -46,10 +46,7 @@ def evaluated(vlm, cases, out):
 
 def records(out, label):
     lines = (out / label / f"records-{label}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [
-        replace(Record.from_json(line), edit_seconds=0.0, query_seconds=0.0, peak_bytes=0)
-        for line in lines
-    ]
+    return [replace(Record.from_json(line), costs={}) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,7 @@ def whole(vlm, cases, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        evaluated(vlm, cases(4), out)
+        evaluate_editors(vlm, cases(4), out)
     finally:
         torch.set_num_threads(threads)
     return out
@@ -124,7 +121,7 @@ def test_what_other_processes_left_is_taken_up(whole, vlm, cases, tmp_path):
     (folder / "records-one.jsonl").write_bytes(b"".join(lines[:3]))
     (folder / "records-one.part1.jsonl").write_bytes(b"".join(lines[12:15]) + lines[15][:40])
     (folder / "records-one.part2.jsonl").write_bytes(b"".join([lines[9], lines[8], lines[2]]))
-    evaluated(vlm, cases(4), tmp_path)
+    evaluate_editors(vlm, cases(4), tmp_path)
     assert records(tmp_path, "one") == records(whole, "one")
     assert not list(folder.glob("*part*"))
     kept = (folder / "records-one.jsonl").read_bytes().splitlines(keepends=True)
@@ -139,13 +136,15 @@ def test_a_damaged_part_is_named_and_nothing_is_lost(whole, vlm, cases, tmp_path
     content = (folder / "records-one.jsonl").read_bytes()
     (folder / "records-one.part1.jsonl").write_text("{}\n")
     with pytest.raises(BadInput, match=r"part1\.jsonl, line 1 is no record"):
-        evaluated(vlm, cases(4), tmp_path)
+        evaluate_editors(vlm, cases(4), tmp_path)
     assert (folder / "records-one.jsonl").read_bytes() == content
 
 
 def test_the_unedited_model_is_asked_once_for_all_editors(vlm, cases, tmp_path, monkeypatch):
-    asked, looked = [], []
-    answers, tower = type(vlm).answers, vlm.model.get_submodule(vlm.tower_path)
+    asked = []
+    looked = []
+    answers = type(vlm).answers
+    tower = vlm.model.get_submodule(vlm.tower_path)
     see = tower.forward
     monkeypatch.setattr(
         tower, "forward", lambda *args, **options: looked.append(1) or see(*args, **options)
@@ -156,7 +155,7 @@ def test_the_unedited_model_is_asked_once_for_all_editors(vlm, cases, tmp_path, 
         return answers(self, queries, **options)
 
     monkeypatch.setattr(type(vlm), "answers", counted)
-    evaluated(vlm, cases(4), tmp_path)
+    evaluate_editors(vlm, cases(4), tmp_path)
     assert len(asked) == 3 * 4
     edits = 2 * (
         1 + 2 + 1 + 1

@@ -8,42 +8,40 @@ from liveedit.evaluate.progress import Clock
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """A clock whose work takes as long as is said."""
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+def work(clock):
+    """An estimate of the time left, and pieces of work that take as long as is said."""
     made = Clock()
 
     def work(kind, editor, count, seconds):
-        with made.doing(kind, editor, count):
-            now[0] += seconds
+        with made.measuring(kind, editor, count):
+            clock.move(seconds)
 
     made.work = work
     return made
 
 
-def test_nothing_is_guessed_before_it_was_measured(clock):
-    clock.left.update({("edit", "a"): 4, ("ask", "a"): 10})
-    assert clock.seconds_left() is None
-    clock.work("edit", "a", 2, 6.0)
-    assert clock.seconds_left() is None
-    clock.work("ask", "a", 1, 0.5)
-    assert clock.seconds_left() == pytest.approx(2 * 3.0 + 9 * 0.5)
+def test_nothing_is_guessed_before_it_was_measured(work):
+    work.left.update({("edit", "a"): 4, ("probe", "a"): 10})
+    assert work.seconds_left() is None
+    work.work("edit", "a", 2, 6.0)
+    assert work.seconds_left() is None
+    work.work("probe", "a", 1, 0.5)
+    assert work.seconds_left() == pytest.approx(2 * 3.0 + 9 * 0.5)
 
 
-def test_an_editor_yet_to_begin_takes_the_mean_of_the_others(clock):
-    clock.left.update({("edit", "a"): 3, ("edit", "b"): 1, ("edit", "c"): 10})
-    clock.work("edit", "a", 3, 3.0)
-    clock.work("edit", "b", 1, 5.0)
-    assert clock.seconds_left() == pytest.approx(10 * 8.0 / 4)
-    clock.work("edit", "c", 1, 7.0)
-    assert clock.seconds_left() == pytest.approx(9 * 7.0)
+def test_an_editor_yet_to_begin_takes_the_mean_of_the_others(work):
+    work.left.update({("edit", "a"): 3, ("edit", "b"): 1, ("edit", "c"): 10})
+    work.work("edit", "a", 3, 3.0)
+    work.work("edit", "b", 1, 5.0)
+    assert work.seconds_left() == pytest.approx(10 * 8.0 / 4)
+    work.work("edit", "c", 1, 7.0)
+    assert work.seconds_left() == pytest.approx(9 * 7.0)
 
 
-def test_nothing_left_takes_no_time(clock):
-    assert clock.seconds_left() == 0
-    clock.left["edit", "a"] = 0
-    assert clock.seconds_left() == 0
+def test_nothing_left_takes_no_time(work):
+    assert work.seconds_left() == 0
+    work.left["edit", "a"] = 0
+    assert work.seconds_left() == 0
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,4 @@
-"""Whole evaluations on a tiny model: what they record, and how they go on after whatever stopped
-them.
-"""
+"""Whole evaluations on a tiny model: their records, and how they go on after a stop."""
 
 import codecs
 import errno
@@ -9,6 +7,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from liveedit.editors.ft import FTL, FTLConfig
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.evaluate import Evaluation, Windows, evaluate, note_failure
 from liveedit.evaluate.run import answer_limit
+from liveedit.measures.costs import COSTS
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.report import failures, read_records, summary, write_report
@@ -29,7 +29,7 @@ PLAN = Windows((1, 3), 3)
 
 
 class Experts(Patch):
-    """Adds to a layer's output, and says that an expert of every edit fired, the later the heavier."""
+    """Adds to a layer's output; an expert of every edit fires, later ones with larger weights."""
 
     def __init__(self, count):
         self.count = count
@@ -47,6 +47,12 @@ class Experts(Patch):
 class Firing(Editor):
     @dataclass(frozen=True)
     class Config:
+        """Settings of the editor.
+
+        Arguments:
+            acts: Whether it has experts.
+        """
+
         acts: bool = True
 
     name, paper = "firing", ""
@@ -55,38 +61,18 @@ class Firing(Editor):
         return Experts(len(queries) if self.config.acts else 0)
 
 
-def run(vlm, cases, out, editor=None, protocol=PLAN, **changes):
-    path = evaluate(
-        vlm,
-        editor or FTL(vlm, FT),
-        cases,
-        protocol,
-        out=out,
-        **({"data": "drawn", "seed": 7} | changes),
-    )
-    return [Record.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+@pytest.fixture(scope="session")
+def run(evaluated):
+    """Evaluates fine-tuning, or another editor, at 1 and 3 edits, and gives its records."""
+
+    def run(vlm, cases, out, editor=None, protocol=PLAN, **options):
+        return evaluated(vlm, cases, out, editor or FTL(vlm, FT), protocol, **options)
+
+    return run
 
 
 def place(record):
     return record.edits, record.window, record.case, record.probe
-
-
-def timeless(record):
-    return replace(record, edit_seconds=0.0, query_seconds=0.0, peak_bytes=0)
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(number):
-    """A progress callback that ends the run when so many probes are done."""
-
-    def watcher(news):
-        if news.done >= number:
-            raise Stop
-
-    return watcher
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +81,7 @@ def made(cases):
 
 
 @pytest.fixture(scope="module")
-def whole(vlm, made, tmp_path_factory):
+def whole(vlm, made, tmp_path_factory, run):
     """The records of an uninterrupted run, and its folder."""
     out = tmp_path_factory.mktemp("whole") / "ft"
     return run(vlm, made, out), out
@@ -103,24 +89,36 @@ def whole(vlm, made, tmp_path_factory):
 
 def test_one_record_a_probe_in_the_order_of_the_plan(whole):
     records, _ = whole
-    wanted = [(1, n, f"case:{n}", probe) for n in range(3) for probe in range(4)]
-    wanted += [(3, 0, f"case:{n}", probe) for n in range(3) for probe in range(4)]
+    probes = list(product(range(3), range(4)))
+    wanted = [(1, n, f"case:{n}", probe) for n, probe in probes]
+    wanted += [(3, 0, f"case:{n}", probe) for n, probe in probes]
     assert [place(record) for record in records] == wanted
 
 
-def test_what_a_record_says(whole, made, vlm):
+def test_the_fields_of_a_record(whole, made, vlm):
     record = whole[0][2]
     assert (record.editor, record.data, record.seed) == ("ft-l", "drawn", 7)
     assert (record.metric, record.wanted, record.note) == ("image_locality", "before", "far")
     assert (record.prompt, record.target) == ("Which film is it?", "Casablanca")
     assert record.image == "drawn:100"
     assert whole[0][3].image == ""
-    assert record.edit_seconds > 0
-    assert record.query_seconds > 0
-    assert record.edit_bytes == 32 * 64 * 4  # the down projection of one edit
-    assert whole[0][-1].edit_bytes == 32 * 64 * 4 // 3
+    assert record.costs["edit_seconds"] > 0
+    assert record.costs["query_seconds"] > 0
+    assert record.costs["edit_bytes"] == 32 * 64 * 4  # the down projection of one edit
+    assert whole[0][-1].costs["edit_bytes"] == 32 * 64 * 4 // 3
     assert record.fired == ()
     assert record.experts_fired == 0
+
+
+def test_all_scores_and_costs_are_in_the_records(whole):
+    common = {"token_accuracy", "exact_match"}
+    names = {
+        "target": common | {"contains", "unedited_match"},
+        "before": common | {"top1_kept", "top10_rank"},
+    }
+    for record in whole[0]:
+        assert set(record.scores) == names[record.wanted]
+        assert list(record.costs) == [cost.name for cost in COSTS]
 
 
 def test_an_edit_is_seen(whole, made, vlm):
@@ -167,9 +165,8 @@ def test_against_one_query_at_a_time(whole, made, vlm, edits):
             assert record.tokens_after == slow_tokens(vlm, forced)[1]
             edited = vlm.logits(vlm.encode([forced]))
         same = logits.topk(10).indices == edited.topk(10).indices
-        assert record.top10_kept == (
-            float(same.double().mean()) if probe.wanted == "before" else None
-        )
+        kept = float(same.double().mean()) if probe.wanted == "before" else None
+        assert record.scores.get("top10_rank") == kept
 
 
 def test_a_question_without_answer_is_compared_at_the_models_own(whole, vlm):
@@ -180,13 +177,13 @@ def test_a_question_without_answer_is_compared_at_the_models_own(whole, vlm):
     assert len(record.tokens_wanted) == len(target)
 
 
-def test_the_size_of_batches_changes_nothing(whole, made, vlm, tmp_path):
+def test_the_size_of_batches_changes_nothing(whole, made, vlm, tmp_path, run, timeless):
     records = run(vlm, made, tmp_path, batch_size=1)
     for one, other in zip(records, whole[0], strict=True):
         assert timeless(one) == timeless(other)
 
 
-def test_the_model_is_left_as_it_was(made, vlm, tmp_path):
+def test_the_model_is_left_as_it_was(made, vlm, tmp_path, run):
     batch = vlm.encode([probe.query for probe in made[0].probes])
     logits = vlm.logits(batch)
     run(vlm, made, tmp_path, protocol=Windows((3,), 3))
@@ -194,16 +191,16 @@ def test_the_model_is_left_as_it_was(made, vlm, tmp_path):
     assert vlm.patches == []
 
 
-def test_an_editor_that_does_nothing_keeps_everything(made, vlm, tmp_path):
+def test_an_editor_that_does_nothing_keeps_everything(made, vlm, tmp_path, run):
     for record in run(vlm, made, tmp_path, Firing(vlm, Firing.Config(acts=False))):
         assert record.answer_after == record.answer_before
-        assert record.edit_bytes == 0
+        assert record.costs["edit_bytes"] == 0
         if record.wanted == "before":
             assert record.tokens_after == record.tokens_wanted
-            assert record.top10_kept == 1.0
+            assert record.scores["top10_rank"] == 1.0
 
 
-def test_who_fired(cases, vlm, tmp_path):
+def test_who_fired(cases, vlm, tmp_path, run):
     records = run(vlm, cases(7), tmp_path, Firing(vlm), Windows((7,)))
     assert all(record.experts_fired == 7 for record in records)
     for record in records:
@@ -215,7 +212,7 @@ def test_who_fired(cases, vlm, tmp_path):
         assert record.fired[0].weight == pytest.approx(0.7)
 
 
-def test_liveedits_experts_are_told(made, vlm, tmp_path):
+def test_liveedits_experts_are_on_record(made, vlm, tmp_path, run):
     torch.manual_seed(0)
     editor = new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2, "margin": -1e3})
     records = run(vlm, made, tmp_path, editor, Windows((3,)))
@@ -232,10 +229,10 @@ def test_liveedits_experts_are_told(made, vlm, tmp_path):
         assert [firing.own for firing in record.fired] == [
             expert == int(record.case[-1]) for expert, _ in wanted
         ]
-        assert record.edit_bytes == patch.nbytes // 3 > 0
+        assert record.costs["edit_bytes"] == patch.nbytes // 3 > 0
 
 
-def test_asking_about_some_cases(cases, vlm, tmp_path):
+def test_asking_about_some_cases(cases, vlm, tmp_path, run):
     records = run(vlm, cases(7), tmp_path, Firing(vlm), Windows((7,), ask=2))
     assert [record.case for record in records[::4]] == ["case:0", "case:3"]
     assert all(record.experts_fired == 7 for record in records)
@@ -244,7 +241,7 @@ def test_asking_about_some_cases(cases, vlm, tmp_path):
     assert len({place(record) for record in more}) == len(more) == 28
 
 
-def test_unedited_answers_are_computed_once(made, vlm, tmp_path, monkeypatch):
+def test_unedited_answers_are_computed_once(made, vlm, tmp_path, monkeypatch, run):
     asked = []
     answers = type(vlm).answers
 
@@ -270,25 +267,25 @@ def test_long_targets_get_room(made, vlm):
     )  # BOS makes up for the end
 
 
-def test_progress_counts_probes(made, vlm, tmp_path):
-    told = []
-    run(vlm, made, tmp_path, Firing(vlm), watcher=told.append, label="x")
-    done = [news.done for news in told]
+def test_progress_counts_probes(made, vlm, tmp_path, run):
+    reported = []
+    run(vlm, made, tmp_path, Firing(vlm), watcher=reported.append, label="x")
+    done = [news.done for news in reported]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 24)
-    assert {(news.editor, news.total) for news in told} == {("x", 24)}
-    assert [news.stage for news in told[:2]] == ["unedited model", "unedited model"]
-    assert told[0].seconds_left is None
-    assert told[-1].seconds_left == 0
-    assert all(news.seconds_left > 0 for news in told[-4:-1])
+    assert {(news.editor, news.total) for news in reported} == {("x", 24)}
+    assert [news.stage for news in reported[:2]] == ["unedited model", "unedited model"]
+    assert reported[0].seconds_left is None
+    assert reported[-1].seconds_left == 0
+    assert all(news.seconds_left > 0 for news in reported[-4:-1])
 
 
 # Going on after a stop
 
 
 @pytest.mark.parametrize("probes", [0, 4, 12, 20])
-def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes):
-    with pytest.raises(Stop):
+def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes, run, timeless, stop_at):
+    with pytest.raises(KeyboardInterrupt):
         run(vlm, made, tmp_path, watcher=stop_at(probes))
     left = (tmp_path / "records-ft-l.jsonl").read_text(encoding="utf-8") if probes else ""
     assert len(left.splitlines()) == probes
@@ -300,8 +297,34 @@ def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes):
     assert len(json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["calls"]) == 2
 
 
+def version_1(record):
+    """The line of a record as version 1 wrote it."""
+    row = json.loads(record.to_json()) | {"version": 1}
+    scores = row.pop("scores")
+    row |= row.pop("costs")
+    row["top1_kept"] = scores.get("top1_kept")
+    row["top10_kept"] = scores.get("top10_rank")
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+def test_a_run_that_version_1_began_goes_on(whole, made, vlm, tmp_path, run, timeless):
+    records, out = whole
+    (tmp_path / "run.json").write_bytes((out / "run.json").read_bytes())
+    lines = [version_1(record) for record in records[:6]]
+    (tmp_path / "records-ft-l.jsonl").write_text("".join(lines), encoding="utf-8")
+    found = run(vlm, made, tmp_path)
+    assert [place(record) for record in found] == [place(record) for record in records]
+    assert [record.costs for record in found[:6]] == [record.costs for record in records[:6]]
+    assert [timeless(record) for record in found[6:]] == [
+        timeless(record) for record in records[6:]
+    ]
+    assert summary(found)["rows"] == summary(records)["rows"]
+
+
 @pytest.mark.parametrize("cut", [1, 30, 400])
-def test_half_a_line_and_missing_probes_are_made_up_for(whole, made, vlm, tmp_path, cut):
+def test_half_a_line_and_missing_probes_are_made_up_for(
+    whole, made, vlm, tmp_path, cut, run, timeless
+):
     run(vlm, made, tmp_path)
     file = tmp_path / "records-ft-l.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
@@ -311,7 +334,7 @@ def test_half_a_line_and_missing_probes_are_made_up_for(whole, made, vlm, tmp_pa
     assert [timeless(record) for record in records] == [timeless(record) for record in whole[0]]
 
 
-def test_a_finished_run_edits_nothing(whole, made, vlm, monkeypatch):
+def test_a_finished_run_edits_nothing(whole, made, vlm, monkeypatch, run):
     records, out = whole
     content = (out / "records-ft-l.jsonl").read_bytes()
     monkeypatch.setattr(FTL, "edit", None)
@@ -320,7 +343,7 @@ def test_a_finished_run_edits_nothing(whole, made, vlm, monkeypatch):
     assert (out / "records-ft-l.jsonl").read_bytes() == content
 
 
-def test_only_windows_with_gaps_are_edited_again(made, vlm, tmp_path, monkeypatch):
+def test_only_windows_with_gaps_are_edited_again(made, vlm, tmp_path, monkeypatch, run):
     run(vlm, made, tmp_path)
     file = tmp_path / "records-ft-l.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -334,7 +357,7 @@ def test_only_windows_with_gaps_are_edited_again(made, vlm, tmp_path, monkeypatc
     assert edited == [[made[1].edits[0]]]
 
 
-def test_a_larger_plan_goes_on_from_a_smaller(whole, made, vlm, tmp_path):
+def test_a_larger_plan_goes_on_from_a_smaller(whole, made, vlm, tmp_path, run):
     run(vlm, made, tmp_path, protocol=Windows((1,), 2))
     assert sorted(map(place, run(vlm, made, tmp_path))) == sorted(map(place, whole[0]))
 
@@ -353,7 +376,7 @@ def test_a_larger_plan_goes_on_from_a_smaller(whole, made, vlm, tmp_path):
         ("cases", "another cases"),
     ],
 )
-def test_a_folder_of_another_run_is_refused(whole, made, vlm, change, names):
+def test_a_folder_of_another_run_is_refused(whole, made, vlm, change, names, run):
     _, out = whole
     content = (out / "records-ft-l.jsonl").read_bytes()
     model = tiny("llava", seed=1) if change == "model" else vlm
@@ -365,13 +388,13 @@ def test_a_folder_of_another_run_is_refused(whole, made, vlm, change, names):
     assert (out / "records-ft-l.jsonl").read_bytes() == content
 
 
-def test_records_without_their_run_are_refused(whole, made, vlm, tmp_path):
+def test_records_without_their_run_are_refused(whole, made, vlm, tmp_path, run):
     (tmp_path / "records-ft-l.jsonl").write_bytes((whole[1] / "records-ft-l.jsonl").read_bytes())
     with pytest.raises(Mismatch, match=r"no run\.json"):
         run(vlm, made, tmp_path)
 
 
-def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path):
+def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path, run, timeless):
     """Others, begun before or now, are refused at once, and change nothing; a stop makes way."""
     early = Evaluation(vlm, made, PLAN, data="drawn", seed=7)
     early.add(FTL(vlm, FT), tmp_path)
@@ -388,9 +411,9 @@ def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path):
                     ]
                 )
             assert (tmp_path / "run.json").read_bytes() == about
-            raise Stop
+            raise KeyboardInterrupt
 
-    with pytest.raises(Stop):
+    with pytest.raises(KeyboardInterrupt):
         run(vlm, made, tmp_path, watcher=others)
     assert all(isinstance(error, StorageError) for error in refused)
     for error in refused:
@@ -405,7 +428,7 @@ def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path):
 @pytest.mark.parametrize(
     ("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is no record")]
 )
-def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
+def test_damaged_files_are_named(made, vlm, tmp_path, file, names, run):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     (tmp_path / file).write_text("[]\n", encoding="utf-8")
     with pytest.raises(BadInput, match=names) as caught:
@@ -419,7 +442,7 @@ def test_damaged_files_are_named(made, vlm, tmp_path, file, names):
 @pytest.mark.parametrize(
     "content", ["my notes", '{"stage": "prototype"}', "my notes\nin lines\nand half a"]
 )
-def test_what_is_somebody_elses_stays(made, vlm, tmp_path, name, content):
+def test_an_unrelated_file_stays(made, vlm, tmp_path, name, content, run):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     (tmp_path / name).write_text(content, encoding="utf-8")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()} | {"run.json": b""}
@@ -431,14 +454,14 @@ def test_what_is_somebody_elses_stays(made, vlm, tmp_path, name, content):
     } == before
 
 
-def test_a_failure_is_not_written_over_somebody_elses_file(tmp_path):
+def test_a_failure_is_not_written_over_an_unrelated_file(tmp_path):
     (tmp_path / "failed.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BadInput, match=r"failed\.json was not written by LiveEdit"):
         note_failure(tmp_path, "a", "loading", ValueError())
     assert (tmp_path / "failed.json").read_text(encoding="utf-8") == "[]"
 
 
-def test_files_called_almost_as_a_part_are_somebody_elses(made, vlm, tmp_path):
+def test_files_called_almost_as_a_part_are_unrelated(made, vlm, tmp_path, run):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     copies = [tmp_path / f"records-firing.part{end}.jsonl" for end in ("1-copy", "ial", "01", "")]
     for copy in copies:
@@ -448,7 +471,7 @@ def test_files_called_almost_as_a_part_are_somebody_elses(made, vlm, tmp_path):
 
 
 @pytest.mark.parametrize("label", ["a/b", "..\0", "../x", "a\nb"])
-def test_a_label_that_no_file_can_have_in_its_name(made, vlm, tmp_path, label):
+def test_a_label_that_no_file_can_have_in_its_name(made, vlm, tmp_path, label, run):
     with pytest.raises(BadInput, match="no editor can be called") as caught:
         run(vlm, made, tmp_path / "out", label=label)
     assert "\n" not in str(caught.value)
@@ -456,7 +479,7 @@ def test_a_label_that_no_file_can_have_in_its_name(made, vlm, tmp_path, label):
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**22, 0.5, True])
-def test_a_seed_out_of_bounds_is_refused_at_once(made, vlm, tmp_path, seed):
+def test_a_seed_out_of_bounds_is_refused_at_once(made, vlm, tmp_path, seed, run):
     with pytest.raises(BadInput, match="seed is"):
         run(vlm, made, tmp_path / "out", seed=seed)
     assert not (tmp_path / "out").exists()
@@ -464,7 +487,7 @@ def test_a_seed_out_of_bounds_is_refused_at_once(made, vlm, tmp_path, seed):
         tiny("llava", seed=seed)
 
 
-def test_files_that_an_editor_of_texts_has_marked_as_utf_8(made, vlm, tmp_path):
+def test_files_that_an_editor_of_texts_has_marked_as_utf_8(made, vlm, tmp_path, run):
     records = run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))
     for name in ("run.json", "records-firing.jsonl"):
         (tmp_path / name).write_bytes(codecs.BOM_UTF8 + (tmp_path / name).read_bytes())
@@ -472,13 +495,15 @@ def test_files_that_an_editor_of_texts_has_marked_as_utf_8(made, vlm, tmp_path):
     assert read_records(tmp_path).records == records
 
 
-def test_too_few_cases_leave_no_folder(made, vlm, tmp_path):
+def test_too_few_cases_leave_no_folder(made, vlm, tmp_path, run):
     with pytest.raises(BadInput, match="4 cases"):
         run(vlm, made, tmp_path / "out", protocol=Windows((1, 10)))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_is_there(whole, made, vlm, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(
+    whole, made, vlm, tmp_path, monkeypatch, run, timeless
+):
     written = []
     fsync = os.fsync
 
@@ -505,13 +530,13 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(whole, made, vlm, tmp_p
     assert sorted(map(place, records)) == sorted(map(place, whole[0]))
 
 
-def test_a_file_in_the_folders_place(made, vlm, tmp_path):
+def test_a_file_in_the_folders_place(made, vlm, tmp_path, run):
     (tmp_path / "out").write_text("")
     with pytest.raises(StorageError, match="out"):
         run(vlm, made, tmp_path / "out")
 
 
-# What reads the records
+# Readers of the records
 
 
 def test_the_report_scores_records_without_the_model(whole, vlm):
@@ -527,7 +552,7 @@ def test_the_report_scores_records_without_the_model(whole, vlm):
     ]
     assert rows[1, "reliability", "token_accuracy"] == pytest.approx(sum(right) / 3, abs=1e-6)
     kept = [
-        record.top10_kept
+        record.scores["top10_rank"]
         for record in records
         if record.edits == 1 and record.metric == "image_locality"
     ]
@@ -552,7 +577,7 @@ def test_run_json_says_with_what(whole, vlm):
     assert call["model"] == vlm.model.config.name_or_path
 
 
-def test_an_unreadable_image_is_named_before_anything_is_asked(vlm, cases, tmp_path):
+def test_an_unreadable_image_is_named_before_anything_is_asked(vlm, cases, tmp_path, run):
     probe = Probe(
         "image_locality", Query("Which film is this?", "Rain", tmp_path / "lost.png"), "before"
     )
@@ -589,7 +614,7 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("kind", UNREAD)
-def test_an_unreadable_text_is_named_before_anything_is_asked(vlm, cases, tmp_path, kind):
+def test_an_unreadable_text_is_named_before_anything_is_asked(vlm, cases, tmp_path, kind, run):
     query, said = UNREAD[kind]
     *first, last = cases(6)
     last = replace(last, probes=(*last.probes, Probe("text_locality", query, "before")))
@@ -603,7 +628,7 @@ def test_an_unreadable_text_is_named_before_anything_is_asked(vlm, cases, tmp_pa
         )
 
 
-def test_an_unreadable_edit_is_named_too(vlm, cases, tmp_path):
+def test_an_unreadable_edit_is_named_too(vlm, cases, tmp_path, run):
     *first, last = cases(3)
     last = replace(last, edits=(*last.edits, Query("What <image> is it?", "Rain")))
     with pytest.raises(BadInput, match=r"^case case:2, edit 1: .*image placeholder"):
@@ -616,7 +641,9 @@ def test_an_unreadable_edit_is_named_too(vlm, cases, tmp_path):
         )
 
 
-def test_a_text_that_its_image_leaves_no_room_for_is_named_when_it_is_asked(vlm, cases, tmp_path):
+def test_a_text_that_its_image_leaves_no_room_for_is_named_when_it_is_asked(
+    vlm, cases, tmp_path, run
+):
     [case] = cases(1)
     [ten, twenty] = (vlm.encode([Query("film " * count)]).spans[0].stop for count in (10, 20))
     full = Query(
@@ -630,7 +657,7 @@ def test_a_text_that_its_image_leaves_no_room_for_is_named_when_it_is_asked(vlm,
         run(vlm, [case], tmp_path / "run", protocol=Windows((1,)))
 
 
-def test_a_query_without_text_may_be_asked(vlm, cases, tmp_path):
+def test_a_query_without_text_may_be_asked(vlm, cases, tmp_path, run):
     [case] = cases(1)
     case = replace(
         case,
@@ -650,7 +677,7 @@ class Breaking(FTL):
         if self.breaks == "editing" and patch is not None:
             raise RuntimeError("out of\nmemory")
         made = super().edit(queries, patch)
-        if self.breaks == "asking":
+        if self.breaks == "probing":
             made.weights = lambda: {"no such weight": torch.zeros(1)}
         return made
 
@@ -659,10 +686,10 @@ class Breaking(FTL):
     ("breaks", "line"),
     [
         ("editing", r"broken failed \(editing 3 of 3\): RuntimeError: out of memory"),
-        ("asking", r"broken failed \(asking after 1 edits, window 1\): "),
+        ("probing", r"broken failed \(probing after 1 edits, window 1\): "),
     ],
 )
-def test_one_editors_failure_leaves_the_others(vlm, made, whole, tmp_path, breaks, line):
+def test_one_editors_failure_leaves_the_others(vlm, made, whole, tmp_path, breaks, line, timeless):
     seen = []
 
     def evaluated(breaks):
@@ -690,14 +717,14 @@ def test_one_editors_failure_leaves_the_others(vlm, made, whole, tmp_path, break
         assert "broken failed" in (tmp_path / "report" / name).read_text(encoding="utf-8")
     assert vlm.patches == []
 
-    evaluation, (mended, _) = evaluated("nowhere")
+    evaluation, (repaired, _) = evaluated("nowhere")
     assert not evaluation.errors
     assert failures(tmp_path) == []
-    assert [record.answer_after for record in mended] == [
+    assert [record.answer_after for record in repaired] == [
         record.answer_after for record in whole[0]
     ]
 
 
-def test_an_editor_that_is_evaluated_alone_fails_with_its_own_error(vlm, made, tmp_path):
+def test_an_editor_that_is_evaluated_alone_fails_with_its_own_error(vlm, made, tmp_path, run):
     with pytest.raises(RuntimeError, match="out of"):
         run(vlm, made, tmp_path, Breaking(vlm, FT, "editing"))

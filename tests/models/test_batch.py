@@ -1,3 +1,5 @@
+"""Spans, padding, and batches that grow, shrink and are taken apart."""
+
 import pytest
 import torch
 
@@ -139,19 +141,15 @@ def test_moving():
 
 
 def asked(*parts, side):
-    """A batch of rows of (image tokens, prompt tokens, answer tokens), numbered, padded on
-    ``side``.
+    """A batch whose rows have so many (image, prompt, answer) tokens, padded on ``side``.
+
+    Their token ids count from 1.
     """
     length = max(map(sum, parts))
-    spans = [
-        Spans(*bounds).shift((length - sum(row)) * (side == "left"))
-        for row in parts
-        for bounds in [edges(*row)]
-    ]
-    ids, labels = (
-        torch.zeros(len(parts), length, dtype=torch.long),
-        torch.full((len(parts), length), IGNORED),
-    )
+    gaps = [length - sum(row) if side == "left" else 0 for row in parts]
+    spans = [Spans(*edges(*row)).shift(gap) for row, gap in zip(parts, gaps, strict=True)]
+    ids = torch.zeros(len(parts), length, dtype=torch.long)
+    labels = torch.full((len(parts), length), IGNORED)
     for row, span in enumerate(spans):
         ids[row, span.start : span.stop] = torch.arange(1, span.stop - span.start + 1)
         labels[row, slice(*span.answer)] = ids[row, slice(*span.answer)]

@@ -1,6 +1,4 @@
-"""Generation is a plain argmax, whatever a checkpoint's settings say, and ends where an edit's
-answer ends.
-"""
+"""Generation is plain greedy decoding, whatever the settings of a checkpoint."""
 
 from contextlib import nullcontext
 from copy import deepcopy
@@ -11,10 +9,12 @@ import torch
 import transformers
 
 from liveedit.errors import BadInput
-from liveedit.models.conformance.contract import QUERIES, Nudged, cut, greedy, middle
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.reference import cut, greedy, middle
+from liveedit.models.conformance.sample_patches import Nudged
 from liveedit.models.tiny import tiny
 
-BENT = {
+SETTINGS = {
     "do_sample": True,
     "num_beams": 3,
     "min_new_tokens": 6,
@@ -53,12 +53,12 @@ def vlm(request):
     return tiny(request.param)
 
 
-@pytest.mark.parametrize("name", BENT)
-def test_no_setting_of_a_checkpoint_bends_an_answer(vlm, name, monkeypatch):
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_setting_of_a_checkpoint_changes_an_answer(vlm, name, monkeypatch):
     expected = [cut(vlm, greedy(vlm, query, 4)) for query in QUERIES[:2]]
     for model in {vlm.model, getattr(vlm.model, "language_model", vlm.model)}:
         if hasattr(model, "generation_config"):
-            settings = model.generation_config.to_dict() | SAMPLED | {name: BENT[name]}
+            settings = model.generation_config.to_dict() | SAMPLED | {name: SETTINGS[name]}
             monkeypatch.setattr(
                 model, "generation_config", transformers.GenerationConfig.from_dict(settings)
             )
@@ -66,13 +66,9 @@ def test_no_setting_of_a_checkpoint_bends_an_answer(vlm, name, monkeypatch):
 
 
 def test_an_answer_ends_with_the_token_at_which_generation_stops(vlm, monkeypatch):
-    """Of the two sources for the end of text, generation's counts; the tokenizer's where it is one
-    of several.
-    """
-    own, other = (
-        vlm.tokenizer.eos_token_id,
-        vlm.tokenizer("x", add_special_tokens=False)["input_ids"][0],
-    )
+    """The generation config's end of text counts; of several, the tokenizer's own."""
+    own = vlm.tokenizer.eos_token_id
+    other = vlm.tokenizer("x", add_special_tokens=False)["input_ids"][0]
     for ends, last in ((own, own), (other, other), ([other, own], own), (None, own)):
         monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", ends)
         row = vlm.encode(QUERIES[:1], eos=True).inputs["input_ids"][0]
@@ -82,7 +78,7 @@ def test_an_answer_ends_with_the_token_at_which_generation_stops(vlm, monkeypatc
 
 @pytest.fixture(scope="module", params=["minigpt4", "mplug_owl2", "qwen_vl"])
 def own(request):
-    """The families whose models are the package's own, and a copy for what proposes tokens."""
+    """A family whose model is this package's own, and a copy of the model to propose tokens."""
     made = tiny(request.param)
     return made, deepcopy(made.model)
 
@@ -98,7 +94,7 @@ PLAIN = {"max_new_tokens": 6, "do_sample": False}
 
 @pytest.mark.parametrize("patched", [False, True])
 @pytest.mark.parametrize("option", [*LOOKUP, *STATIC, "assistant_model", "generation_config"])
-def test_raw_generate_of_our_own_models_is_greedy_or_refused(own, option, patched):
+def test_raw_generate_of_the_packages_own_models_is_greedy_or_refused(own, option, patched):
     vlm, copied = own
     config = transformers.GenerationConfig(**PLAIN, **LOOKUP)
     options = PLAIN | {
@@ -119,7 +115,7 @@ def test_raw_generate_of_our_own_models_is_greedy_or_refused(own, option, patche
 
 
 @pytest.mark.parametrize("patched", [False, True])
-def test_beams_of_our_own_models_are_those_without_a_cache(own, patched):
+def test_beams_of_the_packages_own_models_are_those_without_a_cache(own, patched):
     vlm, _ = own
     batch = vlm.encode([replace(query, target="") for query in QUERIES[:3:2]], padding_side="left")
     options = {"max_new_tokens": 5, "do_sample": False, "num_beams": 2, "num_return_sequences": 2}

@@ -1,4 +1,4 @@
-"""A version of transformers that hands things on in another way is noticed when a model is loaded."""
+"""Versions of transformers that pass arguments otherwise are noticed when a model is loaded."""
 
 from pathlib import Path
 
@@ -17,15 +17,12 @@ from liveedit.models.vlm import VLM
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, save_checkpoint):
     """A checkpoint of LLaVA."""
-    path, vlm = tmp_path_factory.mktemp("llava"), tiny("llava")
-    vlm.model.save_pretrained(path)
-    vlm.processor.save_pretrained(path)
-    return path
+    return save_checkpoint(tiny("llava"), tmp_path_factory.mktemp("llava"))
 
 
-def handing_on(monkeypatch, change):
+def with_arguments(monkeypatch, change):
     """Have ``change`` made to the arguments of every call of LLaVA's text decoder."""
 
     def call(self, *args, **kwargs):
@@ -34,25 +31,24 @@ def handing_on(monkeypatch, change):
     monkeypatch.setattr(LlamaModel, "__call__", call)
 
 
-def test_what_loading_takes(folder, monkeypatch):
+def test_the_calls_that_loading_makes(folder, monkeypatch):
     lengths = []
 
     def seen(kwargs):
         lengths.append(kwargs["inputs_embeds"].shape[1])
         return kwargs
 
-    handing_on(monkeypatch, seen)
+    with_arguments(monkeypatch, seen)
     VLM.load(folder)
-    assert (
-        len(lengths) == 1 + 13
-    )  # a look at what goes into it first, and of the rest two that take half of it
+    # One call for the image's states, then the probe's: twelve passes, one of them in two halves.
+    assert len(lengths) == 1 + 13
     assert lengths.count(1) == 4
 
 
-def test_a_model_that_was_not_loaded_here_is_looked_at_before_it_is_edited(monkeypatch):
+def test_a_model_that_was_not_loaded_here_is_probed_before_it_is_edited(monkeypatch):
     vlm = tiny("llava")
     editor = new_editor(vlm, "grace")
-    handing_on(monkeypatch, lambda kwargs: kwargs | {"attention_mask": None})
+    with_arguments(monkeypatch, lambda kwargs: kwargs | {"attention_mask": None})
     with pytest.raises(UnsupportedModel, match="cannot be edited"):
         EditableVLM(vlm, editor)
 
@@ -72,7 +68,7 @@ def test_a_cache_by_another_name_is_noticed(folder, monkeypatch):
         return own(self, *args, **{CACHE: memory}, **kwargs)
 
     monkeypatch.setattr(LlamaModel, "forward", forward)
-    handing_on(
+    with_arguments(
         monkeypatch,
         lambda kwargs: {"memory" if name == CACHE else name: kwargs[name] for name in kwargs},
     )
@@ -80,27 +76,27 @@ def test_a_cache_by_another_name_is_noticed(folder, monkeypatch):
 
 
 def test_a_cache_that_is_lost_is_noticed(folder, monkeypatch):
-    handing_on(monkeypatch, lambda kwargs: kwargs | {CACHE: None})
+    with_arguments(monkeypatch, lambda kwargs: kwargs | {CACHE: None})
     refused(folder)
 
 
 def test_a_mask_that_is_lost_is_noticed(folder, monkeypatch):
-    handing_on(monkeypatch, lambda kwargs: kwargs | {"attention_mask": None})
+    with_arguments(monkeypatch, lambda kwargs: kwargs | {"attention_mask": None})
     refused(folder)
 
 
-def test_positions_that_are_counted_anew_are_noticed(folder, monkeypatch):
+def test_positions_that_restart_are_noticed(folder, monkeypatch):
     def anew(kwargs):
         length = kwargs["inputs_embeds"].shape[1]
         return kwargs | (
             {"position_ids": torch.zeros(1, 1, dtype=torch.long)} if length == 1 else {}
         )
 
-    handing_on(monkeypatch, anew)
+    with_arguments(monkeypatch, anew)
     refused(folder, "generation and whole forward passes differ by")
 
 
-def test_what_a_model_does_behind_its_decoder_is_noticed(folder, monkeypatch):
+def test_a_change_behind_the_decoder_is_noticed(folder, monkeypatch):
     own = LlavaModel.forward
 
     def forward(self, *args, **kwargs):
@@ -123,6 +119,6 @@ def refused(folder, words=""):
     assert "\n" not in text
 
 
-def test_the_version_that_was_tested_is_the_one_that_is_installed_for_the_tests():
+def test_the_tested_version_is_the_one_in_the_constraints():
     lines = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert f"transformers=={TESTED}" in lines

@@ -1,10 +1,12 @@
+"""The empty patch, patches of weights, and functions at sites."""
+
 import pytest
 import torch
 
-from liveedit.editors.common.feed_forward import Recorder
+from liveedit.editors.common.branch import Recorder
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.attach import unpadded
 from liveedit.models.patch import Patch, main_output, site_layer
+from liveedit.models.raw_calls import unpadded
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
@@ -31,20 +33,18 @@ class Sites(Patch):
 
 
 @pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
-@pytest.fixture(scope="module")
 def tied():
     made = tiny("blip2")
-    head, embedding = made.model.get_output_embeddings(), made.model.get_input_embeddings()
+    head = made.model.get_output_embeddings()
+    embedding = made.model.get_input_embeddings()
     assert head.weight is embedding.weight
     return made
 
 
 def test_the_base_class_is_the_empty_patch(vlm):
-    patch, batch, logits = Patch(), vlm.encode(QUERIES), torch.zeros(2, 1, 3)
+    patch = Patch()
+    batch = vlm.encode(QUERIES)
+    logits = torch.zeros(2, 1, 3)
     assert len(patch) == 0
     assert patch.rewrite(QUERIES[0]) == (QUERIES[0], [])
     assert patch.bind(batch) == patch.weights() == patch.prefix(batch) == {}
@@ -52,14 +52,15 @@ def test_the_base_class_is_the_empty_patch(vlm):
 
 
 def test_padding_cannot_be_told_from_a_mask_of_another_kind():
-    ids, real = torch.ones(2, 3, dtype=torch.long), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    ids = torch.ones(2, 3, dtype=torch.long)
+    real = torch.tensor([[0, 1, 1], [1, 1, 1]])
     pairs = (real[:, None, None] & torch.ones(3, 3).tril().long()).bool()
     for mask in (real, {"full": None, "sliding": real}, pairs):
         assert torch.equal(unpadded(mask, ids).bool(), real.bool())
     for mask in (None, {"full": None}):
         assert bool(unpadded(mask, ids).all())
     assert bool(unpadded(object(), ids[:1]).all())
-    with pytest.raises(BadInput, match="ask row by row"):
+    with pytest.raises(BadInput, match="give one row at a time"):
         unpadded(object(), ids)
 
 
@@ -80,7 +81,8 @@ def test_main_output():
 
 def test_tied_weights_change_together(tied):
     name = "language_model.model.decoder.embed_tokens.weight"
-    head, embedding = tied.model.get_output_embeddings(), tied.model.get_input_embeddings()
+    head = tied.model.get_output_embeddings()
+    embedding = tied.model.get_input_embeddings()
     before = embedding.weight
     with tied.patched(Weights({name: torch.zeros_like(before)})):
         assert head.weight is embedding.weight
@@ -116,7 +118,8 @@ def test_a_refused_weight_puts_the_others_back(vlm):
 
 
 def test_quantised_weights_are_refused():
-    vlm, name = tiny("llava"), "model.language_model.norm.weight"
+    vlm = tiny("llava")
+    name = "model.language_model.norm.weight"
     quantised = torch.nn.Parameter(torch.zeros(32, dtype=torch.int8), requires_grad=False)
     vlm.decoder.norm.weight = quantised
     with (
@@ -126,12 +129,13 @@ def test_quantised_weights_are_refused():
         pass
 
 
-def test_whoever_watches_a_site_sees_the_patched_output(vlm):
+def test_other_hooks_of_a_site_see_the_patched_output(vlm):
     class Add(Patch):
         def bind(self, batch):
             return {"layers.1": lambda states: states + 1}
 
-    batch, seen = vlm.encode(QUERIES), []
+    batch = vlm.encode(QUERIES)
+    seen = []
     with vlm.layers[1].register_forward_hook(lambda _m, _a, output: seen.append(output)):
         vlm.logits(batch)
         with vlm.patched(Add()):
@@ -140,9 +144,10 @@ def test_whoever_watches_a_site_sees_the_patched_output(vlm):
 
 
 @torch.no_grad()
-def test_of_a_patch_only_what_acts_above_the_layer_applies_on_resuming(vlm):
-    """What the layer itself put out is in the states that it goes on from."""
-    patch, batch = Sites({"layers.1": lambda states: 2 * states}), vlm.encode(QUERIES)
+def test_on_resuming_a_patch_acts_above_the_layer_alone(vlm):
+    """A patch on the layer itself has acted on the states that ``resume`` begins with."""
+    patch = Sites({"layers.1": lambda states: 2 * states})
+    batch = vlm.encode(QUERIES)
     hidden = [vlm.hidden(batch, layer) for layer in range(3)]
     plain = [vlm.resume(layer, states) for layer, states in enumerate(hidden)]
     with vlm.patched(patch):
@@ -166,7 +171,8 @@ def test_an_interrupted_batch_does_not_leak_into_the_next(vlm):
         def act(self, states):
             raise ZeroDivisionError
 
-    batch, patch = vlm.encode(QUERIES), Faulty()
+    batch = vlm.encode(QUERIES)
+    patch = Faulty()
     logits = vlm.logits(batch)
     with vlm.patched(patch):
         with pytest.raises(ZeroDivisionError):
@@ -176,9 +182,7 @@ def test_an_interrupted_batch_does_not_leak_into_the_next(vlm):
 
 
 def test_the_text_model_alone_sees_a_patch(tied):
-    """OPT embeds its tokens within the decoder when it is called by itself, and merging has to keep
-    up with that.
-    """
+    """OPT, called by itself, embeds its tokens within the decoder; merging sees them, too."""
     grown = []
 
     class Watching(Patch):
@@ -203,9 +207,10 @@ def test_the_text_model_alone_sees_a_patch(tied):
     ("llava", "layers.1.post_attention_layernorm", "layers.1.mlp"),
     ("blip2", "layers.1.final_layer_norm", "layers.1.fc1"),
 ])  # fmt: skip
-def test_a_site_can_be_what_a_module_takes_in(family, norm, inside):
+def test_a_site_can_be_the_input_of_a_module(family, norm, inside):
     vlm = tiny(family)
-    batch, record = vlm.encode(QUERIES), Recorder(norm, f"{inside}@input")
+    batch = vlm.encode(QUERIES)
+    record = Recorder(norm, f"{inside}@input")
     with vlm.patched(record):
         plain = vlm.logits(batch)
     assert torch.equal(

@@ -1,6 +1,4 @@
-"""What processors say against images: one line that names the image; and no image is misread for
-its size.
-"""
+"""Images that a processor refuses are named in one line; small images are read correctly."""
 
 import pytest
 import torch
@@ -14,8 +12,9 @@ SLIM = (603, 3)
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl", "lfm3_vl", "mistral3", "fuyu"])
-def test_a_picture_that_the_processor_refuses_is_one_line_that_names_it(model_type, tmp_path):
-    vlm, file = tiny(model_type), tmp_path / "slim.png"
+def test_a_picture_that_the_processor_refuses_is_named_in_one_line(model_type, tmp_path):
+    vlm = tiny(model_type)
+    file = tmp_path / "slim.png"
     Image.new("RGB", SLIM).save(file)
     for image, name in ((file, str(file)), (Image.new("RGB", SLIM), "the image of 603 × 3 pixels")):
         with pytest.raises(BadInput, match="cut or scale it to another shape") as caught:
@@ -41,7 +40,7 @@ def test_a_processor_that_takes_no_image_is_not_blamed_on_the_image(monkeypatch)
 
 @pytest.mark.parametrize("model_type", ["llava", "video_llava", "emu3"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (64, 3), (64, 1), (3, 64)])
-def test_the_sides_of_a_small_picture_are_not_taken_for_colours(model_type, size):
+def test_rows_of_a_small_picture_are_not_taken_for_colours(model_type, size):
     picture = Image.linear_gradient("L").resize(size).convert("RGB")
     picture.paste((255, 0, 0), (0, 0, size[0] // 2, size[1]))
     vlm = tiny(model_type)

@@ -1,44 +1,30 @@
-"""Weights in 8 and 4 bits: read from full ones, read back, and told apart; without bitsandbytes a
-line that says so.
-"""
+"""Weights in 8 and 4 bits: quantised on loading, saved and loaded again, and what they refuse."""
 
 import importlib.util
 
 import pytest
 import torch
-from PIL import Image
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.patch import Patch
 from liveedit.models.quantisation import quantization
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import EMBEDDINGS, VLM
-from liveedit.types import Query
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
 )
-QUERIES = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (40, 30), "red")),
-    Query("who?", "me"),
-]
 FAMILIES = ("llava", "blip2", "minigpt4", "mplug_owl2", "qwen2_vl", "qwen_vl")
 
 
-def save(vlm, folder):
-    vlm.model.save_pretrained(folder)
-    vlm.processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module", params=["4bit llava", *(f"8bit {name}" for name in FAMILIES)])
-def quantised(request, tmp_path_factory, wide_llava):
+def quantised(request, tmp_path_factory, wide_llava, save_checkpoint):
     """A full model and its quantised form."""
     bits, name = request.param.split()
     if bits == "4bit":
         return VLM.load(wide_llava), VLM.load(wide_llava, quantize=bits)
     full = tiny(name)
-    folder = save(full, tmp_path_factory.mktemp(name))
+    folder = save_checkpoint(full, tmp_path_factory.mktemp(name))
     return full, VLM.load(folder, quantize=bits, prompt_format=full.prompt_format)
 
 
@@ -53,7 +39,7 @@ def test_another_number_of_bits_is_refused():
         quantization("3bit", None)
 
 
-def test_a_checkpoint_that_needs_a_library_that_is_not_here_says_which(tmp_path, monkeypatch):
+def test_a_missing_library_that_a_checkpoint_needs_is_named(tmp_path, monkeypatch, save_checkpoint):
     import transformers
 
     def lacking(*_, **__):
@@ -61,7 +47,7 @@ def test_a_checkpoint_that_needs_a_library_that_is_not_here_says_which(tmp_path,
             "Loading a GPTQ quantized model requires gptqmodel\n(`pip install gptqmodel`)"
         )
 
-    folder = save(tiny("llava"), tmp_path)
+    folder = save_checkpoint(tiny("llava"), tmp_path)
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", lacking)
     with pytest.raises(BadInput, match="requires gptqmodel"):
         VLM.load(folder)
@@ -79,25 +65,27 @@ def test_linear_layers_are_quantised_and_the_embeddings_are_not(quantised):
 
 
 @installed
-def test_weights_are_the_full_ones_but_for_rounding_and_are_computed_with(quantised, tmp_path):
+def test_weights_are_the_full_ones_up_to_rounding(quantised, tmp_path, save_checkpoint, queries):
     full, vlm = quantised
     bits, share = ("8bit", 0.01) if vlm.quantised == "llm_int8" else ("4bit", 0.12)
-    rounded = VLM.load(save(full, tmp_path), quantize=bits, prompt_format=full.prompt_format)
+    rounded = VLM.load(
+        save_checkpoint(full, tmp_path), quantize=bits, prompt_format=full.prompt_format
+    )
     rounded.model.dequantize()
     for name, parameter in full.decoder.named_parameters():
         error = rounded.decoder.get_parameter(name) - parameter
         assert error.norm() <= share * parameter.norm(), name
-    batch = vlm.encode(QUERIES)
-    logits, expected = vlm.logits(batch), rounded.logits(batch)
-    assert (logits - expected).norm() < (
-        0.1 if bits == "8bit" else 1e-4
-    ) * expected.norm()  # 8 bits round states, too
+    batch = vlm.encode(queries)
+    logits = vlm.logits(batch)
+    expected = rounded.logits(batch)
+    share = 0.1 if bits == "8bit" else 1e-4  # 8-bit layers round states, too
+    assert (logits - expected).norm() < share * expected.norm()
 
 
 @installed
-def test_hidden_and_resume_and_their_gradients(quantised):
+def test_hidden_and_resume_and_their_gradients(quantised, queries):
     full, vlm = quantised
-    batch = vlm.encode(QUERIES)
+    batch = vlm.encode(queries)
     logits = vlm.logits(batch)
     for layer in (EMBEDDINGS, 1):
         torch.testing.assert_close(
@@ -105,7 +93,7 @@ def test_hidden_and_resume_and_their_gradients(quantised):
         )
     slopes = []
     for model in (full, vlm):
-        hidden = full.hidden(full.encode(QUERIES), 1)
+        hidden = full.hidden(full.encode(queries), 1)
         hidden.hidden = hidden.hidden.clone().requires_grad_()
         model.resume(1, hidden, hidden.answer_positions()).logsumexp(-1).sum().backward()
         slopes.append(hidden.hidden.grad.flatten())
@@ -113,9 +101,9 @@ def test_hidden_and_resume_and_their_gradients(quantised):
 
 
 @installed
-def test_layers_that_would_be_computed_wrongly_are_refused(tmp_path):
+def test_layers_that_would_be_computed_wrongly_are_refused(tmp_path, save_checkpoint):
     with pytest.raises(UnsupportedModel, match="32 wide, in 4 bits on a CPU: use 8 bits, or a GPU"):
-        VLM.load(save(tiny("llava"), tmp_path), quantize="4bit")
+        VLM.load(save_checkpoint(tiny("llava"), tmp_path), quantize="4bit")
 
 
 @installed
@@ -125,16 +113,18 @@ def test_the_fingerprint_is_that_of_the_full_checkpoint(quantised):
 
 
 @installed
-def test_a_quantised_checkpoint_just_loads_and_is_a_model_of_its_own(quantised, tmp_path):
+def test_a_quantised_checkpoint_loads_as_another_model(
+    quantised, tmp_path, save_checkpoint, queries
+):
     full, vlm = quantised
-    fresh = VLM.load(save(vlm, tmp_path), prompt_format=full.prompt_format)
+    fresh = VLM.load(save_checkpoint(vlm, tmp_path), prompt_format=full.prompt_format)
     before = fresh.fingerprint
-    batch = vlm.encode(QUERIES)
+    batch = vlm.encode(queries)
     torch.testing.assert_close(fresh.logits(batch), vlm.logits(batch))
     assert fresh.quantised == vlm.quantised
     assert fresh.fingerprint == before != full.fingerprint
     again = VLM.load(tmp_path)
-    again.logits(batch)  # which lays 8-bit weights down elsewhere
+    again.logits(batch)  # which moves 8-bit weights
     assert again.fingerprint == before
     with pytest.raises(BadInput, match="quantised already"):
         VLM.load(tmp_path, quantize="8bit")

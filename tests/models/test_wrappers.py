@@ -1,4 +1,4 @@
-"""What others put around a model: it works as the model does, or is refused at once."""
+"""Wrappers around a model, PEFT's adapters above all: they work, or are refused at once."""
 
 import copy
 
@@ -10,7 +10,8 @@ from liveedit.editable import EditableVLM
 from liveedit.editors import EDITORS, load_editor, new_editor
 from liveedit.editors.base import TrainableEditor
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.conformance.contract import CHECKS, QUERIES
+from liveedit.models.conformance.contract import CHECKS
+from liveedit.models.conformance.queries import QUERIES
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
@@ -39,7 +40,8 @@ def made():
 def test_a_model_with_adapters_computes_what_peft_does(family):
     made = tiny(family)
     batch = made.encode(QUERIES)
-    plain, wrapped = made.logits(batch), lora(made.model)
+    plain = made.logits(batch)
+    wrapped = lora(made.model)
     vlm = VLM(wrapped, made.processor)
     assert type(vlm) is type(made)
     assert not torch.equal(vlm.logits(batch), plain)
@@ -54,7 +56,7 @@ def test_a_model_with_adapters_computes_what_peft_does(family):
         CHECKS[name](vlm)
 
 
-def test_the_fingerprint_is_of_the_weights_that_act(made):
+def test_the_fingerprint_is_of_the_weights_in_use(made):
     plain = made.fingerprint
     wrapped = lora(made.model, modules_to_save=["multi_modal_projector"])
     vlm = VLM(wrapped, made.processor)
@@ -71,7 +73,7 @@ def test_the_fingerprint_is_of_the_weights_that_act(made):
     assert vlm.fingerprint not in (on, plain)
 
 
-def test_the_fingerprint_follows_what_becomes_of_adapters(made):
+def test_the_fingerprint_changes_with_the_adapters(made):
     plain = made.fingerprint
     vlm = VLM(wrapped := lora(made.model), made.processor)
     found = [plain, vlm.fingerprint]
@@ -118,7 +120,7 @@ def test_prompt_learning_is_refused(config, made):
     assert "\n" not in str(caught.value)
 
 
-def test_other_wrappers_are_taken_off_or_refused(made):
+def test_other_wrappers_are_unwrapped_or_refused(made):
     assert VLM(nn.DataParallel(made.model), made.processor).model is made.model
     assert VLM(torch.compile(made.model), made.processor).model is made.model
     with pytest.raises(UnsupportedModel, match="Linear is no Hugging Face model"):
@@ -148,9 +150,7 @@ def test_a_model_that_was_made_without_gradients_is_refused():
 
 
 def adapters(kind, *names):
-    """The settings of adapters of a kind, around the layers of these names, or around all linear
-    ones.
-    """
+    """The settings of adapters of a kind, around layers of these names or all linear ones."""
     targets = [*names] or "all-linear"
     if kind == "ia3":
         return peft.IA3Config(
@@ -164,7 +164,7 @@ def adapters(kind, *names):
 @pytest.mark.parametrize("family", ["llava", "blip2"])
 @pytest.mark.parametrize("editor", [name for name in EDITORS if name != "ike"])
 def test_every_editor_edits_beside_adapters_on_all_layers(editor, family):
-    """What is trained is the layer within them, under PEFT's name, and no adapter."""
+    """Editors train the layer within the adapters, by its name in PEFT, and no adapter."""
     made = tiny(family)
     vlm = VLM(peft.get_peft_model(made.model, adapters("lora")), made.processor)
     edited = EditableVLM(vlm, new_editor(vlm, editor, {}))
@@ -180,7 +180,7 @@ def test_every_editor_edits_beside_adapters_on_all_layers(editor, family):
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
 def test_the_gradient_is_that_of_the_layer_within_adapters(kind, made):
-    """Whatever adapters make of what the layer takes in and puts out."""
+    """Whatever the adapters change in the layer's input and output."""
     names = ["down_proj"] if kind == "ia3" else []
     wrapped = peft.get_peft_model(made.model, adapters(kind, *names))
     vlm = VLM(wrapped, made.processor)
@@ -189,7 +189,8 @@ def test_the_gradient_is_that_of_the_layer_within_adapters(kind, made):
     found = editor.gradients(vlm.hidden(batch, editor.below))
     matrix = editor.matrices[-1]
     weight = vlm.model.get_parameter(matrix.name).requires_grad_()
-    positions, targets = batch.answer_positions(), batch.labels.roll(-1, 1)
+    positions = batch.answer_positions()
+    targets = batch.labels.roll(-1, 1)
     loss = nn.functional.cross_entropy(vlm.logits(batch)[positions], targets[positions])
     [expected] = torch.autograd.grad(loss, [weight])
     torch.testing.assert_close(found[matrix.site].product()[0], expected, rtol=1e-3, atol=1e-6)
@@ -197,7 +198,7 @@ def test_the_gradient_is_that_of_the_layer_within_adapters(kind, made):
 
 @pytest.mark.parametrize("editor", ["ft-l", "ft-m", "lora", "lte", "mend", "wise"])
 def test_edits_fit_the_same_model_with_adapters_that_are_off(editor, made, tmp_path):
-    """And are refused in one line where they are on."""
+    """Where the adapters are on, the edits are refused in one line."""
 
     def opened(model, edits):
         vlm = VLM(model, made.processor)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from liveedit.cli import app
-from liveedit.cli.editor_specs import entrants
+from liveedit.cli.editor_specs import parse_specs
 from liveedit.data import BENCHMARKS as KNOWN
 from liveedit.editors import EDITORS, new_editor
 from liveedit.evaluate import Windows
@@ -74,7 +74,7 @@ def test_every_command_of_a_plan_can_be_parsed(added, tmp_path, backbone, data, 
             assert options["cache"] is (None if BACKBONES[backbone].cached else False)
             trained.append(options["out"])
         else:
-            tested = entrants(options["editors"])
+            tested = parse_specs(options["editors"])
             assert {Path(one.source).parent for one in tested} == {tmp_path / "out" / "editors"}
             assert {path for path in trained if path.name in {one.label for one in tested}} <= {
                 *map(Path, trained)

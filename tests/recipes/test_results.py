@@ -28,7 +28,7 @@ def answers(editor, right, seed=0):
             editor=editor, data="emblem", edits=edits, window=0, seed=seed, case=case, probe=probe,
             metric=metric, wanted="target", prompt="What is it?", target="a lake", image="", note="",
             answer_before="a hill", answer_after=answer, tokens_wanted=(1, 1, 1, 1),
-            tokens_after=tokens, top10_kept=None,
+            tokens_after=tokens,
         )
         for edits, case, (probe, metric) in product(EDITS, ("first", "second"), enumerate(METRICS))
     ]  # fmt: skip

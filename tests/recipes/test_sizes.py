@@ -68,8 +68,8 @@ def look(vlm, side):
 def climb(vlm, states, layers):
     """``states`` through some layers of the decoder, without a mask."""
     decoder, places, more = vlm.decoder, torch.arange(states.shape[1], device="meta")[None], {}
-    if hasattr(decoder, "turns"):
-        more = {"position_embeddings": decoder.turns(places, None)}
+    if hasattr(decoder, "rotary_embeddings"):
+        more = {"position_embeddings": decoder.rotary_embeddings(places, None)}
     elif hasattr(decoder, "rotary_emb"):
         more = {"position_embeddings": decoder.rotary_emb(states, places)}
     for layer in vlm.layers[:layers]:

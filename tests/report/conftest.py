@@ -1,6 +1,7 @@
 """Records made by hand."""
 
 import random
+from itertools import product
 
 import pytest
 
@@ -36,7 +37,6 @@ def make_record(**changes):
         "answer_after": "Japan",
         "tokens_wanted": (1, 2),
         "tokens_after": (1, 2),
-        "top10_kept": None,
     }
     return Record(**(values | changes))
 
@@ -44,19 +44,18 @@ def make_record(**changes):
 def make_run(editors=("ft", "liveedit"), sizes=(1, 10, 100), cases=12, data=("emblem",)):
     """Every metric of every case; the larger N, the more is wrong. Only liveedit has experts."""
     chance = random.Random(0)
+    places = product(data, sizes, editors, range(cases), range(len(METRICS)))
     return [
         make_probe(chance, editor, benchmark, size, case, probe)
-        for benchmark in data
-        for size in sizes
-        for editor in editors
-        for case in range(cases)
-        for probe in range(len(METRICS))
+        for benchmark, size, editor, case, probe in places
     ]
 
 
 def make_probe(chance, editor, data, edits, case, probe):
     metric, wanted = list(METRICS.items())[probe]
-    right, routed = chance.random() < 1 - 0.1 * len(str(edits)), editor == "liveedit"
+    right = chance.random() < 1 - 0.1 * len(str(edits))
+    routed = editor == "liveedit"
+    answer = "Japan" if wanted == "target" else "France"
     return make_record(
         editor=editor,
         data=data,
@@ -66,14 +65,12 @@ def make_probe(chance, editor, data, edits, case, probe):
         metric=metric,
         wanted=wanted,
         image="" if metric == "text_locality" else f"emblem:twemoji/{case}",
-        answer_after=("Japan" if wanted == "target" else "France") if right else "Chile",
+        answer_after=answer if right else "Chile",
         tokens_after=(1, 2) if right else (1, 3),
-        top10_kept=chance.random() if metric == "image_locality" else None,
+        scores={"top10_rank": chance.random()} if metric == "image_locality" else {},
         fired=(Firing(case, 0.9, own=True),) if routed else (),
         experts_fired=int(routed),
-        edit_seconds=0.25,
-        edit_bytes=2048,
-        query_seconds=0.5,
+        costs={"edit_seconds": 0.25, "edit_bytes": 2048, "query_seconds": 0.5},
     )
 
 

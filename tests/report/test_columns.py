@@ -1,80 +1,28 @@
-"""What one record is worth, and the table of all records."""
+"""The table of all records."""
 
 import random
+from itertools import product
 
 import numpy as np
-import pytest
 
-from liveedit.report.columns import SCORES, columns, distinct, normalise, probe_scores
+from liveedit.measures.scores import SCORES, scores_of
+from liveedit.report.columns import columns, distinct
 from liveedit.types import Firing
-
-RIGHT = {"exact_match": 1.0, "contains": 1.0, "token_accuracy": 1.0, "unedited_match": 0.0}
-KEPT = {"exact_match": 1.0, "token_accuracy": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("answer", "same_as"),
-    [
-        (" Japan\n", "japan"),
-        ("JAPAN.", "japan"),
-        ("New   York .", "new york"),
-        ("Straße", "STRASSE"),
-        ("U.S.", "u.s"),
-    ],
-)
-def test_normalise(answer, same_as):
-    assert normalise(answer) == normalise(same_as)
-
-
-def test_normalise_keeps_what_differs():
-    assert normalise("Japan..") != normalise("Japan")
-    assert normalise("new york") != normalise("newyork")
-
-
-@pytest.mark.parametrize(
-    ("changes", "scores"),
-    [
-        ({"answer_after": " japan. "}, RIGHT),
-        ({"answer_after": "It is JAPAN, I think"}, RIGHT | {"exact_match": 0.0}),
-        ({"answer_after": "Jap an"}, RIGHT | {"exact_match": 0.0, "contains": 0.0}),
-        ({"answer_before": "japan"}, RIGHT | {"unedited_match": 1.0}),
-        (
-            {"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 9, 3, 9)},
-            RIGHT | {"token_accuracy": 0.5},
-        ),
-        ({"tokens_wanted": (1, 2, 3, 4), "tokens_after": (1, 2)}, RIGHT | {"token_accuracy": 0.5}),
-        (
-            {"tokens_wanted": (), "tokens_after": ()},
-            {k: v for k, v in RIGHT.items() if k != "token_accuracy"},
-        ),
-        ({"wanted": "before", "answer_after": "France"}, KEPT),
-        ({"wanted": "before", "answer_after": "france"}, KEPT | {"exact_match": 0.0}),
-        (
-            {"wanted": "before", "answer_after": "France", "top10_kept": 0.25},
-            KEPT | {"top10_rank": 0.25},
-        ),
-        (
-            {"wanted": "before", "answer_after": "France", "top1_kept": 0.0, "top10_kept": 0.0},
-            KEPT | {"top1_kept": 0.0, "top10_rank": 0.0},
-        ),
-    ],
-)
-def test_probe_scores(record, changes, scores):
-    assert probe_scores(record(**changes)) == scores
 
 
 def test_the_table_holds_what_the_records_say(run):
     records = run(cases=3)
     table = columns(records)
+    names = [score.name for score in SCORES]
     assert len(table.rows) == len(records)
     for row in table.rows:
         record = records[row["number"]]
         assert [table.named(n, row[n]) for n in ("editor", "metric", "case")] == [
             record.editor, record.metric, record.case,
         ]  # fmt: skip
-        scores = probe_scores(record)
+        scores = scores_of(record)
         np.testing.assert_allclose(
-            [row[s] for s in SCORES], [scores.get(s, np.nan) for s in SCORES], rtol=1e-6
+            [row[name] for name in names], [scores.get(name, np.nan) for name in names], rtol=1e-6
         )
         assert row["experts"] == record.experts_fired
         assert bool(row["own"]) == any(f.own for f in record.fired)
@@ -109,13 +57,37 @@ def test_records_of_other_places_are_no_repetition(record):
     assert (len(table.rows), table.repeated) == (7, 0)
 
 
-def test_liveedit_stands_behind_its_rivals_and_windows_before_other_protocols(record):
-    names = ["wise", "liveedit", "ft"]
-    table = columns(
-        [record(editor=e, protocol=p) for e in names for p in ("gap", "stream", "windows")]
-    )
-    assert table.texts["editor"] == ["ft", "wise", "liveedit"]
-    assert table.texts["protocol"] == ["windows", "stream", "gap"]
+def test_highlighted_editors_stand_behind_all_others_in_their_order(record):
+    records = [record(editor=editor) for editor in ("wise", "a", "liveedit", "ft")]
+    assert columns(records).texts["editor"] == ["a", "ft", "liveedit", "wise"]
+    highlighted = ("liveedit", "a", "nobody")
+    assert columns(records, highlighted).texts["editor"] == ["ft", "wise", "liveedit", "a"]
+
+
+def test_protocols_stand_in_the_order_of_their_declarations(record):
+    records = [record(protocol=name) for name in ("later", "gap", "stream", "windows")]
+    assert columns(records).texts["protocol"] == ["windows", "stream", "gap", "later"]
+
+
+def test_scores_and_costs_of_another_version_have_columns(record):
+    records = [
+        record(case="a"),
+        record(case="b", scores={"bleu": 0.5}, costs={"joules": 7.0}),
+        record(case="c", scores={"bleu": 0.25, "awe": 1.0}),
+        record(case="d"),
+    ]
+    table = columns(records)
+    assert list(table.scores)[-2:] == ["awe", "bleu"]
+    assert list(table.costs)[-1] == "joules"
+    np.testing.assert_array_equal(table.rows["bleu"], [np.nan, 0.5, 0.25, np.nan])
+    np.testing.assert_array_equal(table.rows["awe"], [np.nan, np.nan, 1.0, np.nan])
+    np.testing.assert_array_equal(table.rows["joules"], [0, 7, 0, 0])
+
+
+def test_a_score_called_like_a_column_leaves_that_column_alone(record):
+    table = columns([record(seed=3, scores={"seed": 0.5, "edits": 0.5}, costs={"editor": 1.0})])
+    assert table.rows["seed"].tolist() == [3]
+    assert table.rows["size"].tolist() == [10]
 
 
 def test_sizes_are_gaps_where_the_protocol_is_gap(record):
@@ -127,7 +99,8 @@ def test_sizes_are_gaps_where_the_protocol_is_gap(record):
 
 def test_distinct(record):
     own = (Firing(0, 1.0, own=True),)
-    rows = columns([record(case=c, probe=p, fired=own) for p in range(3) for c in "ba"]).rows
+    records = [record(case=c, probe=p, fired=own) for p, c in product(range(3), "ba")]
+    rows = columns(records).rows
     assert len(distinct(rows, "case")) == 2
     assert len(distinct(rows, "case", "probe")) == 6
     assert len(distinct(rows[:0], "case")) == 0

@@ -5,16 +5,20 @@ import json
 import random
 import re
 from html.parser import HTMLParser
+from itertools import product
 
 import pytest
 from PIL import Image
 
 from liveedit.errors import BadInput
+from liveedit.measures.costs import COSTS
+from liveedit.measures.metrics import METRICS, label
+from liveedit.measures.protocols import PROTOCOLS
+from liveedit.measures.scores import SCORES
 from liveedit.report import cases, page
 from liveedit.report.columns import columns
 from liveedit.report.files import Reading, read_records
-from liveedit.report.scores import summarised
-from liveedit.report.table import MEANING, label
+from liveedit.report.results import results_of
 from liveedit.types import Firing
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
@@ -52,9 +56,7 @@ def draw(tmp_path, save):
         path = save(tmp_path / "records-0.jsonl", records)
         with path.open("a") as file:
             file.write(half)
-        reading = Reading([path])
-        table = columns(reading)
-        html = page.render(reading, table, summarised(table), images)
+        html = page.render(results_of(Reading([path])), images)
         parser = Nesting()
         parser.feed(html)
         assert parser.open == []
@@ -67,19 +69,17 @@ def draw(tmp_path, save):
 
 
 def answers(data, case=0):
-    """{(metric, setting, editor): (answer, right, percent of tokens, experts)} of a case, read as
-    the page reads it.
-    """
-    return {
-        (data["metrics"][probe[0]][0], data["settings"][int(setting)], editor): (
-            data["texts"][out[0]],
-            *out[1:],
-        )
-        for probe in data["cases"][case][2]
-        for setting, row in probe[6].items()
-        for editor, number in zip(data["editors"], row, strict=True)
-        if number >= 0 and (out := data["outcomes"][number])
-    }
+    """{(metric, setting, editor): (answer, right, percent of tokens, experts)} of a case."""
+    found = {}
+    for probe in data["cases"][case][2]:
+        metric = data["metrics"][probe[0]][0]
+        for setting, row in probe[6].items():
+            for editor, number in zip(data["editors"], row, strict=True):
+                if number >= 0:
+                    text, *rest = data["outcomes"][number]
+                    key = metric, data["settings"][int(setting)], editor
+                    found[key] = (data["texts"][text], *rest)
+    return found
 
 
 def test_page_needs_nothing_from_elsewhere(run, draw):
@@ -107,9 +107,10 @@ def test_every_answer_stands_beside_the_others(run, draw):
             assert tokens == (100 if right else 50)
 
 
-def test_a_probe_tells_what_was_asked(record, draw):
+def test_a_probe_shows_question_target_and_picture(record, draw):
     probe = record(
-        metric="look_alike_image", wanted="before", probe=1, answer_before="Chile", answer_after="Japan", image="b",
+        metric="look_alike_image", wanted="before", probe=1, image="b",
+        answer_before="Chile", answer_after="Japan",
         fired=(Firing(3, 0.75, own=True), Firing(9, 0.125, own=False)), experts_fired=5,
     )  # fmt: skip
     _, data = draw([probe, record(prompt="Whose flag?", image="a")])
@@ -136,9 +137,8 @@ def test_a_probe_tells_what_was_asked(record, draw):
 
 
 def test_texts_and_pictures_stand_once(record, draw):
-    records = [
-        record(case=str(i), edits=n, editor=e) for n in (1, 10) for i in range(3) for e in "ab"
-    ]
+    places = product((1, 10), range(3), "ab")
+    records = [record(case=str(i), edits=n, editor=e) for n, i, e in places]
     html, data = draw(records, photo)
     assert html.count("data:image/webp;base64,") == 1
     assert len(data["texts"]) == len(set(data["texts"])) == 3
@@ -165,7 +165,7 @@ def test_seeds_and_protocols(record, draw):
     assert data["settings"] == ["10", "gap 20"]
     assert data["start"] == 0
     assert answers(data)["reliability", "10", "liveedit"][0] == "seed 1"
-    assert "of the first seed" in html
+    assert "from the first seed" in html
     assert 'data-edits="gap 20"' in html
 
 
@@ -181,7 +181,7 @@ def test_a_probe_without_tokens_has_no_percentage(record, draw):
     assert answers(data)["reliability", "10", "liveedit"][2] is None
 
 
-def test_cases_are_told_apart_by_their_benchmark(record, draw):
+def test_cases_are_distinguished_by_their_benchmark(record, draw):
     html, data = draw([record(data="emblem"), record(data="vlkeb")])
     assert data["of"] == len(data["cases"]) == 2
     assert "<dt>Cases</dt><dd>2</dd>" in html
@@ -212,13 +212,13 @@ def test_answers_are_escaped(record, draw):
     assert evil in data["texts"]
 
 
-def test_the_header_tells_what_was_left_out(record, draw):
+def test_the_header_counts_what_was_left_out(record, draw):
     html, _ = draw([record(), record()], half='{"editor"')
-    assert "<dt>Half-written lines left out</dt><dd>1</dd>" in html
-    assert "<dt>Repeated records passed over</dt><dd>1</dd>" in html
+    assert "<dt>Incomplete lines left out</dt><dd>1</dd>" in html
+    assert "<dt>Repeated records left out</dt><dd>1</dd>" in html
 
 
-def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
+def test_the_header_names_date_model_versions_and_device(record, save, tmp_path):
     for name, day, version in (
         ("a", "2026-01-03", "1.0"),
         ("b", "2026-01-02", "1.0"),
@@ -236,9 +236,7 @@ def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
         )
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "run.json").write_text("[")
-    reading = read_records(tmp_path)
-    table = columns(reading)
-    html = page.render(reading, table, summarised(table), nothing)
+    html = page.render(results_of(read_records(tmp_path)), nothing)
     facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
     assert facts["Made"] == "2026-01-02 to 2026-01-03"
     assert facts["Model"] == "org/model"
@@ -246,19 +244,26 @@ def test_the_header_tells_when_of_what_and_with_what(record, save, tmp_path):
     assert facts["Device"] == "cpu"
 
 
-def test_each_column_is_explained(record, draw):
-    html, _ = draw(
-        [
-            record(metric=name, probe=probe)
-            for probe, name in enumerate(MEANING)
-            if name != "average"
-        ]
-    )
+def test_scores_costs_and_protocols_are_explained(record, draw):
+    html, _ = draw([record(protocol="gap", later=3)])
     facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
-    for name, meaning in MEANING.items():
+    shown = [score for score in SCORES if score.of_record and score.shown]
+    for measure in (*shown, *COSTS):
+        assert htmllib.unescape(facts[measure.heading]) == measure.meaning
+    assert htmllib.unescape(facts["gap"]) == PROTOCOLS["gap"].meaning
+    assert "windows" not in facts
+    assert "Exact match of the unedited model" not in facts
+
+
+def test_each_column_is_explained(record, draw):
+    meanings = {metric.name: metric.meaning for metric in METRICS if metric.meaning}
+    asked = [name for name in meanings if name != "average"]
+    html, _ = draw([record(metric=name, probe=probe) for probe, name in enumerate(asked)])
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    for name, meaning in meanings.items():
         assert facts[label(name)] == htmllib.escape(meaning).replace("&#x27;", "&#39;")
     html, _ = draw([record(metric="reliability")])
-    assert MEANING["look_alike_image"] not in html
+    assert meanings["look_alike_image"] not in html
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), OSError("x"), BadInput("x"), ValueError("x")])
@@ -313,23 +318,28 @@ def test_many_answers_stay_few_bytes(draw, record):
     chance = random.Random(0)
     records = [
         record(
-            editor=f"e{e}", edits=n, case=str(c), probe=p, metric=f"m{p}", prompt=f"question {c} {p}",
+            editor=f"e{e}",
+            edits=n,
+            case=str(c),
+            probe=p,
+            metric=f"m{p}",
+            prompt=f"question {c} {p}",
             answer_after=chance.choice(("Japan", "Chile", "Peru")),
         )
-        for e in range(14) for n in (1, 10, 100, 1000) for c in range(10) for p in range(14)
-    ]  # fmt: skip
-    [size] = [
-        len(json.dumps(cases.cases_json(*reading_of(records), [f"e{e}" for e in range(14)])[0]))
+        for e, n, c, p in product(range(14), (1, 10, 100, 1000), range(10), range(14))
     ]
-    assert size < 8 * len(records)
+    value, _ = cases.cases_json(Held(records), columns(records), [f"e{e}" for e in range(14)])
+    assert len(json.dumps(value)) < 8 * len(records)
 
 
-def reading_of(records):
-    class Held:
-        def pick(self, numbers):
-            return ((n, records[n]) for n in sorted(numbers))
+class Held:
+    """Records in memory, read as those in files are."""
 
-    return Held(), columns(records)
+    def __init__(self, records):
+        self.records = records
+
+    def pick(self, numbers):
+        return [(number, self.records[number]) for number in sorted(numbers)]
 
 
 def test_long_texts_are_cut(record, draw):

@@ -3,15 +3,17 @@
 import csv
 import io
 import re
+from itertools import product
 
 import pytest
 
+from liveedit.measures.scores import EXACT_MATCH, TOKEN_ACCURACY
 from liveedit.report.paper import latex, liveedit_tables, paper_files, vlkeb_tables
 from liveedit.report.scores import summary
 
 
 def test_liveedits_table_1(run):
-    [table] = liveedit_tables(summary(run()), "token_accuracy")
+    [table] = liveedit_tables(summary(run()), TOKEN_ACCURACY)
     assert [heading for _, heading in table.columns] == [
         "Rel",
         "T-Gen",
@@ -20,13 +22,12 @@ def test_liveedits_table_1(run):
         "I-Loc",
         "Average",
     ]
-    assert [(line.edits, line.editor) for line in table.lines] == [
-        (n, editor) for n in (1, 10, 100) for editor in ("ft", "liveedit")
-    ]
+    lines = [(line.edits, line.editor) for line in table.lines]
+    assert lines == list(product((1, 10, 100), ("ft", "liveedit")))
 
 
 def test_vlkebs_table_2_has_a_part_for_each_n(run):
-    made = vlkeb_tables(summary(run()), "exact_match")
+    made = vlkeb_tables(summary(run()), EXACT_MATCH)
     assert [[heading for _, heading in table.columns] for table in made] == [
         ["Rel", "T-Gen", "I-Gen", "T-Loc", "I-Loc", "Port"]
     ] * 3
@@ -35,13 +36,12 @@ def test_vlkebs_table_2_has_a_part_for_each_n(run):
 
 
 def test_no_column_holds_two_definitions(record):
+    scores = {"top10_rank": 0.25}
     numbers = summary(
-        [record(metric="image_locality", wanted="before", tokens_after=(1, 3), top10_kept=0.25)]
+        [record(metric="image_locality", wanted="before", tokens_after=(1, 3), scores=scores)]
     )
-    [liveedit], [vlkeb] = (
-        liveedit_tables(numbers, "token_accuracy"),
-        vlkeb_tables(numbers, "token_accuracy"),
-    )
+    [liveedit] = liveedit_tables(numbers, TOKEN_ACCURACY)
+    [vlkeb] = vlkeb_tables(numbers, TOKEN_ACCURACY)
     assert [(c.column, c.text) for c in liveedit.lines[0].cells if c.value is not None] == [
         ("image_locality", "50.0")
     ]
@@ -63,11 +63,11 @@ def test_spread_is_half_the_interval(answers):
 
 
 def test_a_file_a_paper_a_score_and_a_format(run):
+    papers = ("liveedit-table1", "vlkeb-table2")
+    scores = ("token-accuracy", "exact-match")
     names = {
         f"{paper}-{score}.{format}"
-        for paper in ("liveedit-table1", "vlkeb-table2")
-        for score in ("token-accuracy", "exact-match")
-        for format in ("md", "csv", "tex")
+        for paper, score, format in product(papers, scores, ("md", "csv", "tex"))
     }
     assert set(paper_files(summary(run()))) == names
 
@@ -94,8 +94,8 @@ def check_latex(text):
 
 def test_latex(run):
     for table in [
-        *liveedit_tables(summary(run()), "exact_match"),
-        *vlkeb_tables(summary(run()), "token_accuracy"),
+        *liveedit_tables(summary(run()), EXACT_MATCH),
+        *vlkeb_tables(summary(run()), TOKEN_ACCURACY),
     ]:
         rows = check_latex(latex(table))
         assert len(rows) == 1 + len(table.lines)
@@ -105,7 +105,7 @@ def test_latex(run):
 def test_latex_escapes_names_and_marks_the_best(record):
     names = [r"a_b & 100% #1 ${x}^~\\", "<i>"]
     numbers = summary([record(editor=names[0]), record(editor=names[1], answer_after="Chile")])
-    [table] = liveedit_tables(numbers, "exact_match")
+    [table] = liveedit_tables(numbers, EXACT_MATCH)
     text = latex(table)
     check_latex(text)
     assert r"a\_b \& 100\% \#1 \$\{x\}\textasciicircum{}\textasciitilde{}" in text
@@ -119,33 +119,33 @@ def test_a_missing_metric_is_a_dash_and_a_missing_n_has_no_row(record):
         record(editor="a", edits=10),
         record(editor="b", edits=1, metric="text_locality"),
     ]
-    [table] = liveedit_tables(summary(records), "exact_match")
+    [table] = liveedit_tables(summary(records), EXACT_MATCH)
     assert [(line.edits, line.editor) for line in table.lines] == [(1, "a"), (1, "b"), (10, "a")]
     assert " & -- & " in latex(table)
 
 
 def test_gaps_and_streams_are_tables_of_their_own(record):
     numbers = summary([record(protocol=p, later=20) for p in ("windows", "gap")])
-    assert [(t.protocol, t.size) for t in liveedit_tables(numbers, "exact_match")] == [
+    assert [(t.protocol, t.size) for t in liveedit_tables(numbers, EXACT_MATCH)] == [
         ("windows", "N"),
         ("gap", "Gap"),
     ]
-    assert vlkeb_tables(numbers, "exact_match")[1].title.endswith("gap, Gap = 20")
+    assert vlkeb_tables(numbers, EXACT_MATCH)[1].title.endswith("gap, Gap = 20")
 
 
 def test_exact_match_has_one_definition_of_locality_in_both_papers(record):
-    kept = {"wanted": "before", "top1_kept": 0.25, "top10_kept": 0.5}
+    kept = {"wanted": "before", "scores": {"top1_kept": 0.25, "top10_rank": 0.5}}
     metrics = ("text_locality", "image_locality")
     records = [
         record(metric=metric, probe=i, answer_after="France", **kept)
         for i, metric in enumerate(metrics)
     ]
-    [table] = vlkeb_tables(summary(records), "exact_match")
+    [table] = vlkeb_tables(summary(records), EXACT_MATCH)
     assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == [
         "100.0",
         "100.0",
     ]
-    [table] = vlkeb_tables(summary(records), "token_accuracy")
+    [table] = vlkeb_tables(summary(records), TOKEN_ACCURACY)
     assert [cell.text for cell in table.lines[0].cells if cell.value is not None] == [
         "25.0",
         "50.0",
@@ -159,13 +159,13 @@ def test_port_is_portability_over_one_hop(record):
         )
         for hop in (1, 2)
     ]
-    [table] = vlkeb_tables(summary(records), "exact_match")
+    [table] = vlkeb_tables(summary(records), EXACT_MATCH)
     assert [heading for _, heading in table.columns][-1] == "Port"
     assert table.lines[0].cells[-1].text == "100.0"
 
 
 def test_n_stands_in_the_first_line_of_its_group(record):
-    records = [record(editor=editor, edits=edits) for edits in (1, 1000) for editor in ("a", "b")]
-    [table] = liveedit_tables(summary(records), "exact_match")
+    records = [record(editor=editor, edits=edits) for edits, editor in product((1, 1000), "ab")]
+    [table] = liveedit_tables(summary(records), EXACT_MATCH)
     rows = [line.partition(" &")[0] for line in latex(table).splitlines() if line.endswith("\\\\")]
     assert rows == ["N", "1", "", "1,000", ""]

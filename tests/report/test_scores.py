@@ -2,11 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
+from itertools import chain, product
 
 import pytest
 
 from liveedit.errors import BadInput, StorageError
-from liveedit.report.scores import AVERAGED, LATER, RESAMPLES, summary, write_summary
+from liveedit.measures.metrics import AVERAGED
+from liveedit.report.scores import LATER, RESAMPLES, summary, write_summary
 from liveedit.types import Firing
 
 
@@ -27,16 +30,11 @@ def test_scores_are_means_over_probes_not_over_cases(record):
 
 def test_average_is_the_mean_of_the_five_and_needs_them_all(record):
     shares = dict(zip(AVERAGED, (1, 2, 3, 4, 4), strict=True))  # probes of four that are right
-    records = [
-        record(
-            case=f"c{i}",
-            metric=metric,
-            probe=number,
-            answer_after="Japan" if i < share else "Chile",
-        )
-        for number, (metric, share) in enumerate(shares.items())
-        for i in range(4)
-    ]
+    records = []
+    for number, (metric, share) in enumerate(shares.items()):
+        for i in range(4):
+            answer = "Japan" if i < share else "Chile"
+            records.append(record(case=f"c{i}", metric=metric, probe=number, answer_after=answer))
     average = rows_of(records)["average", "exact_match"]
     assert average["value"] == pytest.approx((0.25 + 0.5 + 0.75 + 1 + 1) / 5)
     assert average["n"] == 20
@@ -46,10 +44,11 @@ def test_average_is_the_mean_of_the_five_and_needs_them_all(record):
 
 
 def test_top10_is_over_the_probes_that_have_it(record):
-    kept = (0.5, None, 1.0)
-    rows = rows_of(
-        [record(case=str(i), metric="image_locality", top10_kept=k) for i, k in enumerate(kept)]
-    )
+    scores = ({"top10_rank": 0.5}, {}, {"top10_rank": 1.0})
+    records = [
+        record(case=str(i), metric="image_locality", scores=kept) for i, kept in enumerate(scores)
+    ]
+    rows = rows_of(records)
     assert rows["image_locality", "top10_rank"]["value"] == 0.75
     assert rows["image_locality", "top10_rank"]["n"] == 2
     assert ("average", "top10_rank") not in rows
@@ -68,11 +67,9 @@ def test_interval_is_that_of_a_binomial(record):
 
 
 def test_cases_are_resampled_not_probes(record):
-    """Ten probes that agree within each case tell no more than one."""
+    """Ten probes that agree within each case are worth no more than one."""
     one = [record(case=str(i), answer_after="Japan" if i % 2 else "Chile") for i in range(40)]
-    ten = [
-        record(case=r.case, answer_after=r.answer_after, probe=p) for r in one for p in range(10)
-    ]
+    ten = [replace(r, probe=probe) for r, probe in product(one, range(10))]
     narrow, wide = (rows_of(records)["reliability", "exact_match"] for records in (one, ten))
     assert (narrow["low"], narrow["high"]) == (wide["low"], wide["high"])
 
@@ -95,9 +92,7 @@ def test_rows_are_ordered_by_data_edits_editor_and_metric(run):
     ]
     keys = list(dict.fromkeys((row["data"], row["edits"], row["editor"]) for row in rows))
     assert {row["protocol"] for row in rows} == {"windows"}
-    assert keys == [
-        (d, n, e) for d in ("emblem", "vlkeb") for n in (1, 10, 100) for e in ("ft", "liveedit")
-    ]
+    assert keys == list(product(("emblem", "vlkeb"), (1, 10, 100), ("ft", "liveedit")))
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     assert metrics == [*AVERAGED, "average", "portability_1hop", "look_alike_image"]
 
@@ -116,25 +111,30 @@ def test_firing(record):
 
 def test_cost_counts_an_edit_once(record):
     records = [
-        record(case="a", probe=i, edit_seconds=1.0, edit_bytes=100, query_seconds=0.1)
+        record(
+            case="a",
+            probe=i,
+            costs={"edit_seconds": 1.0, "edit_bytes": 100, "query_seconds": 0.1},
+        )
         for i in range(9)
     ]
-    records.append(record(case="b", edit_seconds=3.0, edit_bytes=300, query_seconds=1.1))
+    costs = {"edit_seconds": 3.0, "edit_bytes": 300, "query_seconds": 1.1}
+    records.append(record(case="b", costs=costs))
     [row] = summary(records)["cost"]
     assert (row["edit_seconds"], row["edit_bytes"], row["query_seconds"]) == (2.0, 200.0, 0.2)
 
 
 def test_peak_memory_is_the_largest(record):
-    records = [record(case=str(i), peak_bytes=size) for i, size in enumerate((100, 300, 200))]
+    records = [
+        record(case=str(i), costs={"peak_bytes": size}) for i, size in enumerate((100, 300, 200))
+    ]
     assert summary(records)["cost"][0]["peak_bytes"] == 300
 
 
 def test_values_of_several_seeds_are_means_over_all_probes(answers):
-    records = [
-        r
-        for seed, right in enumerate(("1110", "1000", "1111"))
-        for r in answers(map(int, right), seed=seed)
-    ]
+    records = []
+    for seed, right in enumerate(("1110", "1000", "1111")):
+        records += answers(map(int, right), seed=seed)
     row = rows_of(records)["reliability", "exact_match"]
     assert row["value"] == pytest.approx(8 / 12, abs=1e-6)
     assert (row["n"], row["seeds"]) == (12, 3)
@@ -143,22 +143,23 @@ def test_values_of_several_seeds_are_means_over_all_probes(answers):
 def test_interval_over_seeds_is_that_of_two_stages_of_resampling(answers):
     """A slow loop: draw seeds with replacement, of each drawn seed as many cases as it has."""
     rights = [[int(i % 10 < share) for i in range(30)] for share in (9, 7, 4)]
-    row = rows_of([r for seed, right in enumerate(rights) for r in answers(right, seed=seed)])[
-        "reliability", "exact_match"
-    ]
-    chance, means = random.Random(1), []
+    records = []
+    for seed, right in enumerate(rights):
+        records += answers(right, seed=seed)
+    row = rows_of(records)["reliability", "exact_match"]
+    chance = random.Random(1)
+    means = []
     for _ in range(4 * RESAMPLES):
-        drawn = [chance.choice(seed) for seed in chance.choices(rights, k=3) for _ in seed]
+        drawn = []
+        for seed in chance.choices(rights, k=3):
+            drawn += chance.choices(seed, k=len(seed))
         means.append(sum(drawn) / len(drawn))
     means.sort()
     assert row["low"] == pytest.approx(means[len(means) * 25 // 1000], abs=0.025)
     assert row["high"] == pytest.approx(means[len(means) * 975 // 1000], abs=0.025)
-    one = rows_of(answers([right for seed in rights for right in seed]))[
-        "reliability", "exact_match"
-    ]
-    assert row["high"] - row["low"] > 1.5 * (
-        one["high"] - one["low"]
-    )  # seeds that differ widen the interval
+    one = rows_of(answers(chain(*rights)))["reliability", "exact_match"]
+    # seeds that differ widen the interval
+    assert row["high"] - row["low"] > 1.5 * (one["high"] - one["low"])
 
 
 def test_protocols_do_not_mix(record):
@@ -170,11 +171,10 @@ def test_protocols_do_not_mix(record):
     assert values["stream", "exact_match"] == 0.0
 
 
-def test_gaps_are_told_apart_by_the_edits_made_later(record):
+def test_gaps_are_distinguished_by_the_edits_made_later(record):
     records = [
         record(case=str(i), protocol="gap", edits=i + gap + 1, later=gap)
-        for gap in (10, 20)
-        for i in range(5)
+        for gap, i in product((10, 20), range(5))
     ]
     rows = [row for row in summary(records)["rows"] if row["score"] == "exact_match"]
     assert [(row["edits"], row["n"]) for row in rows] == [(10, 5), (20, 5)]
@@ -182,14 +182,20 @@ def test_gaps_are_told_apart_by_the_edits_made_later(record):
 
 def test_forgetting_is_reliability_by_later_edits(record):
     chance = random.Random(0)
+    metrics = ("reliability", "text_generality")
+    asked = [*product([10], range(10), range(2)), *product([100], range(40), range(2))]
     records = [
         record(
-            case=str(case), protocol="stream", edits=n, later=n - 1 - case, metric=metric, probe=probe,
+            case=str(case),
+            protocol="stream",
+            edits=n,
+            later=n - 1 - case,
+            metric=metrics[probe],
+            probe=probe,
             answer_after=chance.choice(("Japan", "Chile")),
         )
-        for n in (10, 100) for case in range(min(n, 40))
-        for probe, metric in enumerate(("reliability", "text_generality"))
-    ]  # fmt: skip
+        for n, case, probe in asked
+    ]
     expected = {}
     for low, high in zip(LATER, (*LATER[1:], 10**9), strict=True):
         asked = [r for r in records if low <= r.later < high and r.metric == "reliability"]
@@ -211,7 +217,7 @@ def test_forgetting_is_reliability_by_later_edits(record):
         assert found[later]["low"] <= found[later]["value"] <= found[later]["high"]
 
 
-def test_windows_tell_nothing_of_forgetting(run):
+def test_windows_do_not_measure_forgetting(run):
     assert summary(run())["forgetting"] == []
 
 
@@ -231,7 +237,7 @@ def test_summary_is_written_as_json(tmp_path, run):
     ]
 
 
-def test_a_summary_of_somebody_elses_stays(tmp_path, record):
+def test_an_unrelated_summary_stays(tmp_path, record):
     (tmp_path / "summary.json").write_text('{"mine": 1}')
     with pytest.raises(BadInput, match=r"summary\.json was not written by LiveEdit"):
         write_summary([record()], tmp_path)
@@ -258,8 +264,8 @@ def test_intervals_are_the_same_on_any_machine(record):
 
 
 def test_an_edit_of_two_seeds_costs_twice(record):
-    records = [record(seed=seed, edit_seconds=seconds) for seed, seconds in ((0, 1.0), (1, 3.0))]
-    records.append(record(seed=1, window=1, edit_seconds=8.0))
+    records = [record(seed=seed, costs={"edit_seconds": s}) for seed, s in ((0, 1.0), (1, 3.0))]
+    records.append(record(seed=1, window=1, costs={"edit_seconds": 8.0}))
     assert summary(records)["cost"][0]["edit_seconds"] == 4.0
 
 

@@ -1,10 +1,8 @@
-"""Which answers are those that an edit asks for, and which edits are rivals; test_precedence has
-what acts on what.
-"""
+"""Which answers are the target, and which edits compete; test_precedence tests the conflicts."""
 
 import pytest
 
-from liveedit.store.conflicts import rivals, said
+from liveedit.store.conflicts import competitors, is_target
 from liveedit.store.listing import Edit
 
 
@@ -21,8 +19,8 @@ from liveedit.store.listing import Edit
         "Brazil。",
     ],
 )
-def test_the_target_is_said(answer):
-    assert said(answer, "Brazil")
+def test_an_answer_that_is_the_target(answer):
+    assert is_target(answer, "Brazil")
 
 
 @pytest.mark.parametrize(
@@ -44,26 +42,26 @@ def test_the_target_is_said(answer):
         ("", "Brazil"),
     ],
 )
-def test_something_else_is_said(answer, target):
-    assert not said(answer, target)
+def test_an_answer_that_is_not_the_target(answer, target):
+    assert not is_target(answer, target)
 
 
 @pytest.mark.parametrize("target", ["3.5", "a b", "C++", "\u00c5"])
 def test_targets_of_any_kind(target):
-    assert said(target, target)
-    assert said(f"{target}.", target)
-    assert not said(f"{target} {target}", target)
+    assert is_target(target, target)
+    assert is_target(f"{target}.", target)
+    assert not is_target(f"{target} {target}", target)
 
 
 def test_marks_may_be_composed_or_not():
-    assert said("Sa\u0303o Tome\u0301", "S\u00e3o Tom\u00e9")
+    assert is_target("Sa\u0303o Tome\u0301", "S\u00e3o Tom\u00e9")
 
 
 def edit(prompt, target, image):
     return Edit(f"{prompt}{target}{image}", prompt, target, image, "")
 
 
-def test_rivals_give_a_question_about_another_image_another_answer():
+def test_competitors_give_another_answer_about_another_image():
     edits = [
         edit("What?", "Brazil", "one"),
         edit("What?", "Brazil", "two"),
@@ -74,5 +72,5 @@ def test_rivals_give_a_question_about_another_image_another_answer():
         edit("What?", "Chile", "one"),
         edit("What?", "Chile", ""),
     ]
-    assert rivals(edits, 0) == [set(), set(), {1}, set(), set(), {0, 1}, {1, 5}, set()]
-    assert rivals(edits, 5) == rivals(edits, 0)[5:]
+    assert competitors(edits, 0) == [set(), set(), {1}, set(), set(), {0, 1}, {1, 5}, set()]
+    assert competitors(edits, 5) == competitors(edits, 0)[5:]

@@ -1,4 +1,18 @@
-"""The command line: one file a group of commands, nothing heavy imported before a command runs."""
+"""The command line: one file for each group of commands.
+
+    edits           edit, ask, edits, forget
+    training        train
+    benchmark       eval, report
+    demo            demo
+    editors         editors
+    data            data
+    models          models
+    options         options that several commands share
+    editor_specs    the value of --editors
+    display         output, and Ctrl-C
+
+Importing this package loads nothing heavy; a command imports what it needs when it runs.
+"""
 
 import os
 import sys
@@ -11,23 +25,21 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from liveedit.cli import benchmark, data, families, lists, pool, training
+from liveedit.cli import benchmark, data, demo, editors, edits, models, training
 from liveedit.cli.display import Output, shown
 from liveedit.errors import LiveEditError, shortage
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C in one of them is a line that says where it stands, not typer's
-    "Aborted".
-    """
+    """The commands. Ctrl-C in one of them prints where it stands, instead of typer's "Aborted"."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for; ``ctx.obj``, if there is one, is called first."""
+        """Run the given command, after ``ctx.obj`` if it is set."""
         try:
             if ctx.obj:
                 ctx.obj()
@@ -41,51 +53,59 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="liveedit",
     cls=Commands,
-    help="Correct what a vision-language model answers, again and again, and leave everything else as it is.",
+    help="Correct answers of a vision-language model, as often as needed, and keep all the others.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
-app.command("demo")(benchmark.demo)
-app.command("edit")(pool.edit)
-app.command("ask")(pool.ask)
-app.command("edits")(pool.edits)
-app.command("forget")(pool.forget)
+app.command("demo")(demo.demo)
+app.command("edit")(edits.edit)
+app.command("ask")(edits.ask)
+app.command("edits")(edits.edits)
+app.command("forget")(edits.forget)
 app.command("train")(training.train)
 app.command("eval")(benchmark.evaluate)
 app.command("report")(benchmark.report)
-app.command("editors")(lists.editors)
+app.command("editors")(editors.editors)
 app.add_typer(data.app, name="data")
-app.add_typer(families.app, name="models")
+app.add_typer(models.app, name="models")
 
 
-def main(begun: Callable[[], object] | None = None) -> None:
-    """Run the command line. A user's mistake is one line on standard error and exit status 1, never
-    a traceback.
+def main(on_start: Callable[[], object] | None = None) -> None:
+    """Run the command line; call ``on_start`` when the given command begins.
 
-    ``begun`` is called when the command that was asked for begins.
+    A user's mistake is one line on standard error and exit status 1, never a traceback.
     """
-    if not sys.stderr.isatty():  # bars are for people
+    if not sys.stderr.isatty():  # progress bars are for people
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # which may be closed
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a terminal may lack a letter
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     try:
         with redirect_stdout(Output(sys.stdout) if sys.stdout else None):
-            app(obj=begun)
-    except LiveEditError as error:
-        _fail(str(error))
+            app(obj=on_start)
     except Exception as error:
-        from liveedit.artifacts import CLOSED, FULL, remedy
-
-        if short := shortage(error):
-            _fail(short)
-        if not (isinstance(error, OSError) and error.errno in (*CLOSED, *FULL)):
+        message = _message(error)
+        if not message:
             raise
-        _fail(f"{error}: {remedy(error)}")
+        _fail(message)
+
+
+def _message(error: Exception) -> str:
+    """The line about an error that the user can mend; empty for any other."""
+    if isinstance(error, LiveEditError):
+        return str(error)
+    if short := shortage(error):
+        return short
+    from liveedit.artifacts import CLOSED, FULL, remedy
+
+    if isinstance(error, OSError) and error.errno in (*CLOSED, *FULL):
+        return f"{error}: {remedy(error)}"
+    return ""
 
 
 def _fail(message: str) -> NoReturn:
-    """End with one line."""
+    """Print one line on standard error, and exit with status 1."""
     line = Text.assemble(("error: ", "bold red"), shown(" ".join(message.split())))
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
     sys.exit(1)

@@ -1,6 +1,4 @@
-"""`liveedit data`: which benchmarks there are, where the published ones lie, what their splits give
-away.
-"""
+"""`liveedit data`: list the benchmarks; add, fetch and check the published ones; count leaks."""
 
 import json
 from importlib.resources import files
@@ -12,14 +10,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from liveedit.cli.paths import path
-from liveedit.data import PUBLISHED, TITLES
+from liveedit.cli.options import path
+from liveedit.data import BENCHMARKS
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
     from liveedit.data.published.checks import Check
     from liveedit.data.published.places import Place
-    from liveedit.models.texts import Reader
+    from liveedit.models.input_checks import Reader
 
 __all__ = ["app"]
 
@@ -29,37 +27,36 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="Published benchmark: e-vqa, e-ic or vlkeb.")]
 SHOWN = 10
-"""How many problems the terminal shows; a file has them all."""
+"""Number of problems that the terminal shows; a file has them all."""
 
 
 @app.callback(invoke_without_command=True)
 def overview(context: typer.Context) -> None:
-    """List the benchmarks, and where the published ones are."""
+    """List the benchmarks, and whether the published ones are on this machine."""
     if context.invoked_subcommand is not None:
         return
     from liveedit.data.published.places import places
 
     added = places()
-    table = Table("name", "what", "here", title="Benchmarks")
-    for name, what in TITLES.items():
-        table.add_row(
-            name,
-            what,
-            "yes" if PUBLISHED.get(name, name) in added or name not in PUBLISHED else "no",
-        )
+    table = Table("name", "contents", "here", title="Benchmarks")
+    for name, benchmark in BENCHMARKS.items():
+        here = benchmark.files is None or benchmark.files in added
+        table.add_row(name, benchmark.title, "yes" if here else "no")
     console = Console()
     console.print(table)
-    facts = json.loads(
-        (files("liveedit.data.emblem") / "assets" / "facts.json").read_text(encoding="utf-8")
-    )
-    drawings = sum(len(entity["hands"]) for entity in facts["entities"])
+    console.print(f"emblem: {_emblem_size()}; details in docs/explanation/data-card.md")
     console.print(
-        f"emblem: {len(facts['entities'])} entities, {drawings} drawings; "
-        "details in docs/explanation/data-card.md"
+        "`liveedit data add NAME` registers files of a published benchmark, "
+        "`liveedit data fetch NAME` downloads them"
     )
-    console.print(
-        "`liveedit data add NAME` makes a published benchmark known, `liveedit data fetch NAME` downloads it"
-    )
+
+
+def _emblem_size() -> str:
+    """The numbers of entities and drawings of the embedded benchmark."""
+    file = files("liveedit.data.emblem") / "assets" / "facts.json"
+    entities = json.loads(file.read_text(encoding="utf-8"))["entities"]
+    drawings = sum(len(entity["hands"]) for entity in entities)
+    return f"{len(entities)} entities, {drawings} drawings"
 
 
 @app.command()
@@ -69,15 +66,18 @@ def add(
         list[Path],
         typer.Option(
             parser=path,
-            help="An annotation file, or a folder to look through for them; may be repeated.",
+            help="Annotation file, or a folder to search for them; repeat the option for several.",
         ),
     ],
     images: Annotated[
         Path,
-        typer.Option(parser=path, help="The folder that the annotations' image paths start from."),
+        typer.Option(parser=path, help="Folder that image paths in the annotations start from."),
     ],
 ) -> None:
-    """Check a published benchmark that lies on this machine, and remember where. Nothing is copied."""
+    """Check the files of a published benchmark, and remember where they are.
+
+    Nothing is copied.
+    """
     from liveedit.data.published.places import locate
     from liveedit.data.published.sources import source
 
@@ -86,7 +86,7 @@ def add(
 
 @app.command()
 def fetch(name: Name) -> None:
-    """Download a published benchmark from the Hugging Face Hub, check it, and remember where it is."""
+    """Download a published benchmark from the Hugging Face Hub, and check it."""
     from liveedit.data.published.hub import fetch as download
     from liveedit.data.published.places import home
     from liveedit.data.published.sources import source
@@ -100,11 +100,12 @@ def check(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Have this model take every image and text, too: emblem, a folder, or a Hugging Face id."
+            help="Check also that this model can encode every image and text: emblem, a folder, "
+            "or a Hugging Face id."
         ),
     ] = None,
 ) -> None:
-    """Look through every record and every image of a benchmark that was added."""
+    """Check every record and every image of a benchmark that was added."""
     from liveedit.data.published.places import place
 
     _check(name, place(name), model)
@@ -113,39 +114,35 @@ def check(
 
 @app.command()
 def leaks(name: Name) -> None:
-    """Count what a published training split gives away of its test split, and what the clean one
-    does.
-    """
+    """Count the test cases that the training split gives away, as published and cleaned."""
     from liveedit.data.published.leaks import clean, edited_locality_images
     from liveedit.data.published.leaks import leaks as measure
     from liveedit.data.published.places import annotations
     from liveedit.data.published.sources import source
 
     published = source(name)
-    train, test = annotations(name, "train"), annotations(name, "test")
+    train = annotations(name, "train")
+    test = annotations(name, "test")
     cleaned = clean(train, test, published)
-    table = Table(
-        f"of {len(test):,} test cases",
-        "paper",
-        "clean",
-        title=f"What {name} shares with its training",
-    )
-    for leak, left in zip(
-        measure(train, test, published), measure(cleaned, test, published), strict=True
-    ):
+    title = f"Test cases of {name} that its training gives away"
+    table = Table(f"of {len(test):,} test cases", "paper", "clean", title=title)
+    found = measure(train, test, published)
+    remaining = measure(cleaned, test, published)
+    for leak, left in zip(found, remaining, strict=True):
         table.add_row(leak.what, f"{leak.cases:,}", f"{left.cases:,}")
     table.add_section()
     table.add_row("training cases", f"{len(train):,}", f"{len(cleaned):,}")
     images = {row.id: row.m_loc for row in train}
-    exchanged = sum(row.m_loc != images[row.id] for row in cleaned)
-    table.add_row("of them with another image-locality probe", "0", f"{exchanged:,}")
-    Console().print(table)
-    Console().print(
-        f"images of locality probes that the test itself edits: {edited_locality_images(test):,}"
-    )
+    replaced = sum(row.m_loc != images[row.id] for row in cleaned)
+    table.add_row("of them with another image-locality probe", "0", f"{replaced:,}")
+    console = Console()
+    console.print(table)
+    edited = edited_locality_images(test)
+    console.print(f"images of locality probes that the test itself edits: {edited:,}")
 
 
 def _add(name: str, found: "Place") -> None:
+    """Check a benchmark, and remember where it is."""
     from liveedit.data.published.places import add_place
 
     _check(name, found)
@@ -154,54 +151,58 @@ def _add(name: str, found: "Place") -> None:
 
 
 def _check(name: str, found: "Place", model: str | None = None) -> None:
-    """Show what a check finds on one screen. Raises :class:`BadInput` if there is something to
-    mend.
-    """
+    """Print the findings of a check. Raises :class:`BadInput` if there are problems."""
     from liveedit.data.images import open_image
     from liveedit.data.published.checks import check
     from liveedit.data.published.sources import source
 
-    published, reader = source(name), _reader(model)
-    look, read = (reader.look, reader.read) if reader is not None else (open_image, None)
+    published = source(name)
+    reader = _reader(model)
+    look, read = (open_image, None) if reader is None else (reader.look, reader.read)
     console = Console(soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=None)
-        result = check(
-            published,
-            found,
-            lambda done, total: bar.update(task, completed=done, total=total),
-            look,
-            read,
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        result = check(published, found, progress, look, read)
+    _print_check(console, result)
+    if result.problems:
+        file = _write_problems(name, result)
+        raise BadInput(
+            f"{name} has faults ({len(result.problems):,}), all listed in {file}: fix them first"
         )
+
+
+def _print_check(console: Console, result: "Check") -> None:
+    """Print the numbers of records and images, the notes and the first problems."""
     counts = [f"{file} {count:,} records" for file, count in result.records.items()]
     console.print(", ".join([*counts, f"{result.images:,} images"]), markup=False)
-    for line in [*(f"note: {note}" for note in result.notes), *result.problems[:SHOWN]]:
+    notes = [f"note: {note}" for note in result.notes]
+    for line in [*notes, *result.problems[:SHOWN]]:
         console.print(line, markup=False, highlight=False)
-    if result.problems:
-        raise BadInput(
-            f"{name} has faults ({len(result.problems):,}), all listed in {_listed(name, result)}: mend them first"
-        )
 
 
 def _reader(model: str | None) -> "Reader | None":
-    """What takes images and texts as a model does, if one is given."""
+    """The model that is to encode all images and texts, if one is given."""
     if model is None:
         return None
     from liveedit.editable import load_vlm
-    from liveedit.models.texts import Reader
+    from liveedit.models.input_checks import Reader
 
     return Reader(load_vlm(model))
 
 
-def _listed(name: str, result: "Check") -> Path:
-    """The file with all problems. Raises :class:`BadInput` where one of its name is somebody
-    else's.
+def _write_problems(name: str, result: "Check") -> Path:
+    """Write all problems to a file, which is returned.
+
+    Raises :class:`BadInput` where LiveEdit did not write the file of this name.
     """
     from liveedit.artifacts import write_files
     from liveedit.data.published.places import NO_ROOM, home
 
-    file, content = f"{name}-problems.txt", "".join(line + "\n" for line in result.problems)
-    return (
-        write_files(home(), {file: content.encode(errors="backslashreplace")}, advice=NO_ROOM)
-        / file
-    )
+    file = f"{name}-problems.txt"
+    lines = "".join(f"{line}\n" for line in result.problems)
+    content = lines.encode(errors="backslashreplace")
+    return write_files(home(), {file: content}, advice=NO_ROOM) / file

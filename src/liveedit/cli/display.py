@@ -1,6 +1,4 @@
-"""What commands show and on what: texts of users and models as they are, and where an interrupted
-command stands.
-"""
+"""Output of commands: foreign texts made safe for the terminal, output that fails, Ctrl-C."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +8,20 @@ from rich.text import Text
 
 from liveedit.errors import StorageError
 
-__all__ = ["JOINERS", "Output", "Unshown", "shown", "standing"]
+__all__ = ["JOINERS", "Output", "Unshown", "interrupt_message", "shown"]
 
 JOINERS = "\u200c\u200d"
-"""Characters without a picture of their own that words and emoji need."""
+"""Invisible characters that words of some scripts and emoji need."""
 
 
 class Unshown(StorageError):
-    """Standard output takes nothing, which undoes nothing of what a command did."""
+    """Standard output could not be written; the work of the command is done all the same."""
 
 
 class Output:
-    """Standard output, of which it is known when it fails, so that no disk is blamed. A closed pipe
-    stays one.
+    """Standard output whose errors are :class:`Unshown`, so that no disk is blamed for them.
+
+    A closed pipe stays a ``BrokenPipeError``.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -33,17 +32,18 @@ class Output:
 
     def write(self, text: str) -> int:
         """Write a text. Raises :class:`Unshown`."""
-        with _output():
+        with _unshown():
             return self.stream.write(text)
 
     def flush(self) -> None:
-        """Write what has not been written yet. Raises :class:`Unshown`."""
-        with _output():
+        """Write what is buffered. Raises :class:`Unshown`."""
+        with _unshown():
             self.stream.flush()
 
 
 @contextmanager
-def _output() -> Iterator[None]:
+def _unshown() -> Iterator[None]:
+    """Turn an error of the stream into :class:`Unshown`."""
     try:
         yield
     except BrokenPipeError:
@@ -55,22 +55,19 @@ def _output() -> Iterator[None]:
 
 
 def shown(text: str, *, lines: bool = False, style: str = "") -> Text:
-    """A text of somebody else's for the terminal: brackets are no markup, and what has no picture
-    is written out.
+    """A text of a user or a model for the terminal: no markup, unprintable characters escaped.
 
-    That is control characters, which would steer the terminal, and marks that turn the direction of
-    reading; line ends too unless ``lines`` keeps them.
+    These are control characters, which would steer the terminal, and marks that turn the direction
+    of reading. ``lines`` keeps line ends; otherwise they are escaped, too.
     """
-    kept = JOINERS + "\n" * lines
-    plain = "".join(
-        sign if sign.isprintable() or sign in kept else ascii(sign)[1:-1] for sign in text
-    )
-    return Text(plain, style)
+    kept = JOINERS + "\n" if lines else JOINERS
+    escaped = (sign if sign.isprintable() or sign in kept else ascii(sign)[1:-1] for sign in text)
+    return Text("".join(escaped), style)
 
 
 @contextmanager
-def standing(message: str) -> Iterator[None]:
-    """Let Ctrl-C within the block say ``message``, unless something further in has said more."""
+def interrupt_message(message: str) -> Iterator[None]:
+    """Let Ctrl-C in this block print ``message``, unless an inner block has set another."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -1,9 +1,9 @@
-"""Which editors an evaluation tests: what `--editors` says, loaded.
+"""Which editors an evaluation compares: the value of `--editors`, parsed and loaded.
 
 Each is the name of a method, the folder or Hugging Face id of a trained editor, `NAME:FOLDER`, or
-one of these behind `LABEL=`; `all` stands for every method. A method is looked for by its name
-among the folders of trained editors, then among those that ship with the package; one without
-training that is in neither has its default settings.
+one of these after `LABEL=`; `all` means every method. A method is looked for by its name among the
+trained editors, then among those that ship with the package; a method without training that is in
+neither has its default settings.
 """
 
 import re
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from liveedit.editors.base import Editor
     from liveedit.models.vlm import VLM
 
-__all__ = ["Entrant", "Ready", "entrants", "load_entrants"]
+__all__ = ["EditorSpec", "LoadedEditors", "load_editors", "parse_specs"]
 
 ALL = "all"
-TAKEN = re.compile(r"(\..*|tables|.*\.(csv|html|jsonl?|md|png|svg))?", re.IGNORECASE)
-"""Names that a folder of --out must not have: hidden ones, those of a report's files and those of
-records.
-"""
+RESERVED = re.compile(r"(\..*|tables|.*\.(csv|html|jsonl?|md|png|svg))?", re.IGNORECASE)
+"""Labels that would be the names of other files in --out: hidden files, reports and records."""
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """An editor under the ``label`` that the records call it by; ``method``, where it is given, is
-    what it must be.
+class EditorSpec:
+    """One entry of `--editors`.
+
+    Arguments:
+        source: Name of a method, folder or Hugging Face id.
+        label: Name of the editor in the records; empty: that of the method.
+        method: Method that the folder must hold; empty: any.
     """
 
     source: str
@@ -38,38 +40,41 @@ class Entrant:
     method: str = ""
 
 
-def entrants(text: str) -> list[Entrant]:
-    """What a list separated by commas names; `all` as one entry.
+def parse_specs(text: str) -> list[EditorSpec]:
+    """The entries of a list separated by commas; `all` is one entry.
 
-    Raises :class:`BadInput` for an empty or odd one, and for a label that would name other files in
-    --out.
+    Raises :class:`BadInput` for an empty or malformed entry and for a reserved label.
     """
-    found = []
-    for part in text.split(","):
-        label, given, source = part.strip().rpartition("=")
-        method, named, folder = source.partition(":")
-        found.append(Entrant(folder, label or method, method) if named else Entrant(source, label))
-        if (
-            not found[-1].source
-            or (given and not label)
-            or not re.fullmatch(r"[\w.+-]*", found[-1].label)
-        ):
-            raise BadInput(
-                f"--editors takes NAME, FOLDER, NAME:FOLDER or LABEL=one of these: got '{part.strip()}'"
-            )
-        if found[-1].label and TAKEN.fullmatch(found[-1].label):
-            raise BadInput(
-                f"no editor can be called '{found[-1].label}', a name of other files in --out: choose another label"
-            )
-    return found
+    return [_parse(part.strip()) for part in text.split(",")]
+
+
+def _parse(text: str) -> EditorSpec:
+    """One entry. Raises :class:`BadInput` as :func:`parse_specs`."""
+    label, given, source = text.rpartition("=")
+    method, named, folder = source.partition(":")
+    spec = EditorSpec(source, label)
+    if named:
+        spec = EditorSpec(folder, label or method, method)
+    if not spec.source or (given and not label) or not re.fullmatch(r"[\w.+-]*", spec.label):
+        raise BadInput(
+            f"--editors takes NAME, FOLDER, NAME:FOLDER or LABEL=one of these: got '{text}'"
+        )
+    if spec.label and RESERVED.fullmatch(spec.label):
+        raise BadInput(
+            f"no editor can be called '{spec.label}', a name of other files in --out: "
+            "choose another label"
+        )
+    return spec
 
 
 @dataclass(frozen=True)
-class Ready:
-    """What can be tested, and what not.
+class LoadedEditors:
+    """The editors that can be evaluated, and why the others cannot.
 
-    ``editors`` has those that can, by label, ``left_out`` a line for each of `all` that is yet to
-    be trained, ``failed`` what went wrong with the others, by the label that they would have had.
+    Arguments:
+        editors: The loaded editors by label.
+        left_out: A line for each method of `all` that has to be trained first.
+        failed: Errors of the others, by the label that they would have had.
     """
 
     editors: "dict[str, Editor]" = field(default_factory=dict)
@@ -81,60 +86,74 @@ class Untrained(BadInput):
     """A method that has to be trained for the model first."""
 
 
-def load_entrants(vlm: "VLM", model: str, asked: list[Entrant], trained: Path) -> Ready:
-    """The editors, as far as they can be loaded. ``trained`` is the folder of trained ones, by the
-    names of methods.
+def load_editors(vlm: "VLM", model: str, specs: list[EditorSpec], trained: Path) -> LoadedEditors:
+    """Load the editors as far as possible. ``trained`` holds trained editors by method.
 
-    Raises :class:`UnknownName` for a name that there is not, :class:`BadInput` where two have one
-    label, and what kept an editor from loading where there is none at all, or no folder of --out to
-    say so in.
+    Raises :class:`UnknownName` for a name that does not exist, :class:`BadInput` where two editors
+    have one label, and the error of an editor where no other is left or it has no folder of --out
+    to be noted in.
     """
-    from liveedit.artifacts import place
     from liveedit.editors import EDITORS
 
-    ready = Ready()
-    for entrant in asked:
-        for name in sorted(EDITORS) if entrant.source == ALL else [entrant.source]:
-            label = entrant.label or (name if name in EDITORS else place(name).name)
-            try:
-                editor = _load(vlm, model, name, trained)
-                editor.empty()  # reads whatever else the method needs, such as a sentence encoder
-                _agree(entrant, editor)
-            except UnknownName:
-                raise
-            except Exception as error:  # the others are tested all the same
-                if isinstance(error, Untrained) and entrant.source == ALL:
-                    ready.left_out.append(f"{name} is left out: {error}")
-                elif TAKEN.fullmatch(label):
-                    raise
-                else:
-                    ready.failed[label] = error
-                continue
-            label = entrant.label or editor.name
-            if label in ready.editors:
-                raise BadInput(
-                    f"two editors are called '{label}': give one of them another label, as in LABEL=FOLDER"
-                )
-            ready.editors[label] = editor
-    if not ready.editors:
-        if len(ready.failed) == 1 and not ready.left_out:
-            raise next(iter(ready.failed.values()))
-        failed = [f"{label}: {shortage(error) or error}" for label, error in ready.failed.items()]
-        raise BadInput(f"no editor is ready: {'; '.join(ready.left_out + failed)}")
-    return ready
+    loaded = LoadedEditors()
+    for spec in specs:
+        for source in sorted(EDITORS) if spec.source == ALL else [spec.source]:
+            _add(loaded, vlm, model, spec, source, trained)
+    if loaded.editors:
+        return loaded
+    if len(loaded.failed) == 1 and not loaded.left_out:
+        raise next(iter(loaded.failed.values()))
+    failed = [f"{label}: {shortage(error) or error}" for label, error in loaded.failed.items()]
+    raise BadInput(f"no editor is ready: {'; '.join(loaded.left_out + failed)}")
 
 
-def _agree(entrant: Entrant, editor: "Editor") -> None:
-    """Raise :class:`Mismatch` unless the editor is of the method that was asked for."""
-    if entrant.method not in ("", editor.name):
+def _add(
+    loaded: LoadedEditors, vlm: "VLM", model: str, spec: EditorSpec, source: str, trained: Path
+) -> None:
+    """Load one editor, or note why it cannot be loaded, so that the others go on."""
+    try:
+        editor = _load(vlm, model, source, trained)
+        editor.empty()  # reads whatever else the method needs, such as a sentence encoder
+        _check_method(spec, editor)
+    except UnknownName:
+        raise
+    except Exception as error:
+        label = spec.label or _default_label(source)
+        if isinstance(error, Untrained) and spec.source == ALL:
+            loaded.left_out.append(f"{source} is left out: {error}")
+        elif RESERVED.fullmatch(label):
+            raise
+        else:
+            loaded.failed[label] = error
+        return
+    label = spec.label or editor.name
+    if label in loaded.editors:
+        raise BadInput(
+            f"two editors are called '{label}': give one of them another label, as in LABEL=FOLDER"
+        )
+    loaded.editors[label] = editor
+
+
+def _default_label(source: str) -> str:
+    """The label of an editor that cannot be loaded: its method, or the name of its folder."""
+    from liveedit.artifacts import resolved_path
+    from liveedit.editors import EDITORS
+
+    return source if source in EDITORS else resolved_path(source).name
+
+
+def _check_method(spec: EditorSpec, editor: "Editor") -> None:
+    """Raise :class:`Mismatch` unless the editor is of the method that the entry names."""
+    if spec.method not in ("", editor.name):
         raise Mismatch(
-            f"{entrant.source} holds an editor of the method '{editor.name}', not '{entrant.method}'"
+            f"{spec.source} holds an editor of the method '{editor.name}', not '{spec.method}'"
         )
 
 
 def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
-    """The editor of a name, folder or id. Raises :class:`Untrained` where it is yet to be trained,
-    with the command.
+    """The editor of a name, folder or id.
+
+    Raises :class:`Untrained`, with the command that trains it, for a method without one.
     """
     from liveedit.editable import EMBEDDED, embedded
     from liveedit.editors import EDITORS, load_editor
@@ -142,12 +161,13 @@ def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
 
     if source not in EDITORS:
         return load_editor(vlm, source)
-    for folder in (trained / source, *([embedded(source)] if model == EMBEDDED else [])):
+    folders = [trained / source]
+    if model == EMBEDDED:
+        folders.append(embedded(source))
+    for folder in folders:
         if (folder / "config.json").is_file():
             return load_editor(vlm, folder)
     if not hasattr(resolve("editor", source, EDITORS), "from_pretrained"):
         return load_editor(vlm, source)
-    command = shlex.join(
-        ["liveedit", "train", str(trained / source), "--editor", source, "--model", model]
-    )
-    raise Untrained(f"{source} has to be trained for this model first: {command}")
+    words = ["liveedit", "train", str(trained / source), "--editor", source, "--model", model]
+    raise Untrained(f"{source} has to be trained for this model first: {shlex.join(words)}")

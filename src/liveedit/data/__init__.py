@@ -1,5 +1,10 @@
-"""Benchmarks: where the cases come from. Importing this package loads nothing heavy."""
+"""Benchmarks: named sets of cases for training and evaluation.
 
+Adding a benchmark is one file with the function that makes its cases, and one entry in
+:data:`BENCHMARKS`. Importing this package loads nothing heavy.
+"""
+
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from liveedit.errors import BadInput
@@ -8,41 +13,65 @@ from liveedit.registry import resolve
 if TYPE_CHECKING:
     from liveedit.types import Case
 
-__all__ = ["BENCHMARKS", "PUBLISHED", "TITLES", "load_cases"]
+__all__ = ["BENCHMARKS", "Benchmark", "load_cases"]
 
-BENCHMARKS: dict[str, str] = {
-    "emblem": "liveedit.data.emblem.cases:counterfactuals",
-    "emblem-corrections": "liveedit.data.emblem.cases:corrections",
-    "e-vqa": "liveedit.data.published.mmedit:e_vqa",
-    "e-ic": "liveedit.data.published.mmedit:e_ic",
-    "vlkeb": "liveedit.data.published.vlkeb:vlkeb",
-    "vlkeb-multihop": "liveedit.data.published.vlkeb:multihop",
-    "vlkeb-onehop": "liveedit.data.published.vlkeb:onehop",
-    "vlkeb-onehop-edited": "liveedit.data.published.vlkeb:onehop_edited",
-}
-"""Name to the function (part, seed) that makes the cases; (part, seed, split, prompts) for the
-published ones.
-"""
 
-PUBLISHED: dict[str, str] = {
-    "e-vqa": "e-vqa",
-    "e-ic": "e-ic",
-    "vlkeb": "vlkeb",
-    "vlkeb-multihop": "vlkeb",
-    "vlkeb-onehop": "vlkeb",
-    "vlkeb-onehop-edited": "vlkeb",
-}
-"""Benchmarks that others published to the name that `liveedit data add` gives their files."""
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Entry of a benchmark in :data:`BENCHMARKS`.
 
-TITLES: dict[str, str] = {
-    "emblem": "flags and emoji drawn by several hands; edits make them answered as something else",
-    "emblem-corrections": "the same drawings where the embedded model is wrong; edits give the true answer",
-    "e-vqa": "MMEdit: questions about COCO photos that BLIP-2 answered wrongly",
-    "e-ic": "MMEdit: captions of COCO photos that BLIP-2 got wrong",
-    "vlkeb": "photos of entities; edits make them answered as another one",
-    "vlkeb-multihop": "vlkeb, and what follows from the edit over 1 to 4 hops",
-    "vlkeb-onehop": "vlkeb, and what follows over one hop",
-    "vlkeb-onehop-edited": "vlkeb-onehop, the fact that leads there edited too",
+    Arguments:
+        where: Function that makes the cases, ``"module:function"``. It takes (part, seed); that of
+            a published benchmark takes (part, seed, split, prompts).
+        title: One line about it, for ``liveedit data``.
+        files: Name under which ``liveedit data add`` keeps the files of a published benchmark;
+            ``None``: the benchmark ships with the package.
+    """
+
+    where: str
+    title: str
+    files: str | None = None
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "emblem": Benchmark(
+        "liveedit.data.emblem.cases:counterfactuals",
+        "flags and emoji drawn by several artists; edits make them answered as something else",
+    ),
+    "emblem-corrections": Benchmark(
+        "liveedit.data.emblem.cases:corrections",
+        "the same drawings where the embedded model is wrong; edits give the true answer",
+    ),
+    "e-vqa": Benchmark(
+        "liveedit.data.published.mmedit:e_vqa",
+        "MMEdit: questions about COCO photos that BLIP-2 answered wrongly",
+        files="e-vqa",
+    ),
+    "e-ic": Benchmark(
+        "liveedit.data.published.mmedit:e_ic",
+        "MMEdit: captions of COCO photos that BLIP-2 got wrong",
+        files="e-ic",
+    ),
+    "vlkeb": Benchmark(
+        "liveedit.data.published.vlkeb:vlkeb",
+        "photos of entities; edits make them answered as another one",
+        files="vlkeb",
+    ),
+    "vlkeb-multihop": Benchmark(
+        "liveedit.data.published.vlkeb:multihop",
+        "vlkeb, and what follows from the edit over 1 to 4 hops",
+        files="vlkeb",
+    ),
+    "vlkeb-onehop": Benchmark(
+        "liveedit.data.published.vlkeb:onehop",
+        "vlkeb, and what follows over one hop",
+        files="vlkeb",
+    ),
+    "vlkeb-onehop-edited": Benchmark(
+        "liveedit.data.published.vlkeb:onehop_edited",
+        "vlkeb-onehop, the fact that leads there edited too",
+        files="vlkeb",
+    ),
 }
 
 
@@ -54,27 +83,37 @@ def load_cases(
     split: str = "clean",
     prompts: str = "plain",
 ) -> "list[Case]":
-    """The cases of one part of a benchmark, in the order of ``seed``; 0 is the file's order for the
-    published ones.
+    """The cases of one part of a benchmark, in an order given by ``seed``.
 
-    For these, ``split`` is "clean" (training without what returns in the test, hard probes added)
-    or "paper" (as published), and ``prompts`` "plain" (one template for all questions) or "paper"
-    (the released templates). Raises :class:`UnknownName` for another benchmark, :class:`BadInput`
-    for another split, form of prompts or seed.
+    Arguments:
+        name: Name in :data:`BENCHMARKS`.
+        part: Part of the benchmark; a published one has no ``"val"``.
+        seed: Seed of the order and of all random choices. For a published benchmark, 0 is the
+            order of its file.
+        split: ``"clean"``: training without what the test contains, and hard probes added;
+            ``"paper"``: as published, for published benchmarks only.
+        prompts: ``"plain"``: one template for all questions; ``"paper"``: the released templates,
+            for published benchmarks only.
+
+    Raises :class:`UnknownName` for another benchmark, :class:`BadInput` for another value of any
+    other argument.
     """
-    from liveedit.settings import check_seed
+    from liveedit.settings import check_seed  # imports pydantic
 
     make = resolve("benchmark", name, BENCHMARKS)
+    published = BENCHMARKS[name].files is not None
     check_seed(seed)
     if part not in ("train", "val", "test"):
         raise BadInput(f"no benchmark has a part '{part}': choose train, val or test")
-    for option, value, known in (
-        ("split", split, ("clean", "paper")),
-        ("prompts", prompts, ("plain", "paper")),
-    ):
-        if value not in known:
-            raise BadInput(f"there is no --{option} '{value}': choose {' or '.join(known)}")
-        if value == "paper" and name not in PUBLISHED:
+    _check_choice("split", split, ("clean", "paper"))
+    _check_choice("prompts", prompts, ("plain", "paper"))
+    for option, value in (("split", split), ("prompts", prompts)):
+        if value == "paper" and not published:
             raise BadInput(f"{name} has one split and one form of prompts: leave --{option} out")
-    cases: list[Case] = make(part, seed, split, prompts) if name in PUBLISHED else make(part, seed)
+    cases: list[Case] = make(part, seed, split, prompts) if published else make(part, seed)
     return cases
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadInput(f"there is no --{option} '{value}': choose {' or '.join(known)}")

@@ -1,24 +1,22 @@
-"""Reading images: a model is shown what a person sees, or the image is refused in one line that
-names the fix.
+"""Images as a person sees them; an image that cannot be shown so is refused in one line.
 
-================================
-==================================================================================== what is given
-what is shown ================================
-==================================================================================== a file with an
-EXIF orientation   upright; so is a picture straight from ``PIL.Image.open``, while one that was
-made or
-                                  changed in memory keeps its pixels
-transparency of any kind          the picture on a white page 16-bit grey                       all
-of its range, 0 black and 65,535 white (of a TIFF the most of its bits, or what it
-                                  says is the most); floating point from 0 to 1
-palettes, CMYK, YCCK, LAB, HSV    their colours, without colour management 1 bit, L, RGB, any size
-as it is MPO, PSD                          the picture that viewers show, not the others beside it
-================================
-====================================================================================
+==============================  ==================================================================
+given                           shown
+==============================  ==================================================================
+a file with an EXIF             upright; also a picture straight from ``PIL.Image.open``, while a
+orientation                     picture made or changed in memory keeps its pixels
+transparency of any kind        the picture on a white page
+16-bit grey                     its whole range, from 0 (black) to 65,535 (white; in a TIFF the
+                                largest number of its bits, or its tag of the largest value);
+                                floating point from 0 to 1
+palettes, CMYK, YCCK, LAB, HSV  their colours, without colour management
+1 bit, L, RGB, any size         unchanged
+MPO, PSD                        the picture that viewers show, not the further ones
+==============================  ==================================================================
 
-Refused are animations and files of several pages, floating point beyond 0 to 1, whole numbers of 32
-bits, FITS of more than 8, deep colours of which few are used, pictures without pixels or with more
-than Pillow opens, broken files, and what is no file at all.
+Refused are animations and files of several pages, floating point beyond 0 to 1, 32-bit integers,
+FITS of more than 8 bits, deep colours that use only a small part of their range, pictures without
+pixels or with more than Pillow opens, broken files, and anything that is not a file.
 """
 
 import os
@@ -38,7 +36,15 @@ from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 from liveedit.errors import BadInput
 from liveedit.types import check_image
 
-__all__ = ["check_readable", "faults", "image_key", "image_title", "open_image", "picture_hash"]
+__all__ = [
+    "check_readable",
+    "faults",
+    "image_key",
+    "image_title",
+    "open_image",
+    "picture_hash",
+    "reason",
+]
 
 Given = TypeVar("Given")
 Source = Image.Image | str | os.PathLike[str]
@@ -46,50 +52,54 @@ Source = Image.Image | str | os.PathLike[str]
 
 ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 ONE_SHOWN = {"MPO", "PSD"}
-"""Formats whose further frames (gain maps, layers) no viewer shows one after the other."""
+"""Formats whose further frames (gain maps, layers) are not an animation."""
 ONE_IS_BLACK = {"PSD", "XBM"}
-"""Formats of whose pictures of 1 bit Pillow exchanges black and white."""
+"""Formats of which Pillow opens pictures of 1 bit with black and white exchanged."""
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
-"""Pillow's modes of more than 8 bits."""
+"""Pillow's modes with more than 8 bits."""
 STEPS = {"1": 255, "L;2": 85, "L;4": 17}
-"""How far apart the greys of a picture of few bits are, of which a PNG names the transparent one by
-its number.
-"""
-BITS, PHOTOMETRIC, MOST, WHITE_IS_ZERO = 258, 262, 281, 0
-"""Of TIFF: the tags of the bits, the meaning and the most of a sample, and the value of the second
-that inverts it.
-"""
-ALPHA_BITS, ALPHA_MASK = 17, 15
-"""Of Targa: the byte of its header, and what in it is how many bits of a pixel are its alpha."""
+"""Distance between the greys of a PNG with few bits, which names its transparent grey by number."""
+BITS = 258
+"""TIFF's tag of the bits per sample."""
+PHOTOMETRIC = 262
+"""TIFF's tag of the meaning of a sample."""
+WHITE_IS_ZERO = 0
+"""Value of that tag with which 0 is white."""
+MOST = 281
+"""TIFF's tag of the largest value of a sample."""
+ALPHA_BITS = 17
+"""Byte in Targa's header with the number of alpha bits."""
+ALPHA_MASK = 15
+"""Mask of that number in the byte."""
 LONGEST = 160
-"""How many characters of an image's name a message gives."""
+"""Largest number of characters of an image's name in a message."""
 
 
 def open_image(image: Source) -> Image.Image:
-    """The picture that a person sees, fully read, as RGB. ``image`` is a picture already or the
-    path to one.
+    """Open a picture or the path to one: fully loaded, in RGB, as a person sees it.
 
-    Its ``info["name"]`` says where it came from. Raises :class:`BadInput`, in one line that names
-    the image, for anything that is no image, cannot be read, or cannot be shown faithfully.
+    The path is kept as ``info["name"]``. Raises :class:`BadInput`, in one line that names the
+    image, for anything that is no image, cannot be read, or cannot be shown faithfully.
     """
     check_image(image)
     with quiet():
-        return shown(image, image_title(image)) if isinstance(image, Image.Image) else read(image)
+        if isinstance(image, Image.Image):
+            return shown(image, image_title(image))
+        return read(image)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it Pillow warns of nothing: whatever matters is refused here, the rest a person does
-    not see either.
-    """
+    """Silence Pillow's warnings: faults that matter are refused here, the others are invisible."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
 
 
 def read(image: str | os.PathLike[str]) -> Image.Image:
-    """The picture in a file. Raises :class:`BadInput` as :func:`open_image`."""
-    path, title = regular_file(image), image_title(image)
+    """Read the picture in a file. Raises :class:`BadInput` as :func:`open_image` does."""
+    path = regular_file(image)
+    title = image_title(image)
     try:
         with Image.open(path) as opened:
             picture = shown(opened, title)
@@ -115,21 +125,16 @@ def read(image: str | os.PathLike[str]) -> Image.Image:
 
 
 def regular_file(image: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there and holds something; nothing is opened, so that a pipe does
-    not hang.
+    """The path of a regular file with content. Raises :class:`BadInput` for anything else.
 
-    Raises :class:`BadInput` for anything else.
+    Nothing is opened, as opening a pipe would block.
     """
     title = image_title(image)
     try:
         path = Path(image).expanduser()
         status = path.stat()
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        ValueError,
-        RuntimeError,
-    ):  # a null byte, an unknown ~user
+    except (FileNotFoundError, NotADirectoryError, ValueError, RuntimeError):
+        # ValueError: a null character; RuntimeError: an unknown ~user
         raise BadInput(nowhere(title)) from None
     except OSError as error:
         raise BadInput(f"cannot read {title} ({error.strerror}): check the path") from None
@@ -143,7 +148,7 @@ def regular_file(image: str | os.PathLike[str]) -> Path:
 
 
 def nowhere(title: str) -> str:
-    """What is wrong with a path where nothing is."""
+    """The message for a path at which there is nothing."""
     path = title.removeprefix("the image ")
     if ADDRESS.match(path):
         return f"{title} is an address and no path: download it first, then give the file's path"
@@ -153,14 +158,16 @@ def nowhere(title: str) -> str:
 
 
 def shown(image: Image.Image, title: str) -> Image.Image:
-    """``image`` as RGB, as a person sees it. Raises :class:`BadInput` where that cannot be, or its
-    data is broken.
+    """``image`` in RGB, as a person sees it.
+
+    Raises :class:`BadInput` if that is not possible or its data is broken.
     """
     try:
         check_single(image, title)
         tags = getattr(image, "tag_v2", {})
         check_white(image, tags, title)
-        colour, opaque = transparent_colour(image), says_opaque(image)
+        colour = transparent_colour(image)
+        opaque = says_opaque(image)
         picture = upright(image)
         if colour is not None:
             picture.info["transparency"] = colour
@@ -168,11 +175,9 @@ def shown(image: Image.Image, title: str) -> Image.Image:
             return in_eight_bits(picture, tags, title).convert("RGB")
         if picture.mode == "1" and image.format in ONE_IS_BLACK:
             picture = ImageChops.invert(picture)
-        return (
-            on_white(picture)
-            if picture.has_transparency_data and not opaque
-            else picture.convert("RGB")
-        )
+        if picture.has_transparency_data and not opaque:
+            return on_white(picture)
+        return picture.convert("RGB")
     except BadInput:
         raise
     except Exception as error:  # a decoder may raise anything on broken bytes
@@ -182,9 +187,7 @@ def shown(image: Image.Image, title: str) -> Image.Image:
 
 
 def check_single(image: Image.Image, title: str) -> None:
-    """Raise :class:`BadInput` for a picture without pixels, one that moves and one of several
-    pages.
-    """
+    """Raise :class:`BadInput` for a picture without pixels, an animation and several pages."""
     if not all(image.size):
         raise BadInput(f"{title} has no pixels: give one that shows something")
     frames = getattr(image, "n_frames", 1)
@@ -193,82 +196,76 @@ def check_single(image: Image.Image, title: str) -> None:
 
 
 def check_white(image: Image.Image, tags: Any, title: str) -> None:
-    """Raise :class:`BadInput` for numbers of which it is not known which is white; ``tags`` are
-    those of a TIFF.
+    """Raise :class:`BadInput` for pixels of which it is unknown which number is white.
 
-    Those of FITS have a sign and any scale, and not every Pillow knows the order of their bytes. Of
-    colours of more than 8 bits Pillow keeps the upper 8, of which little is left where a file says
-    that less is white.
+    ``tags`` are those of a TIFF. Numbers in FITS are signed and of any scale, and not every version
+    of Pillow knows the order of their bytes. Of colours with more than 8 bits Pillow keeps the
+    upper 8, of which little is left where the file says that a smaller number is white.
     """
     if image.mode in DEEP and image.format == "FITS":
         raise BadInput(
-            f"{title} holds more than 8 bits, of which none is known to be white in FITS: save it as PNG"
+            f"{title} holds more than 8 bits, of which none is known to be white in FITS: "
+            "save it as PNG"
         )
-    if image.mode == "I" and image.format != "PPM":  # whose 16 bits Pillow reads as 32
+    if image.mode == "I" and image.format != "PPM":  # Pillow reads PPM's 16 bits as 32
         raise BadInput(
-            f"{title} holds 32-bit numbers, and none is known to be white: save it with 8 or 16 bits"
+            f"{title} holds 32-bit numbers, and none is known to be white: "
+            "save it with 8 or 16 bits"
         )
-    if (
-        image.mode not in DEEP
-        and (bits := max(tags.get(BITS, (1,)))) > 8
-        and most(tags) < 2**bits - 1
-    ):
+    if image.mode in DEEP:
+        return
+    bits = max(tags.get(BITS, (1,)))
+    if bits > 8 and most(tags) < 2**bits - 1:
         raise BadInput(
             f"{title} holds colours of {bits} bits up to {most(tags)} alone: save it with 8 bits"
         )
 
 
 def most(tags: Any) -> int:
-    """The number that is white in a TIFF: the most that it says its samples have, else the most of
-    their bits.
-    """
+    """The number that is white in a TIFF: its tag of the largest value, else that of its bits."""
     highest = 2 ** tags.get(BITS, (16,))[0] - 1
-    said = tags.get(MOST, highest)
-    said = max(said) if isinstance(said, tuple) else said
-    return int(said) if isinstance(said, int) and 0 < said < highest else highest
+    tagged = tags.get(MOST, highest)
+    if isinstance(tagged, tuple):
+        tagged = max(tagged)
+    return int(tagged) if isinstance(tagged, int) and 0 < tagged < highest else highest
 
 
 def says_opaque(image: Image.Image) -> bool:
-    """Whether the picture is from a Targa file that says that no bits are alpha, though it has room
-    for them.
-    """
+    """Whether the header of a Targa file says that no bits of its pixels are alpha."""
     if not isinstance(image, ImageFile.ImageFile) or image.format != "TGA":
         return False
     if image.fp is None:  # loaded already
         with suppress(OSError), Path(os.fsdecode(image.filename)).open("rb") as file:
             return not file.read(ALPHA_BITS + 1)[ALPHA_BITS] & ALPHA_MASK
         return False
-    place = image.fp.tell()
+    position = image.fp.tell()
     image.fp.seek(ALPHA_BITS)
     bits = image.fp.read(1)[0] & ALPHA_MASK
-    image.fp.seek(place)
+    image.fp.seek(position)
     return not bits
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A copy of the picture, turned as its camera noted if it is straight from a file."""
-    image.load()  # so that only the note can be at fault below
+    """A copy of the picture; straight from a file, it is turned as its EXIF orientation says."""
+    image.load()  # so that only the orientation can be at fault below
     if not isinstance(image, ImageFile.ImageFile):
         return image.copy()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # from a damaged note, which viewers pass over
+    except Exception:  # from damaged EXIF data, which viewers ignore
         return image.copy()
 
 
 def transparent_colour(image: Image.Image) -> Any:
-    """The transparent colour of a PNG of other than 8 bits a sample, in 8; ``None`` for any other
-    picture.
-    """
-    colour, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    """The transparent colour, in 8 bits, of a PNG with other than 8 bits; else ``None``."""
+    colour = image.info.get("transparency")
+    tiles = getattr(image, "tile", ())
     form = str(tiles[0].args) if tiles else image.mode
     if isinstance(colour, int) and form in STEPS:
         return min(colour * STEPS[form], 255)
-    return (
-        tuple(part >> 8 for part in colour)
-        if isinstance(colour, tuple) and form == "RGB;16B"
-        else None
-    )
+    if isinstance(colour, tuple) and form == "RGB;16B":
+        return tuple(part >> 8 for part in colour)
+    return None
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -278,16 +275,18 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def in_eight_bits(picture: Image.Image, tags: Any, title: str) -> Image.Image:
-    """A grey picture of more bits in 8, all of its range kept.
+    """A grey picture with more than 8 bits in 8, with its whole range.
 
     ``tags`` are those of a TIFF file. Raises :class:`BadInput` for numbers beyond black and white.
     """
     values = np.asarray(picture)
     white = 1 if picture.mode == "F" else most(tags)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= white):  # which no comparison with NaN is
+    low = values.min()
+    high = values.max()
+    if not (low >= 0 and high <= white):  # `not`, as every comparison with NaN is false
         raise BadInput(
-            f"{title} holds numbers from {low:g} to {high:g}: bring them to 0 (black) to {white} (white)"
+            f"{title} holds numbers from {low:g} to {high:g}: "
+            f"bring them to 0 (black) to {white} (white)"
         )
     grey = np.rint(values / white * 255).astype(np.uint8)
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
@@ -297,7 +296,7 @@ def in_eight_bits(picture: Image.Image, tags: Any, title: str) -> Image.Image:
 
 
 def image_title(image: Source) -> str:
-    """What a message calls an image: its path or name, else its size; one printable line."""
+    """Name of an image in messages: its path or name, else its size; one printable line."""
     if isinstance(image, Image.Image):
         name = image.info.get("name") or getattr(image, "filename", "")
         if not name:
@@ -305,19 +304,20 @@ def image_title(image: Source) -> str:
     else:
         name = image if isinstance(image, str) else os.fspath(image)
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(name))
-    return "the image " + (
-        text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
-    )
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
+    return f"the image {text}"
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says, or its kind."""
+    """The first line of an error's message, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def faults(images: Iterable[Given], look: Callable[[Given], object]) -> Iterator[str]:
-    """Of each image in turn what ``look`` says against it, nothing if it is sound; several are
-    looked at together.
+    """The message with which ``look`` refuses each image, in order; "" for a valid one.
+
+    Several images are opened at the same time.
     """
 
     def fault(image: Given) -> str:
@@ -327,30 +327,27 @@ def faults(images: Iterable[Given], look: Callable[[Given], object]) -> Iterator
             return str(error)
         return ""
 
-    with quiet(), ThreadPoolExecutor() as pool:
-        yield from pool.map(fault, images)
+    with quiet(), ThreadPoolExecutor() as threads:
+        yield from threads.map(fault, images)
 
 
 def check_readable(images: Iterable[Source]) -> None:
-    """Raise :class:`BadInput` for the first of the images that cannot be read, before long work
-    with them begins.
-    """
+    """Raise :class:`BadInput` for the first image that cannot be read; called before long work."""
     paths = list(dict.fromkeys(image for image in images if not isinstance(image, Image.Image)))
-    if found := [fault for fault in faults(paths, open_image) if fault]:
-        raise BadInput(
-            found[0]
-            if len(found) == 1
-            else f"{found[0]} (the first of {len(found):,} images at fault)"
-        )
+    found = [fault for fault in faults(paths, open_image) if fault]
+    if len(found) == 1:
+        raise BadInput(found[0])
+    if found:
+        raise BadInput(f"{found[0]} (the first of {len(found):,} images at fault)")
 
 
 def image_key(image: Source) -> int | str:
-    """The same for two mentions of one image object or path, within one call."""
+    """Key of an image within one call: the same for the same object or path."""
     return id(image) if isinstance(image, Image.Image) else os.fspath(image)
 
 
 def picture_hash(images: Sequence[Source]) -> str:
-    """A short hash over the sizes and pixels of images, as they are shown; empty for none."""
+    """Hash, of 16 digits, over sizes and pixels of images as they are shown; "" for none."""
     content = sha256()
     for picture in map(open_image, images):
         content.update(repr(picture.size).encode() + picture.tobytes())

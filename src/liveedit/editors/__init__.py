@@ -1,6 +1,7 @@
 """Editing methods by name. Importing this package loads neither torch nor transformers."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,106 +14,151 @@ if TYPE_CHECKING:
     from liveedit.editors.base import Editor
     from liveedit.models.vlm import VLM
 
-__all__ = ["EDITORS", "PAPERS", "load_editor", "new_editor"]
+__all__ = ["EDITORS", "Method", "editor_class", "load_editor", "new_editor"]
 
-EDITORS: dict[str, str] = {
-    "ft-l": "liveedit.editors.ft:FTL",
-    "ft-m": "liveedit.editors.ft:FTM",
-    "grace": "liveedit.editors.grace:GRACE",
-    "ike": "liveedit.editors.ike:IKE",
-    "ke": "liveedit.editors.ke:KE",
-    "lemoe": "liveedit.editors.lemoe:LEMoE",
-    "liveedit": "liveedit.editors.liveedit.editor:LiveEdit",
-    "lora": "liveedit.editors.lora:LoRA",
-    "lte": "liveedit.editors.lte:LTE",
-    "mend": "liveedit.editors.mend:MEND",
-    "pinpoint": "liveedit.editors.pinpoint.editor:Pinpoint",
-    "recipe": "liveedit.editors.recipe:Recipe",
-    "serac": "liveedit.editors.serac:Serac",
-    "t-patcher": "liveedit.editors.tpatcher:TPatcher",
-    "wise": "liveedit.editors.wise:WISE",
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An editing method: its class as "module:Class", and where it was published."""
+
+    where: str
+    paper: str
+
+
+EDITORS: dict[str, Method] = {
+    "ft-l": Method(
+        "liveedit.editors.ft:FTL",
+        "fine-tuning of the last layer, the baseline of Chen et al., CVPR 2025, and Huang et al., "
+        "NeurIPS 2024",
+    ),
+    "ft-m": Method(
+        "liveedit.editors.ft:FTM",
+        "fine-tuning of the vision-language connector, the baseline of the same papers",
+    ),
+    "grace": Method(
+        "liveedit.editors.grace:GRACE",
+        "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, "
+        "NeurIPS 2023",
+    ),
+    "ike": Method(
+        "liveedit.editors.ike:IKE",
+        "Zheng et al., Can We Edit Factual Knowledge by In-Context Learning?, EMNLP 2023",
+    ),
+    "ke": Method(
+        "liveedit.editors.ke:KE",
+        "De Cao et al., Editing Factual Knowledge in Language Models, EMNLP 2021",
+    ),
+    "lemoe": Method(
+        "liveedit.editors.lemoe:LEMoE",
+        "Wang and Li, LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing, "
+        "EMNLP 2024",
+    ),
+    "liveedit": Method(
+        "liveedit.editors.liveedit:LiveEdit",
+        "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, "
+        "CVPR 2025",
+    ),
+    "lora": Method(
+        "liveedit.editors.lora:LoRA",
+        "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
+    ),
+    "lte": Method(
+        "liveedit.editors.lte:LTE",
+        "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
+    ),
+    "mend": Method(
+        "liveedit.editors.mend:MEND",
+        "Mitchell et al., Fast Model Editing at Scale, ICLR 2022",
+    ),
+    "pinpoint": Method(
+        "liveedit.editors.pinpoint:Pinpoint",
+        "this package: LiveEdit with experts aligned to the answer and a stricter router",
+    ),
+    "recipe": Method(
+        "liveedit.editors.recipe:Recipe",
+        "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt "
+        "Learning, EMNLP 2024",
+    ),
+    "serac": Method(
+        "liveedit.editors.serac:Serac",
+        "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
+    ),
+    "t-patcher": Method(
+        "liveedit.editors.tpatcher:TPatcher",
+        "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
+    ),
+    "wise": Method(
+        "liveedit.editors.wise:WISE",
+        "Wang et al., WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, "
+        "NeurIPS 2024",
+    ),
 }
 
-PAPERS: dict[str, str] = {
-    "ft-l": "fine-tuning of the last layer, as compared in Chen et al., CVPR 2025, and Huang et al., NeurIPS 2024",
-    "ft-m": "fine-tuning of what connects vision and text, as compared in the same papers",
-    "grace": "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, NeurIPS 2023",
-    "ike": "Zheng et al., Can We Edit Factual Knowledge by In-Context Learning?, EMNLP 2023",
-    "ke": "De Cao et al., Editing Factual Knowledge in Language Models, EMNLP 2021",
-    "lemoe": "Wang and Li, LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing, EMNLP 2024",
-    "liveedit": "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, CVPR 2025",
-    "lora": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
-    "lte": "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
-    "mend": "Mitchell et al., Fast Model Editing at Scale, ICLR 2022",
-    "pinpoint": "this package: LiveEdit with experts aligned to the answer and a stricter router (docs/explanation/papers.md)",
-    "recipe": "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt Learning, EMNLP 2024",
-    "serac": "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
-    "t-patcher": "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
-    "wise": "Wang et al., WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, NeurIPS 2024",
-}
-"""Where each method was published."""
+
+def editor_class(name: str) -> "type[Editor]":
+    """The class of the method ``name``. Raises :class:`UnknownName` for one not registered."""
+    return resolve("editor", name, EDITORS)  # type: ignore[no-any-return]
 
 
 def new_editor(
     vlm: "VLM", name: str, settings: Mapping[str, Any] | None = None, seed: int = 0
 ) -> "Editor":
-    """An editor of the method ``name`` for ``vlm``, untrained if it has networks; ``settings``
-    replace the defaults.
+    """A new editor of the method ``name`` for ``vlm``; if it has networks, they are untrained.
 
-    ``seed`` draws the networks, whatever was drawn before, and leaves the caller's random numbers
-    as they were. Raises :class:`UnknownName` for a method that is not registered, :class:`BadInput`
-    for an unknown setting and for a seed beyond 32 bits.
+    ``settings`` replace the defaults. ``seed`` determines the networks' initial weights; the
+    caller's random state is left as it was. Raises :class:`UnknownName` for a method that is not
+    registered, :class:`BadInput` for an unknown setting and for a seed beyond 32 bits.
     """
     import torch
 
     from liveedit.settings import check_seed
 
-    editor = resolve("editor", name, EDITORS)
+    method = editor_class(name)
     check_seed(seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):  # else untrainable tensors
         torch.default_generator.manual_seed(seed)
-        with torch.inference_mode(
-            False
-        ):  # whose tensors could not be trained, nor edits be made with them
-            return editor(vlm, editor.settings(settings or {}))  # type: ignore[no-any-return]
+        return method(vlm, method.settings(settings or {}))
 
 
 def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
-    """The editor for ``vlm``: an editor's folder or Hugging Face id, or a method's name if it needs
-    no training.
+    """The editor for ``vlm`` in a folder, or under a Hugging Face id.
 
-    The folder of a method without training holds a ``config.json`` alone, with the method and its
-    settings.
-
-    Raises :class:`UnknownName` for a name that is not registered, :class:`BadInput` for a folder or
-    id without an editor and for the name of a method that has to be trained, :class:`Mismatch` for
-    an editor trained for another model.
+    ``source`` may also be the name of a method that needs no training. The folder of such a method
+    holds only a ``config.json`` with its name and settings. Raises :class:`UnknownName` for a name
+    that is not registered, :class:`BadInput` for a folder or id without an editor and for the name
+    of a method that has to be trained, :class:`Mismatch` for an editor trained for another model.
     """
     import torch
 
     with torch.inference_mode(False):
-        return _loaded(vlm, source)
+        folder = expanded(source)
+        check_open(folder)
+        if folder.is_dir():
+            return _open(vlm, folder)
+        if "/" in str(source):
+            return _open(vlm, _download(str(source)))
+        return _untrained(vlm, str(source))
 
 
-def _loaded(vlm: "VLM", source: str | Path) -> "Editor":
-    folder = expanded(source)
-    check_open(folder)
-    if not folder.is_dir() and "/" in str(source):
-        folder = _download(str(source))
-    elif not folder.is_dir():
-        editor = resolve("editor", str(source), EDITORS)
-        if hasattr(editor, "from_pretrained"):
-            raise BadInput(
-                f"{source} has to be trained for this model first: give the folder of a trained editor"
-            )
-        return editor(vlm)  # type: ignore[no-any-return]
-    from liveedit.editors.base import described
+def _untrained(vlm: "VLM", name: str) -> "Editor":
+    """An editor of a method that needs no training, with its default settings."""
+    method = editor_class(name)
+    if hasattr(method, "from_pretrained"):
+        raise BadInput(
+            f"{name} has to be trained for this model first: give the folder of a trained editor"
+        )
+    return method(vlm)
 
-    about = described(folder)
-    editor = resolve("editor", about["editor"], EDITORS)
-    if hasattr(editor, "from_pretrained"):
-        return editor.from_pretrained(vlm, folder)  # type: ignore[no-any-return]
-    return editor(vlm, editor.settings(about["config"], f"{folder / 'config.json'}: config."))  # type: ignore[no-any-return]
+
+def _open(vlm: "VLM", folder: Path) -> "Editor":
+    """The editor in a folder."""
+    from liveedit.editors.editor_files import read_info
+
+    info = read_info(folder)
+    method: Any = editor_class(info["editor"])
+    if hasattr(method, "from_pretrained"):
+        return method.from_pretrained(vlm, folder)  # type: ignore[no-any-return]
+    return method(vlm, method.settings(info["config"], f"{folder / 'config.json'}: config."))  # type: ignore[no-any-return]
 
 
 def _download(repo: str) -> Path:

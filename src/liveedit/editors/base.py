@@ -1,102 +1,82 @@
-"""Editor: turns queries into a patch. TrainableEditor: one whose networks are trained beforehand.
+"""Editor: turns queries into a patch. TrainableEditor: an editor whose networks are trained first.
 
-A method is one file with one class, and one line in ``liveedit.editors.EDITORS``.
+A method is one file with one class, and one entry in ``liveedit.editors.EDITORS``.
 """
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from liveedit.artifacts import place, read_tensors, write_file, write_tensors
-from liveedit.editors.former_names import renamed
+from liveedit.artifacts import resolved_path
+from liveedit.editors.common.examples import (
+    EDIT,
+    Example,
+    TrainingQuery,
+    chunks,
+    detached_row,
+    first_probes,
+)
+from liveedit.editors.editor_files import CONFIG, check_repo, read_editor, write_editor
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.settings import check, read_json, read_settings
+from liveedit.settings import check, read_settings
 from liveedit.types import Case, Query, checked, expanded, visible
 
-__all__ = ["Editor", "Example", "TrainableEditor", "alone", "described"]
+__all__ = ["Editor", "TrainableEditor"]
 
-CONFIG, WEIGHTS = "config.json", "editor.safetensors"
-"""The files of an editor's folder."""
-
-
-@dataclass(slots=True)
-class Example:
-    """A case as training reads it, on the CPU in float32 and without padding.
-
-    ``rows`` holds by kind, the metric's name, what the edit layer puts out for that query, as a
-    batch of one; ``facts`` the query's :attr:`Query.fact`. ``base`` holds for the kinds that must
-    not change the unedited log-probabilities (n, V) where the n answer tokens are predicted.
-    ``about`` is the edit in words, for methods that read it.
-    """
-
-    rows: dict[str, HiddenBatch] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
-    base: dict[str, Tensor] = field(default_factory=dict)
-    about: str = ""
+P = TypeVar("P", bound=Patch)
+"""The patches of a method."""
+X = TypeVar("X", bound=Example)
+"""The training examples of a method."""
 
 
-def alone(row: HiddenBatch) -> HiddenBatch:
-    """One row in float32 on the CPU, in memory of its own."""
-    positions = None if row.position_ids is None else row.position_ids.cpu().clone()
-    copies = (
-        row.hidden.float().cpu().clone(),
-        row.attention_mask.cpu().clone(),
-        row.labels.cpu().clone(),
-    )
-    extra = {name: value.cpu().clone() for name, value in row.extra.items()}
-    return HiddenBatch(*copies, row.spans, positions, extra)
-
-
-class Editor(ABC):
-    """A method for one VLM. ``config`` ``None`` stands for the paper's settings."""
+class Editor(ABC, Generic[P]):
+    """A method for one VLM. ``config`` ``None`` stands for the defaults, which are the paper's."""
 
     name: ClassVar[str]
-    """What the registry, the records and the command line call it."""
-    paper: ClassVar[str]
-    """Where it was published."""
+    """The method's name in the registry, in records and on the command line."""
     Config: ClassVar[type[Any]]
-    """A frozen dataclass of settings whose defaults are the paper's."""
+    """The frozen dataclass of its settings."""
 
     config: Any
 
     def __init__(self, vlm: VLM, config: Any = None) -> None:
-        self.vlm, self.config = vlm, self.Config() if config is None else config
+        self.vlm = vlm
+        self.config = self.Config() if config is None else config
         check(self.config, f"{self.name}.")
 
     @classmethod
     def settings(cls, values: object, where: str = "") -> Any:
-        """The config with ``values``, read from JSON; ``where`` they come from stands before a name
-        in a message.
+        """The config with ``values`` read from JSON; messages name settings with ``where`` before.
 
-        Raises :class:`BadInput` for a setting that does not exist or that does not take its value.
+        Raises :class:`BadInput` for an unknown setting or a value that the setting does not take.
         """
         return read_settings(cls.Config, values, where or f"{cls.name}.")
 
     @abstractmethod
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> Patch:
-        """A patch that holds what ``patch`` holds and, behind it, one edit a query.
+    def edit(self, queries: Sequence[Query], patch: P | None = None) -> P:
+        """A patch with all edits of ``patch`` and, behind them, one edit for each query.
 
         Neither ``patch`` nor the VLM changes. Raises :class:`BadInput` for a query that cannot be
         edited and :class:`Mismatch` for another editor's patch.
         """
 
-    def empty(self) -> Patch:
+    def empty(self) -> P:
         """A patch without edits."""
         return self.edit([])
 
-    def select(self, patch: Patch, index: Sequence[int]) -> Patch:  # noqa: ARG002
-        """The patch with the edits at ``index`` alone, in that order.
+    def select(self, patch: P, index: Sequence[int]) -> P:  # noqa: ARG002
+        """The patch with only the edits at ``index``, in that order.
 
         Raises :class:`BadInput` where the method cannot take single edits back.
         """
@@ -104,14 +84,14 @@ class Editor(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all that shapes a patch: the name and the settings."""
+        """SHA-256 over everything that shapes a patch: the name and the settings."""
         return sha256(
             json.dumps([self.name, asdict(self.config)], sort_keys=True).encode()
         ).hexdigest()
 
     @property
     def origin(self) -> dict[str, str]:
-        """What a patch says about where it comes from."""
+        """The fingerprints of editor and model, which every saved patch carries."""
         return {"editor": self.fingerprint, "model": self.vlm.fingerprint}
 
     def check(self, query: Query) -> None:
@@ -119,9 +99,11 @@ class Editor(ABC):
         if not visible(query.target):
             raise BadInput(f"an edit needs a target: say what '{query.prompt}' is to be answered")
 
-    def begin(self, queries: Sequence[Query], patch: Patch | None) -> None:
-        """What :meth:`edit` demands: queries that can be edited, an unedited VLM, a patch of this
-        editor.
+    def validate(self, queries: Sequence[Query], patch: P | None) -> None:
+        """Check what :meth:`edit` requires before it starts.
+
+        That is: queries that can be edited, an unedited VLM, gradients allowed, and a patch of this
+        editor. Raises :class:`BadInput` or :class:`Mismatch`.
         """
         for query in checked(queries):
             self.check(query)
@@ -132,9 +114,9 @@ class Editor(ABC):
                 "an edit starts from the unedited model: leave `patched` before editing or training"
             )
         if patch is not None:
-            self.own(patch)
+            self.require_own_patch(patch)
 
-    def own(self, patch: Patch) -> None:
+    def require_own_patch(self, patch: Patch) -> None:
         """Raise :class:`Mismatch` for another editor's patch."""
         maker = getattr(patch, "editor", None)
         if not isinstance(maker, Editor) or maker.origin != self.origin:
@@ -142,102 +124,187 @@ class Editor(ABC):
                 "the patch was made by another editor: go on with the editor that made it"
             )
 
-    def claim(self, about: Mapping[str, str], folder: Path) -> None:
-        """Raise :class:`Mismatch` if what a patch in ``folder`` says about itself names another
-        model or editor.
+    def require_same_origin(self, origin: Mapping[str, str], folder: Path) -> None:
+        """Raise :class:`Mismatch` if a patch saved in ``folder`` is of another model or editor.
+
+        ``origin`` is what the patch carries of its maker's :attr:`origin`.
         """
-        own = {
-            "model": self.vlm.known_as(about.get("model")),
-            "editor": about.get("editor") == self.fingerprint,
+        fits = {
+            "model": self.vlm.known_as(origin.get("model")),
+            "editor": origin.get("editor") == self.fingerprint,
         }
-        for kind, fits in own.items():
-            if not fits:
-                made, load = ("on", "that model") if kind == "model" else ("by", "that editor")
-                raise Mismatch(
-                    f"the edits in {folder} were made {made} another {kind}: load {load}, or make them again"
-                )
+        advice = {
+            "model": "made on another model: load that model",
+            "editor": "made by another editor: load that editor",
+        }
+        for part, same in fits.items():
+            if not same:
+                raise Mismatch(f"the edits in {folder} were {advice[part]}, or make them again")
 
-    def load_patch(self, folder: Path) -> Patch:
-        """The patch that ``Patch.save`` wrote.
+    def load_patch(self, folder: Path) -> P:
+        """The patch that :meth:`Patch.save` wrote into ``folder``.
 
-        Raises :class:`BadInput` for what is not one, :class:`Mismatch` for one of another editor or
-        another model.
+        Raises :class:`BadInput` for anything but a patch, :class:`Mismatch` for a patch of another
+        editor or another model.
         """
         raise NotImplementedError(f"patches of {self.name} cannot be loaded from {folder}")
 
 
-class TrainableEditor(Editor):
-    """An editor with networks of its own, trained on cases.
+class TrainableEditor(Editor[P], Generic[P, X]):
+    """An editor with networks that are trained on cases.
 
-    Optimiser, devices and checkpoints belong to the training.
+    Optimiser, devices and checkpoints are the training's business (``liveedit.train``). Settings
+    ``generality`` and ``locality`` name the metrics whose probes the networks are trained on, and
+    ``eos`` says whether targets end with the end-of-text token.
     """
 
-    query_time: ClassVar[frozenset[str]] = frozenset()
-    """Settings that may differ between the editor that made a patch and the one that opens it."""
+    inference_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that may change after the training: they do not count for the fingerprint."""
+    example_class: ClassVar[type[Any]] = Example
+    """The class of the method's training examples."""
 
     def __init__(self, vlm: VLM, config: Any = None) -> None:
         super().__init__(vlm, config)
+        self._known_fingerprint: tuple[Any, str] | None = None
         if getattr(self.config, "layer", 0) is None:
             self.config = replace(self.config, layer=2 * vlm.num_layers // 3)
 
     @property
     def layer(self) -> int:
-        """The decoder layer, from 0, that the method reads or edits: the config's, or after two
-        thirds of all.
+        """The decoder layer, from 0, whose output the method reads or edits.
 
-        The released one, 21 of the 32 of LLaVA-7B, is there too. What is saved has it as a number.
+        It is the config's, or by default the one after two thirds of the layers, where the released
+        21 of LLaVA-7B's 32 is. A saved editor names it as a number.
         """
         layer: int = self.config.layer
         return layer
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the networks."""
+        return next(self.networks().parameters()).device
 
     @abstractmethod
     def networks(self) -> nn.ModuleDict:
         """All that is trained; the same object at every call."""
 
     def rates(self) -> dict[str, float]:
-        """Learning rates of networks that do not take the training's, by name in :meth:`networks`."""
+        """Learning rates of networks with a rate of their own, by name in :meth:`networks`."""
         return {}
 
     @abstractmethod
-    def prepare(self, cases: Sequence[Case]) -> list[Example]:
-        """What the frozen VLM computes below the edit layer, once for the whole training.
+    def loss(
+        self, examples: Sequence[X], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise on a batch, and its terms by name.
+
+        All random choices are drawn from ``generator``.
+        """
+
+    # Training examples
+
+    @torch.no_grad()
+    def prepare(self, cases: Sequence[Case]) -> list[X]:
+        """Compute what training reads of each case with the frozen VLM, once for all steps.
 
         Raises :class:`BadInput` for a case that this editor cannot learn from.
         """
+        self.validate([], None)
+        examples = [self.new_example() for _ in cases]
+        asked = list[TrainingQuery[X]]()
+        for example, case in zip(examples, cases, strict=True):
+            for kind, query in self.training_queries(case).items():
+                example.facts[kind] = query.fact
+                asked.append(TrainingQuery(example, kind, query))
+        for chunk in chunks(asked):
+            self.observe(chunk)
+        return examples
 
-    @abstractmethod
-    def loss(
-        self, examples: Sequence[Example], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise on a batch, and its terms by name. Random choices come from
-        ``generator`` alone.
+    def new_example(self) -> X:
+        """An example that nothing has been observed of yet."""
+        made: X = self.example_class()
+        return made
+
+    def training_queries(self, case: Case) -> dict[str, Query]:
+        """The queries of a case that training reads, by kind.
+
+        Of several probes of a metric it reads the first.
+        Raises :class:`BadInput` for a case that is not one edit.
         """
+        if len(case.edits) != 1:
+            raise BadInput(f"case {case.id} is not one edit: {self.name} cannot be trained on it")
+        self.check(case.edits[0])
+        metrics = (*self.config.generality, *self.config.locality)
+        return {EDIT: case.edits[0]} | first_probes(case, metrics)
+
+    def must_stay(self, kind: str) -> bool:
+        """Whether answers to queries of this kind must stay those of the unedited model."""
+        return kind in self.config.locality
+
+    @property
+    def observed_layer(self) -> int:
+        """The decoder layer whose output :meth:`observe` keeps."""
+        return self.layer
+
+    def observe(self, asked: Sequence[TrainingQuery[X]]) -> None:
+        """Put into the queries' examples what training needs of them.
+
+        By default: the hidden states at :attr:`observed_layer`, and where the answer must stay, the
+        unedited log-probabilities of its tokens.
+        """
+        batch = self.vlm.encode([item.query for item in asked], eos=self.config.eos)
+        rows = self.vlm.hidden(batch, self.observed_layer).rows()
+        for item, row in zip(asked, rows, strict=True):
+            item.example.rows[item.kind] = detached_row(row)
+        staying = [item for item in asked if self.must_stay(item.kind)]
+        if not staying:
+            return
+        known = self.answer_log_probabilities([item.example.rows[item.kind] for item in staying])
+        for item, log_probabilities in zip(staying, known, strict=True):
+            item.example.base[item.kind] = log_probabilities.cpu().clone()
+
+    def answer_log_probabilities(self, rows: Sequence[HiddenBatch]) -> list[Tensor]:
+        """The model's log-probabilities (n, V) at the positions that predict each row's n answer
+        tokens; ``rows`` are at :attr:`observed_layer`.
+        """
+        hidden = self.on_device(HiddenBatch.stack(rows))
+        positions = hidden.answer_positions()
+        logits = self.vlm.resume(self.observed_layer, hidden, positions)
+        parts = logits.float().log_softmax(-1).split_with_sizes(positions.sum(1).tolist())
+        return list(parts)
+
+    def on_device(self, hidden: HiddenBatch) -> HiddenBatch:
+        """``hidden`` on the networks' device and in the VLM's dtype."""
+        hidden = hidden.to(self.device)
+        hidden.hidden = hidden.hidden.to(self.vlm.dtype)
+        return hidden
+
+    # Fingerprint
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the name, every weight of the networks, and the settings that shape a patch."""
+        """SHA-256 over name, settings that shape a patch, and every weight of the networks."""
         state = self.networks().state_dict(keep_vars=True)
-        known: tuple[Any, str] | None = getattr(self, "_fingerprint", None)
+        known = self._known_fingerprint
         if known is None or known[0] != _version(state):
-            known = self._fingerprint = _version(state), self._digest(state)
+            known = (_version(state), self._digest(state))
+            self._known_fingerprint = known
         return known[1]
 
-    def goes_by(self, fingerprint: str) -> None:
-        """Take another fingerprint until a weight changes: that of the weights that these were
-        rounded from.
+    def adopt_fingerprint(self, fingerprint: str) -> None:
+        """Use another fingerprint until a weight changes.
+
+        It is that of the weights that these were rounded from.
         """
-        self._fingerprint = _version(self.networks().state_dict(keep_vars=True)), fingerprint
+        state = self.networks().state_dict(keep_vars=True)
+        self._known_fingerprint = (_version(state), fingerprint)
 
     @property
     def identity(self) -> tuple[str, dict[str, Any]]:
-        """What the fingerprint says beside the weights: the name, and the settings that shape a
-        patch.
-        """
-        return self.name, {
-            name: value
-            for name, value in asdict(self.config).items()
-            if name not in self.query_time
-        }
+        """The fingerprint's part besides the weights: name, and settings that shape a patch."""
+        settings = asdict(self.config)
+        shaping = {name: settings[name] for name in settings if name not in self.inference_settings}
+        return self.name, shaping
 
     def _digest(self, state: dict[str, Tensor]) -> str:
         digest = sha256(json.dumps(self.identity, sort_keys=True).encode())
@@ -246,44 +313,42 @@ class TrainableEditor(Editor):
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``editor.safetensors``, trained values as ``dtype`` if one is
-        given.
+    # Saving and loading
 
-        Buffers, such as running sums, keep their own. An editor that is there already is replaced
-        whole: the new weights bring a copy of their settings, which counts until ``config.json`` is
-        written too. Raises :class:`BadInput` for a folder that holds such files of somebody else's,
-        or an editor of another method, :class:`StorageError` where writing fails.
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``editor.safetensors`` (see ``editor_files.py``).
+
+        With ``dtype`` trained values are stored in it; buffers, such as running sums, keep theirs.
+        An editor of this method that is there already is replaced whole. Raises :class:`BadInput`
+        for a folder with another method's editor or unrelated files of these names,
+        :class:`StorageError` where writing fails.
         """
-        folder = place(folder)
-        again = _written(folder, self.name)
-        about = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
-        state_of = json.dumps([self.fingerprint, str(dtype), about], sort_keys=True)
-        about |= {"written": sha256(state_of.encode()).hexdigest()[:16]}
+        folder = resolved_path(folder)
+        info = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
+        state_id = json.dumps([self.fingerprint, str(dtype), info], sort_keys=True)
         trained = dict(self.networks().named_parameters(remove_duplicate=False))
-        state = {
-            name: tensor.detach().to("cpu", dtype if name in trained else None).clone().contiguous()
-            for name, tensor in self.networks().state_dict().items()
-        }
-        write_tensors(folder / WEIGHTS, state, {"about": json.dumps(about)}, ours=again)
-        write_file(folder / CONFIG, (json.dumps(about, indent=2) + "\n").encode())
+        state = dict[str, Tensor]()
+        for name, tensor in self.networks().state_dict().items():
+            stored = tensor.detach().to("cpu", dtype if name in trained else None)
+            state[name] = stored.clone().contiguous()
+        write_editor(folder, info, state, state_id)
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
-        """Put what :meth:`save_pretrained` writes on the Hugging Face Hub, under the id ``repo``;
-        its address.
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub; return its address.
 
         Needs a token with the right to write (``hf auth login``). Raises :class:`StorageError`
-        where that fails, and :class:`BadInput` where the repository holds something else, which
-        would be replaced.
+        where that fails, and :class:`BadInput` where the repository ``repo`` holds something else,
+        which would be replaced.
         """
         from huggingface_hub import HfApi
 
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             try:
-                found = HfApi().create_repo(repo, private=private, exist_ok=True)
-                check_repo(repo, HfApi().list_repo_files(found.repo_id))
-                HfApi().upload_folder(
+                hub = HfApi()
+                found = hub.create_repo(repo, private=private, exist_ok=True)
+                check_repo(repo, hub.list_repo_files(found.repo_id))
+                hub.upload_folder(
                     repo_id=found.repo_id, folder_path=folder, commit_message=f"{self.name} editor"
                 )
             except BadInput:
@@ -297,39 +362,27 @@ class TrainableEditor(Editor):
 
     @classmethod
     def from_pretrained(cls, vlm: VLM, folder: str | Path, **changes: Any) -> Self:
-        """The editor that :meth:`save_pretrained` wrote, ``changes`` replacing settings of query
-        time.
+        """The editor that :meth:`save_pretrained` wrote; ``changes`` replace inference settings.
 
-        Raises :class:`BadInput` for a folder without an editor or with a broken one, and
+        Raises :class:`BadInput` for a folder without an editor or with a damaged one, and
         :class:`Mismatch` for another method's editor or one that was trained for another model.
         """
         folder = expanded(folder)
-        about = described(folder)
-        try:
-            state, said = read_tensors(folder / WEIGHTS)
-            copy = json.loads(said.get("about", "{}"))
-            if copy and copy["written"] != about.get(
-                "written"
-            ):  # a kill came between the two files
-                about = renamed(copy)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadInput(
-                f"no editor can be read from {folder} ({error}): give a trained one's folder"
-            ) from error
-        if about["editor"] != cls.name:
+        info, state = read_editor(folder)
+        if info["editor"] != cls.name:
             raise Mismatch(
-                f"{folder} holds an editor of the method '{about['editor']}', not '{cls.name}'"
+                f"{folder} holds an editor of the method '{info['editor']}', not '{cls.name}'"
             )
-        if not vlm.known_as(about.get("model")):
+        if not vlm.known_as(info.get("model")):
             reason = "another model, or for this one in a dtype with other bits"
             raise Mismatch(
-                f"the editor in {folder} was trained for {reason}: load that one, or train an editor"
+                f"the editor in {folder} was trained for {reason}: load that one, or train an "
+                "editor"
             )
-        if wrong := sorted(changes.keys() - cls.query_time):
-            raise BadInput(
-                f"{', '.join(wrong)} cannot differ from the training: only {', '.join(sorted(cls.query_time))}"
-            )
-        editor = cls(vlm, cls.settings(about["config"] | changes, f"{folder / CONFIG}: config."))
+        if wrong := sorted(changes.keys() - cls.inference_settings):
+            allowed = ", ".join(sorted(cls.inference_settings))
+            raise BadInput(f"{', '.join(wrong)} cannot differ from the training: only {allowed}")
+        editor = cls(vlm, cls.settings(info["config"] | changes, f"{folder / CONFIG}: config."))
         try:
             editor.networks().load_state_dict(state)
         except RuntimeError as error:
@@ -340,45 +393,5 @@ class TrainableEditor(Editor):
 
 
 def _version(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
-    """Where tensors are and how often they were written to: another value after any change."""
+    """The address of each tensor and how often it was written to; any change gives another."""
     return tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
-
-
-def _written(folder: Path, method: str) -> bool:
-    """Whether ``folder`` holds an editor of ``method``, to be replaced.
-
-    Raises :class:`BadInput` for one of another method, and for files of these names that are
-    somebody else's.
-    """
-    try:
-        about = renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")))
-        found, _, _ = about["editor"], about["model"], about["config"]
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadInput(f"{folder / CONFIG} is no editor's: choose another folder") from None
-    if found != method:
-        raise BadInput(f"{folder} holds an editor of the method '{found}': choose another folder")
-    return True
-
-
-def check_repo(repo: str, held: Sequence[str]) -> None:
-    """Raise :class:`BadInput` unless a repository that holds these files is empty or an editor's."""
-    if CONFIG in held and WEIGHTS not in held:
-        raise BadInput(
-            f"{repo} on Hugging Face holds no editor but something else: give another id"
-        )
-
-
-def described(folder: Path) -> dict[str, Any]:
-    """What the ``config.json`` of an editor's folder says: ``editor``, its method, and ``config``,
-    its settings.
-
-    A trained editor's also names its ``model``, by its fingerprint. Raises :class:`BadInput` for a
-    folder without one.
-    """
-    about: Any = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
-    match about:
-        case {"editor": str(), "config": dict()}:
-            return renamed(about)
-    raise BadInput(f"{folder} holds no editor: give the folder of a trained one")

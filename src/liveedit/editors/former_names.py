@@ -1,7 +1,6 @@
-"""Editors saved before `liveedit` was the published method alone and ours was called `pinpoint`.
+"""Editors saved when `liveedit` was the name of both the published method and of pinpoint.
 
-Both were one method then, and settings told them apart. Such a folder opens under the name that it
-has now.
+They were one method with settings then. Such a folder opens under the method's name of today.
 """
 
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any
 
 from liveedit.errors import BadInput
 
-__all__ = ["OURS", "PUBLISHED", "SHIPPED", "renamed"]
+__all__ = ["PINPOINT", "PUBLISHED", "SHIPPED", "renamed"]
 
 PUBLISHED: dict[str, Any] = {
     "generator": "released",
@@ -18,33 +17,29 @@ PUBLISHED: dict[str, Any] = {
     "written": None,
     "drop": 0.0,
 }
-OURS: dict[str, Any] = {"generator": "aligned", "features": "metric", "negatives": "hard"}
-"""The settings by which the two were told apart; no others are left to choose."""
+PINPOINT: dict[str, Any] = {"generator": "aligned", "features": "metric", "negatives": "hard"}
+"""The settings that distinguished the two methods; they are no longer settings."""
 
 SHIPPED = {"78db50f8987b233e4a1b69123bed17d96c5b043f7a15ee9ca1e6e5d0daf5e133": "pinpoint-1"}
-"""Editors that shipped once, now in half precision: by fingerprint their folders. Their pools open
-with them.
+"""Fingerprints of editors that shipped once, by which today's folder of each, now stored in half
+precision, opens their edits.
 """
 
-NAMES = (("pinpoint", OURS), ("liveedit", PUBLISHED | {"gate": "vision"}))
+NAMES = (("pinpoint", PINPOINT), ("liveedit", PUBLISHED | {"gate": "vision"}))
 
 
-def renamed(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What an editor's ``config.json`` says, in today's names.
+def renamed(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of an editor's ``config.json`` in today's names of methods and settings.
 
-    Raises :class:`BadInput` for a mixture of the published method and ours, and for what is no such
-    file.
+    Raises :class:`BadInput` for a mixture of the published method and pinpoint.
     """
-    settings = dict(about.get("config") or {})
-    if about.get("editor") != "liveedit" or "generator" not in settings:
-        return dict(about)
+    settings = dict(info.get("config") or {})
+    if info.get("editor") != "liveedit" or "generator" not in settings:
+        return dict(info)
     for name, fixed in NAMES:
         if all(settings.get(key) == value for key, value in fixed.items()):
-            return {
-                **about,
-                "editor": name,
-                "config": {k: v for k, v in settings.items() if k not in fixed},
-            }
+            kept = {key: value for key, value in settings.items() if key not in fixed}
+            return {**info, "editor": name, "config": kept}
     raise BadInput(
         "this editor mixes LiveEdit and pinpoint, which no method does any more: train one of them"
     )

@@ -1,21 +1,21 @@
-"""FT-L and FT-M: fine-tune a piece of the model on each edit, one after another.
+"""FT-L and FT-M: fine-tune one part of the model on each edit, one after another.
 
-The baselines of Chen et al. (LiveEdit, CVPR 2025) and of Huang et al. (VLKEB, NeurIPS 2024, there
-FT (LLM) and FT (Vis)). For an edit (v, p, o)
+The baselines of Chen et al. (LiveEdit, CVPR 2025) and of Huang et al. (VLKEB, NeurIPS 2024, where
+they are called FT (LLM) and FT (Vis)). For an edit (v, p, o)
 
-    minimise  −(1/|o|) Σ_t log f(o_t | v, p, o_<t)  over the weights, by AdamW, until it is below ``stop``
+    minimise  −(1/|o|) Σ_t log f(o_t | v, p, o_<t)  over the weights, by AdamW, until below ``stop``
 
-FT-L moves the MLP of the last decoder layer, FT-M what connects the vision tower to the text
-decoder: the projector of LLaVA, the Q-Former of BLIP-2, the merger of Qwen2-VL. The defaults are
-those released with LiveEdit: of the MLP the down projection alone (OPT: ``fc2``; among experts that
-of the shared one, or those of all), learning rate 1e-3, 25 steps, no weight decay. VLKEB's form
-moves all of the MLP (``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of
-1e-4 or 2e-4 and 10 to 20 steps.
+FT-L trains the MLP of the last decoder layer, FT-M the vision-language connector: the projector of
+LLaVA, the Q-Former of BLIP-2, the merger of Qwen2-VL. The defaults are those released with
+LiveEdit: only the down projection of the MLP (OPT: ``fc2``; among experts that of the shared one,
+or those of all), learning rate 1e-3, 25 steps, no weight decay. VLKEB's form trains the whole MLP
+(``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of 1e-4 or 2e-4 and 10 to
+20 steps.
 
-What the weights do not change is computed once an edit: for FT-L all below the last layer, so that
-a step costs that layer and the output embedding; for FT-M the vision tower. The weights in training
-are float32, whatever the model's type. FT-M changes what images look like, so a question without
-image is as it was, and cannot be edited.
+Computation that does not depend on the trained weights is done once for each edit: for FT-L all
+layers below the last, so that a step costs that layer and the output embedding; for FT-M the vision
+tower. The weights in training are float32, whatever the model's dtype. FT-M changes how images are
+represented, so a question without image keeps its answer, and cannot be edited.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,16 +27,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from liveedit.editors import PAPERS
-from liveedit.editors.common.feed_forward import (
-    DOWN,
+from liveedit.editors.common.fine_tuning import FineTuningEditor, WeightsPatch
+from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.feed_forward import (
     feed_forward,
     highest_layer,
     matrices,
-    stacked,
+    stacked_down_projections,
 )
-from liveedit.editors.common.fine_tuning import DirectEditor
-from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.patch import INPUT
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
@@ -49,10 +47,13 @@ __all__ = ["FTL", "FTM", "FTLConfig", "FTMConfig"]
 
 @dataclass(frozen=True)
 class FTMConfig:
-    """Settings; the defaults are LiveEdit's released ones.
+    """Settings of FT-M; the defaults are those released with LiveEdit.
 
-    An edit takes up to ``steps`` steps at the rate ``lr`` and ends early at a loss below ``stop``.
-    ``eos`` ends every target with the end of text.
+    Arguments:
+        lr: Learning rate of AdamW.
+        steps: Most steps for an edit.
+        stop: Loss below which an edit ends.
+        eos: Whether every target ends with the end-of-text token.
     """
 
     lr: Positive = 1e-3
@@ -63,37 +64,37 @@ class FTMConfig:
 
 @dataclass(frozen=True)
 class FTLConfig(FTMConfig):
-    """The settings of FT-M, and ``weights``: the down projection or the whole MLP of the last
-    layer.
+    """Settings of FT-L: those of FT-M, and the weights that are trained.
+
+    Arguments:
+        weights: The ``"down"`` projection or the whole ``"mlp"`` of the last layer.
     """
 
     weights: Literal["down", "mlp"] = "down"
 
 
-class FineTuning(DirectEditor):
-    """What both have in common: parameters of the model, moved by AdamW. ``names`` are the
-    parameters.
-    """
+class ParameterFineTuning(FineTuningEditor[WeightsPatch]):
+    """Trains parameters of the model by AdamW; ``names`` are theirs in the Hugging Face model."""
 
     names: list[str]
     config: FTMConfig
 
     def start(self) -> dict[str, Tensor]:
-        """See :meth:`DirectEditor.start`."""
+        """See :meth:`FineTuningEditor.start`: the model's own."""
         return {name: self.vlm.parameter(name) for name in self.names}
 
     def optimizer(self, values: Sequence[Tensor]) -> Optimizer:
-        """See :meth:`DirectEditor.optimizer`."""
+        """See :meth:`FineTuningEditor.optimizer`."""
         return torch.optim.AdamW(values, lr=self.config.lr, weight_decay=0.0)
 
 
-class FTL(FineTuning):
-    """Fine-tuning of the last layer. Raises :class:`UnsupportedModel` where that has no MLP of a
-    known form.
+class FTL(ParameterFineTuning):
+    """Fine-tuning of the last layer's MLP.
+
+    Raises :class:`UnsupportedModel` where that has no MLP of a known form.
     """
 
     name = "ft-l"
-    paper = PAPERS["ft-l"]
     Config = FTLConfig
     config: FTLConfig
 
@@ -112,39 +113,39 @@ class FTL(FineTuning):
         check_changeable(self.start().items())
 
     def down(self, layer: int) -> list[str]:
-        """The down projection, or those of all experts where they are in one tensor and there is
-        none beside them.
+        """The down projection, or the one parameter with those of all experts.
+
+        The latter where there is no other.
         """
-        return [f"{name}.weight" for name in matrices(self.vlm, layer, DOWN)] or stacked(
-            self.vlm, layer
-        )
+        found = matrices(self.vlm, layer, self.vlm.module_names.down)
+        if found:
+            return [f"{name}.weight" for name in found]
+        return stacked_down_projections(self.vlm, layer)
 
     def mlp(self, layer: int) -> list[str]:
         """All matrices of the MLP."""
-        place = feed_forward(self.vlm, layer)
-        within = tuple(f"{site.removesuffix(INPUT)}." for site in (place.reads, place.writes))
+        network = feed_forward(self.vlm, layer)
+        ends = (network.reads.removesuffix(INPUT), network.writes)
+        within = tuple(f"{path}." for path in ends)
         names = [f"layers.{layer}.{name}" for name in changeable(self.vlm.layers[layer])]
         parameters = dict(self.vlm.decoder.named_parameters())
         return [name for name in names if name.startswith(within) and parameters[name].ndim > 1]
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
-        """See :meth:`DirectEditor.answering`. The layers below run once."""
+        """See :meth:`FineTuningEditor.answering`. The layers below the last run once."""
         hidden = self.vlm.hidden(self.vlm.encode([query], eos=self.config.eos), self.below)
         positions = hidden.answer_positions()
-        yield (
-            lambda: self.vlm.resume(self.below, hidden, positions),
-            hidden.labels.roll(-1, 1)[positions],
-        )
+        yield lambda: self.vlm.resume(self.below, hidden, positions), hidden.answer_tokens()
 
 
-class FTM(FineTuning):
-    """Fine-tuning of what connects vision and text. Raises :class:`UnsupportedModel` where the
-    family names nothing.
+class FTM(ParameterFineTuning):
+    """Fine-tuning of the vision-language connector.
+
+    Raises :class:`UnsupportedModel` where the family names none.
     """
 
     name = "ft-m"
-    paper = PAPERS["ft-m"]
     Config = FTMConfig
 
     def __init__(self, vlm: VLM, config: FTMConfig | None = None) -> None:
@@ -162,5 +163,6 @@ class FTM(FineTuning):
         super().check(query)
         if query.image is None:
             raise BadInput(
-                f"ft-m edits what images look like: give the image that '{query.prompt}' is about"
+                "ft-m changes how images are represented: give the image that "
+                f"'{query.prompt}' is about"
             )

@@ -1,5 +1,4 @@
-"""IKE: the model is told the edit in its prompt, after demonstrations of how such an edit is to be
-used.
+"""IKE: the edit precedes the prompt, after demonstrations of how such an edit is to be used.
 
 Zheng, Li, Dong, Fan, Wu, Xu, Chang: "Can We Edit Factual Knowledge by In-Context Learning?", EMNLP
 2023 (arXiv 2305.12740), as EasyEdit and VLKEB use it for VLMs. With the fact f = (x*, y*), a
@@ -7,14 +6,14 @@ question and its answer, the prompt x becomes
 
     c_1 … c_k  New Fact: x* y*  Prompt: x         where c_i is  New Fact: x_i y_i  Prompt: x'_i y'_i
 
-The c_i are made of a training set, three of each record: x'_i copies the question, rewords it, or
-asks something else whose answer stays (section 3.2). The k sentences most similar to the copying
+The c_i are made from a training set, three for each record: x'_i copies the question, rewords it,
+or asks something else whose answer stays (section 3.2). The k sentences most similar to the copying
 form of f, by a sentence encoder, are taken, the most similar first (section 3.3). k and the encoder
 are EasyEdit's.
 
-Departures. The published method gets the one fact that a query is about from outside, and gets it
-for every query: it has no second edit and no scope. Here the edit nearest to the query is told
-(``retriever.py``), for every query. The records come from a benchmark's training split
+Departures. The published method is given the one fact that a query is about, for every query: it
+has no second edit and no scope. Here the edit nearest to the query is the context of every query
+(``common/retriever.py``). The records come from a benchmark's training split
 (``demonstrations="emblem"``) or there are none, as in EasyEdit for Hugging Face's VLMs. Images of
 demonstrations are not shown, in either code.
 """
@@ -23,8 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from liveedit.data import load_cases
-from liveedit.editors import PAPERS
-from liveedit.editors.common.in_context import ContextEditor, fact
+from liveedit.editors.common.in_context import ContextPatch, InContextEditor, fact_text
 from liveedit.editors.common.retriever import By, Retriever
 from liveedit.editors.common.sentences import MINILM
 from liveedit.models.vlm import VLM
@@ -36,11 +34,13 @@ __all__ = ["IKE", "IKEConfig"]
 
 @dataclass(frozen=True)
 class IKEConfig:
-    """Settings. ``k`` demonstrations from the training split of the benchmark ``demonstrations``,
-    none if empty.
+    """Settings of IKE.
 
-    ``retriever`` is the sentence encoder, a Hugging Face id or a folder; ``by`` what chooses the
-    edit that is told.
+    Arguments:
+        k: Number of demonstrations.
+        demonstrations: Benchmark whose training split they are made from; none if empty.
+        retriever: Sentence encoder, a Hugging Face id or a folder.
+        by: Evidence that chooses the edit: ``"text"``, or text and image, ``"both"``.
     """
 
     k: Index = 32
@@ -49,11 +49,10 @@ class IKEConfig:
     by: By = "both"
 
 
-class IKE(ContextEditor):
-    """In-context editing. What it keeps of an edit are its demonstrations and its fact."""
+class IKE(InContextEditor[ContextPatch]):
+    """In-context editing. The context of an edit is its demonstrations and its fact."""
 
     name = "ike"
-    paper = PAPERS["ike"]
     Config = IKEConfig
     config: IKEConfig
 
@@ -62,45 +61,43 @@ class IKE(ContextEditor):
         self.retriever = Retriever(vlm, self.config.retriever, self.config.by)
 
     @cached_property
-    def sentences(self) -> list[str]:
-        """All demonstrations there are."""
+    def demonstrations(self) -> list[str]:
+        """All demonstrations of the benchmark."""
         if not self.config.demonstrations:
             return []
-        return [
-            sentence
-            for case in load_cases(self.config.demonstrations, "train")
-            for sentence in shown(case)
-        ]
+        found = list[str]()
+        for case in load_cases(self.config.demonstrations, "train"):
+            found += case_demonstrations(case)
+        return found
 
-    def tell(self, query: Query) -> str:
-        """See :meth:`ContextEditor.tell`."""
-        told = fact(query)
-        chosen = self.nearest(demonstration(told, told)) if self.config.k and self.sentences else []
-        return "".join([*chosen, f"New Fact: {told}\nPrompt: "])
-
-    def prompt(self, told: str, question: str) -> str:
-        """See :meth:`ContextEditor.prompt`."""
-        return told + question
+    def format_context(self, query: Query) -> str:
+        """See :meth:`InContextEditor.format_context`."""
+        fact = fact_text(query)
+        chosen = list[str]()
+        if self.config.k and self.demonstrations:
+            chosen = self.nearest(demonstration(fact, fact))
+        return "".join([*chosen, f"New Fact: {fact}\nPrompt: "])
 
     def nearest(self, sentence: str) -> list[str]:
         """The k demonstrations most similar to ``sentence``, the most similar first."""
         encode = self.retriever.sentences
-        similarity = encode(self.sentences) @ encode([sentence])[0]
-        best = similarity.topk(min(self.config.k, len(self.sentences))).indices
-        return [self.sentences[place] for place in best.tolist()]
+        similarity = encode(self.demonstrations) @ encode([sentence])[0]
+        best = similarity.topk(min(self.config.k, len(self.demonstrations))).indices
+        return [self.demonstrations[index] for index in best.tolist()]
 
 
-def demonstration(told: str, line: str) -> str:
-    """One c_i: ``told`` is its fact, ``line`` the prompt with its answer."""
-    return f"New Fact: {told}\nPrompt: {line}\n\n"
+def demonstration(fact: str, line: str) -> str:
+    """One c_i of a ``fact`` and a ``line``, a prompt with its answer."""
+    return f"New Fact: {fact}\nPrompt: {line}\n\n"
 
 
-def shown(case: Case) -> list[str]:
-    """The demonstrations of a case: copying, rewording, and something else that stays."""
+def case_demonstrations(case: Case) -> list[str]:
+    """The demonstrations of a case: copying, rewording, and another question whose answer stays."""
     probes = {probe.metric: probe.query for probe in reversed(case.probes)}
-    lines = [
-        probes[metric]
-        for metric in ("reliability", "text_generality", "text_locality")
-        if metric in probes
-    ]
-    return [demonstration(fact(edit), fact(line)) for edit in case.edits[:1] for line in lines]
+    lines = ("reliability", "text_generality", "text_locality")
+    found = list[str]()
+    for edit in case.edits[:1]:
+        for metric in lines:
+            if metric in probes:
+                found.append(demonstration(fact_text(edit), fact_text(probes[metric])))
+    return found

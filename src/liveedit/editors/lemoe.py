@@ -1,55 +1,50 @@
-"""LEMoE: low-rank experts beside one feed-forward network, one for each batch of edits; a query
-meets one of them.
+"""LEMoE: low-rank experts beside one feed-forward network, one for each batch of edits.
 
 Wang, Li: "LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing of Large Language
-Models", EMNLP 2024 (arXiv 2406.20030). With x what the feed-forward network W_0 of one layer takes
-at a token, and expert f_i of the i-th batch of edits, the earlier ones frozen,
+Models", EMNLP 2024 (arXiv 2406.20030). With x the input of the feed-forward network W_0 of one
+layer at a token, and f_i the expert of the i-th batch of edits, the earlier ones frozen,
 
-    W_0(x)  becomes  W_0(x) + λ Σ_i g(i|x) f_i(x),   λ = 1                         module inserting (section 4.1)
-    g(i|x) = Top_1( exp(k_i · v_i) / Σ_j exp(k_j · v_j) )                         KV anchor routing (section 4.2)
-    v_i = W_up,i SiLU(W_down,i e)        e the mean of the query's tokens, k_i the expert's key
-    minimise −log f(o | v, p) over the new expert, its key and its projection                 (the task's loss)
+    W_0(x)  becomes  W_0(x) + λ Σ_i g(i|x) f_i(x),   λ = 1            module inserting (section 4.1)
+    g(i|x) = Top_1( exp(k_i · v_i) / Σ_j exp(k_j · v_j) )            KV anchor routing (section 4.2)
+    v_i = W_up,i SiLU(W_down,i e)     e the mean of the query's tokens, k_i the expert's key
+    minimise −log f(o | v, p) over the new expert, its key and its projection      (the task's loss)
 
 Experts, sizes and rates are those released with LiveEdit: f_i(x) = B_2 A_2 ReLU(B_1 A_1 x) of rank
-32, a projection of its own for each expert (the paper has one, which each batch moves on), e at the
+32, a projection for each expert (the paper has one, which each batch trains further), e at the
 layer's own input (the paper: at the embedding), rank, rate and steps. Edits planned by clusters
-(section 4.3) are ``order="clusters"``: k-means over e puts together, in one batch, what is alike.
-It needs all edits at once, so the default is the order given.
+(section 4.3) are ``order="clusters"``: k-means over e puts similar edits into one batch. It needs
+all edits at once, so the default is the order given.
 
-Departures from the released code, which takes batches of 20 alone and refuses to answer in between:
+Departures from the released code, which takes only batches of 20 and does not answer in between:
 
-- A batch need not be full. Its expert is trained anew, from its start, with each edit that joins the batch, whose
-  hidden states the patch keeps until then. So one by one and together give the same.
-- e is the mean of image and question; there it is of all tokens, the answer and padding, too.
-- Top-1 as in the paper; there all experts are mixed.
-- The key is trained; there it stays at random. While its batch is trained, an expert is met by that batch alone.
-- The task's loss says nothing on the router of the first expert, and to the others nothing on earlier edits, so that
-  the newest expert soon takes every query. The mean of −log g(own expert | x), over the batch and the remembered e of
-  all edits before, is added. ``routing`` weighs it, 0 is the published loss.
+- A batch need not be full. Its expert is trained anew, from its start, with each edit that joins
+  the batch, whose hidden states the patch keeps until then. So edits made one by one and together
+  give the same.
+- e is the mean of image and question; theirs is that of all tokens, answer and padding included.
+- Top-1 as in the paper; theirs mixes all experts.
+- The key is trained; theirs stays random. While its batch is trained, only that batch uses it.
+- The task's loss does not train the router of the first expert, and for others it ignores earlier
+  edits, so that the newest expert soon gets every query. The mean of −log g(own expert | x), over
+  the batch and the remembered e of all earlier edits, is added. ``routing`` is its weight; with 0
+  the loss is the published one.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from liveedit.editors import PAPERS
 from liveedit.editors.base import Editor
-from liveedit.editors.common.feed_forward import (
-    Recorder,
-    feed_forward,
-    highest_layer,
-    inner_width,
-    prompt_tokens,
-)
+from liveedit.editors.common.branch import AddingBranch, Branch, BranchPatch, Recorder
 from liveedit.editors.common.fine_tuning import ValuesPatch
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, Firing, HiddenBatch, Spans
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.feed_forward import feed_forward, highest_layer, inner_width
+from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.settings import Count, Index, NotNegative, Positive, Seed
 from liveedit.types import Query
@@ -61,16 +56,24 @@ ROUTER = ("key", "down", "up")
 EXTRA = "open.extra."
 
 SCALE = 0.01
-"""Standard deviation of what an expert starts from."""
+"""Standard deviation of an expert's initial values."""
 
 
 @dataclass(frozen=True)
 class LEMoEConfig:
-    """Settings; the defaults are those released with LiveEdit.
+    """Settings of LEMoE; the defaults are those released with LiveEdit.
 
-    ``layer`` counts from 0, ``None`` is the last but one. ``batch`` edits share an expert, trained
-    for up to ``steps`` steps until its loss is below ``stop``. ``eos`` ends every target with the
-    end of text; ``seed`` draws the experts.
+    Arguments:
+        layer: Decoder layer of the experts, from 0; ``None``: the last but one.
+        rank: Rank of the experts.
+        batch: Edits that share an expert.
+        lr: Learning rate of Adam.
+        steps: Most steps for an expert.
+        stop: Loss below which its training ends.
+        routing: Weight of the routing loss; 0 is the published form.
+        order: Order of edits in batches: as ``"given"``, or by ``"clusters"`` of similar ones.
+        eos: Whether every target ends with the end-of-text token.
+        seed: Seed of the experts' initial values.
     """
 
     layer: Index | None = None
@@ -88,96 +91,91 @@ class LEMoEConfig:
 class LEMoEPatch(ValuesPatch):
     """n experts of E edits.
 
-    ``values`` hold by expert ``A1`` (n, r, D), ``B1`` (n, H, r), ``A2`` (n, r, H), ``B2`` (n, D,
-    r), ``key`` (n, D), ``down`` (n, D/4, D) and ``up`` (n, D, D/4); by edit its ``e`` (E, D) and
-    its ``expert`` (E,); and under names that begin with ``open.`` the hidden states of the last
-    batch's edits, as long as it is not full.
+    ``values`` hold, for each expert, ``A1`` (n, r, D), ``B1`` (n, H, r), ``A2`` (n, r, H), ``B2``
+    (n, D, r), ``key`` (n, D), ``down`` (n, D/4, D) and ``up`` (n, D, D/4); for each edit its ``e``
+    (E, D) and its ``expert`` (E,); and under names that begin with ``open.`` the hidden states of
+    the last batch's edits, as long as it is not full.
     """
 
     FILE = "lemoe.safetensors"
     editor: "LEMoE"
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:
-        """See :meth:`Patch.bind`. The prompt chooses the expert, for the decoded tokens too."""
-        if not len(self):
-            return {}
-        work = Meeting(self, batch)
-        return {self.editor.place.reads: work.take, self.editor.place.writes: work.add}
+        """See :meth:`Patch.bind`. The prompt chooses the expert, for generated tokens too."""
+        return MixtureBranch(self, batch).sites() if len(self) else {}
 
     def route(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and number (B,) of the expert that each query of mean ``e`` (B, D) meets."""
-        weight, expert = scores(e, *(self.values[name] for name in ROUTER)).softmax(1).max(1)
+        """Weight (B,) and number (B,) of the expert of each query, whose means are ``e`` (B, D)."""
+        router = [self.values[name] for name in ROUTER]
+        weight, expert = scores(e, *router).softmax(1).max(1)
         return weight, expert
 
     def members(self, weight: Tensor, expert: Tensor) -> list[list[Firing]]:
-        """For each query the edits that its ``expert`` (B,) holds, each with the expert's
-        ``weight`` (B,).
-        """
-        held = self.values["expert"].tolist()
-        chosen = zip(weight.tolist(), expert.tolist(), strict=True)
-        return [
-            [(edit, w) for edit, holds in enumerate(held) if holds == number]
-            for w, number in chosen
-        ]
+        """For each query the edits of its ``expert`` (B,), each with the ``weight`` (B,)."""
+        experts = self.values["expert"].tolist()
+        rows = []
+        for share, number in zip(weight.tolist(), expert.tolist(), strict=True):
+            rows.append([(edit, share) for edit, own in enumerate(experts) if own == number])
+        return rows
 
-    def open(self) -> list[HiddenBatch]:
+    def open_batch(self) -> list[HiddenBatch]:
         """The edits of the last batch, if it is not full, each as a row at the layer below."""
         if "open.hidden" not in self.values:
             return []
-        hidden, mask, labels, spans = (
-            self.values[f"open.{name}"] for name in ("hidden", "mask", "labels", "spans")
-        )
-        found = [Spans(*((int(start), int(stop)) for start, stop in row)) for row in spans.tolist()]
+        spans = []
+        for row in self.values["open.spans"].tolist():
+            spans.append(Spans(*((int(start), int(stop)) for start, stop in row)))
         extra = {
             name.removeprefix(EXTRA): value
             for name, value in self.values.items()
             if name.startswith(EXTRA)
         }
-        return HiddenBatch(
-            hidden, mask, labels, found, self.values.get("open.positions"), extra
-        ).rows()
+        rows = HiddenBatch(
+            hidden=self.values["open.hidden"],
+            attention_mask=self.values["open.mask"],
+            labels=self.values["open.labels"],
+            spans=spans,
+            position_ids=self.values.get("open.positions"),
+            extra=extra,
+        )
+        return rows.rows()
 
 
-class Meeting:
-    """A patch at work on one batch: the prompts choose each row's expert, which acts on all tokens."""
+class MixtureRoute(NamedTuple):
+    """Weight (B,) and number (B,) of each row's expert."""
+
+    weight: Tensor
+    expert: Tensor
+
+
+class MixtureBranch(Branch[MixtureRoute]):
+    """Adds the output of the expert that a row's prompt chose."""
 
     def __init__(self, patch: LEMoEPatch, batch: Batch) -> None:
-        self.patch, self.batch, self.tokens = patch, batch, prompt_tokens(batch)
-        self.taken = torch.empty(0)
-        self.chosen: tuple[Tensor, Tensor] | None = None
+        super().__init__(patch.editor.network.reads, patch.editor.network.writes)
+        self.patch = patch
+        self.batch = batch
 
-    def take(self, x: Tensor) -> Tensor:
-        """Keep what the network takes (B, T', D); of the prompts find weight and number of the
-        experts.
-        """
-        self.taken = x.float()
-        if self.chosen is None:
-            weight, expert = self.chosen = self.patch.route(mean(self.taken, self.tokens))
-            self.batch.fired[self.patch] = self.patch.members(weight, expert)
-        return x
+    def route(self, x: Tensor) -> MixtureRoute:
+        """Choose each row's expert."""
+        route = MixtureRoute(*self.patch.route(mean(x, self.batch.prompt_tokens())))
+        self.batch.fired[self.patch] = self.patch.members(*route)
+        return route
 
-    def add(self, output: Tensor) -> Tensor:
-        """The output (B, T', D) with what each row's expert adds."""
-        assert self.chosen is not None
-        weight, expert = self.chosen
-        matrices = [self.patch.values[name][expert] for name in MATRICES]
-        return output + (weight[:, None, None] * run(self.taken, *matrices)).to(output.dtype)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on behind other rows: row i behind row ``rows[i]``."""
-        if self.chosen is not None:
-            weight, expert = self.chosen
-            rows = rows.to(expert.device)
-            self.chosen = weight[rows], expert[rows]
+    def change(self, x: Tensor, output: Tensor, routing: MixtureRoute) -> Tensor:
+        """See :meth:`Branch.change`."""
+        matrices = [self.patch.values[name][routing.expert] for name in MATRICES]
+        added = routing.weight[:, None, None] * run(x, *matrices)
+        return output + added.to(output.dtype)
 
 
-class LEMoE(Editor):
-    """The mixture's editor. Raises :class:`UnsupportedModel` where the layer has no feed-forward
-    network.
+class LEMoE(Editor[LEMoEPatch]):
+    """The mixture's editor.
+
+    Raises :class:`UnsupportedModel` where the layer has no feed-forward network of a known form.
     """
 
     name = "lemoe"
-    paper = PAPERS["lemoe"]
     Config = LEMoEConfig
     config: LEMoEConfig
 
@@ -187,16 +185,15 @@ class LEMoE(Editor):
             raise BadInput(
                 "lemoe needs batches of at least one edit, and an order that is given or clusters"
             )
-        layer = (
-            highest_layer(vlm, vlm.num_layers - 2)
-            if self.config.layer is None
-            else self.config.layer
-        )
-        self.place, self.inner = feed_forward(vlm, layer), inner_width(vlm, layer)
+        layer = self.config.layer
+        if layer is None:
+            layer = highest_layer(vlm, vlm.num_layers - 2)
+        self.network = feed_forward(vlm, layer)
+        self.inner = inner_width(vlm, layer)
 
     def empty(self) -> LEMoEPatch:
         """A patch without edits."""
-        values = {name: tensor[:0] for name, tensor in self.draw(0).items()}
+        values = {name: tensor[:0] for name, tensor in self.initial(0).items()}
         none = values["key"]
         return LEMoEPatch(self, values | {"e": none, "expert": none[:, 0].long()}, 0)
 
@@ -204,95 +201,88 @@ class LEMoE(Editor):
         """See :meth:`Editor.load_patch`."""
         return LEMoEPatch.load(self, folder)
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> LEMoEPatch:
+    def edit(self, queries: Sequence[Query], patch: LEMoEPatch | None = None) -> LEMoEPatch:
         """See :meth:`Editor.edit`. The first edits join the last batch, if it is not full."""
-        self.begin(queries, patch)
+        self.validate(queries, patch)
         made = self.empty() if patch is None else patch
-        assert isinstance(made, LEMoEPatch)
-        before, size = len(made), self.config.batch
+        before = len(made)
         order = self.plan(queries)
         start = 0
         while start < len(queries):
-            stop = start + size - len(made) % size
+            stop = start + self.config.batch - len(made) % self.config.batch
             made = self.extend(made, [queries[number] for number in order[start:stop]])
             start = stop
-        place = torch.cat(
-            [torch.arange(before), before + torch.tensor(order, dtype=torch.long).argsort()]
-        )
-        given = {name: made.values[name][place.to(self.vlm.device)] for name in ("e", "expert")}
-        return LEMoEPatch(self, made.values | given, len(made))
+        new = before + torch.tensor(order, dtype=torch.long).argsort()
+        as_given = torch.cat([torch.arange(before), new]).to(self.vlm.device)
+        by_edit = {name: made.values[name][as_given] for name in ("e", "expert")}
+        return LEMoEPatch(self, made.values | by_edit, len(made))
 
     def plan(self, queries: Sequence[Query]) -> list[int]:
-        """In which order edits are cut into batches."""
-        if self.config.order == "given" or len(queries) <= self.config.batch:
-            return list(range(len(queries)))
+        """The order in which edits are cut into batches."""
         size = self.config.batch
-        chunks = [
-            self.below(queries[start : start + size]) for start in range(0, len(queries), size)
-        ]
-        e = torch.cat([self.summary(HiddenBatch.stack(rows)) for rows in chunks])
+        if self.config.order == "given" or len(queries) <= size:
+            return list(range(len(queries)))
+        means = []
+        for start in range(0, len(queries), size):
+            rows = self.below(queries[start : start + size])
+            means.append(self.summary(HiddenBatch.stack(rows)))
         generator = torch.Generator().manual_seed(self.config.seed)
-        return [
-            int(number) for number in clusters(e.cpu(), len(chunks), generator).argsort(stable=True)
-        ]
+        found = clusters(torch.cat(means).cpu(), len(means), generator)
+        return [int(number) for number in found.argsort(stable=True)]
 
     def extend(self, patch: LEMoEPatch, queries: Sequence[Query]) -> LEMoEPatch:
-        """The patch with ``queries`` in its last batch, or in a new one if that is full, whose
-        expert is trained.
+        """The patch with ``queries`` in its last batch, or in a new one if that is full.
+
+        The expert of that batch is trained.
         """
-        number, count = len(patch) // self.config.batch, len(patch) + len(queries)
-        rows = HiddenBatch.stack([*patch.open(), *self.below(queries)])
+        number = len(patch) // self.config.batch
+        count = len(patch) + len(queries)
+        rows = HiddenBatch.stack([*patch.open_batch(), *self.below(queries)])
+        e = self.summary(rows)
         old = {name: patch.values[name][:number] for name in MATRICES + ROUTER}
-        e, earlier = self.summary(rows), patch.values["expert"] < number
-        new = self.train(
-            number, old, rows, (patch.values["e"][earlier], patch.values["expert"][earlier]), e
-        )
+        earlier = patch.values["expert"] < number
+        known = EarlierEdits(patch.values["e"][earlier], patch.values["expert"][earlier])
+        new = self.train(number, old, rows, known, e)
         values = {name: torch.cat([old[name], new[name]]) for name in old}
         values["e"] = torch.cat([patch.values["e"], e[len(rows) - len(queries) :]])
         values["expert"] = F.pad(patch.values["expert"], (0, len(queries)), value=number)
         if count % self.config.batch:
-            spans = [[span.before, span.image, span.prompt, span.answer] for span in rows.spans]
-            values |= {
-                "open.hidden": rows.hidden,
-                "open.mask": rows.attention_mask,
-                "open.labels": rows.labels,
-            }
-            values |= {f"{EXTRA}{name}": value for name, value in rows.extra.items()}
-            values["open.spans"] = torch.tensor(spans, device=rows.labels.device)
-            if rows.position_ids is not None:
-                values["open.positions"] = rows.position_ids
+            values |= open_values(rows)
         return LEMoEPatch(self, values, count)
 
     def below(self, queries: Sequence[Query]) -> list[HiddenBatch]:
-        """What the layer below puts out for each of the queries."""
-        return self.vlm.hidden(
-            self.vlm.encode(queries, eos=self.config.eos), self.place.layer - 1
-        ).rows()
+        """The output of the layer below for each of the queries."""
+        batch = self.vlm.encode(queries, eos=self.config.eos)
+        return self.vlm.hidden(batch, self.network.layer - 1).rows()
 
     @torch.no_grad()
     def summary(self, rows: HiddenBatch) -> Tensor:
         """The means e (B, D) of edits."""
-        record = Recorder(self.place.reads)
+        record = Recorder(self.network.reads)
         with self.vlm.patched(record):
-            self.vlm.resume(self.place.layer - 1, rows, rows.answer_positions())
-        return mean(record.seen[self.place.reads].float(), prompt_tokens(rows))
+            self.vlm.resume(self.network.layer - 1, rows, rows.answer_positions())
+        return mean(record.seen[self.network.reads].float(), rows.prompt_tokens())
 
-    def draw(self, number: int) -> dict[str, Tensor]:
-        """What the expert ``number`` starts from, as a row of each of the patch's tensors."""
-        D, H, r = self.vlm.hidden_size, self.inner, self.config.rank
+    def initial(self, number: int) -> dict[str, Tensor]:
+        """The initial values of the expert ``number``, as a row of each of the patch's tensors."""
+        D = self.vlm.hidden_size
+        H = self.inner
+        r = self.config.rank
         shapes: dict[str, tuple[int, ...]] = {
             "A1": (r, D),
             "B1": (H, r),
             "A2": (r, H),
             "B2": (D, r),
+            "key": (D,),
+            "down": (D // 4, D),
+            "up": (D, D // 4),
         }
-        shapes |= {"key": (D,), "down": (D // 4, D), "up": (D, D // 4)}
         generator = torch.Generator().manual_seed(self.config.seed + number)
-        drawn = {
-            name: SCALE * torch.randn(1, *shape, generator=generator)
-            for name, shape in shapes.items()
-        }
-        return {name: tensor.to(self.vlm.device) for name, tensor in drawn.items()}
+        values = dict[str, Tensor]()
+        for name, shape in shapes.items():
+            drawn = SCALE * torch.randn(1, *shape, generator=generator)
+            values[name] = drawn.to(self.vlm.device)
+        return values
 
     @torch.enable_grad()
     def train(
@@ -300,30 +290,28 @@ class LEMoE(Editor):
         number: int,
         old: dict[str, Tensor],
         rows: HiddenBatch,
-        earlier: tuple[Tensor, Tensor],
+        known: "EarlierEdits",
         e: Tensor,
     ) -> dict[str, Tensor]:
-        """The expert ``number``, for the edits ``rows`` of means ``e`` (B, D).
+        """Train the expert ``number`` for the edits ``rows``, whose means are ``e`` (B, D).
 
-        ``old`` are the experts before it, ``earlier`` the e (E, D) and experts (E,) of their edits.
+        ``old`` are the experts before it, ``known`` their edits.
         """
-        new = {name: tensor.requires_grad_() for name, tensor in self.draw(number).items()}
+        new = {name: tensor.requires_grad_() for name, tensor in self.initial(number).items()}
         positions = rows.answer_positions()
-        target = rows.labels.roll(-1, 1)[positions]
-        inputs = torch.cat([earlier[0], e])
-        owner = F.pad(earlier[1], (0, len(e)), value=number)
+        target = rows.answer_tokens()
+        inputs = torch.cat([known.e, e])
+        owner = F.pad(known.expert, (0, len(e)), value=number)
         fixed = scores(inputs, *(old[name] for name in ROUTER))
         optimizer = torch.optim.Adam(list(new.values()), lr=self.config.lr)
         for _ in range(self.config.steps):
-            route = torch.cat(
-                [fixed, scores(inputs, *(new[name] for name in ROUTER))], 1
-            ).log_softmax(1)
-            weight = route[-len(e) :, number].exp()
-            with self.vlm.patched(Trial(self, weight, [new[name] for name in MATRICES])):
-                logits = self.vlm.resume(self.place.layer - 1, rows, positions)
-            loss = F.cross_entropy(logits.float(), target) + self.config.routing * F.nll_loss(
-                route, owner
-            )
+            own = scores(inputs, *(new[name] for name in ROUTER))
+            route = torch.cat([fixed, own], 1).log_softmax(1)
+            trial = self.trial(route[-len(e) :, number].exp(), new)
+            with self.vlm.patched(trial):
+                logits = self.vlm.resume(self.network.layer - 1, rows, positions)
+            answer = F.cross_entropy(logits.float(), target)
+            loss = answer + self.config.routing * F.nll_loss(route, owner)
             if loss < self.config.stop:
                 break
             optimizer.zero_grad()
@@ -331,50 +319,60 @@ class LEMoE(Editor):
             optimizer.step()
         return {name: tensor.detach() for name, tensor in new.items()}
 
+    def trial(self, weight: Tensor, expert: dict[str, Tensor]) -> BranchPatch:
+        """A patch of an expert in training, which each row uses with its ``weight`` (B,)."""
+        matrices = [expert[name] for name in MATRICES]
 
-class Trial(Patch):
-    """An expert in training, which each row meets with its ``weight`` (B,)."""
+        def weighted(x: Tensor) -> Tensor:
+            return weight[:, None, None] * run(x, *matrices)
 
-    def __init__(self, editor: LEMoE, weight: Tensor, matrices: Sequence[Tensor]) -> None:
-        self.editor, self.weight, self.matrices = editor, weight[:, None, None], matrices
+        return BranchPatch(AddingBranch(self.network.reads, self.network.writes, weighted))
 
-    def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
-        """See :meth:`Patch.bind`."""
-        taken: list[Tensor] = []
 
-        def take(x: Tensor) -> Tensor:
-            taken[:] = [x.float()]
-            return x
+class EarlierEdits(NamedTuple):
+    """The edits of earlier experts: their means e (E, D) and their experts (E,)."""
 
-        def add(output: Tensor) -> Tensor:
-            return output + (self.weight * run(taken[0], *self.matrices)).to(output.dtype)
+    e: Tensor
+    expert: Tensor
 
-        return {self.editor.place.reads: take, self.editor.place.writes: add}
+
+def open_values(rows: HiddenBatch) -> dict[str, Tensor]:
+    """The patch's values that keep ``rows`` as its open batch."""
+    spans = [[span.before, span.image, span.prompt, span.answer] for span in rows.spans]
+    values = {
+        "open.hidden": rows.hidden,
+        "open.mask": rows.attention_mask,
+        "open.labels": rows.labels,
+        "open.spans": torch.tensor(spans, device=rows.labels.device),
+    }
+    values |= {f"{EXTRA}{name}": value for name, value in rows.extra.items()}
+    if rows.position_ids is not None:
+        values["open.positions"] = rows.position_ids
+    return values
 
 
 def run(x: Tensor, A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor) -> Tensor:
-    """B_2 A_2 ReLU(B_1 A_1 x) (B, T, D) of x (B, T, D); the matrices are one expert or one for each
-    row.
+    """f(x) = B_2 A_2 ReLU(B_1 A_1 x), (B, T, D), for x (B, T, D).
+
+    The matrices are those of one expert, or one for each row.
     """
     return F.relu(x @ A1.mT @ B1.mT) @ A2.mT @ B2.mT
 
 
 def scores(e: Tensor, key: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """k_i · v_i (B, n) of queries of means ``e`` (B, D) and n experts."""
+    """k_i · v_i (B, n) of queries with the means ``e`` (B, D) and n experts."""
     inner = F.silu(torch.einsum("bd,nmd->bnm", e, down))
     return torch.einsum("bnm,ndm,nd->bn", inner, up, key)
 
 
 def mean(states: Tensor, tokens: Tensor) -> Tensor:
-    """The mean (B, D) of ``states`` (B, T, D) over the ``tokens`` (B, T) of each row."""
+    """The mean (B, D) of ``states`` (B, T, D) over the ``tokens``, boolean (B, T), of each row."""
     share = tokens.to(states.dtype)
     return torch.einsum("btd,bt->bd", states, share / share.sum(1, keepdim=True))
 
 
 def clusters(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The cluster (N,) of each of ``points`` (N, D), by k-means from ``count`` of them drawn at
-    random.
-    """
+    """The cluster (N,) of each of ``points`` (N, D), by k-means from ``count`` random ones."""
     centres = points[torch.randperm(len(points), generator=generator)[:count]]
     nearest = torch.full((len(points),), -1)
     while not torch.equal(found := torch.cdist(points, centres).argmin(1), nearest):

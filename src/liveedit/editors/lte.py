@@ -1,25 +1,29 @@
-"""LTE: the language model is taught once to follow a fact in its prompt; from then on edits are
-told, not trained.
+"""LTE: the language model learns once to follow a fact in its prompt; edits are then such facts.
 
 Jiang, Wang, Wu, Zhong, Zeng, Gao, Li, Jiang, Shang, Tang, Liu, Wang: "Learning to Edit: Aligning
 LLMs with Knowledge Editing", ACL 2024 (arXiv 2402.11905), as released with LiveEdit for VLMs. With
 the edit e = (v, p, o) in words, c_e = "[Updated Information] p o [Query]", the text decoder's
 weights are trained on
 
-    l_rel + Σ l_gen   −(1/|o|) Σ_t log f(o_t | v', c_e p', o_<t), for the edit and its generality probes (v', p')
-    l_loc             ½ KL(f₀(v', p') ‖ f(v', p')) + ½ KL(f₀(v', p') ‖ f(v', c_e p')), for its locality probes
+    l_rel + Σ l_gen   −(1/|o|) Σ_t log f(o_t | v', c_e p', o_<t), for the edit and its generality
+                      probes (v', p')
+    l_loc             ½ KL(f₀(v', p') ‖ f(v', p')) + ½ KL(f₀(v', p') ‖ f(v', c_e p')), for its
+                      locality probes
 
-f₀ being the model as it was, and the KL a mean over the tokens of the answer. At query time the
-stored edit that the query is most similar to, if it is above a threshold, is told in front of it
+f₀ being the model before the training, and the KL a mean over the tokens of the answer. At
+inference the stored edit that the query is most similar to, if it is above a threshold, precedes it
 (section 3.2). Threshold and loss weights are those released.
 
-Departures. The input and output embeddings stay as they are. The edit's image, which LiveEdit's
-form puts before the fact, is not shown again, because the query's own follows: it has its say in
-the retrieval (``retriever.py``; ``by="text"`` is the released form), whose key of an edit is its
-question without the answer. Locality is judged against the model as it was before the training,
-not, as released, against the trained one. Without edits the model is as it was: the trained weights
-come with the first. With ``fresh``, some cases are trained with another answer, random tokens in
-words: what it takes from the fact it cannot have learnt, so it learns to read.
+Departures:
+
+- The input and output embeddings stay as they are.
+- The edit's image, which LiveEdit's form puts before the fact, is not shown again, because the
+  query's own follows. It counts in the retrieval (``common/retriever.py``; ``by="text"`` is the
+  released form), whose key of an edit is its question without the answer.
+- Locality is measured against the model before the training, not, as released, the trained one.
+- Without edits the model is the original one: the trained weights come with the first edit.
+- With ``fresh``, some cases are trained with another answer, random tokens in words, which can only
+  be read from the fact, so that the model learns to read it.
 """
 
 import random
@@ -30,12 +34,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liveedit.editors import PAPERS
-from liveedit.editors.base import Example, TrainableEditor, alone
-from liveedit.editors.common.in_context import ContextEditor, ContextPatch, fact
+from liveedit.editors.base import TrainableEditor
+from liveedit.editors.common.examples import EDIT, Example
+from liveedit.editors.common.in_context import ContextPatch, InContextEditor, fact_text
 from liveedit.editors.common.retriever import By, Retriever
 from liveedit.editors.common.sentences import MINILM
-from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import EMBEDDINGS, VLM
@@ -45,25 +48,27 @@ from liveedit.types import Case, Query
 
 __all__ = ["LTE", "LTEConfig"]
 
-CHUNK = 32
-"""Queries that are embedded together."""
-
-EDIT = "reliability"
-
 PLAIN = "plain "
-"""In front of the name of a kind: the query without the fact."""
+"""Prefix of a kind's name: the query without the fact."""
 
 
 @dataclass(frozen=True)
 class LTEConfig:
-    """Settings; the defaults are those released with LiveEdit, the encoder apart.
+    """Settings of LTE; the defaults are those released with LiveEdit, except the encoder's.
 
-    ``retriever`` is the sentence encoder, a Hugging Face id or a folder (released:
-    multi-qa-mpnet-base-dot-v1), ``by`` what it goes by; an edit is told where the cosine of the
-    texts is above ``threshold`` and, by both, that of the images above ``image_threshold``.
-    ``rel``, ``gen`` and ``loc`` weigh the losses, ``generality`` and ``locality`` are the metrics
-    trained on. ``fresh`` is the share of cases with random answers. ``eos`` ends every target with
-    the end of text.
+    Arguments:
+        retriever: Sentence encoder, a Hugging Face id or a folder (released:
+            multi-qa-mpnet-base-dot-v1).
+        by: Evidence that chooses the edit: ``"text"``, or text and image, ``"both"``.
+        threshold: Cosine of the texts above which an edit is used.
+        image_threshold: Cosine of the images above which an edit is used, by both.
+        rel: Weight of l_rel.
+        gen: Weight of l_gen.
+        loc: Weight of l_loc.
+        fresh: Share of cases that are trained with random answers.
+        eos: Whether every target ends with the end-of-text token.
+        generality: Metrics whose probes are trained to get the target.
+        locality: Metrics whose probes are trained to stay as they were.
     """
 
     retriever: str = MINILM
@@ -79,8 +84,8 @@ class LTEConfig:
     locality: tuple[str, ...] = ("image_locality", "text_locality")
 
 
-class Weights(Patch):
-    """Values of parameters, by name."""
+class WeightsInTraining(Patch):
+    """Values of parameters, by their names in the Hugging Face model."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         self.values = values
@@ -91,28 +96,25 @@ class Weights(Patch):
 
 
 class LTEPatch(ContextPatch):
-    """Told edits on the trained weights."""
+    """Edits as texts, for the trained weights."""
 
     FILE = "lte.safetensors"
     editor: "LTE"
 
     def weights(self) -> dict[str, Tensor]:
         """See :meth:`Patch.weights`."""
-        return (
-            {name: value.detach() for name, value in self.editor.values.items()}
-            if len(self)
-            else {}
-        )
+        if not len(self):
+            return {}
+        return {name: value.detach() for name, value in self.editor.values.items()}
 
 
-class LTE(TrainableEditor, ContextEditor):
+class LTE(TrainableEditor[LTEPatch, Example], InContextEditor[LTEPatch]):
     """The editor: a text decoder that follows facts, and the facts."""
 
     name = "lte"
-    paper = PAPERS["lte"]
     Config = LTEConfig
     patch_class = LTEPatch
-    query_time = frozenset({"by", "threshold", "image_threshold", "generality", "locality"})
+    inference_settings = frozenset({"by", "threshold", "image_threshold", "generality", "locality"})
     config: LTEConfig
 
     def __init__(self, vlm: VLM, config: LTEConfig | None = None) -> None:
@@ -121,130 +123,107 @@ class LTE(TrainableEditor, ContextEditor):
         check_changeable(vlm.layers.named_parameters())
         self.retriever = Retriever(vlm, c.retriever, c.by, c.threshold, c.image_threshold)
         self.names = {plain(name).replace(".", "/"): name for name in changeable(vlm.layers)}
-        values = {
-            key: vlm.parameter(f"{vlm.decoder_path}.layers.{name}")
-            for key, name in self.names.items()
-        }
-        self._layers = nn.ParameterDict(
-            {key: value.detach().float().clone() for key, value in values.items()}
-        )
+        self._layers = nn.ParameterDict()
+        for key, name in self.names.items():
+            value = vlm.parameter(f"{vlm.decoder_path}.layers.{name}")
+            self._layers[key] = value.detach().float().clone()
         self._networks = nn.ModuleDict({"layers": self._layers})
 
     def networks(self) -> nn.ModuleDict:
-        """The layers of the text decoder, retrained."""
+        """The retrained layers of the text decoder."""
         return self._networks
 
     @property
+    def device(self) -> torch.device:
+        """The device of the VLM's inputs; the layers may be spread over several."""
+        device: torch.device = self.vlm.device
+        return device
+
+    @property
     def values(self) -> dict[str, Tensor]:
-        """The trained values, by the names that the Hugging Face model has for its parameters."""
+        """The trained values, by the names of the parameters in the Hugging Face model."""
         path = f"{self.vlm.decoder_path}.layers."
         return {path + self.names[key]: value for key, value in self._layers.items()}
 
-    def tell(self, query: Query) -> str:
-        """See :meth:`ContextEditor.tell`."""
-        return f"[Updated Information] {fact(query)}\n[Query] "
-
-    def prompt(self, told: str, question: str) -> str:
-        """See :meth:`ContextEditor.prompt`."""
-        return told + question
+    def format_context(self, query: Query) -> str:
+        """See :meth:`InContextEditor.format_context`."""
+        return f"[Updated Information] {fact_text(query)}\n[Query] "
 
     # Training
 
-    @torch.no_grad()
-    def prepare(self, cases: Sequence[Case]) -> list[Example]:
-        """See :meth:`TrainableEditor.prepare`. Of several probes of a metric the first counts."""
-        self.begin([], None)
-        examples = [Example() for _ in cases]
-        cases = [self.renewed(case) for case in cases]
-        asked = [
-            (index, kind, query)
-            for index, case in enumerate(cases)
-            for kind, query in self.rows(case).items()
-        ]
-        for start in range(0, len(asked), CHUNK):
-            chunk = asked[start : start + CHUNK]
-            hidden = self.vlm.hidden(
-                self.vlm.encode([query for *_, query in chunk], eos=self.config.eos), EMBEDDINGS
-            )
-            for (index, kind, _), row in zip(chunk, hidden.rows(), strict=True):
-                examples[index].rows[kind] = alone(row)
-            plain = [(examples[index], kind) for index, kind, _ in chunk if kind.startswith(PLAIN)]
-            bases = self.answers([example.rows[kind] for example, kind in plain]) if plain else []
-            for (example, kind), base in zip(plain, bases, strict=True):
-                example.base[kind.removeprefix(PLAIN)] = base.cpu().clone()
-        return examples
+    @property
+    def observed_layer(self) -> int:
+        """See :attr:`TrainableEditor.observed_layer`: the decoder's input."""
+        return EMBEDDINGS
 
-    def renewed(self, case: Case) -> Case:
-        """The case, or one with a random answer, of as many tokens, in the edit and in all probes
-        that ask for it.
+    def training_queries(self, case: Case) -> dict[str, Query]:
+        """See :meth:`TrainableEditor.training_queries`.
+
+        The queries with the fact before them, and those of locality also without it.
         """
-        [edit] = case.edits
-        dice, tokenizer = random.Random(f"{case.id} {edit.prompt}"), self.vlm.tokenizer
-        length = len(tokenizer(edit.target, add_special_tokens=False)["input_ids"])
-        answer = tokenizer.decode(
-            dice.choices(range(len(tokenizer)), k=length), skip_special_tokens=True
-        ).strip()
-        if dice.random() >= self.config.fresh or not answer:
+        queries = super().training_queries(self.with_fresh_answer(case))
+        context = self.format_context(queries[EDIT])
+        found = dict[str, Query]()
+        for kind, query in queries.items():
+            found[kind] = replace(query, prompt=self.apply_context(context, query.prompt))
+        for kind, query in queries.items():
+            if kind in self.config.locality:
+                found[PLAIN + kind] = query
+        return found
+
+    def must_stay(self, kind: str) -> bool:
+        """See :meth:`TrainableEditor.must_stay`; f₀ is measured without the fact."""
+        return kind.startswith(PLAIN)
+
+    def with_fresh_answer(self, case: Case) -> Case:
+        """The case, or for a share ``config.fresh`` of cases the case with a random answer.
+
+        The answer has as many tokens, and replaces the target of the edit and of all probes that
+        ask for it.
+        """
+        if len(case.edits) != 1:
             return case
-        probes = [
-            replace(probe, query=replace(probe.query, target=answer))
-            if probe.wanted == "target" and probe.query.target == edit.target
-            else probe
-            for probe in case.probes
-        ]
+        [edit] = case.edits
+        generator = random.Random(f"{case.id} {edit.prompt}")
+        tokenizer = self.vlm.tokenizer
+        length = len(tokenizer(edit.target, add_special_tokens=False)["input_ids"])
+        tokens = generator.choices(range(len(tokenizer)), k=length)
+        answer = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        if generator.random() >= self.config.fresh or not answer:
+            return case
+        probes = []
+        for probe in case.probes:
+            if probe.wanted == "target" and probe.query.target == edit.target:
+                probe = replace(probe, query=replace(probe.query, target=answer))
+            probes.append(probe)
         return replace(case, edits=(replace(edit, target=answer),), probes=tuple(probes))
 
-    def rows(self, case: Case) -> dict[str, Query]:
-        """The queries of a case by kind: with the fact in front, and those of locality also
-        without.
-        """
-        [edit] = case.edits
-        self.check(edit)
-        kinds = (*self.config.generality, *self.config.locality)
-        probes = {
-            probe.metric: probe.query for probe in reversed(case.probes) if probe.metric in kinds
-        }
-        told = {kind: self.told(edit, query) for kind, query in ({EDIT: edit} | probes).items()}
-        return told | {
-            PLAIN + kind: query for kind, query in probes.items() if kind in self.config.locality
-        }
-
-    def told(self, edit: Query, query: Query) -> Query:
-        """``query`` with ``edit`` in front of it."""
-        return replace(query, prompt=self.prompt(self.tell(edit), query.prompt))
-
-    def answers(self, rows: Sequence[HiddenBatch]) -> list[Tensor]:
-        """The log-probabilities (n, V) at the n positions of each row that predict its answer."""
-        hidden = HiddenBatch.stack(rows).to(self.vlm.device)
-        hidden.hidden = hidden.hidden.to(self.vlm.dtype)
-        positions = hidden.answer_positions()
-        said = self.vlm.resume(EMBEDDINGS, hidden, positions).float().log_softmax(-1)
-        return list(said.split_with_sizes(positions.sum(1).tolist()))
-
     def loss(
-        self, examples: Sequence[Example], generator: torch.Generator
+        self,
+        examples: Sequence[Example],
+        generator: torch.Generator,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`TrainableEditor.loss`."""
-        asked = [(example, kind) for example in examples for kind in example.rows]
+        asked = list[tuple[Example, str]]()
+        for example in examples:
+            asked += [(example, kind) for kind in example.rows]
         rows = [example.rows[kind] for example, kind in asked]
-        with self.vlm.patched(Weights(self.values)):
-            said = self.answers(rows)
+        with self.vlm.patched(WeightsInTraining(self.values)):
+            predicted = self.answer_log_probabilities(rows)
         parts: dict[str, list[Tensor]] = {"rel": [], "gen": [], "loc": []}
-        for (example, kind), row, logs in zip(asked, rows, said, strict=True):
-            about = kind.removeprefix(PLAIN)
-            if about in self.config.locality:
-                base = example.base[about].to(logs)
-                parts["loc"].append(
-                    0.5 * F.kl_div(logs, base, reduction="batchmean", log_target=True)
-                )
+        for (example, kind), row, logs in zip(asked, rows, predicted, strict=True):
+            metric = kind.removeprefix(PLAIN)
+            if metric in self.config.locality:
+                base = example.base[PLAIN + metric].to(logs)
+                divergence = F.kl_div(logs, base, reduction="batchmean", log_target=True)
+                parts["loc"].append(0.5 * divergence)
             else:
                 target = row.labels[row.labels >= 0].to(logs.device)
                 parts["rel" if kind == EDIT else "gen"].append(F.nll_loss(logs, target))
-        terms = {
-            name: torch.stack(values).sum() / len(examples)
-            for name, values in parts.items()
-            if values
-        }
-        return sum(
-            (getattr(self.config, name) * term for name, term in terms.items()), torch.zeros(())
-        ), terms
+        total = torch.zeros(())
+        terms = dict[str, Tensor]()
+        for name, values in parts.items():
+            if values:
+                terms[name] = torch.stack(values).sum() / len(examples)
+                total = getattr(self.config, name) * terms[name] + total
+        return total, terms

@@ -1,35 +1,35 @@
-"""MEND: a learned transformation of an edit's gradient, through the rank-one factors that it is
-made of.
+"""MEND: a learned transformation of an edit's gradient, through its rank-one factors.
 
 Mitchell, Lin, Bosselut, Finn, Manning: "Fast Model Editing at Scale", ICLR 2022 (arXiv 2110.11309).
-Released code: github.com/eric-mitchell/mend, carried on in EasyEdit and VLKEB; another
-implementation came with LiveEdit. For every matrix W of the feed-forward networks in the last three
-layers, and every token t of the edit that has a gradient,
+Released code: github.com/eric-mitchell/mend, continued in EasyEdit and VLKEB; another
+implementation was released with LiveEdit. For every matrix W of the feed-forward networks in the
+last three layers, and every token t of the edit that has a gradient,
 
-    z   = the input u_t and the output's gradient δ_t one after the other, each number less its running mean and
-          divided by its running standard deviation                                                  (section 3)
-    h   = z + ρ(s₁ ⊙ (U₁ V₁ z + b₁) + o₁)      ũ_t, δ̃_t = h + ρ(s₂ ⊙ (U₂ V₂ h + b₂) + o₂)            (Eq. 3)
+    z   = the input u_t and the output's gradient δ_t concatenated, each number less its running
+          mean and divided by its running standard deviation                            (section 3)
+    h   = z + ρ(s₁ ⊙ (U₁ V₁ z + b₁) + o₁)      ũ_t, δ̃_t = h + ρ(s₂ ⊙ (U₂ V₂ h + b₂) + o₂)   (Eq. 3)
     ΔW  = −α Σ_t δ̃_t ũ_tᵀ
 
-Matrices of one shape share U, V, b and the running statistics; scale s, shift o and step size α are
-each matrix's own. At first U, b and o are 0 and s is 1, so that the network is the identity.
+Matrices of one shape share U, V, b and the running statistics; each matrix has its own scale s,
+shift o and step size α. Initially U, b and o are 0 and s is 1, so that the network is the identity.
 Training minimises
 
-    c_edit · (−log p(target)) of the edit and of its rephrasings  +  c_loc · KL(unedited ‖ edited) elsewhere     (Eq. 4)
+    c_edit · (−log p(target)), of the edit and its rephrasings,
+    + c_loc · KL(unedited ‖ edited), of other queries                                       (Eq. 4)
 
 by Adam, α at a rate of its own, over edits made one at a time.
 
-    point               paper and its code              released with LiveEdit         here
-    sign                − in the paper, + in the code   +                              −; α is learned, so it may turn
-    tokens              summed                          mean over those of all edits   ``combine``: summed, or the mean
-    trained on          rephrasings                     the edit, too                  the edit, too
-    c_edit, c_loc       0.1, 1                          0.1, 0.1                       0.1, 1
-    divergence          over all tokens (VLKEB)         over the answer's              over the answer's
-    statistics          one matrix after another        one matrix after another       all of a shape, then the change
-    before two tokens   an error                        an error                       nothing is normalised
+    point              paper and its code        with LiveEdit             here
+    sign               −; in the code +          +                         −; α is learned and may
+                                                                           change sign
+    tokens             summed                    mean over all edits'      ``combine``: sum or mean
+    trained on         rephrasings               the edit, too             the edit, too
+    c_edit, c_loc      0.1, 1                    0.1, 0.1                  0.1, 1
+    divergence         over all tokens (VLKEB)   over the answer's         over the answer's
+    statistics         matrix after matrix       matrix after matrix       all of a shape, then ΔW
+    before two tokens  an error                  an error                  nothing is normalised
 
-The mean dilutes: with it the change that N edits make is N times smaller than their sum, and goes
-on shrinking.
+With the mean the change of N edits is N times smaller than their sum, and keeps shrinking.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,28 +39,34 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from liveedit.editors import PAPERS
-from liveedit.editors.common.feed_forward import DOWN
 from liveedit.editors.common.gradient_transform import ChangePatch, Factors, GradientEditor
 from liveedit.errors import BadInput
+from liveedit.models.module_names import ModuleNames
 from liveedit.models.vlm import VLM
 from liveedit.settings import Count, NotNegative, Positive
 
 __all__ = ["MEND", "GradientTransform", "MENDConfig"]
 
 TOKENS = ".tokens"
-"""The end of the name under which a patch keeps how many tokens a matrix's change was made of."""
+"""Suffix of the name under which a patch keeps the number of tokens of a matrix's change."""
 
 
 @dataclass(frozen=True)
 class MENDConfig:
-    """Settings; the defaults are those released for VLMs.
+    """Settings of MEND; the defaults are those released for VLMs.
 
-    ``layers`` counts the decoder layers that are edited, from the last one. ``rank`` is that of U
-    V, no more than their width. ``alpha`` is what the step sizes start from and ``alpha_lr`` their
-    learning rate. ``combine`` "sum" adds the changes of an edit's tokens, "mean" takes the mean
-    over the tokens of all edits (LiveEdit's code). ``eos`` ends every target with the end of text.
-    ``generality`` and ``locality`` are the metrics trained on.
+    Arguments:
+        layers: Number of decoder layers that are edited, counted from the last.
+        rank: Rank of U V, reduced to their width if that is smaller.
+        alpha: Initial step size α.
+        alpha_lr: Learning rate of the step sizes.
+        c_edit: Weight of the likelihood terms.
+        c_loc: Weight of the divergence terms.
+        combine: ``"sum"`` adds the changes of an edit's tokens, ``"mean"`` takes the mean over the
+            tokens of all edits (LiveEdit's code).
+        eos: Whether every target ends with the end-of-text token.
+        generality: Metrics whose probes are trained to get the target.
+        locality: Metrics whose probes are trained to stay as they were.
     """
 
     layers: int = 3
@@ -76,34 +82,29 @@ class MENDConfig:
 
 
 class ResidualLayer(nn.Module):
-    """x + ρ(s ⊙ (U V x + b) + o), one layer of Eq. 3, for rows x (N, width); s and o are those of
-    one of the modes.
+    """x + ρ(s ⊙ (U V x + b) + o), one layer of Eq. 3, for rows x (N, width).
+
+    s and o are those of one of the ``modes``: each matrix of a shape has a mode.
     """
 
     def __init__(self, width: int, rank: int, modes: int) -> None:
         super().__init__()
         rank = min(rank, width)
-        self.u, self.v = (
-            nn.Parameter(torch.zeros(width, rank)),
-            nn.Parameter(torch.randn(rank, width)),
-        )
+        self.u = nn.Parameter(torch.zeros(width, rank))
+        self.v = nn.Parameter(torch.randn(rank, width))
         self.bias = nn.Parameter(torch.zeros(width))
-        self.scale, self.shift = (
-            nn.Parameter(torch.ones(modes, width)),
-            nn.Parameter(torch.zeros(modes, width)),
-        )
+        self.scale = nn.Parameter(torch.ones(modes, width))
+        self.shift = nn.Parameter(torch.zeros(modes, width))
 
     def forward(self, x: Tensor, mode: int) -> Tensor:
         inner = self.scale[mode] * (x @ self.v.T @ self.u.T + self.bias) + self.shift[mode]
         return x + inner.clamp(
             min=0
-        )  # unlike relu's, its gradient at 0, where training starts, is not 0
+        )  # unlike relu's, its gradient at 0, where training starts, is 1
 
 
 class GradientTransform(nn.Module):
-    """The network for all matrices (d_out, d_in) of one shape; a mode is the place of a matrix
-    among them.
-    """
+    """The network for all matrices (d_out, d_in) of one shape."""
 
     count: Tensor
     mean: Tensor
@@ -111,50 +112,48 @@ class GradientTransform(nn.Module):
 
     def __init__(self, d_out: int, d_in: int, rank: int, modes: int) -> None:
         super().__init__()
-        self.d_in, width = d_in, d_in + d_out
-        self.first, self.second = (
-            ResidualLayer(width, rank, modes),
-            ResidualLayer(width, rank, modes),
-        )
+        self.d_in = d_in
+        width = d_in + d_out
+        self.first = ResidualLayer(width, rank, modes)
+        self.second = ResidualLayer(width, rank, modes)
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.zeros(width))  # Σ (z − mean)²
 
     @torch.no_grad()
     def observe(self, factors: Factors) -> None:
-        """Let the running statistics take in the N tokens that have a gradient, as if one by one
-        (Welford).
-        """
-        z = torch.cat([factors.u, factors.delta], -1)[tokens(factors)]
+        """Update the running statistics with the N tokens that have a gradient (Welford)."""
+        z = torch.cat([factors.u, factors.delta], -1)[with_gradient(factors)]
         count = self.count + len(z)
         step = z.mean(0) - self.mean
-        self.spread += (z - z.mean(0)).square().sum(0) + step.square() * self.count * len(z) / count
+        within = (z - z.mean(0)).square().sum(0)
+        self.spread += within + step.square() * self.count * len(z) / count
         self.mean += step * len(z) / count
         self.count.copy_(count)
 
     def normalised(self, z: Tensor) -> Tensor:
-        """``z`` less the mean, by the standard deviation; as it is before the second token."""
-        return (
-            z
-            if self.count < 2
-            else (z - self.mean) / ((self.spread / (self.count - 1)).sqrt() + 1e-7)
-        )
+        """``z`` less the mean, by the standard deviation; unchanged before the second token."""
+        if self.count < 2:
+            return z
+        deviation = (self.spread / (self.count - 1)).sqrt()
+        return (z - self.mean) / (deviation + 1e-7)
 
     def forward(self, factors: Factors, mode: int) -> Factors:
         """ũ and δ̃ of the tokens that have a gradient, 0 for the others."""
-        both, here = torch.cat([factors.u, factors.delta], -1), tokens(factors)
+        both = torch.cat([factors.u, factors.delta], -1)
+        here = with_gradient(factors)
         changed = torch.zeros_like(both)
         changed[here] = self.second(self.first(self.normalised(both[here]), mode), mode)
         return Factors(changed[..., : self.d_in], changed[..., self.d_in :])
 
 
-def tokens(factors: Factors) -> Tensor:
-    """Which tokens (B, n) have a gradient."""
+def with_gradient(factors: Factors) -> Tensor:
+    """The tokens (B, n) that have a gradient."""
     return (factors.u != 0).any(-1) & (factors.delta != 0).any(-1)
 
 
 class MENDPatch(ChangePatch):
-    """With ``combine="mean"`` ``values`` hold the tokens that each change was made of as well."""
+    """With ``combine="mean"`` ``values`` also hold the number of tokens of each change."""
 
     editor: "MEND"
 
@@ -162,34 +161,20 @@ class MENDPatch(ChangePatch):
         """See :meth:`ChangePatch.changes`."""
         if self.editor.config.combine == "sum":
             return self.values
-        return {
-            name: value / self.values[name + TOKENS]
-            for name, value in self.values.items()
-            if not name.endswith(TOKENS)
-        }
+        names = [name for name in self.values if not name.endswith(TOKENS)]
+        return {name: self.values[name] / self.values[name + TOKENS] for name in names}
 
 
 class MEND(GradientEditor):
-    """The editor. Raises :class:`BadInput` for another ``combine`` and where no layer is left below
-    those edited.
+    """The editor.
+
+    Raises :class:`BadInput` for another ``combine`` and where no layer is left below those edited.
     """
 
     name = "mend"
-    paper = PAPERS["mend"]
     Config = MENDConfig
     patch_class = MENDPatch
-    leaves = (
-        "gate_proj",
-        "up_proj",
-        "gate_up_proj",
-        "fc1",
-        "w1",
-        "w3",
-        "dense_h_to_4h",
-        "pre_expert_proj",
-        *DOWN,
-    )
-    query_time = frozenset({"alpha_lr", "c_edit", "c_loc", "generality", "locality"})
+    inference_settings = frozenset({"alpha_lr", "c_edit", "c_loc", "generality", "locality"})
     config: MENDConfig
 
     def __init__(self, vlm: VLM, config: MENDConfig | None = None) -> None:
@@ -199,45 +184,55 @@ class MEND(GradientEditor):
                 f"mend cannot combine tokens by '{self.config.combine}': choose sum or mean"
             )
         shapes = [matrix.shape for matrix in self.matrices]
-        self.modes = [shapes[:place].count(shape) for place, shape in enumerate(shapes)]
+        self.modes = [shapes[:index].count(shape) for index, shape in enumerate(shapes)]
         self.transforms = nn.ModuleDict()
         for high, wide in dict.fromkeys(shapes):
-            network = GradientTransform(high, wide, self.config.rank, shapes.count((high, wide)))
+            modes = shapes.count((high, wide))
+            network = GradientTransform(high, wide, self.config.rank, modes)
             self.transforms[f"{high}x{wide}"] = network
         self.alpha = nn.ParameterList([torch.tensor(self.config.alpha) for _ in shapes])
         self._networks = nn.ModuleDict({"transforms": self.transforms, "alpha": self.alpha})
         self._networks.to(vlm.device)
+
+    @staticmethod
+    def edited(names: ModuleNames) -> tuple[str, ...]:
+        """See :meth:`GradientEditor.edited`: all matrices of the network."""
+        return names.gate + names.up + names.down
 
     def networks(self) -> nn.ModuleDict:
         """The network of each shape, and the step sizes."""
         return self._networks
 
     def rates(self) -> dict[str, float]:
-        """The step sizes' own."""
+        """See :meth:`TrainableEditor.rates`: that of the step sizes."""
         return {"alpha": self.config.alpha_lr}
 
-    def transform(self, place: int) -> GradientTransform:
-        """The network for the matrix at ``place`` in ``matrices``."""
-        high, wide = self.matrices[place].shape
-        network = self.transforms[f"{high}x{wide}"]
-        assert isinstance(network, GradientTransform)
+    def transform(self, index: int) -> GradientTransform:
+        """The network for the matrix at ``index`` in ``matrices``."""
+        high, wide = self.matrices[index].shape
+        network: GradientTransform = self.transforms[f"{high}x{wide}"]  # type: ignore[assignment]
         return network
 
-    def observe(self, factors: Mapping[str, Factors]) -> None:
-        """See :meth:`GradientEditor.observe`."""
-        for place, matrix in enumerate(self.matrices):
-            self.transform(place).observe(factors[matrix.site])
+    def adapt(self, factors: Mapping[str, Factors]) -> None:
+        """See :meth:`GradientEditor.adapt`."""
+        for index, matrix in enumerate(self.matrices):
+            self.transform(index).observe(factors[matrix.site])
 
-    def changes(self, factors: Mapping[str, Factors], about: Sequence[str]) -> dict[str, Factors]:  # noqa: ARG002
-        """See :meth:`GradientEditor.changes`. The step size is in δ̃, and with the mean the number
-        of tokens, too.
+    def changes(
+        self,
+        factors: Mapping[str, Factors],
+        descriptions: Sequence[str],  # noqa: ARG002
+    ) -> dict[str, Factors]:
+        """See :meth:`GradientEditor.changes`.
+
+        δ̃ includes the step size and, for the mean, the division by the number of tokens.
         """
-        changed = {}
-        for place, matrix in enumerate(self.matrices):
-            new = self.transform(place)(factors[matrix.site], self.modes[place])
-            step = -self.alpha[place]
+        changed = dict[str, Factors]()
+        for index, matrix in enumerate(self.matrices):
+            new = self.transform(index)(factors[matrix.site], self.modes[index])
+            step = -self.alpha[index]
             if self.config.combine == "mean":
-                step = step / tokens(new).sum(1)[:, None, None].clamp(min=1)
+                step = step / with_gradient(new).sum(1)[:, None, None].clamp(min=1)
             changed[matrix.site] = Factors(new.u, step * new.delta)
         return changed
 
@@ -246,17 +241,22 @@ class MEND(GradientEditor):
         values = super().values(changes)
         if self.config.combine == "sum":
             return values
-        counts = {
-            matrix.name: tokens(changes[matrix.site]).sum().float() for matrix in self.matrices
-        }
-        summed = {name: value * counts[name] for name, value in values.items()}
-        return summed | {name + TOKENS: count for name, count in counts.items()}
+        summed = dict[str, Tensor]()
+        for matrix in self.matrices:
+            count = with_gradient(changes[matrix.site]).sum().float()
+            summed[matrix.name] = values[matrix.name] * count
+            summed[matrix.name + TOKENS] = count
+        return summed
 
     def objective(
-        self, terms: dict[str, Tensor], changes: Mapping[str, Factors], right: float
+        self,
+        terms: dict[str, Tensor],
+        changes: Mapping[str, Factors],  # noqa: ARG002
+        right: float,  # noqa: ARG002
     ) -> Tensor:
-        """See :meth:`GradientEditor.objective`."""
-        c = self.config
-        return torch.stack(
-            [(c.c_loc if kind in c.locality else c.c_edit) * term for kind, term in terms.items()]
-        ).sum()
+        """See :meth:`GradientEditor.objective`: Eq. 4."""
+        weighted = []
+        for kind, term in terms.items():
+            weight = self.config.c_loc if self.must_stay(kind) else self.config.c_edit
+            weighted.append(weight * term)
+        return torch.stack(weighted).sum()

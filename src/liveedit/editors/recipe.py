@@ -1,5 +1,4 @@
-"""RECIPE: a few continuous prompt vectors an edit, put before a query if a retriever finds that it
-belongs to the edit.
+"""RECIPE: continuous prompt vectors for each edit, put before the queries that match it.
 
 Chen, Wang, Zhang, He, Liang, Yang, Gao: "Lifelong Knowledge Editing for LLMs with
 Retrieval-Augmented Continuous Prompt Learning", EMNLP 2024 (arXiv 2405.03279). An encoder pools an
@@ -9,58 +8,66 @@ token states: one summary state, mean, greatest and least. From these
     (1)  r_k, r_q, r_Θ     in one space, by perceptrons
     (2)  p_k               n_p vectors of the embeddings' width, by a perceptron from the edit
     (3)  answer(q) = f(p_τ ⊕ q)  if  r_q·r_τ > r_q·r_Θ,  else f(q);    τ = argmax_k r_q·r_k
-    (4)  l_rel, l_gen: −log f(answer | p_k ⊕ q);    l_loc: KL to f(q), of queries that the edit is not about
+    (4)  l_rel, l_gen: −log f(answer | p_k ⊕ q);    l_loc: KL to f(q), of queries out of scope
     (5)  l_no = −log softmax of r_q·r_own among all r_k and r_Θ, for queries in scope
-    (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k but the own one, for all queries, each counted while its
-         share is below ``hinge`` times the next best
+    (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k but the own one, for all queries, each
+         counted while its share is below ``hinge`` times the next best
 
-    point               paper                      released for VLMs        here
-    encoder             RoBERTa, trained           the same                 the VLM's own states, or a pretrained one
-    summary state       the pooler's               the same                 the last token's; of an encoder the first's
-    query at test       text                       the image is lost        image and text
-    retrieval reads     text                       the same                 image and text, or (``scope="text"``) word
-                                                                            embeddings, which know of no image
-    key of an edit      of question and answer     the same                 of the question, so that a query equal to
-                                                                            the edit has its key from the start
-    p_k reads           the encoder's states       the same                 word embeddings, or a pretrained encoder
-    perceptrons in (1)  one for each side          the same                 one for both
-    r                   as it comes                divided by d^¼           of unit length, times a learned scale
-    p_k made from       the edit's statistics      the same                 and the embeddings of its answer, linearly
-                                                                            mapped: new answers can be written, too
-    place of p_k        before the query           before the image         before the text, behind the image
-    queries in (5, 6)   one drawn for each edit    the same                 all of the batch, hard ones included
+    point               paper                   for VLMs, released  here
+    encoder             RoBERTa, trained        the same            the VLM's own states, or a
+                                                                    pretrained one
+    summary state       the pooler's            the same            the last token's; an encoder's
+                                                                    first
+    query at inference  text                    the image is lost   image and text
+    retrieval reads     text                    the same            image and text, or with
+                                                                    ``scope="text"`` word embeddings
+    key of an edit      of question and answer  the same            of the question, so that a query
+                                                                    equal to the edit has its key
+    p_k reads           the encoder's states    the same            word embeddings, or a pretrained
+                                                                    encoder
+    perceptrons in (1)  one for each side       the same            one for both
+    r                   as computed             divided by d^¼      of unit length, times a learned
+                                                                    scale
+    p_k computed from   the edit's statistics   the same            also its answer's embeddings,
+                                                                    linearly mapped, so that new
+                                                                    answers can be written, too
+    position of p_k     before the query        before the image    between image and text
+    queries in (5, 6)   one for each edit       the same            all of the batch, hard ones
+                                                                    included
 
-With ``scope="both"`` a query without image never belongs to an edit with one, nor the other way
-round.
+With ``scope="both"`` a query without image never belongs to an edit with one, nor the reverse.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import log
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liveedit.editors import PAPERS
-from liveedit.editors.base import Example, alone
-from liveedit.editors.common.attention import Part, cut
+from liveedit.editors.common.attention import Part, cut, with_image
+from liveedit.editors.common.examples import (
+    EDIT,
+    RowName,
+    TrainingQuery,
+    detached_row,
+    row_names,
+    same_fact,
+)
 from liveedit.editors.common.extractors import SCALE
+from liveedit.editors.common.hard_negatives import NEVER
 from liveedit.editors.common.losses import kl, nll
 from liveedit.editors.common.retrieval import (
-    NEVER,
     NO_TOKEN,
-    Asked,
-    Memory,
-    MemoryEditor,
-    MemoryPatch,
+    RetrievalEditor,
+    RetrievalExample,
+    RetrievalPatch,
     Scope,
-    belonging,
-    kindred,
-    pictured,
+    compatible,
 )
-from liveedit.editors.liveedit.sampling import EDIT, RowName
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch
 from liveedit.models.vlm import EMBEDDINGS, VLM, reading
@@ -70,21 +77,29 @@ from liveedit.types import Query
 __all__ = ["Recipe", "RecipeConfig", "RecipePatch", "sentinel_loss", "statistics"]
 
 POOLED = 4
-"""Statistics of token states."""
+"""Number of statistics of token states."""
 
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Settings. What the decoder ``layer`` puts out (:attr:`TrainableEditor.layer`) is pooled.
+    """Settings of RECIPE.
 
-    ``scope`` is what retrieval may see.
-
-    ``encoder`` is a pretrained encoder of text, by folder or Hugging Face id, which is trained too,
-    or ``None`` for the VLM's own states. ``tokens`` is n_p, ``key_dim`` the width of r,
-    ``prototypes`` how many tokens the sentinel has. ``margin`` is how far above the sentinel an
-    edit has to be. ``written`` is how many examples of a batch train the prompts, ``None`` for all,
-    and ``fresh`` the share of these whose answers are exchanged for random tokens, so that the
-    prompts learn to tell and not the answers. ``eos`` ends every target with the end of text.
+    Arguments:
+        layer: Decoder layer whose output is pooled, from 0; ``None``: after two thirds of them.
+        scope: Evidence of the retrieval: image and text, ``"both"``, or ``"text"``.
+        encoder: Pretrained text encoder, a folder or Hugging Face id, which is trained, too;
+            ``None``: the VLM's own states.
+        tokens: Number n_p of prompt vectors.
+        key_dim: Width of r.
+        prototypes: Number of the sentinel's prototype tokens.
+        hinge: Factor of the next best below which a query counts in (6).
+        margin: Distance above the sentinel that an edit needs to be retrieved.
+        written: Number of examples of a batch that train the prompts; ``None``: all of them.
+        fresh: Share of these whose answers are replaced by random tokens, so that the prompts learn
+            to convey an edit instead of memorising answers.
+        eos: Whether every target ends with the end-of-text token.
+        generality: Metrics whose probes are in scope.
+        locality: Metrics whose probes are out of scope.
     """
 
     layer: Index | None = None
@@ -103,9 +118,12 @@ class RecipeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What is read of a query: frozen statistics ``pooled`` (F',), and the ``text`` for a trained
-    encoder.
+class Question:
+    """The input of the retrieval for one query.
+
+    Arguments:
+        pooled: Frozen statistics, (F',).
+        text: The question's text, for a trained encoder.
     """
 
     pooled: Tensor
@@ -113,39 +131,43 @@ class Seen:
 
 
 @dataclass(slots=True)
-class RecipeExample(Memory):
-    """A case: what is ``asked`` in each query. ``inputs`` have places for the prompt before the
-    text.
+class RecipeExample(RetrievalExample):
+    """A training case; its ``inputs`` have room for the prompt vectors before the text.
+
+    Arguments:
+        questions: By kind, the query as the retrieval reads it.
     """
 
-    asked: dict[str, Seen] = field(default_factory=dict)
+    questions: dict[str, Question] = field(default_factory=dict)
 
 
 def statistics(part: Part, summary: Tensor) -> Tensor:
-    """(B, 4W) of states (B, n, W): the state at ``summary`` (B,), mean, greatest and least; 0 for a
-    row without any.
+    """(B, 4W) of states (B, n, W): the state at ``summary`` (B,), mean, greatest and least.
+
+    0 for a row without states.
     """
-    real, any_real = part.mask[..., None], part.mask.any(1, keepdim=True)
-    states, infinite = part.states, torch.finfo(part.states.dtype).max
+    states = part.states
+    real = part.mask[..., None]
+    infinite = torch.finfo(states.dtype).max
     one = states[torch.arange(len(states)), summary]
     mean = (states * real).sum(1) / real.sum(1).clamp(min=1)
     most = states.masked_fill(~real, -infinite).amax(1)
     least = states.masked_fill(~real, infinite).amin(1)
+    any_real = part.mask.any(1, keepdim=True)
     return torch.cat([one, mean, most, least], 1).masked_fill(~any_real, 0.0)
 
 
 def last_statistics(part: Part) -> Tensor:
-    """The same with each row's last state as its summary, as in a causal model."""
+    """The :func:`statistics` with each row's last state as its summary, as in a causal model."""
     return statistics(part, (part.mask.sum(1) - 1).clamp(min=0))
 
 
 def sentinel_loss(similarity: Tensor, sentinel: Tensor, hinge: float) -> Tensor:
-    """(6) for ``similarity`` (R, E) to the edits, at the own one ``NEVER``, and ``sentinel`` (R,)
-    to r_Θ.
-    """
-    share = torch.cat([sentinel[:, None], similarity], 1).softmax(1)
+    """(6) for ``similarity`` (R, E) to edits, ``NEVER`` at the own one, and ``sentinel`` (R,)."""
+    scores = torch.cat([sentinel[:, None], similarity], 1)
+    share = scores.softmax(1)
     counted = share[:, 0] < hinge * share[:, 1:].amax(1)
-    loss = -torch.cat([sentinel[:, None], similarity], 1).log_softmax(1)[:, 0]
+    loss = -scores.log_softmax(1)[:, 0]
     return (loss * counted).sum() / counted.sum().clamp(min=1)
 
 
@@ -155,18 +177,19 @@ class Perceptron(nn.Module):
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(features)
-        self.first, self.second = nn.Linear(features, width), nn.Linear(width, width)
+        self.first = nn.Linear(features, width)
+        self.second = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(self.norm(x))
         return x + F.relu(self.second(x))
 
 
-class Retriever(Perceptron):
-    """(1) for edits, queries and the sentinel, whose prototype tokens it holds for each source of
-    states by its width.
+class KeyNetwork(Perceptron):
+    """(1) for edits, queries and the sentinel, whose prototype tokens it holds for each source.
 
-    r (B, d) has the length at which an inner product is the learned scale times the cosine.
+    ``widths`` are those of the sources of states. r (B, d) has the length at which an inner product
+    is the learned scale times the cosine.
     """
 
     def __init__(self, widths: Sequence[int], width: int, prototypes: int) -> None:
@@ -180,28 +203,32 @@ class Retriever(Perceptron):
         return F.normalize(super().forward(x), dim=-1) * (0.5 * self.scale).exp()
 
 
-class Prompts(nn.Module):
-    """(2): vectors (B, n_p, D) from the statistics (B, F) of edits and the embeddings (B, n_p, D)
-    of their answers.
-    """
+class PromptNetwork(nn.Module):
+    """(2): vectors (B, n_p, D) from edits' statistics and their answers' embeddings."""
 
     def __init__(self, features: int, width: int, tokens: int, hidden_size: int) -> None:
         super().__init__()
         self.knowledge = Perceptron(features, width)
-        self.middle, self.last = nn.Linear(width, width), nn.Linear(width, tokens * hidden_size)
+        self.middle = nn.Linear(width, width)
+        self.last = nn.Linear(width, tokens * hidden_size)
         self.carry = nn.Linear(hidden_size, hidden_size, bias=False)
         with torch.no_grad():
-            self.last.weight.mul_(0.1)  # so that the answer leads at first
+            self.last.weight.mul_(0.1)  # so that the answer dominates at first
             nn.init.eye_(self.carry.weight)
 
     def forward(self, known: Tensor, answers: Tensor) -> Tensor:
         x = self.knowledge(known)
         x = x + F.relu(self.middle(x))
-        return self.last(x).unflatten(1, (answers.shape[1], -1)) + self.carry(answers)  # type: ignore[no-any-return]
+        vectors: Tensor = self.last(x).unflatten(1, (answers.shape[1], -1)) + self.carry(answers)
+        return vectors
 
 
-class RecipePatch(MemoryPatch):
-    """``bank`` holds ``keys`` r_k (E, d), ``prompts`` p_k (E, n_p, D) and ``pictured`` (E,)."""
+class RecipePatch(RetrievalPatch):
+    """A bank of edits.
+
+    ``bank`` holds ``keys`` r_k (E, d), ``prompts`` p_k (E, n_p, D) and ``pictured`` (E,), whether
+    the edit has an image.
+    """
 
     FILE = "recipe.safetensors"
     editor: "Recipe"
@@ -212,88 +239,80 @@ class RecipePatch(MemoryPatch):
         if not len(self):
             return {}
         editor = self.editor
-        key = editor.retriever(editor.features(editor.look(batch)))
+        key = editor.retriever(editor.features(editor.questions(batch)))
         score = editor.above(key, self.bank["keys"])
         if editor.config.scope == "both":
-            score = score.masked_fill(~kindred(batch.spans, self.bank["pictured"]), NEVER)
-        rows, edits, batch.fired[self] = self.found(score, editor.config.margin)
-        return dict(zip(rows, self.bank["prompts"][edits], strict=True))
+            score = score.masked_fill(~compatible(batch.spans, self.bank["pictured"]), NEVER)
+        match = self.match(score, editor.config.margin)
+        batch.fired[self] = match.fired
+        return dict(zip(match.rows, self.bank["prompts"][match.edits], strict=True))
 
 
-class Recipe(MemoryEditor):
-    """The editor: encoder, retriever with its sentinel, and what makes the prompts.
+class Recipe(RetrievalEditor[RecipePatch, RecipeExample]):
+    """The editor: encoder, key network with the sentinel, and prompt network.
 
-    Raises :class:`UnsupportedModel` where no vectors can stand before a text.
+    Raises :class:`UnsupportedModel` where no vectors can precede a text.
     """
 
     name = "recipe"
-    paper = PAPERS["recipe"]
     Config = RecipeConfig
     patch_class = RecipePatch
-    query_time = frozenset({"margin", "generality", "locality"})
+    example_class = RecipeExample
+    inference_settings = frozenset({"margin", "generality", "locality"})
     config: RecipeConfig
 
     def __init__(self, vlm: VLM, config: RecipeConfig | None = None) -> None:
         super().__init__(vlm, config)
-        c, D = self.config, vlm.hidden_size
+        c = self.config
         vlm.check_layer(self.layer)
         vlm.check_prefix()
         both = c.scope == "both"
-        self.encoder, widths, known = None, [vlm.state_size if both else D], D
+        self.encoder: Any = None
+        edit_width = vlm.hidden_size
+        question_width = vlm.state_size if both else vlm.hidden_size
         if c.encoder is not None:
-            with reading(c.encoder):
-                source = checkpoint(c.encoder)
-                self.encoder = transformers.AutoModel.from_pretrained(
-                    source, dtype=torch.float32
-                ).eval()
-                self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            known = self.encoder.get_input_embeddings().embedding_dim
-            widths = [known]
-        widths += [vlm.state_size] if both else []
-        self.retriever = Retriever(widths, c.key_dim, c.prototypes)
-        self.prompts = Prompts(POOLED * known, c.key_dim, c.tokens, D)
+            self.encoder, self.tokenizer = load_encoder(c.encoder)
+            edit_width = question_width = self.encoder.get_input_embeddings().embedding_dim
+        widths = [question_width, vlm.state_size] if both else [question_width]
+        self.retriever = KeyNetwork(widths, c.key_dim, c.prototypes)
+        self.prompts = PromptNetwork(POOLED * edit_width, c.key_dim, c.tokens, vlm.hidden_size)
         parts = {"retriever": self.retriever, "prompts": self.prompts}
-        self._networks = nn.ModuleDict(
-            parts if self.encoder is None else parts | {"encoder": self.encoder}
-        )
+        if self.encoder is not None:
+            parts["encoder"] = self.encoder
+        self._networks = nn.ModuleDict(parts)
         self._networks.to(vlm.device)
 
     def networks(self) -> nn.ModuleDict:
-        """Retriever with sentinel, prompts, and the encoder if there is one."""
+        """Key network with sentinel, prompt network, and the encoder if there is one."""
         return self._networks
 
     # Reading
 
-    def look(self, batch: Batch) -> list[Seen]:
-        """What is read of each row's question."""
-        pooled, questions = (
-            torch.empty(len(batch), 0, device=self.device),
-            [span.prompt for span in batch.spans],
-        )
-        if self.config.scope == "both":
+    def questions(self, batch: Batch) -> list[Question]:
+        """The retrieval's input for each row."""
+        spans = [span.prompt for span in batch.spans]
+        ids = batch.inputs["input_ids"]
+        both = self.config.scope == "both"
+        if both:
             states = self.vlm.hidden(batch, self.layer).hidden.to(self.device)
         else:
-            states = self.words(batch.inputs["input_ids"])
+            states = self.words(ids)
+        pooled = [torch.empty(len(batch), 0, device=self.device)]
         if self.encoder is None:
-            pooled = torch.cat([pooled, last_statistics(cut(states, questions))], 1)
-        if self.config.scope == "both":
-            pooled = torch.cat(
-                [pooled, last_statistics(cut(states, [span.image for span in batch.spans]))], 1
-            )
-        ids = [
-            row[slice(*part)]
-            for row, part in zip(batch.inputs["input_ids"], questions, strict=True)
-        ]
-        return [Seen(row, text) for row, text in zip(pooled, self.decoded(ids), strict=True)]
+            pooled.append(last_statistics(cut(states, spans)))
+        if both:
+            images = cut(states, [span.image for span in batch.spans])
+            pooled.append(last_statistics(images))
+        texts = self.decoded([row[slice(*span)] for row, span in zip(ids, spans, strict=True)])
+        rows = torch.cat(pooled, 1)
+        return [Question(row, text) for row, text in zip(rows, texts, strict=True)]
 
-    def features(self, seen: Sequence[Seen]) -> Tensor:
+    def features(self, questions: Sequence[Question]) -> Tensor:
         """The statistics (B, F) of questions, those of a trained encoder first."""
-        pooled = torch.stack([row.pooled for row in seen]).to(self.device)
-        return (
-            pooled
-            if self.encoder is None
-            else torch.cat([self.encoded([row.text for row in seen]), pooled], 1)
-        )
+        pooled = torch.stack([question.pooled for question in questions]).to(self.device)
+        if self.encoder is None:
+            return pooled
+        return torch.cat([self.encoded([question.text for question in questions]), pooled], 1)
 
     def known(self, tokens: Tensor) -> Tensor:
         """The statistics (B, F) of edits, whose prompts and answers ``tokens`` (B, n) are."""
@@ -307,11 +326,9 @@ class Recipe(MemoryEditor):
         return texts
 
     def encoded(self, texts: list[str]) -> Tensor:
-        """The statistics (B, F) of a trained encoder's states."""
-        assert self.encoder is not None
-        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True).to(
-            self.device
-        )
+        """The statistics (B, F) of the trained encoder's states."""
+        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+        inputs = inputs.to(self.device)
         part = Part(self.encoder(**inputs).last_hidden_state, inputs["attention_mask"].bool())
         return statistics(part, torch.zeros_like(part.mask[:, 0], dtype=torch.long))
 
@@ -320,21 +337,25 @@ class Recipe(MemoryEditor):
         states = list(self.retriever.prototypes)
         if self.encoder is not None:
             states[0] = self.encoder(inputs_embeds=states[0]).last_hidden_state
-        parts = [Part(some, torch.ones_like(some[..., 0], dtype=torch.bool)) for some in states]
         first = torch.zeros(1, dtype=torch.long, device=self.device)
-        key: Tensor = self.retriever(torch.cat([statistics(part, first) for part in parts], 1))
+        pooled = []
+        for some in states:
+            part = Part(some, torch.ones_like(some[..., 0], dtype=torch.bool))
+            pooled.append(statistics(part, first))
+        key: Tensor = self.retriever(torch.cat(pooled, 1))
         return key
 
     def above(self, query: Tensor, keys: Tensor) -> Tensor:
-        """How far queries (B, d) are above the sentinel in their likeness to edits (E, d): (B, E),
-        (3).
+        """How far each edit is above the sentinel for each query, (B, E): (3).
+
+        ``query`` (B, d) are r_q, ``keys`` (E, d) are r_k.
         """
         return query @ keys.T - query @ self.sentinel().T
 
     # Editing
 
     def entries(self, queries: Sequence[Query]) -> dict[str, Tensor]:
-        """See :meth:`MemoryEditor.entries`."""
+        """See :meth:`RetrievalEditor.entries`."""
         batch = self.vlm.encode(queries, eos=self.config.eos)
         ids = batch.inputs["input_ids"]
         texts = [
@@ -342,155 +363,154 @@ class Recipe(MemoryEditor):
         ]
         known = self.known(nn.utils.rnn.pad_sequence(texts, True, NO_TOKEN))
         return {
-            "keys": self.retriever(self.features(self.look(batch))),
+            "keys": self.retriever(self.features(self.questions(batch))),
             "prompts": self.prompts(known, self.answers(batch.labels)),
-            "pictured": pictured(batch.spans, self.device),
+            "pictured": with_image(batch.spans, self.device),
         }
 
-    def nothing(self) -> dict[str, Tensor]:
-        """See :meth:`MemoryEditor.nothing`."""
-        c = self.config
-        prompts = torch.empty(0, c.tokens, self.vlm.hidden_size)
+    def no_entries(self) -> dict[str, Tensor]:
+        """See :meth:`RetrievalEditor.no_entries`."""
         return {
-            "keys": torch.empty(0, c.key_dim),
-            "prompts": prompts,
+            "keys": torch.empty(0, self.config.key_dim),
+            "prompts": torch.empty(0, self.config.tokens, self.vlm.hidden_size),
             "pictured": torch.empty(0, dtype=torch.bool),
         }
 
     def answers(self, labels: Tensor) -> Tensor:
-        """The embeddings (B, n_p, D) of each row's first answer tokens, 0 beyond its last;
-        ``labels`` (B, T).
+        """The embeddings (B, n_p, D) of each row's first n_p answer tokens, 0 beyond its last.
+
+        ``labels`` are (B, T).
         """
-        tokens = nn.utils.rnn.pad_sequence([row[row >= 0] for row in labels], True, NO_TOKEN)[
-            :, : self.config.tokens
-        ]
-        tokens = F.pad(tokens, (0, self.config.tokens - tokens.shape[1]), value=NO_TOKEN)
-        vectors: Tensor = self.words(tokens) * (tokens != NO_TOKEN).to(self.device)[..., None]
-        return vectors
+        count = self.config.tokens
+        rows = [row[row >= 0] for row in labels]
+        tokens = nn.utils.rnn.pad_sequence(rows, True, NO_TOKEN)[:, :count]
+        tokens = F.pad(tokens, (0, count - tokens.shape[1]), value=NO_TOKEN)
+        real = (tokens != NO_TOKEN).to(self.device)
+        return self.words(tokens) * real[..., None]
 
     # Training
 
-    def example(self) -> RecipeExample:
-        """See :meth:`MemoryEditor.example`."""
-        return RecipeExample()
-
-    def observe(self, asked: Sequence[Asked]) -> None:
-        """See :meth:`MemoryEditor.observe`."""
-        batch = self.vlm.encode([query for *_, query in asked], eos=self.config.eos)
-        places = torch.zeros(self.config.tokens, self.vlm.hidden_size)
-        longer, _ = batch.prefixed(dict.fromkeys(range(len(batch)), places), self.vlm.pad_token_id)
+    def observe(self, asked: Sequence[TrainingQuery[RecipeExample]]) -> None:
+        """See :meth:`TrainableEditor.observe`."""
+        batch = self.vlm.encode([item.query for item in asked], eos=self.config.eos)
+        room = torch.zeros(self.config.tokens, self.vlm.hidden_size)
+        prefix = dict.fromkeys(range(len(batch)), room)
+        longer, _ = batch.prefixed(prefix, self.vlm.pad_token_id)
         with self.vlm.vision_once():
-            rows, seen = self.vlm.hidden(longer, EMBEDDINGS).rows(), self.look(batch)
+            rows = self.vlm.hidden(longer, EMBEDDINGS).rows()
+            questions = self.questions(batch)
             logits = self.vlm.logits(batch)
         positions = batch.answer_positions()
-        base = (
-            logits[positions]
-            .float()
-            .log_softmax(-1)
-            .cpu()
-            .split_with_sizes(positions.sum(1).tolist())
-        )
-        for at, (example, kind, _) in enumerate(asked):
-            assert isinstance(example, RecipeExample)
-            example.inputs[kind] = alone(rows[at])
-            example.asked[kind] = Seen(seen[at].pooled.cpu().clone(), seen[at].text)
-            if kind in self.config.locality:
-                example.base[kind] = base[at].clone()
-            if kind == EDIT:
-                span, ids = batch.spans[at], batch.inputs["input_ids"][at].cpu()
+        logs = logits[positions].float().log_softmax(-1).cpu()
+        base = logs.split_with_sizes(positions.sum(1).tolist())
+        for row, item in enumerate(asked):
+            example = item.example
+            question = questions[row]
+            example.inputs[item.kind] = detached_row(rows[row])
+            example.questions[item.kind] = Question(question.pooled.cpu().clone(), question.text)
+            if self.must_stay(item.kind):
+                example.base[item.kind] = base[row].clone()
+            if item.kind == EDIT:
+                span = batch.spans[row]
+                ids = batch.inputs["input_ids"][row].cpu()
                 example.text = ids[span.prompt[0] : span.stop].clone()
                 example.answer = ids[slice(*span.answer)].clone()
 
     def loss(
-        self, examples: Sequence[Example], generator: torch.Generator
+        self, examples: Sequence[RecipeExample], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`TrainableEditor.loss`."""
-        made = [example for example in examples if isinstance(example, RecipeExample)]
-        terms = self.answer_terms(made[: self.config.written], generator) | self.retrieval_terms(
-            made
-        )
+        terms = self.answer_terms(examples[: self.config.written], generator)
+        terms |= self.retrieval_terms(examples)
         return torch.stack(list(terms.values())).sum(), terms
 
     def answer_terms(
         self, examples: Sequence[RecipeExample], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """(4): of each example the edit, one query in its scope and one out of it, drawn at random."""
-        c = self.config
-        groups = {"reliability": (EDIT,), "generality": c.generality, "locality": c.locality}
-        drawn = {name: self.draw(examples, kinds, generator) for name, kinds in groups.items()}
-        names = [row for rows in drawn.values() for row in rows]
-        written = self.written(examples, names, generator)
-        rows, prompts = (
-            written.rows,
-            self.prompts(self.known(written.text), self.answers(written.said)),
-        )
-        first = torch.tensor([span.prompt[0] for span in rows.spans], device=self.device)[:, None]
-        index = (
-            torch.arange(len(names), device=self.device)[:, None],
-            first + torch.arange(c.tokens, device=self.device),
-        )
-        hidden = rows.hidden.index_put(index, prompts[[j for _, j in names]])
-        positions = rows.answer_positions()
-        logits = self.vlm.resume(
-            EMBEDDINGS, replace(rows, hidden=hidden.to(self.vlm.dtype)), positions
-        )
-        labels, lengths = rows.labels.roll(-1, 1)[positions], positions.sum(1).tolist()
-        terms, start = {}, 0
-        for name, chosen in drawn.items():
+        """(4) for each example's edit, a random query in its scope and one out of it."""
+        drawn = {
+            "reliability": self.draw(examples, (EDIT,), generator),
+            "generality": self.draw(examples, self.config.generality, generator),
+            "locality": self.draw(examples, self.config.locality, generator),
+        }
+        names = list[RowName]()
+        for chosen in drawn.values():
+            names += chosen
+        answered = self.answering(examples, names, generator)
+        rows = answered.rows
+        prompts = self.prompts(self.known(answered.texts), self.answers(answered.answers))
+        hidden = self.with_prompts(answered.rows.hidden, prompts, names, rows.spans)
+        changed = replace(rows, hidden=hidden.to(self.vlm.dtype))
+        logits = self.vlm.resume(EMBEDDINGS, changed, rows.answer_positions())
+        labels = rows.answer_tokens()
+        token_rows = rows.answer_rows()
+        terms = dict[str, Tensor]()
+        start = 0
+        for group, chosen in drawn.items():
             if not chosen:
                 continue
-            stop = start + len(chosen)
-            here = slice(sum(lengths[:start]), sum(lengths[:stop]))
-            owner = (
-                torch.arange(len(chosen))
-                .repeat_interleave(torch.tensor(lengths[start:stop]))
-                .to(self.device)
-            )
-            if name == "locality":
-                base = torch.cat([examples[j].base[kind] for kind, j in chosen]).to(self.device)
-                terms[name] = kl(logits[here], base, owner, len(chosen)).mean()
+            here = (token_rows >= start) & (token_rows < start + len(chosen))
+            owner = token_rows[here] - start
+            if group == "locality":
+                known = torch.cat([examples[j].base[kind] for kind, j in chosen]).to(self.device)
+                terms[group] = kl(logits[here], known, owner, len(chosen)).mean()
             else:
-                terms[name] = nll(logits[here], labels[here], owner, len(chosen)).mean()
-            start = stop
+                terms[group] = nll(logits[here], labels[here], owner, len(chosen)).mean()
+            start += len(chosen)
         return terms
+
+    def with_prompts(
+        self, hidden: Tensor, prompts: Tensor, names: Sequence[RowName], spans: Sequence
+    ) -> Tensor:
+        """``hidden`` (R, T, D) with the ``prompts`` (B, n_p, D) of edits before each row's text."""
+        rows = torch.arange(len(names), device=self.device)[:, None]
+        first = torch.tensor([span.prompt[0] for span in spans], device=self.device)[:, None]
+        columns = first + torch.arange(self.config.tokens, device=self.device)
+        return hidden.index_put((rows, columns), prompts[[j for _, j in names]])
 
     def draw(
         self, examples: Sequence[RecipeExample], kinds: Sequence[str], generator: torch.Generator
     ) -> list[RowName]:
-        """One of the kinds for each example that has any."""
-        found = [
-            ([kind for kind in kinds if kind in example.facts], j)
-            for j, example in enumerate(examples)
-        ]
-        dice = torch.rand(len(found), generator=generator).tolist()
-        return [
-            (some[int(die * len(some))], j)
-            for (some, j), die in zip(found, dice, strict=True)
-            if some
-        ]
+        """One of the kinds for each example that has any, uniformly."""
+        drawn = torch.rand(len(examples), generator=generator).tolist()
+        rows = list[RowName]()
+        for j, (example, number) in enumerate(zip(examples, drawn, strict=True)):
+            found = [kind for kind in kinds if kind in example.facts]
+            if found:
+                rows.append((found[int(number * len(found))], j))
+        return rows
 
     def retrieval_terms(self, examples: Sequence[RecipeExample]) -> dict[str, Tensor]:
-        """(5) and (6) for every query of the batch and every edit of it, rivals left out."""
+        """(5) and (6) for every query of the batch and every edit of it.
+
+        Edits of another example about the very fact that a query asks for do not count.
+        """
         c = self.config
-        names = self.names(examples, EDIT, *c.generality, *c.locality)
-        key: Tensor = self.retriever(self.features([examples[j].asked[kind] for kind, j in names]))
-        spans = [examples[j].inputs[kind].spans[0] for kind, j in names]
-        own, rivals = (value.to(self.device) for value in belonging(examples, names, c.locality))
-        apart = rivals
+        names = row_names(examples, (EDIT, *c.generality, *c.locality))
+        questions = [examples[j].questions[kind] for kind, j in names]
+        key: Tensor = self.retriever(self.features(questions))
+        apart = same_fact(examples, names).to(self.device)
         if c.scope == "both":
-            apart = apart | ~kindred(spans, pictured(spans[: len(examples)], self.device))
+            spans = [examples[j].inputs[kind].spans[0] for kind, j in names]
+            edits_with_image = with_image(spans[: len(examples)], self.device)
+            apart = apart | ~compatible(spans, edits_with_image)
         similarity = (key @ key[: len(examples)].T).masked_fill(apart, NEVER)
         sentinel = (key @ self.sentinel().T)[:, 0]
+        owners = [-1 if self.must_stay(kind) else j for kind, j in names]
+        own = torch.tensor(owners, device=self.device)
         inside = own >= 0
         scores = torch.cat([similarity, sentinel[:, None]], 1)[inside]
         mine = own[:, None] == torch.arange(len(examples), device=self.device)
         others = similarity.masked_fill(mine, NEVER)
-        return {
-            "neighbour": F.cross_entropy(scores, own[inside]),
-            "sentinel": sentinel_loss(others[inside], sentinel[inside], c.hinge)
-            + (
-                sentinel_loss(others[~inside], sentinel[~inside], c.hinge)
-                if bool((~inside).any())
-                else 0.0
-            ),
-        }
+        missed = sentinel_loss(others[inside], sentinel[inside], c.hinge)
+        if bool((~inside).any()):
+            missed = missed + sentinel_loss(others[~inside], sentinel[~inside], c.hinge)
+        return {"neighbour": F.cross_entropy(scores, own[inside]), "sentinel": missed}
+
+
+def load_encoder(source: str) -> tuple[nn.Module, transformers.PreTrainedTokenizerBase]:
+    """A pretrained text encoder in float32, and its tokenizer."""
+    with reading(source):
+        path = checkpoint(source)
+        encoder = transformers.AutoModel.from_pretrained(path, dtype=torch.float32).eval()
+        return encoder, transformers.AutoTokenizer.from_pretrained(path)

@@ -1,9 +1,9 @@
-"""The lifelong test: what is edited in which order, what is asked when, and one record a probe."""
+"""The lifelong test: evaluations of editors after growing numbers of edits, one record a probe."""
 
 from liveedit.evaluate.journal import note_failure
 from liveedit.evaluate.progress import Progress
-from liveedit.evaluate.protocol import Gap, Protocol, Stream, Windows
 from liveedit.evaluate.run import Evaluation, evaluate, processes
+from liveedit.measures.protocols import Gap, Protocol, Stream, Windows
 
 __all__ = [
     "Evaluation",

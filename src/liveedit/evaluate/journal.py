@@ -1,11 +1,11 @@
-"""Journal: the folder of an editor's evaluation, which survives a kill at any moment.
+"""The folder of an editor's evaluation, which survives a kill at any moment.
 
-``run.json`` says whose records these are, ``records-NAME.jsonl``, after the editor, holds them, one
-a line, appended and synced to disk a few at a time. Of several processes each but the first appends
-to a file of its own, ``records-NAME.partN.jsonl``; the first puts them together, in the order of
-the protocol, at the end and, where a kill has left some, at the beginning. ``failed.json`` says of
-what an evaluation failed, until the next one begins. Files of these names that are somebody else's
-are refused, and left as they are.
+``run.json`` describes the origin of the records. ``records-NAME.jsonl``, named after the editor,
+holds them, one a line, appended and synced to disk a few at a time. Of several processes each but
+the first appends to a file of its own, ``records-NAME.partN.jsonl``; the first process merges them,
+in the order of the protocol, at the end and, where a kill has left some, at the beginning.
+``failed.json`` describes the failure of an evaluation, until the next one begins. Unrelated files
+of these names are refused and left as they are.
 """
 
 import json
@@ -21,93 +21,102 @@ from liveedit.artifacts import draft, write_file
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError, shortage
 from liveedit.types import Case, Record
 
-__all__ = ["Journal", "Place", "note_failure", "reason"]
+__all__ = ["Journal", "Place", "note_failure"]
 
 FAILED = "failed.json"
-SAID = {"editor", "stage", "error", "time", "traceback"}
-"""What a ``failed.json`` of ours says."""
-THEIRS = "was not written by LiveEdit: move it away, or choose another folder"
+FAILED_KEYS = {"editor", "stage", "error", "time", "traceback"}
+"""Keys of a ``failed.json``."""
+UNRELATED = "was not written by LiveEdit: move it away, or choose another folder"
 
 Place = tuple[str, int, int, str, int]
-"""Where a record belongs: protocol, number of edits, window, case, probe."""
+"""Position of a record in an evaluation: protocol, number of edits, window, case, probe."""
 
 
 class Journal:
-    """The records in ``folder`` about ``cases``, to be added to by ``process``; process 0 has to be
-    there first.
+    """The records in ``folder``, which ``process`` adds to.
 
-    ``identity`` is what all records of a folder must have in common, the editor's name among it;
-    ``call`` describes this run, and is added to those of earlier runs. Raises :class:`Mismatch` if
-    the folder belongs to another identity, :class:`BadInput` if its files are damaged or somebody
-    else's, :class:`StorageError` where reading or writing fails.
+    Process 0 has to open the folder first. Raises :class:`Mismatch` if the folder belongs to
+    another origin, :class:`BadInput` if its files are damaged or unrelated, :class:`StorageError`
+    where reading or writing fails.
+
+    Arguments:
+        folder: The folder.
+        origin: Values that all records of a folder share, the label of the editor among them.
+        call: Description of this call, which is added to those of earlier calls.
+        cases: The cases in their order.
+        process: Index of this process.
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], call: Mapping[str, Any], cases: Sequence[Case],
+        self,
+        folder: Path,
+        origin: Mapping[str, Any],
+        call: Mapping[str, Any],
+        cases: Sequence[Case],
         process: int = 0,
-    ) -> None:  # fmt: skip
-        self.folder, self.path = folder, folder / f"records-{identity['editor']}.jsonl"
+    ) -> None:
+        self.folder = folder
+        self.path = folder / f"records-{origin['editor']}.jsonl"
         self.own = self.path.with_suffix(f".part{process}.jsonl") if process else self.path
-        self._head = json.dumps(
-            {"editor": identity["editor"]}, ensure_ascii=False, separators=(",", ":")
-        )[:-1].encode()
-        """How every record begins."""
+        self._head = _head(origin["editor"])
         self._number = {case.id: number for number, case in enumerate(cases)}
         self.done: set[Place] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not process:
-                failed = failure_file(folder)
-                self._claim(dict(identity), dict(call))
-                failed.unlink(missing_ok=True)
-                self.merge()
-            self.done = {place(record) for record in self._read(self.path)}
+                self._open(dict(origin), dict(call))
+            self.done = {_place(record) for record in self._read(self.path)}
         except OSError as error:
             raise self._failed(error) from None
 
     def append(self, records: Sequence[Record]) -> None:
         """Add ``records``; when this returns they are on the disk.
 
-        Raises :class:`StorageError` where writing fails; all records of earlier calls are still
-        there.
+        Raises :class:`StorageError` where writing fails; the records of earlier calls are safe.
         """
         try:
             with self.own.open("ab") as file:
-                file.write(lines(records))
+                file.write(_lines(records))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._failed(error) from None
-        self.done |= {place(record) for record in records}
+        self.done |= {_place(record) for record in records}
 
     def merge(self) -> None:
-        """Put the records of all processes into the one file, in the order of the protocol, each
-        once.
+        """Merge the records of all processes into one file, each once, in the protocol's order.
 
         Raises :class:`BadInput` for a damaged file, :class:`StorageError` where writing fails; then
         nothing is lost.
         """
-        name = re.compile(rf"{re.escape(self.path.stem)}\.part[1-9][0-9]*\.jsonl")
         try:
-            parts = sorted(file for file in self.folder.iterdir() if name.fullmatch(file.name))
-            found = {
-                place(record): record for file in (self.path, *parts) for record in self._read(file)
-            }
-            ordered = sorted(
-                found, key=lambda where: (*where[:3], self._number.get(where[3], -1), where[4])
-            )
+            parts = self._parts()
+            found: dict[Place, Record] = {}
+            for file in (self.path, *parts):
+                found |= {_place(record): record for record in self._read(file)}
+            ordered = sorted(found, key=self._order)
             if parts or ordered != list(found):
-                with draft(self.path) as part:
-                    part.write_bytes(lines([found[where] for where in ordered]))
-            for own in parts:
-                own.unlink()
+                with draft(self.path) as target:
+                    target.write_bytes(_lines([found[place] for place in ordered]))
+            for part in parts:
+                part.unlink()
         except OSError as error:
             raise self._failed(error) from None
 
-    def _read(self, file: Path) -> list[Record]:
-        """The records in a file; half a line at the end, which a kill left, is cut off.
+    def _parts(self) -> list[Path]:
+        """The files of the other processes."""
+        name = re.compile(rf"{re.escape(self.path.stem)}\.part[1-9][0-9]*\.jsonl")
+        return sorted(file for file in self.folder.iterdir() if name.fullmatch(file.name))
 
-        Raises :class:`BadInput` for anything else, which stays as it is.
+    def _order(self, place: Place) -> tuple[Any, ...]:
+        """Sort key: the cases are in their given order."""
+        protocol, edits, window, case, probe = place
+        return protocol, edits, window, self._number.get(case, -1), probe
+
+    def _read(self, file: Path) -> list[Record]:
+        """The records in a file; an incomplete line at its end, which a kill left, is removed.
+
+        Raises :class:`BadInput` for any other line, and leaves the file as it is.
         """
         if not file.exists():
             return []
@@ -115,38 +124,39 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         half = content[len(whole) :]
         if half[: len(self._head)] != self._head[: len(half)]:
-            raise BadInput(f"{file} {THEIRS}")
-        records = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                records.append(Record.from_json(line.decode("utf-8-sig")))
-            except (KeyError, TypeError, ValueError, AttributeError):
-                raise BadInput(
-                    f"{file}, line {number} is no record: delete that line to have it anew"
-                ) from None
+            raise BadInput(f"{file} {UNRELATED}")
+        records = [
+            _parsed(line, f"{file}, line {number}")
+            for number, line in enumerate(whole.splitlines(), start=1)
+        ]
         if half:
             os.truncate(file, len(whole))
         return records
 
-    def _claim(self, identity: dict[str, Any], call: dict[str, Any]) -> None:
-        """Write down whose folder this is and what is done in it now, or refuse another's."""
+    def _open(self, origin: dict[str, Any], call: dict[str, Any]) -> None:
+        """Prepare the folder for this call: forget an old failure, merge what a kill has left."""
+        failed = _failure_file(self.folder)
+        self._require_same_origin(origin, call)
+        failed.unlink(missing_ok=True)
+        self.merge()
+
+    def _require_same_origin(self, origin: dict[str, Any], call: dict[str, Any]) -> None:
+        """Write ``run.json`` with this call. Raises :class:`Mismatch` for another origin."""
         file = self.folder / "run.json"
-        about = json.loads(
-            json.dumps(identity | {"calls": [{"time": datetime.now(UTC).isoformat(), **call}]})
-        )
+        calls = [{"time": datetime.now(UTC).isoformat(), **call}]
+        about = json.loads(json.dumps({**origin, "calls": calls}))
         if file.exists():
-            about["calls"] = self._checked(file, about) + about["calls"]
+            about["calls"] = self._earlier_calls(file, about) + about["calls"]
         elif self.path.exists() and self.path.stat().st_size:
             raise Mismatch(
-                f"{self.folder} holds records but no run.json to say whose: choose a new folder"
+                f"{self.folder} holds records but no run.json with their origin: "
+                "choose a new folder"
             )
-        with draft(file) as part:
-            part.write_bytes((json.dumps(about, indent=1) + "\n").encode())
+        with draft(file) as target:
+            target.write_bytes((json.dumps(about, indent=1) + "\n").encode())
 
-    def _checked(self, file: Path, about: dict[str, Any]) -> list[Any]:
-        """The earlier calls in ``run.json``. Raises :class:`Mismatch` unless it is about the same
-        as ``about``.
-        """
+    def _earlier_calls(self, file: Path, about: dict[str, Any]) -> list[Any]:
+        """The calls in ``run.json``. Raises :class:`Mismatch` unless its origin is the same."""
         try:
             stored = json.loads(file.read_text(encoding="utf-8-sig"))
             calls: list[Any] = list(stored.pop("calls"))
@@ -163,44 +173,43 @@ class Journal:
     def _failed(self, error: OSError) -> StorageError:
         reason = error.strerror or str(error)
         return StorageError(
-            f"cannot write {self.folder} ({reason}): mend that, the same command goes on from here"
+            f"cannot write {self.folder} ({reason}): "
+            "once that is repaired, the same command goes on from here"
         )
 
 
-def failure_file(folder: Path) -> Path:
-    """Where ``folder`` says of what an evaluation failed. Raises :class:`BadInput` where somebody
-    else's file is.
+def note_failure(folder: Path, editor: str, stage: str, error: Exception) -> str:
+    """Write into ``folder`` that an editor failed, and return it as one line.
+
+    Raises :class:`StorageError` where that fails, :class:`BadInput` where an unrelated file has
+    the name.
     """
+    about = {
+        "editor": editor,
+        "stage": stage,
+        "error": _reason(error),
+        "time": datetime.now(UTC).isoformat(),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    write_file(_failure_file(folder), (json.dumps(about, indent=1) + "\n").encode())
+    return f"{editor} failed ({stage}): {about['error']}"
+
+
+def _failure_file(folder: Path) -> Path:
+    """The ``failed.json`` of ``folder``. Raises :class:`BadInput` for an unrelated file."""
     file = folder / FAILED
     if os.path.lexists(file):
         try:
             about = json.loads(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError):
             about = None
-        if not (isinstance(about, dict) and about.keys() >= SAID):
-            raise BadInput(f"{file} {THEIRS}")
+        if not (isinstance(about, dict) and about.keys() >= FAILED_KEYS):
+            raise BadInput(f"{file} {UNRELATED}")
     return file
 
 
-def note_failure(folder: Path, editor: str, stage: str, error: Exception) -> str:
-    """Write down in ``folder`` at what an editor failed, and of what; both in one line.
-
-    Raises :class:`StorageError` where that fails, :class:`BadInput` where the file is somebody
-    else's.
-    """
-    about = {
-        "editor": editor,
-        "stage": stage,
-        "error": reason(error),
-        "time": datetime.now(UTC).isoformat(),
-    }
-    about["traceback"] = "".join(traceback.format_exception(error))
-    write_file(failure_file(folder), (json.dumps(about, indent=1) + "\n").encode())
-    return f"{editor} failed ({stage}): {about['error']}"
-
-
-def reason(error: Exception) -> str:
-    """An error in one line; of one that is not the user's, with its kind."""
+def _reason(error: Exception) -> str:
+    """An error in one line; with its type, unless it is the user's."""
     if short := shortage(error):
         return short
     text = " ".join(str(error).split())
@@ -209,11 +218,25 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def place(record: Record) -> Place:
-    """Where a record belongs."""
+def _head(editor: str) -> bytes:
+    """The beginning of every record of an editor."""
+    line = json.dumps({"editor": editor}, ensure_ascii=False, separators=(",", ":"))
+    return line.removesuffix("}").encode()
+
+
+def _parsed(line: bytes, title: str) -> Record:
+    """The record on one line. Raises :class:`BadInput` for any other text."""
+    try:
+        return Record.from_json(line.decode("utf-8-sig"))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadInput(f"{title} is no record: delete that line to evaluate it anew") from None
+
+
+def _place(record: Record) -> Place:
+    """Position of a record in an evaluation."""
     return record.protocol, record.edits, record.window, record.case, record.probe
 
 
-def lines(records: Sequence[Record]) -> bytes:
+def _lines(records: Sequence[Record]) -> bytes:
     """The records, one a line."""
     return "".join(f"{record.to_json()}\n" for record in records).encode()

@@ -1,4 +1,4 @@
-"""PeakMemory: how far memory rises above where it stood."""
+"""Measuring how far memory rises."""
 
 import ctypes
 import sys
@@ -11,12 +11,11 @@ __all__ = ["PeakMemory"]
 
 
 class PeakMemory:
-    """The highest memory since it was made, less what was taken then: of a CUDA device, or of the
-    process.
+    """The highest memory in use since it was made, less the memory in use then.
 
-    On a CUDA device it is what torch has allocated there. Elsewhere it is the resident memory of
-    the process, exact to a few MB on Linux; other systems cannot forget an earlier peak, so there
-    only what goes beyond it counts.
+    On a CUDA device it is the memory that torch has allocated there. Elsewhere it is the resident
+    memory of the process, exact to a few MB on Linux; other systems cannot reset an earlier peak,
+    so that only memory beyond that counts.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,11 +23,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            with suppress(
-                OSError, AttributeError
-            ):  # what is freed goes back to the system, and the peak is forgotten
-                ctypes.CDLL(None).malloc_trim(0)
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            _reset_process_peak()
         self.base = self._peak()
 
     def rise(self) -> int:
@@ -38,10 +33,21 @@ class PeakMemory:
     def _peak(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        try:
-            import resource
-        except ImportError:  # on Windows it is not measured
-            return 0
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
+        return _process_peak()
+
+
+def _reset_process_peak() -> None:
+    """Return freed memory to the system and reset the peak, where the system can do that."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _process_peak() -> int:
+    """Peak of the resident memory of the process in bytes; 0 on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""How far a run of several editors is, and how long it still takes by what it has measured so far."""
+"""Progress of a run of several editors, and the time left, estimated from what it has measured."""
 
 import time
 from collections import Counter
@@ -9,17 +9,25 @@ from typing import Literal
 
 __all__ = ["Clock", "Progress", "Watcher", "Work"]
 
-Work = Literal["unedited", "edit", "ask"]
-"""A case asked about before any edit, an edit, a case asked about after it."""
+Work = Literal["unedited", "edit", "probe"]
+"""A case probed on the unedited model, an edit, a case probed on an edited model."""
+
+Key = tuple[Work, str]
+"""Kind of work and label of the editor; all editors share the work on the unedited model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``done`` of ``total`` probes of all editors are on record; ``editor`` is at ``stage``.
+    """State of a run.
 
-    ``seconds_left`` is ``None`` as long as some of the work that is left has not been measured
-    once. ``failure`` says, if it is not empty, of what the editor has just failed; the next one is
-    begun.
+    Arguments:
+        editor: Label of the editor that is evaluated.
+        stage: What is done with it.
+        done: Number of probes on record, of all editors.
+        total: Number of all probes.
+        seconds_left: Estimate of the time left; ``None`` as long as some kind of work that is left
+            has not been measured.
+        failure: Line about the failure of the editor, or nothing; then the next editor follows.
     """
 
     editor: str
@@ -31,18 +39,22 @@ class Progress:
 
 
 Watcher = Callable[[Progress], None]
+"""Called whenever a run makes progress."""
 
 
 class Clock:
-    """What is left to do, by kind of work and by editor, and the seconds that such work took."""
+    """The work that is left, and the seconds that each kind of work took.
+
+    ``left`` counts the pieces of work by kind and editor.
+    """
 
     def __init__(self) -> None:
-        self.left: Counter[tuple[Work, str]] = Counter()
-        self._done: Counter[tuple[Work, str]] = Counter()
-        self._seconds: dict[tuple[Work, str], float] = {}
+        self.left: Counter[Key] = Counter()
+        self._done: Counter[Key] = Counter()
+        self._seconds: dict[Key, float] = {}
 
     @contextmanager
-    def doing(self, work: Work, editor: str, count: int) -> Iterator[None]:
+    def measuring(self, work: Work, editor: str, count: int) -> Iterator[None]:
         """Within it ``count`` pieces of the work are done."""
         start = time.perf_counter()
         yield
@@ -52,24 +64,28 @@ class Clock:
         self.left[key] -= count
 
     def drop(self, editor: str) -> None:
-        """Nothing more will be done of this editor."""
+        """Leave out the rest of the work of an editor."""
         for key in self.left:
             if key[1] == editor:
                 self.left[key] = 0
 
     def seconds_left(self) -> float | None:
-        """The work that is left times what a piece took this editor, or all of them if it has not
-        begun.
-        """
+        """Time of the work that is left; ``None`` where some kind has not been measured."""
         total = 0.0
-        for (work, editor), count in self.left.items():
-            known = (
-                [(work, editor)]
-                if self._done[work, editor]
-                else [key for key in self._done if key[0] == work]
-            )
-            pieces = sum(self._done[key] for key in known)
-            if count > 0 and not pieces:
+        for key, count in self.left.items():
+            if count <= 0:
+                continue
+            seconds = self._seconds_a_piece(key)
+            if seconds is None:
                 return None
-            total += count * sum(self._seconds[key] for key in known) / pieces if count > 0 else 0.0
+            total += count * seconds
         return total
+
+    def _seconds_a_piece(self, key: Key) -> float | None:
+        """Mean time of a piece of work of this editor; of all editors if it has not begun."""
+        same_work = [other for other in self._done if other[0] == key[0]]
+        known = [key] if self._done[key] else same_work
+        pieces = sum(self._done[other] for other in known)
+        if not pieces:
+            return None
+        return sum(self._seconds[other] for other in known) / pieces

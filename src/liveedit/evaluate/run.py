@@ -1,19 +1,14 @@
-"""A whole evaluation: all that a protocol asks, one record a probe, to be stopped and gone on with
-at any time.
+"""A whole evaluation of editors: one record a probe, resumable at any moment.
 
-Under ``accelerate launch`` or ``torchrun`` what is asked is shared out among the processes; each
-edits the pools that it asks about.
+Under ``accelerate launch`` or ``torchrun`` the requests are divided among the processes; each makes
+the edits that its requests need.
 """
 
-import os
-import platform
-import shlex
-import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from itertools import groupby
 from operator import attrgetter
@@ -21,41 +16,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate import PartialState
 
-import liveedit
 from liveedit.artifacts import locked
 from liveedit.data.images import check_readable
 from liveedit.editors.base import Editor
 from liveedit.errors import BadInput
-from liveedit.evaluate.asking import After, Asker, Before
 from liveedit.evaluate.journal import Journal, note_failure
+from liveedit.evaluate.origin import circumstances_of, origin_of
 from liveedit.evaluate.peak_memory import PeakMemory
+from liveedit.evaluate.plan import Request, plan
+from liveedit.evaluate.probing import After, Before, Prober
 from liveedit.evaluate.progress import Clock, Progress, Watcher
-from liveedit.evaluate.protocol import Ask, Pool, Protocol, plan
+from liveedit.measures.costs import Usage, costs_of
+from liveedit.measures.protocols import EditSequence, Protocol
+from liveedit.measures.scores import scores_of
+from liveedit.models.input_checks import check_cases
 from liveedit.models.patch import Patch
-from liveedit.models.texts import check_cases
 from liveedit.models.vlm import VLM
-from liveedit.runinfo import digest, image_name
+from liveedit.runinfo import image_name
 from liveedit.settings import check_seed
 from liveedit.types import Case, Firing, Query, Record, expanded
 
-__all__ = ["Evaluation", "evaluate", "processes"]
+__all__ = ["Evaluation", "answer_limit", "evaluate", "processes"]
 
 FIRED = 5
-"""How many experts a record lists, the heaviest first."""
+"""Number of experts that a record lists, those with the largest weights."""
 SHORTEST = 16
-"""Free answers may take this many tokens, or as many as the longest target with its end."""
-ASSETS = Path(liveedit.__file__).parent / "assets"
+"""Smallest limit of the tokens of a greedy generation; longer targets raise it."""
 PATIENCE = timedelta(days=7)
-"""How long a process that has done its share waits for the others."""
+"""Time that a process that has finished its share waits for the others."""
 
 
 def processes() -> PartialState:
-    """The processes that share this run: those of ``accelerate launch`` or ``torchrun``, otherwise
-    this one.
-    """
+    """The processes of this run: those of ``accelerate launch`` or ``torchrun``, or this one."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
@@ -72,10 +66,9 @@ def evaluate(
     batch_size: int = 32,
     watcher: Watcher | None = None,
 ) -> Path:
-    """An :class:`Evaluation` of one editor; the file of its records, in the folder ``out``, is
-    returned.
+    """Run an :class:`Evaluation` of one editor; return the file of its records, in ``out``.
 
-    Raises as it says, and whatever the editor does.
+    Raises as that class does, and whatever the editor raises.
     """
     evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed, batch_size=batch_size)
     evaluation.add(editor, out, label)
@@ -86,12 +79,19 @@ def evaluate(
 
 
 class Evaluation:
-    """The test of any number of editors on one model and benchmark; what the unedited model shows
-    is asked once.
+    """The evaluation of any number of editors on one model and benchmark.
 
-    An editor that fails is written down, and the next one is begun; :attr:`errors` has, by label,
-    of what. ``data`` and ``seed`` name the cases and their order in the records. Raises
-    :class:`BadInput` where there are too few cases for the protocol, and for a seed beyond 32 bits.
+    The unedited model is probed once for all editors. The failure of an editor is written down, and
+    the next editor follows; :attr:`errors` holds the failures by label. Raises :class:`BadInput`
+    where there are too few cases for the protocol, and for a seed beyond 32 bits.
+
+    Arguments:
+        vlm: The unedited model.
+        cases: The cases, in the order in which they are edited.
+        protocol: The protocol.
+        data: Name of the benchmark in the records.
+        seed: Seed of the order of the cases in the records.
+        batch_size: Largest number of probes that go through the model together.
     """
 
     def __init__(
@@ -105,66 +105,76 @@ class Evaluation:
         batch_size: int = 32,
     ) -> None:
         check_seed(seed)
-        self.vlm, self.cases, self.protocol, self.data, self.seed = vlm, cases, protocol, data, seed
-        self.asks = plan(cases, protocol)
-        self.asker = Asker(vlm, answer_limit(vlm, cases), batch_size)
-        self.processes, self.clock = processes(), Clock()
-        self.done = self.total = 0
+        self.vlm = vlm
+        self.cases = cases
+        self.protocol = protocol
+        self.data = data
+        self.seed = seed
+        self.requests = plan(cases, protocol)
+        self.prober = Prober(vlm, answer_limit(vlm, cases), batch_size)
+        self.processes = processes()
+        self.clock = Clock()
+        self.done = 0
+        self.total = 0
         self.errors: dict[str, Exception] = {}
-        self._runs: list[_Run] = []
+        self._runs: list[_EditorRun] = []
 
     def add(self, editor: Editor, out: Path, label: str = "") -> None:
-        """Have ``editor`` tested; its records, in the folder ``out``, call it ``label``, or by its
-        own name.
+        """Add an editor, whose records in the folder ``out`` name it ``label``, or its own name.
 
-        Whatever ``out`` holds already is not done again. Raises :class:`Mismatch` if ``out``
-        belongs to another model, editor, data or seed, :class:`BadInput` if its files are damaged
-        or somebody else's, and for a label that no file can have in its name, :class:`StorageError`
-        where writing fails and while another process writes there.
+        Probes on record in ``out`` are not evaluated again. Raises :class:`Mismatch` if ``out``
+        belongs to another model, editor, benchmark or seed, :class:`BadInput` if its files are
+        damaged or unrelated, and for a label that cannot be a part of a file's name,
+        :class:`StorageError` where writing fails and while another process writes there.
         """
         label = label or editor.name
         if Path(label).name != label or not label.isprintable():
             raise BadInput(
-                f"no editor can be called {label!r}, which is to be a part of a file's name: choose another"
+                f"no editor can be called {label!r}, which would be a part of a file's name: "
+                "choose another label"
             )
-        identity = _identity(self.vlm, editor, self.cases) | {
+        origin = {
+            **origin_of(self.vlm, editor, self.cases),
             "editor": label,
             "data": self.data,
             "seed": self.seed,
+            "max_new_tokens": self.prober.max_new_tokens,
         }
-        identity["max_new_tokens"] = self.asker.max_new_tokens
-        call = _call(self.vlm) | {"protocol": self.protocol.name, **asdict(self.protocol)}
-        call |= {"batch_size": self.asker.batch_size, "processes": self.processes.num_processes}
+        call = {
+            **circumstances_of(self.vlm),
+            "protocol": self.protocol.name,
+            **asdict(self.protocol),
+            "batch_size": self.prober.batch_size,
+            "processes": self.processes.num_processes,
+        }
         folder = expanded(out)
-        with self.processes.main_process_first(), self._alone(folder):
-            journal = Journal(folder, identity, call, self.cases, self.processes.process_index)
-        self._runs.append(_Run(self, editor, label, journal))
+        with self.processes.main_process_first(), self._locked(folder):
+            journal = Journal(folder, origin, call, self.cases, self.processes.process_index)
+        self._runs.append(_EditorRun(self, editor, label, journal))
 
     def run(self, watcher: Watcher | None = None) -> list[Path]:
-        """Test the editors one after another; the files of their records are returned.
+        """Evaluate the editors one after another; return the files of their records.
 
-        What makes one fail, in this process, is put into :attr:`errors`. Raises :class:`BadInput`
-        for an image that cannot be read, and for a text that the model cannot, before anything is
-        asked, and :class:`StorageError` where writing fails and while another process writes to one
-        of the folders; the records written so far stay.
+        Failures of editors in this process are put into :attr:`errors`. Raises :class:`BadInput`
+        for an image or a text that cannot be encoded, before anything is evaluated, and
+        :class:`StorageError` where writing fails and while another process writes to one of the
+        folders; the records written so far stay.
         """
         with ExitStack() as held:
             for run in self._runs:
-                held.enter_context(self._alone(run.journal.folder))
-            self._test(watcher)
+                held.enter_context(self._locked(run.journal.folder))
+            self._evaluate(watcher)
         return [run.journal.path for run in self._runs]
 
-    def _alone(self, folder: Path) -> AbstractContextManager[None]:
-        """Within it no other run writes to ``folder``; the first of several processes sees to that
-        for all.
-        """
+    def _locked(self, folder: Path) -> AbstractContextManager[None]:
+        """Within it no other run writes to ``folder``; the first process locks it for all."""
         return locked(folder, patience=0) if self.processes.is_main_process else nullcontext()
 
-    def _test(self, watcher: Watcher | None) -> None:
-        """Test the editors in folders that nobody else writes to."""
-        self.processes.wait_for_everyone()  # who reads the records of earlier calls has to be done with that
+    def _evaluate(self, watcher: Watcher | None) -> None:
+        """Evaluate the editors, in locked folders."""
+        self.processes.wait_for_everyone()  # every process has read the records of earlier calls
         self._share()
-        check_readable(image for run in self._runs for ask in run.asks for image in ask.images)
+        check_readable(self._images())
         check_cases(self.vlm, self._cases())
         for run in self._runs:
             run.run(watcher)
@@ -173,134 +183,160 @@ class Evaluation:
             for run in self._runs:
                 run.journal.merge()
 
+    def _images(self) -> Iterator[Any]:
+        """The images that this process edits or probes."""
+        for run in self._runs:
+            for request in run.requests:
+                yield from request.images
+
     def _cases(self) -> list[Case]:
-        """The cases that this process edits or asks about, each once."""
-        made: dict[Pool, int] = {}
-        for ask in (ask for run in self._runs for ask in run.asks):
-            made[ask.pool] = max(made.get(ask.pool, 0), ask.point.made, ask.place + 1)
-        return list(
-            {case.id: case for pool, count in made.items() for case in pool.cases[:count]}.values()
-        )
+        """The cases that this process edits or probes, each once."""
+        counts: dict[EditSequence, int] = {}
+        for run in self._runs:
+            for request in run.requests:
+                needed = max(request.point.cases_edited, request.place + 1)
+                counts[request.sequence] = max(counts.get(request.sequence, 0), needed)
+        found: dict[str, Case] = {}
+        for sequence, count in counts.items():
+            found |= {case.id: case for case in sequence.cases[:count]}
+        return list(found.values())
 
     def _share(self) -> None:
-        """Give each editor's run what this process is to ask, and tell the clock how much work that
-        is.
+        """Give each editor's run the requests of this process, and the clock the amount of work.
 
-        What is missing, editor after editor, is cut into as many pieces as there are processes: so
-        few pools are edited twice.
+        The missing requests, editor after editor, are cut into as many pieces as there are
+        processes, so that few sequences are edited twice.
         """
-        missing = [(run, ask) for run in self._runs for ask in self.asks if run.missing(ask)]
+        missing = list(self._missing())
         with self.processes.split_between_processes(missing) as share:
-            for run, ask in share:
-                run.asks.append(ask)
-        self.done = sum(
-            len(ask.case.probes) - len(run.missing(ask)) for run in self._runs for ask in self.asks
-        )
-        self.total = self.done + sum(len(run.missing(ask)) for run, ask in share)
-        self.clock.left["unedited", ""] = len(
-            {ask.case.id for _, ask in share if not self.asker.knows(ask.case)}
-        )
+            for run, request in share:
+                run.requests.append(request)
+        probes = sum(len(request.case.probes) for request in self.requests) * len(self._runs)
+        self.done = probes - sum(len(run.missing(request)) for run, request in missing)
+        self.total = self.done + sum(len(run.missing(request)) for run, request in share)
+        unknown = {request.case.id for _, request in share if not self.prober.knows(request.case)}
+        self.clock.left["unedited", ""] = len(unknown)
         for run in self._runs:
-            self.clock.left["ask", run.label] = len(run.asks)
+            self.clock.left["probe", run.label] = len(run.requests)
             self.clock.left["edit", run.label] = sum(
-                pool.held[asks[-1].point.made] for pool, asks in by_pool(run.asks)
+                sequence.edits_after[requests[-1].point.cases_edited]
+                for sequence, requests in _by_sequence(run.requests)
             )
 
+    def _missing(self) -> "Iterator[tuple[_EditorRun, Request]]":
+        """The requests of each editor that have probes without a record."""
+        for run in self._runs:
+            for request in self.requests:
+                if run.missing(request):
+                    yield run, request
 
-class _Run:
-    """The test of one editor; ``asks`` is this process's share of what is not on record yet."""
+
+class _EditorRun:
+    """The evaluation of one editor; ``requests`` are those of this process without records."""
 
     def __init__(
         self, evaluation: Evaluation, editor: Editor, label: str, journal: Journal
     ) -> None:
-        self.evaluation, self.editor, self.label, self.journal = evaluation, editor, label, journal
-        self.asker, self.clock = evaluation.asker, evaluation.clock
-        self.asks: list[Ask] = []
+        self.evaluation = evaluation
+        self.editor = editor
+        self.label = label
+        self.journal = journal
+        self.prober = evaluation.prober
+        self.clock = evaluation.clock
+        self.requests: list[Request] = []
 
-    def missing(self, ask: Ask) -> list[int]:
-        """The probes of a case that are not on record yet."""
-        where = self.evaluation.protocol.name, ask.point.edits, ask.point.window, ask.case.id
-        return [
-            probe
-            for probe in range(len(ask.case.probes))
-            if (*where, probe) not in self.journal.done
-        ]
+    def missing(self, request: Request) -> list[int]:
+        """Indices of the probes of a case that are not on record."""
+        point = request.point
+        place = self.evaluation.protocol.name, point.edits, point.window, request.case.id
+        probes = range(len(request.case.probes))
+        return [probe for probe in probes if (*place, probe) not in self.journal.done]
 
     def run(self, watcher: Watcher | None) -> None:
-        """Ask what is to be asked, pool by pool, until the editor fails."""
+        """Evaluate the requests, sequence by sequence, until the editor fails."""
         self.watcher = watcher
         try:
-            for pool, asks in by_pool(self.asks):
-                self._unedited(asks)
-                self._pool(pool, asks)
-        except Failed as failed:
-            error = self.evaluation.errors[self.label] = failed.error
+            for sequence, requests in _by_sequence(self.requests):
+                self._probe_unedited(requests)
+                self._run_sequence(sequence, requests)
+        except _EditorError as failed:
+            error = failed.error
+            self.evaluation.errors[self.label] = error
             self.clock.drop(self.label)
             line = note_failure(self.journal.folder, self.label, self.stage, error)
-            traceback.clear_frames(
-                error.__traceback__
-            )  # which hold the tensors that it was working on
-            self._tell("failed", line)
+            traceback.clear_frames(error.__traceback__)  # they hold tensors
+            self._report("failed", line)
         else:
-            if self.asks:
-                self._tell("done")
+            if self.requests:
+                self._report("done")
 
-    def _unedited(self, asks: Sequence[Ask]) -> None:
-        """Have the unedited model asked first, so that what is kept of it does not count as the
-        edits' memory.
-        """
-        for ask in asks:
-            if not self.asker.knows(ask.case):
-                self._tell("unedited model")
-                with self.clock.doing("unedited", "", 1):
-                    self.asker.before(ask.case)
+    def _probe_unedited(self, requests: Iterable[Request]) -> None:
+        """Probe the unedited model first, so that what is kept of it does not count as a cost."""
+        for request in requests:
+            if not self.prober.knows(request.case):
+                self._report("unedited model")
+                with self.clock.measuring("unedited", "", 1):
+                    self.prober.before(request.case)
 
-    def _pool(self, pool: Pool, asks: Sequence[Ask]) -> None:
-        """Edit a pool as far as there is something to ask, and ask it on the way."""
+    def _run_sequence(self, sequence: EditSequence, requests: Sequence[Request]) -> None:
+        """Edit a sequence as far as there are requests, and evaluate these on the way."""
         patch: Patch | None = None
-        seconds, memory = 0.0, PeakMemory(self.asker.vlm.device)
-        for start, stop in pool.steps:
-            if start >= asks[-1].point.made:
+        seconds = 0.0
+        memory = PeakMemory(self.prober.vlm.device)
+        for start, stop in sequence.steps:
+            if start >= requests[-1].point.cases_edited:
                 break
-            self._tell(f"editing {pool.held[stop]:,} of {pool.held[-1]:,}")
+            edits = sequence.edits_after
+            self._report(f"editing {edits[stop]:,} of {edits[-1]:,}")
             began = time.perf_counter()
-            patch = self._edit(pool.queries(start, stop), patch)
+            patch = self._edit(sequence.edits_between(start, stop), patch)
             seconds += time.perf_counter() - began
-            cost = {
-                "edit_seconds": seconds / pool.held[stop],
-                "edit_bytes": getattr(patch, "nbytes", 0) // max(1, len(patch)),
-            }
-            for ask in (ask for ask in asks if ask.point.made == stop):
-                self._tell(f"asking after {ask.point.edits:,} edits, window {ask.point.window + 1}")
-                missing = self.missing(ask)
-                with self.clock.doing("ask", self.label, 1), failing():
-                    shown = self.asker.ask(ask.case, patch)
-                cost["peak_bytes"] = memory.rise()
-                self.journal.append(
-                    [self._record(ask, probe, *shown[probe], cost) for probe in missing]
-                )
-                self.evaluation.done += len(missing)
+            for request in requests:
+                if request.point.cases_edited == stop:
+                    self._evaluate(request, patch, seconds, memory)
 
     def _edit(self, queries: Sequence[Query], patch: Patch | None) -> Patch:
-        """The patch with the queries edited into it."""
-        with self.clock.doing("edit", self.label, len(queries)), failing():
-            made = self.editor.edit(queries, patch)
-            if self.asker.vlm.device.type == "cuda":
+        """The patch with these edits added."""
+        with self.clock.measuring("edit", self.label, len(queries)), _editor_errors():
+            edited: Patch = self.editor.edit(queries, patch)
+            if self.prober.vlm.device.type == "cuda":
                 torch.cuda.synchronize()
-        return made
+        return edited
+
+    def _evaluate(
+        self, request: Request, patch: Patch, edit_seconds: float, memory: PeakMemory
+    ) -> None:
+        """Write the missing records of a case."""
+        point = request.point
+        self._report(f"probing after {point.edits:,} edits, window {point.window + 1}")
+        missing = self.missing(request)
+        with self.clock.measuring("probe", self.label, 1), _editor_errors():
+            responses = self.prober.probe(request.case, patch)
+        used = Usage(
+            edits=request.sequence.edits_after[point.cases_edited],
+            edit_seconds=edit_seconds,
+            patch_bytes=getattr(patch, "nbytes", 0),
+            patch_edits=len(patch),
+            query_seconds=0.0,
+            peak_bytes=memory.rise(),
+        )
+        records = [self._record(request, probe, *responses[probe], used) for probe in missing]
+        self.journal.append(records)
+        self.evaluation.done += len(missing)
 
     def _record(
-        self, ask: Ask, number: int, before: Before, after: After, cost: dict[str, Any]
+        self, request: Request, number: int, before: Before, after: After, used: Usage
     ) -> Record:
-        probe = ask.case.probes[number]
+        """The record of a probe; ``used`` is what all probes of the case share."""
+        probe = request.case.probes[number]
         heaviest = sorted(after.fired, key=lambda pair: -pair[1])[:FIRED]
-        return Record(
+        record = Record(
             editor=self.label,
             data=self.evaluation.data,
-            edits=ask.point.edits,
-            window=ask.point.window,
+            edits=request.point.edits,
+            window=request.point.window,
             seed=self.evaluation.seed,
-            case=ask.case.id,
+            case=request.case.id,
             probe=number,
             metric=probe.metric,
             wanted=probe.wanted,
@@ -312,27 +348,35 @@ class _Run:
             answer_after=after.answer,
             tokens_wanted=before.wanted,
             tokens_after=after.tokens,
-            top1_kept=after.top1_kept,
-            top10_kept=after.top10_kept,
-            fired=tuple(Firing(expert, weight, expert in ask.own) for expert, weight in heaviest),
+            fired=tuple(
+                Firing(expert, weight, expert in request.own) for expert, weight in heaviest
+            ),
             experts_fired=len(after.fired),
-            query_seconds=after.seconds,
             protocol=self.evaluation.protocol.name,
-            later=ask.later,
-            **cost,
+            later=request.later,
+            scores=after.scores,
+            costs=costs_of(replace(used, query_seconds=after.seconds)),
         )
+        return replace(record, scores=scores_of(record))
 
-    def _tell(self, stage: str, failure: str = "") -> None:
+    def _report(self, stage: str, failure: str = "") -> None:
+        """Tell the watcher what is done now."""
         self.stage = stage
-        if self.watcher is not None:
-            done, total = self.evaluation.done, self.evaluation.total
-            self.watcher(
-                Progress(self.label, stage, done, total, self.clock.seconds_left(), failure)
-            )
+        if self.watcher is None:
+            return
+        progress = Progress(
+            editor=self.label,
+            stage=stage,
+            done=self.evaluation.done,
+            total=self.evaluation.total,
+            seconds_left=self.clock.seconds_left(),
+            failure=failure,
+        )
+        self.watcher(progress)
 
 
-class Failed(Exception):
-    """Carries what an editor failed of."""
+class _EditorError(Exception):
+    """Carries the error with which an editor failed."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -340,59 +384,27 @@ class Failed(Exception):
 
 
 @contextmanager
-def failing() -> Iterator[None]:
-    """Whatever goes wrong within it is the editor's failure, and not that of the whole run."""
+def _editor_errors() -> Iterator[None]:
+    """Within it any error is a failure of the editor, not of the whole run."""
     try:
         yield
     except Exception as error:
-        raise Failed(error) from error
+        raise _EditorError(error) from error
 
 
-def by_pool(asks: Sequence[Ask]) -> list[tuple[Pool, list[Ask]]]:
-    """What is asked of each pool, in the given order, which has the asks of a pool next to each
-    other.
-    """
-    return [(pool, list(some)) for pool, some in groupby(asks, key=attrgetter("pool"))]
+def _by_sequence(requests: Sequence[Request]) -> list[tuple[EditSequence, list[Request]]]:
+    """The requests grouped by edit sequence, in their order."""
+    return [
+        (sequence, list(group)) for sequence, group in groupby(requests, key=attrgetter("sequence"))
+    ]
 
 
 def answer_limit(vlm: VLM, cases: Sequence[Case]) -> int:
-    """How many tokens a free answer may take: so many that every target fits, and no fewer than 16."""
-    targets = {
-        probe.query.target for case in cases for probe in case.probes if probe.wanted == "target"
-    }
-    ids = vlm.tokenizer(sorted(targets), add_special_tokens=False)["input_ids"] if targets else []
-    return max(SHORTEST, *(len(row) + 1 for row in ids), 0)
-
-
-def _identity(vlm: VLM, editor: Editor, cases: Sequence[Case]) -> dict[str, Any]:
-    """What the records of one folder must have in common."""
-    return {
-        "model": vlm.fingerprint,
-        "quantised": vlm.quantised,
-        "prompt_format": vlm.prompt_format,
-        "method": editor.name,
-        "config": asdict(editor.config),
-        "editor_fingerprint": editor.fingerprint,
-        "cases": digest(cases),
-    }
-
-
-def title(vlm: VLM) -> str:
-    """What a reader calls the model: its id or folder."""
-    name = str(getattr(vlm.model.config, "name_or_path", ""))
-    return "the embedded model" if name and Path(name).is_relative_to(ASSETS) else name
-
-
-def _call(vlm: VLM) -> dict[str, Any]:
-    """Where and with what this process runs."""
-    modules = {"liveedit": liveedit, "torch": torch, "transformers": transformers}
-    return {
-        "command": shlex.join(sys.argv),
-        "model": title(vlm),
-        "versions": {"python": platform.python_version()}
-        | {name: str(m.__version__) for name, m in modules.items()},
-        "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(vlm.device),
-        "dtype": str(vlm.dtype),
-    }
+    """Largest number of tokens of a greedy generation, such that every target fits."""
+    targets = set[str]()
+    for case in cases:
+        targets |= {probe.query.target for probe in case.probes if probe.wanted == "target"}
+    if not targets:
+        return SHORTEST
+    ids = vlm.tokenizer(sorted(targets), add_special_tokens=False)["input_ids"]
+    return max(SHORTEST, *(len(row) + 1 for row in ids))

@@ -1,5 +1,6 @@
-"""VLM families by Hugging Face ``model_type``. Importing this package loads neither torch nor
-transformers.
+"""Vision-language models: the families by Hugging Face ``model_type``, and where a checkpoint is.
+
+Importing this package loads neither torch nor transformers.
 """
 
 import json
@@ -64,25 +65,22 @@ CONVERTERS: dict[str, str] = {
     "mplug_owl2": "liveedit.models.families.mplug_owl2.convert:convert",
     "qwen_vl": "liveedit.models.families.qwen_vl.convert:convert",
 }
-"""What reads the authors' files of models that transformers does not have: a folder of theirs to a
-folder of ours.
+"""Converters from authors' original checkpoints to Hugging Face format.
+
+They are for models that transformers does not have.
 """
 
 AUTHORS = {"MPLUGOwl2LlamaForCausalLM": "mplug_owl2", "QWenLMHeadModel": "qwen_vl"}
-"""The classes of authors' own code that a checkpoint names which only a converter reads, and its
-converter.
-"""
+"""Classes of authors' own code, as named in their checkpoints, and the converter for each."""
 
 LLAVA = {"mm_vision_tower", "mm_projector_type", "mm_hidden_size"}
-"""What the configs of LLaVA's authors hold and those of transformers do not, under the same model
-type.
-"""
+"""Settings in the configs of LLaVA's authors that transformers' configs do not have."""
 
 SETTINGS = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"),
 )
-"""The files of a checkpoint that hold an object of settings."""
+"""The JSON files of a checkpoint, each of which holds an object."""
 
 REFUSED = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
@@ -93,19 +91,22 @@ REFUSED = {
     "pp_formulanet": "text is written by a decoder that reads an encoder again in every layer",
     "shieldgemma2": "it classifies by questions of its own",
     "udop": "text is written by a decoder that reads an encoder again in every layer",
-    "vision-encoder-decoder": "text is written by a decoder that reads an encoder again in every layer",
+    "vision-encoder-decoder": "text is written by a decoder that reads an encoder again in every "
+    "layer",
 }
-"""Model types of transformers that cannot be edited, and why. The generic family finds more by
-itself.
+"""Model types of transformers that cannot be edited, and why.
+
+The generic family refuses further types when it inspects a model.
 """
 
 GENERIC = "liveedit.models.families.generic:Generic"
-"""What reads a model whose type has no family of its own."""
+"""The family of all types that have none of their own."""
 
 
 def family(model_type: str) -> Any:
-    """The VLM class for a Hugging Face ``model_type``. Raises :class:`UnsupportedModel` for one
-    that none reads.
+    """The VLM class for a Hugging Face ``model_type``.
+
+    Raises :class:`UnsupportedModel` for a type that cannot be edited.
     """
     if model_type in REFUSED and model_type not in FAMILIES:
         raise UnsupportedModel(
@@ -113,15 +114,14 @@ def family(model_type: str) -> Any:
         )
     if model_type not in FAMILIES and model_type not in known_types():
         raise UnsupportedModel(
-            f"no family reads models of type '{model_type}': `liveedit models` lists what can be read"
+            f"no family reads models of type '{model_type}': "
+            "`liveedit models` lists what can be read"
         )
     return resolve("model family", model_type, {model_type: GENERIC, **FAMILIES})
 
 
 def check_authors(config: Mapping[str, Any], path: str | Path) -> None:
-    """Raise :class:`UnsupportedModel` for the config of a checkpoint that only its authors' own
-    code reads.
-    """
+    """Raise :class:`UnsupportedModel` for the config of a checkpoint in its authors' own format."""
     for theirs in set(config.get("architectures") or ()) & set(AUTHORS):
         order = f"liveedit models convert {AUTHORS[theirs]} {path} OUT"
         raise UnsupportedModel(
@@ -129,8 +129,9 @@ def check_authors(config: Mapping[str, Any], path: str | Path) -> None:
         )
     if "text_config" not in config and LLAVA & config.keys():
         raise UnsupportedModel(
-            f"{path} is a checkpoint for the code of LLaVA's authors: take the one for transformers, such as "
-            "llava-hf/llava-1.5-7b-hf, or make it with transformers' convert_llava_weights_to_hf.py"
+            f"{path} is a checkpoint for the code of LLaVA's authors: "
+            "take the one for transformers, such as llava-hf/llava-1.5-7b-hf, "
+            "or make it with transformers' convert_llava_weights_to_hf.py"
         )
 
 
@@ -143,12 +144,12 @@ def known_types() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What came of the contract on a tiny random model of a type; without ``reason`` every check
-    holds.
+    """Result of the contract on a tiny random model of a type.
 
-    ``layers`` is the path of the decoder's layers, ``image`` the rule for the number of image
-    tokens, ``prompts`` the forms of prompts that were run, ``several`` whether it reads several
-    images in one prompt, ``note`` what the tiny model has in place of the type's own.
+    ``reason`` is why the type cannot be edited, ``None`` if every check holds. ``layers`` is the
+    path of the decoder's layers, ``image`` the rule for the number of image tokens, ``prompts`` the
+    prompt formats that were run, ``several`` whether a prompt may hold several images, ``note``
+    where the tiny model differs from a checkpoint.
     """
 
     family: str = ""
@@ -163,19 +164,19 @@ class Checked:
 
 
 def checked() -> dict[str, Checked]:
-    """By model type what ``recipes/models_page.py`` found when it was run last."""
+    """The results of the last run of ``recipes/models_page.py``, by model type."""
     text = Path(__file__).with_name("checked.json").read_text(encoding="utf-8")
     return {model_type: Checked(**record) for model_type, record in json.loads(text).items()}
 
 
 def checkpoint(path: str | Path) -> str:
-    """``path`` as ``from_pretrained`` takes it: an existing folder, or a Hugging Face id
-    (:func:`within_reach`).
+    """``path`` in the form for ``from_pretrained``: an existing folder, or a Hugging Face id.
 
-    Raises :class:`BadInput` for what can only be a folder and is not there, without asking the
-    network.
+    Ids are looked up by :func:`reachable`. Raises :class:`BadInput`, without a request to the hub,
+    for a path that can only be a folder and does not exist.
     """
-    folder, text = expanded(path), str(path)
+    folder = expanded(path)
+    text = str(path)
     check_open(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -184,38 +185,36 @@ def checkpoint(path: str | Path) -> str:
             )
         check_files(folder)
         return str(folder)
-    if (
-        isinstance(path, Path)
-        or folder.exists()
-        or text.startswith((".", "~", "/"))
-        or text.count("/") != 1
-    ):
+    is_path = isinstance(path, Path) or folder.exists() or text.startswith((".", "~", "/"))
+    if is_path or text.count("/") != 1:
         raise BadInput(
-            f"no model folder at {path}: check the path, or give a Hugging Face id such as owner/name"
+            f"no model folder at {path}: "
+            "check the path, or give a Hugging Face id such as owner/name"
         )
-    return within_reach(text)
+    return reachable(text)
 
 
 def check_files(folder: Path) -> None:
-    """Raise :class:`BadInput` for a file of settings in a checkpoint that is cut short or empty."""
+    """Raise :class:`BadInput` for a damaged JSON file in a checkpoint's folder."""
     for file in (folder / name for name in SETTINGS):
-        try:
-            sound = not file.is_file() or isinstance(
-                json.loads(file.read_text(encoding="utf-8")), dict
-            )
-        except (OSError, ValueError, RecursionError):
-            sound = False
-        if not sound:
+        if file.is_file() and not holds_object(file):
             raise BadInput(f"cannot read the model {folder}: {file.name} is damaged, get it again")
 
 
-def within_reach(name: str) -> str:
-    """A Hugging Face id as it stands, or where the hub does not answer the folder of its copy in
-    the cache.
+def holds_object(file: Path) -> bool:
+    """Whether a file holds a JSON object."""
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
-    One short question to the hub, where ``from_pretrained`` would ask for half a minute. Raises
-    :class:`BadInput` for an id that the hub does not know, and for one without a copy where it does
-    not answer.
+
+def reachable(name: str) -> str:
+    """A Hugging Face id or, if the hub does not answer, the folder of its copy in the cache.
+
+    It makes one short request, where ``from_pretrained`` would retry for half a minute. Raises
+    :class:`BadInput` for an id that the hub does not know, and for one without a copy in the cache
+    if the hub does not answer.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -225,10 +224,13 @@ def within_reach(name: str) -> str:
     except RepositoryNotFoundError as error:
         reason = "check the id, and log in with `hf auth login` if it is a private one"
         raise BadInput(f"Hugging Face has no model {name}: {reason}") from error
-    except Exception:  # of whichever HTTP library the client uses
+    except Exception:  # from the HTTP library of the installed client, whichever it is
         try:
             return str(snapshot_download(name, local_files_only=True))
         except Exception as error:
-            reason = "Hugging Face cannot be reached, and this machine has no copy: go online, or give a folder"
+            reason = (
+                "Hugging Face cannot be reached, and this machine has no copy: "
+                "go online, or give a folder"
+            )
             raise BadInput(f"cannot read the model {name}: {reason}") from error
     return name

@@ -1,18 +1,16 @@
-"""What a VLM reads and what an editor needs to know about it: Spans, Batch, HiddenBatch.
+"""Batch: encoded queries. Spans: their parts. HiddenBatch: a decoder layer's output for them.
 
 Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from liveedit.models.patch import Patch
 
 __all__ = [
     "IGNORED",
@@ -25,28 +23,28 @@ __all__ = [
     "find_spans",
     "going_on",
     "pad_rows",
+    "predicting",
 ]
 
 PaddingSide = Literal["left", "right"]
 
 Firing = tuple[int, float]
-"""The place in a patch of an edit that took part in an answer, and its weight."""
+"""An edit that fired: its number in the patch, and its weight."""
 
 IGNORED = -100
-"""The label of a token that is not part of the answer."""
+"""Label of a token that is not part of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Where the parts of one row are, as half-open token ranges that follow one another without a
-    gap.
+    """The parts of one row, as half-open ranges of tokens, one after the other without a gap.
 
-    ``before`` holds what stands before the image (BOS, a system prompt), ``image`` the image
-    tokens, ``prompt`` the text after the image up to and with the last prompt token, ``answer`` the
-    answer. Padding belongs to none of them. Of several images ``image`` is the one asked about,
-    from the first to the last where all are; the others are in ``before`` and ``prompt``. A
-    text-only row has empty ``before`` and ``image`` and its whole text, BOS included, in
-    ``prompt``.
+    ``before`` holds the tokens before the image (BOS, a system prompt), ``image`` the image tokens,
+    ``prompt`` the text after the image including the last prompt token, ``answer`` the answer.
+    Padding belongs to none of them. Of several images, ``image`` is the one that the query is
+    about, or ranges from the first to the last if it is about all; the others are in ``before`` and
+    ``prompt``. A text-only row has empty ``before`` and ``image``, and its whole text, BOS
+    included, in ``prompt``.
     """
 
     before: tuple[int, int]
@@ -64,8 +62,13 @@ class Spans:
         """One past the row's last token that is not padding."""
         return self.answer[1]
 
+    @property
+    def has_image(self) -> bool:
+        """Whether the row has image tokens."""
+        return self.image[0] < self.image[1]
+
     def shift(self, offset: int) -> "Spans":
-        """The same parts in a row that stands ``offset`` tokens further to the right."""
+        """The same parts, moved to the right by ``offset`` tokens."""
         parts = (self.before, self.image, self.prompt, self.answer)
         return Spans(*((start + offset, stop + offset) for start, stop in parts))
 
@@ -79,48 +82,52 @@ def find_spans(
     padding. ``answers`` gives the number of answer tokens at the end of each row; without it every
     token after the image is prompt.
     """
-    spans = []
     lengths = [0] * len(image) if answers is None else answers
-    for pictured, real, length in zip(
-        image.bool().tolist(), attention_mask.bool().tolist(), lengths, strict=True
-    ):
-        start, stop = bounds(real)
-        first, last = bounds(pictured) if any(pictured) else (start, start)
-        spans.append(
-            Spans((start, first), (first, last), (last, stop - length), (stop - length, stop))
-        )
-    return spans
+    rows = zip(image.bool().tolist(), attention_mask.bool().tolist(), lengths, strict=True)
+    return [row_spans(*row) for row in rows]
+
+
+def row_spans(image: list[bool], real: list[bool], length: int) -> Spans:
+    """The spans of a row with ``length`` answer tokens, given its image and its unpadded tokens."""
+    start, stop = bounds(real)
+    first, last = bounds(image) if any(image) else (start, start)
+    end = stop - length
+    return Spans(before=(start, first), image=(first, last), prompt=(last, end), answer=(end, stop))
 
 
 def bounds(marks: list[bool]) -> tuple[int, int]:
     """The half-open range from the first to the last mark, (0, 0) if there is none."""
-    return (marks.index(True), len(marks) - marks[::-1].index(True)) if any(marks) else (0, 0)
+    if not any(marks):
+        return 0, 0
+    return marks.index(True), len(marks) - marks[::-1].index(True)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], filler: int, side: PaddingSide) -> Tensor:
-    """The rows as one (B, T) tensor of long, T the longest row's length, the others filled up on
-    ``side``.
+    """The rows as one tensor (B, T) of type long, filled up with ``filler`` on ``side``.
+
+    T is the length of the longest row.
     """
     length = max(len(row) for row in rows)
-    fill = [[filler] * (length - len(row)) for row in rows]
-    if side == "left":
-        return torch.tensor(
-            [[*gap, *row] for row, gap in zip(rows, fill, strict=True)], dtype=torch.long
-        )
-    return torch.tensor(
-        [[*row, *gap] for row, gap in zip(rows, fill, strict=True)], dtype=torch.long
-    )
+    padded = []
+    for row in rows:
+        gap = [filler] * (length - len(row))
+        padded.append([*gap, *row] if side == "left" else [*row, *gap])
+    return torch.tensor(padded, dtype=torch.long)
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
+    """The number of tokens that both begin with."""
+    for at, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return at
+    return min(len(first), len(second))
 
 
 def going_on(kept: Sequence[int], rows: Tensor) -> tuple[list[int], list[int]]:
-    """Of rows that go on behind ``rows``, those behind one of the rows ``kept``, and the place of
-    that among these.
+    """Row numbers after rows are reordered, for an object that has kept some of the rows.
+
+    New row i continues behind old row ``rows[i]``, and ``kept`` are the old rows of the object.
+    Returns the new rows that continue behind one of these, and its place in ``kept`` for each.
     """
     place = {row: number for number, row in enumerate(kept)}
     found = [(new, place[old]) for new, old in enumerate(rows.tolist()) if old in place]
@@ -129,31 +136,64 @@ def going_on(kept: Sequence[int], rows: Tensor) -> tuple[list[int], list[int]]:
 
 def per_token(name: str) -> bool:
     """Whether an input of this name holds one value for each token (B, T)."""
-    return name in ("input_ids", "attention_mask") or name.endswith(
-        ("token_type_ids", "position_mask")
-    )
+    if name in ("input_ids", "attention_mask"):
+        return True
+    return name.endswith(("token_type_ids", "position_mask"))
 
 
 def predicting(labels: Tensor) -> Tensor:
-    """Which positions (B, T) predict an answer token: those just before a label (B, T) that is not
-    ignored.
+    """The positions (B, T) that predict an answer token: each is one left of a label (B, T) that is
+    not ignored.
     """
     return F.pad(labels[:, 1:] != IGNORED, (0, 1))
 
 
-@dataclass(slots=True)
-class Batch:
-    """Encoded queries.
+class AnswerRows:
+    """Rows with an answer each: their prompt tokens, and those that predict the answer."""
 
-    ``inputs`` is what the Hugging Face model takes, opaque but for ``input_ids`` and
-    ``attention_mask``, both (B, T). ``labels`` (B, T) hold ``input_ids`` on the answer tokens and
-    -100 elsewhere; they are not shifted. ``position_ids`` (…, B, T) is what the text decoder was
-    given, filled in by ``VLM.hidden``; ``None`` where the decoder makes its own. ``prefix`` holds
-    by row the vectors (n, D) that a patch has put before its text: the first n tokens of its prompt
-    are fillers, whose embeddings they replace. ``extra`` holds what else the decoder was given of
-    every token (B, T, …), by name, filled in by ``VLM.hidden``. ``fired`` says of every row which
-    edits took part, by the patch that holds them, filled in while the batch is encoded and while it
-    goes through the model.
+    __slots__ = ()
+    labels: Tensor
+    spans: list[Spans]
+
+    def answer_positions(self) -> Tensor:
+        """The positions, boolean (B, T), that predict the answer tokens: one left of each."""
+        return predicting(self.labels)
+
+    def answer_tokens(self) -> Tensor:
+        """The answers' token ids (N,), row after row: the labels of :meth:`answer_positions`."""
+        return self.labels.roll(-1, 1)[self.answer_positions()]
+
+    def answer_rows(self) -> Tensor:
+        """The row (N,) of each of :meth:`answer_tokens`."""
+        return self.answer_positions().nonzero()[:, 0]
+
+    def prompt_tokens(self) -> Tensor:
+        """The tokens before the answer, boolean (B, T): image included, padding excluded."""
+        columns = torch.arange(self.labels.shape[1], device=self.labels.device)
+        starts = columns.new_tensor([span.start for span in self.spans])[:, None]
+        stops = columns.new_tensor([span.prompt[1] for span in self.spans])[:, None]
+        return (starts <= columns) & (columns < stops)
+
+    def last_prompt_tokens(self) -> Tensor:
+        """The column (B,) of each row's last prompt token, which predicts the answer's first."""
+        last = [span.prompt[1] - 1 for span in self.spans]
+        return torch.tensor(last, device=self.labels.device)
+
+
+@dataclass(slots=True)
+class Batch(AnswerRows):
+    """Encoded queries, ready for the model.
+
+    ``inputs`` are the arguments of the Hugging Face model, opaque but for ``input_ids`` and
+    ``attention_mask``, both (B, T). ``labels`` (B, T) equal ``input_ids`` on the answer tokens and
+    are -100 elsewhere; they are not shifted.
+
+    ``position_ids`` (…, B, T) and ``extra`` are inputs of the text decoder for every token, which
+    ``VLM.hidden`` fills in: the positions, ``None`` where the decoder counts its own, and all
+    others (B, T, …) by name. ``prefix`` holds, by the row, vectors (n, D) that a patch has put
+    before the text: the first n tokens of that row's prompt are fillers, whose embeddings they
+    replace. ``fired`` holds, by the patch, the edits that fired in each row; it is filled in while
+    the batch is encoded and while it goes through the model.
     """
 
     inputs: dict[str, Tensor]
@@ -162,26 +202,19 @@ class Batch:
     position_ids: Tensor | None = None
     prefix: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
-    fired: "dict[Patch, list[list[Firing]]]" = field(default_factory=dict)
+    fired: dict[Hashable, list[list[Firing]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
 
-    def answer_positions(self) -> Tensor:
-        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of
-        them.
-        """
-        return predicting(self.labels)
-
-    def fired_by(self, patch: "Patch") -> list[list[Firing]]:
-        """For each row the edits of a patch that took part, with their weights, the heaviest first."""
+    def fired_by(self, patch: Hashable) -> list[list[Firing]]:
+        """The edits of ``patch`` that fired in each row, with their weights, the heaviest first."""
         return self.fired.get(patch) or [[] for _ in self.spans]
 
     def extended(self, input_ids: Tensor) -> "Batch":
-        """The batch followed by the tokens ``input_ids`` (B, T') that were generated since; they
-        are in no span.
-        """
-        gap, inputs = (0, input_ids.shape[1]), dict(self.inputs)
+        """The batch followed by generated tokens ``input_ids`` (B, T'), which are in no span."""
+        gap = (0, input_ids.shape[1])
+        inputs = dict(self.inputs)
         for name, value in self.inputs.items():
             if per_token(name):
                 inputs[name] = F.pad(value, gap)
@@ -190,96 +223,99 @@ class Batch:
         return replace(self, inputs=inputs, labels=F.pad(self.labels, gap, value=IGNORED))
 
     def until(self, length: int) -> "Batch":
-        """The batch without what its rows have from the token ``length`` on; spans stay as they
-        were.
-        """
-        inputs = {
-            name: value[:, :length] if per_token(name) else value
-            for name, value in self.inputs.items()
-        }
+        """The batch cut to its first ``length`` tokens; the spans stay as they are."""
+        inputs = dict(self.inputs)
+        for name, value in self.inputs.items():
+            if per_token(name):
+                inputs[name] = value[:, :length]
         return replace(self, inputs=inputs, labels=self.labels[:, :length])
 
     def pick(self, rows: Tensor) -> "Batch":
-        """The rows ``rows`` (B',) of the batch, in that order; of the inputs those of images stay,
-        of no one row.
+        """The rows ``rows`` (B',) of the batch, in that order.
+
+        Inputs that are not per token, such as pixels, stay those of all rows.
         """
-        numbers, rows = rows.tolist(), rows.to(self.labels.device)
+        numbers = rows.tolist()
+        rows = rows.to(self.labels.device)
+        inputs = dict(self.inputs)
+        for name, value in self.inputs.items():
+            if per_token(name):
+                inputs[name] = value[rows]
+        prefix = {new: self.prefix[old] for new, old in enumerate(numbers) if old in self.prefix}
+        fired: dict[Hashable, list[list[Firing]]] = {}
+        for patch, firings in self.fired.items():
+            fired[patch] = [firings[row] for row in numbers]
+        positions = self.position_ids
         return Batch(
-            {
-                name: value[rows] if per_token(name) else value
-                for name, value in self.inputs.items()
-            },
-            self.labels[rows],
-            [self.spans[row] for row in numbers],
-            None if self.position_ids is None else self.position_ids[..., rows, :],
-            {new: self.prefix[old] for new, old in enumerate(numbers) if old in self.prefix},
-            {name: value[rows] for name, value in self.extra.items()},
-            {patch: [fired[row] for row in numbers] for patch, fired in self.fired.items()},
+            inputs=inputs,
+            labels=self.labels[rows],
+            spans=[self.spans[row] for row in numbers],
+            position_ids=None if positions is None else positions[..., rows, :],
+            prefix=prefix,
+            extra={name: value[rows] for name, value in self.extra.items()},
+            fired=fired,
         )
 
     def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":
-        """The batch with ``prefix`` before the text of its rows, and where (B, T) its own tokens
-        are in that one.
+        """The batch with vectors before the text of its rows, and the new positions (B, T) of its
+        own tokens.
 
-        ``filler`` is the token that stands in for each vector and pads the rows that get fewer, on
-        the left if all rows end together, so that generation can go on behind them.
+        ``prefix`` holds the vectors (n, D) by row, and the token ``filler`` stands in for each.
+        Rows with fewer vectors are padded: on the left if all rows end together, so that generation
+        can continue behind them, otherwise on the right.
         """
         B, T = self.labels.shape
+        device = self.labels.device
         most = max(len(vectors) for vectors in prefix.values())
         left = all(span.stop == T for span in self.spans)
         count = torch.tensor([len(prefix.get(row, ())) for row in range(B)])[:, None]
         first = torch.tensor([span.prompt[0] for span in self.spans])[:, None]
         padding = (most - count) * left
         places = torch.arange(T) + padding + count * (torch.arange(T) >= first)
-        fillers = torch.arange(T + most) - first - padding
-        fillers, places = (
-            ((fillers >= 0) & (fillers < count)).to(self.labels.device),
-            places.to(self.labels.device),
-        )
+        places = places.to(device)
+        offsets = torch.arange(T + most) - first - padding
+        fillers = ((offsets >= 0) & (offsets < count)).to(device)
 
         def spread(value: Tensor, padded: int) -> Tensor:
             return value.new_full((B, T + most), padded).scatter(1, places, value)
 
-        inputs = {
-            name: spread(value, 0) if per_token(name) else value
-            for name, value in self.inputs.items()
-        }
+        inputs = dict(self.inputs)
+        for name, value in self.inputs.items():
+            if per_token(name):
+                inputs[name] = spread(value, 0)
         inputs["input_ids"] = spread(self.inputs["input_ids"], filler)
         inputs["attention_mask"] = inputs["attention_mask"].masked_fill(fillers, 1)
         spans = [
             longer(span.shift(int(gap)), int(more))
             for span, gap, more in zip(self.spans, padding[:, 0], count[:, 0], strict=True)
         ]
-        return Batch(
-            inputs, spread(self.labels, IGNORED), spans, None, prefix, fired=self.fired
-        ), places
+        labels = spread(self.labels, IGNORED)
+        return Batch(inputs, labels, spans, prefix=prefix, fired=self.fired), places
 
     def embedded(self, embeddings: Tensor) -> Tensor:
-        """``embeddings`` (B, T, D) of the batch's tokens with the vectors of its prefix in their
-        places.
-        """
+        """``embeddings`` (B, T, D) with the vectors of :attr:`prefix` in place of the fillers'."""
         for row, vectors in self.prefix.items():
-            places = (
-                torch.arange(len(vectors), device=embeddings.device) + self.spans[row].prompt[0]
-            )
+            offsets = torch.arange(len(vectors), device=embeddings.device)
+            places = offsets + self.spans[row].prompt[0]
             index = (torch.full_like(places, row), places)
             embeddings = embeddings.index_put(index, vectors.to(embeddings))
         return embeddings
 
 
 def longer(span: Spans, count: int) -> Spans:
-    """The spans of a row whose prompt begins with ``count`` tokens more."""
-    (first, last), (start, stop) = span.prompt, span.answer
+    """The spans of a row after ``count`` tokens were put before its text."""
+    first, last = span.prompt
+    start, stop = span.answer
     return replace(span, prompt=(first, last + count), answer=(start + count, stop + count))
 
 
 @dataclass(slots=True)
-class HiddenBatch:
-    """What the text decoder holds after one of its layers: enough to run the layers above, without
-    image or HF inputs.
+class HiddenBatch(AnswerRows):
+    """A decoder layer's output with all else that the layers above it need.
 
-    ``hidden`` (B, T, D), ``attention_mask`` and ``labels`` (B, T), ``position_ids`` (…, B, T) or
-    ``None``. ``extra`` holds what else the layers above read of every token (B, T, …), by name.
+    ``hidden`` (B, T, D) are the states, ``attention_mask`` and ``labels`` are (B, T),
+    ``position_ids`` (…, B, T) or ``None``. ``extra`` holds further inputs of the layers above for
+    every token (B, T, …), by name.
     """
 
     hidden: Tensor
@@ -292,18 +328,17 @@ class HiddenBatch:
     def __len__(self) -> int:
         return len(self.spans)
 
-    def answer_positions(self) -> Tensor:
-        """Boolean (B, T): the positions whose logits predict the answer tokens, one left of each of
-        them.
-        """
-        return predicting(self.labels)
-
     def to(self, device: torch.device | str) -> "HiddenBatch":
         """The same values on ``device``."""
-        positions = None if self.position_ids is None else self.position_ids.to(device)
-        moved = (self.hidden.to(device), self.attention_mask.to(device), self.labels.to(device))
-        extra = {name: value.to(device) for name, value in self.extra.items()}
-        return HiddenBatch(*moved, self.spans, positions, extra)
+        positions = self.position_ids
+        return HiddenBatch(
+            hidden=self.hidden.to(device),
+            attention_mask=self.attention_mask.to(device),
+            labels=self.labels.to(device),
+            spans=self.spans,
+            position_ids=None if positions is None else positions.to(device),
+            extra={name: value.to(device) for name, value in self.extra.items()},
+        )
 
     def rows(self) -> list["HiddenBatch"]:
         """Each row alone, as a batch of one without padding. Shares memory with this batch."""
@@ -312,24 +347,27 @@ class HiddenBatch:
     def row(self, index: int) -> "HiddenBatch":
         """One row alone, as a batch of one without padding. Shares memory with this batch."""
         span = self.spans[index]
-        row, real = slice(index, index + 1), slice(span.start, span.stop)
-        positions = None if self.position_ids is None else self.position_ids[..., row, real]
-        parts = (self.hidden[row, real], self.attention_mask[row, real], self.labels[row, real])
-        extra = {name: value[row, real] for name, value in self.extra.items()}
-        return HiddenBatch(*parts, [span.shift(-span.start)], positions, extra)
-
-    def positions(self, axes: torch.Size) -> Tensor:
-        """``position_ids`` (…, B, T), counted from 0 where the decoder makes its own."""
-        if self.position_ids is not None:
-            return self.position_ids
-        return torch.arange(self.labels.shape[1], device=self.labels.device).expand(
-            *axes, *self.labels.shape
+        row = slice(index, index + 1)
+        real = slice(span.start, span.stop)
+        positions = self.position_ids
+        return HiddenBatch(
+            hidden=self.hidden[row, real],
+            attention_mask=self.attention_mask[row, real],
+            labels=self.labels[row, real],
+            spans=[span.shift(-span.start)],
+            position_ids=None if positions is None else positions[..., row, real],
+            extra={name: value[row, real] for name, value in self.extra.items()},
         )
 
+    def positions(self, axes: torch.Size) -> Tensor:
+        """``position_ids`` (…, B, T), counted from 0 where they are ``None``."""
+        if self.position_ids is not None:
+            return self.position_ids
+        counted = torch.arange(self.labels.shape[1], device=self.labels.device)
+        return counted.expand(*axes, *self.labels.shape)
+
     def extra_of(self, name: str, like: Tensor, gap: int) -> Tensor:
-        """``extra[name]`` with ``gap`` tokens of zeros behind; zeros of the kind of ``like`` if it
-        is not there.
-        """
+        """``extra[name]``, or zeros like ``like`` if it is missing, with ``gap`` zeros behind."""
         value = self.extra.get(name)
         if value is None:
             return like.new_zeros(len(self), self.labels.shape[1] + gap, *like.shape[2:])
@@ -337,30 +375,29 @@ class HiddenBatch:
 
     @staticmethod
     def stack(rows: Sequence["HiddenBatch"]) -> "HiddenBatch":
-        """Batches as one, padded on the right. The rows must come from the same layer of the same
-        VLM.
+        """Batches as one, padded on the right. All must come from one layer of one VLM.
 
-        Where some have positions and some do not (Qwen2-VL's without an image), the latter's are
-        counted from 0; what some alone have in ``extra`` is 0 for the others.
+        Where some have positions and some do not, as in Qwen2-VL the rows without an image, the
+        latter's are counted from 0; what some lack in ``extra`` is 0 for them.
         """
         length = max(row.hidden.shape[1] for row in rows)
         gaps = [length - row.hidden.shape[1] for row in rows]
-        padded = [(row, gap) for row, gap in zip(rows, gaps, strict=True)]
-        axes = next(
-            (row.position_ids.shape[:-2] for row in rows if row.position_ids is not None), None
-        )
-        positions = [
-            F.pad(row.positions(axes), (0, gap)) for row, gap in padded if axes is not None
-        ]
+        padded = list(zip(rows, gaps, strict=True))
+        known = [row.position_ids.shape[:-2] for row in rows if row.position_ids is not None]
+        positions = None
+        if known:
+            positions = torch.cat(
+                [F.pad(row.positions(known[0]), (0, gap)) for row, gap in padded], -2
+            )
+        extra: dict[str, Tensor] = {}
+        for other in rows:
+            for name, like in other.extra.items():
+                extra[name] = torch.cat([row.extra_of(name, like, gap) for row, gap in padded])
         return HiddenBatch(
             hidden=torch.cat([F.pad(row.hidden, (0, 0, 0, gap)) for row, gap in padded]),
             attention_mask=torch.cat([F.pad(row.attention_mask, (0, gap)) for row, gap in padded]),
             labels=torch.cat([F.pad(row.labels, (0, gap), value=IGNORED) for row, gap in padded]),
-            spans=[span for row in rows for span in row.spans],
-            position_ids=torch.cat(positions, -2) if positions else None,
-            extra={
-                name: torch.cat([row.extra_of(name, like, gap) for row, gap in padded])
-                for other in rows
-                for name, like in other.extra.items()
-            },
+            spans=list(chain.from_iterable(row.spans for row in rows)),
+            position_ids=positions,
+            extra=extra,
         )

@@ -1,8 +1,7 @@
-"""Call: one forward call of a text decoder, read once. The boundary to the arguments of Hugging
-Face's models.
+"""Call: the arguments of a text decoder's forward call, read once and independent of their names.
 
-transformers has called the cache of keys and values ``past_key_values``, and ``cache`` from 5.24
-on. Whoever needs it, or another argument of a call, reads it here.
+transformers called the cache of keys and values ``past_key_values``, and calls it ``cache`` from
+5.24 on. Only this file knows.
 """
 
 import inspect
@@ -19,10 +18,10 @@ from liveedit.errors import BadInput, UnsupportedModel
 __all__ = ["CACHE", "TESTED", "Call", "arguments", "cache_in", "cache_of"]
 
 TESTED = "5.24.0"
-"""The newest transformers that was tested, the one of constraints.txt."""
+"""The newest transformers that was tested, which is in constraints.txt."""
 
 NAMES = ("cache", "past_key_values")
-"""The names of the cache in models and in what they put out, the newest first."""
+"""The names of the cache in a model's arguments and output, the newest first."""
 
 CACHE = next(name for name in NAMES if name in inspect.signature(create_causal_mask).parameters)
 """The name of the cache in the installed version."""
@@ -42,8 +41,7 @@ def arguments(
 
 
 def cache_of(given: Mapping[str, Any]) -> Any:
-    """The cache among the :func:`arguments` of a call, under whichever name; ``None`` where that is
-    its value.
+    """The cache among the :func:`arguments` of a call, by any of its names; it may be ``None``.
 
     Raises :class:`UnsupportedModel` where no argument has one of the names.
     """
@@ -58,24 +56,21 @@ def cache_of(given: Mapping[str, Any]) -> Any:
 
 
 def cache_in(output: Any) -> Any:
-    """The cache that a decoder puts out, under whichever name; ``None`` where there is none."""
-    return next(
-        (
-            found
-            for name in NAMES
-            if (found := getattr(output, "__dict__", {}).get(name)) is not None
-        ),
-        None,
-    )
+    """The cache in a decoder's output, by any of its names; ``None`` where there is none."""
+    attributes = getattr(output, "__dict__", {})
+    for name in NAMES:
+        if attributes.get(name) is not None:
+            return attributes[name]
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a call of the text decoder brings.
+    """The inputs of a text decoder's call.
 
-    ``input_ids`` (B, T') or ``embedded`` (B, T', D) are the newest tokens, ``mask`` is the
-    attention mask in any of its forms, ``cache`` holds keys and values of the ``past`` tokens
-    before them. A call without past begins a prompt.
+    ``input_ids`` (B, T') or ``embedded`` (B, T', D) are the new tokens, ``mask`` is the attention
+    mask in any of its forms, ``cache`` holds keys and values of the ``past`` tokens before them. A
+    call without past begins a prompt.
     """
 
     input_ids: Tensor | None
@@ -91,13 +86,13 @@ class Call:
         Raises :class:`UnsupportedModel` as :func:`cache_of`, and :class:`BadInput` for several
         prompts in one row.
         """
-        plain = not args and any(name in kwargs for name in NAMES)
-        given = kwargs if plain else arguments(decoder.forward, args, kwargs)
+        all_named = not args and any(name in kwargs for name in NAMES)
+        given = kwargs if all_named else arguments(decoder.forward, args, kwargs)
         cache = cache_of(given)
         if not (cache is None or hasattr(cache, "get_seq_length")):
             raise BadInput(
-                f"a {type(cache).__name__} holds several prompts in one row, as continuous batching does, and a patch "
-                "reads them row by row: ask by generate"
+                f"a {type(cache).__name__} holds several prompts in one row, "
+                "as continuous batching does, and a patch reads them row by row: ask by generate"
             )
         past = 0 if cache is None else int(cache.get_seq_length())
         return cls(
@@ -110,8 +105,9 @@ class Call:
 
     @property
     def newest(self) -> Tensor:
-        """The newest tokens, (B, T') or (B, T', D). Raises :class:`UnsupportedModel` where the call
-        brings none.
+        """The new tokens, (B, T') or (B, T', D).
+
+        Raises :class:`UnsupportedModel` where the call brings none.
         """
         found = self.input_ids if self.embedded is None else self.embedded
         if found is None:
@@ -122,10 +118,10 @@ class Call:
 
     @property
     def rows(self) -> int:
-        """B."""
+        """B, the number of rows."""
         return self.newest.shape[0]
 
     @property
     def length(self) -> int:
-        """T', how many tokens of each row are new."""
+        """T', the number of new tokens in each row."""
         return self.newest.shape[1]

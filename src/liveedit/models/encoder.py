@@ -1,6 +1,4 @@
-"""Encoder: how queries become a batch. The half of a VLM that knows its processor; families differ
-mostly here.
-"""
+"""Encoder: turns queries into a batch with a model's processor. Families differ mostly here."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,35 +13,39 @@ from torch import Tensor
 from liveedit.data.images import image_key, image_title, open_image, reason
 from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, find_spans, pad_rows
-from liveedit.models.template import ChatTemplate
+from liveedit.models.chat_template import ChatTemplate
 from liveedit.types import Query, checked
 
-__all__ = ["Encoder", "Picture", "PromptFormat"]
+__all__ = ["Encoder", "Picture", "PromptFormat", "filled", "nested"]
 
 PromptFormat = Literal["raw", "chat", "vlkeb"]
-"""``raw`` is the bare prompt, as LiveEdit feeds it; ``vlkeb`` what VLKEB feeds; ``chat`` the
+"""``raw`` is the bare prompt, as in LiveEdit's code; ``vlkeb`` is VLKEB's prompt; ``chat`` is the
 model's own template.
 """
 
 Picture = tuple[dict[str, Tensor], list[Any]]
-"""The model's inputs for the images of one query, batched along their first axis; and of each, how
-many image tokens it takes, or what else :meth:`Encoder.tokenize` needs to know of it."""
+"""The model's inputs for the images of one query, along their first axis, and for each image the
+number of its tokens, or whatever else :meth:`Encoder.tokenize` needs.
+"""
 
 TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
-"""What a tokenizer warns of once: a text longer than it knows the model to read, for which we raise
-an error.
+"""A tokenizer's warning about a text that is too long for the model. :meth:`Encoder.check_room`
+raises an error instead.
 """
 
 
 class Encoder:
-    """A processor and what it takes to use it. Shapes: B rows, T tokens, padding included."""
+    """A model's processor, and all that is needed to encode queries with it.
+
+    Shapes: B rows, T tokens, padding included.
+    """
 
     image_mark: ClassVar[str] = "<image>\n"
-    """What stands for the image in a raw prompt."""
+    """The text for an image in a raw prompt."""
     vlkeb_mark: ClassVar[str | None] = None
-    """What stands for the image in VLKEB's prompt; ``None`` where VLKEB does not have the model."""
+    """The text for an image in VLKEB's prompt; ``None`` where VLKEB does not cover the model."""
     single: ClassVar[str] = ""
-    """Why the model reads one image a prompt; empty where it reads several."""
+    """The reason why a prompt may hold one image only; empty where it may hold several."""
 
     model: Any
     processor: Any
@@ -58,85 +60,92 @@ class Encoder:
                 raise UnsupportedModel(
                     f"the processor has no {part.replace('_', ' ')}: get all of the model's files"
                 )
-        self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
         self.tokenizer.deprecation_warnings[TOO_LONG] = True
-        chat = self.template is not None
+        has_template = self.template is not None
+        self.check_format(prompt_format, has_template)
+        self.prompt_format = prompt_format or ("chat" if has_template else "raw")
+
+    def check_format(self, prompt_format: PromptFormat | None, has_template: bool) -> None:
+        """Raise :class:`BadInput` for a prompt format that the model does not have."""
         if prompt_format not in (None, *get_args(PromptFormat)):
             raise BadInput(
-                f"there is no prompt format {prompt_format!r}: choose {', '.join(get_args(PromptFormat))}"
+                f"there is no prompt format {prompt_format!r}: choose "
+                f"{', '.join(get_args(PromptFormat))}"
             )
-        if prompt_format == "chat" and not chat:
+        if prompt_format == "chat" and not has_template:
             raise BadInput("this model has no chat template: use the prompt format 'raw'")
         if prompt_format == "vlkeb" and self.vlkeb_mark is None:
-            raise BadInput("VLKEB does not ask this model: use the prompt format 'raw' or 'chat'")
-        self.prompt_format = prompt_format or ("chat" if chat else "raw")
+            raise BadInput(
+                "no VLKEB prompt is defined for this model: use the prompt format 'raw' or 'chat'"
+            )
 
-    # What a family may say differently
+    # Methods that a family may override
 
     def render(self, query: Query) -> str:
-        """The text of a query up to where the answer begins, with one placeholder for each image."""
-        prompt, marks = query.prompt.rstrip(), self.marks(len(query.images))
+        """The text of a query before its answer, with one placeholder for each image."""
+        prompt = query.prompt.rstrip()
+        marks = self.marks(len(query.images))
         if self.prompt_format != "chat" or self.template is None:
             return f"{marks}{prompt}"
         return self.template.render(prompt, marks, len(query.images))
 
     def marks(self, count: int) -> str:
-        """What stands for ``count`` images before a prompt without template."""
-        return str(self.vlkeb_mark if self.prompt_format == "vlkeb" else self.image_mark) * count
+        """The text for ``count`` images before a prompt without template."""
+        mark = self.vlkeb_mark if self.prompt_format == "vlkeb" else self.image_mark
+        return str(mark) * count
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """What the model's own processor makes of the query's prompt, as it would be asked without
-        LiveEdit.
-        """
-        images, text = nested(query.images), self.render(query)
+        """The model's inputs for a query by its own processor alone: a reference for tests."""
+        text = self.render(query)
         options = {"add_special_tokens": False} if self.begun(text) else {}
-        return dict(self.processor(images=images, text=[text], return_tensors="pt", **options))
+        return dict(
+            self.processor(images=nested(query.images), text=[text], return_tensors="pt", **options)
+        )
 
     def image_tokens(self, input_ids: Tensor) -> Tensor:
-        """Which of the tokens (B, T) stand for the image, boolean (B, T)."""
+        """The image tokens among the ids (B, T), as a boolean mask (B, T)."""
         return input_ids == self.image_token_id
 
     def place(self, ids: list[int], counts: list[int]) -> list[int]:
-        """Token ids of a rendered text, each placeholder replaced by as many image tokens as
-        ``counts`` says.
+        """Token ids of a rendered text, with each placeholder repeated for its image's tokens.
+
+        ``counts`` holds the number of tokens of each image.
         """
         self.check_placeholders(ids, len(counts))
-        left = iter(counts)
-        return [
-            token
-            for each in ids
-            for token in [each] * (next(left) if each == self.image_token_id else 1)
-        ]
+        remaining = iter(counts)
+        placed: list[int] = []
+        for token in ids:
+            placed += [token] * (next(remaining) if token == self.image_token_id else 1)
+        return placed
 
     def picture(self, images: Sequence[Image]) -> Picture:
-        """What the processor makes of the images of one query, which :meth:`look` has opened."""
+        """The processor's inputs for the images of one query, which :meth:`look` has opened."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         texts = [self.processor.replace_image_token(inputs, place) for place in range(len(images))]
         return dict(inputs), [text.count(self.processor.image_token) for text in texts]
 
     def tokens_of(self, counted: Any) -> int:
-        """How many image tokens an image takes, from what :meth:`picture` says of it."""
+        """The number of an image's tokens, given its entry in the result of :meth:`picture`."""
         return int(counted)
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The image inputs of all rows that have images, one after the other, as the model takes
-        them.
-        """
-        return (
-            {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-        )
+        """The image inputs of a batch, joined from those of all rows that have images."""
+        if not parts:
+            return {}
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
-        """What the model is told of the kind of each token (B, T), by the name it takes it by."""
+        """Token-type ids (B, T), by the model's names for these arguments."""
         return {}
 
     def also_read(self, queries: Sequence[Query]) -> dict[str, Tensor]:  # noqa: ARG002
-        """What the model reads of the queries besides the tokens of its text decoder and the
-        images.
-        """
+        """Further inputs that the model takes for the queries, besides tokens and images."""
         return {}
 
-    # What all families share
+    # Facts about model and processor
 
     @cached_property
     def template(self) -> ChatTemplate | None:
@@ -145,65 +154,59 @@ class Encoder:
 
     @property
     def image_token_id(self) -> int:
-        """The token that stands for a piece of the image."""
+        """The id of the image token, a placeholder for a piece of an image."""
         return int(self.model.config.image_token_id)
 
     @property
     def pad_token_id(self) -> int:
-        """What fills up short rows: the tokenizer's padding, else its end of text, else 0. The mask
-        hides it.
-        """
+        """The token that pads short rows: the tokenizer's padding, else its end of text, else 0."""
         return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
 
     @property
     def stops(self) -> list[int]:
-        """The tokens that end an answer, where generation stops; the tokenizer's own first if it is
-        one of them.
+        """The tokens at which generation stops; the first ends an answer encoded with ``eos``.
+
+        The tokenizer's own end of text comes first if it is one of them.
         """
         own = self.tokenizer.eos_token_id
-        settings = (self.model.generation_config, self.model.config.get_text_config())
-        known = [
-            each.eos_token_id
-            for each in settings
-            if getattr(each, "eos_token_id", None) is not None
-        ]
-        found = known[0] if known else own
+        found = own
+        for settings in (self.model.config.get_text_config(), self.model.generation_config):
+            ends = getattr(settings, "eos_token_id", None)
+            found = found if ends is None else ends
         tokens = found if isinstance(found, (list, tuple)) else [found]
-        return sorted(
-            [int(token) for token in tokens if token is not None], key=lambda token: token != own
-        )
+        stops = [int(token) for token in tokens if token is not None]
+        return sorted(stops, key=lambda token: token != own)
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its inputs, and where all is that goes in or comes out, whatever
-        its layers are on.
-        """
+        """The device of the model's inputs and of all results, wherever its layers are."""
         embedding = self.model.get_input_embeddings()
         device: torch.device = embedding.weight.device
-        off_loaded = device.type == "meta" and hasattr(embedding, "_hf_hook")
-        return torch.device(embedding._hf_hook.execution_device) if off_loaded else device
+        offloaded = device.type == "meta" and hasattr(embedding, "_hf_hook")
+        return torch.device(embedding._hf_hook.execution_device) if offloaded else device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type the text decoder computes in; a Q-Former beside it may stay in
-        float32.
-        """
+        """The dtype in which the text decoder computes; a Q-Former may stay in float32."""
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
+
+    # Encoding
 
     def encode(
         self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False
     ) -> Batch:
-        """The queries as one batch; text-only ones and ones with an image or several may be mixed.
+        """The queries as one batch. Queries with and without images may be mixed.
 
-        Exactly one blank separates prompt and target, unless the prompt's format ends in white
-        space or its template says otherwise. The prompt's tokens are those that it has without
-        target, so that generation goes on where the answer begins; ``eos`` appends the token at
-        which generation stops. A query without target has no answer. The image processor runs once
-        for the same images. Raises :class:`BadInput` for no query, an empty one, a value of another
-        type, a prompt that holds the image placeholder or is longer than the model reads, or an
-        image that cannot be read, and :class:`UnsupportedModel` for several images where the model
-        reads one.
+        One blank separates prompt and target, unless the prompt's format ends in white space or its
+        template writes something else there. A prompt has the tokens that it has without target, so
+        that generation continues where the answer begins. ``eos`` appends the token at which
+        generation stops. A query without target has no answer. The image processor runs once for
+        the same images.
+
+        Raises :class:`BadInput` for no query, an empty one, a value of another type, a prompt that
+        holds the image placeholder or is longer than the model's context, and an image that cannot
+        be read; :class:`UnsupportedModel` for several images where the model takes one.
         """
         queries = checked(queries)
         if not queries:
@@ -231,11 +234,10 @@ class Encoder:
         return batch
 
     def check_texts(self, queries: Sequence[Query], counts: list[list[Any]] | None = None) -> None:
-        """Raise :class:`BadInput` for texts that :meth:`encode` refuses, or behind which no end of
-        the answer fits.
+        """Raise :class:`BadInput` for texts that :meth:`encode` refuses with ``eos``.
 
-        ``counts`` says of the images of each query what :meth:`look` does; without it the texts are
-        looked at alone.
+        ``counts`` holds, for the images of each query, what :meth:`look` returns of them; without
+        it the texts are checked alone.
         """
         queries = checked(queries)
         if counts is None:
@@ -245,65 +247,61 @@ class Encoder:
                 if query.prompt.strip() or query.target.strip()
             ]
             counts = [[] for _ in queries]
-        if queries:
-            rows, answers = self.tokenize(queries, counts, eos=True)
-            ids = pad_rows(rows, self.pad_token_id, "right")
-            mask = pad_rows([[1] * len(row) for row in rows], 0, "right")
-            spans = find_spans(self.image_tokens(ids), mask, answers)
-            self.check_room(
-                Batch(
-                    {"input_ids": ids, "attention_mask": mask}, torch.full_like(ids, IGNORED), spans
-                )
-            )
+        if not queries:
+            return
+        rows, answers = self.tokenize(queries, counts, eos=True)
+        ids = pad_rows(rows, self.pad_token_id, "right")
+        mask = pad_rows([[1] * len(row) for row in rows], 0, "right")
+        spans = find_spans(self.image_tokens(ids), mask, answers)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        self.check_room(Batch(inputs, torch.full_like(ids, IGNORED), spans))
 
     @property
     def room(self) -> int | None:
-        """For how many tokens the text decoder has positions; ``None`` where its config does not
-        say.
+        """The text decoder's context length in tokens; ``None`` where its config does not say.
 
-        Rotary positions have no end, but a model that was trained up to there answers anything
-        beyond.
+        Rotary positions have no end, but beyond the length of its training a model's answers make
+        no sense.
         """
         text = self.model.config.get_text_config()
-        if (longest := getattr(text, "max_position_embeddings", None)) is None:
+        longest = getattr(text, "max_position_embeddings", None)
+        if longest is None:
             return None
         rope = getattr(text, "rope_parameters", None) or {}
+        if rope.get("rope_type") not in ("linear", "dynamic", "yarn"):
+            return int(longest)
         trained = rope.get("original_max_position_embeddings") or longest
-        stretched = rope.get("rope_type") in ("linear", "dynamic", "yarn")
-        return (
-            max(int(longest), int(trained * rope.get("factor", 1))) if stretched else int(longest)
-        )
+        return max(int(longest), int(trained * rope.get("factor", 1)))
 
     def positions(self, batch: Batch) -> Tensor:
-        """How many positions each row (B,) takes."""
+        """The number of positions that each row (B,) takes up."""
         return batch.inputs["attention_mask"].sum(1)
 
     def check_room(self, batch: Batch, more: int = 0) -> None:
-        """Raise :class:`BadInput` unless the model has positions for every row and ``more`` tokens
-        behind it.
-        """
+        """Raise :class:`BadInput` if a row and ``more`` tokens behind it exceed :attr:`room`."""
         room = self.room
         if room is None or self.device.type == "meta":  # where nothing is computed
             return
         positions = self.positions(batch)
         longest = int(positions.argmax())
-        taken, (start, stop) = int(positions[longest]), batch.spans[longest].answer
+        taken = int(positions[longest])
         if taken + more <= room:
             return
-        answer = (
-            f", and an answer up to {more} more: ask for a shorter one, or"
-            if more and taken <= room
-            else ":"
-        )
-        what, which = (
-            ("prompt with its target", "one of them") if start < stop else ("prompt", "the prompt")
-        )
-        raise BadInput(
-            f"the model has room for {room} tokens, and the {what} takes {taken}{answer} shorten {which}"
-        )
+        start, stop = batch.spans[longest].answer
+        has_target = start < stop
+        text = "prompt with its target" if has_target else "prompt"
+        shorten = "shorten one of them" if has_target else "shorten the prompt"
+        message = f"the model has room for {room} tokens, and the {text} takes {taken}"
+        if more and taken <= room:
+            raise BadInput(
+                f"{message}, and an answer up to {more} more: ask for a shorter one, or {shorten}"
+            )
+        raise BadInput(f"{message}: {shorten}")
+
+    # Images
 
     def pictures(self, queries: Sequence[Query]) -> list[Picture]:
-        """The picture of each query; an empty one of no tokens where it has no image."""
+        """The picture of each query, computed once for equal images; an empty one without image."""
         done: dict[tuple[int | str, ...], Picture] = {(): ({}, [])}
         keys = [tuple(image_key(image) for image in query.images) for query in queries]
         for key, query in zip(keys, queries, strict=True):
@@ -314,12 +312,12 @@ class Encoder:
         return [done[key] for key in keys]
 
     def look(self, images: Sequence[Image | str | Path]) -> Picture:
-        """The picture of the images of one query, given as pictures or paths.
+        """The picture of the images of one query, given as images or paths.
 
-        Raises :class:`BadInput`, in one line that names the image, for one that cannot be read, or
-        that the processor does not take.
+        Raises :class:`BadInput`, in one line that names the image, for an image that cannot be read
+        or that the processor refuses.
         """
-        opened = [told_apart(open_image(image)) for image in images]
+        opened = [with_clear_channels(open_image(image)) for image in images]
         try:
             return self.picture(opened)
         except LiveEditError:
@@ -328,41 +326,24 @@ class Encoder:
             raise self.refusal(images, reason(error)) from error
 
     def refusal(self, images: Sequence[Image | str | Path], reason: str) -> LiveEditError:
-        """The error for images that the processor does not take, or for a processor that takes
-        none.
-        """
+        """The error for images that the processor refuses, or for a processor that refuses all."""
         try:
             self.picture([new("RGB", (336, 336))])
-        except Exception:  # as above
+        except Exception:  # as in `look`
             return UnsupportedModel(
                 f"the model's processor takes no image at all ({reason}): get all its files anew"
             )
         if len(images) > 1:
             for image in images:
-                self.look([image])  # which names the one at fault
+                self.look([image])  # raises an error that names the image at fault
             return self.refuse_several(f"its processor says '{reason}'")
         title = image_title(images[0])
         return BadInput(
             f"the model's processor refuses {title} ({reason}): cut or scale it to another shape"
         )
 
-    def check_target(self, target: str) -> None:
-        """Raise :class:`BadInput` for a target with characters for which the tokenizer has no
-        token.
-        """
-        unknown = self.tokenizer.unk_token_id
-        if unknown is None or unknown not in self.within(target.strip()):
-            return
-        lacking = [
-            character for character in dict.fromkeys(target) if unknown in self.within(character)
-        ]
-        named = " ".join(lacking) or target.strip()
-        raise BadInput(
-            f"the model's tokenizer has no token for {named}: the model cannot answer '{target.strip()}'"
-        )
-
     def check_several(self) -> None:
-        """Raise :class:`UnsupportedModel` if the model reads one image a prompt."""
+        """Raise :class:`UnsupportedModel` if a prompt may hold one image only."""
         if self.single:
             raise self.refuse_several(self.single)
         if self.prompt_format == "vlkeb":
@@ -377,9 +358,7 @@ class Encoder:
     def asked_about(
         self, input_ids: Tensor, queries: Sequence[Query], pictures: Sequence[Picture]
     ) -> Tensor:
-        """Which of the tokens (B, T) stand for the image that a row's query is about, boolean (B,
-        T).
-        """
+        """The tokens of the image that each row's query is about, as a boolean mask (B, T)."""
         marks = self.image_tokens(input_ids)
         for row, query, (_, counted) in zip(marks, queries, pictures, strict=True):
             if len(counted) > 1 and query.about is not None:
@@ -388,69 +367,89 @@ class Encoder:
                 row[places[query.about]] = True
         return marks
 
+    # Texts
+
+    def check_target(self, target: str) -> None:
+        """Raise :class:`BadInput` for a target with characters that the tokenizer does not know."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown not in self.within(target.strip()):
+            return
+        characters = dict.fromkeys(target)
+        lacking = [character for character in characters if unknown in self.within(character)]
+        named = " ".join(lacking) or target.strip()
+        raise BadInput(
+            f"the model's tokenizer has no token for {named}: "
+            f"the model cannot answer '{target.strip()}'"
+        )
+
     def tokenize(
         self, queries: Sequence[Query], counts: list[list[Any]], eos: bool
     ) -> tuple[list[list[int]], list[int]]:
-        """Token ids of each row, image tokens in place, and the number of answer tokens at its end."""
+        """Each row's token ids, with image tokens, and its number of answer tokens at the end."""
         prompts = [self.render(query) for query in queries]
         rows, answers = self.join_texts(prompts, [query.target for query in queries], eos)
-        return filled(
-            [self.place(row, count) for row, count in zip(rows, counts, strict=True)]
-        ), answers
+        placed = [self.place(row, count) for row, count in zip(rows, counts, strict=True)]
+        return filled(placed), answers
 
     def join_texts(
         self, prompts: Sequence[str], targets: Sequence[str], eos: bool
     ) -> tuple[list[list[int]], list[int]]:
-        """Token ids of rendered prompts and their targets, and the number of the latter's at the
-        end of each row.
-        """
-        said = [self.said(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
-        ids = self.token_ids(
-            [*prompts, *(prompt + text for prompt, text in zip(prompts, said, strict=True))]
-        )
-        rows, answers = [], []
-        for asked, whole, text in zip(ids[: len(said)], ids[len(said) :], said, strict=True):
-            kept = (
-                whole[: len(asked)] == asked
-            )  # or a token reaches across the boundary, where no generation puts one
-            answer = whole[len(asked) :] if kept else self.within(text)
-            answer = [*answer, *(self.stops[:1] if eos and answer else [])]
-            rows.append([*asked, *answer])
+        """Each row's token ids, of rendered prompt and target, and its number of answer tokens."""
+        endings = [
+            self.said(prompt, target) for prompt, target in zip(prompts, targets, strict=True)
+        ]
+        whole = [prompt + ending for prompt, ending in zip(prompts, endings, strict=True)]
+        ids = self.token_ids([*prompts, *whole])
+        prompt_ids = ids[: len(prompts)]
+        whole_ids = ids[len(prompts) :]
+        rows = []
+        answers = []
+        for start, both, ending in zip(prompt_ids, whole_ids, endings, strict=True):
+            answer = self.answer_ids(start, both, ending)
+            if eos and answer:
+                answer = [*answer, *self.stops[:1]]
+            rows.append([*start, *answer])
             answers.append(len(answer))
         return rows, answers
 
-    def said(self, prompt: str, target: str) -> str:
-        """What follows a rendered prompt: the target and what separates them, or nothing where
-        there is no target.
+    def answer_ids(self, prompt: list[int], whole: list[int], ending: str) -> list[int]:
+        """Token ids of an answer, from those of its prompt and of prompt and answer together.
+
+        Where a token of ``whole`` spans the end of the prompt, ``ending`` gets tokens of its own:
+        generation, too, begins a token there.
         """
+        if whole[: len(prompt)] == prompt:
+            return whole[len(prompt) :]
+        return self.within(ending)
+
+    def said(self, prompt: str, target: str) -> str:
+        """The text that follows a rendered prompt: the target behind its separator, if any."""
+        answer = target.strip()
+        if not answer:
+            return ""
         ended = not prompt or prompt[-1].isspace()
-        return f"{'' if ended else self.blank}{answer}" if (answer := target.strip()) else ""
+        return answer if ended else f"{self.blank}{answer}"
 
     @property
     def blank(self) -> str:
-        """What separates an answer from a prompt that does not end in white space: the template's
-        way, or a blank.
+        """The separator between a prompt that does not end in white space and its answer.
+
+        In a chat it is the template's, if known; otherwise a blank.
         """
-        gap = (
-            self.template.gap
-            if self.template is not None and self.prompt_format == "chat"
-            else None
-        )
+        gap = None
+        if self.template is not None and self.prompt_format == "chat":
+            gap = self.template.gap
         return " " if gap is None else gap
 
     def within(self, text: str) -> list[int]:
-        """Token ids of a text that others precede: without the blank that some tokenizers put
-        before all texts.
-        """
+        """Token ids of a text within a longer one, without a blank that the tokenizer adds."""
         before, both = self.tokenizer(["\n", f"\n{text}"], add_special_tokens=False)["input_ids"]
         if both[: len(before)] == before:
             return list(both[len(before) :])
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, with the special tokens before them that the template has
-        not written itself.
-        """
+        """Token ids of rendered texts, after the special tokens that their template leaves out."""
         if not self.adds_special or self.begun(texts[0]):
             return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
         return [ids[: len(ids) - self.appended] for ids in self.tokenizer(texts)["input_ids"]]
@@ -462,18 +461,18 @@ class Encoder:
 
     @cached_property
     def appended(self) -> int:
-        """How many special tokens the tokenizer puts behind a text by itself; an answer could not
-        follow them.
+        """The number of special tokens that the tokenizer appends to a text.
+
+        They are left out, because an answer could not follow them.
         """
-        bare, whole = (
-            self.tokenizer("?", add_special_tokens=False)["input_ids"],
-            self.tokenizer("?")["input_ids"],
-        )
+        bare = self.tokenizer("?", add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer("?")["input_ids"]
+        added = len(whole) - len(bare)
         starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
-        return len(whole) - len(bare) - next(starts, len(whole) - len(bare))
+        return added - next(starts, added)
 
     def begun(self, text: str) -> bool:
-        """Whether the template has written the first special token itself."""
+        """Whether a rendered text begins with BOS, which its template has written."""
         bos = self.tokenizer.bos_token
         return self.prompt_format == "chat" and bool(bos) and text.startswith(bos)
 
@@ -482,14 +481,15 @@ class Encoder:
         self.check_count(ids.count(self.image_token_id), wanted)
 
     def check_count(self, found: int, wanted: int) -> None:
-        """Raise unless as many image placeholders were ``found`` as are ``wanted``.
+        """Raise unless ``found`` image placeholders equal those ``wanted``.
 
-        :class:`BadInput` for too many, which are the user's own, :class:`UnsupportedModel` for too
-        few.
+        :class:`BadInput` for too many, which are in the user's text; :class:`UnsupportedModel` for
+        too few.
         """
         if found > wanted:
             raise BadInput(
-                "the prompt or target holds the image placeholder: leave it out, it is put in automatically"
+                "the prompt or target holds the image placeholder: "
+                "leave it out, it is put in automatically"
             )
         if found < wanted:
             writes = f"{found} image placeholders where the model wants {wanted}"
@@ -502,23 +502,22 @@ class Encoder:
             )
 
     def put(self, value: Tensor) -> Tensor:
-        """The tensor where the model takes it, floating-point ones in the model's type."""
+        """The tensor on the model's device; of the model's dtype if it is floating-point."""
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
 
 
-def told_apart(image: Image) -> Image:
-    """A picture whose rows no processor takes for its colours: one of 1 or 3 rows twice as large,
-    which looks alike.
+def with_clear_channels(image: Image) -> Image:
+    """The image; one of 1 or 3 rows is doubled in size, which looks alike.
+
+    Processors would take such rows for colour channels.
     """
-    return (
-        image.resize((2 * image.width, 2 * image.height), Resampling.NEAREST)
-        if image.height in (1, 3)
-        else image
-    )
+    if image.height not in (1, 3):
+        return image
+    return image.resize((2 * image.width, 2 * image.height), Resampling.NEAREST)
 
 
 def nested(images: Sequence[Any]) -> list[Any] | None:
-    """The images of one text as processors take them."""
+    """The images of one text in the form that processors take: opened, and several in a list."""
     opened = [open_image(image) for image in images]
     return [opened] if len(opened) > 1 else opened or None
 

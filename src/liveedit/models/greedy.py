@@ -1,6 +1,4 @@
-"""Plain greedy generation, whatever a checkpoint's ``generation_config`` asks for; what models
-cannot do instead.
-"""
+"""Options of ``generate``: those for greedy generation, and a check for unsupported ones."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -14,22 +12,21 @@ __all__ = ["LOOKUP", "SPECULATIVE", "check_options", "greedy"]
 
 LOOKUP = "prompt_lookup_num_tokens"
 SPECULATIVE = (LOOKUP, "assistant_model", "assistant_early_exit", "use_mtp")
-"""The options of ``generate`` that have tokens proposed, which the model then reads together."""
+"""Options of speculative decoding, where the model checks several proposed tokens in one call."""
 
 TOKENS = ("bos_token_id", "decoder_start_token_id")
-"""The settings that are left to the checkpoint: facts of its vocabulary."""
+"""Settings that are left to the checkpoint, because they are facts of its vocabulary."""
 
 ARGMAX = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "use_cache": True}
-"""What ``generate`` has to be told; every other setting is none."""
+"""Settings of greedy generation; all others are off."""
 
 
 def greedy(max_new_tokens: int, stops: list[int], pad_token_id: int) -> dict[str, Any]:
-    """The arguments of ``generate`` for the argmax of every step, up to one of the tokens
-    ``stops``.
+    """The arguments of ``generate`` for the argmax at every step, until one of ``stops``.
 
-    What ``generate`` is not given it takes from the model's ``generation_config``, also where it is
-    given a whole one: so every setting that this version of transformers has is given, ``None`` for
-    none. Raises :class:`BadInput` for an answer of no tokens.
+    ``generate`` takes any setting that it is not given from the model's ``generation_config``, even
+    if it is given another ``generation_config``. So this gives every setting that the installed
+    transformers has, ``None`` to turn it off. Raises :class:`BadInput` for an answer of no tokens.
     """
     none = {
         name: None
@@ -50,17 +47,13 @@ def greedy(max_new_tokens: int, stops: list[int], pad_token_id: int) -> dict[str
 def check_options(
     names: Sequence[str], given: Mapping[str, Any], settings: GenerationConfig, reason: str
 ) -> None:
-    """Raise :class:`BadInput`, with the reason, where one of these options of ``generate`` is on.
+    """Raise :class:`BadInput`, with the reason, if one of these options of ``generate`` is on.
 
-    ``given`` are its arguments by name; what is not among them it takes from the ``settings`` of
-    the model.
+    ``given`` are the arguments of ``generate`` by name, ``settings`` the model's own, which apply
+    where an option is not given.
     """
     for name in names:
         sources = (given.get("generation_config"), settings)
-        found = (
-            given[name]
-            if name in given
-            else next(filter(None, (getattr(each, name, None) for each in sources)), None)
-        )
-        if found:
+        configured = any(getattr(source, name, None) for source in sources)
+        if given.get(name, configured):
             raise BadInput(f"{name} {reason}: leave it out")

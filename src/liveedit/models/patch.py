@@ -1,12 +1,15 @@
-"""Patch: what has been learnt, as a value. ``attach.py`` puts it on a model.
+"""Patch: learnt edits, as a value. ``attach.py`` applies it to a model.
 
-A patch acts in up to five places, all of them doing nothing unless overridden:
+A patch changes up to five things, and leaves those alone that it does not override:
 
-    rewrite   the query, before it is encoded           (in-context methods)
-    prefix    vectors before the text of a row          (continuous prompts)
-    bind      the outputs of modules of the text decoder (routed experts, memory neurons)
-    weights   parameters of the Hugging Face model       (fine-tuning and hyper-networks)
-    merge     the logits                                 (a second model beside the first)
+    rewrite   the query, before it is encoded             (in-context methods)
+    prefix    vectors before the text of a row            (continuous prompts)
+    bind      outputs or inputs of the decoder's modules  (routed experts, memory neurons)
+    weights   parameters of the Hugging Face model        (fine-tuning and hyper-networks)
+    merge     the logits                                  (a second model beside the first)
+
+Patches act through ``attach.py`` alone. Families may hook their own model besides, to adapt its
+calls: those hooks belong to the model and stay.
 """
 
 from collections.abc import Callable
@@ -25,84 +28,87 @@ __all__ = [
     "SiteFn",
     "act",
     "act_before",
+    "in_a_stack",
     "main_output",
     "output_embedding",
     "overrides",
+    "side_by_side",
     "site_layer",
 ]
 
 SiteFn = Callable[[Tensor], Tensor]
-"""What a module puts out or takes in (B, T', D) to what replaces it, of the same shape, dtype and
-device.
+"""Maps a module's output or input (B, T', D) to its replacement.
+
+The replacement has the same shape, dtype and device.
 """
 
 INPUT = "@input"
-"""The end of a site that stands for what the module takes in."""
+"""Suffix of a site that is a module's input; without it, a site is the output."""
 
 
 class Patch:
-    """What has been learnt; this base class is the empty patch. A patch is a value: nothing done
-    with it changes it.
-    """
+    """Learnt edits as a value, which use never changes; this base class is the empty patch."""
 
     def __len__(self) -> int:
-        """How many edits it holds."""
+        """The number of edits."""
         return 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes up."""
+        """The size in bytes."""
         return 0
 
     def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
-        """The query that is encoded in place of ``query``, and the edits that it tells.
+        """The query to encode in place of ``query``, and the edits that it gives as context.
 
-        Applied by ``VLM.encode`` and ``VLM.generate``; a raw Hugging Face call brings token ids,
-        and is refused.
+        Applied by ``VLM.encode`` and ``VLM.generate``; a raw Hugging Face call is refused, because
+        it brings token ids.
         """
         return query, []
 
     def prefix(self, batch: Batch) -> dict[int, Tensor]:  # noqa: ARG002
-        """The vectors (n, D) that stand before the text of some rows, as if they were embeddings of
-        n more tokens.
+        """Vectors (n, D) to put before the text of some rows, like embeddings of n more tokens.
 
-        By the row's index; every other row stays as it is. The edits that the vectors are of go
-        into ``batch.fired``. Applied by ``VLM.logits``, whose result leaves the positions of the
-        vectors out, and by ``VLM.generate``; a raw Hugging Face call is refused.
+        By the row's index; every other row stays as it is. The edits that the vectors belong to are
+        entered into ``batch.fired``. Applied by ``VLM.logits``, whose result leaves the vectors'
+        positions out, and by ``VLM.generate``; a raw Hugging Face call is refused.
         """
         return {}
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
-        """What to do at which site for this batch.
+        """The functions to apply to this batch, by the site where each acts.
 
-        A site is the path of a module below the text decoder: ``"layers.21"``, ``"layers.31.mlp"``
-        are what these put out, ``"layers.31.mlp@input"`` is what the latter takes in. Called once a
-        batch, before its first layer runs. Each function is then called on the states (B, T, D)
-        there for the whole batch and, where tokens are generated with a cache, again on the states
-        (B, 1, D) of each of them: what it finds out about the prompt the first time, it keeps for
-        the others. The states are where the VLM takes its inputs, whichever device the module is
-        on. A function that returns its argument leaves the model's result bit for bit as it is.
+        A site is the path of a module below the text decoder: ``"layers.21"`` and
+        ``"layers.31.mlp"`` stand for the outputs of these modules, ``"layers.31.mlp@input"`` for an
+        input.
 
-        A cache may be cut, and its rows exchanged. What a function keeps follows if it is a method
-        of an object that has the methods ``rewind(length)``, called before each call behind a cache
-        with the number of tokens in that, and ``reorder(rows)``: row i goes on behind row
-        ``rows[i]``, ``rows`` being (B',) for any B'.
+        Called once a batch, before its first layer runs. Each function is then called on the states
+        (B, T, D) of the whole batch at its site and, where tokens are generated with a cache, again
+        on the states (B, 1, D) of each of them; what it computes for the prompt the first time, it
+        keeps for the others. The states are on the device of the VLM's inputs, whichever device the
+        module is on. A function that returns its argument leaves the logits bit for bit unchanged.
 
-        In a call of a verb of the VLM ``batch`` is the verb's; in a raw Hugging Face call it holds
+        A cache may be cut, and its rows reordered. A function's state follows if the function is a
+        method of an object with the methods ``rewind(length)``, called before each call behind a
+        cache with the number of tokens in the cache, and ``reorder(rows)``: row i continues behind
+        row ``rows[i]``, ``rows`` being (B',) for any B'.
+
+        In a method of the VLM ``batch`` is that method's; in a raw Hugging Face call it holds
         ``input_ids`` and ``attention_mask`` only. There the answer begins where the VLM has encoded
-        it, otherwise at a row's first label, and without labels every token after the image counts
-        as prompt.
+        it, otherwise at a row's first label, and without labels every token after the image belongs
+        to the prompt.
         """
         return {}
 
     def weights(self) -> dict[str, Tensor]:
-        """New values in full, by the name of the parameter in the Hugging Face model. Gradients
-        flow into them.
+        """New values of whole parameters, by their names in the Hugging Face model.
+
+        Gradients flow into them.
         """
         return {}
 
     def merge(self, batch: Batch, logits: Tensor) -> Tensor:  # noqa: ARG002
-        """The logits that replace ``logits`` (B, T', V), those of the last T' tokens of ``batch``.
+        """The replacement for ``logits`` (B, T', V) of the last T' tokens of ``batch``.
 
         While text is generated, ``batch`` grows by the tokens generated so far.
         """
@@ -114,52 +120,46 @@ class Patch:
 
 
 def overrides(patch: Patch, name: str) -> bool:
-    """Whether the patch's class has its own ``name`` in place of the one that does nothing."""
+    """Whether the patch's class overrides the method ``name`` of :class:`Patch`."""
     return getattr(type(patch), name) is not getattr(Patch, name)
 
 
 def main_output(output: Any) -> Tensor:
-    """The hidden states in what a module returned: the tensor itself, or the first of a tuple."""
+    """The hidden states in a module's output: the tensor itself, or the first of a tuple."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
 
 
 def output_embedding(model: Any) -> Any:
-    """What makes the logits: the output embedding of the model, or that of the language model
-    within it.
-    """
+    """The output embedding of the model, or of the language model within it."""
     head = model.get_output_embeddings()
     return model.get_decoder().get_output_embeddings() if head is None else head
 
 
 def site_layer(site: str) -> int | None:
-    """The decoder layer that a site belongs to; ``None`` for one outside all layers, such as
-    ``"norm"``.
-    """
+    """The decoder layer of a site; ``None`` for a site outside all layers, such as ``"norm"``."""
     name, _, rest = site.partition(".")
     return int(rest.partition(".")[0]) if name == "layers" else None
 
 
 def act(function: SiteFn, output: Any, rows: int, device: torch.device) -> Any:
-    """A module's output, a tensor or a tuple that begins with it, with what ``function`` makes of
-    its states.
-    """
-    states = in_rows(function, main_output(output), rows, device)
+    """Apply ``function`` to the states in a module's output: a tensor, or the first of a tuple."""
+    states = apply(function, main_output(output), rows, device)
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
 def act_before(
     function: SiteFn, args: tuple[Any, ...], rows: int, device: torch.device
 ) -> tuple[Any, ...]:
-    """A module's arguments, the first of them replaced by what ``function`` makes of it."""
-    return (in_rows(function, args[0], rows, device), *args[1:])
+    """Apply ``function`` to the first of a module's arguments."""
+    return (apply(function, args[0], rows, device), *args[1:])
 
 
-def in_rows(function: SiteFn, states: Tensor, rows: int, device: torch.device) -> Tensor:
-    """``function``, at work on ``device``, of the states (B, T, D) wherever they are.
+def apply(function: SiteFn, states: Tensor, rows: int, device: torch.device) -> Tensor:
+    """Apply ``function`` on ``device`` to states (B, T, D), or to other forms brought to that one.
 
-    OPT lays them end to end, (B · T, D), within its feed-forward network. Layers with AltUp put out
-    several of each token, (S, B, T, D), which the function gets as (B, T, S · D).
+    OPT's feed-forward network lays tokens end to end, (B · T, D). Layers with AltUp return several
+    states of each token, (S, B, T, D), which the function gets as (B, T, S · D).
     """
     given = states.to(device)
     if states.ndim == 4:
@@ -170,12 +170,13 @@ def in_rows(function: SiteFn, states: Tensor, rows: int, device: torch.device) -
 
 
 def side_by_side(states: Tensor) -> Tensor:
-    """A stack of several states of every token (S, B, T, D) as (B, T, S · D); other states as they
-    are.
+    """A stack of several states of every token (S, B, T, D) as (B, T, S · D).
+
+    States of another shape are returned as they are.
     """
     return states.permute(1, 2, 0, 3).flatten(2) if states.ndim == 4 else states
 
 
 def in_a_stack(states: Tensor, width: int) -> Tensor:
-    """States side by side (B, T, S · D) as a stack (S, B, T, D), with D the ``width``."""
+    """States side by side (B, T, S · D) as a stack (S, B, T, D), where D is ``width``."""
     return states.reshape(*states.shape[:2], -1, width).permute(2, 0, 1, 3).contiguous()

@@ -1,10 +1,9 @@
-"""Weights in 8 or 4 bits, by bitsandbytes: how a checkpoint is read so, and which weights can no
-longer be changed.
+"""Weights in 8 or 4 bits, by bitsandbytes: how to read them, and what they do not support.
 
-8 bits are LLM.int8() of Dettmers et al. (NeurIPS 2022, arXiv 2208.07339), 4 bits the NormalFloat of
-Dettmers et al. (QLoRA, NeurIPS 2023, arXiv 2305.14314). Of the linear layers only the output
-embedding stays as it is; so do word embeddings, norms and biases. Gradients pass through such a
-layer to its input, none reach its weights.
+8 bits are LLM.int8() (Dettmers et al., NeurIPS 2022, arXiv 2208.07339), 4 bits are NormalFloat
+(QLoRA, Dettmers et al., NeurIPS 2023, arXiv 2305.14314). All linear layers are quantised but the
+output embedding; word embeddings, norms and biases are not. Gradients pass through a quantised
+layer to its input, but none reach its weights.
 """
 
 import logging
@@ -24,7 +23,7 @@ Bits = Literal["8bit", "4bit"]
 
 
 def quantization(bits: Bits, dtype: torch.dtype | None) -> Any:
-    """What ``from_pretrained`` takes to quantise a checkpoint; 4-bit layers compute in ``dtype``.
+    """The settings with which ``from_pretrained`` quantises; 4-bit layers compute in ``dtype``.
 
     Raises :class:`BadInput` for another number of bits, and without bitsandbytes.
     """
@@ -40,11 +39,11 @@ def quantization(bits: Bits, dtype: torch.dtype | None) -> Any:
 
 
 def settle(model: Any) -> None:
-    """Have the 4-bit layers of a model that is on a CPU use the kernel that gradients pass through.
+    """Prepare quantised layers: on a CPU, 4-bit layers use the kernel that has gradients.
 
-    The faster one has none. And keep 8-bit layers from saying at each call that they compute in
-    float16. Raises :class:`UnsupportedModel` for what bitsandbytes computes wrongly on a CPU: 4-bit
-    layers with rows that are not a whole number of blocks.
+    The faster kernel has none. The message of 8-bit layers, at each call, that they compute in
+    float16 is silenced. Raises :class:`UnsupportedModel` for layers that bitsandbytes computes
+    wrongly on a CPU: in 4 bits, with rows that are not a whole number of blocks.
     """
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for name, module in model.named_modules():
@@ -52,20 +51,18 @@ def settle(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
             if module.weight.device.type == "cpu" and module.in_features % module.weight.blocksize:
                 raise UnsupportedModel(
-                    f"bitsandbytes cannot compute '{name}', {module.in_features} wide, in 4 bits on a CPU: "
-                    "use 8 bits, or a GPU"
+                    f"bitsandbytes cannot compute '{name}', {module.in_features} wide, "
+                    "in 4 bits on a CPU: use 8 bits, or a GPU"
                 )
 
 
 def check_changeable(parameters: Iterable[tuple[str, Tensor]]) -> None:
     """Raise :class:`UnsupportedModel` if one of these parameters has no plain values in memory."""
     for name, value in parameters:
-        if (
-            value.is_meta
-            or not value.is_floating_point()
-            or type(value) not in (nn.Parameter, Tensor)
-        ):
+        plain = type(value) in (nn.Parameter, Tensor) and value.is_floating_point()
+        if value.is_meta or not plain:
             raise UnsupportedModel(
-                f"'{name}' is quantised or off-loaded and cannot be changed: load the model in full, or edit it by a "
-                "method that leaves the weights as they are, such as liveedit or grace"
+                f"'{name}' is quantised or off-loaded and cannot be changed: "
+                "load the model in full, or edit it by a method that "
+                "leaves the weights as they are, such as liveedit or grace"
             )

@@ -1,10 +1,9 @@
-"""What the page shows of single cases: what was asked, and what the unedited model and each editor
-answered.
+"""The single cases of the page: each question with the answers of the unedited and edited models.
 
-All of it is one compact JSON value in which every text, picture and answer stands once and is named
-by its number. A page shows so many cases that it stays small: of each benchmark, evenly spread over
-those that were asked about most often, in the first seed. At first it shows the largest N of the
-first protocol.
+They are one compact JSON value in which every text, picture and answer is stored once and referred
+to by its number. So that a page stays small it shows only some cases: of each benchmark, in the
+first seed, evenly spread over those that were evaluated most often. It first shows the largest N of
+the first protocol.
 """
 
 from collections import defaultdict
@@ -13,21 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from liveedit.report.columns import Columns, distinct, probe_scores, size_of
+from liveedit.measures.metrics import label
+from liveedit.measures.protocols import setting_label, size_of
+from liveedit.measures.scores import EXACT_MATCH, TOKEN_ACCURACY, UNEDITED_MATCH, scores_of
+from liveedit.report.columns import Columns, distinct
 from liveedit.report.files import Reading
-from liveedit.report.table import label, setting_label
 from liveedit.types import Record
 
-__all__ = ["Numbering", "cases_json", "chosen"]
+__all__ = ["Numbering", "cases_json", "chosen", "shortened"]
 
 CASES = 200
+"""Largest number of cases in a page."""
 ANSWERS = 200_000
-"""A page shows at most so many cases and answers."""
+"""Largest number of answers in a page."""
 LONGEST_TEXT = 280
+"""Largest number of characters of a text."""
 
 
 class Numbering:
-    """Gives each different value a number, in the order in which they come."""
+    """Numbers different values in the order of their first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}
@@ -43,110 +46,126 @@ class Numbering:
 
 
 def chosen(table: Columns) -> np.ndarray:
-    """The rows of the cases that are shown, with all their probes, editors and N, of one seed a
-    benchmark.
-    """
+    """The rows of the cases that are shown, with all their probes, editors and N."""
     found = []
     for data in np.unique(table.rows["data"]):
         rows = table.rows[table.rows["data"] == data]
         rows = rows[rows["seed"] == rows["seed"].min()]
-        asked = distinct(rows, "case", "protocol", "edits", "editor")
-        cases, times = np.unique(rows["case"][asked], return_counts=True)
-        most = max(
-            1, min(len(cases), CASES, ANSWERS * len(cases) // len(rows)) // len(table.texts["data"])
-        )
-        often = cases[times >= np.sort(times)[-most]]
-        found.append(rows[np.isin(rows["case"], often[np.arange(most) * len(often) // most])])
+        evaluated = distinct(rows, "case", "protocol", "size", "editor")
+        cases, times = np.unique(rows["case"][evaluated], return_counts=True)
+        count = min(len(cases), CASES, ANSWERS * len(cases) // len(rows))
+        count = max(1, count // len(table.texts["data"]))
+        often = cases[times >= np.sort(times)[-count]]
+        shown = often[np.arange(count) * len(often) // count]
+        found.append(rows[np.isin(rows["case"], shown)])
     return np.concatenate(found)
 
 
 def cases_json(
     reading: Reading, table: Columns, editors: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The JSON value, and the names of its pictures by their numbers.
+    """The JSON value, and the names of its pictures by number.
 
-    ``texts`` and ``outcomes`` ([text, right, percent of tokens or null, experts]) are by number. Of
-    ``cases`` each is [benchmark, [question, target, picture], probes], a probe [metric, question,
-    wanted or -1 for "as before", picture, answer of the unedited model, whether that is right or
-    null, answers], and its answers are, by the number of a setting (protocol and N), for each
-    editor the number of the outcome, or -1.
+    ``texts`` and ``outcomes`` are by number; an outcome is [text, whether it is right, percent of
+    tokens or null, experts]. A member of ``cases`` is [benchmark, [question, target, picture],
+    probes]. A probe is [metric, question, target or -1 for "as before", picture, answer of the
+    unedited model, whether that is right or null, answers]; its answers map the number of a setting
+    (protocol and N) to the number of each editor's outcome, -1 where there is none.
     """
-    texts, pictures, outcomes, settings, metrics = (Numbering() for _ in range(5))
-    order = {name: number for number, name in enumerate(editors)}
-    shown = chosen(table)
-    sizes = table.sizes()
-    for protocol, edits in sizes:
-        settings(setting_label(protocol, edits))
-    probes: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(dict)
-    edited: dict[tuple[str, str], tuple[str, str, str]] = {}
-    for _, record in reading.pick(shown["number"]):
+    builder = _Builder(table, editors)
+    for _, record in reading.pick(chosen(table)["number"]):
+        builder.add(record)
+    return builder.value(), builder.pictures.values
+
+
+class _Builder:
+    """Collects the records of the cases that are shown."""
+
+    def __init__(self, table: Columns, editors: Sequence[str]) -> None:
+        self.editors = list(editors)
+        self.texts = Numbering()
+        self.pictures = Numbering()
+        self._outcomes = Numbering()
+        self._settings = Numbering()
+        self._metrics = Numbering()
+        self._probes: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(dict)
+        self._edits: dict[tuple[str, str], list[int]] = {}
+        sizes = table.sizes()
+        for protocol, size in sizes:
+            self._settings(setting_label(protocol, size))
+        self._start = max(i for i, (protocol, _) in enumerate(sizes) if protocol == sizes[0][0])
+        self._count = len(distinct(table.rows, "data", "case"))
+
+    def add(self, record: Record) -> None:
+        """Add the answer of an editor, with its probe if that is new."""
         case = record.data, record.case
-        if record.probe not in probes[case]:
-            probes[case][record.probe] = [
-                metrics(record.metric),
-                *_asked(record, texts, pictures),
-                {},
+        probes = self._probes[case]
+        if record.probe not in probes:
+            probes[record.probe] = [self._metrics(record.metric), *self._probe(record), {}]
+        answers = probes[record.probe][-1]
+        setting = self._settings(setting_label(record.protocol, size_of(record)))
+        row = answers.setdefault(setting, [-1] * len(self.editors))
+        row[self.editors.index(record.editor)] = self._outcomes(self._outcome(record))
+        if record.metric == "reliability" and case not in self._edits:
+            self._edits[case] = [
+                self._text(record.prompt),
+                self._text(record.target),
+                self.pictures(record.image),
             ]
-        answers = probes[case][record.probe][-1]
-        row = answers.setdefault(
-            settings(setting_label(record.protocol, size_of(record))), [-1] * len(editors)
+
+    def value(self) -> dict[str, Any]:
+        """The JSON value."""
+        return {
+            "editors": self.editors,
+            "settings": self._settings.values,
+            "start": self._start,
+            "metrics": [[name, label(name)] for name in self._metrics.values],
+            "texts": self.texts.values,
+            "outcomes": self._outcomes.values,
+            "cases": [self._case(case) for case in sorted(self._probes)],
+            "of": self._count,
+        }
+
+    def _case(self, case: tuple[str, str]) -> list[Any]:
+        """Benchmark, edit and probes of a case."""
+        probes = self._probes[case]
+        return [case[0], self._edits.get(case), [probes[number] for number in sorted(probes)]]
+
+    def _probe(self, record: Record) -> list[Any]:
+        """Question, target, picture, answer of the unedited model, and whether it is right."""
+        unedited = scores_of(record).get(UNEDITED_MATCH.name)
+        return [
+            self._text(record.prompt),
+            -1 if record.wanted == "before" else self._text(record.target),
+            self.pictures(record.image),
+            self._text(record.answer_before),
+            None if unedited is None else int(unedited),
+        ]
+
+    def _outcome(self, record: Record) -> tuple[int, int, int | None, str]:
+        """Answer, whether it is right, percent of tokens, experts that fired."""
+        scores = scores_of(record)
+        tokens = scores.get(TOKEN_ACCURACY.name)
+        return (
+            self._text(record.answer_after),
+            int(scores[EXACT_MATCH.name]),
+            None if tokens is None else round(100 * tokens),
+            _experts(record),
         )
-        row[order[record.editor]] = outcomes(_outcome(record, texts))
-        if record.metric == "reliability":
-            edited.setdefault(case, (record.prompt, record.target, record.image))
-    value = {
-        "editors": list(editors),
-        "settings": settings.values,
-        "start": max(place for place, (protocol, _) in enumerate(sizes) if protocol == sizes[0][0]),
-        "metrics": [[name, label(name)] for name in metrics.values],
-        "texts": texts.values,
-        "outcomes": outcomes.values,
-        "cases": [
-            [
-                case[0],
-                _edit(edited.get(case), texts, pictures),
-                [probe for _, probe in sorted(members.items())],
-            ]
-            for case, members in sorted(probes.items())
-        ],
-        "of": len(distinct(table.rows, "data", "case")),
-    }
-    return value, pictures.values
+
+    def _text(self, text: str) -> int:
+        return self.texts(shortened(text))
 
 
-def _asked(record: Record, texts: Numbering, pictures: Numbering) -> list[Any]:
-    """Question, wanted, picture, the unedited model's answer and whether it is right."""
-    unedited = probe_scores(record).get("unedited_match")
-    return [
-        texts(shortened(record.prompt)),
-        -1 if record.wanted == "before" else texts(shortened(record.target)),
-        pictures(record.image),
-        texts(shortened(record.answer_before)),
-        None if unedited is None else int(unedited),
-    ]
-
-
-def _outcome(record: Record, texts: Numbering) -> tuple[int, int, int | None, str]:
-    scores = probe_scores(record)
-    tokens = scores.get("token_accuracy")
-    experts = [f"#{f.expert} {f.weight:.2f}{' own' if f.own else ''}" for f in record.fired]
+def _experts(record: Record) -> str:
+    """The experts that fired, with their weights."""
+    experts = []
+    for firing in record.fired:
+        own = " own" if firing.own else ""
+        experts.append(f"#{firing.expert} {firing.weight:.2f}{own}")
     if more := record.experts_fired - len(record.fired):
         experts.append(f"+ {more:,} more")
-    return (
-        texts(shortened(record.answer_after)),
-        int(scores["exact_match"]),
-        None if tokens is None else round(100 * tokens),
-        ", ".join(experts),
-    )
-
-
-def _edit(
-    edit: tuple[str, str, str] | None, texts: Numbering, pictures: Numbering
-) -> list[int] | None:
-    if edit is None:
-        return None
-    prompt, target, image = edit
-    return [texts(shortened(prompt)), texts(shortened(target)), pictures(image)]
+    return ", ".join(experts)
 
 
 def shortened(text: str) -> str:

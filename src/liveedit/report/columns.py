@@ -1,166 +1,186 @@
-"""Records as one numpy table, 128 bytes a record, so that millions of them can be summarised in
-memory.
+"""All records as one numpy table of 128 bytes a record.
 
-A record is read once, scored, and forgotten; texts are held as numbers. What one record is worth:
-
-=================
-====================================================================================================
-token_accuracy     share of the target's tokens predicted under teacher forcing; of a probe that
-must stay as before,
-                   share of the answer's positions where the likeliest token stayed (LiveEdit's locality)
-exact_match        the free answer is the target but for case, spaces and a final full stop, or,
-where nothing may
-                   change, letter by letter what the unedited model answered
-contains           the free answer holds the target, both without case, extra spaces and a final
-full stop; only of
-                   probes that want a target
-top1_kept          share of all positions whose likeliest token stayed, VLKEB's text locality; of
-probes that have it top10_rank         ``top10_kept``, VLKEB's image locality; of probes that have
-it unedited_match     as ``exact_match``, of the unedited model's answer; only of probes that want a
-target =================
-====================================================================================================
+Millions of records can so be summarised in memory: each is read once, scored, and forgotten; its
+texts are held as numbers.
 """
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from liveedit.measures.costs import COSTS, cost_names
+from liveedit.measures.protocols import protocol_order, size_of
+from liveedit.measures.scores import SCORES, score_order, scores_of
 from liveedit.types import Record
 
-__all__ = ["SCORES", "Columns", "columns", "distinct", "normalise", "probe_scores", "size_of"]
-
-SCORES = ("token_accuracy", "exact_match", "contains", "top1_kept", "top10_rank", "unedited_match")
+__all__ = ["Columns", "changes", "columns", "distinct"]
 
 TEXTS = ("data", "protocol", "editor", "case", "metric")
+"""Texts of a record that the table holds as numbers."""
+INTEGERS = ("size", "seed", "window", "probe", "later", "experts", "own", "number")
+"""Integers of a row; ``size`` is N, ``own`` whether an expert of the own case fired."""
+KEY = ("data", "protocol", "size", "editor", "seed", "case", "window", "probe")
+"""Columns that identify a record, in the order by which the rows are sorted."""
+
+SCORE_NAMES = tuple(score.name for score in SCORES)
+COST_NAMES = tuple(cost.name for cost in COSTS)
 ROW = np.dtype(
     [
         *((name, "i4") for name in TEXTS),
-        *((name, "i8") for name in ("edits", "seed", "window", "probe", "later")),
-        *((score, "f4") for score in SCORES),
-        ("experts", "i8"),
-        *((name, "i4") for name in ("own", "number")),
-        *((name, "f8") for name in ("edit_seconds", "query_seconds", "edit_bytes", "peak_bytes")),
+        *((name, "i4" if name in ("own", "number") else "i8") for name in INTEGERS),
+        *((name, "f4") for name in SCORE_NAMES),
+        *((name, "f8") for name in COST_NAMES),
     ]
 )
-PROTOCOLS = ("windows", "stream", "gap")
-OURS = "pinpoint"
-LAST = ("liveedit", OURS)
-"""What stands behind its rivals: the published method, and ours."""
-PLACE = ("data", "protocol", "edits", "editor", "seed", "case", "window", "probe")
-"""What tells a record from all others, in the order of the table's rows."""
+KNOWN = frozenset(("edits", *(ROW.names or ())))
+"""Names that no further column may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """``rows`` (records,) of :data:`ROW`, sorted by :data:`PLACE`, each record once, its later copy
-    where it has two.
+    """The table of all records, each once: of a record that was written twice the later copy.
 
-    ``texts`` are what the numbers in the columns of :data:`TEXTS` stand for. ``number`` is the
-    place in the pass over the records, ``edits`` what :func:`size_of` says, a score that a record
-    cannot give is NaN.
+    Arguments:
+        rows: A structured array (records,), sorted by :data:`KEY`. ``number`` is the position of a
+            record in the pass over all records. A score that a record does not have is NaN, a cost
+            0.
+        texts: For each column of :data:`TEXTS` the texts that its numbers stand for, in the order
+            of the tables.
+        scores: Names of the columns that are scores, in the order of the tables.
+        costs: Names of the columns that are costs, in the order of the tables.
+        repeated: Number of records that were left out because a later copy exists.
     """
 
     rows: np.ndarray
-    texts: dict[str, list[str]]
+    texts: Mapping[str, Sequence[str]]
+    scores: Sequence[str]
+    costs: Sequence[str]
     repeated: int
 
     def sizes(self) -> list[tuple[str, int]]:
-        """Each (protocol, N), the protocols in their order."""
-        first = distinct(self.rows, "protocol", "edits")
-        return [
-            (self.named("protocol", row["protocol"]), int(row["edits"])) for row in self.rows[first]
-        ]
+        """Each (protocol, N), by the order of the protocols."""
+        found = self.rows[distinct(self.rows, "protocol", "size")]
+        return [(self.named("protocol", row["protocol"]), int(row["size"])) for row in found]
 
     def named(self, column: str, code: int) -> str:
-        """The text that ``code`` stands for in ``column``."""
+        """The text that the number ``code`` stands for in ``column``."""
         return self.texts[column][code]
 
 
-def columns(records: Iterable[Record]) -> Columns:
-    """Go through ``records`` once; the same records in any order give the same columns, ``number``
-    aside.
+def columns(records: Iterable[Record], highlighted: Sequence[str] = ()) -> Columns:
+    """Make the table in one pass over ``records``.
+
+    The order of the records does not matter, except for ``number``. The editors ``highlighted``
+    come after all others, in the given order.
     """
-    codes: dict[str, dict[str, int]] = {name: {} for name in TEXTS}
-    rows = np.fromiter(_rows(records, codes), dtype=ROW)
-    for name, found in codes.items():
-        place = {text: number for number, text in enumerate(_in_order(found))}
-        rows[name] = np.array([place[text] for text in found], dtype="i4")[rows[name]]
-    order = np.lexsort([rows["number"], *(rows[name] for name in reversed(PLACE))])
+    reader = _Reader()
+    rows = np.fromiter(reader.rows(records), dtype=ROW)
+    rows = _with_columns(rows, reader.extra_columns(len(rows)))
+    texts = {}
+    for name, codes in reader.codes.items():
+        texts[name] = _in_order(name, codes, highlighted)
+        place = {text: number for number, text in enumerate(texts[name])}
+        rows[name] = np.array([place[text] for text in codes], dtype="i4")[rows[name]]
+    order = np.lexsort([rows["number"], *(rows[name] for name in reversed(KEY))])
     rows = rows[order]
-    last = np.append(_changes(rows, PLACE), True)[: len(rows)]
-    return Columns(
-        rows[last], {name: _in_order(found) for name, found in codes.items()}, int((~last).sum())
-    )
+    last = np.append(changes(rows, KEY), True)[: len(rows)]
+    scores = sorted([*SCORE_NAMES, *reader.scores], key=score_order)
+    return Columns(rows[last], texts, scores, cost_names(reader.costs), int((~last).sum()))
+
+
+class _Reader:
+    """Turns records into rows; scores and costs that are not declared are set aside."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, dict[str, int]] = {name: {} for name in TEXTS}
+        self.scores: dict[str, array[float]] = {}
+        self.costs: dict[str, array[float]] = {}
+
+    def rows(self, records: Iterable[Record]) -> Iterator[tuple[float, ...]]:
+        """A row of :data:`ROW` for each record."""
+        for number, record in enumerate(records):
+            scores = scores_of(record)
+            _set_aside(self.scores, scores, number, np.nan)
+            _set_aside(self.costs, record.costs, number, 0.0)
+            yield (
+                *(self._code(name, getattr(record, name)) for name in TEXTS),
+                *_integers(record, number),
+                *(scores.get(name, np.nan) for name in SCORE_NAMES),
+                *(record.costs.get(name, 0.0) for name in COST_NAMES),
+            )
+
+    def extra_columns(self, length: int) -> dict[str, "array[float]"]:
+        """The columns that were set aside, each of as many values as there are records."""
+        for values in self.scores.values():
+            _fill(values, length, np.nan)
+        for values in self.costs.values():
+            _fill(values, length, 0.0)
+        return self.scores | self.costs
+
+    def _code(self, column: str, text: str) -> int:
+        """The number of a text, in the order in which texts are first read."""
+        codes = self.codes[column]
+        return codes.setdefault(text, len(codes))
+
+
+def _integers(record: Record, number: int) -> tuple[int, ...]:
+    """The values of :data:`INTEGERS`."""
+    own = any(firing.own for firing in record.fired)
+    return (
+        size_of(record), record.seed, record.window, record.probe, record.later,
+        record.experts_fired, own, number,
+    )  # fmt: skip
+
+
+def _set_aside(
+    held: dict[str, "array[float]"], values: Mapping[str, float], number: int, missing: float
+) -> None:
+    """Append the values of the record ``number`` that have no column in :data:`ROW`."""
+    for name in values.keys() - KNOWN:
+        column = held.setdefault(name, array("d"))
+        _fill(column, number, missing)
+        column.append(values[name])
+
+
+def _fill(values: "array[float]", length: int, missing: float) -> None:
+    """Append ``missing`` until there are ``length`` values."""
+    values.extend([missing] * (length - len(values)))
+
+
+def _with_columns(rows: np.ndarray, extra: Mapping[str, "array[float]"]) -> np.ndarray:
+    """``rows`` with further columns of floats."""
+    if not extra:
+        return rows
+    wider = np.empty(len(rows), dtype=[*ROW.descr, *((name, "f8") for name in extra)])
+    for name in ROW.names or ():
+        wider[name] = rows[name]
+    for name, values in extra.items():
+        wider[name] = values
+    return wider
+
+
+def _in_order(column: str, texts: Iterable[str], highlighted: Sequence[str]) -> list[str]:
+    """Sorted by name; protocols as they are declared, highlighted editors last."""
+    if column == "protocol":
+        return sorted(texts, key=protocol_order)
+    found = sorted(texts)
+    if column != "editor":
+        return found
+    others = [text for text in found if text not in highlighted]
+    return [*others, *(text for text in highlighted if text in found)]
 
 
 def distinct(rows: np.ndarray, *names: str) -> np.ndarray:
-    """The places of the first of ``rows`` with each combination of the columns ``names``, in their
-    order.
-    """
+    """Indices of the first row with each combination of values in ``names``, sorted by them."""
     order: np.ndarray = np.lexsort([rows[name] for name in reversed(names)])
-    first = np.append(True, _changes(rows[order], names))
+    first = np.append(True, changes(rows[order], names))
     return np.compress(first[: len(rows)], order)
 
 
-def _changes(rows: np.ndarray, names: Iterable[str]) -> np.ndarray:
-    """Whether each of ``rows`` but the first differs from the one before it in any column of
-    ``names``.
-    """
-    changes: np.ndarray = np.logical_or.reduce(
-        [rows[name][1:] != rows[name][:-1] for name in names]
-    )
-    return changes
-
-
-def _in_order(texts: Iterable[str]) -> list[str]:
-    """Sorted, but protocols as in :data:`PROTOCOLS` and editors of :data:`LAST` behind all others."""
-    special = (*PROTOCOLS, *LAST)
-    return sorted(
-        texts, key=lambda text: (text in LAST, special.index(text) if text in special else -1, text)
-    )
-
-
-def _rows(
-    records: Iterable[Record], codes: dict[str, dict[str, int]]
-) -> Iterator[tuple[float, ...]]:
-    nan = float("nan")
-    for number, record in enumerate(records):
-        scores = probe_scores(record)
-        yield (
-            *(codes[name].setdefault(getattr(record, name), len(codes[name])) for name in TEXTS),
-            size_of(record), record.seed, record.window, record.probe, record.later,
-            *(scores.get(score, nan) for score in SCORES),
-            record.experts_fired, any(firing.own for firing in record.fired), number,
-            record.edit_seconds, record.query_seconds, record.edit_bytes, record.peak_bytes,
-        )  # fmt: skip
-
-
-def size_of(record: Record) -> int:
-    """N as tables give it: the number of edits in the pool, or, of the protocol "gap", the gap."""
-    return record.later if record.protocol == "gap" else record.edits
-
-
-def normalise(answer: str) -> str:
-    """``answer`` without outer spaces, spaces in a row, case and a final full stop."""
-    return " ".join(answer.split()).casefold().removesuffix(".").rstrip()
-
-
-def probe_scores(record: Record) -> dict[str, float]:
-    """The scores in 0..1 that one record gives, by name; a score that it cannot give is not there."""
-    scores = {}
-    if record.wanted == "target":
-        target, answer = normalise(record.target), normalise(record.answer_after)
-        scores["exact_match"] = float(answer == target)
-        scores["contains"] = float(target in answer)
-        scores["unedited_match"] = float(normalise(record.answer_before) == target)
-    else:
-        scores["exact_match"] = float(record.answer_after == record.answer_before)
-    if wanted := record.tokens_wanted:
-        same = sum(a == b for a, b in zip(record.tokens_after, wanted, strict=False))
-        scores["token_accuracy"] = same / len(wanted)
-    if (kept := record.top1_kept) is not None:
-        scores["top1_kept"] = kept
-    if record.top10_kept is not None:
-        scores["top10_rank"] = record.top10_kept
-    return scores
+def changes(rows: np.ndarray, names: Iterable[str]) -> np.ndarray:
+    """Whether each row but the first differs from the row before it in a column of ``names``."""
+    different = [rows[name][1:] != rows[name][:-1] for name in names]
+    changed: np.ndarray = np.logical_or.reduce(different)
+    return changed

@@ -1,159 +1,141 @@
-"""What the figures show: scores over N, portability over hops, one hop, reliability over the edits
-made later.
+"""The figures: scores over N, portability over hops and at one hop, reliability over later edits.
 
-VLKEB's Figure 3 has portability at one to four hops, its Table 3 that at one hop where the fact one
-hop away is edited too; here these are benchmarks with "one-hop" in their names, one with that edit
-and one without.
+VLKEB's Figure 3 shows portability at one to four hops, its Table 3 portability at one hop with and
+without an edit of the fact that is one hop away, which are two benchmarks here.
 """
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from liveedit.report.chart import Axis, Block, Panel, Point, images_of, styles
+from liveedit.measures.metrics import ONE_HOP, hops, label
+from liveedit.measures.protocols import titled
+from liveedit.measures.scores import HEADLINES, score_heading
+from liveedit.report.chart import Axis, Block, Panel, Point, Style, images_of
 from liveedit.report.scores import ScoreRow, Summary
-from liveedit.report.table import MAIN, label, score_label, settings, titled
+from liveedit.report.table import MAIN, settings
 
-__all__ = ["curves", "figure_files", "forgetting", "hops", "one_hop"]
+__all__ = ["curves", "figure_files", "figures", "forgetting", "one_hop", "over_hops"]
 
-PAPER_SCORES = ("token_accuracy", "exact_match")
-HOP = re.compile(r"portability_(\d)hop")
+
+def figures(summary: Summary) -> dict[str, list[Block]]:
+    """The figures by name: ``curves`` always, the others if there is anything to show."""
+    found = {
+        "hops": over_hops(summary),
+        "one-hop": one_hop(summary),
+        "forgetting": forgetting(summary),
+    }
+    shown = {name: blocks for name, blocks in found.items() if blocks}
+    return {"curves": curves(summary), **shown}
+
+
+def figure_files(made: Mapping[str, Sequence[Block]], drawn: dict[str, Style]) -> dict[str, bytes]:
+    """The figures by file name, as SVG and PNG."""
+    contents = {}
+    for name, blocks in made.items():
+        for format, content in images_of(blocks, drawn).items():
+            contents[f"{name}.{format}"] = content
+    return contents
 
 
 def curves(summary: Summary) -> list[Block]:
-    """Each metric over N: a block a benchmark, protocol and paper's score. N = 0 has no place on a
-    logarithmic axis.
+    """Each metric over N: a block a benchmark, protocol and headline score.
+
+    N = 0 is left out, since the axis is logarithmic.
     """
     found = []
     for data, protocol in settings(summary):
-        for score in PAPER_SCORES:
-            rows = [
-                row
-                for row in summary["rows"]
-                if (row["data"], row["protocol"], row["score"]) == (data, protocol, score)
-                and row["edits"] > 0
-            ]
-            metrics = [
-                *MAIN,
-                *(m for m in dict.fromkeys(row["metric"] for row in rows) if m not in MAIN),
-            ]
-            panels = [
-                _panel(metric, [row for row in rows if row["metric"] == metric])
-                for metric in metrics
-            ]
-            found.append(_block(data, protocol, score, "edits", "over N edits", panels))
+        for score in HEADLINES:
+            rows = _rows(summary, data, protocol, score.name)
+            rows = [row for row in rows if row["edits"] > 0]
+            others = dict.fromkeys(row["metric"] for row in rows if row["metric"] not in MAIN)
+            panels = [_panel(metric, rows) for metric in (*MAIN, *others)]
+            found.append(_block(data, protocol, score.name, "edits", "over N edits", panels))
     return [block for block in found if block.panels]
 
 
-def _panel(metric: str, rows: Iterable[ScoreRow]) -> Panel:
-    points = [
-        Point(row["editor"], row["edits"], row["value"], row["low"], row["high"]) for row in rows
-    ]
-    return Panel(metric, label(metric), tuple(points))
-
-
-def _block(
-    data: str, protocol: str, score: str, axis: Axis, over: str, panels: Iterable[Panel]
-) -> Block:
-    heading = f"{data}: {titled(score_label(score), protocol)}, % {over}"
-    return Block(
-        data, protocol, score, axis, heading, tuple(panel for panel in panels if panel.points)
-    )
-
-
-def hops(summary: Summary) -> list[Block]:
-    """Portability over hops, a panel each N, where questions at two distances or more were asked."""
+def over_hops(summary: Summary) -> list[Block]:
+    """Portability over hops, a panel each N, where there are questions at several distances."""
     found = []
     for data, protocol in settings(summary):
-        for score in PAPER_SCORES:
-            rows = [
-                (int(hop[1]), row)
-                for row in summary["rows"]
-                if (row["data"], row["protocol"], row["score"]) == (data, protocol, score)
-                and (hop := HOP.fullmatch(row["metric"]))
-            ]
-            if len({hop for hop, _ in rows}) > 1:
-                sizes = dict.fromkeys(row["edits"] for _, row in rows)
-                panels = [_hop_panel(size, rows) for size in sizes]
-                found.append(
-                    _block(data, protocol, score, "hops", "over hops of portability", panels)
-                )
+        for score in HEADLINES:
+            rows = _rows(summary, data, protocol, score.name)
+            rows = [row for row in rows if hops(row["metric"])]
+            if len({hops(row["metric"]) for row in rows}) < 2:
+                continue
+            sizes = dict.fromkeys(row["edits"] for row in rows)
+            panels = [_hop_panel(size, rows) for size in sizes]
+            over = "over hops of portability"
+            found.append(_block(data, protocol, score.name, "hops", over, panels))
     return found
 
 
-def _hop_panel(size: int, rows: Sequence[tuple[int, ScoreRow]]) -> Panel:
-    points = [
-        Point(r["editor"], hop, r["value"], r["low"], r["high"])
-        for hop, r in rows
-        if r["edits"] == size
-    ]
-    return Panel("portability", f"Portability, N = {size:,}", tuple(points))
+def one_hop(summary: Summary) -> list[Block]:
+    """Portability at one hop over N, the benchmarks that have it side by side.
+
+    There is a block a protocol and headline score, in the section of its first benchmark.
+    """
+    found = []
+    for protocol in dict.fromkeys(protocol for _, protocol in settings(summary)):
+        benchmarks = [data for data, other in settings(summary) if other == protocol]
+        for score in HEADLINES:
+            panels = {}
+            for data in benchmarks:
+                rows = _rows(summary, data, protocol, score.name)
+                rows = [row for row in rows if row["edits"] > 0]
+                panels[data] = replace(_panel(ONE_HOP, rows), title=data)
+            shown = {data: panel for data, panel in panels.items() if panel.points}
+            if shown:
+                heading = titled(f"Portability at one hop: {score.heading}", protocol)
+                heading = f"{heading}, % over N edits"
+                first = next(iter(shown))
+                made = tuple(shown.values())
+                found.append(Block(first, protocol, score.name, "edits", heading, made))
+    return found
 
 
 def forgetting(summary: Summary) -> list[Block]:
-    """Reliability over the number of edits made later, a panel a score, where a protocol tells."""
+    """Reliability over the number of later edits, a panel a score."""
+    rows_of: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in summary["forgetting"]:
+        rows_of.setdefault((row["data"], row["protocol"]), []).append(row)
     found = []
-    for data, protocol in dict.fromkeys(
-        (row["data"], row["protocol"]) for row in summary["forgetting"]
-    ):
-        rows = [
-            row
-            for row in summary["forgetting"]
-            if (row["data"], row["protocol"]) == (data, protocol)
-        ]
+    for (data, protocol), rows in rows_of.items():
         panels = []
         for score in dict.fromkeys(row["score"] for row in rows):
-            points = [
-                Point(r["editor"], r["later"], r["value"], r["low"], r["high"])
-                for r in rows
-                if r["score"] == score
-            ]
-            panels.append(Panel("reliability", score_label(score), tuple(points)))
+            points = [_point(row, row["later"]) for row in rows if row["score"] == score]
+            panels.append(Panel("reliability", score_heading(score), tuple(points)))
         heading = f"{data}: {titled('reliability', protocol)}, % over edits made later"
         found.append(Block(data, protocol, "forgetting", "later", heading, tuple(panels)))
     return found
 
 
-def one_hop(summary: Summary) -> list[Block]:
-    """Portability at one hop of the benchmarks with "onehop" in their names, side by side, where
-    there are several.
-    """
-    found = []
-    for score in PAPER_SCORES:
-        rows = [
-            row
-            for row in summary["rows"]
-            if "onehop" in row["data"]
-            and (row["metric"], row["score"]) == ("portability_1hop", score)
-        ]
-        names = list(dict.fromkeys(row["data"] for row in rows))
-        panels = [
-            _panel("portability_1hop", [row for row in rows if row["data"] == name])
-            for name in names
-        ]
-        panels = [replace(panel, title=name) for panel, name in zip(panels, names, strict=True)]
-        if len(names) > 1:
-            found.append(
-                _block(
-                    names[0], rows[0]["protocol"], score, "edits", "at one hop over N edits", panels
-                )
-            )
-    return found
+def _rows(summary: Summary, data: str, protocol: str, score: str) -> list[ScoreRow]:
+    """The rows of a benchmark and protocol in one score."""
+    key = (data, protocol, score)
+    return [row for row in summary["rows"] if (row["data"], row["protocol"], row["score"]) == key]
 
 
-def figure_files(summary: Summary) -> dict[str, bytes]:
-    """The figures by file name, as SVG and PNG; all but the curves only if there are any."""
-    drawn = styles(summary)
-    figures = {
-        "hops": hops(summary),
-        "one-hop": one_hop(summary),
-        "forgetting": forgetting(summary),
-    }
-    shown = {"curves": curves(summary)} | {
-        name: blocks for name, blocks in figures.items() if blocks
-    }
-    return {
-        f"{name}.{format}": content
-        for name, blocks in shown.items()
-        for format, content in images_of(blocks, drawn).items()
-    }
+def _panel(metric: str, rows: Iterable[ScoreRow]) -> Panel:
+    """A metric over N."""
+    points = [_point(row, row["edits"]) for row in rows if row["metric"] == metric]
+    return Panel(metric, label(metric), tuple(points))
+
+
+def _hop_panel(size: int, rows: Iterable[ScoreRow]) -> Panel:
+    """Portability over hops at one N."""
+    points = [_point(row, hops(row["metric"])) for row in rows if row["edits"] == size]
+    return Panel("portability", f"Portability, N = {size:,}", tuple(points))
+
+
+def _point(row: Mapping[str, Any], x: float) -> Point:
+    return Point(row["editor"], x, row["value"], row["low"], row["high"])
+
+
+def _block(
+    data: str, protocol: str, score: str, axis: Axis, over: str, panels: Iterable[Panel]
+) -> Block:
+    """A block without its empty panels."""
+    heading = f"{data}: {titled(score_heading(score), protocol)}, % {over}"
+    shown = tuple(panel for panel in panels if panel.points)
+    return Block(data, protocol, score, axis, heading, shown)

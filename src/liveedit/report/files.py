@@ -1,4 +1,4 @@
-"""Records of a report, read one at a time."""
+"""Reading the records of an evaluation, one at a time."""
 
 import json
 from array import array
@@ -15,12 +15,15 @@ __all__ = ["Reading", "failures", "read_records"]
 
 
 class Reading:
-    """The records in ``files``, read anew each time they are gone through, so that they never fill
-    the memory.
+    """The records in ``files``, read anew in each pass, so that they never fill the memory.
 
-    After a pass ``half_lines`` counts the last lines that a kill cut off, which are left out.
-    ``failures`` has a line for each editor that was not tested to the end, ``calls`` what the
-    evaluations that wrote the records noted of themselves.
+    Arguments:
+        files: The files in their order.
+        failures: A line for each editor that was not evaluated to the end.
+        calls: What each call of the evaluation wrote about itself in ``run.json``.
+
+    After a pass ``half_lines`` is the number of incomplete last lines, which a killed run leaves
+    and which are left out.
     """
 
     def __init__(
@@ -29,13 +32,16 @@ class Reading:
         failures: Iterable[str] = (),
         calls: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        self.files, self.failures, self.calls = tuple(files), tuple(failures), tuple(calls)
+        self.files = tuple(files)
+        self.failures = tuple(failures)
+        self.calls = tuple(calls)
         self.half_lines = 0
         self._starts: list[array[int]] = []
 
     def __iter__(self) -> Iterator[Record]:
-        """The records in the order of the files. Raises as :func:`read_records` says."""
-        self.half_lines, self._starts = 0, []
+        """The records in the order of the files. Raises as :func:`read_records` does."""
+        self.half_lines = 0
+        self._starts = []
         for path in self.files:
             self._starts.append(array("q"))
             try:
@@ -44,7 +50,8 @@ class Reading:
                 raise _unreadable(path, error) from None
 
     def _read(self, path: Path, starts: "array[int]") -> Iterator[Record]:
-        place = 0
+        """The records in a file; the position of each line is appended to ``starts``."""
+        position = 0
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -54,20 +61,21 @@ class Reading:
                         if not line.endswith(b"\n"):
                             self.half_lines += 1
                             return
-                        raise BadInput(
-                            f"{path}, line {number} is no record ({error}): mend or delete that line"
-                        ) from None
-                    starts.append(place)
+                        raise _broken(path, number, error) from None
+                    starts.append(position)
                     yield record
-                place += len(line)
+                position += len(line)
 
     def pick(self, numbers: Iterable[int]) -> Iterator[tuple[int, Record]]:
-        """Records of the last pass by their places in it, counted from 0, in ascending order, with
-        these places.
+        """Records of the last pass, by their numbers in it, counted from 0.
+
+        They come in ascending order, each with its number.
         """
-        wanted, first = sorted(numbers), 0
+        wanted = sorted(numbers)
+        first = 0
         for path, starts in zip(self.files, self._starts, strict=True):
-            here = wanted[bisect_left(wanted, first) : bisect_left(wanted, first + len(starts))]
+            stop = first + len(starts)
+            here = wanted[bisect_left(wanted, first) : bisect_left(wanted, stop)]
             try:
                 with path.open("rb") as file:
                     for number in here:
@@ -79,34 +87,27 @@ class Reading:
                 raise BadInput(
                     f"{path} has changed while it was read: make the report anew"
                 ) from None
-            first += len(starts)
+            first = stop
 
     @property
     def records(self) -> list[Record]:
-        """All records in memory; of one that was written twice the later."""
-        found = {
-            (r.editor, r.data, r.protocol, r.edits, r.window, r.seed, r.case, r.probe): r
-            for r in self
-        }
-        return [*found.values()]
+        """All records in memory; of a record that was written twice the later copy."""
+        return list({_key(record): record for record in self}.values())
 
 
 def read_records(path: str | Path) -> Reading:
-    """The records in a JSONL file, or in all ``records-*.jsonl`` in and below a folder, in the
-    order of their names.
+    """The records in a JSONL file, or in all ``records-*.jsonl`` in and below a folder.
 
-    A last line without its newline that cannot be read is what a killed run leaves: it is passed
-    over and counted. Raises :class:`BadInput` where there is no file. Going through the records
-    raises it for any other line that is no record, naming file and line, and :class:`StorageError`
-    where reading fails.
+    Files are in the order of their names. An incomplete last line without newline, which a killed
+    run leaves, is left out and counted. Raises :class:`BadInput` where there is no file. Passes
+    over the records raise it for any other line that is not a record, naming file and line, and
+    :class:`StorageError` where reading fails.
     """
-    return Reading(_record_files(expanded(path)), failures(path), calls(path))
+    return Reading(_record_files(expanded(path)), failures(path), _calls(path))
 
 
 def failures(path: str | Path) -> list[str]:
-    """A line for each editor whose evaluation, in or below a folder, failed: its name, at what, and
-    of what.
-    """
+    """A line for each editor whose evaluation failed, in or below a folder: name, stage, error."""
     lines = []
     for file in sorted(expanded(path).rglob("failed.json")):
         try:
@@ -117,33 +118,30 @@ def failures(path: str | Path) -> list[str]:
     return lines
 
 
-def calls(path: str | Path) -> list[dict[str, Any]]:
-    """What each evaluation whose records are in or below a folder, or in a file, noted of itself in
-    ``run.json``.
-
-    What cannot be read is passed over.
-    """
-    place, found = expanded(path), []
-    for file in sorted(
-        place.rglob("run.json") if place.is_dir() else place.parent.glob("run.json")
-    ):
+def _calls(path: str | Path) -> list[dict[str, Any]]:
+    """The calls in each readable ``run.json`` in or below a folder, or beside a file."""
+    place = expanded(path)
+    files = place.rglob("run.json") if place.is_dir() else place.parent.glob("run.json")
+    found = []
+    for file in sorted(files):
         try:
             noted = json.loads(file.read_text(encoding="utf-8-sig"))["calls"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-        found += (
-            [call for call in noted if isinstance(call, dict)] if isinstance(noted, list) else []
-        )
+        if isinstance(noted, list):
+            found += [call for call in noted if isinstance(call, dict)]
     return found
 
 
 def _record_files(path: Path) -> list[Path]:
+    """The files of records at ``path``. Raises :class:`BadInput` where there is none."""
     check_open(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise BadInput(
-            f"no records at {path}: give the folder that an evaluation wrote, or one of its JSONL files"
+            f"no records at {path}: give the folder that an evaluation wrote, "
+            "or one of its JSONL files"
         )
     if files := sorted(path.rglob("records-*.jsonl")):
         return files
@@ -152,12 +150,22 @@ def _record_files(path: Path) -> list[Path]:
     )
 
 
+def _key(record: Record) -> tuple[Any, ...]:
+    """The fields that identify a record."""
+    group = record.editor, record.data, record.protocol, record.edits, record.window, record.seed
+    return *group, record.case, record.probe
+
+
 def _record(line: bytes) -> Record:
     """The record on one line. Raises ``ValueError`` for any other text."""
     try:
         return Record.from_json(line.decode("utf-8-sig"))
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _broken(path: Path, number: int, error: Exception) -> BadInput:
+    return BadInput(f"{path}, line {number} is no record ({error}): repair or delete that line")
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:

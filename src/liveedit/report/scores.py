@@ -1,29 +1,32 @@
-"""From records to numbers: every score of each metric with its interval, firing, forgetting, and
-what it cost.
+"""From records to numbers: scores with their intervals, firing, forgetting and costs.
 
-:mod:`liveedit.report.columns` says what one record is worth; here are means over probes.
+Scores are means over probes of what :mod:`liveedit.measures.scores` computes for each record.
 ``average`` is the mean of the papers' five metrics. Intervals are 95 % percentile bootstraps over
 cases, since the probes of a case share its edit. Several seeds are pooled: each resample draws
 seeds with replacement, and of each drawn seed as many cases as it has. All metrics of a group, and
-all editors tested on equally many cases of the same seeds, share the resamples.
+all editors evaluated on equally many cases of the same seeds, share the resamples.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from liveedit.artifacts import place, write_files
+from liveedit.artifacts import resolved_path, write_files
 from liveedit.errors import BadInput
-from liveedit.report.columns import SCORES, Columns, columns, distinct, probe_scores
+from liveedit.measures.costs import cost_named
+from liveedit.measures.metrics import AVERAGE, AVERAGED, metric_order
+from liveedit.measures.protocols import protocol_named
+from liveedit.measures.scores import HEADLINES, score_order
+from liveedit.report.columns import Columns, changes, columns, distinct
 from liveedit.types import Record
 
 __all__ = [
-    "AVERAGED",
-    "SCORES",
+    "LATER",
+    "RESAMPLES",
     "CostRow",
     "FiringRow",
     "ForgettingRow",
@@ -31,36 +34,24 @@ __all__ = [
     "Summary",
     "as_json",
     "is_report",
-    "metric_order",
-    "probe_scores",
     "summarised",
     "summary",
     "write_summary",
 ]
 
-AVERAGED = ("reliability", "text_generality", "image_generality", "text_locality", "image_locality")
-"""The metrics of the papers' tables, in their order."""
-
 SUMMARY = "summary.json"
 RESAMPLES = 1000
 SEED = 0
+"""Seed of the resamples."""
 
 LATER = (0, 1, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
-"""Where the classes of "edits made later" begin in which forgetting is given."""
+"""Lower bounds of the classes of "edits made later" for which forgetting is given."""
 
-_ORDER = (
-    *AVERAGED,
-    "average",
-    "image_generality_unseen",
-    "portability_1hop",
-    "portability_2hop",
-    "portability_3hop",
-    "portability_4hop",
-    "same_image_other_question",
-    "look_alike_image",
-    "question_alone",
-    "image_alone",
-)
+GROUP = ("data", "protocol", "size", "editor")
+"""Columns whose values the rows of a group share."""
+
+CostRow = dict[str, Any]
+"""``data``, ``protocol``, ``edits`` and ``editor``, and each cost by its name."""
 
 
 class _Group(TypedDict):
@@ -71,9 +62,7 @@ class _Group(TypedDict):
 
 
 class ScoreRow(_Group):
-    """One score of one metric: ``value`` in 0..1 with its interval, over ``n`` probes of ``seeds``
-    seeds.
-    """
+    """One score of one metric in 0..1 with its interval, over ``n`` probes of ``seeds`` seeds."""
 
     metric: str
     score: str
@@ -85,8 +74,10 @@ class ScoreRow(_Group):
 
 
 class FiringRow(_Group):
-    """Shares of ``n`` probes where any expert fired and where one of the own edit did; mean experts
-    a probe.
+    """How often experts fired, over ``n`` probes of a metric.
+
+    ``fired`` is the share of probes where any expert fired, ``own`` that where one of the own edit
+    did, ``experts`` the mean number of experts.
     """
 
     metric: str
@@ -96,20 +87,10 @@ class FiringRow(_Group):
     n: int
 
 
-class CostRow(_Group):
-    """Mean seconds and bytes an edit, mean seconds a query, largest peak memory in bytes (0 if it
-    was not measured).
-    """
-
-    edit_seconds: float
-    edit_bytes: float
-    query_seconds: float
-    peak_bytes: float
-
-
 class ForgettingRow(TypedDict):
-    """Reliability of the edits after which ``later`` more were made, the mean of its class of
-    :data:`LATER`.
+    """Reliability of the edits after which ``later`` more were made.
+
+    ``later`` is the mean of a class of :data:`LATER`.
     """
 
     data: str
@@ -124,7 +105,7 @@ class ForgettingRow(TypedDict):
 
 
 class Summary(TypedDict):
-    """All that the tables and curves show; what ``summary.json`` holds."""
+    """All numbers of the tables and curves; the content of ``summary.json``."""
 
     rows: list[ScoreRow]
     firing: list[FiringRow]
@@ -132,23 +113,16 @@ class Summary(TypedDict):
     forgetting: list[ForgettingRow]
 
 
-def metric_order(metric: str) -> tuple[int, str]:
-    """Sort key: the papers' metrics as in their tables, then the others that are known, then the
-    rest by name.
-    """
-    return (_ORDER.index(metric) if metric in _ORDER else len(_ORDER)), metric
+def summary(records: Iterable[Record], highlighted: Sequence[str] = ()) -> Summary:
+    """Summarise ``records`` in one pass; the editors ``highlighted`` come last.
 
-
-def summary(records: Iterable[Record]) -> Summary:
-    """The numbers of ``records``, which are gone through once. Raises :class:`BadInput` where there
-    is none.
+    Raises :class:`BadInput` where there is no record.
     """
-    return summarised(columns(records))
+    return summarised(columns(records, highlighted))
 
 
 def summarised(table: Columns) -> Summary:
-    """Scores, firing and cost of every (data, protocol, edits, editor), in this order, and
-    forgetting.
+    """Scores, firing and costs of every (data, protocol, N, editor), in this order, and forgetting.
 
     The same records in any order give the same summary. Raises :class:`BadInput` where there is no
     record.
@@ -158,25 +132,28 @@ def summarised(table: Columns) -> Summary:
     result = Summary(rows=[], firing=[], cost=[], forgetting=_forgetting(table))
     for group, rows in _groups(table):
         metrics = _by_metric(table, rows)
-        result["rows"] += _score_rows(group, rows, metrics)
-        result["firing"] += [_firing_row(group, metric, rows[at]) for metric, at in metrics.items()]
-        result["cost"].append(_cost_row(group, rows))
+        result["rows"] += _score_rows(group, rows, metrics, table.scores)
+        result["firing"] += [_firing_row(group, name, rows[at]) for name, at in metrics.items()]
+        result["cost"].append(_cost_row(group, rows, table.costs))
     return result
 
 
 def _groups(table: Columns) -> Iterator[tuple[_Group, np.ndarray]]:
-    """Each (data, protocol, edits, editor) with its rows, which stand together in the table."""
-    names = ("data", "protocol", "edits", "editor")
-    new = np.logical_or.reduce([table.rows[name][1:] != table.rows[name][:-1] for name in names])
-    for rows in np.split(table.rows, np.flatnonzero(new) + 1):
-        data, protocol, editor = (
-            table.named(name, rows[0][name]) for name in ("data", "protocol", "editor")
+    """Each (data, protocol, N, editor) with its rows, which are contiguous in the table."""
+    starts = np.flatnonzero(changes(table.rows, GROUP)) + 1
+    for rows in np.split(table.rows, starts):
+        first = rows[0]
+        group = _Group(
+            data=table.named("data", first["data"]),
+            protocol=table.named("protocol", first["protocol"]),
+            edits=int(first["size"]),
+            editor=table.named("editor", first["editor"]),
         )
-        yield _Group(data=data, protocol=protocol, edits=int(rows[0]["edits"]), editor=editor), rows
+        yield group, rows
 
 
 def _by_metric(table: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Where in ``rows`` each metric is, in the order of the tables."""
+    """Indices in ``rows`` of each metric, in the order of the tables."""
     found = {
         table.named("metric", code): np.flatnonzero(rows["metric"] == code)
         for code in np.unique(rows["metric"])
@@ -184,32 +161,37 @@ def _by_metric(table: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {metric: found[metric] for metric in sorted(found, key=metric_order)}
 
 
-_Column = tuple[str, str]
-
-
 def _score_rows(
-    group: _Group, rows: np.ndarray, metrics: Mapping[str, np.ndarray]
+    group: _Group, rows: np.ndarray, metrics: Mapping[str, np.ndarray], scores: Sequence[str]
 ) -> list[ScoreRow]:
-    means, totals = _resampled(
-        rows, {(m, score): (at, rows[score]) for m, at in metrics.items() for score in SCORES}
-    )
-    for score in SCORES:
+    """A row for each metric and score, the average of the five metrics included."""
+    wanted = {}
+    for metric, at in metrics.items():
+        wanted.update({(metric, score): (at, rows[score]) for score in scores})
+    means, totals = _resampled(rows, wanted)
+    for score in scores:
         keys = [(metric, score) for metric in AVERAGED]
         if all(key in means for key in keys):
-            means["average", score] = np.mean([means[key] for key in keys], axis=0)
-            totals["average", score] = sum(totals[key] for key in keys)
+            means[AVERAGE, score] = np.mean([means[key] for key in keys], axis=0)
+            totals[AVERAGE, score] = sum(totals[key] for key in keys)
     seeds = len(np.unique(rows["seed"]))
     return [
         ScoreRow(
             **group,
-            metric=m,
+            metric=metric,
             score=score,
-            **_interval(means[m, score]),
-            n=totals[m, score],
+            **_interval(means[metric, score]),
+            n=totals[metric, score],
             seeds=seeds,
         )
-        for m, score in sorted(means, key=lambda key: (metric_order(key[0]), SCORES.index(key[1])))
+        for metric, score in sorted(means, key=_table_order)
     ]
+
+
+def _table_order(key: tuple[str, str]) -> tuple[Any, ...]:
+    """Sort key of a (metric, score)."""
+    metric, score = key
+    return metric_order(metric), score_order(score)
 
 
 _Key = TypeVar("_Key")
@@ -222,42 +204,42 @@ class _Interval(TypedDict):
 
 
 def _interval(means: np.ndarray) -> _Interval:
-    """From a mean and its bootstrap replicates, of which some may be NaN."""
+    """The value and its interval, from a mean and its bootstrap replicates, some possibly NaN."""
     low, high = np.nanpercentile(means[1:], (2.5, 97.5))
-    value, low, high = (round(float(x), 6) for x in (means[0], low, high))
+    value, low, high = (round(float(number), 6) for number in (means[0], low, high))
     return _Interval(value=value, low=low, high=high)
 
 
 def _resampled(
     rows: np.ndarray, wanted: Mapping[_Key, tuple[np.ndarray, np.ndarray]]
 ) -> tuple[dict[_Key, np.ndarray], dict[_Key, int]]:
-    """Of each column that has a number: the mean over probes with its replicates, (1 + RESAMPLES,),
-    and how many.
+    """Mean over probes with its replicates (1 + RESAMPLES,), and number of probes, by key.
 
-    A column is places in ``rows`` and the scores of all ``rows``, NaN where there is none. A
-    replicate that drew no case with such a probe is NaN.
+    ``wanted`` gives for each key indices in ``rows`` and the scores of all ``rows``, NaN where
+    there is none; keys without a number are left out. A replicate that drew no case with such a
+    probe is NaN.
     """
     unit, sizes = _units(rows)
     weights = _weights(sizes)
-    sums, counts = {}, {}
+    sums = {}
+    counts = {}
     for key, (at, scores) in wanted.items():
         at = at[~np.isnan(scores[at])]
         if len(at):
             sums[key] = np.bincount(unit[at], scores[at], minlength=sum(sizes))
             counts[key] = np.bincount(unit[at], minlength=sum(sizes))
+    if not sums:
+        return {}, {}
+    weighted_sums = weights @ np.stack([*sums.values()], axis=1)
+    weighted_counts = weights @ np.stack([*counts.values()], axis=1)
     with np.errstate(invalid="ignore"):
-        means = (weights @ np.stack([*sums.values()], axis=1)) / (
-            weights @ np.stack([*counts.values()], axis=1)
-        )
-    return dict(zip(sums, means.T, strict=True)), {
-        key: int(count.sum()) for key, count in counts.items()
-    }
+        means = weighted_sums / weighted_counts
+    totals = {key: int(count.sum()) for key, count in counts.items()}
+    return dict(zip(sums, means.T, strict=True)), totals
 
 
 def _units(rows: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The place of each row's (seed, case) among those of ``rows``, sorted, and the number of cases
-    of each seed.
-    """
+    """Index of each row's (seed, case) among all those of ``rows``, and number of cases a seed."""
     _, seed = np.unique(rows["seed"], return_inverse=True)
     cases = int(rows["case"].max()) + 1
     found, unit = np.unique(seed * cases + rows["case"], return_inverse=True)
@@ -266,8 +248,9 @@ def _units(rows: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
 
 @lru_cache(maxsize=4)
 def _weights(sizes: tuple[int, ...]) -> np.ndarray:
-    """How often each case counts, (1 + RESAMPLES, cases of all seeds): once each in the first row,
-    drawn below.
+    """Weight of each case in each resample, (1 + RESAMPLES, cases of all seeds).
+
+    In the first row every case counts once. ``sizes`` are the numbers of cases of each seed.
     """
     random = np.random.default_rng(SEED)
     seeds = random.multinomial(len(sizes), [1 / len(sizes)] * len(sizes), size=RESAMPLES)
@@ -278,20 +261,25 @@ def _weights(sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def _firing_row(group: _Group, metric: str, rows: np.ndarray) -> FiringRow:
-    fired, own, experts = (_mean(x) for x in (rows["experts"] > 0, rows["own"], rows["experts"]))
-    return FiringRow(**group, metric=metric, fired=fired, own=own, experts=experts, n=len(rows))
-
-
-def _cost_row(group: _Group, rows: np.ndarray) -> CostRow:
-    """An edit counts once, however many probes its case has."""
-    first = distinct(rows, "seed", "window", "case")
-    return CostRow(
+    return FiringRow(
         **group,
-        edit_seconds=_mean(rows["edit_seconds"][first]),
-        edit_bytes=_mean(rows["edit_bytes"][first]),
-        query_seconds=_mean(rows["query_seconds"]),
-        peak_bytes=float(rows["peak_bytes"].max()),
+        metric=metric,
+        fired=_mean(rows["experts"] > 0),
+        own=_mean(rows["own"]),
+        experts=_mean(rows["experts"]),
+        n=len(rows),
     )
+
+
+def _cost_row(group: _Group, rows: np.ndarray, costs: Sequence[str]) -> CostRow:
+    """The costs of a group, pooled as they are declared."""
+    first_of_edit = distinct(rows, "seed", "window", "case")
+    row: CostRow = {**group}
+    for name in costs:
+        cost = cost_named(name)
+        values = rows[name][first_of_edit] if cost.per == "edit" else rows[name]
+        row[name] = _mean(values) if cost.pooled == "mean" else float(values.max())
+    return row
 
 
 def _mean(values: np.ndarray) -> float:
@@ -299,59 +287,59 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _forgetting(table: Columns) -> list[ForgettingRow]:
-    """Where the protocol edits on between an edit and its question: "gap" and "stream"."""
-    texts = table.texts
-    asked = np.isin(
-        table.rows["protocol"], [i for i, name in enumerate(texts["protocol"]) if name != "windows"]
-    )
-    asked &= np.isin(
-        table.rows["metric"], [i for i, name in enumerate(texts["metric"]) if name == "reliability"]
-    )
-    rows = table.rows[asked]
+    """Reliability by the number of later edits, of the protocols that measure forgetting."""
+    rows = table.rows
+    protocols = [protocol_named(name).measures_forgetting for name in table.texts["protocol"]]
+    reliability = [name == "reliability" for name in table.texts["metric"]]
+    kept = np.array(protocols, bool)[rows["protocol"]] & np.array(reliability, bool)[rows["metric"]]
+    rows = rows[kept]
     found: list[ForgettingRow] = []
-    for data, protocol, editor in sorted(
-        {(int(r["data"]), int(r["protocol"]), int(r["editor"])) for r in rows}
-    ):
-        own = rows[
-            (rows["data"] == data) & (rows["protocol"] == protocol) & (rows["editor"] == editor)
-        ]
-        member = np.searchsorted(LATER, own["later"], side="right")
-        at = {int(number): np.flatnonzero(member == number) for number in np.unique(member)}
-        scores = ("token_accuracy", "exact_match")
-        means, totals = _resampled(
-            own, {(number, s): (at[number], own[s]) for number in at for s in scores}
-        )
-        found += [
-            ForgettingRow(
-                data=texts["data"][data],
-                protocol=texts["protocol"][protocol],
-                editor=texts["editor"][editor],
-                later=_mean(own["later"][at[number]]),
-                score=score,
-                **_interval(means[number, score]),
-                n=totals[number, score],
-            )
-            for number, score in sorted(means, key=lambda key: (SCORES.index(key[1]), key[0]))
-        ]
+    for first in rows[distinct(rows, "data", "protocol", "editor")]:
+        names = ("data", "protocol", "editor")
+        same = np.logical_and.reduce([rows[name] == first[name] for name in names])
+        group = {name: table.named(name, first[name]) for name in names}
+        found += _forgetting_rows(group, rows[same])
     return found
 
 
-def write_summary(records: Iterable[Record], folder: str | Path) -> Path:
+def _forgetting_rows(group: Mapping[str, str], rows: np.ndarray) -> list[ForgettingRow]:
+    """The rows of one editor, for each class of :data:`LATER` that has a record."""
+    member = np.searchsorted(LATER, rows["later"], side="right")
+    at = {int(number): np.flatnonzero(member == number) for number in np.unique(member)}
+    wanted = {}
+    for score in HEADLINES:
+        wanted.update({(score.name, number): (at[number], rows[score.name]) for number in at})
+    means, totals = _resampled(rows, wanted)
+    return [
+        ForgettingRow(
+            data=group["data"],
+            protocol=group["protocol"],
+            editor=group["editor"],
+            later=_mean(rows["later"][at[number]]),
+            score=score,
+            **_interval(means[score, number]),
+            n=totals[score, number],
+        )
+        for score, number in sorted(means, key=lambda key: (score_order(key[0]), key[1]))
+    ]
+
+
+def write_summary(
+    records: Iterable[Record], folder: str | Path, highlighted: Sequence[str] = ()
+) -> Path:
     """Write ``folder/summary.json`` whole or not at all, and return its path.
 
     Raises :class:`BadInput` where there is no record or the file there is no summary,
     :class:`StorageError` where writing fails.
     """
-    content = as_json(summary(records))
-    return write_files(folder, {SUMMARY: content}, ours=is_report(folder)) / SUMMARY
+    content = as_json(summary(records, highlighted))
+    return write_files(folder, {SUMMARY: content}, allow_unmarked=is_report(folder)) / SUMMARY
 
 
 def is_report(folder: str | Path) -> bool:
-    """Whether the ``summary.json`` in ``folder`` is a report's, of which older ones bear no other
-    mark.
-    """
+    """Whether the ``summary.json`` in ``folder`` belongs to a report, also an old one."""
     try:
-        made = json.loads((place(folder) / SUMMARY).read_text(encoding="utf-8-sig"))
+        made = json.loads((resolved_path(folder) / SUMMARY).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(made, dict) and made.keys() >= {"rows", "firing"}

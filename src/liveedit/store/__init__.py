@@ -1,1 +1,1 @@
-"""What a folder of edits holds."""
+"""The folder of edits: its listing, and the conflicts between edits."""

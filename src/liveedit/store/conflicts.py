@@ -1,12 +1,13 @@
-"""Conflicts: the earlier edits that a new one is at odds with, and whether an answer is the one
-that an edit asks for.
+"""Conflicts between edits, and whether an answer is the one that an edit asks for.
 
-An edit is in conflict with each earlier one that gives the same question about another image, or
-about another of the same images, another answer, its rival, and that acts on what the new edit is
-about as long as the new one is not there. Of the edits of a pool the rivals are asked alone, one
-after the other, each time without those found before, so that it does not matter which of them or
-of the others they would have given way to. Where weights hold all edits, those in force count, and
-rivals in one batch are made one after another for it.
+Two edits *compete* if they give different answers to the same question, about different images or
+about different ones of the same images. A new edit is in *conflict* with each earlier one that
+competes with it and that fires on its query while the new edit is not there.
+
+Methods with a bank of edits are queried with the competitors alone, and again without those found
+before, until none fires: so the result does not depend on which of them, or of the other edits,
+would have overruled another. Methods that hold all edits in their weights are queried as they are:
+competitors are those in force, and those within one batch are made one after another for it.
 """
 
 import re
@@ -15,152 +16,170 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from liveedit.editors.base import Editor
-from liveedit.editors.common.bank_editor import PoolEditor
+from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
 from liveedit.question import question
 from liveedit.store.listing import Edit
 from liveedit.types import Query
 
-__all__ = ["Asking", "conflicts", "said"]
+__all__ = ["PatchedModel", "competitors", "conflicts", "is_target"]
 
-ENDED = re.compile(r"[\W_]{0,3}|[.!?…。！？]\s.*\w.*")
-"""What may follow an answer that is the target: some punctuation, or the end of a sentence and
-others.
-"""
-MORE = 3
-"""Tokens behind the longest target, which tell whether an answer goes on."""
+END = re.compile(r"[\W_]{0,3}|[.!?…。！？]\s.*\w.*")
+"""Text that may follow the target in an answer: some punctuation, or further sentences."""
+MORE_TOKENS = 3
+"""Tokens after the longest target, which show whether an answer goes on."""
 
 
-def said(answer: str, target: str) -> bool:
-    """Whether an answer is the target; case, the length of white space, and sentences behind it do
-    not matter.
-    """
-    found, wanted = question(answer), question(target)
-    return found.startswith(wanted) and ENDED.fullmatch(found.removeprefix(wanted)) is not None
+def is_target(answer: str, target: str) -> bool:
+    """Whether an answer is the target, up to case, white space and further sentences."""
+    found = question(answer)
+    wanted = question(target)
+    return found.startswith(wanted) and END.fullmatch(found.removeprefix(wanted)) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """What a model answers under patches, with room for targets."""
+class PatchedModel:
+    """A model and the editor of its patches, to be queried under one patch or another."""
 
     vlm: VLM
     editor: Editor
 
-    def replies(
+    def answers(
         self, patch: Patch, queries: Sequence[Query], targets: Iterable[str]
     ) -> list[Reply]:
-        """The answers under a patch, each with room for all targets."""
+        """The answers under a patch, each long enough for any of the targets."""
         if not queries:
             return []
-        ids = self.vlm.tokenizer([f" {target}" for target in targets], add_special_tokens=False)[
-            "input_ids"
-        ]
+        texts = [f" {target}" for target in targets]
+        ids = self.vlm.tokenizer(texts, add_special_tokens=False)["input_ids"]
         with self.vlm.patched(patch):
-            return self.vlm.answers(queries, max_new_tokens=MORE + max(map(len, ids)))
+            return self.vlm.answers(queries, max_new_tokens=MORE_TOKENS + max(map(len, ids)))
 
     def fired(self, patch: Patch, query: Query) -> list[int]:
-        """The edits of a patch that take part in an answer."""
+        """The edits of a patch, by their index, that fire on a query."""
         with self.vlm.patched(patch):
             [reply] = self.vlm.answers([query], max_new_tokens=1)
         return [expert for expert, _ in reply.fired]
 
-    def turned(
+    def fired_or_answered(
         self, patch: Patch, query: Query, targets: Mapping[int, str]
     ) -> tuple[list[int], set[int]]:
-        """The edits that take part in an answer; if no method tells, those of ``targets`` that it
-        has become.
+        """The edits of a patch that fire on a query, and keys of ``targets`` that are its answer.
+
+        The second are for methods that do not report which edits fired: those whose target is the
+        answer under the patch, and not that of the unedited model. One of the two is empty.
         """
-        [reply] = self.replies(patch, [query], targets.values())
-        if reply.fired:
-            return [expert for expert, _ in reply.fired], set()
-        [plain] = self.replies(self.editor.empty(), [query], targets.values())
-        return [], {
-            at
-            for at, target in targets.items()
-            if said(reply.text, target) and not said(plain.text, target)
+        [edited] = self.answers(patch, [query], targets.values())
+        if edited.fired:
+            return [expert for expert, _ in edited.fired], set()
+        [unedited] = self.answers(self.editor.empty(), [query], targets.values())
+        answered = {
+            key
+            for key, target in targets.items()
+            if is_target(edited.text, target) and not is_target(unedited.text, target)
         }
+        return [], answered
 
 
 def conflicts(
-    asking: Asking, before: Patch, after: Patch, edits: Sequence[Edit], queries: Sequence[Query]
+    model: PatchedModel,
+    before: Patch,
+    after: Patch,
+    edits: Sequence[Edit],
+    queries: Sequence[Query],
 ) -> list[list[int]]:
-    """For each of ``queries`` the places of the edits that it is in conflict with.
+    """For each new edit the places, in ``edits``, of the earlier ones that it is in conflict with.
 
-    ``edits`` are all, the new ones last, one a query; the patch ``before`` holds the old ones that
-    are held, the patch ``after`` all of a pool.
+    ``edits`` are all edits, the new ones last, and ``queries`` those of the new ones. The patch
+    ``before`` holds the earlier edits that are held; ``after``, of methods with a bank, all edits.
     """
-    first = len(edits) - len(queries)
-    if isinstance(asking.editor, PoolEditor):
-        alike = rivals(edits, first)
-        return [
-            _in_pool(asking, asking.editor, after, query, places)
-            for query, places in zip(queries, alike, strict=True)
-        ]
-    return _in_weights(asking, before, edits, queries)
+    if not isinstance(model.editor, BankEditor):
+        return _in_weights(model, before, edits, queries)
+    competing = competitors(edits, len(edits) - len(queries))
+    return [
+        _in_bank(model, model.editor, after, query, places)
+        for query, places in zip(queries, competing, strict=True)
+    ]
 
 
-def rivals(edits: Sequence[Edit], first: int) -> list[set[int]]:
-    """For each edit from the place ``first`` on, the places of its rivals before it, those
-    superseded too.
+def competitors(edits: Sequence[Edit], first: int) -> list[set[int]]:
+    """For each edit from the place ``first`` on, the places of the earlier edits that compete.
+
+    Superseded edits are included. Edits without an image compete with none.
     """
-    answers: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    found = []
+    earlier: dict[str, list[_Answer]] = defaultdict(list)
+    found: list[set[int]] = []
     for place, edit in enumerate(edits):
-        alike, answer = answers[question(edit.prompt)], question(edit.target)
+        same_question = earlier[question(edit.prompt)]
+        this = _Answer(place, edit.number, question(edit.target))
         if place >= first:
-            others = ((at, number, other) for at, number, other in alike if edit.image)
-            found.append(
-                {at for at, number, other in others if number != edit.number and other != answer}
-            )
+            others = same_question if edit.image else ()
+            found.append({other.place for other in others if this.competes(other)})
         if edit.image:
-            alike.append((place, edit.number, answer))
+            same_question.append(this)
     return found
 
 
-def _in_pool(
-    asking: Asking, editor: PoolEditor, after: Patch, query: Query, places: set[int]
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The answer of an edit: the place of the edit, and the number of its question."""
+
+    place: int
+    number: int
+    text: str
+
+    def competes(self, other: "_Answer") -> bool:
+        """Whether the other gives another answer about other images."""
+        return other.number != self.number and other.text != self.text
+
+
+def _in_bank(
+    model: PatchedModel, editor: BankEditor, after: Patch, query: Query, competing: set[int]
 ) -> list[int]:
-    """Those of the rivals ``places`` that act on a new edit."""
+    """The competitors that fire on the query of a new edit."""
     found: set[int] = set()
-    while held := sorted(places - found):
-        acting = {held[expert] for expert in asking.fired(editor.select(after, held), query)}
-        if not acting:
+    while left := sorted(competing - found):
+        fired = {left[expert] for expert in model.fired(editor.select(after, left), query)}
+        if not fired:
             break
-        found |= acting
+        found |= fired
     return sorted(found)
 
 
 def _in_weights(
-    asking: Asking, before: Patch, edits: Sequence[Edit], queries: Sequence[Query]
+    model: PatchedModel, before: Patch, edits: Sequence[Edit], queries: Sequence[Query]
 ) -> list[list[int]]:
-    """The same of a method whose weights hold all edits, asked for those in force."""
+    """The conflicts of a method whose weights hold all edits, with those in force."""
     first = len(edits) - len(queries)
-    alike = [
+    competing = [
         places & force
-        for places, force in zip(rivals(edits, first), _in_force(edits, first), strict=True)
+        for places, force in zip(competitors(edits, first), _in_force(edits, first), strict=True)
     ]
-    given_way: dict[int, set[int]] = defaultdict(set)
+    overruled = _overruled(edits, first)
+    found: list[list[int]] = []
+    for state in _one_by_one(model.editor, before, edits, queries, competing):
+        acting = set(overruled[state.edit.number])
+        if state.competing:
+            targets = {place: edits[place].target for place in state.competing}
+            fired, answered = model.fired_or_answered(state.patch, state.query, targets)
+            acting |= answered | {state.held[expert] for expert in fired}
+        found.append(sorted(state.competing & acting))
+        overruled[state.edit.number].update(found[-1])
+    return found
+
+
+def _overruled(edits: Sequence[Edit], first: int) -> dict[int, set[int]]:
+    """By the number of a question, the places of the edits that its last earlier edit overrules."""
     places = {edit.id: place for place, edit in enumerate(edits)}
+    found: dict[int, set[int]] = defaultdict(set)
     for edit in edits[:first]:
-        given_way[edit.number] = {places[id] for id in edit.conflicts if id in places}
-    found = []
-    for new, query, patch, held, against in _stages(asking.editor, before, edits, queries, alike):
-        fired, turned = (
-            asking.turned(patch, query, {at: edits[at].target for at in against})
-            if against
-            else ([], set())
-        )
-        acting = {held[expert] for expert in fired} | turned | given_way[new.number]
-        found.append(sorted(against & acting))
-        given_way[new.number] = given_way[new.number] | set(found[-1])
+        found[edit.number] = {places[id] for id in edit.conflicts if id in places}
     return found
 
 
 def _in_force(edits: Sequence[Edit], first: int) -> Iterator[set[int]]:
-    """For each edit from the place ``first`` on the places of those before it that were not
-    superseded until then.
-    """
+    """For each edit from the place ``first`` on, the places of the earlier ones then in force."""
     last: dict[int, int] = {}
     for place, edit in enumerate(edits):
         if place >= first:
@@ -168,22 +187,42 @@ def _in_force(edits: Sequence[Edit], first: int) -> Iterator[set[int]]:
         last[edit.number] = place
 
 
-def _stages(
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The state of the model just before a new edit.
+
+    Arguments:
+        edit: The new edit.
+        query: Its query.
+        patch: A patch with the earlier edits.
+        held: The places of the edits in the patch.
+        competing: The places of the competitors in force.
+    """
+
+    edit: Edit
+    query: Query
+    patch: Patch
+    held: Sequence[int]
+    competing: set[int]
+
+
+def _one_by_one(
     editor: Editor,
     before: Patch,
     edits: Sequence[Edit],
     queries: Sequence[Query],
-    alike: Sequence[set[int]],
-) -> Iterator[tuple[Edit, Query, Patch, Sequence[int], set[int]]]:
-    """Each new edit with its query, a patch as if those before it were made one by one, its places,
-    and its rivals.
+    competing: Sequence[set[int]],
+) -> Iterator[_State]:
+    """The states before each new edit, as if they were made one by one.
 
-    Of the new edits those alone are made that are rivals of another.
+    Of the new edits only those are made that compete with a later one.
     """
-    first, patch, needed = len(edits) - len(queries), before, set().union(*alike)
+    first = len(edits) - len(queries)
+    needed: set[int] = set().union(*competing)
+    patch = before
     held = [place for place, edit in enumerate(edits[:first]) if edit.held]
-    for place, (query, against) in enumerate(zip(queries, alike, strict=True), first):
-        yield edits[place], query, patch, held, against
+    for place, (query, places) in enumerate(zip(queries, competing, strict=True), first):
+        yield _State(edits[place], query, patch, held, places)
         if place in needed:
             patch = editor.edit([query], patch)
             held = [*held, place]

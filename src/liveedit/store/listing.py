@@ -1,9 +1,7 @@
-"""Listing: ``edits.json``, which says what edits a folder holds, what made them, and where their
-tensors are.
+"""The listing of a folder of edits: ``edits.json``, with the edits and what they were made with.
 
-The tensors of a state are in a folder of their own, ``tensors-…``, and the listing names it: to
-replace the listing is to replace the whole state in one step. Up to version 1 they were beside the
-listing.
+The tensors of a state are in a folder of their own, ``tensors-…``, which the listing names:
+replacing the listing replaces the whole state in one step. In version 1 they were beside it.
 """
 
 import json
@@ -15,7 +13,14 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from liveedit.artifacts import check_folder, discard, place, said, sweep, write_file
+from liveedit.artifacts import (
+    check_folder,
+    discard,
+    read_metadata,
+    resolved_path,
+    sweep,
+    write_file,
+)
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 from liveedit.question import number
 
@@ -28,16 +33,22 @@ TENSORS = re.compile(r"tensors-[0-9a-f]{8}")
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An edit as it is listed: a short id, what was asked, what is to be answered, a hash of the
-    images, and when.
+    """An edit as it is listed.
 
-    ``names`` are those of the images, where they have any; ``about`` says which of them the
-    question is about, -1 where there is one. ``took`` is whether the model answered the target once
-    the edit was made, ``conflicts`` are the ids of the earlier edits, of the same question with
-    another answer, that acted on this edit's image: where both do, the later holds. ``held`` is
-    whether the patch holds it, which those without a pool do of superseded ones only until they are
-    made anew. ``superseded_by`` is the id of the later edit of the same question about the same
-    image.
+    Arguments:
+        id: Short id.
+        prompt: The question.
+        target: The answer to give.
+        image: Hash of the pixels of the images; empty without images.
+        time: When it was made, in ISO format.
+        names: Names of the images, where they have any.
+        about: Which of the images the question is about; -1 where there is only one.
+        took: Whether the model answered with the target once the edit was made.
+        conflicts: Ids of the earlier edits in force that it is in conflict with
+            (:mod:`liveedit.store.conflicts`). Where both fire, it overrules them.
+        held: Whether the patch still holds it. Methods without a bank drop superseded edits when
+            they are made anew.
+        superseded_by: Id of the later edit of the same question about the same images.
     """
 
     id: str
@@ -54,35 +65,43 @@ class Edit:
 
     @property
     def number(self) -> int:
-        """The number of what was asked (:func:`number`)."""
+        """The number of its question (:func:`liveedit.question.number`)."""
         return number(self.prompt, self.image, self.about)
 
 
 def spellings(edits: Sequence[Edit]) -> dict[int, str]:
-    """By its number each question as it was first spelled."""
+    """The first spelling of each question, by the number of the question."""
     return {edit.number: edit.prompt for edit in reversed(edits)}
 
 
 def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """The edits in their order, each with the id of the one that superseded it, in conflict with
-    those in force.
-    """
+    """The edits in their order, with ``superseded_by``, and with conflicts among those in force."""
     last = {edit.number: edit.id for edit in edits}
-    force = set(last.values())
-
-    def seen(edit: Edit) -> Edit:
-        conflicts = tuple(id for id in edit.conflicts if id in force)
-        return replace(
-            edit, superseded_by=last[edit.number].replace(edit.id, ""), conflicts=conflicts
+    in_force = set(last.values())
+    found: list[Edit] = []
+    for edit in edits:
+        latest = last[edit.number]
+        found.append(
+            replace(
+                edit,
+                superseded_by="" if latest == edit.id else latest,
+                conflicts=tuple(id for id in edit.conflicts if id in in_force),
+            )
         )
-
-    return tuple(map(seen, edits))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The edits of a folder. ``opens_with`` are the arguments of :func:`liveedit.load` as far as
-    they are known.
+    """The edits of a folder, and what they were made with.
+
+    Arguments:
+        editor: Name of the method.
+        editor_fingerprint: Fingerprint of the editor.
+        model_fingerprint: Fingerprint of the model.
+        edits: All edits, superseded ones included, in the order in which they were made.
+        tensors: Name of the folder with the tensors; empty in version 1.
+        opens_with: Arguments of :func:`liveedit.load`, as far as they are known.
     """
 
     editor: str
@@ -96,32 +115,32 @@ class Listing:
     def find(cls, folder: str | Path) -> "Listing | None":
         """The listing of ``folder``; ``None`` where there is none yet and one may be made.
 
-        Raises :class:`BadInput` for a folder of somebody else's, and what :meth:`read` raises.
+        Raises :class:`BadInput` for a folder with unrelated files, and what :meth:`read` raises.
         """
         check_folder(folder, FILE)
-        if (place(folder) / FILE).is_symlink():
-            raise BadInput(
-                f"{place(folder) / FILE} is a link to the edits of another folder: give that folder"
-            )
-        return cls.read(folder) if (place(folder) / FILE).exists() else None
+        file = resolved_path(folder) / FILE
+        if file.is_symlink():
+            raise BadInput(f"{file} is a link to the edits of another folder: give that folder")
+        return cls.read(folder) if file.exists() else None
 
     @classmethod
     def read(cls, folder: str | Path) -> "Listing":
         """The listing of ``folder``.
 
-        Raises :class:`BadInput` where there is none or it is damaged, :class:`Mismatch` for one of
-        a newer version, :class:`StorageError` where reading fails.
+        Raises :class:`BadInput` where it is missing or damaged, :class:`Mismatch` for a newer
+        version, :class:`StorageError` where reading fails.
         """
-        file = place(folder) / FILE
+        file = resolved_path(folder) / FILE
         if file.exists() and not file.is_file():
             raise BadInput(f"{file} is no file: remove it, or give another folder")
         try:
             stored = json.loads(file.read_text(encoding="utf-8-sig"))
             if stored["version"] not in range(1, VERSION + 1):
                 raise Mismatch(
-                    f"{file} was written by another version of LiveEdit ({stored['version']}): use that one"
+                    f"{file} was written by another version of LiveEdit ({stored['version']}): "
+                    "use that one"
                 )
-            return _listing(stored)
+            return _parse_listing(stored)
         except (FileNotFoundError, NotADirectoryError):
             raise BadInput(
                 f"no edits in {folder}: check the path, or make one with `liveedit edit`"
@@ -137,61 +156,56 @@ class Listing:
 
     @property
     def history(self) -> tuple[Edit, ...]:
-        """The edits, each that is superseded with the id of the one that did."""
+        """The edits, superseded ones with the id of the edit that superseded them."""
         return history(self.edits)
 
     @property
     def origin(self) -> dict[str, str]:
-        """What the files of tensors say about where they come from."""
+        """The origin of the tensors, as their files state it: editor and model."""
         return {"editor": self.editor_fingerprint, "model": self.model_fingerprint}
 
     def write(self, folder: Path) -> None:
-        """Make this the state of ``folder``, whose tensors are there already."""
+        """Make this the state of ``folder``, which holds its tensors already."""
         stored = {"version": VERSION} | asdict(self)
         content = json.dumps(stored, indent=1, ensure_ascii=False)
-        write_file(
-            folder / FILE, content.encode(errors="backslashreplace")
-        )  # as JSON has it, of file names in no UTF-8
+        # Names of files that are not UTF-8 are escaped as JSON escapes them.
+        write_file(folder / FILE, content.encode(errors="backslashreplace"))
 
 
-def _listing(stored: Mapping[str, Any]) -> Listing:
-    """What a file says. Raises ``TypeError``, ``ValueError`` or ``KeyError`` where it does not say
-    it.
-    """
-    made = {name: stored[name] for name in ("editor", "editor_fingerprint", "model_fingerprint")}
-    made |= {"tensors": stored["tensors"] if stored["version"] > 1 else ""}
+def _parse_listing(stored: Mapping[str, Any]) -> Listing:
+    """The listing that a file holds. Raises ``TypeError``, ``ValueError`` or ``KeyError``."""
+    texts = {name: stored[name] for name in ("editor", "editor_fingerprint", "model_fingerprint")}
+    texts["tensors"] = stored["tensors"] if stored["version"] > 1 else ""
     opens_with = dict(stored.get("opens_with") or {})
-    if not all(
-        isinstance(text, str) for text in (*made.values(), *opens_with, *opens_with.values())
-    ):
-        raise TypeError(made, opens_with)
-    if made["tensors"] and not TENSORS.fullmatch(made["tensors"]):
-        raise ValueError(made)
-    edits = tuple(map(_edit, stored["edits"]))
+    for text in (*texts.values(), *opens_with, *opens_with.values()):
+        if not isinstance(text, str):
+            raise TypeError(text)
+    if texts["tensors"] and not TENSORS.fullmatch(texts["tensors"]):
+        raise ValueError(texts["tensors"])
+    edits = tuple(map(_parse_edit, stored["edits"]))
     if len({edit.id for edit in edits}) < len(edits):
         raise ValueError(edits)
-    return Listing(**made, edits=edits, opens_with=opens_with)
+    return Listing(**texts, edits=edits, opens_with=opens_with)
 
 
-def _edit(row: Mapping[str, Any]) -> Edit:
-    """One of the edits; what a newer version says besides is passed over."""
-    edit = Edit(**{name.name: row[name.name] for name in fields(Edit) if name.name in row})
-    "".join((edit.id, edit.prompt, edit.target, edit.image, edit.time)).encode()
-    "".join(edit.names)
-    "".join((*edit.conflicts, edit.superseded_by))
-    kinds = (
-        isinstance(edit.about, int | None)
-        and isinstance(edit.took, bool | None)
-        and isinstance(edit.held, bool)
-    )
-    if isinstance(edit.names, str) or isinstance(edit.conflicts, str) or not kinds:
-        raise TypeError(row)
+def _parse_edit(row: Mapping[str, Any]) -> Edit:
+    """One edit; fields of newer versions are ignored. Raises ``TypeError`` or ``ValueError``."""
+    edit = Edit(**{field.name: row[field.name] for field in fields(Edit) if field.name in row})
+    "".join((edit.id, edit.prompt, edit.target, edit.image, edit.time)).encode()  # texts in UTF-8
+    "".join((*edit.names, *edit.conflicts, edit.superseded_by))  # texts
+    for sequence in (edit.names, edit.conflicts):
+        if isinstance(sequence, str):
+            raise TypeError(row)
+    for value, kind in ((edit.about, int | None), (edit.took, bool | None), (edit.held, bool)):
+        if not isinstance(value, kind):
+            raise TypeError(row)
     return replace(edit, names=tuple(edit.names), conflicts=tuple(edit.conflicts))
 
 
 def tidy(folder: Path, before: Listing | None) -> None:
-    """Remove what ``folder``, which is locked, needs no longer: drafts, tensors, those of
-    ``before``; never fails.
+    """Remove drafts and tensors that ``folder``, which is locked, no longer needs.
+
+    These include the tensors of ``before`` in version 1. Never fails.
     """
     sweep(folder, age=0)
     with suppress(LiveEditError, OSError):
@@ -201,5 +215,5 @@ def tidy(folder: Path, before: Listing | None) -> None:
                 discard(path)
         if before and current and current.tensors and not before.tensors:
             for file in folder.glob("*.safetensors"):
-                if said(file).items() >= before.origin.items():
+                if read_metadata(file).items() >= before.origin.items():
                     file.unlink()

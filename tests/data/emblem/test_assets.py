@@ -26,7 +26,7 @@ FLAG_FACTS = {
     "borders",
 }
 EMOJI_FACTS = {"kind", "group"}
-SIZE_LIMIT = 12e6
+SIZE_LIMIT = 8e6
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def number(text):
 def test_schema(facts):
     assert set(facts) == {"version", "size", "hands", "entities", "words"}
     assert (facts["version"], facts["size"]) == (1, 128)
-    for hand in facts["hands"].values():
-        assert set(hand) == {"title", "licence", "attribution", "package"}
-        assert all(hand.values())
-        assert hand["licence"] in {"Apache-2.0", "CC-BY-4.0", "CC0-1.0", "MIT"}
+    for artist in facts["hands"].values():
+        assert set(artist) == {"title", "licence", "attribution", "package"}
+        assert all(artist.values())
+        assert artist["licence"] in {"Apache-2.0", "CC-BY-4.0", "CC0-1.0", "MIT"}
 
 
 def test_every_entity_is_whole(facts, entities):
@@ -90,12 +90,12 @@ def test_every_entity_is_whole(facts, entities):
 def test_names_are_unique_and_no_spare_word_is_one(facts, entities):
     names = [row["name"] for row in entities.values()]
     assert len(set(names)) == len(names)
-    assert len(set(facts["words"])) == len(facts["words"]) >= 700
+    assert len(set(facts["words"])) == len(facts["words"]) == 739
     assert not set(facts["words"]) & {name.lower() for name in names}
     assert all(re.fullmatch(r"[a-z]+( [a-z]+){0,2}", word) for word in facts["words"])
 
 
-def test_every_entity_has_four_hands_and_the_held_out_one(facts, entities):
+def test_every_entity_has_four_artists_and_the_held_out_one(facts, entities):
     for row in entities.values():
         assert row["hands"] == sorted(set(row["hands"]))
         assert set(row["hands"]) <= set(facts["hands"])
@@ -133,7 +133,9 @@ def test_a_kind_is_in_one_group(entities):
 
 
 def test_the_archive_holds_the_listed_drawings_and_no_clock(entities, drawings):
-    listed = [f"{hand}/{row['id']}.webp" for row in entities.values() for hand in row["hands"]]
+    listed = []
+    for row in entities.values():
+        listed += [f"{artist}/{row['id']}.webp" for artist in row["hands"]]
     assert drawings.namelist() == listed
     for entry in drawings.infolist():
         assert entry.compress_type == zipfile.ZIP_STORED
@@ -150,12 +152,12 @@ def test_every_drawing_is_readable_and_not_blank(facts, drawings):
             ), name
             pixels = np.asarray(drawing, dtype=np.int16)
         drawn = np.abs(pixels - pixels[0, 0]).max(-1) > 12
-        assert drawn.mean() > 0.03, name
+        assert drawn.mean() > 0.04, name
 
 
 def test_no_two_entities_share_a_drawing(drawings):
-    hands = Counter((entry.filename.split("/")[0], entry.CRC) for entry in drawings.infolist())
-    assert max(hands.values()) == 1
+    artists = Counter((entry.filename.split("/")[0], entry.CRC) for entry in drawings.infolist())
+    assert max(artists.values()) == 1
 
 
 def test_size():
@@ -166,27 +168,27 @@ def test_size():
 
 
 def test_the_card_counts_sorts_and_words(facts, entities):
-    for sort, (count, drawn, hands, listed) in table("sort").items():
+    for sort, (count, drawn, artists, listed) in table("sort").items():
         rows = of(entities, sort)
         sizes = {len(row["hands"]) for row in rows}
         assert number(count) == len(rows)
         assert number(drawn) == sum(len(row["hands"]) for row in rows)
-        assert [int(size) for size in re.findall(r"\d", hands)] == [min(sizes), max(sizes)]
+        assert [int(size) for size in re.findall(r"\d", artists)] == [min(sizes), max(sizes)]
         assert set(listed.split(", ")) == (FLAG_FACTS if sort == "flag" else EMOJI_FACTS)
     card = (ROOT / "docs" / "explanation" / "data-card.md").read_text(encoding="utf-8")
     assert f"{len(facts['words'])} spare words" in card
     assert f"{sum(len(row['hands']) for row in entities.values()):,} drawings" in card
 
 
-def test_the_card_counts_hands(facts, entities):
+def test_the_card_counts_artists(facts, entities):
     rows = table("artist")
     assert set(rows) == set(facts["hands"])
-    for hand, (flags, emoji, title, licence) in rows.items():
-        drawn = Counter(row["sort"] for row in entities.values() if hand in row["hands"])
+    for artist, (flags, emoji, title, licence) in rows.items():
+        drawn = Counter(row["sort"] for row in entities.values() if artist in row["hands"])
         assert (number(flags), number(emoji)) == (drawn["flag"], drawn["emoji"])
-        assert title.split(", **")[0] == facts["hands"][hand]["title"]
-        assert ("held out" in title) == (hand in HELD_OUT.values())
-        assert licence == facts["hands"][hand]["licence"]
+        assert title.split(", **")[0] == facts["hands"][artist]["title"]
+        assert ("held out" in title) == (artist in HELD_OUT.values())
+        assert licence == facts["hands"][artist]["licence"]
 
 
 def test_the_card_counts_kinds(entities):
@@ -197,5 +199,5 @@ def test_the_card_counts_kinds(entities):
 
 def test_notice_names_every_package(facts):
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
-    for hand in facts["hands"].values():
-        assert hand["package"] in notice
+    for artist in facts["hands"].values():
+        assert artist["package"] in notice

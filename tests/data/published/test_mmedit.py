@@ -1,12 +1,10 @@
 """E-VQA and E-IC as cases: prompts of both forms, hard probes that contradict no edit, orders."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
-from liveedit.data import BENCHMARKS, PUBLISHED, TITLES, load_cases
+from liveedit.data import BENCHMARKS, load_cases
 from liveedit.data.published.mmedit import NEUTRAL
 from liveedit.errors import BadInput, UnknownName
 
@@ -17,10 +15,6 @@ ANNOTATED = ["e-vqa", "e-ic", "vlkeb", "vlkeb-onehop", "vlkeb-onehop-edited"]
 
 def probes(case):
     return {probe.metric: probe for probe in case.probes}
-
-
-def test_every_benchmark_has_a_title():
-    assert set(TITLES) == set(BENCHMARKS) >= set(PUBLISHED)
 
 
 def test_the_first_case_of_e_vqa_says_what_its_record_says(added):
@@ -60,7 +54,8 @@ def test_the_papers_prompts_have_their_suffixes(added, name, part, suffix):
     for plain, paper in zip(
         load_cases(name, part), load_cases(name, part, prompts="paper"), strict=True
     ):
-        plain, paper = probes(plain), probes(paper)
+        plain = probes(plain)
+        paper = probes(paper)
         for metric in FIVE[:3]:
             assert paper[metric].query.prompt == plain[metric].query.prompt + suffix
         assert (
@@ -73,7 +68,8 @@ def test_the_papers_prompts_have_their_suffixes(added, name, part, suffix):
 
 
 def test_the_papers_targets_are_kept_letter_by_letter(added):
-    paper, plain = load_cases("e-ic", "test", prompts="paper"), load_cases("e-ic", "test")
+    paper = load_cases("e-ic", "test", prompts="paper")
+    plain = load_cases("e-ic", "test")
     assert paper[1].edits[0].target == "A boy throwing out a pitch in a ball game.\n"
     assert plain[1].edits[0].target == "A boy throwing out a pitch in a ball game."
 
@@ -92,14 +88,13 @@ def test_no_hard_probe_contradicts_an_edit(added, name):
     answers = {(case.edits[0].image, case.edits[0].target) for case in cases}
     images = {case.edits[0].image for case in cases}
     for case in cases:
-        asked, edit = probes(case), case.edits[0]
+        asked = probes(case)
+        edit = case.edits[0]
         assert asked["question_alone"].query.prompt == edit.prompt
         assert asked["question_alone"].query.image is None
         if "image_alone" in asked:
-            assert (asked["image_alone"].query.prompt, asked["image_alone"].query.image) == (
-                NEUTRAL,
-                edit.image,
-            )
+            alone = asked["image_alone"].query
+            assert (alone.prompt, alone.image) == (NEUTRAL, edit.image)
         if "same_image_other_question" in asked:
             other = asked["same_image_other_question"].query
             assert other.image == edit.image
@@ -182,7 +177,6 @@ def test_a_benchmark_that_was_not_added_says_how(published):
         load_cases("e-ic", "test")
 
 
-@pytest.mark.skipif("LIVEEDIT_PUBLISHED" not in os.environ, reason="needs the published files")
 @pytest.mark.parametrize(
     ("name", "folder", "published_sizes", "clean_sizes"),
     [
@@ -194,14 +188,15 @@ def test_a_benchmark_that_was_not_added_says_how(published):
     ],
 )
 def test_the_published_files_load_completely(
-    name, folder, published_sizes, clean_sizes, tmp_path, monkeypatch
+    published_files, name, folder, published_sizes, clean_sizes, tmp_path, monkeypatch
 ):
     from liveedit.data.published.places import add_place, locate
     from liveedit.data.published.sources import source
 
     monkeypatch.setenv("LIVEEDIT_HOME", str(tmp_path))
-    root = Path(os.environ["LIVEEDIT_PUBLISHED"]) / folder
-    add_place(PUBLISHED[name], locate(source(PUBLISHED[name]), [root], tmp_path))
+    root = published_files / folder
+    files = BENCHMARKS[name].files
+    add_place(files, locate(source(files), [root], tmp_path))
     for split, sizes in (("paper", published_sizes), ("clean", clean_sizes)):
         assert (
             tuple(len(load_cases(name, part, split=split)) for part in ("train", "test")) == sizes

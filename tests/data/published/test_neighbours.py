@@ -1,4 +1,4 @@
-"""What hard probes are made of, from a few records written down here."""
+"""Questions close to an edit: another one about its image, and its own about another image."""
 
 import pytest
 

@@ -128,7 +128,7 @@ def test_changes_add_up_each_from_the_model_that_those_before_left(editor):
     for query in EDITS:
         gradients = gradient(editor, query, patch)
         with editor.vlm.patched(patch):
-            found = editor.gradients(editor._hidden([query]))
+            found = editor.gradients(editor.vlm.hidden(editor.vlm.encode([query]), editor.below))
             about = editor.describe([query])
         for matrix, wanted in zip(editor.matrices, gradients, strict=True):
             torch.testing.assert_close(

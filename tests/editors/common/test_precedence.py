@@ -12,7 +12,7 @@ from liveedit import Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import EDITORS, load_editor
-from liveedit.editors.common.bank_editor import PoolEditor
+from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.registry import resolve
 from liveedit.store.listing import Listing
 
@@ -27,7 +27,7 @@ def to(answer, image=FLAG):
 
 
 SHIPPED = [name for name in EDITORS if embedded(name).is_dir()]
-POOLS = [name for name in SHIPPED if issubclass(resolve("editor", name, EDITORS), PoolEditor)]
+POOLS = [name for name in SHIPPED if issubclass(resolve("editor", name, EDITORS), BankEditor)]
 EXACT = ["grace"]
 """Edits of these act on their own picture alone, so that no two pictures of a thing are in
 conflict.
@@ -212,7 +212,7 @@ def independent(editor):
     """Whether an edit comes out the same whatever is made with it; weights that take several in one
     step differ.
     """
-    return isinstance(editor, PoolEditor) and editor.independent
+    return isinstance(editor, BankEditor) and editor.independent
 
 
 def dotted(*places):

@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from liveedit.editors import new_editor
-from liveedit.editors.common.retrieval import NEVER, belonging, best, renewed
+from liveedit.editors.common.examples import same_fact
+from liveedit.editors.common.hard_negatives import NEVER
+from liveedit.editors.common.retrieval import Match, best_match, with_answers
 from liveedit.models.batch import IGNORED
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
@@ -48,21 +50,20 @@ def editor(request):
 
 def test_the_best_edit_above_the_threshold():
     score = torch.tensor([[0.1, 0.9, 0.3], [0.2, 0.1, 0.4], [NEVER, NEVER, NEVER]])
-    rows, edits, fired = best(score, 0.5)
-    assert (rows, edits) == ([0], [1])
-    assert [[edit for edit, _ in row] for row in fired] == [[1], [], []]
-    assert best(torch.empty(2, 0), 0.5) == ([], [], [[], []])
+    match = best_match(score, 0.5)
+    assert match.rows == [0]
+    assert match.edits == [1]
+    assert [[edit for edit, _ in row] for row in match.fired] == [[1], [], []]
+    assert best_match(torch.empty(2, 0), 0.5) == Match([], [], [[], []])
 
 
-def test_the_rival_of_a_row_is_neither_own_nor_a_stranger(editor):
+def test_an_edit_of_the_same_fact_is_neither_own_nor_unrelated(editor):
     examples = editor.prepare(CASES)
     names = [("reliability", 0), ("reliability", 1), ("image_locality", 0)]
-    own, rivals = belonging(examples, names, ("image_locality",))
-    assert own.tolist() == [0, 1, -1]
-    assert rivals.tolist() == [[False, False], [False, False], [False, True]]
+    assert same_fact(examples, names).tolist() == [[False, False], [False, False], [False, True]]
 
 
-def test_renewed_labels_against_a_loop():
+def test_replaced_answers_against_a_loop():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(-3, 6, (5, 7), generator=generator)
     fresh = torch.randint(6, 9, (5, 7), generator=generator)
@@ -74,7 +75,7 @@ def test_renewed_labels_against_a_loop():
             if token >= 0 and token != 4:
                 tokens[at] = token if row == 2 else int(fresh[row, k])
                 k += 1
-    assert renewed(labels, fresh, 4).tolist() == expected
+    assert with_answers(labels, fresh, 4).tolist() == expected
 
 
 def test_fresh_answers_stand_in_the_edit_and_in_all_that_asks_for_it(editor):
@@ -82,8 +83,8 @@ def test_fresh_answers_stand_in_the_edit_and_in_all_that_asks_for_it(editor):
     names = [("reliability", 0), ("text_generality", 0), ("reliability", 1), ("text_generality", 1)]
     names += [("image_locality", 0)] * ("image_locality" in examples[0].inputs)
     end, special = editor.vlm.tokenizer.eos_token_id, editor.vlm.tokenizer.all_special_ids
-    written = editor.written(examples, names, torch.Generator().manual_seed(0))
-    said = [row[row >= 0].tolist() for row in written.said]
+    written = editor.answering(examples, names, torch.Generator().manual_seed(0))
+    said = [row[row >= 0].tolist() for row in written.answers]
     assert said[0] != examples[0].answer.tolist()
     assert len(said[0]) == len(examples[0].answer)
     assert said[0][-1] == end
@@ -93,7 +94,7 @@ def test_fresh_answers_stand_in_the_edit_and_in_all_that_asks_for_it(editor):
     )
     labels = [row[row >= 0].tolist() for row in written.rows.labels]
     assert labels[:3] == [said[0], said[0], said[1]]
-    assert written.text[0][written.text[0] >= 0].tolist()[-len(said[0]) :] == said[0]
+    assert written.texts[0][written.texts[0] >= 0].tolist()[-len(said[0]) :] == said[0]
     for at, (kind, j) in enumerate(names):
         before, after = examples[j].inputs[kind], written.rows
         span, old = before.spans[0], examples[j].inputs[kind].labels
@@ -109,8 +110,8 @@ def test_without_a_share_no_answer_is_exchanged(editor):
     plain = new_editor(editor.vlm, editor.name, SMALL[editor.name] | {"eos": True})
     examples = plain.prepare(CASES)
     names = [("reliability", 0), ("reliability", 1)]
-    written = plain.written(examples, names, torch.Generator())
-    assert [row[row >= 0].tolist() for row in written.said] == [
+    written = plain.answering(examples, names, torch.Generator())
+    assert [row[row >= 0].tolist() for row in written.answers] == [
         example.answer.tolist() for example in examples
     ]
     real = examples[0].inputs["reliability"].hidden

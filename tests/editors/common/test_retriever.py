@@ -6,7 +6,7 @@ from PIL import Image
 
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.retriever import Retriever
-from liveedit.editors.common.sentences import SentenceEncoder, load
+from liveedit.editors.common.sentences import SentenceEncoder, load_encoder
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -37,7 +37,7 @@ def bank(found):
 def test_vectors_are_means_over_real_tokens_of_unit_length(sentence_encoder):
     texts = ["Who sang the song?", "a much longer text that has to be padded to"]
     encode = SentenceEncoder(sentence_encoder)
-    tokenizer, model, _ = load(sentence_encoder)
+    tokenizer, model, _ = load_encoder(sentence_encoder)
     for text, vector in zip(texts, encode(texts), strict=True):
         states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         mean = sum(states) / len(states)
@@ -74,13 +74,15 @@ def test_thresholds_leave_strangers_out_and_none_of_them_takes_the_nearest(vlm, 
     assert retriever(vlm, sentence_encoder, image_threshold=1.1).find(held, EDITS[0]) is None
     nearest = Retriever(vlm, sentence_encoder, "both")
     assert nearest.find(held, Query("something else", image=BLUE)) is not None
-    assert nearest.find(Bank(nearest.empty), EDITS[0]) is None
+    assert nearest.find(Bank(nearest.no_keys), EDITS[0]) is None
 
 
 def test_an_image_is_known_by_its_pixels(vlm, sentence_encoder, tmp_path):
     found = retriever(vlm, sentence_encoder)
     RED.save(tmp_path / "red.png")
-    assert torch.equal(found.look(EDITS[0]), found.look(Query("?", image=tmp_path / "red.png")))
-    torch.testing.assert_close(found.look(EDITS[0]).norm(), torch.ones(()))
+    assert torch.equal(
+        found.image_key(EDITS[0]), found.image_key(Query("?", image=tmp_path / "red.png"))
+    )
+    torch.testing.assert_close(found.image_key(EDITS[0]).norm(), torch.ones(()))
     mean = vlm.image_states(RED).mean(0)
-    torch.testing.assert_close(found.look(EDITS[0]), mean / mean.norm())
+    torch.testing.assert_close(found.image_key(EDITS[0]), mean / mean.norm())

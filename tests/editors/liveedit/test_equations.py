@@ -11,10 +11,12 @@ from PIL import Image
 
 from liveedit.editors import load_editor, new_editor
 from liveedit.editors.common import attention, extractors, losses
+from liveedit.editors.common.examples import EDIT
 from liveedit.editors.liveedit import generators, routing
+from liveedit.editors.liveedit import losses as routing_losses
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
 from liveedit.editors.liveedit.objective import replay
-from liveedit.editors.liveedit.sampling import EDIT, draw
+from liveedit.editors.liveedit.sampling import draw
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.batch import HiddenBatch, Spans
 from liveedit.models.tiny import tiny
@@ -192,8 +194,8 @@ def test_soft_routing_losses_eq15_16(keys):
     for j in range(4):
         own, other = slow_similarity(psi[j], psi_hat[j]), slow_similarity(psi[j], psi_hat[j - 1])
         absolute.append(-torch.log(torch.sigmoid(own)) - torch.log(1 - torch.sigmoid(other)))
-    torch.testing.assert_close(losses.relative_routing(z), sum(relative) / 4)
-    torch.testing.assert_close(losses.absolute_routing(z), sum(absolute) / 4)
+    torch.testing.assert_close(routing_losses.relative_routing(z), sum(relative) / 4)
+    torch.testing.assert_close(routing_losses.absolute_routing(z), sum(absolute) / 4)
 
 
 def test_hard_routing_losses_eq13_14(keys):
@@ -201,9 +203,9 @@ def test_hard_routing_losses_eq13_14(keys):
     z, sentinel = attention.similarity(phi, phi_hat), attention.own_similarity(phi, theta)
     own, foreign = torch.arange(4), torch.full((4,), 4)
     expected = [slow_nce(phi[j], phi_hat[j], [*phi_hat, theta[j]]) for j in range(4)]
-    torch.testing.assert_close(losses.hard_routing(z, sentinel, own), sum(expected) / 4)
+    torch.testing.assert_close(routing_losses.hard_routing(z, sentinel, own), sum(expected) / 4)
     expected = [slow_nce(phi[j], theta[j], [*phi_hat, theta[j]]) for j in range(4)]
-    torch.testing.assert_close(losses.hard_routing(z, sentinel, foreign), sum(expected) / 4)
+    torch.testing.assert_close(routing_losses.hard_routing(z, sentinel, foreign), sum(expected) / 4)
 
 
 # What training draws
@@ -223,7 +225,7 @@ def test_draws_are_as_released():
             assert drawn.mixed[EDIT][j, j]
             assert drawn.mixed["text_generality"][j, j]
             seen["mixed"].add(int(drawn.mixed["image_locality"][j].sum()))
-        near, far = drawn.neighbours, drawn.strangers
+        near, far = drawn.neighbours, drawn.unrelated
         for j in range(B):
             (a, first), (b, second) = near.inputs[j], near.edits[j]
             assert first == second == j
@@ -247,11 +249,11 @@ def test_examples_without_some_probes_are_drawn_for():
         pairs = [
             *drawn.neighbours.inputs,
             *drawn.neighbours.edits,
-            *drawn.strangers.inputs,
-            *drawn.strangers.edits,
+            *drawn.unrelated.inputs,
+            *drawn.unrelated.edits,
         ]
         assert all(kind in kinds[j] for kind, j in pairs)
-        assert [j for _, j in drawn.strangers.inputs] == [1]
+        assert [j for _, j in drawn.unrelated.inputs] == [1]
 
 
 # The editor on a tiny VLM
@@ -447,7 +449,7 @@ def test_more_experts_than_are_gathered_at_a_time(vlm, patch, monkeypatch):
     with vlm.patched(patch), torch.no_grad():
         whole = vlm.logits(batch)
         assert max(map(len, batch.fired_by(patch))) > 2
-        monkeypatch.setattr("liveedit.editors.liveedit.routing.SLAB", 2)
+        monkeypatch.setattr("liveedit.editors.liveedit.experts.SLAB", 2)
         torch.testing.assert_close(vlm.logits(batch), whole)
 
 

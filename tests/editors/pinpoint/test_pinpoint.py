@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from liveedit.editors.common import attention, extractors
-from liveedit.editors.common.hard_negatives import contrast, log_odds
+from liveedit.editors.common.hard_negatives import hard_negative_loss, log_odds
 from liveedit.editors.pinpoint.editor import Pinpoint, PinpointConfig
 from liveedit.editors.pinpoint.generator import AlignedGenerator
 from liveedit.errors import BadInput
@@ -107,13 +107,13 @@ def test_contrast_is_the_sum_over_all_edits():
         for e in range(3):
             p = sigmoid(float(odds[q, e]))
             expected -= math.log(p) if own[q] == e else math.log(1 - p)
-    assert float(contrast(odds, own)) == pytest.approx(expected / 5, rel=1e-5)
+    assert float(hard_negative_loss(odds, own)) == pytest.approx(expected / 5, rel=1e-5)
 
 
 def test_contrast_wants_the_own_edit_in_and_the_others_out():
     margin, z = torch.zeros(2, 2, 2).requires_grad_().unbind()
     for part in torch.autograd.grad(
-        contrast(log_odds(margin, z), torch.tensor([0, -1])), (margin, z)
+        hard_negative_loss(log_odds(margin, z), torch.tensor([0, -1])), (margin, z)
     ):
         assert part.sign().tolist() == [[-1.0, 1.0], [1.0, 1.0]]
 
@@ -121,16 +121,16 @@ def test_contrast_wants_the_own_edit_in_and_the_others_out():
 def test_a_stranger_that_one_of_the_two_turns_away_costs_little():
     away, near = torch.tensor([[-9.0]]), torch.tensor([[9.0]])
     stranger = torch.tensor([-1])
-    assert float(contrast(log_odds(away, near), stranger)) < 1e-3
-    assert float(contrast(log_odds(near, away), stranger)) < 1e-3
-    assert float(contrast(log_odds(near, near), stranger)) > 5
+    assert float(hard_negative_loss(log_odds(away, near), stranger)) < 1e-3
+    assert float(hard_negative_loss(log_odds(near, away), stranger)) < 1e-3
+    assert float(hard_negative_loss(log_odds(near, near), stranger)) > 5
 
 
 def test_without_an_image_the_text_key_alone_decides():
     z = torch.tensor([[1.5, -0.5]], requires_grad=True)
     odds = log_odds(torch.full((1, 2), torch.inf), z)
     torch.testing.assert_close(odds, z)
-    [gradient] = torch.autograd.grad(contrast(odds, torch.tensor([0])), z)
+    [gradient] = torch.autograd.grad(hard_negative_loss(odds, torch.tensor([0])), z)
     assert gradient.isfinite().all()
 
 

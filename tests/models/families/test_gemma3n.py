@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import MODEL_MAPPING, Gemma3nVisionConfig
 
-from liveedit.models.conformance.contract import QUERIES, Routed, close, real, rows_close
+from liveedit.models.conformance.assertions import close, real, rows_close
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.sample_patches import Routed
 from liveedit.models.patch import Patch, in_a_stack, side_by_side
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
@@ -19,7 +21,9 @@ class First(Patch):
     """Adds to the first state of every token alone."""
 
     def __init__(self, site, width):
-        self.site, self.width, self.shape = site, width, None
+        self.site = site
+        self.width = width
+        self.shape = None
 
     def bind(self, batch):
         def act(states):
@@ -31,7 +35,7 @@ class First(Patch):
         return {self.site: act}
 
 
-def test_states_stand_side_by_side():
+def test_a_stack_of_states_is_laid_side_by_side_and_back():
     stack = torch.randn(4, 2, 3, 5)
     flat = side_by_side(stack)
     assert torch.equal(flat[1, 2], torch.cat([stack[number, 1, 2] for number in range(4)]))
@@ -41,8 +45,10 @@ def test_states_stand_side_by_side():
 
 @pytest.mark.parametrize("site", ["layers.1", "layers.2@input"])
 def test_a_patch_acts_on_one_state_of_a_token(vlm, site):
-    batch, width = vlm.encode(QUERIES), vlm.hidden_size
-    hidden, patch = vlm.hidden(batch, 1), First(site, width)
+    batch = vlm.encode(QUERIES)
+    width = vlm.hidden_size
+    hidden = vlm.hidden(batch, 1)
+    patch = First(site, width)
     with vlm.patched(patch):
         logits = vlm.logits(batch)
     assert patch.shape == (*batch.labels.shape, 4 * width)
@@ -54,7 +60,7 @@ def test_a_patch_acts_on_one_state_of_a_token(vlm, site):
     )
 
 
-def test_rows_that_were_padded_on_the_left_keep_their_positions(vlm):
+def test_rows_padded_on_the_left_keep_their_positions(vlm):
     batch = vlm.encode(QUERIES, padding_side="left")
     logits = real(vlm.logits(batch), batch.spans)
     rows = vlm.hidden(batch, 2).rows()
@@ -62,7 +68,7 @@ def test_rows_that_were_padded_on_the_left_keep_their_positions(vlm):
     rows_close([vlm.resume(2, row)[0] for row in rows], logits, "rows without their padding")
 
 
-def test_what_its_tower_puts_out_is_not_scaled_twice(vlm):
+def test_the_towers_cached_output_is_not_scaled_twice(vlm):
     batch = vlm.encode(QUERIES)
     logits = vlm.logits(batch)
     with vlm.vision_once():
@@ -70,7 +76,7 @@ def test_what_its_tower_puts_out_is_not_scaled_twice(vlm):
             assert torch.equal(vlm.logits(batch), logits)
 
 
-def test_it_goes_on_from_within_in_bfloat16():
+def test_resume_agrees_with_a_whole_pass_in_bfloat16():
     half = tiny("gemma3n")
     half = VLM(half.model.bfloat16(), half.processor)
     batch = half.encode(QUERIES)
@@ -83,6 +89,6 @@ def test_it_goes_on_from_within_in_bfloat16():
             )
 
 
-def test_the_tower_in_place_of_timms_is_for_tiny_models_alone(vlm):
+def test_timms_tower_is_replaced_in_tiny_models_alone(vlm):
     assert type(vlm.model.model.vision_tower).__name__ == "Tower"
     assert MODEL_MAPPING[Gemma3nVisionConfig].__name__ == "TimmWrapperModel"

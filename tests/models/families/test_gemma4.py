@@ -1,27 +1,18 @@
-"""Gemma 4: what upper layers read of lower ones goes with the rows, and is computed anew where it
-is computed above.
-"""
+"""Gemma 4: shared keys and values are kept with the rows, and computed anew above a patch."""
 
 import pytest
 import torch
 
-from liveedit.models.conformance.contract import (
-    CHECKS,
-    QUERIES,
-    Routed,
-    Weights,
-    close,
-    real,
-    rows_close,
-)
+from liveedit.models.conformance.assertions import close, real, rows_close
+from liveedit.models.conformance.contract import CHECKS
+from liveedit.models.conformance.queries import QUERIES
+from liveedit.models.conformance.sample_patches import Routed, Weights
 from liveedit.models.tiny import tiny
-from liveedit.models.tiny.particulars import PARTICULARS
+from liveedit.models.tiny.type_overrides import OVERRIDES
 from liveedit.models.vlm import VLM
 
-SLIDING, FULL = (
-    "carried.shared_kv_states.sliding_attention",
-    "carried.shared_kv_states.full_attention",
-)
+SLIDING = "carried.shared_kv_states.sliding_attention"
+FULL = "carried.shared_kv_states.full_attention"
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +24,9 @@ def shared(hidden):
     return {name for name in hidden.extra if name.startswith("carried.")}
 
 
-def test_only_what_layers_above_read_is_kept(vlm):
-    batch, kinds = vlm.encode(QUERIES), vlm.model.config.get_text_config().layer_types
+def test_only_keys_that_layers_above_read_are_kept(vlm):
+    batch = vlm.encode(QUERIES)
+    kinds = vlm.model.config.get_text_config().layer_types
     assert [kind.partition("_")[0] for kind in kinds] == [
         "sliding",
         "full",
@@ -49,7 +41,7 @@ def test_only_what_layers_above_read_is_kept(vlm):
 
 
 @pytest.mark.parametrize("name", [SLIDING, FULL])
-def test_the_layers_above_read_what_is_kept(vlm, name):
+def test_layers_above_read_the_kept_keys(vlm, name):
     hidden = vlm.hidden(vlm.encode(QUERIES), 2)
     logits = vlm.resume(2, hidden)
     hidden.extra[name][:, :, 1] = 0
@@ -58,7 +50,8 @@ def test_the_layers_above_read_what_is_kept(vlm, name):
 
 def test_a_patch_below_the_shared_keys_is_seen_by_the_layers_that_share_them(vlm):
     batch = vlm.encode(QUERIES)
-    plain, logits = vlm.hidden(batch, 0), vlm.logits(batch)
+    plain = vlm.hidden(batch, 0)
+    logits = vlm.logits(batch)
     weight = vlm.decoder.layers[1].self_attn.k_proj.weight
     path = f"{vlm.decoder_path}.layers.1.self_attn.k_proj.weight"
     for patch in (Weights({path: weight.flip(0)}), Routed(1, site="layers.{}.self_attn.v_proj")):
@@ -77,13 +70,13 @@ def test_a_patch_below_the_shared_keys_is_seen_by_the_layers_that_share_them(vlm
 
 
 def test_a_patch_sees_the_whole_prompt_in_a_layer_that_shares(vlm):
-    patch, query = Routed(4), QUERIES[0]
+    patch = Routed(4)
     with vlm.patched(patch):
-        vlm.generate([query], max_new_tokens=2)
+        vlm.generate(QUERIES[:1], max_new_tokens=2)
     assert patch.seen[0][1] > patch.seen[1][1] == 1
 
 
-def test_it_goes_on_from_within_in_bfloat16():
+def test_resume_agrees_with_a_whole_pass_in_bfloat16():
     half = tiny("gemma4")
     half = VLM(half.model.bfloat16(), half.processor)
     batch = half.encode(QUERIES)
@@ -104,9 +97,9 @@ def test_it_goes_on_from_within_in_bfloat16():
     ],
 )
 def test_the_larger_models_share_nothing(monkeypatch, name):
-    text = PARTICULARS["gemma4"]["config"]["text_config"]
+    text = OVERRIDES["gemma4"]["config"]["text_config"]
     larger = {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
-    monkeypatch.setitem(PARTICULARS["gemma4"]["config"], "text_config", text | larger)
+    monkeypatch.setitem(OVERRIDES["gemma4"]["config"], "text_config", text | larger)
     vlm = tiny("gemma4")
     CHECKS[name](vlm)
     assert not shared(vlm.hidden(vlm.encode(QUERIES), 1))

@@ -1,6 +1,4 @@
-"""Image processors that transformers has with torchvision alone, run on the few functions in its
-place.
-"""
+"""Image processors that need torchvision, run on this package's few functions in its place."""
 
 import sys
 
@@ -10,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import image_processing_backends
 
-from liveedit.models.conformance.contract import SQUARE, WIDE
+from liveedit.models.conformance.queries import SQUARE, WIDE
 from liveedit.models.tiny.shrink import shrink
 from liveedit.models.tiny.without_torchvision import (
     grayscale_to_rgb,
@@ -56,7 +54,7 @@ def test_normalising_and_colour():
 
 
 @here
-def test_nothing_is_left_that_passes_for_torchvision():
+def test_no_module_of_the_stand_in_is_left():
     with without_torchvision():
         import torchvision.transforms.v2.functional as functional
 
@@ -70,4 +68,4 @@ def test_the_processors_own_rule_is_followed():
     assert made["image_grid_thw"].tolist() == [[1, 3, 4], [1, 2, 2]]
     corner = made["pixel_values"][0, 0, 0]
     torch.testing.assert_close(corner, pil_to_tensor(WIDE)[:, 0, 0] / 127.5 - 1)
-    assert (made["pixel_values"][-1, -1, -1] < -1).all(), "beyond the image stands -1 of 255"
+    assert (made["pixel_values"][-1, -1, -1] < -1).all(), "padding is -1 of 255"

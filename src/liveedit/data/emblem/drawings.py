@@ -1,11 +1,10 @@
-"""Emblem: flags and emoji drawn by several hands, with facts about them; the benchmark that ships
-with the package.
+"""Emblem's drawings and facts: flags and emoji, each drawn by several artists.
 
-An entity (a country's flag, a thing) was drawn by 4 to 7 *hands* (icon sets). One hand of each sort
-is held out: the embedded model never saw its drawings. Entities are split into ``train``, ``val``
-and ``test`` with no overlap: no edit, locality probe or image that an editor is trained on returns
-in its test. Answers do where there are few to choose from (a continent, a kind), not those to
-country, name and capital. ``docs/explanation/data-card.md`` is the data card.
+An entity (a country's flag, a thing) was drawn by 4 to 7 artists, that is, icon sets. One artist of
+each sort is held out: the embedded model never saw those drawings. Entities are divided into
+``train``, ``val`` and ``test`` without overlap, so that no edit, locality probe or image that an
+editor is trained on returns in its test. Answers do return where there are few to choose from (a
+continent, a kind), but no country, name or capital does. ``docs/explanation/data-card.md`` is the data card.
 """
 
 import hashlib
@@ -19,76 +18,95 @@ from importlib.resources import files
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from liveedit.data.emblem.wordings import TEXT_RELATIONS, Relation
 
-__all__ = ["CHAIN", "EDITED", "UNSEEN_HANDS", "Emblem", "Entity", "Part", "part_of", "role_of"]
+__all__ = [
+    "CHAIN", "EDITED", "PARTS", "UNSEEN_ARTISTS",
+    "Emblem", "Entity", "Part", "Role", "part_of", "role_of",
+]  # fmt: skip
 
 Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
 
-UNSEEN_HANDS = {"flag": "flagpack", "emoji": "noto"}
-"""The hand of each sort that the embedded model was not trained on."""
+UNSEEN_ARTISTS = {"flag": "flagpack", "emoji": "noto"}
+"""The artist of each sort that the embedded model was not trained on."""
 
 CHAIN = {
-    "country": (("portability_1hop", "capital"), ("portability_2hop", "neighbour_capital"), ("portability_3hop", "far_capital")),
+    "country": (
+        ("portability_1hop", "capital"),
+        ("portability_2hop", "neighbour_capital"),
+        ("portability_3hop", "far_capital"),
+    ),
     "name": (("portability_1hop", "kind"), ("portability_2hop", "group")),
-}  # fmt: skip
-"""What follows from being told that a drawing shows another entity, by number of hops."""
+}
+"""Metrics and relations that follow from a drawing showing another entity, nearest first."""
 
 EDITED = {
     "flag": ("country", "capital", "continent", "region", "language", "currency", "demonym"),
     "emoji": ("name", "kind", "group"),
 }
-"""The relations whose answers are edited."""
+"""The relations whose answers are edited; the first says what a drawing shows."""
 
 
 @dataclass(frozen=True)
 class Entity:
-    """A country or a thing: its name, the hands that drew it, and what is known about it."""
+    """A country or a thing.
+
+    Arguments:
+        id: Sort and code, such as "flag-jp".
+        sort: "flag" or "emoji".
+        name: Its name in English.
+        artists: The artists that drew it.
+        facts: Known answers by the name of the fact.
+    """
 
     id: str
     sort: Literal["flag", "emoji"]
     name: str
-    hands: tuple[str, ...]
+    artists: tuple[str, ...]
     facts: dict[str, str]
 
     @property
-    def seen_hands(self) -> tuple[str, ...]:
-        """The hands whose drawings the embedded model was trained on."""
-        return tuple(hand for hand in self.hands if hand != UNSEEN_HANDS[self.sort])
+    def seen_artists(self) -> tuple[str, ...]:
+        """The artists whose drawings the embedded model was trained on."""
+        return tuple(artist for artist in self.artists if artist != UNSEEN_ARTISTS[self.sort])
 
 
-Role = Literal["renamed", "retold", "bystander"]
+Role = Literal["identity_edited", "facts_edited", "untouched"]
 
 
 def part_of(entity: str) -> Part:
-    """Which split an entity id belongs to: 50 % train, 4 % val, 46 % test, by a hash of the id."""
+    """The split of an entity id: 50 % train, 4 % val, 46 % test, by a hash of the id."""
     share = _share(entity, 0)
-    return "train" if share < 0.50 else "val" if share < 0.54 else "test"
+    if share < 0.50:
+        return "train"
+    return "val" if share < 0.54 else "test"
 
 
 def role_of(entity: str) -> Role:
-    """What a pool of test edits does to an entity, by a hash of the id.
+    """How the edits of a test change an entity, by a hash of the id.
 
-    44 % are *renamed*: what they are is edited, and all their facts but one that follows from it.
-    44 % are *retold*: all their facts are edited, never what they are. 12 % are *bystanders*, of
-    which nothing is edited.
+    ``identity_edited`` (44 %): what it is and all its facts are edited, but for one fact that
+    follows from the new identity. ``facts_edited`` (44 %): all its facts are edited, never what it
+    is. ``untouched`` (12 %): nothing is edited.
     """
     share = _share(entity, 1)
-    return "renamed" if share < 0.44 else "retold" if share < 0.88 else "bystander"
+    if share < 0.44:
+        return "identity_edited"
+    return "facts_edited" if share < 0.88 else "untouched"
 
 
 def _share(entity: str, which: int) -> float:
-    """The ``which``-th number in 0..1 that the hash of an id gives."""
-    return (
-        int(hashlib.sha256(entity.encode()).hexdigest()[8 * which : 8 * which + 8], 16)
-        / 0x1_0000_0000
-    )
+    """A number from 0 to 1: the ``which``-th group of 8 hexadecimal digits of the id's SHA-256."""
+    digits = hashlib.sha256(entity.encode()).hexdigest()[8 * which : 8 * which + 8]
+    return int(digits, 16) / 0x1_0000_0000
 
 
 class Emblem:
-    """The drawings, the facts and the cases made of them."""
+    """The drawings of all entities and the facts about them."""
 
     def __init__(self) -> None:
         root = files("liveedit.data.emblem") / "assets"
@@ -96,43 +114,45 @@ class Emblem:
         self._archive = zipfile.ZipFile(io.BytesIO((root / "drawings.zip").read_bytes()))
         self.words: tuple[str, ...] = tuple(raw["words"])
         """Names that no entity has: spare answers for training."""
-        borders = {row["id"]: sorted(row["facts"].pop("borders", [])) for row in raw["entities"]}
-        self.entities: dict[str, Entity] = {
-            row["id"]: Entity(
-                row["id"], row["sort"], row["name"], tuple(row["hands"]), row["facts"]
-            )
-            for row in raw["entities"]
-        }
+        self.entities: dict[str, Entity] = {}
+        """All entities by id."""
+        borders: dict[str, list[str]] = {}
+        for row in raw["entities"]:
+            id = row["id"]
+            borders[id] = sorted(row["facts"].pop("borders", []))
+            artists = tuple(row["hands"])
+            self.entities[id] = Entity(id, row["sort"], row["name"], artists, row["facts"])
         self._add_neighbours(borders)
 
     def _add_neighbours(self, borders: dict[str, list[str]]) -> None:
-        """Add the facts that lead through borders; the first neighbour is the first by name."""
-        first = {
-            id: min((self.entities[other] for other in others), key=lambda other: other.name)
-            for id, others in borders.items()
-            if others
-        }
+        """Add the facts that lead over borders; the first neighbour is the first by name."""
+        first: dict[str, Entity] = {}
+        for id, others in borders.items():
+            neighbours = [self.entities[other] for other in others]
+            if neighbours:
+                first[id] = min(neighbours, key=lambda neighbour: neighbour.name)
         for id, neighbour in first.items():
             facts = self.entities[id].facts
-            facts["neighbour"], facts["neighbour_capital"] = (
-                neighbour.name,
-                neighbour.facts["capital"],
-            )
+            facts["neighbour"] = neighbour.name
+            facts["neighbour_capital"] = neighbour.facts["capital"]
             facts["far_capital"] = first[neighbour.id].facts["capital"]
 
-    def drawing(self, hand: str, entity: str) -> Image.Image:
-        """The drawing of ``entity`` by ``hand``: RGB, 128 pixels square. Raises ``KeyError`` if
-        there is none.
+    def drawing(self, artist: str, entity: str) -> Image.Image:
+        """The drawing of an entity id by ``artist``: RGB, 128 pixels square.
+
+        Raises ``KeyError`` if there is none.
         """
-        return Image.open(io.BytesIO(self._archive.read(f"{hand}/{entity}.webp"))).convert("RGB")
+        return Image.open(io.BytesIO(self._archive.read(f"{artist}/{entity}.webp"))).convert("RGB")
 
     def find(self, name: str) -> Image.Image | None:
-        """The drawing that a record names as ``emblem:hand/entity``, ``None`` for any other name."""
+        """The drawing with the name ``emblem:artist/entity`` of records; ``None`` for any other."""
         key = name.removeprefix("emblem:")
-        return self.drawing(*key.split("/")) if f"{key}.webp" in self._archive.namelist() else None
+        if f"{key}.webp" not in self._archive.namelist():
+            return None
+        return self.drawing(*key.split("/"))
 
     def answer(self, relation: Relation, entity: Entity) -> str | None:
-        """What ``relation`` asks about ``entity``, or ``None`` if that is not known."""
+        """The answer to ``relation`` about ``entity``, or ``None`` if it is not known."""
         return entity.name if relation.fact == "name" else entity.facts.get(relation.fact)
 
     def part(self, part: Part) -> list[Entity]:
@@ -140,43 +160,42 @@ class Emblem:
         return [entity for entity in self.entities.values() if part_of(entity.id) == part]
 
     def text_facts(self, entity: Entity) -> Iterator[tuple[Relation, str, str]]:
-        """(relation, subject, answer) of each fact about ``entity`` that can be asked without an
-        image.
+        """The facts about an entity that a question without image can ask for.
+
+        Yields (relation, subject, answer).
         """
         for relation in TEXT_RELATIONS.values():
-            if relation.sort == entity.sort and (answer := self.answer(relation, entity)):
-                subject = (
-                    entity.facts["capital"]
-                    if relation.name == "country_of_capital"
-                    else entity.name
-                )
+            answer = self.answer(relation, entity)
+            if relation.sort == entity.sort and answer:
+                of_capital = relation.name == "country_of_capital"
+                subject = entity.facts["capital"] if of_capital else entity.name
                 yield relation, subject, answer
 
     @cached_property
     def look_alikes(self) -> dict[str, list[str]]:
-        """Entities of the same sort and split, the most similar drawing first (cosine of 12×12
-        pixels, mean over hands).
-        """
-        return {
-            id: others
-            for sort in ("flag", "emoji")
-            for part in ("train", "val", "test")
-            for id, others in self._rank([e for e in self.part(part) if e.sort == sort]).items()
-        }  # fmt: skip
+        """For each entity id the others of its sort and split, the most similar first.
 
-    def _rank(self, entities: list[Entity]) -> dict[str, list[str]]:
-        thumbs = []
-        for entity in entities:
-            views = [
-                np.asarray(self.drawing(hand, entity.id).resize((12, 12)), dtype=np.float32)
-                for hand in entity.hands
-            ]
-            thumb = np.mean(views, axis=0).ravel()
-            thumbs.append((thumb - thumb.mean()) / (thumb.std() + 1e-6))
-        similarity = np.stack(thumbs) @ np.stack(thumbs).T
+        Similarity is the correlation of thumbnails of 12 × 12 pixels, averaged over the artists.
+        """
+        ranked: dict[str, list[str]] = {}
+        for sort in ("flag", "emoji"):
+            for part in PARTS:
+                ranked |= self._ranked([e for e in self.part(part) if e.sort == sort])
+        return ranked
+
+    def _ranked(self, entities: list[Entity]) -> dict[str, list[str]]:
+        thumbnails = np.stack([self._thumbnail(entity) for entity in entities])
+        similarity = thumbnails @ thumbnails.T
         np.fill_diagonal(similarity, -np.inf)
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :-1]
         return {
-            entity.id: [entities[j].id for j in row]
+            entity.id: [entities[index].id for index in row]
             for entity, row in zip(entities, order, strict=True)
         }
+
+    def _thumbnail(self, entity: Entity) -> NDArray[np.float32]:
+        """The mean of an entity's drawings in 12 × 12 pixels, standardised, as a vector."""
+        drawings = [self.drawing(artist, entity.id) for artist in entity.artists]
+        views = [np.asarray(view.resize((12, 12)), dtype=np.float32) for view in drawings]
+        mean: NDArray[np.float32] = np.mean(views, axis=0).ravel()
+        return np.asarray((mean - mean.mean()) / (mean.std() + 1e-6))

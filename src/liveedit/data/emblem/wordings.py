@@ -1,15 +1,15 @@
-"""How Emblem asks: every relation in many wordings, some of which no training ever sees.
+"""Wordings of Emblem's questions; some are kept for the test.
 
 A wording is a frame ("Tell me {x}.") around a noun phrase ("the capital of {s}") around a subject
 ("the country with this flag", or a name when no image is shown). Each relation has 12 *seen*
 wordings, used to train the model and the editors, and 4 *unseen* ones, kept for text generality:
-two with a new frame, one with a new noun or subject, one with both.
+two with a new frame, one with a new noun or subject, one with both a new frame and new parts.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["IMAGE_RELATIONS", "TEXT_RELATIONS", "Relation", "Split", "wordings"]
+__all__ = ["IMAGE_RELATIONS", "SEEN_FRAMES", "TEXT_RELATIONS", "Relation", "Split", "wordings"]
 
 Split = Literal["seen", "unseen"]
 
@@ -29,28 +29,34 @@ SEEN_FRAMES = (
 )
 UNSEEN_FRAMES = ("Could you tell me {x}?", "Please write {x}.", "Say what {x} is.")
 
-FLAG = (
-    "the country with this flag",
-    "the country that this flag belongs to",
-    "the nation whose flag this is",
-)
-FLAG_UNSEEN = "the nation that this flag belongs to"
-DRAWING = (
-    "the thing in this picture",
-    "the thing that is drawn here",
-    "the object in this drawing",
-)
-DRAWING_UNSEEN = "the object that is drawn here"
+SUBJECTS = {
+    "flag": (
+        "the country with this flag",
+        "the country that this flag belongs to",
+        "the nation whose flag this is",
+    ),
+    "emoji": (
+        "the thing in this picture",
+        "the thing that is drawn here",
+        "the object in this drawing",
+    ),
+}
+UNSEEN_SUBJECT = {
+    "flag": "the nation that this flag belongs to",
+    "emoji": "the object that is drawn here",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One thing that can be asked: its noun phrases around the subject ``{s}``, the last one kept
-    for the test.
+    """A property that questions ask for, such as the capital.
 
-    ``sort`` is the kind of entity it is asked about; ``fact`` the entry of an entity's facts that
-    answers it ("name" is the entity's name); ``hops`` how many steps it is away from naming the
-    entity.
+    Arguments:
+        name: Name of the relation.
+        sort: Sort of entity that has the property.
+        fact: Entry of an entity's facts with the answer; "name" is the entity's name.
+        hops: Number of steps from naming the entity to the answer.
+        nouns: Noun phrases around the subject ``{s}``; the last one is kept for the test.
     """
 
     name: str
@@ -60,69 +66,182 @@ class Relation:
     nouns: tuple[str, ...]
 
 
-def _relations(
-    sort: Literal["flag", "emoji"], rows: list[tuple[str, str, int, tuple[str, ...]]]
-) -> dict[str, Relation]:
-    return {name: Relation(name, sort, fact, hops, nouns) for name, fact, hops, nouns in rows}
-
-
-IMAGE_RELATIONS: dict[str, Relation] = _relations(
+FLAG_RELATIONS = (
+    Relation(
+        "country",
+        "flag",
+        "name",
+        hops=0,
+        nouns=("{s}", "the name of {s}", "the country name of {s}"),
+    ),
+    Relation(
+        "capital",
+        "flag",
+        "capital",
+        hops=1,
+        nouns=("the capital of {s}", "the capital city of {s}", "the name of the capital of {s}"),
+    ),
+    Relation(
+        "continent",
+        "flag",
+        "continent",
+        hops=1,
+        nouns=(
+            "the continent of {s}",
+            "the continent that holds {s}",
+            "the name of the continent of {s}",
+        ),
+    ),
+    Relation(
+        "region",
+        "flag",
+        "region",
+        hops=1,
+        nouns=(
+            "the region of {s}",
+            "the part of the world around {s}",
+            "the name of the region of {s}",
+        ),
+    ),
+    Relation(
+        "language",
+        "flag",
+        "language",
+        hops=1,
+        nouns=(
+            "the language of {s}",
+            "the main language of {s}",
+            "the name of the language of {s}",
+        ),
+    ),
+    Relation(
+        "currency",
+        "flag",
+        "currency",
+        hops=1,
+        nouns=("the currency of {s}", "the money of {s}", "the name of the currency of {s}"),
+    ),
+    Relation(
+        "demonym",
+        "flag",
+        "demonym",
+        hops=1,
+        nouns=(
+            "the word for people from {s}",
+            "the word for someone from {s}",
+            "the name for people from {s}",
+        ),
+    ),
+    Relation(
+        "neighbour",
+        "flag",
+        "neighbour",
+        hops=1,
+        nouns=(
+            "the first neighbour of {s}",
+            "the first country that borders {s}",
+            "the name of the first neighbour of {s}",
+        ),
+    ),
+    Relation(
+        "neighbour_capital",
+        "flag",
+        "neighbour_capital",
+        hops=2,
+        nouns=(
+            "the capital of the first neighbour of {s}",
+            "the capital city of the first country that borders {s}",
+            "the name of the capital of the first neighbour of {s}",
+        ),
+    ),
+    Relation(
+        "far_capital",
+        "flag",
+        "far_capital",
+        hops=3,
+        nouns=(
+            "the capital of the first neighbour of the first neighbour of {s}",
+            "the capital city of the first country that borders the first neighbour of {s}",
+            "the name of the capital of the first neighbour of the first neighbour of {s}",
+        ),
+    ),
+)
+EMOJI_RELATIONS = (
+    Relation("name", "emoji", "name", hops=0, nouns=("{s}", "the name of {s}", "the name for {s}")),
+    Relation(
+        "kind",
+        "emoji",
+        "kind",
+        hops=1,
+        nouns=("the kind of {s}", "the sort of thing that fits {s}", "the name of the kind of {s}"),
+    ),
+    Relation(
+        "group",
+        "emoji",
+        "group",
+        hops=2,
+        nouns=(
+            "the group of {s}",
+            "the large group that holds {s}",
+            "the name of the group of {s}",
+        ),
+    ),
+)
+COUNTRY_OF_CAPITAL = Relation(
+    "country_of_capital",
     "flag",
-    [
-        ("country", "name", 0, ("{s}", "the name of {s}", "the country name of {s}")),
-        ("capital", "capital", 1, ("the capital of {s}", "the capital city of {s}", "the name of the capital of {s}")),
-        ("continent", "continent", 1, ("the continent of {s}", "the continent that holds {s}", "the name of the continent of {s}")),
-        ("region", "region", 1, ("the region of {s}", "the part of the world around {s}", "the name of the region of {s}")),
-        ("language", "language", 1, ("the language of {s}", "the main language of {s}", "the name of the language of {s}")),
-        ("currency", "currency", 1, ("the currency of {s}", "the money of {s}", "the name of the currency of {s}")),
-        ("demonym", "demonym", 1, ("the word for people from {s}", "the word for someone from {s}", "the name for people from {s}")),
-        ("neighbour", "neighbour", 1, ("the first neighbour of {s}", "the first country that borders {s}", "the name of the first neighbour of {s}")),
-        ("neighbour_capital", "neighbour_capital", 2, ("the capital of the first neighbour of {s}", "the capital city of the first country that borders {s}", "the name of the capital of the first neighbour of {s}")),
-        ("far_capital", "far_capital", 3, ("the capital of the first neighbour of the first neighbour of {s}", "the capital city of the first country that borders the first neighbour of {s}", "the name of the capital of the first neighbour of the first neighbour of {s}")),
-    ],
-) | _relations(
-    "emoji",
-    [
-        ("name", "name", 0, ("{s}", "the name of {s}", "the name for {s}")),
-        ("kind", "kind", 1, ("the kind of {s}", "the sort of thing that fits {s}", "the name of the kind of {s}")),
-        ("group", "group", 2, ("the group of {s}", "the large group that holds {s}", "the name of the group of {s}")),
-    ],
-)  # fmt: skip
+    "name",
+    hops=1,
+    nouns=(
+        "the country whose capital is {s}",
+        "the country with the capital {s}",
+        "the name of the country whose capital is {s}",
+    ),
+)
 
-TEXT_RELATIONS: dict[str, Relation] = {
+IMAGE_RELATIONS = {relation.name: relation for relation in (*FLAG_RELATIONS, *EMOJI_RELATIONS)}
+"""Relations that are asked about a drawing, by name."""
+
+TEXT_RELATIONS = {
     name: relation for name, relation in IMAGE_RELATIONS.items() if relation.hops > 0
-} | _relations(
-    "flag",
-    [("country_of_capital", "name", 1, ("the country whose capital is {s}", "the country with the capital {s}", "the name of the country whose capital is {s}"))],
-)  # fmt: skip
+} | {COUNTRY_OF_CAPITAL.name: COUNTRY_OF_CAPITAL}
+"""Relations that are asked without an image, by name."""
 
 
 def wordings(relation: Relation, split: Split, *, subject: str | None = None) -> list[str]:
     """The questions for ``relation``: 12 if ``split`` is "seen", 4 if "unseen".
 
-    With ``subject`` (a name) the questions are text-only and about that name; without it they are
-    about the image.
+    With ``subject``, a name, they are about that name and need no image; without, about the image.
     """
-    seen: tuple[str, ...]
-    seen, unseen = (FLAG, FLAG_UNSEEN) if relation.sort == "flag" else (DRAWING, DRAWING_UNSEEN)
-    if subject is not None:
-        seen, unseen = (subject,), subject
-    nouns, new_noun = relation.nouns[:-1], relation.nouns[-1]
     if split == "seen":
-        pairs = [
-            (nouns[i % len(nouns)], seen[(i // len(nouns)) % len(seen)])
-            for i in range(len(SEEN_FRAMES))
-        ]
-        return [
-            _fill(frame, noun, who) for frame, (noun, who) in zip(SEEN_FRAMES, pairs, strict=True)
-        ]
+        return _seen(relation, subject)
+    return _unseen(relation, subject)
+
+
+def _seen(relation: Relation, subject: str | None) -> list[str]:
+    subjects = SUBJECTS[relation.sort] if subject is None else (subject,)
+    nouns = relation.nouns[:-1]
+    questions = []
+    for number, frame in enumerate(SEEN_FRAMES):
+        noun = nouns[number % len(nouns)]
+        questions.append(_fill(frame, noun, subjects[number // len(nouns) % len(subjects)]))
+    return questions
+
+
+def _unseen(relation: Relation, subject: str | None) -> list[str]:
+    subjects = SUBJECTS[relation.sort] if subject is None else (subject,)
+    new_subject = UNSEEN_SUBJECT[relation.sort] if subject is None else subject
+    *nouns, new_noun = relation.nouns
+    new_part = (
+        _fill(SEEN_FRAMES[0], nouns[0], new_subject)
+        if subject is None
+        else _fill(SEEN_FRAMES[1], new_noun, subject)
+    )
     return [
-        _fill(UNSEEN_FRAMES[0], nouns[0], seen[-1]),
-        _fill(UNSEEN_FRAMES[1], nouns[1], seen[0]),
-        _fill(SEEN_FRAMES[1], new_noun, seen[0])
-        if subject
-        else _fill(SEEN_FRAMES[0], nouns[0], unseen),
-        _fill(UNSEEN_FRAMES[2], new_noun, unseen),
+        _fill(UNSEEN_FRAMES[0], nouns[0], subjects[-1]),
+        _fill(UNSEEN_FRAMES[1], nouns[1], subjects[0]),
+        new_part,
+        _fill(UNSEEN_FRAMES[2], new_noun, new_subject),
     ]
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks that others published: E-VQA, E-IC and VLKEB, read from their own annotation files."""
+"""Published benchmarks: E-VQA, E-IC and VLKEB, read from their original annotation files."""

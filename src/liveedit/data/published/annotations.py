@@ -1,29 +1,30 @@
-"""The annotation files of E-VQA, E-IC and VLKEB: a JSON list of flat records, read with every fault
-named.
+"""Annotation files of E-VQA, E-IC and VLKEB: JSON lists of flat records, checked while reading.
 
 The fields keep their published names:
 
-==================================
-==================================================================== ``image``, ``src``, ``alt``
-what is edited: an image, a question about it, the new answer ``pred``
-what was answered before; used by no metric ``rephrase``                        the question in
-other words ``image_rephrase``                  another image of the same thing ``loc``, ``loc_ans``
-a question without image from Natural Questions, which must stay ``m_loc``, ``m_loc_q``, ``m_loc_a``
-an image, a question about it and its answer, which must stay ``port_new``
-VLKEB only: what follows from the edit ==================================
-====================================================================
+===================================  =============================================================
+``image``, ``src``, ``alt``          the edit: an image, a question about it and the new answer
+``pred``                             the old answer; no metric uses it
+``rephrase``                         the question in other words
+``image_rephrase``                   another image of the same thing
+``loc``, ``loc_ans``                 a question from Natural Questions, without image, and its
+                                     answer, which must stay
+``m_loc``, ``m_loc_q``, ``m_loc_a``  an image, a question about it and its answer, which must stay
+``port_new``                         in VLKEB only: questions whose answers follow from the edit
+===================================  =============================================================
 
-``port_new`` has two forms. In ``eval_edit_onehop.json`` it is one item with ``port_q``, ``port_a``,
-asked about the edit's image, and ``port_edit_q``, ``port_edit_a``, a fact without image that may be
-edited besides. In ``eval_multihop.json`` it is a list of ``{"port_type": "1-hop", "Q&A":
-{"Question": …, "Answer": …}}``, up to 4 hops; of several questions of one hop the first counts, as
-in VLKEB's loader.
+``port_new`` has two forms. In ``eval_edit_onehop.json`` it is one item with ``port_q`` and
+``port_a``, a question about the edit's image, and ``port_edit_q`` and ``port_edit_a``, a fact
+without image that may be edited as well. In ``eval_multihop.json`` it is a list of
+``{"port_type": "1-hop", "Q&A": {"Question": …, "Answer": …}}``, up to 4 hops. Of several questions
+with the same number of hops the first counts, as in VLKEB's loader.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,22 @@ from liveedit.types import check_unicode, visible
 __all__ = ["FIELDS", "IMAGES", "Annotation", "parse", "read"]
 
 FIELDS = (
-    "src", "rephrase", "pred", "alt", "image", "image_rephrase", "loc", "loc_ans", "m_loc", "m_loc_q", "m_loc_a",
+    "src", "rephrase", "pred", "alt", "image", "image_rephrase",
+    "loc", "loc_ans", "m_loc", "m_loc_q", "m_loc_a",
 )  # fmt: skip
 IMAGES = ("image", "image_rephrase", "m_loc")
-"""The fields that are paths to images."""
+"""The fields with paths of images."""
 MAY_BE_EMPTY = {"pred"}
 HOPS = {"1-hop": 1, "2-hop": 2, "3-hop": 3, "4-hop": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One record. ``id`` is the file's name and the record's place in it, from 0.
+    """One record of an annotation file; most fields are described in the module.
 
-    ``hops`` holds what follows from the edit, (question, answer) by number of hops; ``fact`` the
-    question and the answer that may be edited besides.
+    ``id`` is the file's name and the record's index in it ("eval:0"). ``hops`` maps a number of
+    hops to the (question, answer) that follows from the edit; ``fact`` is the (question, answer)
+    that may be edited as well.
     """
 
     id: str
@@ -66,44 +69,39 @@ class Annotation:
 
     @property
     def number(self) -> int:
-        """The record's place in its file."""
+        """Index of the record in its file, from 0."""
         return int(self.id.rpartition(":")[2])
 
     @property
     def images(self) -> tuple[str, str, str]:
-        """The paths of the edit's image, its rephrase and the locality image."""
+        """Paths of the edit's image, its rephrase and the locality image."""
         return self.image, self.image_rephrase, self.m_loc
 
 
 def read(file: Path) -> list[Annotation]:
-    """All records of a file, in its order. Raises :class:`BadInput` naming the first fault, if
-    there is any.
-    """
+    """Read all records of a file. Raises :class:`BadInput` with the first fault, if any."""
     rows, faults = parse(file)
-    if faults:
-        more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
-        raise BadInput(
-            f"{file}: {faults[0].partition(', ')[2]}{more}: mend the file or download it again"
-        )
-    return rows
+    if not faults:
+        return rows
+    first = faults[0].partition(", ")[2]
+    more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
+    raise BadInput(f"{file}: {first}{more}: mend the file or download it again")
 
 
 def parse(file: Path) -> tuple[list[Annotation], list[str]]:
-    """The sound records of a file, and a line on each fault of the others.
+    """Read the valid records of a file, and one line for each fault of the others.
 
-    Raises :class:`BadInput` for a file that is missing, cut off or no list of records.
+    Raises :class:`BadInput` for a file that is missing, truncated or no list of records.
     """
-    rows, faults = [], []
+    rows = []
+    faults = []
     for number, record in enumerate(_records(file)):
         found = _faults(record)
         faults += [f"{file.name}, record {number}: {fault}" for fault in found]
         if not found:
             texts = {name: record[name] for name in FIELDS}
-            rows.append(
-                Annotation(
-                    f"{file.stem}:{number}", **texts, **_portability(record.get("port_new", []))
-                )
-            )
+            hops, fact = _portability(record.get("port_new", []))
+            rows.append(Annotation(f"{file.stem}:{number}", **texts, hops=hops, fact=fact))
     return rows, faults
 
 
@@ -122,33 +120,31 @@ def _records(file: Path) -> list[Any]:
 
 
 class Pairs(dict[str, Any]):
-    """A JSON object; ``twice`` are the keys that it has more than once, of which a dict keeps the
-    last value alone.
-    """
+    """A JSON object that knows its repeated keys, of which a dict keeps only the last value."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        counts = Counter(key for key, _ in pairs) if len(pairs) > len(self) else {}
-        self.twice = [key for key, count in counts.items() if count > 1]
+        counts = Counter(key for key, _ in pairs)
+        self.repeated = [key for key, count in counts.items() if count > 1]
 
 
-def _twice(record: Any) -> Iterator[str]:
-    """The keys that any object of a record has more than once."""
+def _repeated(record: Any) -> Iterator[str]:
+    """The repeated keys of all objects in a record."""
     left = [record]
     while left:
         part = left.pop()
         if isinstance(part, Pairs):
-            yield from part.twice
+            yield from part.repeated
             left += part.values()
         elif isinstance(part, list):
             left += part
 
 
 def _faults(record: Any) -> list[str]:
-    """What is wrong with one record."""
+    """The faults of one record."""
     if not isinstance(record, dict):
         return ["not a record but " + type(record).__name__]
-    faults = [f"{key[:40]!a} is there more than once" for key in _twice(record)]
+    faults = [f"{key[:40]!a} is there more than once" for key in _repeated(record)]
     for name in FIELDS:
         if name not in record:
             faults.append(f"'{name}' is missing")
@@ -159,21 +155,17 @@ def _faults(record: Any) -> list[str]:
         else:
             faults += _no_unicode(name, record[name])
     try:
-        follows = _portability(record.get("port_new", []))
+        hops, fact = _portability(record.get("port_new", []))
     except (KeyError, TypeError, ValueError, AttributeError):
         return [*faults, "'port_new' has another form than VLKEB's"]
-    texts = [
-        text
-        for pair in [*follows["hops"].values(), *filter(None, [follows["fact"]])]
-        for text in pair
-    ]
+    texts = [*chain(*hops.values()), *(fact or ())]
     if not all(isinstance(text, str) and visible(text) for text in texts):
         return [*faults, "'port_new' has an empty question or answer"]
     return faults + _no_unicode("port_new", "".join(texts))
 
 
 def _no_unicode(name: str, text: str) -> list[str]:
-    """The fault of a field with halves of characters, if it has any."""
+    """The fault of a field with lone surrogates, in a list; else an empty list."""
     try:
         check_unicode(f"'{name}'", text)
     except BadInput as error:
@@ -181,7 +173,9 @@ def _no_unicode(name: str, text: str) -> list[str]:
     return []
 
 
-def _portability(items: list[dict[str, Any]]) -> dict[str, Any]:
+def _portability(
+    items: list[dict[str, Any]],
+) -> tuple[dict[int, tuple[str, str]], tuple[str, str] | None]:
     """``hops`` and ``fact`` of an :class:`Annotation`, from either form of ``port_new``."""
     hops: dict[int, tuple[str, str]] = {}
     fact = None
@@ -192,4 +186,4 @@ def _portability(items: list[dict[str, Any]]) -> dict[str, Any]:
         else:
             asked = item["Q&A"]["Question"], item["Q&A"]["Answer"]
             hops.setdefault(HOPS[item["port_type"]], asked)
-    return {"hops": hops, "fact": fact}
+    return hops, fact

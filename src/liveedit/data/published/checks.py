@@ -1,4 +1,4 @@
-"""Looking through a published benchmark before anything runs on it: every record, every image."""
+"""Checks of a published benchmark before anything runs on it: every record and every image."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,28 +11,30 @@ from liveedit.data.published.sources import Source
 from liveedit.errors import BadInput
 from liveedit.types import Query
 
-__all__ = ["Check", "Look", "Read", "check"]
+__all__ = ["Check", "Look", "Progress", "Read", "check"]
 
 Progress = Callable[[int, int], None]
-"""Told how many images are looked at, and how many there are."""
+"""Called with the number of images checked so far, and the number of all."""
 Look = Callable[[Path], object]
-"""Looks at an image. Raises :class:`BadInput` for one that it cannot use."""
+"""Opens an image. Raises :class:`BadInput` for an unusable one."""
 Read = Callable[[Query], object]
-"""Reads a question and its answer. Raises :class:`BadInput` for a text that it cannot use."""
+"""Encodes a question and its answer. Raises :class:`BadInput` for an unusable text."""
 ASKED = (
     ("src", "alt", "image"), ("rephrase", "alt", "image"), ("src", "alt", "image_rephrase"),
     ("loc", "loc_ans", ""), ("m_loc_q", "m_loc_a", "m_loc"),
 )  # fmt: skip
-"""The fields that hold a question, its answer and the image that it is about, if any."""
+"""The fields of each question, its answer and its image, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found: sound records by file, distinct images, and a line on each thing that differs
-    or is wrong.
+    """Result of a check.
 
-    ``notes`` are differences from what was published, which hinder nothing; ``problems`` must be
-    mended.
+    Arguments:
+        records: Number of valid records by file.
+        images: Number of distinct images.
+        notes: Differences from the published files, which do no harm, one line each.
+        problems: Faults that must be repaired, one line each.
     """
 
     records: dict[str, int]
@@ -48,29 +50,34 @@ def check(
     look: Look = open_image,
     read: Read | None = None,
 ) -> Check:
-    """Read all records and have ``look`` look at all images of a benchmark, which
-    :func:`open_image` decodes.
+    """Read all records of a benchmark, then open all its images, then encode all its questions.
 
-    Then ``read``, if given, reads all questions. Raises :class:`BadInput` only for an annotation
-    file that is missing, cut off or no list of records.
+    Arguments:
+        source: The benchmark.
+        place: Its files on this machine.
+        progress: Called after each image.
+        look: Opens an image; by default it is decoded.
+        read: Encodes a question and its answer; ``None``: texts are not encoded.
+
+    Raises :class:`BadInput` only for an annotation file that is missing, truncated or no list of
+    records.
     """
-    records, notes, problems = {}, [], []
+    records: dict[str, int] = {}
+    notes: list[str] = []
+    problems: list[str] = []
     mentions: dict[str, str] = {}
     asked: list[tuple[str, Query]] = []
     for role, file in place.files.items():
         rows, wrong = parse(file)
         records[file.name] = len(rows)
         problems += wrong
-        total, published = (
-            len(rows) + len({fault.partition(":")[0] for fault in wrong}),
-            source.counts.get(role),
-        )
-        if published is not None and total != published:
+        total = len(rows) + len({fault.partition(":")[0] for fault in wrong})
+        published = source.counts.get(role, total)
+        if total != published:
             notes.append(f"{file.name} has {total:,} records, the published one {published:,}")
         for row in rows:
-            mentions |= {
-                path: mention for path, mention in _mentions(file, row) if path not in mentions
-            }
+            for path, mention in _mentions(file, row):
+                mentions.setdefault(path, mention)
             asked += _asked(file, row, place.images)
     problems += _image_problems(place.images, mentions, progress, look)
     if read is not None:
@@ -79,22 +86,18 @@ def check(
 
 
 def _mentions(file: Path, row: Annotation) -> list[tuple[str, str]]:
-    """Each image of a record, and where it is named."""
-    return [
-        (path, f"{file.name}, record {row.number}: '{name}'")
-        for name, path in zip(IMAGES, row.images, strict=True)
-    ]
+    """The path of each image of a record, and the field that names it."""
+    where = f"{file.name}, record {row.number}"
+    return [(path, f"{where}: '{name}'") for name, path in zip(IMAGES, row.images, strict=True)]
 
 
 def _asked(file: Path, row: Annotation, images: Path) -> Iterator[tuple[str, Query]]:
-    """Each question of a record with its answer, and where they are."""
+    """The fields of each question of a record, and the question with its answer."""
     where = f"{file.name}, record {row.number}"
     for question, answer, image in ASKED:
         shown = images / getattr(row, image) if image else None
-        yield (
-            f"{where}: '{question}' and '{answer}'",
-            Query(getattr(row, question), getattr(row, answer), shown),
-        )
+        query = Query(getattr(row, question), getattr(row, answer), shown)
+        yield f"{where}: '{question}' and '{answer}'", query
     for pair in row.hops.values():
         yield f"{where}: 'port_new'", Query(*pair, images / row.image)
     if row.fact is not None:
@@ -102,23 +105,24 @@ def _asked(file: Path, row: Annotation, images: Path) -> Iterator[tuple[str, Que
 
 
 def _text_problems(asked: Iterable[tuple[str, Query]], read: Read) -> list[str]:
-    """A line on each question and answer that cannot be used."""
+    """One line for each question and answer that cannot be used."""
     problems = []
     for where, query in asked:
         try:
             read(query)
         except BadInput as error:
             problems.append(f"{where}: {error}")
-    return list(dict.fromkeys(problems))  # of a question about two images one
+    return list(dict.fromkeys(problems))  # a question about two images is named once
 
 
 def _image_problems(
     folder: Path, mentions: dict[str, str], progress: Progress | None, look: Look
 ) -> list[str]:
-    """A line on each image that is missing or cannot be used, in the order in which they are named."""
+    """One line for each image that is missing or cannot be used, in the order of ``mentions``."""
     if mentions and not any((folder / path).exists() for path in mentions):
+        first = next(iter(mentions))
         return [
-            f"none of {len(mentions):,} images is in {folder}: give the folder that holds {next(iter(mentions))}"
+            f"none of {len(mentions):,} images is in {folder}: give the folder that holds {first}"
         ]
     problems = []
     found = faults([folder / path for path in mentions], look)

@@ -4,6 +4,7 @@ import errno
 import tarfile
 import zipfile
 import zlib
+from itertools import chain
 from pathlib import Path
 
 from liveedit.artifacts import check_open, new_folder
@@ -16,31 +17,39 @@ __all__ = ["fetch"]
 
 ARCHIVES = ("*.tar.gz", "*.tar", "*.zip")
 FETCHED = Path(".cache") / "huggingface"
-"""Where the Hub's client notes what it has downloaded to a folder."""
+"""Folder in which the Hub's client keeps notes on its downloads."""
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+"""Error numbers of a folder that cannot be written to."""
 
 
 def fetch(source: Source, folder: Path) -> Place:
-    """Download a benchmark to ``folder`` and unpack its images; what is there already is not done
-    again.
+    """Download a benchmark to ``folder`` and unpack its images, where that is not done yet.
 
-    Raises :class:`BadInput` if the Hub does not have the benchmark or cannot be reached, the folder
-    holds files that did not come from there, or an archive is damaged, and :class:`StorageError`
-    where writing fails.
+    Raises :class:`BadInput` if the Hub does not have the benchmark or cannot be reached, if the
+    folder holds unrelated files, or if an archive is damaged, and :class:`StorageError` if writing
+    fails.
     """
     if not source.repo:
         raise BadInput(source.where)
-    check_open(folder)
-    if folder.is_file() or (
-        folder.is_dir() and any(folder.iterdir()) and not (folder / FETCHED).is_dir()
-    ):
-        raise BadInput(
-            f"{folder} was not downloaded by LiveEdit: move it away, or use it by `liveedit data add {source.name}`"
-        )
+    _check_own(source, folder)
     _download(source, folder)
-    for archive in sorted(path for pattern in ARCHIVES for path in folder.glob(pattern)):
+    archives = chain.from_iterable(folder.glob(pattern) for pattern in ARCHIVES)
+    for archive in sorted(archives):
         _unpack(archive)
     place = locate(source, [folder], folder)
     return Place(place.files, _images(folder, read(place.files["test"])[0].image))
+
+
+def _check_own(source: Source, folder: Path) -> None:
+    """Raise :class:`BadInput` for a file, and for a folder with files from elsewhere."""
+    check_open(folder)
+    filled = folder.is_dir() and any(folder.iterdir())
+    if folder.is_file() or (filled and not (folder / FETCHED).is_dir()):
+        raise BadInput(
+            f"{folder} was not downloaded by LiveEdit: move it away, "
+            f"or use it by `liveedit data add {source.name}`"
+        )
 
 
 def _download(source: Source, folder: Path) -> None:
@@ -49,54 +58,52 @@ def _download(source: Source, folder: Path) -> None:
     try:
         snapshot_download(source.repo, repo_type="dataset", local_dir=folder)
     except Exception as error:  # of whichever HTTP library the client uses
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EROFS,
-        ):
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
             raise StorageError(
                 f"cannot write to {folder} ({error.strerror}): set LIVEEDIT_HOME elsewhere"
             ) from None
         raise BadInput(
-            f"cannot get {source.repo} from the Hugging Face Hub: connect and run `liveedit data fetch {source.name}` "
-            f"again, or run `liveedit data add {source.name}` on a copy of your own ({source.where})"
+            f"cannot get {source.repo} from the Hugging Face Hub: connect and run "
+            f"`liveedit data fetch {source.name}` again, or run `liveedit data add {source.name}` "
+            f"on a copy of your own ({source.where})"
         ) from None
 
 
 def _unpack(archive: Path) -> None:
-    """Unpack an archive beside itself, wholly or not at all."""
+    """Unpack an archive beside itself, as a whole or not at all."""
     folder = archive.with_name(archive.name.partition(".")[0])
     if folder.exists():
         return
     try:
         with new_folder(folder, NO_ROOM) as part:
-            if archive.suffix == ".zip":
-                with zipfile.ZipFile(archive) as packed:
-                    packed.extractall(part)
-            else:
-                with tarfile.open(archive) as packed_tar:
-                    packed_tar.extraction_filter = getattr(
-                        tarfile, "data_filter", None
-                    )  # not before Python 3.11.4
-                    packed_tar.extractall(
-                        part, [member for member in packed_tar if _harmless(member)]
-                    )
+            _extract(archive, part)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error):
         raise BadInput(f"{archive} is damaged: delete it, and fetch again") from None
 
 
+def _extract(archive: Path, folder: Path) -> None:
+    """Extract a zip or tar file into a folder."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+        return
+    with tarfile.open(archive) as packed_tar:
+        # Python before 3.11.4 has no data_filter
+        packed_tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        packed_tar.extractall(folder, [member for member in packed_tar if _harmless(member)])
+
+
 def _harmless(member: tarfile.TarInfo) -> bool:
-    """Whether what is unpacked is a file or a folder that stays below where it is unpacked."""
+    """Whether a member is a file or a folder within the folder that it is extracted to."""
     path = Path(member.name)
     return (member.isfile() or member.isdir()) and not path.is_absolute() and ".." not in path.parts
 
 
 def _images(folder: Path, image: str) -> Path:
-    """The folder that an image path starts from, wherever it lies in what was unpacked."""
+    """The folder, anywhere below ``folder``, to which the path of an image is relative."""
     found = next(folder.rglob(image), None)
     if found is None:
         raise BadInput(
-            f"what was downloaded to {folder} does not hold {image}: delete the folder, and fetch again"
+            f"the download in {folder} does not hold {image}: delete the folder, and fetch again"
         )
     return found.parents[len(Path(image).parts) - 1]

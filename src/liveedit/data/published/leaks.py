@@ -1,24 +1,23 @@
-"""What a published training split gives away of its test split, and the split without it.
+"""Leaks of a published training split into its test split, and the split without them.
 
-Measured on the published files, every image-locality probe of E-VQA's and E-IC's test stands in
-their training, two in three of VLKEB's do, two in three of E-VQA's edited images are edited in
-training too, and of every third edit of VLKEB another photo was edited to the same answer. An
-editor that was trained on these is compared with one that was not.
+Measured on the published files: every image-locality probe of E-VQA's and E-IC's test is in their
+training, and two in three of VLKEB's are; two in three of E-VQA's edited images are edited in
+training too; for every third edit of VLKEB another photo of the entity was edited to the same
+answer. So an editor trained on these is not comparable to one that was not.
 
 Taking such cases out of the tests would leave none of E-VQA's and E-IC's and 769 of VLKEB's, too
-few for 1,000 edits. So the test stays as published, and :func:`clean` takes out of training what
-returns in the test:
+few for 1,000 edits. So the test stays as published, and :func:`clean` removes from training:
 
-- a case is left out if its image, or the rephrase of it, shows a subject that any image of the test shows;
-- a locality probe that asks about such a subject, or whose text returns, is exchanged for the next one in the file that
-  does not.
+- cases whose image or rephrased image shows a subject of any image of the test;
+- locality probes about such a subject, or with a text of the test. Each is replaced by the next
+  one in the file that has neither.
 
 A subject is COCO's picture for E-VQA and E-IC, and the entity for VLKEB (:meth:`Source.subject`).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import chain, cycle
 
 from liveedit.data.published.annotations import Annotation
 from liveedit.data.published.sources import Source
@@ -29,7 +28,7 @@ __all__ = ["Leak", "clean", "edited_locality_images", "leaks"]
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """How many of ``of`` test cases share something with training."""
+    """Number of test cases, out of ``of``, that share ``what`` with training."""
 
     what: str
     cases: int
@@ -39,9 +38,9 @@ class Leak:
 def clean(
     train: Sequence[Annotation], test: Sequence[Annotation], source: Source
 ) -> list[Annotation]:
-    """``train`` without what returns in ``test``, in its order; see the head of this file.
+    """``train`` without leaks into ``test``, in its order; the module says how.
 
-    Raises :class:`BadInput` if no locality probe is left to exchange one for.
+    Raises :class:`BadInput` if no locality probe is left as a replacement.
     """
     shown = _subjects(test, source)
     asked = {row.loc for row in test}
@@ -51,23 +50,18 @@ def clean(
     for row in train:
         if {source.subject(row.image), source.subject(row.image_rephrase)} & shown:
             continue
-        image = next(images) if source.subject(row.m_loc) in shown else row
-        text = next(texts) if row.loc in asked else row
-        kept.append(
-            replace(
-                row,
-                m_loc=image.m_loc,
-                m_loc_q=image.m_loc_q,
-                m_loc_a=image.m_loc_a,
-                loc=text.loc,
-                loc_ans=text.loc_ans,
-            )
-        )
+        if source.subject(row.m_loc) in shown:
+            image = next(images)
+            row = replace(row, m_loc=image.m_loc, m_loc_q=image.m_loc_q, m_loc_a=image.m_loc_a)
+        if row.loc in asked:
+            text = next(texts)
+            row = replace(row, loc=text.loc, loc_ans=text.loc_ans)
+        kept.append(row)
     return kept
 
 
 def _around(rows: Iterator[Annotation], source: Source) -> Iterator[Annotation]:
-    """The rows again and again."""
+    """Cycle through rows. Raises :class:`BadInput` if there are none."""
     yield from cycle(rows)
     raise BadInput(
         f"every locality probe of {source.name}'s training returns in its test: use --split paper"
@@ -75,9 +69,9 @@ def _around(rows: Iterator[Annotation], source: Source) -> Iterator[Annotation]:
 
 
 def leaks(train: Sequence[Annotation], test: Sequence[Annotation], source: Source) -> list[Leak]:
-    """What ``test`` shares with ``train``, one line a kind."""
+    """Count what ``test`` shares with ``train``, by kind."""
     edited = {row.image for row in train}
-    images = {image for row in train for image in row.images}
+    images = {*chain.from_iterable(row.images for row in train)}
     probes = {(row.m_loc, row.m_loc_q) for row in train}
     texts = {row.loc for row in train}
     answers = {(source.subject(row.image), row.alt) for row in train}
@@ -100,9 +94,10 @@ def leaks(train: Sequence[Annotation], test: Sequence[Annotation], source: Sourc
 
 
 def edited_locality_images(test: Sequence[Annotation]) -> int:
-    """How many images of locality probes are themselves edited in the test."""
+    """Number of images of the test's locality probes that the test also edits."""
     return len({row.m_loc for row in test} & {row.image for row in test})
 
 
 def _subjects(rows: Sequence[Annotation], source: Source) -> set[str]:
-    return {source.subject(image) for row in rows for image in row.images}
+    images = chain.from_iterable(row.images for row in rows)
+    return {source.subject(image) for image in images}

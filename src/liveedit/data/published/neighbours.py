@@ -1,6 +1,4 @@
-"""What the records of a published benchmark ask close to an edit: what its hard locality probes are
-made of.
-"""
+"""Questions of a published benchmark that are close to an edit, for its hard locality probes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +15,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question that a record asks about an image, and its answer."""
+    """A question of a record about an image, with its answer."""
 
     image: str
     question: str
@@ -25,11 +23,14 @@ class Asked:
 
 
 class Neighbours:
-    """Something else about an edit's image, and the same about something else.
+    """Finder of another question about an edit's image, and of its question about another image.
 
-    ``edited`` are the records of the test, whose edits stand in one pool: nothing that they edit is
-    asked for. In training, which sees a few cases at a time, there are none, and only the case's
-    own edit is not asked for.
+    Arguments:
+        source: The benchmark.
+        train: Records of the training split.
+        edited: Records of the test, whose edits are all in one bank: no question is found whose
+            answer they edit. Empty in training, whose batches hold few cases: then only the
+            answer of the case's own edit is excluded.
     """
 
     def __init__(
@@ -40,36 +41,31 @@ class Neighbours:
         self.source = source
         self.edits = _groups(edited, lambda row: row.image)
         self.subjects = {source.subject(row.image) for row in edited}
-        self.about = _groups(asked, lambda row: row.image)
-        # An editor trained on the clean split has seen nothing of what the images of the test show.
+        self.by_image = _groups(asked, lambda row: row.image)
+        # an editor trained on the clean split has seen no subject of the test's images
         held = {source.subject(row.m_loc) for row in edited}
         unseen = [row for row in probes if not edited or source.subject(row.image) in held]
-        self.asking = _groups(unseen, lambda row: _plain(row.question))
+        self.by_question = _groups(unseen, lambda row: _plain(row.question))
 
     def same_image(self, row: Annotation) -> Asked | None:
-        """Another question about the image of ``row``, with another answer than any edit of this
-        image gives.
+        """Another question about the image of ``row`` whose answer no edit of the image gives.
 
         A question with the same answer might be the edit's in other words.
         """
         edits = [row, *self.edits.get(row.image, ())]
-        questions, answers = (
-            {_plain(edit.src) for edit in edits},
-            {_plain(edit.alt) for edit in edits},
-        )
-        others = (
-            other
-            for other in self.about.get(row.image, ())
-            if _plain(other.question) not in questions and _plain(other.answer) not in answers
-        )
-        return next(others, None)
+        questions = {_plain(edit.src) for edit in edits}
+        answers = {_plain(edit.alt) for edit in edits}
+        for other in self.by_image.get(row.image, ()):
+            if _plain(other.question) not in questions and _plain(other.answer) not in answers:
+                return other
+        return None
 
     def look_alike(self, row: Annotation) -> Asked | None:
-        """The question of ``row``, asked about an image of a subject of which nothing is edited."""
+        """The question of ``row`` about an image of another subject that no edit is about."""
         subject = self.source.subject
         others = [
             other
-            for other in self.asking.get(_plain(row.src), ())
+            for other in self.by_question.get(_plain(row.src), ())
             if subject(other.image) not in self.subjects
             and subject(other.image) != subject(row.image)
         ]
@@ -84,5 +80,5 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Ro
 
 
 def _plain(text: str) -> str:
-    """Text but for case, surrounding spaces and a final full stop."""
+    """Text in lower case, without surrounding spaces and a final full stop."""
     return text.strip().removesuffix(".").lower()

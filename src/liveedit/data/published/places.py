@@ -1,12 +1,11 @@
-"""Where the user keeps published benchmarks: a small JSON in the user's data folder, never a copy
-of the data.
-"""
+"""Places of published benchmarks on this machine, kept in a small JSON file; data is not copied."""
 
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from liveedit.artifacts import check_open, write_file
 from liveedit.data.published.annotations import Annotation, read
@@ -16,30 +15,27 @@ from liveedit.types import expanded
 
 __all__ = ["NO_ROOM", "Place", "add_place", "annotations", "home", "locate", "place", "places"]
 
-
 NO_ROOM = "free some space, or set LIVEEDIT_HOME elsewhere"
-"""What to do where this folder cannot be written to."""
+"""Advice where the user's data folder cannot be written to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The annotation files of a benchmark by role, and the folder that its image paths start from."""
+    """The annotation files of a benchmark by role, and the folder of its image paths."""
 
     files: dict[Role, Path]
     images: Path
 
 
 def home() -> Path:
-    """LiveEdit's folder for the user's data: ``$LIVEEDIT_HOME``, or ``liveedit`` in
-    ``$XDG_DATA_HOME``.
-    """
+    """The user's data folder: ``$LIVEEDIT_HOME``, or ``liveedit`` in ``$XDG_DATA_HOME``."""
     if own := os.environ.get("LIVEEDIT_HOME"):
         return expanded(own)
     return expanded(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "liveedit"
 
 
 def places() -> dict[str, Place]:
-    """Every benchmark that was added.
+    """The places of all benchmarks that were added, by name.
 
     Raises :class:`BadInput` if the file that lists them is damaged, :class:`StorageError` if it
     cannot be read.
@@ -47,12 +43,7 @@ def places() -> dict[str, Place]:
     file = home() / "data.json"
     try:
         stored = json.loads(file.read_text(encoding="utf-8-sig"))
-        return {
-            name: Place(
-                {role: Path(path) for role, path in row["files"].items()}, Path(row["images"])
-            )
-            for name, row in stored.items()
-        }
+        return {name: _parsed(row) for name, row in stored.items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -61,42 +52,51 @@ def places() -> dict[str, Place]:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadInput(
-            f"{file} is damaged or no list of benchmarks: move it away, and add the benchmarks again"
+            f"{file} is damaged or no list of benchmarks: "
+            "move it away, and add the benchmarks again"
         ) from None
 
 
+def _parsed(row: dict[str, Any]) -> Place:
+    files: dict[Role, Path] = {role: Path(path) for role, path in row["files"].items()}
+    return Place(files, Path(row["images"]))
+
+
+def _stored(place: Place) -> dict[str, Any]:
+    files = {role: str(path) for role, path in place.files.items()}
+    return {"files": files, "images": str(place.images)}
+
+
 def place(name: str) -> Place:
-    """Where a benchmark is. Raises :class:`BadInput` if it was not added."""
+    """The place of a benchmark. Raises :class:`BadInput` if it was not added."""
     found = places().get(source(name).name)
     if found is None:
         fetch = f" (`liveedit data fetch {name}` downloads it)" if source(name).repo else ""
         raise BadInput(
-            f"{name} is not here yet: run `liveedit data add {name} --annotations DIR --images DIR`{fetch}"
+            f"{name} is not here yet: "
+            f"run `liveedit data add {name} --annotations DIR --images DIR`{fetch}"
         )
     return found
 
 
 def add_place(name: str, found: Place) -> None:
-    """Remember where a benchmark is, wholly or not at all. Raises :class:`StorageError` if that
-    cannot be written.
-    """
-    rows = {
-        name: {
-            "files": {role: str(path) for role, path in row.files.items()},
-            "images": str(row.images),
-        }
-        for name, row in (places() | {name: found}).items()
-    }
+    """Store the place of a benchmark. Raises :class:`StorageError` if that cannot be written."""
+    rows = {known: _stored(place) for known, place in (places() | {name: found}).items()}
     write_file(home() / "data.json", json.dumps(rows, indent=1).encode(), NO_ROOM)
 
 
 def locate(published: Source, annotations: Sequence[Path], images: Path) -> Place:
-    """The place that files, or folders to look through for them by name, and a folder of images
-    make up.
+    """Find the annotation files of a benchmark.
 
-    Raises :class:`BadInput` where a path does not exist, a file is missing or one is there twice.
+    Arguments:
+        published: The benchmark.
+        annotations: Its files, or folders that are searched for files of its names.
+        images: Folder of the image paths.
+
+    Raises :class:`BadInput` if a path does not exist, and if a file is missing or found twice.
     """
-    annotations, images = [expanded(path) for path in annotations], expanded(images)
+    annotations = [expanded(path) for path in annotations]
+    images = expanded(images)
     for path in (*annotations, images):
         check_open(path)
         if not path.exists():
@@ -105,11 +105,12 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Plac
         raise BadInput(f"{images} is no folder: give the one that the image paths start from")
     files: dict[Role, Path] = {}
     for role, name in published.files.items():
-        found = {path for given in annotations for path in _find(given.resolve(), name)}
+        found = set[Path]()
+        for given in annotations:
+            found |= _find(given.resolve(), name)
         if len(found) > 1:
-            raise BadInput(
-                f"{name} is there more than once, {' and '.join(map(str, sorted(found)))}: name one of them"
-            )
+            paths = " and ".join(map(str, sorted(found)))
+            raise BadInput(f"{name} is there more than once, {paths}: name one of them")
         if found:
             files[role] = found.pop()
         elif role in ("train", "test"):
@@ -119,20 +120,23 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Plac
     return Place(files, images.resolve())
 
 
-def _find(given: Path, name: str) -> list[Path]:
-    return list(given.rglob(name)) if given.is_dir() else [given] * (given.name == name)
+def _find(given: Path, name: str) -> set[Path]:
+    """The files of a name in a folder, or the file itself if it has that name."""
+    if given.is_dir():
+        return {*given.rglob(name)}
+    return {given} if given.name == name else set()
 
 
 def annotations(name: str, role: Role) -> list[Annotation]:
-    """The records of one file of a benchmark that was added.
+    """Read the records of one file of a benchmark that was added.
 
-    Raises :class:`BadInput` if the benchmark or this file of it was not added, or the file is
-    faulty.
+    Raises :class:`BadInput` if the benchmark or the file was not added, or the file is faulty.
     """
     found = place(name)
     if role not in found.files:
         missing = source(name).files[role]
         raise BadInput(
-            f"{name} was added without {missing}: run `liveedit data add {name}` again, with that file too"
+            f"{name} was added without {missing}: "
+            f"run `liveedit data add {name}` again, with that file too"
         )
     return read(found.files[role])

@@ -1,31 +1,34 @@
-"""Benchmarks that others published: what their files are called, how many cases each holds, and
-where to get them.
+"""Sources of the published benchmarks: names and sizes of their files, and where to get them.
 
 E-VQA and E-IC are MMEdit's (Cheng et al., EMNLP 2023), VLKEB is by Huang et al., NeurIPS 2024.
-Their annotation files share one form (:mod:`liveedit.data.published.annotations`); what differs
-besides is said here.
+Their annotation files share one form (:mod:`liveedit.data.published.annotations`); all differences
+between them are here.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from liveedit.registry import resolve
+from liveedit.errors import UnknownName
+from liveedit.registry import nearest
 
 __all__ = ["SOURCES", "Role", "Source", "source"]
 
 Role = Literal["train", "test", "onehop", "multihop"]
-"""What an annotation file is for."""
+"""Purpose of an annotation file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """A published benchmark.
 
-    ``files`` are the annotation files by role, ``counts`` the records published in each; train and
-    test are needed, the others are not. ``shows`` finds in an image's path what it is an image of.
-    ``repo`` is the data set on the Hugging Face Hub, empty if there is none; ``where`` tells where
-    else the data is.
+    Arguments:
+        name: Name of the benchmark.
+        files: Names of the annotation files by role; train and test are required.
+        counts: Number of published records by role.
+        shows: Pattern that finds the subject of an image in its path.
+        repo: Data set on the Hugging Face Hub; "" if there is none.
+        where: Other ways to get the data, for messages.
     """
 
     name: str
@@ -36,21 +39,20 @@ class Source:
     where: str
 
     def subject(self, image: str) -> str:
-        """What an image shows: two images of one subject give away the same knowledge."""
+        """The subject of an image path: images of one subject contain the same knowledge."""
         found = self.shows.search(image)
         return found[1] if found else image
 
 
 COCO = re.compile(r"_(\d{12})\.\w+$")
-"""COCO's number of a picture; MMEdit's generated rephrase of a picture carries the number of the
-original.
-"""
+"""COCO's number of a picture; MMEdit's generated rephrase has the number of its original."""
 ENTITY = re.compile(r"^([^/]+)/")
-"""VLKEB keeps the images of an entity in one folder."""
+"""The folder of an entity's images in VLKEB."""
 
 MMEDIT = (
-    "E-VQA and E-IC are not on the Hugging Face Hub: download annotations and images from the links under 'MMEdit' in "
-    "the README of github.com/zjunlp/EasyEdit, then run `liveedit data add {} --annotations DIR --images DIR`"
+    "E-VQA and E-IC are not on the Hugging Face Hub: download annotations and images from the "
+    "links under 'MMEdit' in the README of github.com/zjunlp/EasyEdit, then run "
+    "`liveedit data add {} --annotations DIR --images DIR`"
 )
 
 E_VQA = Source(
@@ -83,14 +85,12 @@ VLKEB = Source(
     where="it is hymanh/vlkeb-data on Kaggle too",
 )
 
-SOURCES: dict[str, str] = {
-    "e-vqa": "liveedit.data.published.sources:E_VQA",
-    "e-ic": "liveedit.data.published.sources:E_IC",
-    "vlkeb": "liveedit.data.published.sources:VLKEB",
-}
+SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB)}
+"""The published benchmarks by name."""
 
 
 def source(name: str) -> Source:
-    """The published benchmark of that name. Raises :class:`UnknownName` for another."""
-    found: Source = resolve("published benchmark", name, SOURCES)
-    return found
+    """The published benchmark of that name. Raises :class:`UnknownName` for any other name."""
+    if name not in SOURCES:
+        raise UnknownName(f"unknown published benchmark '{name}': {nearest(name, sorted(SOURCES))}")
+    return SOURCES[name]

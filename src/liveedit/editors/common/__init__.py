@@ -1,1 +1,1 @@
-"""What several methods are made of, in files by name."""
+"""Parts that several methods share, in files by name."""

@@ -1,8 +1,8 @@
-"""Building blocks of networks that read hidden states: stretches of rows, cross-attention,
-similarity of keys.
+"""Building blocks of networks that read hidden states: spans of rows, cross-attention, similarity.
 
-Shapes: B rows, T tokens, E experts, D width of the text decoder, d_m module width, k query vectors
-a feature. The attention is LiveEdit's (Chen et al., CVPR 2025, Eq. 2), as released.
+The attention is that of LiveEdit (Chen et al., CVPR 2025, Eq. 2), as released.
+
+Shapes: B rows, T tokens, E edits, D width of the text decoder, d_m module width, k vectors a key.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,51 +23,63 @@ __all__ = [
     "learned",
     "own_similarity",
     "similarity",
+    "with_image",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One stretch of every row: ``states`` (B, n, D), and ``mask`` (B, n) saying which of them the
-    row really has.
+    """One span of every row, such as its image, padded to the longest.
+
+    Arguments:
+        states: Hidden states, (B, n, D).
+        mask: Which of them belong to the span, boolean (B, n).
     """
 
     states: Tensor
     mask: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Part":
-        """The same stretch with ``function`` applied to its states."""
+        """The same span with ``function`` applied to its states."""
         return Part(function(self.states), self.mask)
 
     def drop(self, share: float, generator: torch.Generator) -> "Part":
-        """Without a random ``share`` of each row's states; the last one is always kept."""
-        places = torch.arange(self.mask.shape[1], device=self.mask.device)
-        last = places == self.mask.sum(1, keepdim=True) - 1
+        """The span without a random ``share`` of each row's states; the last one is always kept."""
+        columns = torch.arange(self.mask.shape[1], device=self.mask.device)
+        last = columns == self.mask.sum(1, keepdim=True) - 1
         kept = torch.rand(self.mask.shape, generator=generator).to(self.mask.device) >= share
         return Part(self.states, self.mask & (kept | last))
 
     def pick(self, rows: Tensor) -> "Part":
-        """The stretches of some rows, by their indices."""
+        """The spans of some rows, by their indices."""
         return Part(self.states[rows], self.mask[rows])
 
 
 def cut(hidden: Tensor, ranges: Sequence[tuple[int, int]]) -> Part:
-    """The half-open token range of each row, out of ``hidden`` (B, T, D). An empty range gives a
-    part of no states.
+    """Cut a half-open range of tokens out of each row of ``hidden`` (B, T, D).
+
+    An empty range gives a row whose mask is false everywhere.
     """
     bounds = torch.tensor(ranges, device=hidden.device)
-    start, stop = bounds[:, :1], bounds[:, 1:]
+    start = bounds[:, :1]
+    stop = bounds[:, 1:]
     length = max(1, max(last - first for first, last in ranges))
-    places = start + torch.arange(length, device=hidden.device)
+    columns = start + torch.arange(length, device=hidden.device)
     rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-    return Part(hidden[rows, places.clamp(max=hidden.shape[1] - 1)].float(), places < stop)
+    states = hidden[rows, columns.clamp(max=hidden.shape[1] - 1)].float()
+    return Part(states, columns < stop)
 
 
 def image_and_prompt(hidden: Tensor, spans: Sequence[Spans]) -> tuple[Part, Part]:
-    """h_v and h_p: each row's image tokens, and its text from there up to and with the last prompt
-    token.
-    """
-    return cut(hidden, [span.image for span in spans]), cut(hidden, [span.prompt for span in spans])
+    """h_v and h_p: each row's image tokens, and its text from there to the last prompt token."""
+    image = cut(hidden, [span.image for span in spans])
+    prompt = cut(hidden, [span.prompt for span in spans])
+    return image, prompt
+
+
+def with_image(spans: Sequence[Spans], device: torch.device) -> Tensor:
+    """The rows that have an image, boolean (B,)."""
+    return torch.tensor([span.has_image for span in spans], device=device)
 
 
 def learned(*shape: int) -> nn.Parameter:
@@ -76,8 +88,9 @@ def learned(*shape: int) -> nn.Parameter:
 
 
 class CrossAttention(nn.Module):
-    """CA(x, y), Eq. 2, as released: several heads, scaled, with biases, no output projection and no
-    residual.
+    """CA(x, y), Eq. 2, as released: several heads, scaled, with biases.
+
+    It has neither an output projection nor a residual connection.
     """
 
     def __init__(self, module_dim: int, states: int, out: int, heads: int) -> None:
@@ -88,31 +101,35 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(states, out)
 
     def forward(self, x: Tensor, y: Part) -> Tensor:
-        """(B, n, out) from ``x`` (B, n, d_m) that attends to ``y``; either side may have one row
-        for all.
+        """Attend from ``x`` (B, n, d_m) to ``y``: (B, n, out).
+
+        Either side may have a single row for all rows of the other.
         """
-        q, k, v = self.query(x), self.key(y.states), self.value(y.states)
-        rows = max(len(q), len(k))
-        q, k, v = (
-            z.unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(rows, -1, -1, -1)
-            for z in (q, k, v)
-        )
-        return (
-            F.scaled_dot_product_attention(q, k, v, attn_mask=y.mask[:, None, None, :])
-            .transpose(1, 2)
-            .flatten(-2)
-        )
+        rows = max(len(x), len(y.states))
+        q = self._heads(self.query(x), rows)
+        k = self._heads(self.key(y.states), rows)
+        v = self._heads(self.value(y.states), rows)
+        mask = y.mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return attended.transpose(1, 2).flatten(-2)
+
+    def _heads(self, z: Tensor, rows: int) -> Tensor:
+        """``z`` (·, n, width) split into heads: (rows, heads, n, width / heads)."""
+        split = z.view(*z.shape[:-1], self.heads, -1)
+        return split.transpose(1, 2).expand(rows, -1, -1, -1)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """(B, E) between keys ``a`` (B, k, d_m) and ``b`` (E, k, d_m): the mean over k of ⟨a_j, b_j⟩ /
-    √d_m.
+    """The mean over k of ⟨a_j, b_j⟩ / √d_m between all keys ``a`` and ``b``: (B, E).
+
+    ``a`` is (B, k, d_m), ``b`` (E, k, d_m).
     """
     return a.flatten(1) @ b.flatten(1).T / (a.shape[1] * sqrt(a.shape[2]))
 
 
 def own_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """(B,), the similarity of each key of ``a`` (B, k, d_m) to the one in the same row of ``b`` (B,
-    k, d_m).
+    """The :func:`similarity` (B,) of each key of ``a`` to the one in the same row of ``b``.
+
+    Both are (B, k, d_m).
     """
     return (a * b).sum((1, 2)) / (a.shape[1] * sqrt(a.shape[2]))

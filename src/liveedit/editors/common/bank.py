@@ -1,8 +1,8 @@
-"""Bank: what lifelong patches share, named tensors with a leading expert axis.
+"""Bank: named tensors with a leading expert axis, one row for each edit.
 
-Appending costs as much as what is appended, not as what is there: banks share one growing buffer,
-as slices do in Go. A bank is a prefix of its buffer and never changes; the first to append to the
-end of a full prefix writes in place, any other gets a buffer of its own.
+The cost of appending depends on the new rows alone: banks share one growing buffer, as slices do in
+Go. A bank is a prefix of its buffer and never changes; the first to append behind the last row in
+use writes in place, any other gets a buffer of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,12 @@ __all__ = ["Bank"]
 
 
 class _Buffer:
-    """Tensors with room for more rows than are in use; ``used`` rows belong to some bank already."""
+    """Tensors with room for more rows; the first ``used`` rows belong to some bank already."""
 
     def __init__(self, tensors: dict[str, Tensor], used: int) -> None:
-        self.tensors, self.used, self.lock = tensors, used, Lock()
+        self.tensors = tensors
+        self.used = used
+        self.lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Buffer, (self.tensors, self.used)
@@ -33,9 +35,7 @@ class _Buffer:
         return len(next(iter(self.tensors.values())))
 
     def claim(self, start: int, stop: int) -> bool:
-        """Take the rows ``start`` to ``stop`` if they are free and there is room; whether that went
-        well.
-        """
+        """Reserve the rows ``start`` to ``stop``; false if they are in use or beyond the end."""
         with self.lock:
             free = self.used == start and stop <= self.capacity
             if free:
@@ -46,8 +46,7 @@ class _Buffer:
 class Bank:
     """An immutable list of experts, each a row of every tensor.
 
-    ``Bank(tensors)`` takes at least one float tensor, all of the same length. Raises
-    :class:`Mismatch` otherwise.
+    Raises :class:`Mismatch` unless there is a tensor, and all have the same length.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -62,7 +61,8 @@ class Bank:
     @classmethod
     def _prefix(cls, buffer: _Buffer, length: int) -> "Bank":
         bank = cls.__new__(cls)
-        bank._buffer, bank._length = buffer, length
+        bank._buffer = buffer
+        bank._length = length
         return bank
 
     def __len__(self) -> int:
@@ -82,10 +82,9 @@ class Bank:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def append(self, rows: Mapping[str, Tensor]) -> "Bank":
-        """A bank of these experts and behind them ``rows``, of the same names and shapes. Both
-        share storage.
+        """A bank of these experts and, behind them, ``rows``; both banks share storage.
 
-        Raises :class:`Mismatch` for other names or shapes.
+        Raises :class:`Mismatch` for rows of other names or shapes.
         """
         self._check(rows)
         stop = len(self) + len(next(iter(rows.values())))
@@ -103,7 +102,7 @@ class Bank:
             raise Mismatch(f"experts of the shapes {new} do not fit a bank of {own}")
 
     def _grown(self, needed: int) -> _Buffer:
-        """A copy with room for at least ``needed`` rows, all of them taken."""
+        """A copy with room for at least ``needed`` rows, which are reserved."""
         capacity = max(needed, 2 * len(self))
         grown = {}
         for name, tensor in self.tensors().items():
@@ -112,19 +111,19 @@ class Bank:
         return _Buffer(grown, needed)
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "Bank":
-        """The experts at ``index``, in that order; a boolean tensor keeps those that are true.
+        """The experts at ``index``, in that order; a boolean tensor selects those that are true.
 
-        Copied, but for a range from the first on, which shares storage.
+        They are copied, except for a range from the first on, which shares storage.
         """
         if isinstance(index, range) and index == range(len(index)) and len(index) <= len(self):
             return self._prefix(self._buffer, len(index))
-        if not isinstance(index, slice):
-            index = (
-                index.cpu() if isinstance(index, Tensor) else torch.tensor(index, dtype=torch.long)
-            )
+        if isinstance(index, Tensor):
+            index = index.cpu()
+        elif not isinstance(index, slice):
+            index = torch.tensor(index, dtype=torch.long)
         device = next(iter(self._buffer.tensors.values())).device
-        place = torch.arange(len(self))[index].to(device)
-        return Bank({name: tensor[place] for name, tensor in self.tensors().items()})
+        rows = torch.arange(len(self))[index].to(device)
+        return Bank({name: tensor[rows] for name, tensor in self.tensors().items()})
 
     def to(self, device: torch.device | str) -> "Bank":
         """The same experts on ``device``; this bank itself if they are there already."""
@@ -133,27 +132,25 @@ class Bank:
             return self
         return Bank({name: tensor.to(device) for name, tensor in tensors.items()})
 
-    def save(self, file: Path, about: Mapping[str, str]) -> None:
-        """Write the experts to a safetensors file, ``about`` beside them, as :func:`write_tensors`
-        does.
-        """
-        write_tensors(
-            file, {name: tensor.cpu().clone() for name, tensor in self.tensors().items()}, about
-        )
+    def save(self, file: Path, metadata: Mapping[str, str]) -> None:
+        """Write the experts and ``metadata`` to a safetensors file (:func:`write_tensors`)."""
+        tensors = {name: tensor.cpu().clone() for name, tensor in self.tensors().items()}
+        write_tensors(file, tensors, metadata)
 
     @classmethod
     def load(cls, file: Path) -> tuple["Bank", dict[str, str]]:
-        """What :meth:`save` wrote: the bank and what was put beside it.
+        """The bank and the metadata that :meth:`save` wrote.
 
-        Raises :class:`BadInput` for a file that is missing, cut off, damaged or something else.
+        Raises :class:`BadInput` for a file that is missing, truncated, damaged or something else.
         """
-        tensors, about = read_tensors(file)
+        tensors, metadata = read_tensors(file)
         if not tensors:
             raise BadInput(
-                f"{file} holds no experts: it is damaged, restore it from a copy or make the edits again"
+                f"{file} holds no experts: it is damaged, restore it from a copy or make the edits "
+                "again"
             )
         try:
-            return cls(tensors), about
+            return cls(tensors), metadata
         except Mismatch as error:
             raise BadInput(
                 f"{file} is damaged ({error}): restore it from a copy, or make the edits again"

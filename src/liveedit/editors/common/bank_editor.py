@@ -1,5 +1,6 @@
-"""What methods that keep something of their own for each edit share: BankPatch, and PoolEditor,
-which makes it.
+"""Base classes for editors that store one record per edit: BankPatch, and BankEditor that makes it.
+
+Such edits can be taken back one by one, and of two edits of one question the later one holds.
 """
 
 from abc import abstractmethod
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor
 
@@ -17,18 +18,20 @@ from liveedit.editors.common.precedence import COLUMNS, extended, settled, stand
 from liveedit.models.patch import Patch
 from liveedit.types import Query
 
-__all__ = ["BankPatch", "PoolEditor"]
+__all__ = ["BankEditor", "BankPatch"]
 
 
 class BankPatch(Patch):
-    """A patch with one row of ``bank`` for each edit, the editor that made it, and the ledger of
-    ``precedence.py``.
+    """A patch with one row of ``bank`` for each edit.
+
+    It also knows its editor, and the ``ledger`` (``precedence.py``) of which edits hold.
     """
 
     FILE: ClassVar[str] = "edits.safetensors"
 
     def __init__(self, editor: Editor, bank: Bank) -> None:
-        self.editor, self.bank = editor, bank
+        self.editor = editor
+        self.bank = bank
         self.ledger = unknown(len(bank))
 
     def __len__(self) -> int:
@@ -39,7 +42,7 @@ class BankPatch(Patch):
         """Bytes of the bank."""
         return self.bank.nbytes
 
-    def listed(self, ledger: Bank) -> Self:
+    def with_ledger(self, ledger: Bank) -> Self:
         """The same edits with another ledger."""
         made = copy(self)
         made.ledger = ledger
@@ -48,13 +51,13 @@ class BankPatch(Patch):
 
     @cached_property
     def standing(self) -> Tensor:
-        """Which edits (E,) are not superseded by a later one, where the bank is."""
+        """The edits, boolean (E,), that no later one supersedes; on the bank's device."""
         device = next(iter(self.bank.tensors().values())).device
         return standing(self.ledger).to(device)
 
-    def taking_part(self, fires: Tensor) -> Tensor:
-        """Of the edits that fire for each query, boolean (B, E), those that are neither superseded
-        nor overruled.
+    def in_force(self, fires: Tensor) -> Tensor:
+        """Of the edits that fire for each query, boolean (B, E), those neither superseded nor
+        overruled.
         """
         return settled(self.ledger, fires & self.standing)
 
@@ -63,59 +66,59 @@ class BankPatch(Patch):
         return Bank(self.bank.tensors() | self.ledger.tensors())
 
     def save(self, folder: Path) -> None:
-        """Write the bank, and whose it is. Raises :class:`StorageError` where that fails."""
+        """Write bank, ledger and origin. Raises :class:`StorageError` where that fails."""
         self.stored().save(Path(folder) / self.FILE, self.editor.origin)
 
 
-class PoolEditor(Editor):
-    """An editor whose edits can be taken back one by one. ``patch_class`` is made from the editor
-    and a bank.
+B = TypeVar("B", bound=BankPatch)
+
+
+class BankEditor(Editor[B]):
+    """An editor whose edits can be taken back one by one.
+
+    ``patch_class`` is made from the editor and a bank.
     """
 
-    patch_class: ClassVar[type[BankPatch]]
+    patch_class: ClassVar[type[Any]]
     independent: ClassVar[bool] = True
-    """Whether an edit is the same whatever edits were there before it."""
+    """Whether an edit is the same whatever edits were made before it."""
 
     @abstractmethod
-    def extended(self, held: BankPatch, queries: Sequence[Query]) -> BankPatch:
-        """A patch that holds what ``held`` holds and, behind it, one edit a query. There is at
-        least one.
-        """
+    def extended(self, held: B, queries: Sequence[Query]) -> B:
+        """A patch with all edits of ``held`` and, behind them, one for each query; at least one."""
 
     @abstractmethod
-    def empty(self) -> BankPatch:
+    def empty(self) -> B:
         """A patch without edits."""
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> BankPatch:
-        """See :meth:`Editor.edit`. An edit of a question that was edited before supersedes that
-        one.
-        """
-        self.begin(queries, patch)
+    def edit(self, queries: Sequence[Query], patch: B | None = None) -> B:
+        """See :meth:`Editor.edit`. A question's later edit supersedes its earlier ones."""
+        self.validate(queries, patch)
         held = self.empty() if patch is None else patch
-        assert isinstance(held, BankPatch)
         if not queries:
             return held
-        return self.extended(held, queries).listed(extended(held.ledger, queries))
+        return self.extended(held, queries).with_ledger(extended(held.ledger, queries))
 
-    def select(self, patch: Patch, index: Sequence[int]) -> BankPatch:
+    def select(self, patch: B, index: Sequence[int]) -> B:
         """See :meth:`Editor.select`."""
-        self.own(patch)
-        assert isinstance(patch, BankPatch)
-        return self.selected(patch, index).listed(patch.ledger.select(index))
+        self.require_own_patch(patch)
+        return self.selected(patch, index).with_ledger(patch.ledger.select(index))
 
-    def selected(self, patch: BankPatch, index: Sequence[int]) -> BankPatch:
-        """The edits at ``index``, without a ledger."""
-        return self.patch_class(self, patch.bank.select(index))
+    def selected(self, patch: B, index: Sequence[int]) -> B:
+        """The edits at ``index``, without their ledger."""
+        made: B = self.patch_class(self, patch.bank.select(index))
+        return made
 
-    def load_patch(self, folder: Path) -> BankPatch:
-        """See :meth:`Editor.load_patch`. The edits of a file without a ledger all stand."""
-        bank, about = Bank.load(Path(folder) / self.patch_class.FILE)
-        self.claim(about, folder)
+    def load_patch(self, folder: Path) -> B:
+        """See :meth:`Editor.load_patch`. In a file without a ledger no edit is superseded."""
+        bank, metadata = Bank.load(Path(folder) / self.patch_class.FILE)
+        self.require_same_origin(metadata, folder)
         tensors = bank.tensors()
         ledger = {name: tensors.pop(name) for name in COLUMNS if name in tensors}
-        made = self.restored(Bank(tensors), about, folder)
-        return made.listed(Bank(ledger)) if ledger else made
+        made = self.restored(Bank(tensors), metadata, folder)
+        return made.with_ledger(Bank(ledger)) if ledger else made
 
-    def restored(self, bank: Bank, about: dict[str, str], folder: Path) -> BankPatch:  # noqa: ARG002
-        """The patch of a bank that was read from ``folder``, with what was put beside it."""
-        return self.patch_class(self, bank)
+    def restored(self, bank: Bank, metadata: dict[str, str], folder: Path) -> B:  # noqa: ARG002
+        """The patch of a bank that was read from ``folder`` with its metadata."""
+        made: B = self.patch_class(self, bank)
+        return made

@@ -1,42 +1,57 @@
-"""One metric for both sides of LiveEdit's routing: unit keys from one feature extractor, with
-learned thresholds.
+"""Feature extractors: keys of an input or an edit, of its image and of its question.
 
-The released extractors (Eq. 3 and 4) are separate for edit and input and compare by plain inner
-products; that an input resembles an edit has to be learned, and what is learned on some hundred
-things carries over badly to others (docs/explanation/lab-log.md). Here an input that equals an edit
-has its keys from the start. With φ and ψ the concatenated k vectors of a key divided by their length,
+LiveEdit (Chen et al., CVPR 2025, Eq. 3 and 4) has two, :class:`FeatureExtractor` for edits and
+:class:`InputExtractor` for inputs, and compares their keys by plain inner products; that an input
+resembles an edit has to be learned, and what is learned on some hundred things carries over badly
+to others (docs/explanation/lab-log.md).
 
-    m = s_φ (⟨φ̄, φ̂⟩ − ⟨φ̄, φ̄_Θ⟩)        above 0: the filter lets the expert through (Eq. 5)
+:class:`UnitKeyExtractor` serves both sides, so that an input equal to an edit has its keys from the
+start; it is used by pinpoint and SERAC. With φ and ψ the concatenated k vectors of a key divided by
+their length,
+
+    m = s_φ (⟨φ̄, φ̂⟩ − ⟨φ̄, φ̄_Θ⟩)        above 0 the expert passes the filter (Eq. 5)
     z = s_ψ (⟨ψ̄, ψ̂⟩ − ⟨ψ̄, τ⟩)           weighed by Eq. 7
 
-where τ is a sentinel for the text: without it z could not be negative for all strangers of an
-extractor that both sides share. s_φ, s_ψ and τ are learned. Scales and τ are folded into the keys,
-so that the router is the released one.
+where τ is a sentinel for the text: without it z could not be negative for all unrelated edits,
+because both sides share the extractor. s_φ, s_ψ and τ are learned. Scales and τ are part of the
+keys, so that the router is the released one.
+
+Shapes: B rows, D width of the text decoder, d_m module width, k vectors a key.
 """
 
 from math import log, sqrt
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liveedit.editors.common.attention import CrossAttention, Part, learned
+from liveedit.models.vlm import VLM
+from liveedit.types import Query
 
-__all__ = ["SCALE", "EditSide", "FeatureExtractor", "InputExtractor", "MetricExtractor"]
+__all__ = [
+    "SCALE",
+    "EditSide",
+    "FeatureExtractor",
+    "InputExtractor",
+    "UnitKeyExtractor",
+    "image_tokens",
+]
 
 SCALE = 20.0
-"""s_φ and s_ψ at first."""
+"""Initial value of s_φ and s_ψ."""
 
 
 class FeatureExtractor(nn.Module):
-    """f_fe, Eq. 3 and 4: what an edit or an input is about, seen in its image (φ) and read in its
-    prompt (ψ).
-    """
+    """f_fe, Eq. 3 and 4: the vision key φ and the text key ψ of an edit or an input."""
 
     def __init__(self, hidden_size: int, module_dim: int, heads: int, queries: int) -> None:
         super().__init__()
-        self.vision_norm, self.text_norm = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
-        self.phi, self.psi = learned(queries, module_dim), learned(queries, module_dim)
+        self.vision_norm = nn.LayerNorm(hidden_size)
+        self.text_norm = nn.LayerNorm(hidden_size)
+        self.phi = learned(queries, module_dim)
+        self.psi = learned(queries, module_dim)
         self.ask = CrossAttention(module_dim, hidden_size, module_dim, heads)
         self.look = CrossAttention(module_dim, hidden_size, module_dim, heads)
         self.read = CrossAttention(module_dim, hidden_size, module_dim, heads)
@@ -52,7 +67,7 @@ class FeatureExtractor(nn.Module):
 
 
 class InputExtractor(FeatureExtractor):
-    """The feature extractor of the input side, which also holds the vision sentinel Θ (1, N_v, D)."""
+    """The extractor of the input side, which also holds the vision sentinel Θ (1, N_v, D)."""
 
     def __init__(
         self, hidden_size: int, module_dim: int, heads: int, queries: int, image_tokens: int
@@ -61,32 +76,30 @@ class InputExtractor(FeatureExtractor):
         self.sentinel = learned(image_tokens, hidden_size)
 
     def sentinel_key(self, prompt: Part) -> Tensor:
-        """φ_Θ (B, k, d_m), the vision key of the sentinel under each row's own prompt (after Eq.
-        5).
-        """
-        everywhere = torch.ones(
-            self.sentinel.shape[:2], dtype=torch.bool, device=self.sentinel.device
-        )
+        """φ_Θ (B, k, d_m), the sentinel's vision key under each row's own prompt (after Eq. 5)."""
+        shape = self.sentinel.shape[:2]
+        everywhere = torch.ones(shape, dtype=torch.bool, device=self.sentinel.device)
         return self.vision_key(Part(self.sentinel, everywhere), prompt)
 
 
-class MetricExtractor(InputExtractor):
-    """The feature extractor of the input side; all its keys have one length."""
+class UnitKeyExtractor(InputExtractor):
+    """The extractor of both sides whose keys all have one length."""
 
     def __init__(
         self, hidden_size: int, module_dim: int, heads: int, queries: int, image_tokens: int
     ) -> None:
         super().__init__(hidden_size, module_dim, heads, queries, image_tokens)
-        self.vision_scale, self.text_scale = (nn.Parameter(torch.tensor(log(SCALE))) for _ in "φψ")
-        self.terms = queries * sqrt(module_dim)  # what `similarity` divides by
+        self.vision_scale = nn.Parameter(torch.tensor(log(SCALE)))
+        self.text_scale = nn.Parameter(torch.tensor(log(SCALE)))
+        self.terms = queries * sqrt(module_dim)  # `similarity` divides by it
 
     def vision_key(self, image: Part, prompt: Part) -> Tensor:
         """φ (B, k, d_m), of the length at which `similarity` gives s_φ times the cosine."""
-        return unit(super().vision_key(image, prompt)) * self.length(self.vision_scale)
+        return _unit(super().vision_key(image, prompt)) * self.length(self.vision_scale)
 
     def text_key(self, prompt: Part) -> Tensor:
         """ψ (B, k, d_m), of the length at which `similarity` gives s_ψ times the cosine."""
-        return unit(super().text_key(prompt)) * self.length(self.text_scale)
+        return _unit(super().text_key(prompt)) * self.length(self.text_scale)
 
     def length(self, scale: Tensor) -> Tensor:
         """The length of keys whose cosine is to be multiplied by exp(``scale``)."""
@@ -94,11 +107,11 @@ class MetricExtractor(InputExtractor):
 
 
 class EditSide(nn.Module):
-    """The side of the edit: the input side's extractor, and τ (1, k, d_m), at first zero."""
+    """The edits' side of a :class:`UnitKeyExtractor`: its keys, and τ (1, k, d_m), initially 0."""
 
-    def __init__(self, inputs: MetricExtractor) -> None:
+    def __init__(self, inputs: UnitKeyExtractor) -> None:
         super().__init__()
-        self._inputs = (inputs,)  # in a tuple: its weights are not to be registered twice
+        self._inputs = (inputs,)  # in a tuple, so that its weights are not registered twice
         self.sentinel = nn.Parameter(torch.zeros(1, *inputs.psi.shape[1:]))
 
     def vision_key(self, image: Part, prompt: Part) -> Tensor:
@@ -111,6 +124,13 @@ class EditSide(nn.Module):
         return inputs.text_key(prompt) - self.sentinel * inputs.length(inputs.text_scale)
 
 
-def unit(key: Tensor) -> Tensor:
+def image_tokens(vlm: VLM) -> int:
+    """N_v: the number of tokens that the VLM gives an image of 336 × 336 pixels."""
+    query = Query("?", image=Image.new("RGB", (336, 336)))
+    start, stop = vlm.encode([query]).spans[0].image
+    return stop - start
+
+
+def _unit(key: Tensor) -> Tensor:
     """A key (B, k, d_m) divided by its length over all k vectors."""
     return F.normalize(key.flatten(1), dim=-1).view_as(key)

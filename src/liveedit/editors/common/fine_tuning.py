@@ -1,14 +1,14 @@
-"""What methods that move values by gradient descent share.
+"""Base classes for editors that move values by gradient descent, one edit after another.
 
-ValuesPatch, the values they reach; WeightsPatch, where those are weights; DirectEditor, which gets
-there.
+ValuesPatch holds the values, WeightsPatch those that are weights of the model, and FineTuningEditor
+moves them.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,87 +22,87 @@ from liveedit.models.patch import Patch
 from liveedit.models.wrappers import named_here
 from liveedit.types import Query
 
-__all__ = ["DirectEditor", "ValuesPatch", "WeightsPatch"]
+__all__ = ["FineTuningEditor", "ValuesPatch", "WeightsPatch"]
 
 
 class ValuesPatch(Patch):
-    """``count`` edits written into ``values``, tensors by name that hold all of them together."""
+    """``count`` edits that share ``values``, tensors by name."""
 
     FILE: ClassVar[str]
 
     def __init__(self, editor: Editor, values: Mapping[str, Tensor], count: int) -> None:
-        self.editor, self.values, self.count = editor, dict(values), count
+        self.editor = editor
+        self.values = dict(values)
+        self.count = count
 
     def __len__(self) -> int:
         return self.count
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the values take up, however many edits they hold."""
+        """Bytes of the values, however many edits they hold."""
         return sum(value.nbytes for value in self.values.values())
 
     def save(self, folder: Path) -> None:
-        """Write the values, and whose they are, as :func:`write_tensors` does."""
+        """Write the values and their origin. Raises :class:`StorageError` where that fails."""
         values = {name: value.detach().cpu().contiguous() for name, value in self.values.items()}
-        write_tensors(
-            Path(folder) / self.FILE, values, self.editor.origin | {"edits": str(len(self))}
-        )
+        metadata = self.editor.origin | {"edits": str(len(self))}
+        write_tensors(Path(folder) / self.FILE, values, metadata)
 
     @classmethod
     def load(cls, editor: Editor, folder: Path) -> Self:
-        """What :meth:`save` wrote, where the model is.
+        """The patch that :meth:`save` wrote, on the model's device.
 
-        Raises :class:`BadInput` for a file that is missing or broken, :class:`Mismatch` for one of
+        Raises :class:`BadInput` for a missing or damaged file, :class:`Mismatch` for a patch of
         another editor or another model.
         """
         file = Path(folder) / cls.FILE
-        values, about = read_tensors(file)
-        if not about.get("edits", "").isdecimal():
+        values, metadata = read_tensors(file)
+        if not metadata.get("edits", "").isdecimal():
             raise BadInput(
                 f"{file} does not say how many edits it holds: it is damaged, or no patch"
             )
-        count = int(about["edits"])
-        editor.claim(about, folder)
+        count = int(metadata["edits"])
+        editor.require_same_origin(metadata, folder)
         device = editor.vlm.device
         return cls(editor, {name: value.to(device) for name, value in values.items()}, count)
 
 
 class WeightsPatch(ValuesPatch):
-    """``values`` are new parameters in full, by their names in the Hugging Face model."""
+    """``values`` are whole parameters of the model, by their names in the Hugging Face model."""
 
     FILE = "weights.safetensors"
 
     @classmethod
     def load(cls, editor: Editor, folder: Path) -> Self:
-        """See :meth:`ValuesPatch.load`. The parameters have the names of this model, with or
-        without PEFT around it.
-        """
-        held, model = super().load(editor, folder), editor.vlm.model
-        return cls(
-            editor,
-            {named_here(model, name): value for name, value in held.values.items()},
-            held.count,
-        )
+        """See :meth:`ValuesPatch.load`. Names are this model's, with or without PEFT around it."""
+        held = super().load(editor, folder)
+        model = editor.vlm.model
+        values = {named_here(model, name): value for name, value in held.values.items()}
+        return cls(editor, values, held.count)
 
     def weights(self) -> dict[str, Tensor]:
         """See :meth:`Patch.weights`."""
         return self.values
 
 
-class DirectEditor(Editor):
-    """Moves values of its own by gradient descent, edit after edit, each from where the one before
-    left them.
+W = TypeVar("W", bound=WeightsPatch)
 
-    A method says where the values start and how they are moved. They are float32, whatever the
-    model's type. Single edits cannot be taken back.
+
+class FineTuningEditor(Editor[W]):
+    """Moves values by gradient descent for each edit, from where the edit before left them.
+
+    A method gives their initial state (:meth:`start`) and the :meth:`optimizer`. They are float32,
+    whatever the model's dtype. Single edits cannot be taken back. Settings are ``steps``, the most
+    steps for an edit, ``stop``, the loss below which it ends, and ``eos``.
     """
 
-    patch_class: ClassVar[type[WeightsPatch]] = WeightsPatch
-    """What the values make."""
+    patch_class: ClassVar[type[Any]] = WeightsPatch
+    """The class of the patch with the values."""
 
     @abstractmethod
     def start(self) -> dict[str, Tensor]:
-        """The values before any edit, by the names that the patch knows."""
+        """The values before any edit, by their names in the patch."""
 
     @abstractmethod
     def optimizer(self, values: Sequence[Tensor]) -> Optimizer:
@@ -110,30 +110,30 @@ class DirectEditor(Editor):
 
     @contextmanager
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
-        """The logits (n, V) that predict the answer, under the patch on the model then, and its n
-        tokens (n,).
+        """A function that computes the answer's logits (n, V), and its n tokens (n,).
+
+        The function is to be called under the patch. What the patch cannot change is computed once.
         """
         batch = self.vlm.encode([query], eos=self.config.eos)
         positions = batch.answer_positions()
         with self.vlm.vision_once():
-            yield lambda: self.vlm.logits(batch)[positions], batch.labels.roll(-1, 1)[positions]
+            yield lambda: self.vlm.logits(batch)[positions], batch.answer_tokens()
 
-    def edit(self, queries: Sequence[Query], patch: Patch | None = None) -> WeightsPatch:
-        """See :meth:`Editor.edit`. Each edit goes on from the values that the one before left."""
-        self.begin(queries, patch)
-        held = self.patch_class(self, {}, 0) if patch is None else patch
-        assert isinstance(held, WeightsPatch)
+    def edit(self, queries: Sequence[Query], patch: W | None = None) -> W:
+        """See :meth:`Editor.edit`."""
+        self.validate(queries, patch)
+        held: W = self.patch_class(self, {}, 0) if patch is None else patch
         if not queries:
             return held
-        values = {name: held.values.get(name, value) for name, value in self.start().items()}
-        values = {
-            name: value.detach().float().clone().requires_grad_() for name, value in values.items()
-        }
+        values = dict[str, Tensor]()
+        for name, value in self.start().items():
+            known = held.values.get(name, value)
+            values[name] = known.detach().float().clone().requires_grad_()
         for query in queries:
             self.fit(values, query)
-        return self.patch_class(
-            self, {name: value.detach() for name, value in values.items()}, len(held) + len(queries)
-        )
+        final = {name: value.detach() for name, value in values.items()}
+        made: W = self.patch_class(self, final, len(held) + len(queries))
+        return made
 
     @torch.enable_grad()
     def fit(self, values: dict[str, Tensor], query: Query) -> None:
@@ -155,6 +155,7 @@ class DirectEditor(Editor):
                 torch.autograd.backward(loss)
                 optimizer.step()
 
-    def load_patch(self, folder: Path) -> WeightsPatch:
+    def load_patch(self, folder: Path) -> W:
         """See :meth:`Editor.load_patch`."""
-        return self.patch_class.load(self, folder)
+        made: W = self.patch_class.load(self, folder)
+        return made

@@ -1,28 +1,35 @@
-"""Routing loss against hard negatives: every query of a batch against every edit of it.
+"""Routing loss with hard negatives: every query of a batch against every edit of it.
 
-The released losses (Eq. 13-16, ``losses.py``) show each input one or B candidates and, apart from
-the sentinel pairs, only random strangers; filter and weight are trained apart. In a pool of
-thousands what matters is the rare stranger that acts: another drawing that looks alike, the same
-image under another question. Here the batch's edits, generality probes and locality probes, hard
-ones included, all meet all edits, and what is trained is whether an expert acts at all. With m its
-similarity in φ above the sentinel's (Eq. 5) and z that in ψ (Eq. 7), expert e acts on query q with
+The released losses (Eq. 13–16, ``losses.py``) compare each input with one or B candidates and,
+apart from the sentinel pairs, only with random unrelated edits; filter and weight are trained
+apart. In a bank of thousands the rare unrelated edit that fires matters: another drawing that looks
+alike, the same image under another question. Here the batch's edits, generality probes and locality
+probes, hard ones included, are all compared with all edits, and the loss is about whether an expert
+fires at all. With m its similarity in φ above the sentinel's (Eq. 5) and z that in ψ (Eq. 7),
+expert e fires on query q with
 
     p_e = σ(m_e) σ(z_e),    of log-odds L_e = −log(e^−m + e^−z + e^−(m+z))
     l   = −log p_o − Σ_{e≠o} log(1 − p_e)
 
-where o is the query's own edit, if it has one. The own edit has to pass in both; a stranger may be
-turned away by either, so that φ may know images and ψ questions. The sum is not averaged over the
-edits, because one stranger that acts is enough to spoil an answer. A query without image meets the
-edits by ψ alone: m = ∞ and L = z.
+where o is the query's own edit, if it has one. The own edit has to pass in both; an unrelated edit
+may be rejected by either, so that φ may know images and ψ questions. The sum is not averaged over
+the edits, because a single unrelated edit that fires is enough to change an answer. A query without
+image is compared with edits by ψ alone: m = ∞ and L = z.
 
-The gate "both" keeps the experts with L > 0 in the place of those with m > 0 (Eq. 5).
+The gate "both" keeps the experts with L > 0 instead of those with m > 0 (Eq. 5).
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["contrast", "log_odds"]
+__all__ = ["NEVER", "hard_negative_loss", "log_odds"]
+
+NEVER = -100.0
+"""The score of a pair that cannot belong together, or that no loss is to count: σ of it is 0.
+
+At −∞ the loss would not be a number.
+"""
 
 
 def log_odds(margin: Tensor, z: Tensor) -> Tensor:
@@ -30,11 +37,11 @@ def log_odds(margin: Tensor, z: Tensor) -> Tensor:
     return -torch.stack([-margin, -z, -margin - z]).logsumexp(0)
 
 
-def contrast(odds: Tensor, own: Tensor) -> Tensor:
-    """The loss above, averaged over the queries.
+def hard_negative_loss(odds: Tensor, own: Tensor) -> Tensor:
+    """The loss l above, averaged over the queries.
 
-    ``odds`` L (Q, E) of queries and edits, ``own`` (Q,) the column of a query's own edit, -1 if it
-    has none.
+    ``odds`` are L (Q, E) of queries and edits, ``own`` (Q,) is the column of each query's own edit,
+    -1 if it has none.
     """
     belongs = own[:, None] == torch.arange(odds.shape[1], device=odds.device)
     return F.softplus(torch.where(belongs, -odds, odds)).sum(1).mean()

@@ -1,115 +1,114 @@
-"""What methods that tell the model the edit in its prompt share: facts in words, and a retriever
-that chooses one.
-"""
+"""Base classes for in-context editors (IKE, LTE), which put an edit's text before the prompt."""
 
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
-from liveedit.editors.base import Editor
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.bank_editor import BankPatch, PoolEditor
+from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.retriever import Retriever
 from liveedit.errors import BadInput
 from liveedit.models.batch import Firing
 from liveedit.types import Query
 
-__all__ = ["ContextEditor", "ContextPatch", "fact"]
+__all__ = ["ContextPatch", "InContextEditor", "fact_text"]
 
 
-def fact(query: Query) -> str:
+def fact_text(query: Query) -> str:
     """An edit in words: its question and its answer."""
     return f"{query.prompt.strip()} {query.target.strip()}"
 
 
 class ContextPatch(BankPatch):
-    """``bank`` holds the retriever's keys, ``told`` what is put before the prompt of a query that
-    an edit is about.
+    """Edits as texts: ``bank`` holds the retriever's keys, ``contexts`` the texts.
 
-    It acts where queries are encoded, so a raw Hugging Face call, which brings token ids, is
-    refused.
+    The text of the edit that a query is about precedes the query's prompt. That is done where
+    queries are encoded, so a raw Hugging Face call, which brings token ids, is refused.
     """
 
     FILE = "context.safetensors"
-    editor: "ContextEditor"
+    editor: "InContextEditor"
 
-    def __init__(self, editor: Editor, bank: Bank, told: Sequence[str] = ()) -> None:
+    def __init__(self, editor: "InContextEditor", bank: Bank, contexts: Sequence[str] = ()) -> None:
         super().__init__(editor, bank)
-        self.told = tuple(told)
+        self.contexts = tuple(contexts)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the keys and of the texts."""
-        return self.bank.nbytes + sum(len(text.encode()) for text in self.told)
+        return self.bank.nbytes + sum(len(text.encode()) for text in self.contexts)
 
-    def fitting(self, fits: Tensor) -> Tensor:
-        """Of the edits that fit, boolean (1, E), those that do not give way; all of them fit where
-        nothing is asked.
+    def eligible(self, fits: Tensor) -> Tensor:
+        """Of the edits that fit a query, boolean (1, E), those in force.
+
+        Without a threshold every edit fits every query, so that overruling would silence an edit
+        everywhere; only superseded edits are left out then.
         """
-        return (
-            fits & self.standing
-            if self.editor.retriever.threshold is None
-            else self.taking_part(fits)
-        )
+        if self.editor.retriever.threshold is None:
+            return fits & self.standing
+        return self.in_force(fits)
 
     def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
         """See :meth:`Patch.rewrite`."""
-        place = self.editor.retriever.find(self.bank, query, self.fitting)
-        if place is None:
+        edit = self.editor.retriever.find(self.bank, query, self.eligible)
+        if edit is None:
             return query, []
-        return replace(query, prompt=self.editor.prompt(self.told[place], query.prompt)), [
-            (place, 1.0)
-        ]
+        prompt = self.editor.apply_context(self.contexts[edit], query.prompt)
+        return replace(query, prompt=prompt), [(edit, 1.0)]
 
     def save(self, folder: Path) -> None:
         """See :meth:`BankPatch.save`."""
-        self.stored().save(
-            Path(folder) / self.FILE, self.editor.origin | {"told": json.dumps(self.told)}
-        )
+        metadata = self.editor.origin | {"told": json.dumps(self.contexts)}
+        self.stored().save(Path(folder) / self.FILE, metadata)
 
 
-class ContextEditor(PoolEditor):
+C = TypeVar("C", bound=ContextPatch)
+
+
+class InContextEditor(BankEditor[C]):
     """An editor that keeps edits as texts."""
 
-    patch_class: ClassVar[type[ContextPatch]] = ContextPatch
+    patch_class: ClassVar[type[Any]] = ContextPatch
     retriever: Retriever
     """Chooses the edit that a query is about."""
 
     @abstractmethod
-    def tell(self, query: Query) -> str:
-        """What is kept of an edit in words."""
+    def format_context(self, query: Query) -> str:
+        """The text that is kept of an edit."""
 
-    @abstractmethod
-    def prompt(self, told: str, question: str) -> str:
-        """The prompt that brings what :meth:`tell` said to a question."""
+    def apply_context(self, context: str, question: str) -> str:
+        """The prompt of a question with the context of an edit."""
+        return context + question
 
-    def empty(self) -> ContextPatch:
+    def empty(self) -> C:
         """A patch without edits."""
-        return self.patch_class(self, Bank(self.retriever.empty))
+        made: C = self.patch_class(self, Bank(self.retriever.no_keys))
+        return made
 
-    def extended(self, held: BankPatch, queries: Sequence[Query]) -> ContextPatch:
-        """See :meth:`PoolEditor.extended`."""
-        assert isinstance(held, ContextPatch)
-        bank = held.bank.append(self.retriever.keys([query.prompt for query in queries], queries))
-        return self.patch_class(self, bank, (*held.told, *(self.tell(query) for query in queries)))
+    def extended(self, held: C, queries: Sequence[Query]) -> C:
+        """See :meth:`BankEditor.extended`."""
+        keys = self.retriever.keys([query.prompt for query in queries], queries)
+        contexts = [self.format_context(query) for query in queries]
+        made: C = self.patch_class(self, held.bank.append(keys), (*held.contexts, *contexts))
+        return made
 
-    def selected(self, patch: BankPatch, index: Sequence[int]) -> ContextPatch:
-        """See :meth:`PoolEditor.selected`."""
-        assert isinstance(patch, ContextPatch)
-        return self.patch_class(
-            self, patch.bank.select(index), [patch.told[place] for place in index]
-        )
+    def selected(self, patch: C, index: Sequence[int]) -> C:
+        """See :meth:`BankEditor.selected`."""
+        contexts = [patch.contexts[edit] for edit in index]
+        made: C = self.patch_class(self, patch.bank.select(index), contexts)
+        return made
 
-    def restored(self, bank: Bank, about: dict[str, str], folder: Path) -> ContextPatch:
-        """See :meth:`PoolEditor.restored`. Raises :class:`BadInput` where the texts are broken."""
+    def restored(self, bank: Bank, metadata: dict[str, str], folder: Path) -> C:
+        """See :meth:`BankEditor.restored`. Raises :class:`BadInput` for damaged texts."""
         try:
-            return self.patch_class(self, bank, json.loads(about["told"]))
+            made: C = self.patch_class(self, bank, json.loads(metadata["told"]))
         except (KeyError, ValueError, RecursionError) as error:
             raise BadInput(
                 f"{folder} holds no texts of edits ({error}): it is broken, make the edits again"
             ) from error
+        return made

@@ -1,13 +1,12 @@
-"""Precedence: the owner's last word holds. Which edits of a pool stand, and which give way where
-several fire.
+"""Precedence: the most recent edit wins. Which edits of a bank hold, and which are overruled.
 
-An edit supersedes the earlier ones of the same question about the same images: they are kept, but
-never take part; once it is taken back, the latest of them stands again. An edit in conflict with an
-earlier one, of the same question with another answer about another picture of the thing, overrules
-it: where both fire, it alone takes part.
+An edit *supersedes* the earlier ones of the same question about the same images: they are kept, but
+never fire; once it is taken back, the latest of them holds again. An edit that is in conflict with
+an earlier one, of the same question with another answer about another picture of the thing,
+*overrules* it: where both fire, only the later one does.
 
-A ledger says so of every edit of a pool: ``asked`` (E,), a number for the question and its images,
-and ``overrules`` (E, W), the ``asked`` of the earlier edits that give way, 0 for none.
+A ledger records this for every edit of a bank: ``asked`` (E,), a number for the question and its
+images, and ``overrules`` (E, W), the ``asked`` of the earlier edits that it overrules, 0 for none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,15 @@ from liveedit.question import number
 from liveedit.types import Query
 
 __all__ = [
-    *("COLUMNS", "about", "asked", "entries", "extended", "overruling"),
-    *("settled", "standing", "unknown"),
+    "COLUMNS",
+    "about",
+    "asked",
+    "entries",
+    "extended",
+    "overruling",
+    "settled",
+    "standing",
+    "unknown",
 ]
 
 COLUMNS = ("asked", "overrules")
@@ -33,24 +39,25 @@ WIDTH = 4
 
 
 def asked(query: Query) -> int:
-    """The :func:`number` of a query."""
+    """The number of a query's question and images (:func:`liveedit.question.number`)."""
     return number(query.prompt, picture_hash(query.images), about(query))
 
 
 def about(query: Query) -> int | None:
-    """Which of the images the query is about, each place in one form: counted from 0, but the last,
-    or only, one -1.
+    """The image that a query is about, in one form: -1 for the last or only one, ``None`` for all.
+
+    Other images are counted from 0.
     """
     if len(query.images) < 2:
         return -1
     if query.about is None:
         return None
-    place = query.about % len(query.images)
-    return -1 if place == len(query.images) - 1 else place
+    index = query.about % len(query.images)
+    return -1 if index == len(query.images) - 1 else index
 
 
 def entries(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
-    """The ledger's rows of edits that overrule none."""
+    """A ledger's rows for edits with these numbers, which overrule none."""
     return {
         "asked": torch.tensor(numbers, dtype=torch.long),
         "overrules": torch.zeros(len(numbers), width, dtype=torch.long),
@@ -59,47 +66,49 @@ def entries(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
 
 def extended(ledger: Bank, queries: Sequence[Query]) -> Bank:
     """The ledger with edits of these queries behind the others; they overrule none."""
-    return ledger.append(entries([asked(query) for query in queries], ledger["overrules"].shape[1]))
+    numbers = [asked(query) for query in queries]
+    return ledger.append(entries(numbers, ledger["overrules"].shape[1]))
 
 
 def overruling(ledger: Bank, conflicts: Mapping[int, Sequence[int]]) -> Bank:
-    """The ledger with edits at some places overruling earlier ones at others."""
-    numbers = {
-        place: sorted(set(ledger["asked"][list(older)].tolist()))
-        for place, older in conflicts.items()
-    }
+    """The ledger in which some edits, by index, overrule earlier ones."""
+    overruled = dict[int, list[int]]()
+    for edit, older in conflicts.items():
+        overruled[edit] = sorted(set(ledger["asked"][list(older)].tolist()))
     overrules = ledger["overrules"]
-    wider = max(len(older) for older in numbers.values()) - overrules.shape[1]
-    overrules = F.pad(overrules, (0, max(0, wider)))
-    for place, older in numbers.items():
-        overrules[place, : len(older)] = torch.tensor(older)
+    missing = max(len(numbers) for numbers in overruled.values()) - overrules.shape[1]
+    overrules = F.pad(overrules, (0, max(0, missing)))
+    for edit, numbers in overruled.items():
+        overrules[edit, : len(numbers)] = torch.tensor(numbers)
     return Bank({"asked": ledger["asked"], "overrules": overrules})
 
 
 def unknown(count: int) -> Bank:
-    """The ledger of edits of which nothing is known: all of them stand."""
+    """The ledger of ``count`` edits about which nothing is known: all of them hold."""
     own = -1 - torch.arange(count)
     return Bank({"asked": own, "overrules": torch.zeros(count, WIDTH, dtype=torch.long)})
 
 
 def standing(ledger: Bank) -> Tensor:
-    """Which edits (E,) are not superseded: the last of each question."""
-    places = torch.arange(len(ledger))
+    """The edits, boolean (E,), that are not superseded: the last of each question."""
+    edits = torch.arange(len(ledger))
     if not len(ledger):
-        return places.bool()
+        return edits.bool()
     _, group = torch.unique(ledger["asked"], return_inverse=True)
-    last = torch.full_like(places, -1).scatter_reduce(0, group, places, "amax")
-    return last[group] == places
+    last = torch.full_like(edits, -1).scatter_reduce(0, group, edits, "amax")
+    return last[group] == edits
 
 
 def settled(ledger: Bank, fired: Tensor) -> Tensor:
-    """Of the edits that fire for each query, boolean (B, E), those that no other of them overrules."""
-    strict = ledger["overrules"].any(1).nonzero()[:, 0].to(fired.device)
-    if not len(strict) or not bool(fired[:, strict].any()):
+    """Of the edits that fire for each query, boolean (B, E), those that none of them overrules."""
+    overruling_edits = ledger["overrules"].any(1).nonzero()[:, 0].to(fired.device)
+    if not len(overruling_edits) or not bool(fired[:, overruling_edits].any()):
         return fired
-    numbers, kept = ledger["asked"].to(fired.device), fired.clone()
-    for row, place in fired[:, strict].nonzero().tolist():
-        overruled = ledger["overrules"][strict[place]].to(fired.device)
-        older = torch.arange(len(numbers), device=fired.device) < strict[place]
-        kept[row] &= ~(torch.isin(numbers, overruled) & older)
+    numbers = ledger["asked"].to(fired.device)
+    edits = torch.arange(len(numbers), device=fired.device)
+    kept = fired.clone()
+    for row, index in fired[:, overruling_edits].nonzero().tolist():
+        edit = overruling_edits[index]
+        overruled = torch.isin(numbers, ledger["overrules"][edit].to(fired.device))
+        kept[row] &= ~(overruled & (edits < edit))
     return kept

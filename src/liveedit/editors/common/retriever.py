@@ -1,16 +1,16 @@
-"""Which of the edits a query is about, by what it asks and what it shows: the memory of in-context
-methods.
+"""Retriever: finds the edit that a query is about, for in-context methods.
 
-The published retrievers of IKE and LTE read text alone. About images everybody asks the same
-questions, so with the text alone the edits of other images get into the way; ``by="text"`` is that
-form. By default the image has its say:
+The published retrievers of IKE and LTE compare text alone. Different images are asked about in the
+same words, so by text alone the edits of other images interfere; ``by="text"`` is that form. By
+default the image counts, too:
 
-    an edit e is about the query x  if  cos(t_e, t_x) > threshold  and  cos(i_e, i_x) > image_threshold
+    an edit e is about the query x  if  cos(t_e, t_x) > threshold
+                                    and  cos(i_e, i_x) > image_threshold
 
-t is the sentence's vector, i the mean of the image's tokens as the text decoder gets them. The edit
-with the largest sum of the two cosines is taken. Where neither has an image, text alone counts;
-where one of them has, they are about different things. With ``threshold=None`` there is always one:
-the nearest.
+t is the sentence's vector, i the mean of the image's tokens at the text decoder's input. Of several
+such edits the one with the largest sum of both cosines is taken. Where neither has an image, the
+text alone counts; where one of them has, they are about different things. With ``threshold=None``
+the nearest edit is always taken.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,21 +24,21 @@ from torch.nn import functional as F
 
 from liveedit.data.images import open_image
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.sentences import SentenceEncoder, find
+from liveedit.editors.common.sentences import SentenceEncoder, find_encoder
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 __all__ = ["By", "Retriever"]
 
 By = Literal["text", "both"]
+"""The evidence that retrieval uses: the text, or text and image."""
 
 REMEMBERED = 4096
-"""Images whose keys are kept."""
+"""Images whose keys are cached."""
 
 
 class Retriever:
-    """Keys of queries, and the edit whose key is nearest. The encoder is read when it is first
-    needed.
+    """Keys of queries, and the edit whose key is nearest. The encoder is loaded when first needed.
 
     Raises :class:`BadInput` where there is no such encoder.
     """
@@ -51,10 +51,13 @@ class Retriever:
         threshold: float | None = None,
         image_threshold: float = 0.0,
     ) -> None:
-        find(encoder)  # before anything is trained or edited that would need it
-        self.vlm, self.encoder, self.by = vlm, encoder, by
-        self.threshold, self.image_threshold = threshold, image_threshold
-        self.looks: dict[bytes, Tensor] = {}
+        find_encoder(encoder)  # before any training or edit that would need it
+        self.vlm = vlm
+        self.encoder = encoder
+        self.by = by
+        self.threshold = threshold
+        self.image_threshold = image_threshold
+        self.image_keys = dict[bytes, Tensor]()
 
     @cached_property
     def sentences(self) -> SentenceEncoder:
@@ -62,60 +65,62 @@ class Retriever:
         return SentenceEncoder(self.encoder)
 
     @property
-    def empty(self) -> dict[str, Tensor]:
-        """The keys of no query."""
+    def no_keys(self) -> dict[str, Tensor]:
+        """The tensors of :meth:`keys` without a row."""
         return {
             "text_key": torch.empty(0, self.sentences.width),
             "image_key": torch.empty(0, self.vlm.hidden_size),
         }
 
     def keys(self, texts: Sequence[str], queries: Sequence[Query]) -> dict[str, Tensor]:
-        """``text_key`` (n, d), of what stands for the queries in words, and ``image_key`` (n, D), 0
-        without image.
+        """``text_key`` (n, d) of the texts that stand for n queries, and ``image_key`` (n, D).
+
+        The latter is 0 for a query without image.
         """
-        return {
-            "text_key": self.sentences(texts),
-            "image_key": torch.stack([self.look(query) for query in queries]),
-        }
+        image_keys = [self.image_key(query) for query in queries]
+        return {"text_key": self.sentences(texts), "image_key": torch.stack(image_keys)}
 
     @torch.no_grad()
-    def look(self, query: Query) -> Tensor:
-        """The direction (D,) of the mean token of the image that a query is about, 0 without image."""
+    def image_key(self, query: Query) -> Tensor:
+        """The direction (D,) of the mean token of a query's image, 0 without image."""
         if query.image is None:
             return torch.zeros(self.vlm.hidden_size)
-        pictures = [open_image(image) for image in query.asked]
-        key = sha256(b"".join(picture.tobytes() for picture in pictures)).digest()
-        if key not in self.looks:
-            if len(self.looks) >= REMEMBERED:
-                self.looks.clear()
-            states = self.vlm.image_states(pictures).float()
-            self.looks[key] = F.normalize(states.mean(0), dim=0).cpu()
-        return self.looks[key]
+        images = [open_image(image) for image in query.asked]
+        pixels = sha256(b"".join(image.tobytes() for image in images)).digest()
+        if pixels not in self.image_keys:
+            if len(self.image_keys) >= REMEMBERED:
+                self.image_keys.clear()
+            states = self.vlm.image_states(images).float()
+            self.image_keys[pixels] = F.normalize(states.mean(0), dim=0).cpu()
+        return self.image_keys[pixels]
 
     def find(
-        self, bank: Bank, query: Query, taking_part: Callable[[Tensor], Tensor] | None = None
+        self, bank: Bank, query: Query, eligible: Callable[[Tensor], Tensor] | None = None
     ) -> int | None:
-        """The place in ``bank``, which holds :meth:`keys`, of the edit that ``query`` is about;
-        ``None`` for none.
+        """The index in ``bank``, which holds :meth:`keys`, of the edit that ``query`` is about.
 
-        ``taking_part`` says of the edits that fit, (1, E), which do not give way to others.
+        ``None`` if there is none. ``eligible`` leaves out, of the edits that fit (1, E), those that
+        are overruled by others.
         """
         if not len(bank):
             return None
         score = bank["text_key"] @ self.sentences([query.prompt])[0]
-        fits = (
-            torch.ones_like(score, dtype=torch.bool)
-            if self.threshold is None
-            else score > self.threshold
-        )
+        fits = torch.ones_like(score, dtype=torch.bool)
+        if self.threshold is not None:
+            fits = score > self.threshold
         if self.by == "both":
-            seen, pictured = bank["image_key"] @ self.look(query), bank["image_key"].any(1)
-            score = score + seen
+            likeness = bank["image_key"] @ self.image_key(query)
+            score = score + likeness
             if self.threshold is not None:
-                fits &= (
-                    ~pictured if query.image is None else pictured & (seen > self.image_threshold)
-                )
-        if taking_part is not None:
-            fits = taking_part(fits[None])[0]
+                fits &= self._image_fits(bank, query, likeness)
+        if eligible is not None:
+            fits = eligible(fits[None])[0]
         best = int(score.masked_fill(~fits, -torch.inf).argmax())
         return best if bool(fits[best]) else None
+
+    def _image_fits(self, bank: Bank, query: Query, likeness: Tensor) -> Tensor:
+        """The edits (E,) whose image, or lack of one, fits that of ``query``."""
+        with_image = bank["image_key"].any(1)
+        if query.image is None:
+            return ~with_image
+        return with_image & (likeness > self.image_threshold)

@@ -1,4 +1,4 @@
-"""LiveEdit, the published method: the editor, its generator, its routing and what it is trained on."""
+"""LiveEdit, the published method: editor, generator, routing and training objective."""
 
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
 

@@ -1,4 +1,7 @@
-"""The expert generator of LiveEdit (Chen et al., CVPR 2025, Eq. 1), as released."""
+"""The expert generator of LiveEdit (Chen et al., CVPR 2025, Eq. 1), as released.
+
+Shapes: B edits, T tokens, D width of the text decoder, d_m module width, r rank.
+"""
 
 from math import sqrt
 
@@ -23,13 +26,14 @@ class LowRank(nn.Module):
         self.factor = 1 / (scale * sqrt(rank))
 
     def forward(self, signal: Part) -> Tensor:
-        """(B, r, D), scaled by 1 / (scale √r)."""
+        """One factor (B, r, D) of each edit's expert, scaled by 1 / (scale √r)."""
         return self.factor * self.attention(self.rows, signal.map(self.norm))  # type: ignore[no-any-return]
 
 
 class ReleasedGenerator(nn.Module):
-    """f_eg, Eq. 1: an expert from what the edit layer holds of image, prompt and answer; U and V
-    attend separately.
+    """f_eg, Eq. 1: an expert from the hidden states of image, prompt and answer.
+
+    U and V have cross-attentions of their own.
     """
 
     def __init__(
@@ -40,9 +44,9 @@ class ReleasedGenerator(nn.Module):
         self.expert_out = LowRank(hidden_size, module_dim, heads, rank, scale)
 
     def forward(self, hidden: HiddenBatch, words: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """U and V, each (B, r, D), of the edits whose states at the edit layer are ``hidden``.
+        """U and V, each (B, r, D), of edits with the states ``hidden`` at the edit layer.
 
-        ``words``, the model's output embedding, is for generators that read it; this one does not.
+        ``words`` (V, D), the model's output embedding, is for generators that read it.
         """
         signal = cut(hidden.hidden, [(span.image[0], span.answer[1]) for span in hidden.spans])
         return self.expert_in(signal), self.expert_out(signal)

@@ -1,139 +1,149 @@
-"""What LiveEdit is trained on (Eq. 8-16): its terms for one batch of examples under given draws.
+"""LiveEdit's training objective (Chen et al., CVPR 2025, Eq. 8–16) for one batch of examples.
 
-B examples, R rows (the queries of all examples), N answer tokens of these rows, V size of the
-vocabulary.
+Shapes: B examples, R rows (the queries of all examples), N answer tokens of these rows, V size of
+the vocabulary, T tokens of a row, D width of the text decoder.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from liveedit.editors.base import Example
 from liveedit.editors.common.attention import image_and_prompt, own_similarity, similarity
-from liveedit.editors.common.losses import absolute_routing, hard_routing, kl, nll, relative_routing
+from liveedit.editors.common.examples import EDIT, Example, row_names, same_fact
+from liveedit.editors.common.losses import kl, nll
+from liveedit.editors.liveedit.experts import ExpertEditor
+from liveedit.editors.liveedit.losses import absolute_routing, hard_routing, relative_routing
 from liveedit.editors.liveedit.routing import reach, residual, soft_routing
-from liveedit.editors.liveedit.sampling import EDIT, Draws, RowName
+from liveedit.editors.liveedit.sampling import Draws, Pairs, draw
 from liveedit.models.batch import HiddenBatch
 
-if TYPE_CHECKING:
-    from liveedit.editors.liveedit.editor import LiveEdit
+__all__ = ["Rows", "draw_batch", "replay", "routing_terms"]
 
-__all__ = ["Rows", "replay", "routing_terms"]
+Terms = dict[str, Tensor]
+"""The terms of a loss, by name."""
 
 
-def replay(
-    editor: "LiveEdit", examples: Sequence[Example], draws: Draws
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch under given draws, and its terms by name.
+def draw_batch(
+    editor: ExpertEditor, examples: Sequence[Example], generator: torch.Generator
+) -> Draws:
+    """The random choices for a batch of examples."""
+    kinds = []
+    for example in editor.writing(examples):
+        rows = example.rows.items()
+        kinds.append([kind for kind, row in rows if row.spans[0].has_image])
+    return draw(kinds, editor.config.generality, editor.config.locality, generator)
+
+
+def replay(editor: ExpertEditor, examples: Sequence[Example], draws: Draws) -> tuple[Tensor, Terms]:
+    """The loss of a batch under given draws, and its terms.
 
     The rows of the examples that write go through the VLM's upper layers together, once. All
     examples are routed.
     """
-    terms = output_terms(editor, editor.writing(examples), draws) | editor.routing_terms(
-        examples, draws
-    )
+    terms = output_terms(editor, editor.writing(examples), draws)
+    terms |= editor.routing_terms(examples, draws)
     return torch.stack(list(terms.values())).sum(), terms
 
 
 class Rows:
-    """The rows of examples, those of a kind together, the edits first: their names and their
-    states.
-    """
+    """The rows of a batch of examples, those of one kind together, the edits first."""
 
-    def __init__(self, editor: "LiveEdit", examples: Sequence[Example]) -> None:
+    def __init__(self, editor: ExpertEditor, examples: Sequence[Example]) -> None:
         kinds = (EDIT, *editor.config.generality, *editor.config.locality)
-        self.names: list[RowName] = [
-            (kind, j)
-            for kind in kinds
-            for j, example in enumerate(examples)
-            if kind in example.rows
-        ]
-        self.hidden = editor.onto(
-            HiddenBatch.stack([examples[j].rows[kind] for kind, j in self.names])
-        )
+        self.names = row_names(examples, kinds)
+        states = [examples[j].rows[kind] for kind, j in self.names]
+        self.hidden = editor.on_device(HiddenBatch.stack(states))
         self.image, self.prompt = image_and_prompt(self.hidden.hidden, self.hidden.spans)
         self.edits = torch.arange(len(examples), device=editor.device)
-        asked = [examples[j].facts[kind] for kind, j in self.names]
-        edited = [example.facts[EDIT] for example in examples]
-        same = [[bool(fact) and fact == other for other in edited] for fact in asked]
-        belongs = torch.tensor(
-            [[j == other for other in range(len(examples))] for _, j in self.names]
-        )
-        self.rivals = (torch.tensor(same) & ~belongs).to(editor.device)
-        """(R, B): whether a row asks for the fact of an edit that is not its example's: neither own
-        nor a stranger.
+        """The rows of the edits, (B,)."""
+        self.same_fact = same_fact(examples, self.names).to(editor.device)
+        """Pairs of a row and an edit of another example that are about one fact, boolean (R, B).
+
+        Such an edit is neither the row's own nor an unrelated one.
         """
 
 
-def output_terms(
-    editor: "LiveEdit", examples: Sequence[Example], draws: Draws
-) -> dict[str, Tensor]:
-    """Eq. 9-11: for each kind the mean over its rows of their likelihood or, if they must not
-    change, divergence.
+def output_terms(editor: ExpertEditor, examples: Sequence[Example], draws: Draws) -> Terms:
+    """Eq. 9–11: for each kind the mean loss of its rows.
+
+    The loss is the likelihood of the answer or, for rows that must not change, the divergence from
+    the unedited model.
     """
     rows = Rows(editor, examples)
-    hidden, positions = rows.hidden, rows.hidden.answer_positions()
-    mixed = (
-        torch.stack([draws.mixed[kind][j] for kind, j in rows.names]).to(editor.device)
-        & ~rows.rivals
-    )
-    changed = hidden.hidden + _change(editor, examples, rows, mixed).to(hidden.hidden.dtype)
-    logits = editor.vlm.resume(editor.layer, replace(hidden, hidden=changed), positions)
-    labels, row = hidden.labels.roll(-1, 1)[positions], positions.nonzero()[:, 0]
-    terms = {}
+    hidden = rows.hidden
+    mixed = torch.stack([draws.mixed[kind][j] for kind, j in rows.names]).to(editor.device)
+    change = _change(editor, examples, rows, mixed & ~rows.same_fact)
+    edited = replace(hidden, hidden=hidden.hidden + change.to(hidden.hidden.dtype))
+    logits = editor.vlm.resume(editor.layer, edited, hidden.answer_positions())
+    labels = hidden.answer_tokens()
+    row = hidden.answer_rows()
+    terms = Terms()
     for kind in dict.fromkeys(kind for kind, _ in rows.names):
         chosen = [index for index, (other, _) in enumerate(rows.names) if other == kind]
-        base = [
-            examples[j].base[kind]
-            for other, j in rows.names
-            if other == kind and kind in examples[j].base
-        ]
         here = (row >= chosen[0]) & (row <= chosen[-1])
-        edited, owner, count = logits[here], row[here] - chosen[0], len(chosen)
+        owner = row[here] - chosen[0]
+        members = [examples[rows.names[index][1]] for index in chosen]
+        base = [example.base[kind] for example in members if kind in example.base]
         if base:
-            terms[kind] = kl(edited, torch.cat(base).to(logits.device), owner, count).mean()
+            known = torch.cat(base).to(logits.device)
+            terms[kind] = kl(logits[here], known, owner, len(chosen)).mean()
         else:
-            terms[kind] = nll(edited, labels[here], owner, count).mean()
+            terms[kind] = nll(logits[here], labels[here], owner, len(chosen)).mean()
     return terms
 
 
-def _change(editor: "LiveEdit", examples: Sequence[Example], rows: Rows, mixed: Tensor) -> Tensor:
-    """What the experts ``mixed`` (R, B) add to the rows, (R, T, D), by soft routing alone (after
-    Eq. 8).
-    """
-    U, V = editor.factors(
-        editor.onto(HiddenBatch.stack([example.rows[EDIT] for example in examples]))
-    )
+def _change(editor: ExpertEditor, examples: Sequence[Example], rows: Rows, mixed: Tensor) -> Tensor:
+    """The residuals (R, T, D) of the experts ``mixed`` (R, B), by soft routing (after Eq. 8)."""
+    edits = HiddenBatch.stack([example.rows[EDIT] for example in examples])
+    U, V = editor.factors(editor.on_device(edits))
     psi = editor.input_features.text_key(rows.prompt)
     z = similarity(psi, editor.edit_features.text_key(rows.prompt.pick(rows.edits)))
-    change = residual(editor.norm(rows.hidden.hidden.float()), U, V, soft_routing(z, mixed))
-    return change if editor.config.positions == "all" else change * reach(rows.hidden.spans, change)
+    weight = soft_routing(z, mixed)
+    change = residual(editor.norm(rows.hidden.hidden.float()), U, V, weight)
+    if editor.config.positions == "all":
+        return change
+    return change * reach(rows.hidden.last_prompt_tokens(), change)
 
 
-def routing_terms(
-    editor: "LiveEdit", examples: Sequence[Example], draws: Draws
-) -> dict[str, Tensor]:
+def routing_terms(editor: ExpertEditor, examples: Sequence[Example], draws: Draws) -> Terms:
     """Eq. 13, 15 and 16 on the pairs drawn."""
     rows = Rows(editor, examples)
-    place = {name: index for index, name in enumerate(rows.names)}
-    bar, hat = editor.input_features, editor.edit_features
-    terms: dict[str, Tensor] = {}
-    for name, pairs in (("hard_neighbour", draws.neighbours), ("hard_sentinel", draws.strangers)):
-        if not pairs.inputs:
-            continue
-        a = torch.tensor([place[row] for row in pairs.inputs], device=editor.device)
-        b = torch.tensor([place[row] for row in pairs.edits], device=editor.device)
-        image, prompt = rows.image.pick(a), rows.prompt.pick(a)
-        own = torch.arange(len(a), device=editor.device)
-        if pairs is draws.neighbours:
-            z = similarity(bar.text_key(prompt), hat.text_key(rows.prompt.pick(b)))
-            terms |= {"soft_relative": relative_routing(z), "soft_absolute": absolute_routing(z)}
-        phi = bar.vision_key(image, prompt)
-        sentinel = own_similarity(phi, bar.sentinel_key(prompt))
-        wanted = own if pairs is draws.neighbours else torch.full_like(own, len(own))
-        hats = hat.vision_key(rows.image.pick(b), rows.prompt.pick(b))
-        terms[name] = hard_routing(similarity(phi, hats), sentinel, wanted)
+    terms = Terms()
+    if draws.neighbours.inputs:
+        terms |= soft_terms(editor, rows, draws.neighbours)
+        own = torch.arange(len(draws.neighbours.inputs), device=editor.device)
+        terms["hard_neighbour"] = hard_term(editor, rows, draws.neighbours, own)
+    if draws.unrelated.inputs:
+        count = len(draws.unrelated.inputs)
+        sentinel = torch.full((count,), count, device=editor.device)
+        terms["hard_sentinel"] = hard_term(editor, rows, draws.unrelated, sentinel)
     return terms
+
+
+def soft_terms(editor: ExpertEditor, rows: Rows, pairs: Pairs) -> Terms:
+    """Eq. 15 and 16 on pairs that belong together."""
+    inputs, edits = pair_rows(editor, rows, pairs)
+    psi = editor.input_features.text_key(rows.prompt.pick(inputs))
+    z = similarity(psi, editor.edit_features.text_key(rows.prompt.pick(edits)))
+    return {"soft_relative": relative_routing(z), "soft_absolute": absolute_routing(z)}
+
+
+def hard_term(editor: ExpertEditor, rows: Rows, pairs: Pairs, wanted: Tensor) -> Tensor:
+    """Eq. 13 on pairs; ``wanted`` (n,) is the column that must win, n for the sentinel."""
+    inputs, edits = pair_rows(editor, rows, pairs)
+    image = rows.image.pick(inputs)
+    prompt = rows.prompt.pick(inputs)
+    phi = editor.input_features.vision_key(image, prompt)
+    sentinel = own_similarity(phi, editor.input_features.sentinel_key(prompt))
+    keys = editor.edit_features.vision_key(rows.image.pick(edits), rows.prompt.pick(edits))
+    return hard_routing(similarity(phi, keys), sentinel, wanted)
+
+
+def pair_rows(editor: ExpertEditor, rows: Rows, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """The indices (n,) of the rows whose input side, and whose edit side, n pairs compare."""
+    index = {name: row for row, name in enumerate(rows.names)}
+    inputs = torch.tensor([index[name] for name in pairs.inputs], device=editor.device)
+    edits = torch.tensor([index[name] for name in pairs.edits], device=editor.device)
+    return inputs, edits

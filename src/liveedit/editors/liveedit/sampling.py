@@ -1,8 +1,8 @@
-"""What LiveEdit's training draws at random for a batch, as released: the experts mixed and the
-pairs routed.
+"""The random choices of LiveEdit's training for one batch, as released: experts and pairs.
 
-Drawn apart from the losses, so that a step can be replayed with recorded draws. B is the number of
-examples.
+They are drawn apart from the losses, so that a step can be replayed with recorded draws.
+
+B is the number of examples.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["EDIT", "Draws", "Pairs", "RowName", "draw"]
+from liveedit.editors.common.examples import EDIT, RowName
+
+__all__ = ["Draws", "Pairs", "draw"]
 
 Choice = TypeVar("Choice")
-
-EDIT = "reliability"
-"""The kind of the training rows that are the edits themselves."""
-
-RowName = tuple[str, int]
-"""A row of a training batch: its kind, the name of a metric, and the example it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Rows whose input side meets the edit side of the row at the same place in the other list."""
+    """Pairs of rows: the input side of ``inputs[i]``, the edit side of ``edits[i]``."""
 
     inputs: list[RowName]
     edits: list[RowName]
@@ -33,17 +29,19 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """``mixed`` holds for each kind which of the batch's experts each example mixes, boolean (B,
-    B).
+    """The random choices for one batch.
 
-    ``neighbours`` are pairs that belong together, ``strangers`` pairs that do not, for which the
-    sentinel must win. ``dice`` goes on to draw the tokens that are dropped.
+    Arguments:
+        mixed: By kind, which of the batch's experts each example mixes, boolean (B, B).
+        neighbours: Pairs that belong together.
+        unrelated: Pairs that do not, for which the sentinel must win.
+        generator: Draws everything further, such as the tokens that are dropped.
     """
 
     mixed: dict[str, Tensor]
     neighbours: Pairs
-    strangers: Pairs
-    dice: torch.Generator = field(default_factory=torch.Generator)
+    unrelated: Pairs
+    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 def draw(
@@ -52,47 +50,41 @@ def draw(
     locality: Sequence[str],
     generator: torch.Generator,
 ) -> Draws:
-    """Draw for a batch whose example j has rows with an image of the kinds ``rows[j]``, the edit
-    itself among them.
+    """Draw for a batch whose example j has rows with an image of the kinds ``rows[j]``.
 
-    Each example mixes the experts of a random prefix of the batch, of length 0 to B; its edit and
-    its generality rows mix its own as well. A neighbour pair has its input from the edit, the
-    generality or the locality rows, a third each; its partner from the same example, edit and
-    generality being one neighbourhood and locality another. A pair of strangers joins the two
-    neighbourhoods, either way round.
+    The edit itself is among them. Each example mixes the experts of a random prefix of the batch,
+    of length 0 to B; its edit and its generality rows mix its own expert as well. A neighbour pair
+    has its input from the edit, the generality or the locality rows, a third each, and its partner
+    from the same example, where edit and generality are one neighbourhood and locality another. An
+    unrelated pair joins the two neighbourhoods, either way round.
     """
-    count, dice = len(rows), _Dice(generator)
+    count = len(rows)
     own = torch.eye(count, dtype=torch.bool)
     general = _prefixes(count, generator) | own
-    mixed = {EDIT: _prefixes(count, generator) | own} | dict.fromkeys(generality, general)
+    mixed = {EDIT: _prefixes(count, generator) | own}
+    mixed |= dict.fromkeys(generality, general)
     mixed |= dict.fromkeys(locality, _prefixes(count, generator))
-    neighbours, strangers = Pairs([], []), Pairs([], [])
+    neighbours = Pairs([], [])
+    unrelated = Pairs([], [])
     for j, kinds in enumerate(rows):
-        groups = [
-            [EDIT],
-            [kind for kind in generality if kind in kinds],
-            [kind for kind in locality if kind in kinds],
-        ]
-        inside, outside = [group for group in groups[:2] if group], groups[2]
-        group = dice.pick([*inside, outside] if outside else inside)
-        neighbours.inputs.append((dice.pick(group), j))
-        neighbours.edits.append((dice.pick(outside if group is outside else dice.pick(inside)), j))
+        general_kinds = [kind for kind in generality if kind in kinds]
+        outside = [kind for kind in locality if kind in kinds]
+        inside = [group for group in ([EDIT], general_kinds) if group]
+        group = _pick([*inside, outside] if outside else inside, generator)
+        neighbours.inputs.append((_pick(group, generator), j))
+        partners = outside if group is outside else _pick(inside, generator)
+        neighbours.edits.append((_pick(partners, generator), j))
         if outside:
-            pair = [dice.pick(dice.pick(inside)), dice.pick(outside)]
-            first = dice.pick([0, 1])
-            strangers.inputs.append((pair[first], j))
-            strangers.edits.append((pair[1 - first], j))
-    return Draws(mixed, neighbours, strangers, generator)
+            pair = [_pick(_pick(inside, generator), generator), _pick(outside, generator)]
+            first = _pick([0, 1], generator)
+            unrelated.inputs.append((pair[first], j))
+            unrelated.edits.append((pair[1 - first], j))
+    return Draws(mixed, neighbours, unrelated, generator)
 
 
-class _Dice:
-    """Uniform choices out of one generator."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def pick(self, choices: Sequence[Choice]) -> Choice:
-        return choices[int(torch.randint(len(choices), (), generator=self.generator))]
+def _pick(choices: Sequence[Choice], generator: torch.Generator) -> Choice:
+    """One of the choices, uniformly."""
+    return choices[int(torch.randint(len(choices), (), generator=generator))]
 
 
 def _prefixes(count: int, generator: torch.Generator) -> Tensor:

@@ -1,48 +1,52 @@
-"""Pinpoint: LiveEdit's experts, written where the answer will stand and found by image and question
-together.
+"""Pinpoint: experts aligned to the answer's tokens, found by image and question together.
 
-Our own method, and the default of :func:`liveedit.load`. From LiveEdit (Chen et al., CVPR 2025;
-``liveedit.py``) it takes the pool of low-rank experts, one an edit, made by a trained generator
-(Eq. 1); keys of what an edit shows and asks, compared with a sentinel (Eq. 3 to 5); the residual
-and its weights (Eq. 6 and 7); and the terms that train what is written (Eq. 8 to 11). What is new:
+This package's own method, and the default of :func:`liveedit.load`. From LiveEdit (Chen et al.,
+CVPR 2025; ``editors/liveedit/``) it takes the bank of low-rank experts, one for each edit, made by
+a trained generator (Eq. 1); keys of an edit's image and question, compared with a sentinel (Eq. 3
+to 5); the residual and its weights (Eq. 6 and 7); and the loss terms of the answer (Eq. 8 to 11).
+What is new:
 
-    part        LiveEdit                               pinpoint                                              file
-    generator   attends to the edit as a set           row j of U and V belongs to token j of the answer     aligned
-    features    two extractors, inner products         one for both sides, keys of unit length, a sentinel   metric
-                                                       for the question too
-    negatives   pairs drawn at random                  every query of a batch against every edit of it,      contrast
-                                                       look-alikes and other questions among them
-    gate        the image above the sentinel (Eq. 5)   likelier than not by image and question, by a margin  contrast
-    residual    at every position                      from the last prompt token on                         routing
-    dropped     nothing                                a share of the tokens that the extractors see         nets
-    targets     end with the answer                    end with the end of text
+    part        LiveEdit                        pinpoint
+    generator   attends to the edit as a set    row j of U and V belongs to token j of the
+                                                answer (generator.py)
+    features    two extractors, inner products  one for both sides, keys of unit length, a
+                                                sentinel for the question, too
+                                                (common/extractors.py)
+    negatives   pairs drawn at random           every query of a batch against every edit of it,
+                                                look-alikes and other questions among them
+                                                (common/hard_negatives.py)
+    gate        the image above the sentinel    likelier than not by image and question, by a
+                (Eq. 5)                         margin (common/hard_negatives.py)
+    residual    at every position               from the last prompt token on (liveedit/routing.py)
+    dropped     nothing                         a share of the tokens that the extractors read in
+                                                training (common/attention.py)
+    targets     end with the answer             end with the end-of-text token
 
-docs/explanation/results/ablations.md measures what gate, margin and residual are worth, and how
+docs/explanation/results/ablations.md measures the worth of gate, margin and residual, and how
 LiveEdit does without them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from liveedit.editors import PAPERS
-from liveedit.editors.base import Example
-from liveedit.editors.common.attention import own_similarity, similarity
+from liveedit.editors.common.attention import own_similarity, similarity, with_image
+from liveedit.editors.common.examples import Example
 from liveedit.editors.common.extractors import (
     EditSide,
     FeatureExtractor,
     InputExtractor,
-    MetricExtractor,
+    UnitKeyExtractor,
+    image_tokens,
 )
-from liveedit.editors.common.hard_negatives import contrast, log_odds
+from liveedit.editors.common.hard_negatives import NEVER, hard_negative_loss, log_odds
 from liveedit.editors.common.losses import info_nce
-from liveedit.editors.former_names import OURS
-from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig, image_tokens
-from liveedit.editors.liveedit.objective import Rows
-from liveedit.editors.liveedit.routing import pictured
+from liveedit.editors.former_names import PINPOINT
+from liveedit.editors.liveedit.experts import ExpertEditor, LiveEditConfig
+from liveedit.editors.liveedit.objective import Rows, draw_batch, replay
 from liveedit.editors.liveedit.sampling import Draws
 from liveedit.editors.pinpoint.generator import AlignedGenerator
 from liveedit.errors import UnsupportedModel
@@ -51,24 +55,24 @@ from liveedit.settings import Count, Share
 
 __all__ = ["Pinpoint", "PinpointConfig"]
 
-NEVER = -100.0
-"""z of a pair that no routing term is to count: σ(z) is 0, and so is its cost. At −∞ the loss would
-be no number.
-"""
-
 
 @dataclass(frozen=True)
 class PinpointConfig(LiveEditConfig):
-    """Settings of LiveEdit, with defaults of our own, and further ones.
+    """Settings of pinpoint: those of LiveEdit, some with other defaults, and further ones.
 
-    ``rank`` is the most tokens that an answer may have, its end included. ``written`` is how many
-    examples of a batch write their answers, ``None`` for all; the others are routed all the same,
-    which costs far less. ``drop`` is the share of image and prompt tokens that the extractors do
-    not see in training, drawn anew for each row.
-
-    At query time ``gate`` "both" keeps the experts that are likelier to belong to the query than
-    not, by image and question together, "vision" those whose image matches better than the
-    sentinel; ``margin`` is how far above the one or the other they must be.
+    Arguments:
+        rank: Most tokens that an answer may have, its end included.
+        eos: Whether every target ends with the end-of-text token.
+        positions: Tokens that get the residual: ``"all"``, or ``"answer"``, from the last prompt
+            token on; in training, too.
+        gate: Experts that are kept: ``"both"``, those likelier than not to belong to the query by
+            image and question together, or ``"vision"``, those above the sentinel in φ.
+        margin: Distance above the gate's threshold from which on an expert is kept.
+        written: Number of examples of a batch that train the answers, the expensive part; ``None``:
+            all of them. The routing is trained on all.
+        drop: Share of image and prompt tokens hidden from the extractors in training, drawn anew
+            for each row.
+        locality: Metrics whose probes are trained to stay as they were.
     """
 
     rank: Count = 12
@@ -81,14 +85,18 @@ class PinpointConfig(LiveEditConfig):
     locality: tuple[str, ...] = ("image_locality", "look_alike_image", "same_image_other_question")
 
 
-class Pinpoint(LiveEdit):
-    """The editor. Its networks have the places of LiveEdit's, its patches the form of LiveEdit's."""
+class Pinpoint(ExpertEditor):
+    """Our own method; its networks and patches have the form of LiveEdit's.
+
+    Raises :class:`UnsupportedModel` for a decoder whose states are wider than its word embeddings.
+    """
 
     name = "pinpoint"
-    paper = PAPERS["pinpoint"]
     Config = PinpointConfig
-    query_time = LiveEdit.query_time | {"gate"}
-    fixed: ClassVar[dict[str, Any]] = OURS
+    fixed = PINPOINT
+    inference_settings = frozenset(
+        {"positions", "gate", "margin", "top_k", "text_only", "generality", "locality"}
+    )
     config: PinpointConfig
 
     def __init__(self, vlm: VLM, config: PinpointConfig | None = None) -> None:
@@ -99,44 +107,53 @@ class Pinpoint(LiveEdit):
         super().__init__(vlm, config)
 
     def parts(self) -> tuple[nn.Module, InputExtractor, FeatureExtractor | EditSide]:
-        """See :meth:`LiveEdit.parts`."""
-        c, vlm = self.config, self.vlm
-        sizes = (vlm.state_size, c.module_dim, c.heads)
+        """See :meth:`ExpertEditor.parts`."""
+        c = self.config
+        sizes = (self.vlm.state_size, c.module_dim, c.heads)
         generator = AlignedGenerator(*sizes, c.rank, c.scale)
-        metric = MetricExtractor(*sizes, c.queries, image_tokens(vlm))
-        return generator, metric, EditSide(metric)
+        both_sides = UnitKeyExtractor(*sizes, c.queries, image_tokens(self.vlm))
+        return generator, both_sides, EditSide(both_sides)
 
     def keeps(self, above: Tensor, z: Tensor) -> Tensor:
-        """See :meth:`LiveEdit.keeps`."""
-        return super().keeps(above if self.config.gate == "vision" else log_odds(above, z), z)
+        """See :meth:`ExpertEditor.keeps`; the gate "both" compares log-odds with the margin."""
+        score = above if self.config.gate == "vision" else log_odds(above, z)
+        return score > self.config.margin
 
     def writing(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """See :meth:`LiveEdit.writing`: the first ``config.written``."""
+        """See :meth:`ExpertEditor.writing`: the first ``config.written``."""
         return examples[: self.config.written]
 
+    def loss(
+        self, examples: Sequence[Example], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`TrainableEditor.loss`."""
+        return replay(self, examples, draw_batch(self, examples, generator))
+
     def routing_terms(self, examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
-        """Every row against every edit of the batch but its rivals: own ones act and come first,
-        all others do not.
+        """See :meth:`ExpertEditor.routing_terms`: every row against every edit of the batch.
+
+        Edits of another example about the very fact that a row asks for do not count. The own edit
+        has to fire and to come first, all others must not fire.
         """
         rows = Rows(self, examples)
-        bar, hat = self.input_features, self.edit_features
-        share, dice = self.config.drop, draws.dice
-        own = torch.tensor(
-            [-1 if kind in self.config.locality else j for kind, j in rows.names],
-            device=self.device,
-        )
-        image, prompt = rows.image.drop(share, dice), rows.prompt.drop(share, dice)
-        edit_image = rows.image.pick(rows.edits).drop(share, dice)
-        edit_prompt = rows.prompt.pick(rows.edits).drop(share, dice)
-        phi = bar.vision_key(image, prompt)
-        sentinel = own_similarity(phi, bar.sentinel_key(prompt))
-        margin = similarity(phi, hat.vision_key(edit_image, edit_prompt)) - sentinel[:, None]
-        seen = torch.tensor([pictured(span) for span in rows.hidden.spans], device=self.device)
-        z = similarity(bar.text_key(prompt), hat.text_key(edit_prompt)).masked_fill(
-            rows.rivals, NEVER
-        )
-        mine = own >= 0
+        inputs = self.input_features
+        share = self.config.drop
+        image = rows.image.drop(share, draws.generator)
+        prompt = rows.prompt.drop(share, draws.generator)
+        edit_image = rows.image.pick(rows.edits).drop(share, draws.generator)
+        edit_prompt = rows.prompt.pick(rows.edits).drop(share, draws.generator)
+        phi = inputs.vision_key(image, prompt)
+        sentinel = own_similarity(phi, inputs.sentinel_key(prompt))
+        phi_hat = self.edit_features.vision_key(edit_image, edit_prompt)
+        margin = similarity(phi, phi_hat) - sentinel[:, None]
+        shown = with_image(rows.hidden.spans, self.device)
+        margin = margin.masked_fill(~shown[:, None], torch.inf)
+        psi_hat = self.edit_features.text_key(edit_prompt)
+        z = similarity(inputs.text_key(prompt), psi_hat).masked_fill(rows.same_fact, NEVER)
+        own = [-1 if kind in self.config.locality else j for kind, j in rows.names]
+        owners = torch.tensor(own, device=self.device)
+        has_own = owners >= 0
         return {
-            "acting": contrast(log_odds(margin.masked_fill(~seen[:, None], torch.inf), z), own),
-            "soft_relative": info_nce(z[mine], own[mine]),
+            "acting": hard_negative_loss(log_odds(margin, z), owners),
+            "soft_relative": info_nce(z[has_own], owners[has_own]),
         }

@@ -1,18 +1,20 @@
 """The aligned expert generator: one row of U and V for each token of the answer.
 
-The released generator (Eq. 1) attends to the edit's states as a set and has to find out by training
-which row should fire where, and what it should write. Here row j of an expert belongs to token j of
-the answer. It is made from
+The released generator (Eq. 1) attends to the edit's states as a set, and training has to find out
+which row should fire where and what it should write. Here row j of an expert belongs to token j of
+the answer. It is computed from
 
-    h[s_j]   the state just before that token, where it will have to be written: U_j fires there
+    h[s_j]   the state just before that token, where the token is predicted: U_j fires there
     h[a_j]   the state at the token itself
     w[a_j]   the token's output embedding: V_j writes in that direction
-    j        its place in the answer
-    CA       what the row finds in image, prompt and answer (Eq. 2)
+    j        its position in the answer
+    CA       cross-attention of the row to image, prompt and answer (Eq. 2)
 
-as U_j = K(z_j) + A h[s_j] and V_j = O(z_j) + C w[a_j], with z_j the sum of projections of all five,
-and K, O two-layer perceptrons. The rank of an expert is thus the greatest length of an answer (its
-end included); rows without a token are zero and never fire.
+as U_j = K(z_j) + A h[s_j] and V_j = O(z_j) + C w[a_j], where z_j is the sum of projections of all
+five, and K, O are two-layer perceptrons. The rank of an expert is thus the greatest length of an
+answer (its end included); rows without a token are zero and never fire.
+
+Shapes: B edits, n tokens of the longest answer, r rank, D width of the text decoder.
 """
 
 import torch
@@ -26,30 +28,27 @@ __all__ = ["AlignedGenerator"]
 
 
 class AlignedGenerator(nn.Module):
-    """f_eg with rows aligned to the answer's tokens. ``rank`` is the most tokens that an answer may
-    have.
-    """
+    """f_eg with rows aligned to the answer's tokens, of which there are at most ``rank``."""
 
     def __init__(
         self, hidden_size: int, module_dim: int, heads: int, rank: int, scale: float
     ) -> None:
         super().__init__()
         self.rank = rank
-        self.state_norm, self.word_norm = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.state_norm = nn.LayerNorm(hidden_size)
+        self.word_norm = nn.LayerNorm(hidden_size)
         self.place = nn.Embedding(rank, module_dim)
-        self.before, self.there, self.word = (nn.Linear(hidden_size, module_dim) for _ in range(3))
+        self.before = nn.Linear(hidden_size, module_dim)
+        self.there = nn.Linear(hidden_size, module_dim)
+        self.word = nn.Linear(hidden_size, module_dim)
         self.context = CrossAttention(module_dim, hidden_size, module_dim, heads)
-        self.key, self.value = (
-            _perceptron(module_dim, hidden_size),
-            _perceptron(module_dim, hidden_size),
-        )
-        self.carry_state, self.carry_word = (
-            _identity(hidden_size, scale / hidden_size),
-            _identity(hidden_size, 0.1 * scale),
-        )
+        self.key = _perceptron(module_dim, hidden_size)
+        self.value = _perceptron(module_dim, hidden_size)
+        self.carry_state = _identity(hidden_size, scale / hidden_size)
+        self.carry_word = _identity(hidden_size, 0.1 * scale)
 
     def forward(self, hidden: HiddenBatch, words: Tensor) -> tuple[Tensor, Tensor]:
-        """U and V, each (B, r, D), of the edits whose states at the edit layer are ``hidden``.
+        """U and V, each (B, r, D), of edits with the states ``hidden`` at the edit layer.
 
         ``words`` (V, D) is the model's output embedding. Raises :class:`BadInput` for an answer
         longer than the rank.
@@ -57,8 +56,8 @@ class AlignedGenerator(nn.Module):
         lengths = [span.answer[1] - span.answer[0] for span in hidden.spans]
         if max(lengths) > self.rank:
             raise BadInput(
-                f"an answer of {max(lengths)} tokens, where this editor was trained for at most {self.rank}: "
-                "shorten it, or take an editor without such a limit, such as ft-l"
+                f"an answer of {max(lengths)} tokens, where this editor was trained for at most "
+                f"{self.rank}: shorten it, or take an editor without such a limit, such as ft-l"
             )
         states = self.state_norm(hidden.hidden.float())
         before = cut(states, [(span.answer[0] - 1, span.answer[1] - 1) for span in hidden.spans])
@@ -69,10 +68,9 @@ class AlignedGenerator(nn.Module):
         z = self.before(before.states) + self.there(there.states) + self.word(word)
         z = z + self.place.weight[: z.shape[1]]
         z = z + self.context(z, signal)
-        return (
-            self._padded(self.key(z) + self.carry_state(before.states), there),
-            self._padded(self.value(z) + self.carry_word(word), there),
-        )
+        U = self._padded(self.key(z) + self.carry_state(before.states), there)
+        V = self._padded(self.value(z) + self.carry_word(word), there)
+        return U, V
 
     def _tokens(self, hidden: HiddenBatch, there: Part) -> Tensor:
         """Token ids (B, n) of the answers, 0 where there is none."""
@@ -87,7 +85,7 @@ class AlignedGenerator(nn.Module):
 
 
 def _perceptron(module_dim: int, out: int) -> nn.Sequential:
-    """Two layers, the second one small at first, so that what is carried over leads."""
+    """Two layers; the second is small at first, so that the linear maps A and C dominate."""
     last = nn.Linear(2 * module_dim, out)
     with torch.no_grad():
         last.weight.mul_(0.1)

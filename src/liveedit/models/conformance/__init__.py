@@ -1,3 +1,4 @@
-"""What every family of VLMs must do, by topic, and the probe of it that runs when a model is
-loaded.
+"""The contract that every VLM has to fulfil, as named checks by topic.
+
+``contract`` lists all checks in order; ``probe`` holds those that run when a model is loaded.
 """

@@ -1,1 +1,1 @@
-"""One small file for each family of VLMs, and ``generic.py`` for all model types without one."""
+"""One small file for each family of VLMs; ``generic.py`` reads the model types that have none."""

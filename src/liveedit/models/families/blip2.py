@@ -1,5 +1,9 @@
-"""BLIP-2 (Li et al., ICML 2023) with a decoder-only text model: Q-Former tokens before the text,
-before its BOS too.
+"""BLIP-2 (Li et al., ICML 2023, arXiv 2301.12597) with a decoder-only language model, OPT.
+
+The text decoder is given the image first: one token for each query of the Q-Former, projected to
+the decoder's width. BOS and the prompt follow. Rendered text therefore holds no placeholder; the
+image tokens are put before all of it. Without an image the model still needs pixels, which it
+leaves unread.
 """
 
 from collections.abc import Sequence
@@ -17,10 +21,10 @@ __all__ = ["Blip2"]
 
 
 class Blip2(VLM):
-    """The rendered text holds no placeholder: the image tokens are put in front of everything.
+    """BLIP-2: image tokens, BOS, prompt; one image a prompt.
 
-    Raises :class:`UnsupportedModel` for an encoder-decoder text model (Flan-T5), which has no
-    single stack of layers, and for a checkpoint so old that it has no image token.
+    Raises :class:`UnsupportedModel` for an encoder-decoder language model (Flan-T5), which has no
+    single stack of layers, and for a checkpoint so old that its config names no image token.
     """
 
     hf_class = "Blip2ForConditionalGeneration"
@@ -45,19 +49,20 @@ class Blip2(VLM):
         super().__init__(model, processor, prompt_format)
 
     def place(self, ids: list[int], counts: list[int]) -> list[int]:
-        """The image tokens, then the text."""
+        """Put the image tokens before the token ids of the text; ``counts`` says how many."""
         self.check_placeholders(ids, 0)
         return [*[self.image_token_id] * sum(counts), *ids]
 
     def picture(self, images: Sequence[Image]) -> Picture:
-        """The pixels; every image takes as many tokens as the Q-Former has queries."""
+        """Return the pixels (n, 3, H, W) and, for each image, the number of Q-Former queries."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         return dict(inputs), [self.model.config.num_query_tokens] * len(images)
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The pixels of all images. BLIP-2 always asks for some: without any it gets a blank one,
-        unread.
-        """
+        """Return the pixels (n, 3, H, W) of all images; those of a blank image if there is none."""
+        joined = super().join(parts)
+        if joined:
+            return joined
         size = self.model.config.vision_config.image_size
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        return super().join(parts) or {"pixel_values": torch.zeros(1, 3, height, width)}
+        return {"pixel_values": torch.zeros(1, 3, height, width)}

@@ -1,5 +1,9 @@
-"""Chameleon (Meta, 2024): images are words of the vocabulary, which the model puts into the text
-within its decoder.
+"""Chameleon (Chameleon Team, Meta, 2024, arXiv 2405.09818).
+
+The text decoder is given discrete tokens throughout: a VQ-VAE turns an image into codes that are
+entries of the vocabulary. The model looks up these codes inside its own forward pass. Here their
+embeddings are put in before the decoder runs, so that whatever enters the first layer can be seen
+and changed. A separator token follows the prompt, and codes of images are never answers.
 """
 
 from typing import Any
@@ -14,52 +18,54 @@ from liveedit.types import Query
 
 __all__ = ["Chameleon"]
 
+IMAGES = "mm_encoder_outputs"
+"""The argument of the model that holds what its image encoder computed earlier."""
+
 
 class Chameleon(Generic):
-    """The words of the images are put in before the decoder runs, so that what goes into it is
-    there to be seen.
-
-    A token that separates question and answer follows the prompt, and no word of an image is ever
-    answered.
-    """
+    """Chameleon: image codes are embedded before the decoder, and masked in the logits."""
 
     def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Embeddings (B, T, D) in place of tokens, the words of the images among them."""
-        ids, pixels, images = (
-            given.get(name) for name in ("input_ids", "pixel_values", "mm_encoder_outputs")
-        )
+        """Return the arguments with ``inputs_embeds`` (B, T, D) in place of tokens and pixels."""
+        ids = given.get("input_ids")
         if ids is None or given.get("inputs_embeds") is not None:
             return given
         embedded = self.embedding(ids)
-        words = (images or {}).get("image")
-        if words is None and pixels is not None:
-            words = self.model.get_image_features(pixels, return_dict=True)
-        if words is not None:
+        codes = self.image_codes(given)
+        if codes is not None:
             places = (ids == self.model.config.image_token_id)[..., None]
-            embedded = embedded.masked_scatter(places, words.pooler_output.to(embedded))
-        unread = dict.fromkeys({"input_ids", "pixel_values", "mm_encoder_outputs"} & given.keys())
+            embedded = embedded.masked_scatter(places, codes.pooler_output.to(embedded))
+        unread = dict.fromkeys({"input_ids", "pixel_values", IMAGES} & given.keys())
         return given | unread | {"inputs_embeds": embedded}
 
+    def image_codes(self, given: dict[str, Any]) -> Any:
+        """Return the image encoder's output, whose ``pooler_output`` are embeddings of the codes.
+
+        ``None`` if the arguments ``given`` hold no image.
+        """
+        found = (given.get(IMAGES) or {}).get("image")
+        pixels = given.get("pixel_values")
+        if found is None and pixels is not None:
+            found = self.model.get_image_features(pixels, return_dict=True)
+        return found
+
     def find_vision(self) -> tuple[str, str]:
-        """What the words of an image are found by; nothing connects it to the decoder."""
+        """Return the path of the VQ-VAE's encoder; nothing connects it to the decoder."""
         return "model.vqmodel.encoder", ""
 
     def render(self, query: Query) -> str:
-        """The text, and the token that ends a question."""
+        """Return the text and the separator that ends a question."""
         return f"{super().render(query)}{self.tokenizer.sep_token}"
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """What the model's own processor makes of the query's prompt; it adds the token that ends a
-        question.
-        """
+        """Return the processor's output for the query; it appends the separator by itself."""
         text = super().render(query)
         options = {"add_special_tokens": False} if self.begun(text) else {}
-        return dict(
-            self.processor(images=nested(query.images), text=[text], return_tensors="pt", **options)
-        )
+        images = nested(query.images)
+        return dict(self.processor(images=images, text=[text], return_tensors="pt", **options))
 
     def predict(self, states: Tensor) -> Tensor:
-        """Logits (…, V), those of the words of images as low as can be."""
+        """Return the logits (…, V) for states (…, D), the codes of images at the least value."""
         logits: Tensor = output_embedding(self.model)(states)
-        words = torch.tensor(self.model.model.vocabulary_mapping.image_tokens, device=logits.device)
-        return logits.index_fill(-1, words, torch.finfo(logits.dtype).min)
+        codes = torch.tensor(self.model.model.vocabulary_mapping.image_tokens, device=logits.device)
+        return logits.index_fill(-1, codes, torch.finfo(logits.dtype).min)

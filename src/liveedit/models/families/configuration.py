@@ -1,4 +1,4 @@
-"""Configurations that are made of others."""
+"""Base class of the configurations of models that transformers does not have."""
 
 from typing import Any
 
@@ -8,13 +8,15 @@ __all__ = ["Composite"]
 
 
 class Composite(PreTrainedConfig):  # type: ignore[misc]
-    """Holds a configuration of the class that ``sub_configs`` names under each of its names."""
+    """Configuration that holds others, by name and class as its ``sub_configs`` says."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Make configurations of what ``config.json`` holds; not every version of transformers
-        does.
+        """Build the configurations from the dictionaries in ``config.json``.
+
+        Not every version of transformers does this by itself.
         """
         for name, kind in self.sub_configs.items():
-            if not isinstance(getattr(self, name), kind):
-                setattr(self, name, kind(**(getattr(self, name) or {})))
+            settings = getattr(self, name)
+            if not isinstance(settings, kind):
+                setattr(self, name, kind(**(settings or {})))
         super().__post_init__(**kwargs)

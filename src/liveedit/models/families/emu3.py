@@ -1,4 +1,10 @@
-"""Emu3 (BAAI, 2024): images of any size as words of the vocabulary, a row of them after the other."""
+"""Emu3 (Wang et al., BAAI, 2024, arXiv 2409.18869).
+
+The text decoder is given discrete tokens throughout: a VQ tokenizer turns an image of any size into
+codes that are entries of the vocabulary, one row of codes after the other. The processor pads
+images of several sizes to the largest, and the padding would change their codes, so each image is
+encoded by itself.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,34 +19,39 @@ __all__ = ["Emu3"]
 
 
 class Emu3(Generic):
-    """Each image is turned into words by itself: the processor's padding of images of several sizes
-    changes none.
-    """
+    """Emu3: each image is encoded without padding; the processor puts BOS, not the tokenizer."""
 
     def __init__(
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
     ) -> None:
-        model.model.vqmodel.encode = partial(one_by_one, model.model.vqmodel.encode)
+        model.model.vqmodel.encode = partial(encode_unpadded, model.model.vqmodel.encode)
         super().__init__(model, processor, prompt_format)
 
     def find_vision(self) -> tuple[str, str]:
-        """What the words of an image are found by; nothing connects it to the decoder."""
+        """Return the path of the VQ tokenizer's encoder; nothing connects it to the decoder."""
         return "model.vqmodel.encoder", ""
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts after BOS, which the processor puts there, not the tokenizer."""
+        """Return the token ids of rendered texts, after BOS unless the template has written it."""
         first = [] if self.begun(texts[0]) else [self.tokenizer.bos_token_id]
         return [first + ids for ids in super().token_ids(texts)]
 
 
-def one_by_one(
-    own: Callable[..., Any], pixel_values: Tensor, image_sizes: Tensor, **kwargs: Any
+def encode_unpadded(
+    encode: Callable[..., Any], pixel_values: Tensor, image_sizes: Tensor, **kwargs: Any
 ) -> Any:
-    """What ``own`` makes of images, each asked for without its padding."""
-    alone = [
-        own(pixels[None, :, : int(height), : int(width)], size[None], **kwargs)
-        for pixels, size in zip(pixel_values, image_sizes, strict=True)
-        for height, width in [size]
-    ]
-    alone[0].image_tokens = [words for each in alone for words in each.image_tokens]
-    return alone[0]
+    """Return the output of ``encode`` for images that it is given one by one, without padding.
+
+    ``pixel_values`` is (n, 3, H, W), ``image_sizes`` (n, 2) the height and width of each image.
+    """
+    outputs = []
+    image_tokens = []
+    for pixels, size in zip(pixel_values, image_sizes, strict=True):
+        height, width = size
+        unpadded = pixels[None, :, : int(height), : int(width)]
+        output = encode(unpadded, size[None], **kwargs)
+        image_tokens.extend(output.image_tokens)
+        outputs.append(output)
+    merged = outputs[0]
+    merged.image_tokens = image_tokens
+    return merged

@@ -1,5 +1,8 @@
-"""Fuyu (Adept, 2023): no vision tower; rows of patches before BOS and prompt, and a token that
-begins the answer.
+"""Fuyu (Adept, "Fuyu-8B", 2023).
+
+The text decoder is given raw patches: a linear layer maps each to one token, a newline token ends
+every row of patches, and BOS, the prompt and a token that begins the answer follow. There is no
+vision tower. The processor tokenizes image and text apart, and has no chat template.
 """
 
 from collections.abc import Sequence
@@ -12,12 +15,14 @@ from liveedit.types import Query
 
 __all__ = ["Fuyu"]
 
-BOS, ANSWER = "<s>", "<0x04>"
-"""What the processor writes after an image, and after the prompt that follows it."""
+BOS = "<s>"
+"""The token that the processor writes behind the image."""
+ANSWER = "<0x04>"
+"""The token that the processor writes behind a prompt with an image: the answer begins."""
 
 
 class Fuyu(Generic):
-    """The processor puts the image before the text, and reads the two apart; no template for chats."""
+    """Fuyu: image, BOS, prompt and the token that begins the answer; one image a prompt."""
 
     single = "Fuyu puts one before its text"
 
@@ -29,47 +34,52 @@ class Fuyu(Generic):
         super().__init__(model, processor, prompt_format or "raw")
 
     def marks(self, count: int) -> str:
-        """The placeholder of each image."""
+        """Return ``count`` placeholders, without the line break that other models want."""
         return self.placeholder * count
 
     def render(self, query: Query) -> str:
-        """What the processor makes of the prompt, with one placeholder for the image."""
+        """Return the text up to the answer, with one placeholder for the image."""
         prompt = query.prompt.rstrip()
         return f"{self.placeholder}{prompt}{ANSWER}" if query.images else prompt
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """What the processor, which puts the image and the answer's first token itself, makes of
-        the query's prompt.
-        """
-        options = {"return_legacy_image_output": False, "return_tensors": "pt"}
+        """Return the processor's output; it writes the image and the answer token by itself."""
         return dict(
-            self.processor(images=nested(query.images), text=[query.prompt.rstrip()], **options)
+            self.processor(
+                images=nested(query.images),
+                text=[query.prompt.rstrip()],
+                return_legacy_image_output=False,
+                return_tensors="pt",
+            )
         )
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """The patches of the image, and the text that stands for it: its rows, and BOS."""
-        options = {"return_legacy_image_output": False, "return_text_replacement_offsets": True}
-        made = self.processor(images=list(images), text=[""], return_tensors="pt", **options)
+        """Return the patches, and the text that stands for each image, BOS included."""
+        made = self.processor(
+            images=list(images),
+            text=[""],
+            return_tensors="pt",
+            return_legacy_image_output=False,
+            return_text_replacement_offsets=True,
+        )
         (replaced,) = made["text_replacement_offsets"]
         return {"pixel_values": made["pixel_values"]}, [each["replacement"] for each in replaced]
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts; those of an image and of what follows it apart, as in the
-        processor.
-        """
-        return [
-            self.pictured(text) if self.placeholder in text else self.ids(text) for text in texts
-        ]
+        """Return the token ids of rendered texts; image and text are tokenized apart."""
+        rows = []
+        for text in texts:
+            with_image = self.placeholder in text
+            rows.append(self.ids_with_image(text) if with_image else self.ids(text))
+        return rows
 
     def ids(self, text: str, **options: Any) -> list[int]:
-        """The tokenizer's token ids of a text."""
+        """Return the tokenizer's token ids of a text."""
         ids: list[int] = self.tokenizer(text, **options)["input_ids"]
         return ids
 
-    def pictured(self, text: str) -> list[int]:
-        """Token ids of a text with an image, without the blank that the tokenizer puts before the
-        image.
-        """
-        rows, bos, rest = text.partition(BOS)
-        _, *image = self.ids(rows + bos, add_special_tokens=False)
-        return [*image, *self.ids(rest, add_special_tokens=False)]
+    def ids_with_image(self, text: str) -> list[int]:
+        """Return the token ids of a text with an image, less the blank put before the image."""
+        patches, bos, prompt = text.partition(BOS)
+        _blank, *image = self.ids(patches + bos, add_special_tokens=False)
+        return [*image, *self.ids(prompt, add_special_tokens=False)]

@@ -1,8 +1,15 @@
-"""A family for models without one of their own, read by the conventions of Hugging Face.
+"""Generic family: models without a family of their own, read by the conventions of Hugging Face.
 
-The model says where its decoder, its vision tower and its image tokens are, the processor what
-stands for an image in the text. On loading a probe goes through all of it; where the model does
-otherwise, it is refused with the reason.
+The text decoder is given the prompt with the image in place of its placeholder. Everything that
+other families state about a model is found here on loading, in this order:
+
+1. the text decoder and its layers, as ``get_decoder`` and the config say;
+2. the vision tower, as ``get_encoder`` says, and the connector, by its known names;
+3. the placeholder of an image, as the processor says, and the marks that the template adds;
+4. the form of a layer's output and of the logits, from one small forward pass.
+
+Then the checks :data:`STRUCTURE` run. A model that does not follow the conventions, or that fails a
+check, is refused with the reason.
 """
 
 import inspect
@@ -17,7 +24,7 @@ from torch import Tensor, nn
 from liveedit.errors import UnsupportedModel, shortage
 from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
-from liveedit.models.conformance.contract import STRUCTURE, probe
+from liveedit.models.conformance.probe import STRUCTURE, probe
 from liveedit.models.encoder import Picture, PromptFormat, filled, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
@@ -26,43 +33,56 @@ from liveedit.models.wrappers import uncompiled
 
 __all__ = ["Generic"]
 
+CROSS_ATTENTION = ("cross_attn", "crossattention")
+"""Parts of the names of cross-attention modules: BLIP, IDEFICS, Mllama."""
+
 CONNECTORS = (
-    *(
-        "multi_modal_projector",
-        "mm_projector",
-        "connector",
-        "projector",
-        "aligner",
-        "merger",
-        "embed_vision",
-    ),
-    *(
-        "adapter",
-        "vision_projection",
-        "resampler_model",
-        "visual_embeddings_table",
-        "vision_embed_tokens",
-    ),
-    "patch_merger",
+    "multi_modal_projector",  # LLaVA and most models written since
+    "mm_projector",  # Kimi K2.5
+    "connector",  # Idefics 2 and 3, SmolVLM, Granite Docling
+    "projector",  # PaddleOCR-VL, HyperCLOVA X Vision 2, VideoLLaMA 3, Cosmos 3 Edge
+    "aligner",  # DeepSeek-VL, Janus
+    "merger",  # Qwen2-VL to Qwen4, GLM-4V to GLM-5, MiniCPM-V, EXAONE 4.5, Cosmos 3 Omni
+    "embed_vision",  # Gemma 3n and 4
+    "adapter",  # no released model that is read today
+    "vision_projection",  # LightOnOCR, Muse
+    "resampler_model",  # Ernie 4.5 VL
+    "visual_embeddings_table",  # Ovis 2
+    "vision_embed_tokens",  # Fuyu
+    "patch_merger",  # HunyuanVL
 )
-"""What models call that which stands between vision tower and text decoder."""
-EXPERTS = "moe_mm_token_type_ids"
-"""Which tokens Ernie 4.5 sends to its experts for images: those of an image, and the marks around
-them.
+"""Known attribute names of the vision–language connector, the first that is found counts."""
+
+EXPERT_TYPES = "moe_mm_token_type_ids"
+"""Token types of Ernie 4.5 VL: 1 for tokens that its experts for images read.
+
+Those are the image tokens and the marks around them.
 """
-TYPES = ("mm_token_type_ids", "token_type_ids", EXPERTS)
-"""What models call the kinds of tokens, 1 for those of an image."""
-DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
-"""What decoders with DeepStack (Meng et al., NeurIPS 2024) read of the image above their first
-layer.
+TYPES = (
+    "mm_token_type_ids",  # Qwen, GLM, Gemma 4, Ernie 4.5 VL, Molmo 2
+    "token_type_ids",  # Gemma 3 and 3n, PaliGemma
+    EXPERT_TYPES,  # Ernie 4.5 VL
+)
+"""Known argument names of token types (B, T): 1 for image tokens, 0 for text."""
+
+IMAGE_MASK = "visual_pos_masks"
+IMAGE_LEVELS = "deepstack_visual_embeds"
+"""Arguments of decoders with DeepStack (Meng et al., NeurIPS 2024), such as Qwen3-VL's.
+
+Their lowest layers add features of the image to the hidden states. :data:`IMAGE_LEVELS` is a list
+with the features (n, D) of all image tokens for each of these layers, and :data:`IMAGE_MASK`
+(B, T) marks the image tokens. In :attr:`HiddenBatch.extra` the features are spread over the tokens,
+(B, T, levels, D), with 0 for text.
 """
+ALWAYS_KEPT = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")
+"""Arguments of a decoder that :class:`HiddenBatch` needs no ``extra`` for."""
 
 
 class Generic(VLM):
-    """Finds in the model and its processor what other families know.
+    """A model of any type that follows the conventions of Hugging Face.
 
-    Raises :class:`UnsupportedModel`, with what could not be found or does not hold, for a model it
-    cannot read.
+    Raises :class:`UnsupportedModel` for one that does not, with what was not found or does not
+    hold.
     """
 
     def __init__(
@@ -75,59 +95,38 @@ class Generic(VLM):
         self.placeholder = self.find_placeholder()
         self.mark = self.find_mark()
         self.image_mark = self.marks(1)  # type: ignore[misc]
-        self.plain = False
-        self.lists: set[str] = set()
-        self.kinds = [name for name in TYPES if name in self.accepted()]
+        self.unscaled_logits = False
+        self.list_inputs: set[str] = set()
+        accepted = self.accepted_arguments()
+        self.type_names = [name for name in TYPES if name in accepted]
         self.check_structure()
 
     @classmethod
     def load_processor(cls, source: str) -> Any:
-        """The processor of a checkpoint, without its parts for video and sound."""
+        """Load the processor of a checkpoint without its parts for video and sound."""
         return load_processor(source)
 
-    @cached_property
-    def paths(self) -> dict[int, str]:
-        """The path of every module, by its identity."""
-        return {id(module): name for name, module in self.model.named_modules()}
-
-    @cached_property
-    def decoder_path(self) -> str:  # type: ignore[override]  # of the class where the family is known
-        """The module of the text decoder, the one that owns ``layers``."""
-        return self.find_decoder()
-
-    @property
-    def streams(self) -> int:
-        """How many residual streams every token has."""
-        return streams.count(self.model.config.get_text_config())
-
-    @property
-    def state_size(self) -> int:
-        """The width of all streams of a token together."""
-        return self.streams * self.hidden_size
-
-    # What is found
-
     def refuse(self, reason: str) -> UnsupportedModel:
-        """The error for a model that does not follow the conventions."""
+        """Return the error for a model that does not follow the conventions."""
         return UnsupportedModel(
             f"models of type '{self.model.config.model_type}' cannot be edited: {reason}"
         )
 
+    # The decoder and its layers
+
     def check_architecture(self) -> None:
-        """Raise :class:`UnsupportedModel` for what is no single stack of layers that reads all of
-        its input below.
+        """Raise :class:`UnsupportedModel` unless the decoder is one stack of layers.
+
+        Each layer must read nothing but the output of the one below it.
         """
         if self.model.config.is_encoder_decoder:
             raise self.refuse(
                 "text is written by a decoder that reads an encoder again in every layer"
             )
-        decoder = self.model.get_decoder()
-        if any(
-            word in name
-            for name, _ in decoder.named_modules()
-            for word in ("cross_attn", "crossattention")
-        ):
-            raise self.refuse("its layers read the image again by cross attention")
+        names = [name for name, _ in self.model.get_decoder().named_modules()]
+        for part in CROSS_ATTENTION:
+            if any(part in name for name in names):
+                raise self.refuse("its layers read the image again by cross attention")
         text = self.model.config.get_text_config()
         sources = getattr(text, "kv_source_layers", None) or []
         if len(set(sources)) < len(sources):
@@ -139,34 +138,75 @@ class Generic(VLM):
                 "its layers run several times over, one round reading what the last put out"
             )
 
+    @cached_property
+    def decoder_path(self) -> str:  # type: ignore[override]  # class data where it is known
+        """Path of the text decoder, the module that owns ``layers``."""
+        return self.find_decoder()
+
     def find_decoder(self) -> str:
-        """The path of the module that owns the text decoder's ``layers``."""
+        """Return the path of the module whose ``layers`` are as many as the config says."""
         count = self.model.config.get_text_config().num_hidden_layers
-        inner = self.paths.get(id(self.model.get_decoder()), "")
-        for name, module in self.model.get_submodule(inner).named_modules():
-            if (
-                isinstance(layers := getattr(module, "layers", None), nn.ModuleList)
-                and len(layers) == count
-            ):
-                return ".".join(part for part in (inner, name) if part)
+        outer = self.path_of(self.model.get_decoder())
+        for name, module in self.model.get_submodule(outer).named_modules():
+            layers = getattr(module, "layers", None)
+            if isinstance(layers, nn.ModuleList) and len(layers) == count:
+                return ".".join(part for part in (outer, name) if part)
         raise self.refuse(f"no list of {count} layers was found in its text decoder")
 
+    @cached_property
+    def paths(self) -> dict[int, str]:
+        """Path of every module, by the module's ``id``."""
+        return {id(module): name for name, module in self.model.named_modules()}
+
+    def path_of(self, module: nn.Module) -> str:
+        """Return the path of a module of the model; empty for one that is not part of it."""
+        return self.paths.get(id(module), "")
+
+    @property
+    def streams(self) -> int:
+        """Number of residual streams of every token."""
+        return streams.count(self.model.config.get_text_config())
+
+    @property
+    def state_size(self) -> int:
+        """Width of all residual streams of a token together."""
+        return self.streams * self.hidden_size
+
+    # The vision tower and the connector
+
     def find_vision(self) -> tuple[str, str]:
-        """The paths of the vision tower and of what connects it to the decoder; empty for what was
-        not found.
+        """Return the paths of the vision tower and of the connector; empty for one not found.
+
+        Where the connector is part of the tower, the tower's path is empty.
         """
-        hearing = self.paths.get(id(self.model.get_encoder(modality="audio"))) or self.decoder_path
-        others = (self.decoder_path, hearing)
-        names = [name for name, _ in self.model.named_modules() if not name.startswith(others)]
-        tower = self.paths.get(id(self.model.get_encoder(modality="image")), "")
-        found = [name for word in CONNECTORS for name in names if name.rpartition(".")[2] == word]
-        outside = [name for name in found if not tower or not name.startswith(f"{tower}.")]
-        if outside or not found:
-            return tower, next(iter(outside), "")
-        return "", found[0]
+        tower = self.path_of(self.model.get_encoder(modality="image"))
+        connectors = self.find_connectors()
+        outside = [path for path in connectors if not tower or not path.startswith(f"{tower}.")]
+        if outside:
+            return tower, outside[0]
+        if connectors:
+            return "", connectors[0]
+        return tower, ""
+
+    def find_connectors(self) -> list[str]:
+        """Return the paths of all modules with a name of :data:`CONNECTORS`, in its order.
+
+        Modules of the text decoder and of an encoder of sound are left out.
+        """
+        audio = self.path_of(self.model.get_encoder(modality="audio")) or self.decoder_path
+        elsewhere = (self.decoder_path, audio)
+        found = []
+        for known in CONNECTORS:
+            for path in self.paths.values():
+                name = path.rpartition(".")[2]
+                if name == known and not path.startswith(elsewhere):
+                    found.append(path)
+        return found
+
+    # The image in the text
 
     def find_placeholder(self) -> str:
-        """What stands for the image in a text before the processor puts the image's tokens there."""
+        """Return the text of one image before the processor writes the image's tokens there."""
         token = getattr(self.processor, "image_token", None)
         if not isinstance(token, str):
             raise self.refuse("its processor names no image token")
@@ -175,46 +215,46 @@ class Generic(VLM):
         return token
 
     def find_mark(self) -> str:
-        """The placeholder, and what the processor wants around it."""
+        """Return the placeholder, with marks around it if the processor wants them."""
         return self.placeholder
 
     def marks(self, count: int) -> str:
-        """What the chat template writes for ``count`` images, otherwise its mark and a line break
-        for each.
+        """Return the text for ``count`` images: the chat template's, else a line for each image."""
+        shown = self.marks_of_template(count)
+        return f"{self.mark}\n" * count if shown is None else shown
+
+    def marks_of_template(self, count: int) -> str | None:
+        """Return the text that the chat template writes for ``count`` images.
+
+        It is the difference between a message with them and one without. ``None`` where there is no
+        template or it does not write one placeholder for each image.
         """
         template = self.template
-        if template is not None and count and template.shows_images:
-            shown = [
-                {"role": "user", "content": template.form("?", self.mark, number)}
-                for number in (count, 0)
-            ]
-            with_images, without = (
-                template.apply([message], ask=False).encode() for message in shown
-            )
-            start = common_prefix(with_images, without)
-            mark = with_images[start : start + len(with_images) - len(without)].decode()
-            if mark.count(self.placeholder) == count:
-                return mark
-        return f"{self.mark}\n" * count
+        if template is None or not count or not template.shows_images:
+            return None
+        texts = []
+        for number in (count, 0):
+            content = template.form("?", self.mark, number)
+            message = {"role": "user", "content": content}
+            texts.append(template.apply([message], ask=False).encode())
+        with_images, without = texts
+        start = common_prefix(with_images, without)
+        shown = with_images[start : start + len(with_images) - len(without)].decode()
+        return shown if shown.count(self.placeholder) == count else None
 
-    def accepted(self) -> set[str]:
-        """The names of what the model's forward takes, the inner model's included, as far as
-        ``generate`` does, too.
-        """
-        inner, own, asked = (
-            set(inspect.signature(function).parameters)
-            for function in (
-                self.model.base_model.forward,
-                self.model.forward,
-                getattr(self.model, "prepare_inputs_for_generation", self.model.forward),
-            )
-        )
-        return (inner | own) & (own | asked)
+    # The outputs of layers and of the model
+
+    def accepted_arguments(self) -> set[str]:
+        """Return the names of arguments that both ``forward`` and ``generate`` take."""
+        generates = getattr(self.model, "prepare_inputs_for_generation", self.model.forward)
+        outer = argument_names(self.model.forward)
+        inner = argument_names(self.model.base_model.forward)
+        return (inner | outer) & (outer | argument_names(generates))
 
     def check_structure(self) -> None:
         """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
         try:
-            self.plain, self.layer_outputs = self.find_outputs()
+            self.unscaled_logits, self.layer_outputs = self.find_outputs()
             probe(self, STRUCTURE)
         except (
             AssertionError,
@@ -230,11 +270,36 @@ class Generic(VLM):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
             raise self.refuse(reason) from error
 
+    def find_outputs(self) -> tuple[bool, int]:
+        """Return whether logits are the output embedding's as they are, and ``layer_outputs``.
+
+        Found in one forward pass over two tokens. Raises :class:`ValueError` if a layer's output
+        has not :attr:`state_size` numbers for each token.
+        """
+        outputs: list[Any] = []
+        ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
+        with torch.no_grad(), uncompiled(), ExitStack() as undo:
+            for module in (self.layers[0], output_embedding(self.model)):
+                hook = module.register_forward_hook(lambda *args: outputs.append(args[2]))
+                undo.callback(hook.remove)
+            mask = torch.ones_like(ids)
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        layer, head = outputs
+        sizes = [*side_by_side(main_output(layer)).shape[2:]]
+        if sizes != [self.state_size]:
+            raise ValueError(
+                f"its layers put out {sizes} numbers of every token, "
+                "where editors read one row of them"
+            )
+        return torch.equal(head, logits), len(layer) if isinstance(layer, tuple) else 0
+
     # Encoding, by the model's own processor
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """What the processor makes of a query's images: the model's inputs, and the text that
-        stands for each.
+        """Return the model's inputs for the images of a query, and the text written for each.
+
+        Raises :class:`UnsupportedModel` if the processor does not report that text, or if one of
+        its outputs is not a tensor.
         """
         made = self.processor(
             images=nested(images),
@@ -242,68 +307,71 @@ class Generic(VLM):
             return_tensors="pt",
             return_text_replacement_offsets=True,
         )
-        if not (replaced := made.pop("text_replacement_offsets", None)) or len(replaced[0]) != len(
-            images
-        ):
+        replaced = made.pop("text_replacement_offsets", None)
+        if not replaced or len(replaced[0]) != len(images):
             raise self.refuse("its processor does not say what it puts for an image")
-        unread = {"input_ids", "attention_mask", "labels", *TYPES}
-        inputs = {
-            name: self.held(name, value) for name, value in made.items() if name not in unread
-        }
-        if odd := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
-            raise self.refuse(
-                f"its processor gives {odd[0]} as {type(inputs[odd[0]]).__name__}, not as a tensor"
-            )
+        inputs = {}
+        for name, value in made.items():
+            if name in ("input_ids", "attention_mask", "labels", *TYPES):
+                continue
+            inputs[name] = self.as_tensor(name, value)
+            if not isinstance(inputs[name], Tensor):
+                kind = type(inputs[name]).__name__
+                raise self.refuse(f"its processor gives {name} as {kind}, not as a tensor")
         return inputs, [each["replacement"] for each in replaced[0]]
 
-    def held(self, name: str, value: Any) -> Any:
-        """What the processor makes, as batches hold it: whole numbers in a list as a tensor."""
-        if not isinstance(value, list) or not all(
-            isinstance(number, int) for number in flat(value)
-        ):
+    def as_tensor(self, name: str, value: Any) -> Any:
+        """Return a list of whole numbers as a tensor, as batches hold it; other values as they are.
+
+        The model is then made to get a list again under this name.
+        """
+        if not isinstance(value, list):
             return value
-        if not self.lists:
+        if not all(isinstance(number, int) for number in flat(value)):
+            return value
+        if not self.list_inputs:
             inner = self.model.base_model
             own = inner.get_image_features
-            inner.get_image_features = update_wrapper(partial(listed, own, self.lists), own)
-        self.lists.add(name)
+            wrapped = partial(call_with_lists, own, self.list_inputs)
+            inner.get_image_features = update_wrapper(wrapped, own)
+        self.list_inputs.add(name)
         return torch.tensor(value)
 
     def tokens_of(self, counted: Any) -> int:
-        """How many image tokens the text that stands for an image holds."""
+        """Return the number of image tokens in the text ``counted`` that stands for an image."""
         ids = self.tokenizer([counted], add_special_tokens=False, return_tensors="pt")["input_ids"]
         return int(self.image_tokens(ids).sum())
 
     def expand(self, text: str, expansions: Sequence[str]) -> str:
-        """The text with what stands for each image in place of its placeholder.
+        """Return the text with the i-th placeholder replaced by the i-th of ``expansions``.
 
         Raises as :meth:`check_count`.
         """
         first, *rest = text.split(self.placeholder)
         self.check_count(len(rest), len(expansions))
-        return first + "".join(
-            f"{image}{words}" for image, words in zip(expansions, rest, strict=True)
-        )
+        pairs = zip(expansions, rest, strict=True)
+        return first + "".join(f"{image}{words}" for image, words in pairs)
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors of all images, one after the other, filled up with zeros to the largest as
-        processors do.
+        """Return the tensors of all images, concatenated along their first axis.
+
+        Tensors of other shapes are padded with zeros to the largest, as processors do. An input may
+        be absent for some images, such as the tiles of one that is not cut.
         """
-        names = dict.fromkeys(
-            name for part in parts for name in part
-        )  # some only of images that are cut up
+        names = dict[str, None]()
+        for part in parts:
+            names |= dict.fromkeys(part)
         return {name: stacked([part[name] for part in parts if name in part]) for name in names}
 
     def tokenize(
         self, queries: Any, counts: list[list[Any]], eos: bool
     ) -> tuple[list[list[int]], list[int]]:
-        """Token ids of each row and the number of answer tokens at its end; ``counts`` hold the
-        images' texts.
+        """Return the token ids of each row, and the number of answer tokens at its end.
+
+        ``counts`` hold, for each query, the texts that stand for its images.
         """
-        prompts = [
-            self.expand(self.render(query), texts)
-            for query, texts in zip(queries, counts, strict=True)
-        ]
+        pairs = zip(queries, counts, strict=True)
+        prompts = [self.expand(self.render(query), texts) for query, texts in pairs]
         targets = [self.expand(query.target, []) for query in queries]
         rows, answers = self.join_texts(prompts, targets, eos)
         return filled(rows), answers
@@ -314,126 +382,114 @@ class Generic(VLM):
         return bool(getattr(self.processor, "text_kwargs", {}).get("add_special_tokens", True))
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
-        """The kinds of the tokens (B, T), 1 for those of an image, under the names that the model
-        takes them by.
-        """
-        if not self.kinds:
+        """Return the token types (B, T) by the model's argument name: 1 for image tokens."""
+        if not self.type_names:
             return {}
         ids = input_ids.tolist()
-        found = {self.kinds[0]: torch.tensor(self.processor.create_mm_token_type_ids(ids))}
-        if EXPERTS in self.kinds:
-            found[EXPERTS] = torch.tensor(self.processor.create_moe_mm_token_type_ids(ids))
+        found = {self.type_names[0]: torch.tensor(self.processor.create_mm_token_type_ids(ids))}
+        if EXPERT_TYPES in self.type_names:
+            found[EXPERT_TYPES] = torch.tensor(self.processor.create_moe_mm_token_type_ids(ids))
         return found
 
-    # Going on from within
+    # Resuming from hidden states
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:
-        """What the decoder was given of every token (B, T, …) besides mask and positions.
+        """Return what the decoder was given of every token, (B, T, …), by argument name.
 
-        Where the model has made a mask of its own from the kinds of tokens, these.
+        Without mask, positions and embeddings; with the token types where the model has made a mask
+        of its own from them; and with DeepStack's features (B, T, levels, D).
         """
         shape = batch.labels.shape
-        found = {
-            name: value
-            for name, value in kwargs.items()
-            if isinstance(value, Tensor) and value.shape[:2] == shape and name not in READ
-        }
-        mask, levels = (kwargs.get(name) for name in DEEPSTACK)
+        kept = {}
+        for name, value in kwargs.items():
+            if isinstance(value, Tensor) and value.shape[:2] == shape and name not in ALWAYS_KEPT:
+                kept[name] = value
+        mask = kwargs.get(IMAGE_MASK)
+        levels = kwargs.get(IMAGE_LEVELS)
         if mask is not None and levels:
-            found.pop(DEEPSTACK[0], None)
-            spread = [
-                level.new_zeros(*shape, level.shape[-1]).masked_scatter(mask[..., None], level)
-                for level in levels
-            ]
-            found[DEEPSTACK[1]] = torch.stack(spread, 2)
-        own = kwargs.get("attention_mask")
-        if isinstance(own, dict) or (isinstance(own, Tensor) and own.ndim > 2):
-            found |= {kind: batch.inputs[kind] for kind in self.kinds[:1]}
-        return found
+            kept.pop(IMAGE_MASK, None)
+            kept[IMAGE_LEVELS] = torch.stack([spread(level, mask, shape) for level in levels], 2)
+        if made_by_model(kwargs.get("attention_mask")):
+            kept |= {name: batch.inputs[name] for name in self.type_names[:1]}
+        return kept
 
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
-        """The decoder's last states (B, T, D), given what it reads of every token.
+        """Return the decoder's last states (B, T, D), given also what :meth:`extra` has kept.
 
-        Through the model around the decoder where that makes the mask.
+        If token types are among it, the model around the decoder runs, which makes the mask.
         """
-        more: dict[str, Any] = dict(uncarried(hidden))
-        if (levels := more.get(DEEPSTACK[1])) is not None:
-            more[DEEPSTACK[0]] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)
-            more[DEEPSTACK[1]] = [level.flatten(0, 1) for level in levels.unbind(2)]
-        through = (
-            self.model.base_model if any(kind in more for kind in self.kinds) else self.decoder
-        )
-        return states_of(through, embedded, hidden, more)
+        extra: dict[str, Any] = dict(uncarried(hidden))
+        levels = extra.get(IMAGE_LEVELS)
+        if levels is not None:  # every token counts as the image's: those of text add 0
+            extra[IMAGE_MASK] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)
+            extra[IMAGE_LEVELS] = [level.flatten(0, 1) for level in levels.unbind(2)]
+        model_masks = any(name in extra for name in self.type_names)
+        runs = self.model.base_model if model_masks else self.decoder
+        return states_of(runs, embedded, hidden, extra)
 
     def predict(self, states: Tensor) -> Tensor:
-        """Logits (…, V), scaled unless the model leaves what its output embedding puts out as it
-        is.
+        """Return the logits (…, V) for states (…, D), without rows that pad the output embedding.
 
-        Without those for which the output embedding has rows, but the vocabulary no token.
+        They are scaled as the config says, unless the model was found to leave them unscaled.
         """
         config = self.model.config.get_text_config()
-        if width := getattr(config, "logits_mup_width_multiplier", None):
+        if width := getattr(config, "logits_mup_width_multiplier", None):  # Inkling
             states = states / width
-        logits: Tensor = (
-            output_embedding(self.model)(states).to(self.device)
-            if self.plain
-            else super().predict(states)
-        )
-        return logits[..., : getattr(config, "unpadded_vocab_size", None)]
-
-    def find_outputs(self) -> tuple[bool, int]:
-        """Whether the logits are what the output embedding puts out, whatever its configuration
-        says of a scale.
-
-        And :attr:`layer_outputs`.
-        """
-        put_out: list[Any] = []
-        ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
-        with torch.no_grad(), uncompiled(), ExitStack() as undo:
-            for module in (self.layers[0], output_embedding(self.model)):
-                undo.callback(
-                    module.register_forward_hook(lambda *args: put_out.append(args[2])).remove
-                )
-            logits = self.model(
-                input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
-            ).logits
-        layer, head = put_out
-        if (sizes := [*side_by_side(main_output(layer)).shape[2:]]) != [self.state_size]:
-            raise ValueError(
-                f"its layers put out {sizes} numbers of every token, where editors read one row of them"
-            )
-        return torch.equal(head, logits), len(layer) if isinstance(layer, tuple) else 0
+        if self.unscaled_logits:
+            logits: Tensor = output_embedding(self.model)(states).to(self.device)
+        else:
+            logits = super().predict(states)
+        return logits[..., : getattr(config, "unpadded_vocab_size", None)]  # Inkling 2
 
 
-READ = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "cache_position")
+def argument_names(function: Callable[..., Any]) -> set[str]:
+    """Return the names of a function's arguments."""
+    return set(inspect.signature(function).parameters)
 
 
-def listed(function: Callable[..., Any], names: set[str], *args: Any, **kwargs: Any) -> Any:
-    """What the function gives, which gets lists of numbers where tensors are given under these
-    names.
-    """
+def call_with_lists(
+    function: Callable[..., Any], names: set[str], *args: Any, **kwargs: Any
+) -> Any:
+    """Call ``function`` with lists of numbers in place of tensors for the arguments ``names``."""
     bound = inspect.signature(function).bind(*args, **kwargs)
     for name in names:
-        if isinstance(value := bound.arguments.get(name), Tensor):
+        value = bound.arguments.get(name)
+        if isinstance(value, Tensor):
             bound.arguments[name] = value.tolist()
     return function(*bound.args, **bound.kwargs)
 
 
 def flat(values: list[Any]) -> Iterator[Any]:
-    """What a list holds, and the lists within it."""
+    """Yield the elements of a list, and those of lists within it."""
     for value in values:
         yield from flat(value) if isinstance(value, list) else [value]
 
 
 def stacked(values: list[Tensor]) -> Tensor:
-    """The tensors along their first axis, the others filled up with zeros to the largest."""
-    largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    """Concatenate tensors along their first axis, padding the others with zeros to the largest."""
+    shapes = [value.shape[1:] for value in values]
+    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
     padded = []
     for value in values:
-        gaps = [
-            gap
-            for size, most in zip(value.shape[:0:-1], largest[::-1], strict=True)
-            for gap in (0, most - size)
-        ]
-        padded.append(nn.functional.pad(value, gaps))
+        padding: list[int] = []
+        for size, most in zip(value.shape[:0:-1], largest[::-1], strict=True):
+            padding += [0, most - size]
+        padded.append(nn.functional.pad(value, padding))
     return torch.cat(padded)
+
+
+def spread(features: Tensor, mask: Tensor, shape: torch.Size) -> Tensor:
+    """Return the features (n, D) of image tokens at their places in (B, T, D), 0 elsewhere.
+
+    ``mask`` (B, T) marks the n image tokens, ``shape`` is (B, T).
+    """
+    zeros = features.new_zeros(*shape, features.shape[-1])
+    return zeros.masked_scatter(mask[..., None], features)
+
+
+def made_by_model(mask: Any) -> bool:
+    """Whether a decoder's attention mask is not the (B, T) of a batch: made by the model around it.
+
+    Such a mask is (B, 1, T, T), or one for each type of attention in a dictionary.
+    """
+    return isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.ndim > 2)

@@ -1,11 +1,13 @@
-"""GIT (Wang et al., TMLR 2022): the image's tokens before the text, which see one another; the text
-sees all before it.
+"""GIT (Wang et al., "GIT: A Generative Image-to-text Transformer", TMLR 2022, arXiv 2205.14100).
 
-The code in transformers puts the image before the tokens by itself, for all rows of a batch or
-none. Here ``[MASK]``, a token that GIT never reads, stands in the row for each piece of the image,
-and the decoder takes the embeddings of both; the image's have the position -1, which spares them
-position embedding and norm. One departure: positions count the text alone also behind a cache,
-where that code counts the image's tokens among those before.
+The text decoder is given the image first: the projected outputs of CLIP's vision tower, which
+attend to one another; ``[CLS]`` and the prompt follow, causal as usual.
+
+transformers' code puts the image before the tokens inside the model, for all rows of a batch or
+none. Here a row holds ``[MASK]``, a token that GIT never reads, for each piece of the image, and
+the decoder is given the embeddings of image and text together. Image tokens have the position -1,
+which exempts them from position embedding and layer norm. One departure: positions count the text
+alone, with a cache too, where transformers' code counts the image's tokens among those before.
 """
 
 from collections.abc import Sequence
@@ -30,15 +32,20 @@ __all__ = ["Git"]
 
 PARTS = {
     "attention": "self_attn",
-    **{f"self_attn.self.{name}": f"self_attn.{name[0]}_proj" for name in ("query", "key", "value")},
+    "self_attn.self.query": "self_attn.q_proj",
+    "self_attn.self.key": "self_attn.k_proj",
+    "self_attn.self.value": "self_attn.v_proj",
     "intermediate.dense": "fc1",
     "output.dense": "fc2",
 }
-"""What GIT calls the parts of a layer, and what OPT does: editors look for the latter."""
+"""GIT's names of the parts of a layer, and those that editors look for, which are OPT's.
+
+They are renamed one after the other: ``attention`` first, then what is inside it.
+"""
 
 
 class Git(VLM):
-    """The image, ``[CLS]`` and the prompt; no template for chats."""
+    """GIT: image, ``[CLS]``, prompt; one image a prompt, no chat template."""
 
     decoder_path = "git"
     tower_path = "git.image_encoder"
@@ -53,106 +60,140 @@ class Git(VLM):
         tokenizer = processor.tokenizer
         tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
         if not hasattr(model.git, "layers"):
-            call(model.git, "encoder.layer", "layers")
-            for layer, (theirs, ours) in product(model.git.layers, PARTS.items()):
-                call(layer, theirs, ours)
-            model.git.register_state_dict_post_hook(renamed)
-            model.git.forward = partial(decode, model.git)
+            use_common_names(model.git)
+            model.git.forward = partial(run_layers, model.git)
         super().__init__(model, processor, prompt_format or "raw")
 
     def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
-        if (ids := given.get("input_ids")) is None:
+        """Return the arguments with image and text embedded in one row.
+
+        ``inputs_embeds`` (B, T, D), ``attention_mask`` (B, past + T) and ``position_ids`` (B, T)
+        replace ``input_ids`` and ``pixel_values``. Which tokens are the image's is found once, in
+        the prompt, and kept in its cache as ``pictured`` (B, T of the prompt).
+        """
+        ids = given.get("input_ids")
+        if ids is None:
             return given
-        cache, mask = (
-            cache_of(arguments(self.model.forward, (), given)),
-            given.get("attention_mask"),
-        )
+        cache = cache_of(arguments(self.model.forward, (), given))
+        mask = given.get("attention_mask")
+        if mask is None:  # then nothing is padding
+            past = 0 if cache is None else cache.get_seq_length()
+            mask = ids.new_ones(len(ids), past + ids.shape[1])
         embedded = self.embedding(ids)
-        if mask is None:  # as where nothing is padding
-            mask = ids.new_ones(
-                len(ids), ids.shape[1] + (0 if cache is None else cache.get_seq_length())
-            )
-        if (
-            pictured := getattr(cache, "pictured", None)
-        ) is None:  # the tokens before the first of the text
-            pictured = mask.bool() & (((ids != self.image_token_id) & mask.bool()).cumsum(1) == 0)
-            if (pixels := given.get("pixel_values")) is not None:
-                image = self.model.git.visual_projection(
-                    self.model.git.image_encoder(pixels).last_hidden_state
-                )
-                embedded = embedded.masked_scatter(pictured[..., None], image.to(embedded))
+        pictured = getattr(cache, "pictured", None)
+        if pictured is None:
+            pictured = self.tokens_before_text(ids, mask)
+            embedded = self.with_image(embedded, pictured, given.get("pixel_values"))
             if cache is not None:
                 cache.pictured = pictured
-        pictured = F.pad(pictured, (0, mask.shape[1] - pictured.shape[1]))
-        positions = ((mask.bool() & ~pictured).cumsum(1) - 1).clamp(min=0).masked_fill(pictured, -1)
-        found = {
+        embeddings = {
+            "input_ids": None,
+            "pixel_values": None,
             "inputs_embeds": embedded,
             "attention_mask": mask,
-            "position_ids": positions[:, -ids.shape[1] :],
+            "position_ids": text_positions(mask, pictured)[:, -ids.shape[1] :],
         }
-        return given | {"input_ids": None, "pixel_values": None} | found
+        return given | embeddings
+
+    def tokens_before_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Mark the image tokens (B, T): those before the first token of the text."""
+        real = mask.bool()
+        text = (ids != self.image_token_id) & real
+        return real & (text.cumsum(1) == 0)
+
+    def with_image(self, embedded: Tensor, pictured: Tensor, pixels: Tensor | None) -> Tensor:
+        """Return the embeddings (B, T, D) with the image's at the tokens marked in ``pictured``."""
+        if pixels is None:
+            return embedded
+        seen = self.model.git.image_encoder(pixels).last_hidden_state
+        image = self.model.git.visual_projection(seen)
+        return embedded.masked_scatter(pictured[..., None], image.to(embedded))
 
     @property
     def image_token_id(self) -> int:
-        """``[MASK]``."""
+        """The id of ``[MASK]``."""
         return int(self.tokenizer.mask_token_id)
 
     def render(self, query: Query) -> str:
-        """The text behind ``[CLS]``."""
+        """Return the text, which begins with ``[CLS]``."""
         return f"{self.tokenizer.cls_token}{query.prompt.strip()}"
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """What the processor makes of the image, or of a text alone: it puts no image tokens before
-        one.
+        """Return the processor's output for the image, or for the text of a query without image.
+
+        The processor writes no image tokens, so it has no tokens to compare for an image.
         """
         if query.images:
             return dict(self.processor(images=nested(query.images), return_tensors="pt"))
-        return dict(
-            self.processor(text=[self.render(query)], add_special_tokens=False, return_tensors="pt")
-        )
+        text = [self.render(query)]
+        return dict(self.processor(text=text, add_special_tokens=False, return_tensors="pt"))
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, which begin with ``[CLS]``."""
+        """Return the token ids of rendered texts, which begin with ``[CLS]`` already."""
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def place(self, ids: list[int], counts: list[int]) -> list[int]:
-        """The image tokens, then the text."""
+        """Put the image tokens before the token ids of the text; ``counts`` says how many."""
         self.check_placeholders(ids, 0)
         return [*[self.image_token_id] * sum(counts), *ids]
 
     def positions(self, batch: Batch) -> Tensor:
-        """How many positions each row (B,) takes: those of its text."""
+        """Return how many positions each row takes, (B,): as many as its text has tokens."""
         return super().positions(batch) - (batch.inputs["input_ids"] == self.image_token_id).sum(1)
 
     def picture(self, images: Sequence[Image]) -> Picture:
-        """The pixels; every image takes as many tokens as the vision tower has positions."""
-        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")[
-            "pixel_values"
-        ]
+        """Return the pixels (n, 3, H, W), and for each image the vision tower's positions."""
+        inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         tower = self.model.git.image_encoder.vision_model
-        return {"pixel_values": pixels}, [tower.embeddings.num_positions] * len(images)
+        counts = [tower.embeddings.num_positions] * len(images)
+        return {"pixel_values": inputs["pixel_values"]}, counts
 
 
-def call(module: Any, theirs: str, ours: str) -> None:
-    """Give a part of a module our name and place; the code around it still finds it by theirs."""
-    (old, _, leaf), (new, _, name) = theirs.rpartition("."), ours.rpartition(".")
-    owner = module.get_submodule(old)
-    part = vars(owner)[leaf] = owner._modules.pop(leaf)
-    module.get_submodule(new).add_module(name, part)
+def use_common_names(git: Any) -> None:
+    """Give the layers and their parts the names that editors look for; state dicts keep GIT's."""
+    rename_part(git, "encoder.layer", "layers")
+    for layer, (theirs, ours) in product(git.layers, PARTS.items()):
+        rename_part(layer, theirs, ours)
+    git.register_state_dict_post_hook(restore_names)
 
 
-def renamed(git: Any, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:  # noqa: ARG001
-    """The weights of the layers under the names that checkpoints have."""
-    for name in [name for name in state if name.startswith(f"{prefix}layers.")]:
+def rename_part(module: Any, theirs: str, ours: str) -> None:
+    """Move a submodule from path ``theirs`` to ``ours``; code that uses the old path still works.
+
+    The old path becomes a plain attribute, which is not registered as a submodule.
+    """
+    old_parent, _, old_name = theirs.rpartition(".")
+    new_parent, _, new_name = ours.rpartition(".")
+    owner = module.get_submodule(old_parent)
+    part = owner._modules.pop(old_name)
+    vars(owner)[old_name] = part
+    module.get_submodule(new_parent).add_module(new_name, part)
+
+
+def restore_names(git: Any, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:  # noqa: ARG001
+    """State-dict hook that gives the weights of the layers the names that checkpoints have."""
+    for name in list(state):
+        if not name.startswith(f"{prefix}layers."):
+            continue
         number, _, rest = name.removeprefix(f"{prefix}layers.").partition(".")
         for theirs, ours in reversed(PARTS.items()):
-            rest = theirs + rest.removeprefix(ours) if rest.startswith(f"{ours}.") else rest
+            if rest.startswith(f"{ours}."):
+                rest = theirs + rest.removeprefix(ours)
         state[f"{prefix}encoder.layer.{number}.{rest}"] = state.pop(name)
 
 
-def decode(
+def text_positions(mask: Tensor, pictured: Tensor) -> Tensor:
+    """Return the positions (B, past + T) of the text, counted from 0, and -1 for image tokens.
+
+    ``mask`` is (B, past + T), ``pictured`` marks the image tokens of the prompt alone.
+    """
+    pictured = F.pad(pictured, (0, mask.shape[1] - pictured.shape[1]))
+    text = mask.bool() & ~pictured
+    return (text.cumsum(1) - 1).clamp(min=0).masked_fill(pictured, -1)
+
+
+def run_layers(
     git: Any,
     *_: Any,
     inputs_embeds: Tensor,
@@ -160,14 +201,16 @@ def decode(
     position_ids: Tensor,
     **kwargs: Any,
 ) -> Any:
-    """What the layers put out, (B, T, D), of the embeddings (B, T, D); the image's have the
-    position -1.
+    """Forward pass of GIT's decoder on embeddings (B, T, D): its output holds states (B, T, D).
+
+    Tokens at position -1 are the image's: they get neither position embedding nor layer norm, and
+    attend to one another in both directions.
     """
-    image, layer_norm = position_ids < 0, git.embeddings.LayerNorm
-    words = layer_norm(
-        inputs_embeds + git.embeddings.position_embeddings(position_ids.clamp(min=0))
-    )
-    states = torch.where(image[..., None], inputs_embeds, words)
-    cache, blocks = cache_of(kwargs), torch.where(image, 0, -1)
+    image = position_ids < 0
+    cache = cache_of(kwargs)
+    positions = git.embeddings.position_embeddings(position_ids.clamp(min=0))
+    text_states = git.embeddings.LayerNorm(inputs_embeds + positions)
+    states = torch.where(image[..., None], inputs_embeds, text_states)
+    blocks = torch.where(image, 0, -1)
     mask = create_causal_mask(git.config, states, attention_mask, cache, block_sequence_ids=blocks)
     return git.encoder(states, attention_mask=mask, **{CACHE: cache})

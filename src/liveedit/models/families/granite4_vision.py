@@ -1,4 +1,11 @@
-"""Granite 4 Vision (IBM, 2026): each of several layers is given features of the image of its own."""
+"""Granite 4 Vision (IBM, 2026).
+
+The text decoder is given the prompt with zeros in place of the image, and adds projected features
+of the image to the hidden states before several of its layers, each layer's by a projector of its
+own (DeepStack). Here these features are kept with each row, so that ``resume`` can add them again.
+The first layer's count as part of the embeddings. The decoder scales embeddings by a constant
+before it adds the image.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -12,23 +19,26 @@ from liveedit.models.vlm import EMBEDDINGS
 
 __all__ = ["Granite4Vision"]
 
-MASK, FEATURES = "vision_mask", "deepstack_features"
+MASK = "vision_mask"
+"""The decoder's argument that marks the tokens of images, boolean (B, T, 1) or (B, T, D)."""
+FEATURES = "deepstack_features"
+"""The decoder's argument with the features (n, D) of all image tokens, by layer number.
+
+In :attr:`HiddenBatch.extra` they are spread over the tokens: (B, T, layers, D), 0 for text.
+"""
 
 
 class Granite4Vision(Generic):
-    """What the layers are given of the image goes with the rows, that of the first layer within the
-    embeddings.
-
-    The decoder scales the embeddings before it adds the image to them.
-    """
+    """Granite 4 Vision: features of the image for each layer are kept with the rows."""
 
     def find_vision(self) -> tuple[str, str]:
-        """The vision tower, and the projectors of its layers."""
+        """Return the paths of the vision tower and of the projectors, one for each layer."""
         return "model.vision_tower", "model.layerwise_projectors"
 
     def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
-        """See :meth:`VLM.hidden`; where text is embedded, the image's features for the first layer
-        are put in.
+        """Return what :meth:`VLM.hidden` does, (B, T, D).
+
+        At the embeddings, the first layer's features are added to them and taken from ``extra``.
         """
         found = super().hidden(batch, layer)
         if layer != EMBEDDINGS or FEATURES not in found.extra:
@@ -39,24 +49,29 @@ class Granite4Vision(Generic):
         return replace(found, hidden=found.hidden + first, extra=found.extra | {FEATURES: features})
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:
-        """Of every token what each layer is given of the image (B, T, layers, D), none for words."""
-        found = super().extra(batch, kwargs)
-        mask, levels = found.pop(MASK, None), kwargs.get(FEATURES)
-        if mask is not None and levels:
-            empty = torch.zeros(*batch.labels.shape, self.hidden_size).to(kwargs["inputs_embeds"])
-            spread = [
-                empty.masked_scatter(mask, levels[layer].to(empty)) if layer in levels else empty
-                for layer in range(self.num_layers)
-            ]
-            found[FEATURES] = torch.stack(spread, 2)
-        return found
+        """Return the features (B, T, layers, D) that each layer adds, beside what Generic keeps."""
+        kept = super().extra(batch, kwargs)
+        mask = kept.pop(MASK, None)
+        features = kwargs.get(FEATURES)
+        if mask is None or not features:
+            return kept
+        zeros = torch.zeros(*batch.labels.shape, self.hidden_size).to(kwargs["inputs_embeds"])
+        spread = []
+        for layer in range(self.num_layers):
+            found = features.get(layer)
+            spread.append(zeros if found is None else zeros.masked_scatter(mask, found.to(zeros)))
+        kept[FEATURES] = torch.stack(spread, 2)
+        return kept
 
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
-        """The decoder's last states (B, T, D), given what its layers read of the image."""
+        """Return the decoder's last states (B, T, D), given the kept features of the image.
+
+        Every token counts as an image token here: the features of text are 0.
+        """
         extra: dict[str, Any] = dict(hidden.extra)
-        if (levels := extra.pop(FEATURES, None)) is not None:
+        kept = extra.pop(FEATURES, None)
+        if kept is not None:
             extra[MASK] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)[..., None]
-            extra[FEATURES] = {
-                layer: level.flatten(0, 1) for layer, level in enumerate(levels.unbind(2))
-            }
+            by_layer = enumerate(kept.unbind(2))
+            extra[FEATURES] = {layer: features.flatten(0, 1) for layer, features in by_layer}
         return super().decode(embedded, replace(hidden, extra=extra))

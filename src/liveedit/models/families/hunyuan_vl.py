@@ -1,8 +1,11 @@
-"""HunyuanVL and HunyuanOCR (Tencent, 2025): positions of four parts, one of which numbers the
-images of a text.
+"""HunyuanVL and HunyuanOCR (Tencent, 2025).
 
-A departure from the code in transformers, which numbers the images through all rows of a batch:
-here each row's begin at 0, so that its positions do not depend on the rows before it.
+The text decoder is given the prompt with the image in place of its placeholder, between two marks
+that the processor wants to find there. Rotary positions have four parts: the position in the text,
+width and height within an image, and the number of the image.
+
+One departure from transformers' code, which numbers the images through all rows of a batch: here
+each row counts its images from 0, so that its positions do not depend on the rows before it.
 """
 
 from collections.abc import Callable
@@ -20,35 +23,42 @@ __all__ = ["HunYuanVL"]
 
 
 class HunYuanVL(Generic):
-    """The model's own positions, row by row; the processor wants marks around the placeholder."""
+    """HunyuanVL: position ids are computed row by row; marks stand around the placeholder."""
 
     def __init__(
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
     ) -> None:
-        own = type(model.base_model).get_rope_index.__get__(model.base_model)
-        model.base_model.get_rope_index = partial(by_rows, own)
+        get_rope_index = type(model.base_model).get_rope_index.__get__(model.base_model)
+        model.base_model.get_rope_index = partial(rope_index_by_row, get_rope_index)
         super().__init__(model, processor, prompt_format)
 
     def find_mark(self) -> str:
-        """The placeholder between the marks of an image's start and end."""
-        return (
-            f"{self.processor.image_start_token}{self.placeholder}{self.processor.image_end_token}"
-        )
+        """Return the placeholder between the marks of an image's start and end."""
+        start = self.processor.image_start_token
+        end = self.processor.image_end_token
+        return f"{start}{self.placeholder}{end}"
 
 
-def by_rows(
-    positions: Callable[..., tuple[Tensor, Tensor]],
+def rope_index_by_row(
+    get_rope_index: Callable[..., tuple[Tensor, Tensor]],
     input_ids: Tensor,
     mm_token_type_ids: Tensor,
     image_grid_thw: Tensor,
     attention_mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The positions (4, B, T), and (B, 1) how far they are ahead of the tokens at the end, each
-    row's by itself.
+    """Return position ids (4, B, T) and the RoPE offset of each row (B, 1), row by row.
+
+    The offset is what has to be added to the number of tokens to get the next position.
+    ``image_grid_thw`` (n, 3) holds the grids of the images of all rows, one after the other.
     """
-    pictured = (mm_token_type_ids == 1).long()
-    begun = F.pad(pictured, (1, 0)).diff() == 1
-    grids = torch.split(image_grid_thw, begun.sum(1).tolist())
+    in_image = (mm_token_type_ids == 1).long()
+    image_starts = F.pad(in_image, (1, 0)).diff() == 1
+    grids = torch.split(image_grid_thw, image_starts.sum(1).tolist())
+    position_ids = []
+    offsets = []
     rows = zip(input_ids, mm_token_type_ids, grids, attention_mask, strict=True)
-    made = [positions(ids[None], kinds[None], grid, mask[None]) for ids, kinds, grid, mask in rows]
-    return torch.cat([one for one, _ in made], 1), torch.cat([ahead for _, ahead in made])
+    for ids, kinds, grid, mask in rows:
+        positions, offset = get_rope_index(ids[None], kinds[None], grid, mask[None])
+        position_ids.append(positions)
+        offsets.append(offset)
+    return torch.cat(position_ids, 1), torch.cat(offsets)

@@ -1,5 +1,9 @@
-"""Idefics2 (Laurençon et al., NeurIPS 2024): image tokens between two marks, where the placeholder
-was.
+"""Idefics2 (Laurençon et al., "What matters when building vision-language models?", NeurIPS 2024).
+
+The text decoder is given the prompt with the image in place of its placeholder: as many tokens as
+the resampler has latents, between two marks, once for each part that an image is cut into. The
+processor writes them without reporting which, lets images side by side share the mark between them,
+and puts a blank between an image and a word.
 """
 
 import re
@@ -16,32 +20,24 @@ __all__ = ["Idefics2"]
 
 
 class Idefics2(Generic):
-    """Its processor writes the image's tokens into the text without saying which; a blank follows
-    the last mark.
-    """
+    """Idefics2: writes the image tokens and their marks as its processor does."""
 
     def render(self, query: Query) -> str:
-        """The text; as the processor does, with a blank between image and word."""
-        return re.sub(
-            rf"{re.escape(self.placeholder)}(?=[^\s<])",
-            f"{self.placeholder} ",
-            super().render(query),
-        )
+        """Return the text, with a blank between an image and a word that follows it."""
+        before_word = rf"{re.escape(self.placeholder)}(?=[^\s<])"
+        return re.sub(before_word, f"{self.placeholder} ", super().render(query))
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """The pixels, and as many image tokens a part of an image as the resampler has latents."""
+        """Return the pixels (1, n · parts, 3, H, W), and the text that stands for each image."""
         inputs: dict[str, Tensor] = dict(
             self.processor.image_processor([list(images)], return_tensors="pt")
         )
-        mark, parts = (
-            self.processor.fake_image_token,
-            inputs["pixel_values"].shape[1] // len(images),
-        )
-        return inputs, [
-            (mark + self.placeholder * self.processor.image_seq_len) * parts + mark
-        ] * len(images)
+        mark = self.processor.fake_image_token
+        parts = inputs["pixel_values"].shape[1] // len(images)
+        part = mark + self.placeholder * self.processor.image_seq_len
+        return inputs, [part * parts + mark] * len(images)
 
     def expand(self, text: str, expansions: Sequence[str]) -> str:
-        """See :meth:`Generic.expand`; images side by side share the mark between them."""
+        """Return the text with all image tokens; adjacent images share the mark between them."""
         mark = self.processor.fake_image_token
         return super().expand(text, expansions).replace(mark * 2, mark)

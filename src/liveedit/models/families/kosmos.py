@@ -1,11 +1,13 @@
-"""Kosmos-2 (Peng et al., 2023) and Kosmos-2.5 (Lv et al., 2023): image tokens between two marks,
-before the prompt.
+"""Kosmos-2 (Peng et al., 2023, arXiv 2306.14824) and 2.5 (Lv et al., 2023, arXiv 2309.11419).
 
-What stands for the image is any token: a mask over the row says where it is. Two departures from
-the code in transformers, both before its text model: the image is put in there and not within the
-decoder, which thus takes embeddings as other decoders do; and positions count the tokens that the
-attention mask shows, where that code counts the padding on the left among the tokens before one
-that it generates.
+The text decoder is given BOS, the image between two marks, and the prompt. The image's tokens may
+have any ids: a mask over the row (``image_embeds_position_mask``) says where the image goes. There
+is no chat template.
+
+Two departures from transformers' code, both in :meth:`Kosmos.before_decoder`. The image is put
+among the embeddings before the decoder and not inside it, so that the decoder takes embeddings as
+others do. And positions count the tokens that the attention mask shows, where that code counts the
+padding on the left among the tokens before one that it generates.
 """
 
 from collections.abc import Sequence
@@ -24,21 +26,22 @@ from liveedit.types import Query
 __all__ = ["Kosmos", "Kosmos2", "Kosmos25"]
 
 PLACES = "image_embeds_position_mask"
+"""The model's argument that marks the image's tokens with 1, (B, T)."""
 
 
 class Kosmos(VLM):
-    """BOS, the image between its marks and the prompt; no template for chats."""
+    """Kosmos: BOS, the image between its marks, the prompt; one image a prompt."""
 
     decoder_path = "text_model.model"
     tower_path = "vision_model"
     connector_path = "image_to_text_projection"
     single = "Kosmos puts one before its text"
     pixels: ClassVar[str]
-    """What the model calls the image."""
+    """The model's argument for the image."""
     ends: ClassVar[tuple[str, str]]
-    """What the processor calls the marks around the image."""
+    """The processor's attributes for the marks before and after the image."""
     gap: ClassVar[str]
-    """What stands between the image and the prompt."""
+    """The text between the image and the prompt."""
     mark: ClassVar[int]
     """The value of the marks in the mask of places."""
 
@@ -51,73 +54,69 @@ class Kosmos(VLM):
         self.begin, self.end = (getattr(processor, name) for name in self.ends)
 
     def before_decoder(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Embeddings (B, T, D) in place of tokens, the image's among them, and positions (B, T)."""
-        ids, image, places, mask = (
-            given.get(name) for name in ("input_ids", "image_embeds", PLACES, "attention_mask")
-        )
+        """Return the arguments with embeddings (B, T, D), image included, and positions (B, T)."""
+        ids = given.get("input_ids")
         if ids is None:
             return given
         embedded = self.embedding(ids)
+        image = given.get("image_embeds")
+        places = given.get(PLACES)
         if image is not None and places is not None:
             embedded = embedded.masked_scatter((places == 1)[..., None], image.to(embedded))
         found = {"input_ids": None, "inputs_embeds": embedded, "image_embeds": None}
+        mask = given.get("attention_mask")
         if mask is not None:
+            # Kosmos counts positions from 1 behind the padding's id, as fairseq does.
             positions = mask.cumsum(1) * mask + self.model.text_model.config.pad_token_id
             found["position_ids"] = positions[:, -ids.shape[1] :]
         return given | found
 
     def render(self, query: Query) -> str:
-        """The text, with both marks of an image and nothing between them."""
+        """Return the text up to the answer; the marks of an image have nothing between them."""
         image = f"{self.begin}{self.end}{self.gap}" if query.images else ""
         return f"{self.tokenizer.bos_token}{image}{query.prompt.strip()}"
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """What the processor, which writes BOS and image tokens itself, makes of the query's
-        prompt.
-        """
-        return dict(
-            self.processor(
-                images=nested(query.images), text=[query.prompt.strip()], return_tensors="pt"
-            )
-        )
+        """Return the processor's output for the query; it writes BOS and image tokens by itself."""
+        images = nested(query.images)
+        return dict(self.processor(images=images, text=[query.prompt.strip()], return_tensors="pt"))
 
     @property
     def image_token_id(self) -> int:
-        """The mark before the image."""
+        """The id of the mark before the image."""
         return int(self.tokenizer.convert_tokens_to_ids(self.begin))
 
     def image_tokens(self, input_ids: Tensor) -> Tensor:
-        """Which of the tokens (B, T) are between the marks of an image, boolean (B, T)."""
+        """Mark the tokens (B, T) between the marks of an image, boolean (B, T)."""
         begun = input_ids == self.image_token_id
         ended = input_ids == self.tokenizer.convert_tokens_to_ids(self.end)
         inside: Tensor = (begun.cumsum(1) > ended.cumsum(1)) & ~begun
         return inside
 
     def fillers(self, count: int) -> list[int]:
-        """The token ids that the processor writes for ``count`` image tokens."""
+        """Return the token ids that the processor writes for ``count`` image tokens."""
         raise NotImplementedError
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, which begin with BOS."""
+        """Return the token ids of rendered texts, which begin with BOS already."""
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def place(self, ids: list[int], counts: list[int]) -> list[int]:
-        """Token ids of a rendered text, with those of the image behind the mark before it."""
+        """Put the image's token ids behind the mark before it; ``counts`` says how many."""
         self.check_placeholders(ids, len(counts))
         at = ids.index(self.image_token_id) + 1 if counts else 0
         return [*ids[:at], *self.fillers(sum(counts)), *ids[at:]]
 
     def picture(self, images: Sequence[Image]) -> Picture:
-        """The pixels; every image takes as many tokens as the model has queries for it."""
+        """Return the image under the model's name for it, and the number of its latent queries."""
         options = {"return_tensors": "pt"} | getattr(self.processor, "images_kwargs", {})
         inputs = self.processor.image_processor(images=list(images), **options)
-        return {self.pixels: inputs[self.pixels]}, [self.model.config.latent_query_num] * len(
-            images
-        )
+        counts = [self.model.config.latent_query_num] * len(images)
+        return {self.pixels: inputs[self.pixels]}, counts
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:
-        """The mask of places (B, T): 1 for the image's tokens."""
+        """Return the mask of places (B, T): 1 for the image's tokens, ``mark`` for its marks."""
         places = torch.zeros_like(input_ids)
         for row, span in zip(places, spans, strict=True):
             start, stop = span.image
@@ -128,7 +127,7 @@ class Kosmos(VLM):
 
 
 class Kosmos2(Kosmos):
-    """A blank stands between image and prompt."""
+    """Kosmos-2: square images; a blank stands between image and prompt."""
 
     pixels = "pixel_values"
     ends = ("boi_token", "eoi_token")
@@ -136,21 +135,23 @@ class Kosmos2(Kosmos):
     mark = 0
 
     def fillers(self, count: int) -> list[int]:
-        """Token ids one after the other, from the one behind that of the unknown token."""
+        """Return consecutive token ids, from the processor's first or the one behind UNK."""
         first = self.processor.first_image_token_id
-        first = self.tokenizer.unk_token_id + 1 if first is None else first
+        if first is None:
+            first = self.tokenizer.unk_token_id + 1
         return [*range(first, first + count)]
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The pixels of all images. Kosmos-2 always asks for some: without any it gets a blank one,
-        unread.
+        """Return the pixels (n, 3, H, W) of all images; of a blank image if there is none.
+
+        The model always needs some; without an image in the text it leaves them unread.
         """
         size = self.model.config.vision_config.image_size
         return super().join(parts) or {self.pixels: torch.zeros(1, 3, size, size)}
 
 
 class Kosmos25(Kosmos):
-    """Images of any shape, and two embeddings that tell the image and its marks from the rest."""
+    """Kosmos-2.5: images of any shape; the decoder also embeds the mask of places."""
 
     pixels = "flattened_patches"
     ends = ("image_start_token", "image_end_token")
@@ -158,9 +159,9 @@ class Kosmos25(Kosmos):
     mark = -1
 
     def fillers(self, count: int) -> list[int]:
-        """The same token throughout."""
+        """Return the image token's id, ``count`` times."""
         return [int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))] * count
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:  # noqa: ARG002
-        """The mask of places, which the decoder embeds."""
+        """Return the mask of places (B, T), which the decoder embeds."""
         return {PLACES: kwargs[PLACES]}

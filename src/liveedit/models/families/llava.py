@@ -1,5 +1,8 @@
-"""LLaVA (Liu et al., "Visual Instruction Tuning", NeurIPS 2023) and its 1.5: image tokens where the
-placeholder was.
+"""LLaVA and LLaVA-1.5 (Liu et al., "Visual Instruction Tuning", NeurIPS 2023).
+
+The text decoder is given the prompt with the image in place of its placeholder: one token for each
+patch of CLIP's vision tower, projected by an MLP. The base class assumes just that, so nothing is
+overridden.
 """
 
 from liveedit.models.vlm import VLM
@@ -8,6 +11,6 @@ __all__ = ["Llava"]
 
 
 class Llava(VLM):
-    """What the base class takes for granted: the placeholder and a line break, then the prompt."""
+    """LLaVA: the placeholder, a line break and the prompt; VLKEB's prompt has no line break."""
 
     vlkeb_mark = "<image>"

@@ -1,5 +1,8 @@
-"""MiniCPM-V 4.6 and later (OpenBMB): images of any size, their patches laid end to end along the
-last axis.
+"""MiniCPM-V 4.6, MiniCPM-V 4.7 and MiniCPM-OCR (OpenBMB).
+
+The text decoder is given the prompt with a resampled image in place of its placeholder. Images keep
+their own shapes: the processor lays the patches of all images end to end along the width of one
+long strip, so rows of a batch are joined along the last axis, not the first.
 """
 
 import torch
@@ -11,15 +14,17 @@ __all__ = ["MiniCPMV"]
 
 
 class MiniCPMV(Generic):
-    """The pixels of all images follow one another along the width, not along the first axis."""
+    """MiniCPM-V: ``pixel_values`` of all images follow one another along the last axis."""
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The pixels (1, 3, P, sum of widths) and sizes of all images."""
+        """Return the pixels (1, 3, P, sum of widths) and the sizes (n, …) of all images."""
         if not parts:
             return {}
         pixels = torch.cat([part["pixel_values"] for part in parts], -1)
-        rest = [
-            {name: value for name, value in part.items() if name != "pixel_values"}
-            for part in parts
-        ]
-        return {"pixel_values": pixels, **super().join(rest)}
+        sizes = [without_pixels(part) for part in parts]
+        return {"pixel_values": pixels, **super().join(sizes)}
+
+
+def without_pixels(part: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of an image except for its pixels."""
+    return {name: value for name, value in part.items() if name != "pixel_values"}

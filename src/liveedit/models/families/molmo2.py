@@ -1,5 +1,8 @@
-"""Molmo 2 (Ai2, 2025): image tokens attend to one another in both directions; a text begins with
-BOS or EOS.
+"""Molmo 2 (Ai2, 2025).
+
+The text decoder is given the prompt with the image in place of its placeholder; image tokens attend
+to one another in both directions. Each image token pools several patches, which are named by their
+index among all patches of the batch. A text begins with BOS, or with EOS where there is no BOS.
 """
 
 import torch
@@ -10,25 +13,25 @@ from liveedit.types import Query
 
 __all__ = ["Molmo2"]
 
+POOLING = "image_token_pooling"
+"""The input (n, k) that names the patches each image token pools; negative entries are padding."""
+
 
 class Molmo2(Generic):
-    """The processor puts the first token before the text itself."""
+    """Molmo 2: shifts patch indices where rows are joined, and writes the first token of a text."""
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The inputs of all images; what a token pools is counted through all of their patches."""
-        counted, patches = [], 0
+        """Return the inputs of all images, patch indices counted through the whole batch."""
+        shifted = []
+        patches = 0
         for part in parts:
-            pooled = part["image_token_pooling"]
-            counted.append(
-                part | {"image_token_pooling": torch.where(pooled < 0, pooled, pooled + patches)}
-            )
+            pooled = part[POOLING]
+            shifted.append(part | {POOLING: torch.where(pooled < 0, pooled, pooled + patches)})
             patches += part["pixel_values"].shape[:2].numel()
-        return super().join(counted)
+        return super().join(shifted)
 
     def render(self, query: Query) -> str:
-        """The text, begun as the processor begins it."""
-        text, first = (
-            super().render(query),
-            str(self.tokenizer.bos_token or self.tokenizer.eos_token),
-        )
+        """Return the text with its first token, which the processor writes and the template not."""
+        text = super().render(query)
+        first = str(self.tokenizer.bos_token or self.tokenizer.eos_token)
         return text if text.startswith(first) else first + text

@@ -1,4 +1,9 @@
-"""Nemotron 3 Nano Omni (NVIDIA, 2026): its processor does not say what it puts for an image."""
+"""Nemotron 3 Nano Omni (NVIDIA, 2026), a hybrid of attention, Mamba and mixture-of-experts layers.
+
+The text decoder is given the prompt with the image in place of its placeholder. The processor does
+not report the text that it writes for an image, so the image processor is called first and the
+processor is then asked for that text.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +15,10 @@ __all__ = ["NemotronHOmni"]
 
 
 class NemotronHOmni(Generic):
-    """The image processor and the processor are asked one after the other."""
+    """Nemotron 3 Nano Omni: image processor and processor are called one after the other."""
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """The patches of the images, and the text that the processor puts for each."""
+        """Return the patches of the images, and the text that the processor writes for each."""
         inputs = dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
-        return inputs, [
-            self.processor.replace_image_token(inputs, place) for place in range(len(images))
-        ]
+        indices = range(len(images))
+        return inputs, [self.processor.replace_image_token(inputs, index) for index in indices]

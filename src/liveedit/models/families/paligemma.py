@@ -1,5 +1,8 @@
-"""PaliGemma (Beyer et al., 2024) and 2: the prompt attends to itself in both directions, only the
-answer is causal.
+"""PaliGemma (Beyer et al., 2024, arXiv 2407.07726) and PaliGemma 2 (Steiner et al., 2024).
+
+The text decoder is given the image tokens, BOS, the prompt and a line break. Prompt and image
+attend to one another in both directions; only the answer is causal (a prefix language model). There
+is no chat template.
 """
 
 from typing import Any
@@ -17,7 +20,7 @@ __all__ = ["PaliGemma"]
 
 
 class PaliGemma(Generic):
-    """Image tokens, BOS, the prompt and a line break; no template for chats."""
+    """PaliGemma: image tokens, BOS, prompt, line break; token types mark the prefix."""
 
     def __init__(
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
@@ -27,15 +30,16 @@ class PaliGemma(Generic):
         super().__init__(model, processor, "raw")
 
     def render(self, query: Query) -> str:
-        """What the processor makes of the prompt, with one placeholder for each image."""
-        return f"{self.placeholder * len(query.images)}{self.tokenizer.bos_token}{query.prompt.strip()}\n"
+        """Return the text up to the answer, with one placeholder for each image."""
+        placeholders = self.placeholder * len(query.images)
+        return f"{placeholders}{self.tokenizer.bos_token}{query.prompt.strip()}\n"
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """What the processor, which writes BOS and line break itself, makes of the query's prompt."""
+        """Return the processor's output; it writes BOS and the line break by itself."""
         text = f"{self.placeholder * max(len(query.images), 1)}{query.prompt.strip()}"
         return dict(self.processor(images=nested(query.images), text=[text], return_tensors="pt"))
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:
-        """0 up to the end of the prompt, 1 for the answer and what is generated after it."""
-        stops = torch.tensor([span.answer[0] for span in spans])[:, None]
-        return {"token_type_ids": (torch.arange(input_ids.shape[1]) >= stops).long()}
+        """Return ``token_type_ids`` (B, T): 0 up to the end of the prompt, 1 from the answer on."""
+        ends = torch.tensor([span.answer[0] for span in spans])[:, None]
+        return {"token_type_ids": (torch.arange(input_ids.shape[1]) >= ends).long()}

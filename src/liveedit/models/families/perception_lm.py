@@ -1,4 +1,10 @@
-"""PerceptionLM (Cho et al., NeurIPS 2025): an image is a thumbnail and as many tiles as it needs."""
+"""PerceptionLM (Cho et al., NeurIPS 2025, arXiv 2504.13180).
+
+The text decoder is given the prompt with the image in place of its placeholder: a thumbnail and as
+many tiles as the image needs. The processor makes one tensor of several images only where all have
+the same number of tiles; here the tiles of all images follow one another, which the model accepts
+because it treats every tile by itself.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,31 +20,33 @@ __all__ = ["PerceptionLM"]
 
 
 class PerceptionLM(Generic):
-    """The tiles of all images follow one another: the model takes the images apart in any case.
-
-    Its processor makes one tensor of several images only where all have the same number of tiles.
-    """
+    """PerceptionLM: the tiles of all images are concatenated into one tensor."""
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """The tiles (1, n, 3, H, W) of all images, and the text that stands for each image."""
+        """Return the tiles (1, n, 3, H, W) of all images, and the text that stands for each."""
         made = self.processor.image_processor(list(images))
-        texts = [self.processor.replace_image_token(made, place) for place in range(len(images))]
-        return tiles(made), texts
+        indices = range(len(images))
+        texts = [self.processor.replace_image_token(made, index) for index in indices]
+        return concatenated_tiles(made["pixel_values"]), texts
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tiles (1, n, 3, H, W) of all rows."""
-        return tiles({"pixel_values": [part["pixel_values"][0] for part in parts]}) if parts else {}
+        """Return the tiles (1, n, 3, H, W) of all rows."""
+        if not parts:
+            return {}
+        return concatenated_tiles([part["pixel_values"][0] for part in parts])
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """What the processor makes of the query's prompt, before it puts images into one tensor."""
+        """Return the processor's output for the query, its lists made into tensors."""
         text = self.render(query)
         made = self.processor(
             images=nested(query.images), text=[text], add_special_tokens=not self.begun(text)
         )
-        ids = {name: torch.tensor(made[name]) for name in ("input_ids", "attention_mask")}
-        return ids | (tiles(made) if query.images else {})
+        inputs = {name: torch.tensor(made[name]) for name in ("input_ids", "attention_mask")}
+        if query.images:
+            inputs |= concatenated_tiles(made["pixel_values"])
+        return inputs
 
 
-def tiles(made: Any) -> dict[str, Tensor]:
-    """The tiles (1, n, 3, H, W) of all images, from those of each (m, 3, H, W)."""
-    return {"pixel_values": torch.cat(list(made["pixel_values"]))[None]}
+def concatenated_tiles(images: Any) -> dict[str, Tensor]:
+    """Return ``pixel_values`` (1, n, 3, H, W) from the tiles (m, 3, H, W) of each image."""
+    return {"pixel_values": torch.cat(list(images))[None]}

@@ -1,4 +1,9 @@
-"""Qwen2-VL (Wang et al., 2024): as many image tokens as the image is large, 3-D rotary positions."""
+"""Qwen2-VL (Wang et al., 2024, arXiv 2409.12191).
+
+The text decoder is given the prompt with the image in place of its placeholder, between two marks:
+one token for two by two patches, so their number follows the image's size. Rotary positions have
+three parts (time, height, width), which the model computes from the type of each token.
+"""
 
 from typing import Any
 
@@ -13,10 +18,10 @@ __all__ = ["Qwen2VL", "Qwen2VLProcessor"]
 
 
 class Qwen2VLProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
-    """The processor without its video half, which alone would need torchvision.
+    """Qwen2-VL's processor without its part for videos, which alone would need torchvision.
 
-    It bears the name of the class it stands for because ``save_pretrained`` writes that name into
-    the checkpoint.
+    It keeps the name of its base class because ``save_pretrained`` writes that name into the
+    checkpoint.
     """
 
     def __init__(
@@ -26,7 +31,7 @@ class Qwen2VLProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
 
 
 class Qwen2VL(VLM):
-    """The image stands between two tokens of its own, which count as text."""
+    """Qwen2-VL: the marks around an image count as text; the connector is part of the tower."""
 
     tower_path = ""
     connector_path = "model.visual.merger"
@@ -34,13 +39,10 @@ class Qwen2VL(VLM):
 
     @classmethod
     def load_processor(cls, source: str) -> Any:
-        """The processor of a checkpoint, without its video half."""
+        """Load the processor of a checkpoint without its part for videos."""
         return Qwen2VLProcessor.from_pretrained(source)
 
     def token_kinds(self, input_ids: Tensor, spans: list[Spans]) -> dict[str, Tensor]:  # noqa: ARG002
-        """1 for the tokens of an image, whose positions go in three directions."""
-        return {
-            "mm_token_type_ids": torch.tensor(
-                self.processor.create_mm_token_type_ids(input_ids.tolist())
-            )
-        }
+        """Return ``mm_token_type_ids`` (B, T), 1 for image tokens; positions depend on them."""
+        kinds = self.processor.create_mm_token_type_ids(input_ids.tolist())
+        return {"mm_token_type_ids": torch.tensor(kinds)}

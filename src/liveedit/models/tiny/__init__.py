@@ -1,6 +1,4 @@
-"""Random tiny VLMs of every family, made from real configurations without any download: for tests
-and first steps.
-"""
+"""Random tiny VLMs of any type, from real configurations and without a download, for tests."""
 
 from liveedit.models.tiny.families import TinyFamily, tiny
 

@@ -1,5 +1,7 @@
-"""Random tiny VLMs of every family, made from real configurations without any download: for tests
-and first steps.
+"""Random tiny VLMs: builders of six families, and ``tiny()``, which makes a model of any type.
+
+They are for tests and first steps. Configurations and classes are the real ones; nothing is
+downloaded.
 """
 
 from collections.abc import Callable
@@ -7,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -30,10 +31,12 @@ from liveedit.models.families.qwen_vl.family import CHAT as QWEN_VL_CHAT
 from liveedit.models.families.qwen_vl.family import QwenVLProcessor
 from liveedit.models.families.qwen_vl.modeling import QwenVLConfig, QwenVLForConditionalGeneration
 from liveedit.models.patch import output_embedding
+from liveedit.models.tiny.shrink import shrink
+from liveedit.models.tiny.tokenizer import tokenizer
 from liveedit.models.vlm import VLM
 from liveedit.settings import check_seed
 
-__all__ = ["TinyFamily", "tiny"]
+__all__ = ["CHAT", "VISION", "TinyFamily", "spread", "text_settings", "tiny"]
 
 TinyFamily = Literal["llava", "blip2", "minigpt4", "mplug_owl2", "qwen2_vl", "qwen_vl"]
 
@@ -44,29 +47,24 @@ VISION = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
-SENTENCES = [  # what the tokenizer's merges are learnt from
-    "What is the country with this flag? The answer is: Japan",
-    "Which film is represented in this image? The name of the film is Casablanca",
-    "who sang the song that was the title of the movie",
-]
 CHAT = (  # Qwen2-VL's template for one turn
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
-    """A VLM of the family with random weights drawn from ``seed``: 4 layers of width 32, a
-    byte-level tokenizer.
+    """A tiny VLM with random weights drawn from ``seed``, and a byte-level tokenizer.
 
-    The processor and the configuration are of the family's real classes, so what works here works
-    on a checkpoint. ``family`` may also be any other model type that transformers knows, read as
-    :mod:`liveedit.models.tiny.shrink` says. The random state of torch is left as it was. Raises
-    :class:`BadInput` for a seed beyond 32 bits.
+    The families of :data:`TinyFamily` have 4 layers of width 32; any other model type that
+    transformers knows is built by :func:`liveedit.models.tiny.shrink.shrink`. Processor and
+    configuration are of the type's real classes, so what works here works on a checkpoint. The
+    random state of torch is left as it was. Raises :class:`BadInput` for a seed beyond 32 bits.
     """
-    from liveedit.models.tiny.shrink import shrink  # which takes its tokenizer from here
-
     builders: dict[str, Callable[[], tuple[Any, Any]]] = {
         "llava": llava,
         "blip2": blip2,
@@ -85,11 +83,10 @@ def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
 
 @torch.no_grad()
 def spread(model: Any) -> None:
-    """Draw the matrices anew, wide enough that the image and every token of the prompt can be seen
-    in the logits.
+    """Draw the matrices anew, so wide that the image and every prompt token change the logits.
 
-    The image token and the mark before it, which no trained model answers with, get a logit of 0:
-    they are never the greedy answer.
+    The image token and the mark before it get a logit of 0, so that they are never the greedy
+    answer: no trained model answers with them either.
     """
     for parameter in model.parameters():
         if parameter.ndim > 1:
@@ -99,38 +96,11 @@ def spread(model: Any) -> None:
     )
     for token in filter(None, tokens):
         for embedding in (model.get_input_embeddings(), output_embedding(model)):
-            embedding.weight[token:][:1] = 0.0  # which may have no row
-
-
-def tokenizer(
-    bos: str | None, special: list[str], size: int = 360, **marks: str
-) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that reads any text; puts ``bos``, if any, in front. ``special`` begins with
-    EOS and padding.
-
-    ``size`` bounds the vocabulary, ``marks`` are special tokens by the name that a processor asks
-    for them.
-    """
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    names = list(dict.fromkeys([*([bos] if bos else []), *special, *marks.values()]))
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=names, initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator(SENTENCES, trainer)
-    if bos:
-        begins = [(bos, core.token_to_id(bos))]
-        core.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=begins
-        )
-    ends = {"bos_token": bos, "eos_token": special[0], "pad_token": special[1]}
-    return PreTrainedTokenizerFast(tokenizer_object=core, **ends, extra_special_tokens=marks)
+            embedding.weight[token:][:1] = 0.0  # there may be no such row
 
 
 def text_settings(text: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """What the text configurations of all families share."""
+    """Settings that the text configurations of all families share."""
     ends = {
         "bos_token_id": text.bos_token_id,
         "eos_token_id": text.eos_token_id,
@@ -167,7 +137,7 @@ def llava() -> tuple[Any, Any]:
 
 
 def qformer_settings() -> dict[str, Any]:
-    """What BLIP-2 and MiniGPT-4 share: a ViT of 24 pixels and a Q-Former with 5 queries."""
+    """Settings that BLIP-2 and MiniGPT-4 share: a ViT of 24 pixels, a Q-Former with 5 queries."""
     qformer = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -246,7 +216,7 @@ def qwen2_vl() -> tuple[Any, Any]:
 
 
 def owl2() -> tuple[Any, Any]:
-    """mPLUG-Owl2: CLIP of 24 pixels, 5 + 1 image tokens, a Llama with weights of its own for them."""
+    """mPLUG-Owl2: CLIP of 24 pixels, 5 + 1 image tokens, a Llama with separate weights for them."""
     text = tokenizer("<s>", ["</s>", "<pad>"])
     config = MPlugOwl2Config(
         vision_config={"image_size": 24, "patch_size": 8, "layer_norm_eps": 1e-6, **VISION},

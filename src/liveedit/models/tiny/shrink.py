@@ -1,9 +1,8 @@
-"""A random tiny model of any type that transformers knows, from its configuration class with all
-sizes shrunk by name.
+"""A random tiny model of any type that transformers knows: its configuration with sizes shrunk.
 
 Configuration, model and processor are of the type's real classes, so what holds here holds for a
-checkpoint. Nothing is downloaded. Sizes go by the name of the setting (:data:`TEXT`,
-:data:`VISION`); what a name cannot tell stands by type in :data:`PARTICULARS`.
+checkpoint. Nothing is downloaded. Sizes are set by the name of the setting (:data:`TEXT`,
+:data:`VISION`); :data:`OVERRIDES` holds, by type, whatever cannot be told from a name.
 """
 
 import inspect
@@ -19,19 +18,19 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models.processor import processor_class, still
-from liveedit.models.tiny import families as tiny
-from liveedit.models.tiny.particulars import MARKS, NAMED, PARTICULARS
+from liveedit.models.processor import image_text_class, processor_class
+from liveedit.models.tiny.tokenizer import tokenizer
+from liveedit.models.tiny.type_overrides import MARKS, NAMED, OVERRIDES
 from liveedit.models.tiny.without_timm import without_timm
 from liveedit.models.tiny.without_torchvision import without_torchvision
 
 __all__ = ["shrink"]
 
 SIDE, PATCH = 32, 8
-"""Pixels of an image and of a patch."""
+"""Pixels along an image's side and along a patch's."""
 WIDTH, HEADS, HEAD = 64, 2, 32
-"""Width, heads and width of a head of the text decoder: rotary positions on a quarter of a head
-have three parts.
+"""The text decoder's width, its heads and the width of a head, wide enough for rotary positions in
+three parts on a quarter of it.
 """
 
 TEXT: dict[str, Any] = {
@@ -51,7 +50,7 @@ TEXT: dict[str, Any] = {
     **dict.fromkeys(["num_experts_per_tok", "moe_topk", "moe_k"], 2),
     **dict.fromkeys(["linear_key_head_dim", "linear_value_head_dim"], 16),
     **dict.fromkeys(["linear_num_key_heads", "linear_num_value_heads"], 2),
-    "logits_mup_width_multiplier": 2.0,  # which divides: a wide model's flattens ours
+    "logits_mup_width_multiplier": 2.0,  # divides logits: a real model's would flatten these
     "output_multiplier": 0.5,
     "num_key_value_heads": 1,
     "head_dim": HEAD,
@@ -83,20 +82,20 @@ SEEING = (
     "encoder_config",
     "adapter",
 )
-"""Parts of the names of configurations that do not belong to the text decoder."""
+"""Words in the names of sub-configurations that do not belong to the text decoder."""
 
 
 def shrink(model_type: str) -> tuple[Any, Any]:
-    """A model of the type with weights as its class draws them, and its processor.
+    """A model of the type, its weights initialised by its class, and its processor.
 
     Raises :class:`UnsupportedModel` for a type that transformers does not know, or that lacks a
     processor.
     """
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedModel(f"transformers knows no model type '{model_type}'")
-    special = PARTICULARS.get(model_type, {})
+    special = OVERRIDES.get(model_type, {})
     own = CONFIG_MAPPING[model_type]
-    text = tokenizer(special)
+    text = tokenizer_for(special)
     ends = {
         "bos_token_id": text.bos_token_id,
         "eos_token_id": text.eos_token_id,
@@ -114,23 +113,24 @@ def shrink(model_type: str) -> tuple[Any, Any]:
         chosen["vocabulary_map"] = text.get_vocab()
     config = own(**settings | chosen)
     kind = getattr(transformers, special.get("model_class", "AutoModelForImageTextToText"))
+    build = getattr(kind, "from_config", kind)
     with without_timm():
-        return (kind.from_config if hasattr(kind, "from_config") else kind)(config), processor
+        return build(config), processor
 
 
 def settled(config: Any, sizes: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a configuration that change, its parts' included; ``words`` are the
-    tokenizer's.
+    """The settings of a configuration to change, those of its sub-configurations included.
+
+    ``sizes`` are new values by name, ``words`` those that depend on the tokenizer.
     """
     settings: dict[str, Any] = {}
-    absent = {
+    defaults = {
         name: kind()
         for name, kind in config.sub_configs.items()
         if "vision" in name and hasattr(kind, "model_type")
     }
-    for name, value in (
-        absent | {name: value for name, value in vars(config).items() if value is not None}
-    ).items():
+    given = {name: value for name, value in vars(config).items() if value is not None}
+    for name, value in (defaults | given).items():
         if isinstance(value, PreTrainedConfig):
             inner = VISION if any(part in name for part in SEEING) else sizes
             settings[name] = {"model_type": value.model_type, **settled(value, inner, words)}
@@ -141,15 +141,15 @@ def settled(config: Any, sizes: Mapping[str, Any], words: Mapping[str, Any]) -> 
         elif name in ("image_size", "patch_size") and isinstance(value, (list, tuple)):
             settings[name] = [sizes[name]] * len(value)
         elif name == "rope_parameters" and isinstance(value, dict) and "mrope_section" in value:
-            settings[name] = value | {
-                "mrope_section": sections(int(HEAD * value.get("partial_rotary_factor", 1) / 2))
-            }
+            pairs = int(HEAD * value.get("partial_rotary_factor", 1) / 2)
+            settings[name] = value | {"mrope_section": sections(pairs)}
         elif name == "image_grid_pinpoints":
             settings[name] = PINPOINTS
     return settings
 
 
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+"""Sizes to which images are cut up."""
 
 
 def sections(pairs: int) -> list[int]:
@@ -158,21 +158,18 @@ def sections(pairs: int) -> list[int]:
 
 
 def merged(settings: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with ``more`` put over them, dictionaries within them likewise."""
+    """The settings updated with ``more``, dictionaries within them likewise."""
     for name, value in more.items():
         inner = settings.get(name)
-        settings[name] = (
-            merged(dict(inner), value)
-            if isinstance(inner, dict) and isinstance(value, dict)
-            else value
-        )
+        if isinstance(inner, dict) and isinstance(value, dict):
+            settings[name] = merged(dict(inner), value)
+        else:
+            settings[name] = value
     return settings
 
 
 def tokens(config: Any, processor: Any) -> dict[str, Any]:
-    """The ids of special tokens in a configuration, by the name that the processor or the tokenizer
-    gives them.
-    """
+    """A configuration's ids of special tokens, as processor and tokenizer know them by name."""
     ids: dict[str, Any] = {}
     for name, value in vars(config).items():
         stem = name.removesuffix("_id").removesuffix("_index")
@@ -191,7 +188,7 @@ def tokens(config: Any, processor: Any) -> dict[str, Any]:
 
 
 def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[str, Any]) -> Any:
-    """The type's processor, without its parts for video and sound."""
+    """The type's processor for images and text."""
     name = special.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(model_type)
     if name is None:
         raise UnsupportedModel(f"transformers has no processor for the model type '{model_type}'")
@@ -205,10 +202,12 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
     }
     absent = dict.fromkeys(("video_processor", "feature_extractor"))
     given = absent | parts | {"patch_size": PATCH} | special.get("processor", {})
-    processor = still(kind)(**{name: value for name, value in given.items() if name in wanted})
+    processor = image_text_class(kind)(
+        **{name: value for name, value in given.items() if name in wanted}
+    )
     for setting, value in special.get("asks", {}).items():
         setattr(processor, setting, value)
-    if "qformer_tokenizer" in wanted:  # which takes the image token as checkpoints have it
+    if "qformer_tokenizer" in wanted:  # such processors want the token in the form of checkpoints
         processor.image_token = transformers.AddedToken(
             processor.image_token, normalized=False, special=True
         )
@@ -216,9 +215,7 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
 
 
 def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
-    """The image processor, the one that does without torchvision if there is one, its sizes shrunk
-    by name.
-    """
+    """The type's image processor with sizes shrunk; one without torchvision where there is one."""
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     name = special.get("pictures_class") or names.get("pil") or names.get("torchvision")
     if name is None:
@@ -227,9 +224,7 @@ def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
         )
     with without_torchvision():
         kind = processor_class(name)
-        if name == names.get(
-            "torchvision"
-        ):  # for which transformers gives the other, if there is one
+        if name == names.get("torchvision"):  # in its place transformers may give the other class
             kind = getattr(import_module(kind.__module__.replace("_pil_", "_")), name)
     settings: dict[str, Any] = {}
     for setting in ("size", "crop_size", "max_image_size", "patch_size", "image_grid_pinpoints"):
@@ -252,15 +247,17 @@ def small(edge: str, pixels: int) -> int:
     return SIDE
 
 
-def tokenizer(special: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every special token of :mod:`liveedit.models.tiny.particulars`, and
-    those of the type.
+def tokenizer_for(special: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """A tokenizer with all special tokens of :mod:`liveedit.models.tiny.type_overrides`.
 
-    It does what the type's own does with the begin of a text.
+    ``special`` are the overrides of a type: the tokenizer begins a text as the type's own does.
     """
-    bos, named = special.get("bos", "<s>"), special.get("named", {})
-    text = tiny.tokenizer(
-        bos, ["</s>", "<pad>", "<unk>", *MARKS], 480 + len(named), **NAMED | named
+    named = special.get("named", {})
+    text = tokenizer(
+        special.get("bos", "<s>"),
+        ["</s>", "<pad>", "<unk>", *MARKS],
+        480 + len(named),
+        **NAMED | named,
     )
     text.unk_token = special.get("unk")
     if not special.get("begins", True):

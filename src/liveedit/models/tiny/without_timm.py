@@ -1,6 +1,6 @@
-"""For tiny models of types whose vision tower is one of timm, which needs torchvision.
+"""Stand-in for vision towers of timm, which needs torchvision, in tiny models.
 
-:func:`without_timm` has a small ResNet stand in its place. A checkpoint is read with timm itself.
+:func:`without_timm` puts a small ResNet in their place. A checkpoint is read with timm itself.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,7 @@ __all__ = ["without_timm"]
 
 
 class Tower(ResNetModel):  # type: ignore[misc]
-    """A map of features of the width that timm's tower has, an eighth of the image's height and
-    width.
-    """
+    """ResNet whose output has the width of timm's tower, and an eighth of the image's sides."""
 
     def __init__(self, config: Any) -> None:
         widths = [16, config.hidden_size]
@@ -28,7 +26,6 @@ class Tower(ResNetModel):  # type: ignore[misc]
 @contextmanager
 def without_timm() -> Iterator[None]:
     """Within it models are built with a ResNet in place of a tower of timm."""
-    with patch.dict(
-        MODEL_MAPPING._extra_content, {Gemma3nVisionConfig: Tower}
-    ):  # `register` refuses their own classes
+    # `register` refuses configurations of transformers itself.
+    with patch.dict(MODEL_MAPPING._extra_content, {Gemma3nVisionConfig: Tower}):
         yield

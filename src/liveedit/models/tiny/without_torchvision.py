@@ -1,7 +1,7 @@
-"""For tiny models of types whose image processor transformers has with torchvision alone.
+"""Stand-in for torchvision in tiny models whose image processor needs it.
 
-:func:`without_torchvision` has the processor's own code run on the few functions of torchvision
-that it calls, which are written below. A checkpoint is read with torchvision itself.
+Within :func:`without_torchvision` the processor's own code runs on the few functions below, in
+place of torchvision's. A checkpoint is read with torchvision itself.
 """
 
 import sys
@@ -17,15 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import image_processing_backends
 
-__all__ = ["without_torchvision"]
+__all__ = [
+    "grayscale_to_rgb",
+    "normalize",
+    "pad",
+    "pil_to_tensor",
+    "resize",
+    "without_torchvision",
+]
 
 
 @contextmanager
 def without_torchvision() -> Iterator[None]:
-    """Within it the modules of transformers that import torchvision can be imported, and keep this
-    file's functions.
+    """Within it modules of transformers that import torchvision get this file's functions.
 
-    Where torchvision is installed, they keep its own.
+    They keep them afterwards. Where torchvision is installed, they get its own.
     """
     if image_processing_backends.is_torchvision_available():
         yield
@@ -35,7 +41,8 @@ def without_torchvision() -> Iterator[None]:
         {function.__name__: function for function in (resize, pad, normalize, grayscale_to_rgb)}
     )
     vars(functional).update(pil_to_tensor=pil_to_tensor, InterpolationMode=Image.Resampling)
-    modules, module = {functional.__name__: functional}, functional
+    module = functional
+    modules = {module.__name__: module}
     while "." in module.__name__:
         name, _, last = module.__name__.rpartition(".")
         modules[name] = ModuleType(name)
@@ -62,17 +69,20 @@ def resize(
     """The images (…, C, H, W) with ``size`` rows and columns, bilinear or bicubic."""
     mode = Image.Resampling(interpolation).name.lower()
     flat = image.reshape(-1, *image.shape[-3:]).float()
-    made = F.interpolate(flat, tuple(size), mode=mode, antialias=antialias).reshape(
-        *image.shape[:-2], *size
-    )
+    made = F.interpolate(flat, tuple(size), mode=mode, antialias=antialias)
+    made = made.reshape(*image.shape[:-2], *size)
     return made if image.is_floating_point() else made.round().clamp(0, 255).to(image.dtype)
 
 
 def pad(
-    image: Tensor, padding: Sequence[int], fill: Any = 0, padding_mode: str = "constant"
+    image: Tensor,
+    padding: Sequence[int],
+    fill: Any = 0,
+    padding_mode: str = "constant",  # noqa: ARG001
 ) -> Tensor:
-    """The images (…, C, H, W) with ``padding`` on the left, above, on the right and below, in a
-    colour or a number.
+    """The images (…, C, H, W) with ``padding`` to the left, above, to the right and below.
+
+    ``fill`` is a colour or a number.
     """
     left, top, right, bottom = padding
     height, width = image.shape[-2:]
@@ -83,7 +93,7 @@ def pad(
 
 
 def normalize(image: Tensor, mean: Any, std: Any, inplace: bool = False) -> Tensor:  # noqa: ARG001
-    """The images (…, C, H, W) less ``mean`` and divided by ``std`` of each channel."""
+    """The images (…, C, H, W) minus ``mean``, divided by ``std``, channel by channel."""
     centre, scale = (
         torch.as_tensor(value, dtype=image.dtype).reshape(-1, 1, 1) for value in (mean, std)
     )

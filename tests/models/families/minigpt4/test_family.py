@@ -2,7 +2,6 @@
 tests/assets/parity.
 """
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -135,7 +134,7 @@ def test_half_precision_is_kept_but_for_the_qformer(weights, tmp_path):
     torch.testing.assert_close(logits, GOLDEN["raw_0"], rtol=0.05, atol=0.05)
 
 
-def test_what_the_authors_trained_wins(weights, tmp_path):
+def test_weights_that_the_authors_trained_override_the_others(weights, tmp_path):
     file = weights / "prerained_minigpt4_7b.pth"
     trained = torch.load(file)
     trained["model"]["query_tokens"] = torch.ones(
@@ -149,7 +148,7 @@ def test_what_the_authors_trained_wins(weights, tmp_path):
 @pytest.mark.parametrize(
     "file", ["eva_vit_g.pth", "blip2_pretrained_flant5xxl.pth", "prerained_minigpt4_7b.pth", LLAMA]
 )
-def test_a_missing_or_truncated_file_is_one_line(weights, tmp_path, file):
+def test_a_missing_or_truncated_file_is_refused_in_one_line(weights, tmp_path, file):
     data = (weights / file).read_bytes()
     (weights / file).write_bytes(data[: len(data) // 2])
     with pytest.raises(BadInput, match=r"damaged|cannot read") as truncated:
@@ -161,7 +160,7 @@ def test_a_missing_or_truncated_file_is_one_line(weights, tmp_path, file):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_weight_that_is_missing_or_of_another_size(weights, tmp_path):
+def test_a_weight_that_is_missing_or_of_another_size_is_refused(weights, tmp_path):
     file = weights / "blip2_pretrained_flant5xxl.pth"
     stored = torch.load(file)
     stored["model"]["ln_vision.bias"] = torch.zeros(3)
@@ -180,7 +179,7 @@ def test_several_vicunas_are_refused(weights, tmp_path):
         convert(weights, tmp_path / "out")
 
 
-def test_a_tokenizer_model_without_sentencepiece(weights, tmp_path, monkeypatch):
+def test_a_tokenizer_model_without_sentencepiece_is_refused(weights, tmp_path, monkeypatch):
     (weights / "vicuna-7b" / "tokenizer.json").unlink()
     monkeypatch.setattr(minigpt4_convert, "find_spec", lambda _: None)
     with pytest.raises(BadInput, match="pip install sentencepiece"):
@@ -195,11 +194,10 @@ def test_a_folder_that_holds_something_is_left_alone(weights, tmp_path):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_a_full_disk_leaves_nothing(weights, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(MiniGPT4Processor, "save_pretrained", full)  # the model is written by then
+def test_a_full_disk_leaves_nothing(weights, tmp_path, monkeypatch, full_disk):
+    monkeypatch.setattr(
+        MiniGPT4Processor, "save_pretrained", full_disk
+    )  # the model is written by then
     with pytest.raises(StorageError, match="No space left"):
         convert(weights, tmp_path / "folder" / "out")
     assert list((tmp_path / "folder").iterdir()) == []

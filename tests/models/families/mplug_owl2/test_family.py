@@ -78,23 +78,25 @@ def test_prompts_are_the_authors(owls, images, form):
     for _, row in numbered(form):
         assert owls[form].render(query(row, images)) == row["text"]
         batch = owls[form].encode([query(row, images)])
-        ids, (start, stop) = batch.inputs["input_ids"][0].tolist(), batch.spans[0].image
+        ids = batch.inputs["input_ids"][0].tolist()
+        start, stop = batch.spans[0].image
         assert stop - start == 9 * len(row["images"])
         assert [*ids[:start], *[IMAGE] * len(row["images"]), *ids[stop:]] == row["input_ids"]
 
 
 @pytest.mark.parametrize("form", ["chat", "raw"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_logits_and_hidden_states(owls, images, recorded, form, side):
+def test_logits_and_hidden_states_are_the_authors(owls, images, recorded, form, side):
     rows = numbered(form)
     batch = owls[form].encode([query(row, images) for _, row in rows], padding_side=side)
-    logits, hidden = owls[form].logits(batch), owls[form].hidden(batch, LAYER).hidden
+    logits = owls[form].logits(batch)
+    hidden = owls[form].hidden(batch, LAYER).hidden
     for (at, _), span, *values in zip(rows, batch.spans, logits, hidden, strict=True):
         for value, name in zip(values, ("logits", "hidden"), strict=True):
             close(value[span.start : span.stop], recorded[f"q{at}.{name}"])
 
 
-def test_two_images_in_one_prompt(owls, images, recorded):
+def test_two_images_in_one_prompt_give_the_authors_logits(owls, images, recorded):
     at, row = next((at, row) for at, row in enumerate(GOLDEN["queries"]) if len(row["images"]) == 2)
     shown = [images[number] for number in row["images"]]
     inputs = owls["chat"].processor(shown, f"{row['text']} {row['target']}", return_tensors="pt")
@@ -102,7 +104,7 @@ def test_two_images_in_one_prompt(owls, images, recorded):
 
 
 @pytest.mark.parametrize("row", GOLDEN["queries"], ids=lambda row: row["text"])
-def test_greedy_answers(owls, images, row):
+def test_greedy_answers_are_the_authors(owls, images, row):
     model = owls["chat"].model
     shown = [images[number] for number in row["images"]] or None
     inputs = owls["chat"].processor(shown, row["text"], return_tensors="pt")

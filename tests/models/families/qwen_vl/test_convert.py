@@ -2,7 +2,6 @@
 model.
 """
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -68,7 +67,7 @@ def test_shards_and_one_file_give_the_same(weights, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "theirs", "two"]
 
 
-def test_the_two_models_end_and_ask_differently(weights, tmp_path):
+def test_the_two_models_have_their_own_prompts_and_ends_of_text(weights, tmp_path):
     convert(weights, tmp_path / "chat")
     (weights / "generation_config.json").write_text('{"chat_format": "raw"}', encoding="utf-8")
     convert(weights, tmp_path / "base")
@@ -83,7 +82,7 @@ def test_the_two_models_end_and_ask_differently(weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "qwen.tiktoken", "model.safetensors"])
-def test_a_missing_file(weights, name):
+def test_a_missing_file_is_refused(weights, name):
     (weights / name).unlink()
     refused(weights, "holds no weights" if name == "model.safetensors" else f"cannot read .*{name}")
 
@@ -91,19 +90,19 @@ def test_a_missing_file(weights, name):
 @pytest.mark.parametrize(
     "name", ["config.json", "generation_config.json", "qwen.tiktoken", "model.safetensors"]
 )
-def test_a_truncated_file(weights, name):
+def test_a_truncated_file_is_refused(weights, name):
     content = (weights / name).read_bytes()
     (weights / name).write_bytes(content[: len(content) // 2])
     refused(weights, f"{name} is (broken|not the vocabulary)")
 
 
-def test_a_vocabulary_that_ends_early(weights):
+def test_a_vocabulary_that_ends_early_is_refused(weights):
     lines = (weights / "qwen.tiktoken").read_text().splitlines()
     (weights / "qwen.tiktoken").write_text("\n".join(lines[:300]))
     refused(weights, "not the vocabulary of this config")
 
 
-def test_a_missing_and_a_truncated_shard(weights):
+def test_a_missing_and_a_truncated_shard_are_refused(weights):
     shards(weights)
     second = weights / "pytorch_model-00002-of-00002.bin"
     second.write_bytes(second.read_bytes()[:-1000])
@@ -112,7 +111,7 @@ def test_a_missing_and_a_truncated_shard(weights):
     refused(weights, "00002-of-00002.bin is missing")
 
 
-def test_weights_of_another_model(weights):
+def test_weights_of_another_model_are_refused(weights):
     tensors = load_file(weights / "model.safetensors")
     gone = tensors.pop("transformer.ln_f.weight")
     save_file(tensors, weights / "model.safetensors")
@@ -128,7 +127,7 @@ def test_weights_of_another_model(weights):
     refused(weights, r"score\.weight")
 
 
-def test_the_config_of_another_model(weights):
+def test_the_config_of_another_model_is_refused(weights):
     changed(weights, no_bias=False)
     refused(weights, "options that no released Qwen-VL has")
     changed(weights, no_bias=True, visual=None)
@@ -152,9 +151,6 @@ def test_nothing_is_overwritten(weights, tmp_path):
     assert (tmp_path / "ours" / "mine.txt").read_text() == "mine"
 
 
-def test_a_full_disk_leaves_nothing(weights, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(qwen_vl_convert, "save_file", full)
+def test_a_full_disk_leaves_nothing(weights, monkeypatch, full_disk):
+    monkeypatch.setattr(qwen_vl_convert, "save_file", full_disk)
     refused(weights, "No space left on device", StorageError)

@@ -1,4 +1,4 @@
-"""Qwen-VL against what the authors' code computed with the same weights, by way of the converter."""
+"""Qwen-VL against the authors' code, recorded on the same weights, by way of the converter."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=["text", "long text", "image", "chat", "two images"])
-def test_logits_and_greedy_tokens(chat, row):
+def test_logits_and_greedy_tokens_are_the_authors(chat, row):
     given = inputs(chat, row)
     close(chat.model(**given).logits[0], row["logits"])
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
@@ -76,13 +76,13 @@ def test_eager_attention_gives_the_same(chat):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=["text", "long text", "image", "chat", "two images"])
-def test_prompts(chat, raw, row):
+def test_prompts_are_the_authors(chat, raw, row):
     vlm = chat if row["format"] == "chat" else raw
     assert vlm.encode([query(row)]).inputs["input_ids"].tolist() == [row["input_ids"]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_batch_of_rows_within_and_beyond_the_pretrained_length(raw, side):
+def test_padded_rows_within_and_beyond_the_pretrained_length_give_their_own_logits(raw, side):
     batch = raw.encode([query(row) for row in RAW], padding_side=side)
     for logits in (
         raw.logits(batch),
@@ -92,7 +92,7 @@ def test_a_padded_batch_of_rows_within_and_beyond_the_pretrained_length(raw, sid
             close(one[span.start : span.stop], row["logits"])
 
 
-def test_generation_in_a_batch_beyond_the_pretrained_length(raw):
+def test_a_batch_generates_beyond_the_pretrained_length_as_rows_do(raw):
     batch = raw.encode([query(row) for row in RAW], padding_side="left")
     tokens = raw.model.generate(
         **batch.inputs, max_new_tokens=6, do_sample=False, eos_token_id=None
@@ -100,20 +100,21 @@ def test_generation_in_a_batch_beyond_the_pretrained_length(raw):
     assert tokens[:, -6:].tolist() == [row["greedy"] for row in RAW]
 
 
-def test_two_texts_with_a_cache_each_in_turn(raw):
-    """The rotary base of one is not that of the other."""
-    caches, steps = [None, None], [inputs(raw, row) for row in RAW[:2]]
+def test_two_texts_in_turn_keep_their_own_rotary_base(raw):
+    caches = [None, None]
+    steps = [inputs(raw, row) for row in RAW[:2]]
     found = [[], []]
     for _ in range(6):
         for index in (0, 1):
             output = raw.model(**steps[index], **{CACHE: caches[index]}, use_cache=True)
             token = output.logits[:, -1:].argmax(-1)
-            caches[index], steps[index] = getattr(output, CACHE), {"input_ids": token}
+            caches[index] = getattr(output, CACHE)
+            steps[index] = {"input_ids": token}
             found[index].append(int(token))
     assert found == [row["greedy"] for row in RAW[:2]]
 
 
-def test_loss_and_last_logits(raw):
+def test_the_model_returns_the_loss_and_the_last_logits(raw):
     batch = raw.encode([Query("What is this?", "a film")])
     logits = raw.logits(batch)
     output = raw.model(**batch.inputs, labels=batch.labels, logits_to_keep=0)
@@ -131,11 +132,11 @@ def test_too_few_image_tokens_are_refused(raw):
 
 
 @pytest.mark.parametrize(("text", "ids"), GOLDEN["texts"], ids=range(len(GOLDEN["texts"])))
-def test_tokens(chat, text, ids):
+def test_texts_have_the_authors_tokens(chat, text, ids):
     assert chat.tokenizer(text)["input_ids"] == ids
 
 
-def test_decoding(chat):
+def test_tokens_have_the_authors_texts(chat):
     for ids, text in GOLDEN["decoded"]:
         assert chat.tokenizer.decode(ids, skip_special_tokens=True) == text
 

@@ -1,1 +1,1 @@
-"""MiniGPT-4, which transformers does not have: the family, and a converter of its authors' files."""
+"""MiniGPT-4, which transformers does not have: the family, and a converter of the checkpoint."""

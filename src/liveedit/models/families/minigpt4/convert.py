@@ -1,15 +1,17 @@
-"""A checkpoint of MiniGPT-4 from the files that its authors publish and build on.
+"""Converter from MiniGPT-4's original checkpoint to Hugging Face format.
+
+The original consists of files that several projects published:
 
 | file or folder | holds | published by |
 |---|---|---|
-| `eva_vit_g.pth` | the vision tower | LAVIS |
-| `blip2_pretrained_flant5xxl.pth` | Q-Former, its queries, the LayerNorm behind the tower | LAVIS |
-| `*minigpt4*.pth` | the linear map into Vicuna; of the others what the authors trained on | MiniGPT-4 |
-| `vicuna*/` | Vicuna v0 with its tokenizer, as Hugging Face has it | MiniGPT-4 |
+| `eva_vit_g.pth` | vision tower | LAVIS |
+| `blip2_pretrained_flant5xxl.pth` | Q-Former, its queries, LayerNorm behind the tower | LAVIS |
+| `*minigpt4*.pth` | linear map into Vicuna, and further trained weights | MiniGPT-4 |
+| `vicuna*/` | Vicuna v0 with its tokenizer, in Hugging Face format | MiniGPT-4 |
 
-As in the authors' code a later file wins over an earlier one, and what none of the model's weights
-needs is left out: the text half of the Q-Former, the map into Flan-T5, and the last of the tower's
-40 layers.
+As in the authors' code, a later file overrides an earlier one. Weights that the model does not need
+are left out: the text half of the Q-Former, the map into Flan-T5, and the last of the tower's 40
+layers.
 """
 
 from importlib.util import find_spec
@@ -36,10 +38,14 @@ from liveedit.types import expanded
 
 __all__ = ["convert"]
 
-TOWER_LAYERS, TOWER_HEAD, QFORMER_HEAD = 39, 88, 64
-"""How many layers of the tower are used, and the width of a head: what the weights do not tell."""
+TOWER_LAYERS = 39
+"""Number of layers of the vision tower that are used. Weights do not tell it."""
+TOWER_HEAD = 88
+"""Width of an attention head of the vision tower."""
+QFORMER_HEAD = 64
+"""Width of an attention head of the Q-Former."""
 
-NAMES = {  # parts of our names by parts of the authors', replaced one after the other
+NAMES = {  # parts of the names in Hugging Face format, and of the original, applied in this order
     "vision_model.embeddings.class_embedding": "visual_encoder.cls_token",
     "vision_model.embeddings.position_embedding": "visual_encoder.pos_embed",
     "vision_model.embeddings.patch_embedding": "visual_encoder.patch_embed.proj",
@@ -56,11 +62,10 @@ NAMES = {  # parts of our names by parts of the authors', replaced one after the
 
 
 def convert(weights: Path, out: Path) -> None:
-    """Read the authors' files in the folder ``weights`` and write a checkpoint that ``VLM.load``
-    reads to ``out``.
+    """Convert the original files in the folder ``weights`` to a checkpoint in the folder ``out``.
 
     All or nothing: a conversion that fails leaves ``out`` as it was. Raises :class:`BadInput` for a
-    file that is missing, damaged or of another model, and for an ``out`` that is there already;
+    file that is missing, damaged or of another model, and for an ``out`` that exists already;
     :class:`StorageError` where it cannot be written.
     """
     check_new(out)
@@ -70,13 +75,40 @@ def convert(weights: Path, out: Path) -> None:
         processor.save_pretrained(part)
 
 
-def assemble(weights: Path) -> tuple[Any, Any]:
-    """Model and processor from the authors' files in the folder ``weights``."""
+def assemble(weights: Path) -> tuple[Any, MiniGPT4Processor]:
+    """Return model and processor from the original files in the folder ``weights``."""
     vicuna = found(weights, "vicuna*", "the folder of Vicuna v0")
+    original = read_weights(weights)
+    llama, tokenizer = read_vicuna(vicuna)
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    make_room(llama, image_token)
+    config = configuration(original, llama.config, image_token)
+    with torch.device("meta"):
+        model = MiniGPT4ForConditionalGeneration(config)
+    model.language_model = llama
+    wanted = {name: value for name, value in model.named_parameters() if value.is_meta}
+    state = {name: pick(original, name, value, llama.dtype) for name, value in wanted.items()}
+    model.load_state_dict(state, strict=False, assign=True)
+    size = config.vision_config.image_size
+    pictures = BlipImageProcessorPil(size={"height": size, "width": size})
+    return model, MiniGPT4Processor(pictures, tokenizer, config.num_query_tokens, CHAT)
+
+
+def read_weights(weights: Path) -> dict[str, Tensor]:
+    """Return all weights outside the Vicuna by their original names."""
     tower = read(found(weights, "eva_vit_g.pth", "LAVIS' vision tower"))
-    theirs = {f"visual_encoder.{name}": value for name, value in tower.items()}
-    theirs |= read(found(weights, "blip2_pretrained_flant5xxl.pth", "LAVIS' Q-Former"), "model")
-    theirs |= read(found(weights, "*minigpt4*.pth", "MiniGPT-4's own weights"), "model")
+    original = {f"visual_encoder.{name}": value for name, value in tower.items()}
+    qformer = found(weights, "blip2_pretrained_flant5xxl.pth", "LAVIS' Q-Former")
+    original |= read(qformer, "model")
+    original |= read(found(weights, "*minigpt4*.pth", "MiniGPT-4's own weights"), "model")
+    return original
+
+
+def read_vicuna(vicuna: Path) -> tuple[Any, Any]:
+    """Return the Vicuna and its tokenizer, which has the image token added.
+
+    Raises :class:`BadInput` where weights are missing, or sentencepiece is needed and not there.
+    """
     if not (vicuna / "tokenizer.json").exists() and find_spec("sentencepiece") is None:
         raise BadInput(
             "Vicuna's tokenizer.model is read by sentencepiece: pip install sentencepiece protobuf"
@@ -85,50 +117,40 @@ def assemble(weights: Path) -> tuple[Any, Any]:
         llama, report = transformers.LlamaForCausalLM.from_pretrained(
             vicuna, dtype="auto", output_loading_info=True
         )
-        tokenizer = transformers.LlamaTokenizer.from_pretrained(
-            vicuna, legacy=True
-        )  # a blank before every part
+        # As in the authors' code, every part of a text gets a blank in front.
+        tokenizer = transformers.LlamaTokenizer.from_pretrained(vicuna, legacy=True)
     if report["missing_keys"]:
         raise BadInput(
             f"the folder {vicuna} lacks {sorted(report['missing_keys'])[0]}: get all of its files"
         )
     tokenizer.init_kwargs["legacy"] = True  # or it would not be saved
-    tokenizer.add_tokens(
-        [transformers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True
-    )
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    make_room(llama, image_token)
-    config = settings(theirs, llama.config, image_token)
-    with torch.device("meta"):
-        model = MiniGPT4ForConditionalGeneration(config)
-    model.language_model = llama
-    own = {name: value for name, value in model.named_parameters() if value.is_meta}
-    state = {name: pick(theirs, name, value, llama.dtype) for name, value in own.items()}
-    model.load_state_dict(state, strict=False, assign=True)
-    size = config.vision_config.image_size
-    pictures = BlipImageProcessorPil(size={"height": size, "width": size})
-    return model, MiniGPT4Processor(pictures, tokenizer, config.num_query_tokens, CHAT)
+    image_token = transformers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)
+    tokenizer.add_tokens([image_token], special_tokens=True)
+    return llama, tokenizer
 
 
 def found(weights: Path, pattern: str, what: str) -> Path:
-    """The one file or folder in ``weights`` of such a name. Raises :class:`BadInput` for none and
-    for several.
+    """Return the one file or folder in ``weights`` that matches ``pattern``.
+
+    Raises :class:`BadInput` for none and for several.
     """
     files = sorted(weights.glob(pattern))
     if len(files) != 1:
         raise BadInput(
-            f"{weights} holds {len(files) or 'no'} {pattern}: put {what} there, and nothing else of the name"
+            f"{weights} holds {len(files) or 'no'} {pattern}: "
+            f"put {what} there, and nothing else of the name"
         )
     return files[0]
 
 
-def read(file: Path, within: str | None = None) -> dict[str, Tensor]:
-    """The weights by name in a file of PyTorch's. Raises :class:`BadInput` for one that cannot be
-    read.
+def read(file: Path, key: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors in a PyTorch file by name, or those under ``key`` in it.
+
+    Raises :class:`BadInput` for a file that cannot be read.
     """
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
-        state = stored if within is None else stored[within]
+        state = stored if key is None else stored[key]
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
     except (
         OSError,
@@ -144,8 +166,9 @@ def read(file: Path, within: str | None = None) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def make_room(llama: Any, token: int) -> None:
-    """Rows for ``token`` in both embeddings, of zeros: no text reads the one, and the other's logit
-    is always 0.
+    """Extend both embeddings by rows of zeros up to ``token``.
+
+    No text reads the new row of the input embedding, and the logit of the new token is always 0.
     """
     rows = llama.get_input_embeddings().weight.shape[0]
     if token >= rows:
@@ -154,31 +177,12 @@ def make_room(llama: Any, token: int) -> None:
             nn.init.zeros_(embedding.weight[rows:])
 
 
-def settings(theirs: dict[str, Tensor], text: Any, image_token: int) -> MiniGPT4Config:
-    """The configuration that the shapes of the weights tell."""
-    patch = need(theirs, "visual_encoder.patch_embed.proj.weight")
-    width, side = patch.shape[0], patch.shape[-1]
-    patches = need(theirs, "visual_encoder.pos_embed").shape[1] - 1
-    queries = need(theirs, "query_tokens")
-    vision = {
-        "hidden_size": width,
-        "intermediate_size": need(theirs, "visual_encoder.blocks.0.mlp.fc1.weight").shape[0],
-        "num_hidden_layers": min(TOWER_LAYERS, count(theirs, "visual_encoder.blocks.")),
-        "num_attention_heads": width // TOWER_HEAD,
-        "image_size": round(patches**0.5) * side,
-        "patch_size": side,
-    }
-    qformer = {
-        "hidden_size": queries.shape[-1],
-        "intermediate_size": need(
-            theirs, "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight"
-        ).shape[0],
-        "num_hidden_layers": count(theirs, "Qformer.bert.encoder.layer."),
-        "num_attention_heads": queries.shape[-1] // QFORMER_HEAD,
-    }
+def configuration(original: dict[str, Tensor], text: Any, image_token: int) -> MiniGPT4Config:
+    """Return the configuration, read from the shapes of the weights."""
+    queries = need(original, "query_tokens")
     return MiniGPT4Config(
-        vision_config=vision,
-        qformer_config=qformer,
+        vision_config=vision_settings(original),
+        qformer_config=qformer_settings(original),
         text_config=text,
         num_query_tokens=queries.shape[1],
         image_token_index=image_token,
@@ -186,38 +190,71 @@ def settings(theirs: dict[str, Tensor], text: Any, image_token: int) -> MiniGPT4
     )
 
 
-def count(theirs: dict[str, Tensor], prefix: str) -> int:
-    """How many layers have weights whose names begin with ``prefix`` and a number."""
-    return len(
-        {name.removeprefix(prefix).partition(".")[0] for name in theirs if name.startswith(prefix)}
-    )
+def vision_settings(original: dict[str, Tensor]) -> dict[str, int]:
+    """Return the settings of the vision tower."""
+    patch = need(original, "visual_encoder.patch_embed.proj.weight")  # (width, 3, side, side)
+    width = patch.shape[0]
+    side = patch.shape[-1]
+    patches = need(original, "visual_encoder.pos_embed").shape[1] - 1  # less the class token
+    return {
+        "hidden_size": width,
+        "intermediate_size": need(original, "visual_encoder.blocks.0.mlp.fc1.weight").shape[0],
+        "num_hidden_layers": min(TOWER_LAYERS, count_layers(original, "visual_encoder.blocks.")),
+        "num_attention_heads": width // TOWER_HEAD,
+        "image_size": round(patches**0.5) * side,
+        "patch_size": side,
+    }
 
 
-def need(theirs: dict[str, Tensor], name: str) -> Tensor:
-    """A weight by the authors' name. Raises :class:`BadInput` if no file has it."""
-    if name not in theirs:
+def qformer_settings(original: dict[str, Tensor]) -> dict[str, int]:
+    """Return the settings of the Q-Former."""
+    layers = "Qformer.bert.encoder.layer."
+    width = need(original, "query_tokens").shape[-1]
+    return {
+        "hidden_size": width,
+        "intermediate_size": need(original, f"{layers}0.intermediate_query.dense.weight").shape[0],
+        "num_hidden_layers": count_layers(original, layers),
+        "num_attention_heads": width // QFORMER_HEAD,
+    }
+
+
+def count_layers(original: dict[str, Tensor], prefix: str) -> int:
+    """Return the number of layers, whose weights are named ``prefix``, a number and more."""
+    within = [name.removeprefix(prefix) for name in original if name.startswith(prefix)]
+    return len({name.partition(".")[0] for name in within})
+
+
+def need(original: dict[str, Tensor], name: str) -> Tensor:
+    """Return a weight by its original name. Raises :class:`BadInput` if no file has it."""
+    if name not in original:
         raise BadInput(f"no file has the weight {name}: get all of MiniGPT-4's files again")
-    return theirs[name]
+    return original[name]
 
 
-def pick(theirs: dict[str, Tensor], ours: str, wanted: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight that our model calls ``ours``, in the shape of ``wanted``.
+def pick(original: dict[str, Tensor], name: str, wanted: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weight with this ``name`` in Hugging Face format, in the shape of ``wanted``.
 
-    In ``dtype``, but for the Q-Former's, which ``transformers`` keeps in float32. Raises
+    Its type is ``dtype``, or float32 in the Q-Former, as transformers keeps it. Raises
     :class:`BadInput` for a weight that is missing or of another shape.
     """
-    name = ours
-    for part, their in NAMES.items():
-        name = name.replace(part, their)
-    if name.endswith("attn.qkv.bias"):  # the keys have none
-        query, value = (
-            need(theirs, name.replace("qkv.bias", bias)) for bias in ("q_bias", "v_bias")
-        )
-        weight = torch.cat([query, torch.zeros_like(value), value])
+    source = name
+    for part, original_part in NAMES.items():
+        source = source.replace(part, original_part)
+    if source.endswith("attn.qkv.bias"):
+        weight = fused_bias(original, source)
     else:
-        weight = need(theirs, name)
+        weight = need(original, source)
     if weight.shape != wanted.shape:
         raise BadInput(
-            f"the weight {name} is {tuple(weight.shape)}, not {tuple(wanted.shape)}: get the files again"
+            f"the weight {source} is {tuple(weight.shape)}, not {tuple(wanted.shape)}: "
+            "get the files again"
         )
-    return weight.to(torch.float32 if ours.startswith(("qformer", "query_tokens")) else dtype)
+    in_qformer = name.startswith(("qformer", "query_tokens"))
+    return weight.to(torch.float32 if in_qformer else dtype)
+
+
+def fused_bias(original: dict[str, Tensor], source: str) -> Tensor:
+    """Return the bias of query, key and value (3 · width,); the keys have none, so it is 0."""
+    query = need(original, source.replace("qkv.bias", "q_bias"))
+    value = need(original, source.replace("qkv.bias", "v_bias"))
+    return torch.cat([query, torch.zeros_like(value), value])

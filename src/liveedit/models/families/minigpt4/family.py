@@ -1,8 +1,13 @@
-"""MiniGPT-4 (Zhu et al., ICLR 2024): the vision side of BLIP-2 and a Vicuna, the image tokens
-within the text.
+"""MiniGPT-4 (Zhu et al., ICLR 2024, arXiv 2304.10592): BLIP-2's vision side and a Vicuna v0.
 
-Its classes are BLIP-2's of ``transformers``, which take a Llama, under a ``model_type`` of their
-own. Checkpoints come from the authors' files by ``src/liveedit/models/minigpt4_convert.py``.
+The text decoder is given BOS and the prompt with the image in place of its placeholder: 32 outputs
+of the Q-Former, projected by one linear map. The authors tokenize the text before the image, the
+text behind it and the answer apart, each with the blank that Llama puts before a text; here
+:data:`SEAM` marks where a rendered text is cut.
+
+The classes are transformers' BLIP-2, which also takes a Llama, under a ``model_type`` of their own.
+Importing this module registers them with the Auto classes. ``minigpt4/convert.py`` makes a
+checkpoint from the authors' files.
 """
 
 from collections.abc import Sequence
@@ -28,31 +33,40 @@ __all__ = [
 ]
 
 IMAGE_TOKEN = "<ImageHere>"
+"""The placeholder of an image in a text, and the token that stands for each piece of it."""
 
-CHAT = (  # the conversation of the authors' demo with Vicuna
-    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
-    "Please answer my questions.{% for message in messages %}"
-    "###{% if message['role'] == 'user' %}Human: {% else %}Assistant: {% endif %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<Img><ImageHere></Img> {% else %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "{% endfor %}###{% if add_generation_prompt %}Assistant: {% endif %}"
+CHAT = (
+    "Give the following image: <Img>ImageContent</Img>. "
+    "You will be able to see the image once I provide it to you. Please answer my questions."
+    "{% for message in messages %}"
+    "###{% if message['role'] == 'user' %}Human: {% else %}Assistant: {% endif %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<Img><ImageHere></Img> "
+    "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% endfor %}"
+    "###{% if add_generation_prompt %}Assistant: {% endif %}"
 )
+"""The chat template: the conversation of the authors' demo with Vicuna."""
+
+TURN = "###"
+"""The text that begins the next turn of a conversation."""
 
 SEAM = "\x1f"
-"""Where a rendered text is cut, so that the parts become tokens one by one. Being white space, no
-blank follows it.
+"""Where a rendered text is cut; each part is tokenized by itself.
+
+It is a white-space character, so no blank is put between it and the answer.
 """
 
 
 class MiniGPT4Config(transformers.Blip2Config):  # type: ignore[misc]
-    """BLIP-2's settings with a Llama for the text."""
+    """BLIP-2's configuration with a Llama as the language model."""
 
     model_type = "minigpt4"
 
 
 class MiniGPT4ForConditionalGeneration(transformers.Blip2ForConditionalGeneration):  # type: ignore[misc]
-    """BLIP-2, but for one number: the authors' LayerNorm behind the vision tower has the eps of
-    PyTorch.
-    """
+    """BLIP-2, except that the LayerNorm behind the vision tower has PyTorch's default eps."""
 
     config: MiniGPT4Config
 
@@ -62,26 +76,33 @@ class MiniGPT4ForConditionalGeneration(transformers.Blip2ForConditionalGeneratio
 
     @wraps(transformers.Blip2ForConditionalGeneration.generate, assigned=())
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """See :class:`Blip2ForConditionalGeneration`. Raises :class:`BadInput` where others are to
-        propose tokens.
+        """Generate as :class:`Blip2ForConditionalGeneration` does.
+
+        Raises :class:`BadInput` for speculative decoding: BLIP-2 gives its language model
+        embeddings without token ids, from which no tokens can be proposed.
         """
         given = arguments(super().generate, args, kwargs)
-        reason = "is not for MiniGPT-4, whose text model begins behind embeddings, where no tokens can be proposed"
+        reason = (
+            "is not for MiniGPT-4, whose text model begins behind embeddings, "
+            "where no tokens can be proposed"
+        )
         check_options(SPECULATIVE, given, self.language_model.generation_config, reason)
         return super().generate(*args, **kwargs)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the Vicuna, and what a checkpoint is said to be in; the Q-Former's is float32
-        beside float16.
+        """Type of the Vicuna's weights, and the one written into a checkpoint's config.
+
+        The Q-Former stays in float32 where the Vicuna is in float16.
         """
         dtype: torch.dtype = self.language_model.dtype
         return dtype
 
 
 class MiniGPT4Processor(transformers.ProcessorMixin):  # type: ignore[misc]
-    """As many image tokens as the Q-Former has queries, where the placeholder is. BLIP-2's puts
-    them in front.
+    """Writes one image token for each query of the Q-Former in place of the placeholder.
+
+    BLIP-2's processor would put them before the text.
     """
 
     def __init__(
@@ -91,12 +112,13 @@ class MiniGPT4Processor(transformers.ProcessorMixin):  # type: ignore[misc]
         num_query_tokens: int = 32,
         chat_template: Any = None,
     ) -> None:
-        self.num_query_tokens, self.image_token = num_query_tokens, IMAGE_TOKEN
+        self.num_query_tokens = num_query_tokens
+        self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def replace_image_token(self, *_: Any, **__: Any) -> str:
-        """What stands in the text for an image."""
+        """Return the image tokens of one image, as text."""
         return self.image_token * self.num_query_tokens
 
 
@@ -106,49 +128,42 @@ transformers.AutoProcessor.register(MiniGPT4Config, MiniGPT4Processor)
 
 
 class MiniGPT4(Blip2):
-    """BOS, then the placeholder and a line break, then the prompt.
-
-    The authors make tokens of what stands before the image, after it, and of the answer one by one,
-    each with the blank that Llama puts before a text. VLKEB's form has no BOS.
-    """
+    """MiniGPT-4: BOS, the image, a line break and the prompt; VLKEB's form has no BOS."""
 
     hf_class = "AutoModelForImageTextToText"
     decoder_path = "language_model.model"
     image_mark = f"{IMAGE_TOKEN}\n"
     vlkeb_mark = f"###Human: <Img>{IMAGE_TOKEN}</Img> {SEAM}"
     single = ""
-    place = VLM.place
+    place = VLM.place  # within the text, not before it as in BLIP-2
 
     def render(self, query: Query) -> str:
-        """The text up to where the answer begins; in a chat the answer is a text of its own."""
+        """Return the text up to the answer; in a chat the answer is tokenized by itself."""
         text = super().render(query)
         return text + SEAM if self.prompt_format == "chat" else text
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """See :meth:`Encoder.processed`; its token ids of a raw prompt alone, for no processor
-        makes them by parts.
+        """Return the processor's output: its token ids for a raw prompt alone, else the pixels.
+
+        No processor tokenizes a text in parts.
         """
         found = super().processed(query)
-        return {
-            name: value
-            for name, value in found.items()
-            if self.prompt_format == "raw" or name == "pixel_values"
-        }
+        if self.prompt_format == "raw":
+            return found
+        return {name: value for name, value in found.items() if name == "pixel_values"}
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, made part by part."""
+        """Return the token ids of rendered texts, tokenized part by part."""
         begin = [] if self.prompt_format == "vlkeb" else [self.tokenizer.bos_token_id]
-        parts = [
-            self.tokenizer(text.split(SEAM), add_special_tokens=False)["input_ids"]
-            for text in texts
-        ]
-        return [sum(ids, begin) for ids in parts]
+        rows = []
+        for text in texts:
+            parts = self.tokenizer(text.split(SEAM), add_special_tokens=False)["input_ids"]
+            rows.append(sum(parts, begin))
+        return rows
 
     def generate(
         self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32
     ) -> list[str]:
-        """The greedy answer to each query, up to the mark that begins the next turn: Vicuna v0 goes
-        on with it.
-        """
+        """Return the greedy answers, cut where Vicuna v0 goes on with the next turn."""
         answers = super().generate(queries, max_new_tokens=max_new_tokens, batch_size=batch_size)
-        return [answer.partition("###")[0].strip() for answer in answers]
+        return [answer.partition(TURN)[0].strip() for answer in answers]

@@ -1,3 +1,1 @@
-"""mPLUG-Owl2, which transformers does not have: the family, the model, and a converter of its
-authors' files.
-"""
+"""mPLUG-Owl2, which transformers does not have: family, model, and converter of the checkpoint."""

@@ -1,5 +1,9 @@
-"""The authors' checkpoint of mPLUG-Owl2 (``MAGAer13/mplug-owl2-llama2-7b``) to a folder that
-``VLM.load`` reads.
+"""Converter from mPLUG-Owl2's original checkpoint to Hugging Face format.
+
+The original is the folder of ``MAGAer13/mplug-owl2-llama2-7b``: ``config.json``,
+``preprocessor_config.json``, the tokenizer's files, and the weights in ``.bin`` or ``.safetensors``
+files, whole or in parts. Weights keep their type; query, key and value of the vision tower, one
+matrix there, become three.
 """
 
 import json
@@ -33,19 +37,25 @@ from liveedit.types import expanded
 
 __all__ = ["convert"]
 
-TEXT = (  # what the authors' configuration and Llama's call alike
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *(
-        "num_key_value_heads",
-        "hidden_act",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "rope_theta",
-        "rope_scaling",
-    ),
-    *("attention_bias", "bos_token_id", "eos_token_id", "pad_token_id"),
+TEXT = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "attention_bias",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
 )
-VISION: dict[str, Any] = {  # what theirs and CLIP's call alike, with their defaults
+"""Settings of the text decoder that have the same name in Llama's configuration."""
+VISION: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -56,14 +66,16 @@ VISION: dict[str, Any] = {  # what theirs and CLIP's call alike, with their defa
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-6,
 }
-ABSTRACTOR = {  # our names and theirs
+"""Settings of the vision tower that have the same name in CLIP's, with the original's defaults."""
+ABSTRACTOR = {
     "num_query_tokens": "num_learnable_queries",
     "abstractor_layers": "num_hidden_layers",
     "abstractor_heads": "num_attention_heads",
     "abstractor_intermediate_size": "intermediate_size",
     "abstractor_layer_norm_eps": "layer_norm_eps",
 }
-NAMES = [  # the authors' names, as patterns, and ours; each is applied to what those before have left
+"""Settings of the abstractor: names in Hugging Face format and in the original."""
+NAMES = [  # patterns of original names and their replacements, applied one after the other
     (r"^model\.(embed_tokens|layers|norm)\b", r"model.language_model.\1"),
     (r"\.multiway\.0\.", ".text."),
     (r"\.multiway\.1\.", ".image."),
@@ -93,16 +105,17 @@ NAMES = [  # the authors' names, as patterns, and ours; each is applied to what 
     (r"\.mlp\.w3\.", ".up_proj."),
 ]
 COMPUTED = re.compile(r"\.(inv_freq|[qk]_pos_embed|position_ids)$")
+"""Tensors of the original that the model computes by itself."""
 FUSED = ".query_key_value."
+"""Part of the names of weights that hold query, key and value together."""
 
 
 def convert(weights: Path, out: Path) -> None:
-    """Read the authors' folder ``weights`` and write ``out``, all or nothing; the weights keep
-    their type.
+    """Convert the original checkpoint in the folder ``weights`` to one in the folder ``out``.
 
-    Weights are read from ``.bin`` or ``.safetensors`` files, whole or in parts, and mapped into
-    memory, not loaded. Raises :class:`BadInput` where a file is missing, damaged or of another
-    model, :class:`StorageError` where ``out`` cannot be written.
+    All or nothing. Weights are mapped into memory, not loaded. Raises :class:`BadInput` where a
+    file is missing, damaged or of another model, and for an ``out`` that exists already;
+    :class:`StorageError` where it cannot be written.
     """
     check_new(out)
     weights = expanded(weights)
@@ -119,55 +132,32 @@ def convert(weights: Path, out: Path) -> None:
 
 
 def model_config(settings: dict[str, Any], weights: Path) -> MPlugOwl2Config:
-    """Our configuration from the authors'. Raises :class:`BadInput` for that of another model."""
+    """Return the configuration for the original ``settings``.
+
+    Raises :class:`BadInput` for those of another model.
+    """
     if settings.get("model_type") != "mplug_owl2" or not settings.get("visual_config"):
         raise BadInput(
             f"{weights} is not the authors' mPLUG-Owl2: give the folder of mplug-owl2-llama2-7b"
         )
     with reading(weights / "config.json"):
-        tower, abstractor = (
-            settings["visual_config"][name] for name in ("visual_model", "visual_abstractor")
-        )
+        tower = settings["visual_config"]["visual_model"]
+        abstractor = settings["visual_config"]["visual_abstractor"]
+        known = {ours: name for ours, name in ABSTRACTOR.items() if name in abstractor}
         config = MPlugOwl2Config(
             vision_config={name: tower.get(name, default) for name, default in VISION.items()},
             text_config={name: settings[name] for name in TEXT if name in settings},
             image_token_id=settings["vocab_size"],
-            **{
-                ours: abstractor[theirs]
-                for ours, theirs in ABSTRACTOR.items()
-                if theirs in abstractor
-            },
+            **{ours: abstractor[name] for ours, name in known.items()},
         )
     config.architectures = [MPlugOwl2ForConditionalGeneration.__name__]
     return config
 
 
 def read_processor(weights: Path, config: MPlugOwl2Config) -> MPlugOwl2Processor:
-    """The authors' tokenizer, with the image token behind its vocabulary, and their image
-    processor's settings.
-    """
+    """Return the processor: the original's settings for images, and its tokenizer."""
     pictures = MPlugOwl2ImageProcessor.from_dict(read_json(weights / "preprocessor_config.json"))
-    if not (weights / "tokenizer.json").is_file():
-        if not (weights / "tokenizer.model").is_file():
-            raise BadInput(
-                f"there is no {weights / 'tokenizer.model'}: get all of the checkpoint's files"
-            )
-        if not (is_sentencepiece_available() and is_protobuf_available()):
-            raise BadInput(
-                "reading tokenizer.model needs two packages more: pip install sentencepiece protobuf"
-            )
-    with reading(weights / "tokenizer.model"):
-        llama = LlamaTokenizer.from_pretrained(weights)
-    core = llama.backend_tokenizer
-    # As SentencePiece reads every piece of text between images: with a blank of its own in front.
-    core.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    core.pre_tokenizer = None
-    tokens = {
-        name: getattr(llama, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-    }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **tokens)
+    tokenizer = read_tokenizer(weights)
     if len(tokenizer) != config.image_token_id:
         known = f"{len(tokenizer)} tokens, and the model {config.image_token_id}"
         raise BadInput(f"the tokenizer in {weights} has {known}: get the checkpoint's own files")
@@ -175,91 +165,119 @@ def read_processor(weights: Path, config: MPlugOwl2Config) -> MPlugOwl2Processor
     return MPlugOwl2Processor(pictures, tokenizer, config.num_query_tokens + 1, CHAT)
 
 
+def read_tokenizer(weights: Path) -> PreTrainedTokenizerFast:
+    """Return the original tokenizer, changed to read each piece of text between images by itself.
+
+    As SentencePiece does, it puts a blank before every piece.
+    """
+    check_tokenizer_files(weights)
+    with reading(weights / "tokenizer.model"):
+        llama = LlamaTokenizer.from_pretrained(weights)
+    core = llama.backend_tokenizer
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    core.pre_tokenizer = None
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    tokens = {name: getattr(llama, name) for name in names}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **tokens)
+
+
+def check_tokenizer_files(weights: Path) -> None:
+    """Raise :class:`BadInput` unless the tokenizer's file is there, and the packages to read it."""
+    if (weights / "tokenizer.json").is_file():
+        return
+    if not (weights / "tokenizer.model").is_file():
+        raise BadInput(
+            f"there is no {weights / 'tokenizer.model'}: get all of the checkpoint's files"
+        )
+    if not (is_sentencepiece_available() and is_protobuf_available()):
+        raise BadInput(
+            "reading tokenizer.model needs two more packages: pip install sentencepiece protobuf"
+        )
+
+
 def read_weights(weights: Path) -> dict[str, Tensor]:
-    """All tensors of the checkpoint by the authors' names."""
+    """Return all tensors of the checkpoint by their original names."""
     state: dict[str, Tensor] = {}
-    for kind, file in (("safetensors", "model.safetensors"), ("bin", "pytorch_model.bin")):
-        index = weights / f"{file}.index.json"
+    for file in weight_files(weights):
+        with reading(file):
+            state |= load_file(file) if file.suffix == ".safetensors" else load_bin(file)
+    return state
+
+
+def weight_files(weights: Path) -> list[Path]:
+    """Return the files that hold the weights, by the index if there is one."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = weights / f"{name}.index.json"
         if index.is_file():
             with reading(index):
-                files = sorted(
-                    set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-                )
-        elif (weights / file).is_file():
-            files = [file]
-        else:
-            continue
-        for name in files:
-            with reading(weights / name):
-                state |= (
-                    load_file(weights / name) if kind == "safetensors" else load_bin(weights / name)
-                )
-        return state
+                places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                return [weights / file for file in sorted(set(places.values()))]
+        if (weights / name).is_file():
+            return [weights / name]
     raise BadInput(
-        f"{weights} holds neither model.safetensors nor pytorch_model.bin: get all of the checkpoint's files"
+        f"{weights} holds neither model.safetensors nor pytorch_model.bin: "
+        "get all of the checkpoint's files"
     )
 
 
 def load_bin(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file of PyTorch's, mapped into memory."""
+    """Return the tensors of a PyTorch file, mapped into memory."""
     state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     return state
 
 
 def renamed(state: dict[str, Tensor], config: MPlugOwl2Config) -> dict[str, Tensor]:
-    """The tensors by our names and in our shapes, those that we compute left out."""
+    """Return the tensors by their names and in their shapes in Hugging Face format.
+
+    Tensors that the model computes are left out.
+    """
+    heads = config.vision_config.num_attention_heads
     new: dict[str, Tensor] = {}
     for name, value in state.items():
         if COMPUTED.search(name):
             continue
-        for pattern, ours in NAMES:
-            name = re.sub(pattern, ours, name)
+        for pattern, replacement in NAMES:
+            name = re.sub(pattern, replacement, name)
         if FUSED in name:
-            for letter, each in zip(
-                "qkv", parts(value, config.vision_config.num_attention_heads), strict=True
-            ):
+            for letter, each in zip("qkv", parts(value, heads), strict=True):
                 new[name.replace(FUSED, f".{letter}_proj.")] = each
         else:
             new[name] = value
-    for name in (
-        "vision_tower.embeddings.class_embedding",
-        "vision_tower.embeddings.position_embedding.weight",
-    ):
-        reshape(new, f"model.{name}")
-    for name in ("queries", "end"):
-        reshape(new, f"model.multi_modal_projector.{name}")
+    squeeze(new, "model.vision_tower.embeddings.class_embedding", 1)
+    squeeze(new, "model.vision_tower.embeddings.position_embedding.weight", 2)
+    squeeze(new, "model.multi_modal_projector.queries", 2)
+    squeeze(new, "model.multi_modal_projector.end", 2)
     return new
 
 
 def parts(value: Tensor, heads: int) -> Iterator[Tensor]:
-    """Query, key and value (D, …) of a fused weight or bias (3 · D, …), which holds those of each
-    head together.
+    """Yield query, key and value (D, …) of a fused weight or bias (3 · D, …).
+
+    Its rows are ordered by head: query, key and value of the first head, then of the second.
     """
     rows = value.reshape(heads, 3, -1, *value.shape[1:])
     return (rows[:, which].flatten(0, 1) for which in range(3))
 
 
-def reshape(state: dict[str, Tensor], name: str) -> None:
-    """Drop the leading axes of length 1 that the authors gave a tensor."""
+def squeeze(state: dict[str, Tensor], name: str, axes: int) -> None:
+    """Drop the leading axes of length 1 of a tensor, so that ``axes`` are left."""
     if name in state:
-        ours = 1 if name.endswith("class_embedding") else 2
-        state[name] = state[name].reshape(state[name].shape[-ours:])
+        state[name] = state[name].reshape(state[name].shape[-axes:])
 
 
 def check(state: dict[str, Tensor], config: MPlugOwl2Config, weights: Path) -> None:
-    """Raise :class:`BadInput` unless these are all the model's tensors, in its shapes, and no
-    others.
-    """
+    """Raise :class:`BadInput` unless these are the model's tensors, all of them, in its shapes."""
     with torch.device("meta"):
-        wanted = {
-            name: value.shape
-            for name, value in MPlugOwl2ForConditionalGeneration(config).state_dict().items()
-        }
+        empty = MPlugOwl2ForConditionalGeneration(config).state_dict()
+    wanted = {name: value.shape for name, value in empty.items()}
     for name in sorted(wanted.keys() - state.keys()):
         raise BadInput(f"{weights} lacks the weights of {name}: get all of the checkpoint's files")
     for name in sorted(state.keys() - wanted.keys()):
         raise BadInput(
-            f"{weights} holds {name}, which mPLUG-Owl2 has not: give the folder of mplug-owl2-llama2-7b"
+            f"{weights} holds {name}, which mPLUG-Owl2 has not: "
+            "give the folder of mplug-owl2-llama2-7b"
         )
     for name, shape in wanted.items():
         if state[name].shape != shape:
@@ -268,14 +286,14 @@ def check(state: dict[str, Tensor], config: MPlugOwl2Config, weights: Path) -> N
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds."""
+    """Return the object in a JSON file."""
     with reading(file):
         return dict(json.loads(file.read_text(encoding="utf-8-sig")))
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in reading ``path`` into one line that says so."""
+    """Turn any error in reading ``path`` into a :class:`BadInput` of one line."""
     try:
         yield
     except FileNotFoundError:

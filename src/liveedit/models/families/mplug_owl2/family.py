@@ -1,10 +1,12 @@
-"""mPLUG-Owl2 (Ye et al., CVPR 2024) on Llama-2-7B: the image within the prompt, or before the BOS
-where it begins it.
+"""mPLUG-Owl2 (Ye et al., CVPR 2024, arXiv 2311.04257) on Llama-2-7B.
 
-Prompts are those of the authors' code: in conversation ``USER: <|image|>`` prompt `` ASSISTANT:``,
-raw, as VLKEB asks, ``<|image|>`` and the prompt. Their tokenizer reads what is between images piece
-by piece and puts the BOS before the first piece, so an image that nothing precedes comes before the
-BOS.
+The text decoder is given the prompt with the image in place of its placeholder: 65 outputs of a
+visual abstractor. Its layers have weights of their own for image tokens (``modeling.py``).
+
+Prompts are those of the authors' code: in a chat ``USER: <|image|>`` prompt `` ASSISTANT:``, raw,
+which is also VLKEB's form, ``<|image|>`` and the prompt. Their code tokenizes the pieces of text
+between images one by one and puts BOS before the first piece. So an image that no text precedes
+stands before BOS.
 """
 
 from typing import Any
@@ -13,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.image_utils import SizeDict
-from transformers.models.auto.image_processing_auto import (
-    AutoImageProcessor,
-)  # 5.17 hides it without torchvision
+
+# transformers itself offers it only beside torchvision up to 5.17.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from liveedit.models.families.mplug_owl2.modeling import MPlugOwl2Config
@@ -24,25 +26,28 @@ from liveedit.models.vlm import VLM
 __all__ = ["CHAT", "IMAGE", "MPlugOwl2", "MPlugOwl2ImageProcessor", "MPlugOwl2Processor"]
 
 IMAGE = "<|image|>"
-"""What stands for the image in a text."""
+"""The placeholder of an image in a text, and the token that stands for each piece of it."""
 
 CHAT = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% for part in message['content'] %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}USER: {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<|image|>{% else %}{{ part['text'] }}{% endif %}{% endfor %} "
-    "{% else %}ASSISTANT: {% for part in message['content'] %}{{ part['text'] }}{% endfor %}</s>{% endif %}"
+    "{% else %}ASSISTANT: "
+    "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}</s>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-"""The authors' template of a conversation."""
+"""The authors' chat template."""
 
 
 class MPlugOwl2ImageProcessor(CLIPImageProcessorPil):  # type: ignore[misc]
-    """CLIP's, of the image stretched to a square, as the authors ask for: nothing of it is cut off."""
+    """CLIP's image processor on the image stretched to a square, so that nothing is cut off."""
 
     def resize(
         self, image: NDArray[Any], size: SizeDict, resample: Any = None, **kwargs: Any
     ) -> NDArray[np.uint8]:
-        """``image`` (3, H, W) stretched to its longer side, then to ``size``; in two steps, as the
-        authors do it.
+        """Return ``image`` (3, H, W) as (3, S, S), stretched to its longer side, then to ``size``.
+
+        The authors do it in these two steps.
         """
         edge = max(image.shape[1:])
         square = super().resize(image, SizeDict(height=edge, width=edge), resample, **kwargs)
@@ -51,8 +56,9 @@ class MPlugOwl2ImageProcessor(CLIPImageProcessorPil):  # type: ignore[misc]
 
 
 class MPlugOwl2Processor(ProcessorMixin):  # type: ignore[misc]
-    """Texts with ``<|image|>`` in them, and their images, to the model's inputs; each image takes
-    as many tokens.
+    """Turns texts with ``<|image|>`` in them, and their images, into the model's inputs.
+
+    Every image takes ``num_image_tokens`` tokens.
     """
 
     def __init__(
@@ -63,37 +69,39 @@ class MPlugOwl2Processor(ProcessorMixin):  # type: ignore[misc]
         chat_template: Any = None,
     ) -> None:
         self.num_image_tokens = num_image_tokens
-        self.image_token, self.image_token_id = IMAGE, tokenizer.convert_tokens_to_ids(IMAGE)
+        self.image_token = IMAGE
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
-        """See :class:`ProcessorMixin`."""
+        """Return the model's inputs, as :class:`ProcessorMixin` does, with BOS in the texts."""
         texts = [text] if isinstance(text, str) else text
         if texts is not None:
-            texts = [self.begun(text) for text in texts]
+            texts = [self.with_bos(text) for text in texts]
         return super().__call__(images, texts, add_special_tokens=False, **kwargs)
 
-    def begun(self, text: str) -> str:
-        """The text with its BOS: before all of it but the images that it begins with."""
+    def with_bos(self, text: str) -> str:
+        """Return the text with BOS before all of it except the images that it begins with."""
         rest = text
         while rest.startswith(IMAGE):
             rest = rest.removeprefix(IMAGE)
-        return f"{text[: len(text) - len(rest)]}{self.tokenizer.bos_token}{rest}"
+        images = text[: len(text) - len(rest)]
+        return f"{images}{self.tokenizer.bos_token}{rest}"
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **_: Any) -> str:  # noqa: ARG002
-        """The tokens of one image."""
+        """Return the image tokens of one image, as text."""
         return IMAGE * self.num_image_tokens
 
 
 class MPlugOwl2(VLM):
-    """Prompt and image tokens are the processor's; the rest is in LLaVA's places."""
+    """mPLUG-Owl2: BOS stands where its processor puts it; modules are named as LLaVA's are."""
 
     image_mark = vlkeb_mark = IMAGE
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, the BOS where the authors put it."""
-        begun = [self.processor.begun(text) for text in texts]
-        ids: list[list[int]] = self.tokenizer(begun, add_special_tokens=False)["input_ids"]
+        """Return the token ids of rendered texts, with BOS where the authors put it."""
+        whole = [self.processor.with_bos(text) for text in texts]
+        ids: list[list[int]] = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
         return ids
 
 

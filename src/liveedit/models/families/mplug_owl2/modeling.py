@@ -1,15 +1,21 @@
-"""mPLUG-Owl2 as a Hugging Face model, on LLaVA's, CLIP's and Llama's classes.
+"""mPLUG-Owl2 as a Hugging Face model, on the classes of LLaVA, CLIP and Llama.
 
 Ye et al., "mPLUG-Owl2: Revolutionizing Multi-modal Large Language Model with Modality
-Collaboration" (CVPR 2024, arXiv 2311.04257). CLIP's vision transformer, its last layer norm on
-every token; a visual abstractor, whose 64 queries gather what it saw, and one more vector for the
-end of the image; a Llama in which every layer has a second set of layer norms, key and value
-projections, for image tokens (the modality-adaptive module).
+Collaboration" (CVPR 2024, arXiv 2311.04257). Its parts:
 
-Which tokens are the image's is handed down with the positions: ``position_ids`` of the text decoder
-are (2, B, T), the place of each token and 1 for one of an image. So whoever goes on from a layer's
-hidden states and positions needs no more. The image token is one past the vocabulary, so that the
-weights and the logits are those of the checkpoint.
+- the vision tower: CLIP's vision transformer, its last layer norm applied to every token;
+- the visual abstractor: 64 learnt queries that attend to the tower's tokens, and one learnt vector
+  for the end of the image;
+- the text decoder: a Llama in which every layer has a second set of layer norms and of key and
+  value projections, for image tokens (the paper's modality-adaptive module).
+
+Which tokens are the image's is passed down with the positions: ``position_ids`` of the text decoder
+are (2, B, T), the position of each token and 1 for one of an image. So hidden states and positions
+are enough to resume from a layer. The image token's id is one past the vocabulary, so that
+embeddings and logits have the checkpoint's sizes.
+
+Shapes: B rows, T tokens, D width of the text decoder, N images, q queries of the abstractor, n
+tokens of the tower (the class token and a square of patches), W width of the tower.
 
 Importing this module registers the model with the Auto classes.
 """
@@ -50,10 +56,10 @@ __all__ = ["MPlugOwl2Config", "MPlugOwl2ForConditionalGeneration"]
 
 @strict
 class MPlugOwl2Config(Composite):
-    """Shape of the model. An image takes ``num_query_tokens`` + 1 tokens; the abstractor is as wide
-    as the tower.
+    """Shape of the model: an image takes ``num_query_tokens`` + 1 tokens.
 
-    Raises :class:`ValueError` for the configuration of the authors' own checkpoint.
+    The abstractor is as wide as the tower. Raises :class:`ValueError` for the configuration of the
+    authors' own checkpoint.
     """
 
     model_type = "mplug_owl2"
@@ -71,34 +77,36 @@ class MPlugOwl2Config(Composite):
 
 
 class ByModality(nn.Module):
-    """A module for text tokens and one of the same shape for image tokens."""
+    """Module that holds one module for text tokens and a second one for image tokens."""
 
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
-        self.text, self.image = text, deepcopy(text)
+        self.text = text
+        self.image = deepcopy(text)
 
     def forward(self, x: Tensor, image: Tensor | None) -> Tensor:
-        """``x`` (B, T, D) to (B, T, D'); ``image``, boolean (B, T), marks the image tokens,
-        ``None`` if there are none.
+        """Map ``x`` (B, T, D) to (B, T, D'), each token by the module of its modality.
 
-        Each module runs on its own tokens alone.
+        ``image``, boolean (B, T), marks the image tokens; ``None`` means that there are none.
         """
-        text: Tensor = self.text(x if image is None else x[~image])
         if image is None:
-            return text
-        y = text.new_empty(*image.shape, text.shape[-1])
-        y[~image], y[image] = text, self.image(x[image])
+            all_text: Tensor = self.text(x)
+            return all_text
+        text = self.text(x[~image])
+        y: Tensor = text.new_empty(*image.shape, text.shape[-1])
+        y[~image] = text
+        y[image] = self.image(x[image])
         return y
 
 
 def double(module: nn.Module, *names: str) -> None:
-    """Give parts of ``module`` a second set of weights for image tokens."""
+    """Give the parts ``names`` of ``module`` a second set of weights for image tokens."""
     for name in names:
         setattr(module, name, ByModality(getattr(module, name)))
 
 
 class AdaptiveAttention(LlamaAttention):  # type: ignore[misc]
-    """Llama's attention with keys and values by modality; the queries are of one kind."""
+    """Llama's attention with key and value projections by modality; queries have one for both."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -112,13 +120,13 @@ class AdaptiveAttention(LlamaAttention):  # type: ignore[misc]
         image: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """See :class:`LlamaAttention`; ``image`` as in :class:`ByModality`."""
-        projected = (
-            self.q_proj(hidden_states),
-            self.k_proj(hidden_states, image),
-            self.v_proj(hidden_states, image),
-        )
-        q, k, v = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in projected)
+        """Return the output (B, T, D) and the attention weights, if the implementation has them.
+
+        ``image`` is as in :class:`ByModality`, the rest as in :class:`LlamaAttention`.
+        """
+        q = by_head(self.q_proj(hidden_states), self.head_dim)
+        k = by_head(self.k_proj(hidden_states, image), self.head_dim)
+        v = by_head(self.v_proj(hidden_states, image), self.head_dim)
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         if (cache := kwargs.pop(CACHE)) is not None:
             k, v = cache.update(k, v, self.layer_idx)
@@ -126,14 +134,19 @@ class AdaptiveAttention(LlamaAttention):  # type: ignore[misc]
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.attention_dropout if self.training else 0.0
-        seen, weights = attend(
+        mixed, weights = attend(
             self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-        return self.o_proj(seen.flatten(2)), weights
+        return self.o_proj(mixed.flatten(2)), weights
+
+
+def by_head(x: Tensor, head_dim: int) -> Tensor:
+    """Split (B, T, heads · d) into heads: (B, heads, T, d)."""
+    return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)
 
 
 class AdaptiveLayer(LlamaDecoderLayer):  # type: ignore[misc]
-    """Llama's layer with layer norms by modality; the feed-forward network is one for both."""
+    """Llama's layer with layer norms by modality; the feed-forward network serves both."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -141,20 +154,19 @@ class AdaptiveLayer(LlamaDecoderLayer):  # type: ignore[misc]
         double(self, "input_layernorm", "post_attention_layernorm")
 
     def forward(self, hidden_states: Tensor, image: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """See :class:`LlamaDecoderLayer`; ``image`` as in :class:`ByModality`."""
-        seen, _ = self.self_attn(self.input_layernorm(hidden_states, image), image=image, **kwargs)
-        hidden_states = hidden_states + seen
-        thought: Tensor = self.mlp(self.post_attention_layernorm(hidden_states, image))
-        return hidden_states + thought
+        """Return the states (B, T, D) after the layer; ``image`` as in :class:`ByModality`."""
+        normed = self.input_layernorm(hidden_states, image)
+        attention, _ = self.self_attn(normed, image=image, **kwargs)
+        hidden_states = hidden_states + attention
+        feed_forward: Tensor = self.mlp(self.post_attention_layernorm(hidden_states, image))
+        return hidden_states + feed_forward
 
 
 class TextEmbedding(nn.Embedding):
-    """An embedding that takes the image token, which has no row, too: what it is there does not
-    matter.
-    """
+    """Embedding that accepts the image token, which has no row; its vector is replaced later."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Token ids (B, T) to vectors (B, T, D)."""
+        """Map token ids (B, T) to vectors (B, T, D)."""
         return super().forward(input.masked_fill(input >= self.num_embeddings, 0))
 
 
@@ -173,64 +185,68 @@ class AdaptiveLlama(LlamaModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, *args: Any, position_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        """See :class:`LlamaModel`; ``position_ids`` (2, B, T) also say which tokens are images,
-        else none is.
+        """Return the output of :class:`LlamaModel`, with last states (B, T, D).
+
+        ``position_ids`` (2, B, T) hold positions and which tokens are images; with (B, T) none is.
         """
         image = None
         if position_ids is not None and position_ids.ndim == 3:
-            position_ids, image = position_ids[0], position_ids[1].bool()
-        image = image if image is not None and bool(image.any()) else None
+            image = position_ids[1].bool()
+            position_ids = position_ids[0]
+            if not image.any():
+                image = None
         return super().forward(*args, position_ids=position_ids, image=image, **kwargs)
 
 
 class AbstractorLayer(nn.Module):
-    """The queries look at themselves and at the tokens of the tower, then go through a gated
-    network.
+    """Layer of the abstractor: attention of the queries, then a gated feed-forward network.
+
+    The queries attend to themselves and to the tokens of the tower.
     """
 
     def __init__(self, config: MPlugOwl2Config) -> None:
         super().__init__()
-        width, inner = config.vision_config.hidden_size, config.abstractor_intermediate_size
-        self.heads = config.abstractor_heads
-        self.query_norm, self.image_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            nn.Linear(width, width) for _ in range(4)
-        )
-        self.gate_proj, self.up_proj, self.down_proj = (
-            nn.Linear(width, inner),
-            nn.Linear(width, inner),
-            nn.Linear(inner, width),
-        )
+        width = config.vision_config.hidden_size
+        inner = config.abstractor_intermediate_size
+        self.head_dim = width // config.abstractor_heads
+        self.query_norm = nn.LayerNorm(width)
+        self.image_norm = nn.LayerNorm(width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.gate_proj = nn.Linear(width, inner)
+        self.up_proj = nn.Linear(width, inner)
+        self.down_proj = nn.Linear(inner, width)
         self.inner_norm = nn.LayerNorm(inner, eps=config.abstractor_layer_norm_eps)
 
     def forward(self, queries: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
-        """``queries`` (B, q, D) after looking at ``tokens`` (B, n, D); ``places`` (q + n, D) are
-        added to both.
+        """Return the queries (N, q, W) after attending to the tower's ``tokens`` (N, n, W).
+
+        ``places`` (q + n, W), the position embeddings, are added to queries and keys.
         """
-        queries = self.query_norm(queries)  # also what is added to below, as in the authors' code
+        # The residual is the normed queries, not the queries themselves, as in the authors' code.
+        queries = self.query_norm(queries)
         both = torch.cat([queries, self.image_norm(tokens)], 1)
-        projected = (
-            self.q_proj(queries + places[: queries.shape[1]]),
-            self.k_proj(both + places),
-            self.v_proj(both),
-        )
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
-        queries = queries + self.out_proj(
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        )
+        q = by_head(self.q_proj(queries + places[: queries.shape[1]]), self.head_dim)
+        k = by_head(self.k_proj(both + places), self.head_dim)
+        v = by_head(self.v_proj(both), self.head_dim)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        queries = queries + self.out_proj(mixed)
         x = self.mlp_norm(queries)
-        thought: Tensor = self.down_proj(
-            self.inner_norm(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        )
-        return queries + thought
+        gated = F.silu(self.gate_proj(x)) * self.up_proj(x)
+        feed_forward: Tensor = self.down_proj(self.inner_norm(gated))
+        return queries + feed_forward
 
 
 class VisualAbstractor(nn.Module):
-    """A fixed number of image tokens from what the vision tower saw."""
+    """Connector: maps the tower's tokens to a fixed number of image tokens."""
 
     def __init__(self, config: MPlugOwl2Config) -> None:
         super().__init__()
-        width, out = config.vision_config.hidden_size, config.text_config.hidden_size
+        width = config.vision_config.hidden_size
+        out = config.text_config.hidden_size
         self.queries = nn.Parameter(0.02 * torch.randn(config.num_query_tokens, width))
         self.layers = nn.ModuleList(
             AbstractorLayer(config) for _ in range(config.abstractor_layers)
@@ -239,9 +255,7 @@ class VisualAbstractor(nn.Module):
         self.end = nn.Parameter(0.02 * torch.randn(1, out))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Image tokens (B, q + 1, D) from those of the tower (B, 1 + side², D'), its class token
-        first.
-        """
+        """Map the tower's tokens (N, n, W), class token first, to image tokens (N, q + 1, D)."""
         places = sinusoids(self.queries, tokens.shape[1] - 1)
         queries = self.queries.expand(len(tokens), -1, -1)
         for layer in self.layers:
@@ -251,29 +265,31 @@ class VisualAbstractor(nn.Module):
 
 
 def sinusoids(queries: Tensor, patches: int) -> Tensor:
-    """Where each of the ``queries`` (q, D), the class token and the ``patches`` of a square are: (q
-    + 1 + patches, D).
+    """Return position embeddings of queries, class token and patches, (q + 1 + ``patches``, W).
 
-    The class token is nowhere. Of a patch the first half tells the column, the second the row.
+    ``queries`` (q, W) are numbered in a line, the patches in a square: the first half of a patch's
+    embedding encodes its column, the second its row. The class token's embedding is 0.
     """
-    side, width = round(patches**0.5), queries.shape[1]
-
-    def waves(places: Tensor, width: int) -> Tensor:
-        angles = places[:, None] / 10000 ** (
-            torch.arange(width // 2, device=queries.device) * 2 / width
-        )
-        return torch.cat([angles.sin(), angles.cos()], 1)
-
+    count, width = queries.shape
+    side = round(patches**0.5)
     steps = torch.arange(side, device=queries.device)
-    grid = torch.cat(
-        [waves(steps.repeat(side), width // 2), waves(steps.repeat_interleave(side), width // 2)], 1
-    )
-    line = waves(torch.arange(len(queries), device=queries.device), width)
-    return torch.cat([line, torch.zeros_like(line[:1]), grid]).to(queries.dtype)
+    columns = waves(steps.repeat(side), width // 2)
+    rows = waves(steps.repeat_interleave(side), width // 2)
+    grid = torch.cat([columns, rows], 1)
+    line = waves(torch.arange(count, device=queries.device), width)
+    class_token = torch.zeros_like(line[:1])
+    return torch.cat([line, class_token, grid]).to(queries.dtype)
+
+
+def waves(places: Tensor, width: int) -> Tensor:
+    """Return sines and cosines (n, ``width``) of positions (n,) (Vaswani et al., NeurIPS 2017)."""
+    exponents = torch.arange(width // 2, device=places.device) * 2 / width
+    angles = places[:, None] / 10000**exponents
+    return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 class MPlugOwl2Model(LlavaModel):  # type: ignore[misc]
-    """Vision tower, abstractor and text decoder, in LLaVA's places."""
+    """Vision tower, abstractor and text decoder, named as LLaVA's are."""
 
     config: MPlugOwl2Config
 
@@ -285,8 +301,9 @@ class MPlugOwl2Model(LlavaModel):  # type: ignore[misc]
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """``pixel_values`` (B, 3, H, W) to image tokens, in ``pooler_output`` one (n, D) an image."""
-        tokens = self.vision_tower.post_layernorm(self.vision_tower(pixel_values).last_hidden_state)
+        """Map pixels (N, 3, H, W) to image tokens: ``pooler_output`` lists (q + 1, D) an image."""
+        seen = self.vision_tower(pixel_values).last_hidden_state
+        tokens = self.vision_tower.post_layernorm(seen)
         return BaseModelOutputWithPooling(tokens, list(self.multi_modal_projector(tokens)))
 
     def forward(
@@ -297,7 +314,10 @@ class MPlugOwl2Model(LlavaModel):  # type: ignore[misc]
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """See :class:`LlavaModel`. Raises :class:`ValueError` without ``input_ids``."""
+        """Return the output of :class:`LlavaModel`, with last states (B, T, D).
+
+        Raises :class:`ValueError` without ``input_ids``, which alone tell images from text.
+        """
         if input_ids is None:
             raise ValueError("mPLUG-Owl2 needs input_ids: they say which tokens are images")
         cache = past_key_values if cache is None else cache
@@ -305,12 +325,12 @@ class MPlugOwl2Model(LlavaModel):  # type: ignore[misc]
             past = 0 if cache is None else cache.get_seq_length()
             position_ids = past + torch.arange(input_ids.shape[1], device=input_ids.device)
         image = (input_ids == self.config.image_token_id).long()
-        places = torch.stack([position_ids.expand_as(input_ids), image])
-        return super().forward(input_ids=input_ids, position_ids=places, **{CACHE: cache}, **kwargs)
+        marked = torch.stack([position_ids.expand_as(input_ids), image])
+        return super().forward(input_ids=input_ids, position_ids=marked, **{CACHE: cache}, **kwargs)
 
 
 class MPlugOwl2ForConditionalGeneration(LlavaForConditionalGeneration):  # type: ignore[misc]
-    """The model with its output embedding, and with LLaVA's way of generating text."""
+    """mPLUG-Owl2 with its output embedding; generates as LLaVA does."""
 
     config: MPlugOwl2Config
     _no_split_modules = ["AbstractorLayer"]  # noqa: RUF012
@@ -325,11 +345,10 @@ class MPlugOwl2ForConditionalGeneration(LlavaForConditionalGeneration):  # type:
 
     @wraps(LlavaForConditionalGeneration.generate, assigned=())
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """See :class:`GenerationMixin`. Raises :class:`BadInput` for prompt lookup."""
+        """Generate as :class:`GenerationMixin` does. Raises :class:`BadInput` for prompt lookup."""
+        given = arguments(super().generate, args, kwargs)
         reason = "proposes image tokens, for which mPLUG-Owl2 has no logits"
-        check_options(
-            [LOOKUP], arguments(super().generate, args, kwargs), self.generation_config, reason
-        )
+        check_options([LOOKUP], given, self.generation_config, reason)
         return super().generate(*args, **kwargs)
 
 

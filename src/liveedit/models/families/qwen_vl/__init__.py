@@ -1,3 +1,1 @@
-"""Qwen-VL, which transformers does not have: the family, the model, and a converter of its authors'
-files.
-"""
+"""Qwen-VL, which transformers does not have: family, model, and converter of the checkpoint."""

@@ -1,10 +1,9 @@
-"""The authors' files of Qwen-VL and Qwen-VL-Chat to a checkpoint that
-:mod:`liveedit.models.families.qwen_vl.modeling` reads.
+"""Converter from the original checkpoints of Qwen-VL and Qwen-VL-Chat to Hugging Face format.
 
-Read are ``config.json``, ``generation_config.json`` (whose ``chat_format`` tells the two models
-apart), ``qwen.tiktoken`` and the weights by their names, in one file or in shards, as ``.bin`` or
-``.safetensors``. Weights keep their type; the three projections of an attention, one matrix there,
-become three.
+It reads ``config.json``, ``generation_config.json`` (whose ``chat_format`` tells the two models
+apart), ``qwen.tiktoken``, and the weights in ``.bin`` or ``.safetensors`` files, whole or in
+shards. Weights keep their type; query, key and value of an attention, one matrix there, become
+three.
 """
 
 import base64
@@ -32,7 +31,7 @@ from liveedit.types import expanded
 
 __all__ = ["convert"]
 
-NAMES = (  # theirs to ours, one after the other
+NAMES = (  # parts of original names and their replacements, applied one after the other
     ("transformer.wte.", "model.language_model.embed_tokens."),
     ("transformer.ln_f.", "model.language_model.norm."),
     ("transformer.h.", "model.language_model.layers."),
@@ -57,7 +56,7 @@ NAMES = (  # theirs to ours, one after the other
     ("projector.ln_q.", "projector.norm_queries."),
     ("projector.ln_kv.", "projector.norm_patches."),
 )
-VISION_NAMES = (  # the same words in a layer of the vision tower
+VISION_NAMES = (  # further replacements in a layer of the vision tower
     (".input_layernorm.", ".layer_norm1."),
     (".post_attention_layernorm.", ".layer_norm2."),
     (".attn.in_proj.", ".self_attn.qkv_proj."),
@@ -66,19 +65,25 @@ VISION_NAMES = (  # the same words in a layer of the vision tower
     (".mlp.down_proj.", ".fc2."),
 )
 BUFFERS = (".attn.masked_bias", ".attn.bias", "rotary_emb.inv_freq")
-"""What older files hold beside the weights; it is computed anew."""
-ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+"""Ends of the names of buffers in older files; the model computes them by itself."""
+END = "<|endoftext|>"
+"""The token that ends a text; also the padding."""
+TURN = "<|im_start|>"
+"""The token that begins a turn of a chat."""
+TURN_END = "<|im_end|>"
+"""The token that ends a turn of a chat."""
 MARKS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>")
-SPECIAL = (*ENDS, *(f"<|extra_{index}|>" for index in range(205)), *MARKS)
+SPECIAL = (END, TURN, TURN_END, *(f"<|extra_{index}|>" for index in range(205)), *MARKS)
+"""Special tokens, in the order of their ids, which follow the vocabulary's."""
+RELEASED = "convert Qwen-VL or Qwen-VL-Chat"
 
 
 def convert(weights: Path, out: Path) -> None:
-    """Write the checkpoint in the folder ``weights`` anew to the folder ``out``, wholly or not at
-    all.
+    """Convert the original checkpoint in the folder ``weights`` to one in the folder ``out``.
 
-    Takes as much memory as the largest of its files. Raises :class:`BadInput` where a file is
-    missing, broken, or not of a Qwen-VL, and where ``out`` is there already; :class:`StorageError`
-    where writing fails.
+    All or nothing. Takes as much memory as the largest of its files. Raises :class:`BadInput` where
+    a file is missing, broken, or not of a Qwen-VL, and for an ``out`` that exists already;
+    :class:`StorageError` where it cannot be written.
     """
     check_new(out)
     with new_folder(out) as part:
@@ -86,89 +91,96 @@ def convert(weights: Path, out: Path) -> None:
 
 
 def write(weights: Path, out: Path) -> None:
-    """Configuration, processor and weights, each as transformers writes it."""
+    """Write configuration, processor and weights to ``out``, each as transformers does."""
     settings = read_json(weights / "config.json")
     generation = weights / "generation_config.json"
     chat = generation.exists() and read_json(generation).get("chat_format") == "chatml"
     config = configuration(settings, weights)
-    text = tokenizer(weights / "qwen.tiktoken", "<|im_end|>" if chat else "<|endoftext|>")
+    text = tokenizer(weights / "qwen.tiktoken", TURN_END if chat else END)
     if text.convert_tokens_to_ids("<img>") != settings["visual"].get("image_start_id"):
         raise BadInput(
-            f"{weights / 'qwen.tiktoken'} is not the vocabulary of this config.json: download both again"
+            f"{weights / 'qwen.tiktoken'} is not the vocabulary of this config.json: "
+            "download both again"
         )
     config.image_token_id = text.convert_tokens_to_ids("<imgpad>")
+    config.save_pretrained(out)
     size = config.vision_config.image_size
     pictures = BlipImageProcessorPil(size={"height": size, "width": size})
-    config.save_pretrained(out)
-    QwenVLProcessor(
-        pictures, text, config.image_seq_length, CHAT if chat else None
-    ).save_pretrained(out)
-    stops = text.convert_tokens_to_ids(
-        ["<|im_end|>", "<|im_start|>", "<|endoftext|>"] if chat else ["<|endoftext|>"]
-    )
+    template = CHAT if chat else None
+    QwenVLProcessor(pictures, text, config.image_seq_length, template).save_pretrained(out)
+    stops = text.convert_tokens_to_ids([TURN_END, TURN, END] if chat else [END])
     GenerationConfig(eos_token_id=stops, pad_token_id=text.pad_token_id).save_pretrained(out)
     write_weights(weights, out, config)
 
 
 def configuration(settings: dict[str, Any], weights: Path) -> QwenVLConfig:
-    """Their settings in our names. Raises :class:`BadInput` for another model, or one with options
-    never released.
+    """Return the configuration for the original ``settings``.
+
+    Raises :class:`BadInput` for those of another model, or with options that no released one has.
     """
     try:
-        visual, heads = settings["visual"], settings["num_attention_heads"]
-        plain = settings["kv_channels"] * heads == settings["hidden_size"] and settings["no_bias"]
-        if (
-            not plain
-            or settings.get("rotary_pct", 1.0) != 1.0
-            or settings.get("tie_word_embeddings", False)
-        ):
-            raise BadInput(
-                f"{weights} has options that no released Qwen-VL has: convert Qwen-VL or Qwen-VL-Chat"
-            )
-        vision = {
-            "hidden_size": visual["width"],
-            "intermediate_size": int(visual["width"] * visual["mlp_ratio"]),
-            "num_hidden_layers": visual["layers"],
-            "num_attention_heads": visual["heads"],
-            "image_size": visual["image_size"],
-            "patch_size": visual["patch_size"],
-        }
-        text = {
-            "vocab_size": settings["vocab_size"],
-            "hidden_size": settings["hidden_size"],
-            "intermediate_size": settings["intermediate_size"] // 2,  # of the two halves together
-            "num_hidden_layers": settings["num_hidden_layers"],
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "rms_norm_eps": settings["layer_norm_epsilon"],
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": float(settings["rotary_emb_base"]),
-            },
-            "max_position_embeddings": settings["max_position_embeddings"],
-            "seq_length": settings["seq_length"],
-            "use_dynamic_ntk": settings["use_dynamic_ntk"],
-            "use_logn_attn": settings["use_logn_attn"],
-        }
+        visual = settings["visual"]
+        check_released(settings, weights)
         return QwenVLConfig(
-            vision_config=vision,
-            text_config=text,
+            vision_config=vision_settings(visual),
+            text_config=text_settings(settings),
             image_seq_length=visual.get("n_queries", 256),
             resampler_heads=visual["output_dim"] // 128,
             architectures=["QwenVLForConditionalGeneration"],
         )
     except (KeyError, TypeError) as error:
-        raise BadInput(
-            f"{weights / 'config.json'} is not that of a Qwen-VL: convert Qwen-VL or Qwen-VL-Chat"
-        ) from error
+        raise BadInput(f"{weights / 'config.json'} is not that of a Qwen-VL: {RELEASED}") from error
+
+
+def check_released(settings: dict[str, Any], weights: Path) -> None:
+    """Raise :class:`BadInput` for options of the authors' code that no released model uses."""
+    width = settings["kv_channels"] * settings["num_attention_heads"]
+    plain = width == settings["hidden_size"] and settings["no_bias"]
+    partly_rotary = settings.get("rotary_pct", 1.0) != 1.0
+    if not plain or partly_rotary or settings.get("tie_word_embeddings", False):
+        raise BadInput(f"{weights} has options that no released Qwen-VL has: {RELEASED}")
+
+
+def vision_settings(visual: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the vision tower."""
+    return {
+        "hidden_size": visual["width"],
+        "intermediate_size": int(visual["width"] * visual["mlp_ratio"]),
+        "num_hidden_layers": visual["layers"],
+        "num_attention_heads": visual["heads"],
+        "image_size": visual["image_size"],
+        "patch_size": visual["patch_size"],
+    }
+
+
+def text_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the text decoder."""
+    rope_theta = float(settings["rotary_emb_base"])
+    return {
+        "vocab_size": settings["vocab_size"],
+        "hidden_size": settings["hidden_size"],
+        "intermediate_size": settings["intermediate_size"] // 2,  # w1 and w2 together, there
+        "num_hidden_layers": settings["num_hidden_layers"],
+        "num_attention_heads": settings["num_attention_heads"],
+        "num_key_value_heads": settings["num_attention_heads"],
+        "rms_norm_eps": settings["layer_norm_epsilon"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
+        "max_position_embeddings": settings["max_position_embeddings"],
+        "seq_length": settings["seq_length"],
+        "use_dynamic_ntk": settings["use_dynamic_ntk"],
+        "use_logn_attn": settings["use_logn_attn"],
+    }
 
 
 class Vocabulary(TikTokenConverter):  # type: ignore[misc]
-    """``qwen.tiktoken`` as a byte-level BPE: a line a token, base64 of its bytes and its rank."""
+    """Reads ``qwen.tiktoken`` as a byte-level BPE.
+
+    The file has one line for each token: base64 of its bytes, and its rank.
+    """
 
     @staticmethod
     def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
-        """The rank of each token. Raises :class:`BadInput` for a file of another form."""
+        """Return the rank of each token. Raises :class:`BadInput` for a file of another form."""
         lines = read(Path(tiktoken_url)).splitlines()
         try:
             ranks = {
@@ -183,75 +195,90 @@ class Vocabulary(TikTokenConverter):  # type: ignore[misc]
 
 
 def tokenizer(file: Path, end: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a vocabulary; ``end`` is the token that ends an answer."""
+    """Return the tokenizer of a vocabulary file; ``end`` is the token that ends an answer."""
     core = Vocabulary(str(file), pattern=PRETOKENIZE_REGEX).converted()
     core.normalizer = normalizers.NFC()
-    core.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=end, pad_token="<|endoftext|>")
+    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    core.add_special_tokens(special)
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=end, pad_token=END)
 
 
 def write_weights(weights: Path, out: Path, config: QwenVLConfig) -> None:
-    """The weights, a file for each of theirs, and the index.
+    """Write the weights, one file for each original file, and the index.
 
-    Raises :class:`BadInput` unless they are those that the model has, in its shapes.
+    Raises :class:`BadInput` unless they are those of the model, in its shapes.
     """
     with torch.device("meta"):
         wanted = QwenVLForConditionalGeneration(config).state_dict()
-    files, places, total = weight_files(weights), dict[str, str](), 0
+    files = weight_files(weights)
+    shard_of: dict[str, str] = {}
+    total = 0
     for number, file in enumerate(files, 1):
         shard = f"model-{number:05}-of-{len(files):05}.safetensors"
-        found = dict[str, Tensor]()
-        for theirs, tensor in load(file).items():
-            if not theirs.endswith(BUFFERS):
-                found |= converted(theirs, tensor, config.vision_config.num_attention_heads)
-        for name, tensor in found.items():
-            if name not in wanted or tensor.shape != wanted[name].shape:
-                raise BadInput(
-                    f"{file} holds {name} {tuple(tensor.shape)}, which this model has not: see its config.json"
-                )
-            places[name], total = shard, total + tensor.nbytes
-        save_file(found, out / shard, {"format": "pt"})
-    if lacking := sorted(set(wanted) - set(places)):
+        state = read_shard(file, wanted, config.vision_config.num_attention_heads)
+        save_file(state, out / shard, {"format": "pt"})
+        shard_of |= dict.fromkeys(state, shard)
+        total += sum(tensor.nbytes for tensor in state.values())
+    if lacking := sorted(set(wanted) - set(shard_of)):
         raise BadInput(
             f"{weights} lacks {len(lacking)} weights, {lacking[0]} among them: get all of its files"
         )
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    index = {"metadata": {"total_size": total}, "weight_map": shard_of}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def converted(name: str, tensor: Tensor, vision_heads: int) -> dict[str, Tensor]:
-    """One of their weights by our names: itself, or the three that it holds."""
-    for theirs, ours in NAMES:
-        name = name.replace(theirs, ours)
-    if "vision_tower" in name:
-        for theirs, ours in VISION_NAMES:
-            name = name.replace(theirs, ours)
-    if ".qkv_proj." in name:
-        if "vision_tower" in name:  # query, key and value of the first head, then of the second …
-            tensor = (
-                tensor.reshape(vision_heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)
+def read_shard(file: Path, wanted: dict[str, Tensor], vision_heads: int) -> dict[str, Tensor]:
+    """Return the weights in an original file by their names in Hugging Face format.
+
+    Raises :class:`BadInput` for a weight that is not ``wanted`` or has another shape.
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in load(file).items():
+        if not name.endswith(BUFFERS):
+            state |= converted(name, tensor, vision_heads)
+    for name, tensor in state.items():
+        if name not in wanted or tensor.shape != wanted[name].shape:
+            raise BadInput(
+                f"{file} holds {name} {tuple(tensor.shape)}, which this model has not: "
+                "see its config.json"
             )
+    return state
+
+
+def converted(name: str, tensor: Tensor, vision_heads: int) -> dict[str, Tensor]:
+    """Return an original weight by its new name; a fused one as query, key and value."""
+    for original, replacement in NAMES:
+        name = name.replace(original, replacement)
+    in_tower = "vision_tower" in name
+    if in_tower:
+        for original, replacement in VISION_NAMES:
+            name = name.replace(original, replacement)
+    if ".qkv_proj." in name:
+        if in_tower:  # query, key and value of the first head, then those of the second, …
+            by_head = tensor.reshape(vision_heads, 3, -1, *tensor.shape[1:])
+            tensor = by_head.transpose(0, 1).flatten(0, 2)
         parts = zip("qkv", tensor.chunk(3), strict=True)
         return {name.replace("qkv", letter): part.contiguous() for letter, part in parts}
-    return {name: tensor.T.contiguous() if name.endswith("projector.proj.weight") else tensor}
+    if name.endswith("projector.proj.weight"):
+        tensor = tensor.T.contiguous()
+    return {name: tensor}
 
 
 def weight_files(weights: Path) -> list[Path]:
-    """The files that hold the weights, by the index if there is one."""
+    """Return the files that hold the weights, by the index if there is one."""
     for index in sorted(weights.glob("*.index.json")):
         return [weights / name for name in sorted(set(read_json(index)["weight_map"].values()))]
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (weights / name).exists():
             return [weights / name]
     raise BadInput(
-        f"{weights} holds no weights: give the folder with pytorch_model.bin.index.json and its files"
+        f"{weights} holds no weights: "
+        "give the folder with pytorch_model.bin.index.json and its files"
     )
 
 
 def load(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file."""
+    """Return the tensors in a file of weights."""
     if not file.exists():
         raise BadInput(f"{file} is missing: get all of the checkpoint's files")
     try:
@@ -270,7 +297,7 @@ def load(file: Path) -> dict[str, Tensor]:
 
 
 def read(file: Path) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of a file."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -280,7 +307,7 @@ def read(file: Path) -> bytes:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
+    """Return the object in a JSON file."""
     try:
         return dict(json.loads(read(file)))
     except (ValueError, RecursionError) as error:

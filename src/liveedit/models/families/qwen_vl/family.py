@@ -1,8 +1,10 @@
-"""Qwen-VL (Bai et al., 2023), the first one: 256 image tokens between two of its own, in a prompt
-that counts pictures.
+"""Qwen-VL and Qwen-VL-Chat (Bai et al., 2023, arXiv 2308.12966).
 
-Both prompt forms are the authors': a raw prompt is ``Picture 1: <img>…</img>``, a line break and
-the text, as the base model was trained on it and VLKEB feeds it; the chat template is
+The text decoder is given the prompt with the image in place of its placeholder: 256 outputs of a
+resampler, between two marks. The prompt counts the images: ``Picture 1:`` and so on.
+
+Both forms of the prompt are the authors'. The raw form, which the base model was trained on and
+VLKEB uses, is ``Picture 1: <img>…</img>``, a line break and the text; the chat template is
 Qwen-VL-Chat's ChatML.
 """
 
@@ -15,18 +17,32 @@ from liveedit.models.vlm import VLM
 
 __all__ = ["CHAT", "QwenVL", "QwenVLProcessor"]
 
-CHAT = (  # each message counts its pictures anew
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
-    "{{ message['content'] }}{% else %}{% set pictures = namespace(count=0) %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{% set pictures.count = pictures.count + 1 %}"
-    "Picture {{ pictures.count }}: <img><imgpad></img>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHAT = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}"
+    "{{ message['content'] }}"
+    "{% else %}"
+    "{% set pictures = namespace(count=0) %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}"
+    "{% set pictures.count = pictures.count + 1 %}"
+    "Picture {{ pictures.count }}: <img><imgpad></img>\n"
+    "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% endif %}"
+    "<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+"""Qwen-VL-Chat's template; every message counts its images from 1."""
 
 
 class QwenVLProcessor(ProcessorMixin):  # type: ignore[misc]
-    """Image processor and tokenizer; every image takes ``image_seq_length`` tokens."""
+    """Writes ``image_seq_length`` image tokens in place of the placeholder ``<imgpad>``."""
 
     def __init__(
         self,
@@ -41,7 +57,7 @@ class QwenVLProcessor(ProcessorMixin):  # type: ignore[misc]
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **_: Any) -> str:  # noqa: ARG002
-        """What stands for one image in the text."""
+        """Return the image tokens of one image, as text."""
         return self.image_token * self.image_seq_length
 
 
@@ -49,10 +65,11 @@ AutoProcessor.register(QwenVLConfig, QwenVLProcessor)
 
 
 class QwenVL(VLM):
-    """The image stands between two tokens of its own, which count as text."""
+    """Qwen-VL: the marks ``<img>`` and ``</img>`` around an image count as text."""
 
     image_mark = vlkeb_mark = "Picture 1: <img><imgpad></img>\n"
 
     def marks(self, count: int) -> str:
-        """The pictures, counted from 1."""
-        return "".join(f"Picture {number}: <img><imgpad></img>\n" for number in range(1, count + 1))
+        """Return the text for ``count`` images, numbered from 1."""
+        numbers = range(1, count + 1)
+        return "".join(f"Picture {number}: <img><imgpad></img>\n" for number in numbers)

@@ -1,20 +1,27 @@
-"""Qwen-VL (Bai et al., 2023), which transformers does not have, from parts that it has.
+"""Qwen-VL as a Hugging Face model, on the classes of Qwen2.
 
-An image of 448 pixels square goes through a ViT-bigG whose patch positions are interpolated; one
-cross-attention with 256 learnt queries (the resampler) makes it 256 image tokens. The text decoder
-is Qwen-7B: Qwen2's layers, but for positions beyond the length that it was pretrained on, where
-queries grow with log n and the rotary base with the text ("dynamic NTK"). Submodules have the names
-that LLaVA's have, so what looks for a projector or a layer finds it.
+Bai et al., "Qwen-VL: A Versatile Vision-Language Model for Understanding, Localization, Text
+Reading, and Beyond" (2023, arXiv 2308.12966). Its parts:
 
-Departures from the authors' code (``modeling_qwen.py``, ``visual.py`` of Qwen/Qwen-VL):
+- the vision tower: a ViT-bigG on images of 448 × 448 pixels, whose position embeddings are
+  interpolated to that size;
+- the resampler: one cross-attention from 256 learnt queries, which become 256 image tokens;
+- the text decoder: Qwen-7B. Its layers are Qwen2's, except beyond the length that it was pretrained
+  on, where queries are scaled by log n and the rotary base grows with the text ("dynamic NTK").
 
-- Images come as ``pixel_values`` and image tokens, not as file names hidden in token ids.
-- A row's positions and its length for dynamic NTK are counted without padding, so a row reads the same alone and in a
-  batch; theirs are those of the padded batch.
-- Both extensions beyond the pretrained length also hold in training mode, where theirs leave them out.
+Submodules have LLaVA's names, so that whatever looks for a connector or a layer finds it.
 
-Shapes: B rows, T tokens, D width of the text decoder, N images, P patches an image, W width of the
-vision tower.
+Departures from the authors' code (``modeling_qwen.py`` and ``visual.py`` of Qwen/Qwen-VL):
+
+- Images are given as ``pixel_values`` and image tokens, not as file names hidden in token ids.
+- A row's positions, and its length for dynamic NTK, are counted without padding, so that a row
+  gives the same logits alone and in a batch; the authors count those of the padded batch.
+- Both extensions beyond the pretrained length also act in training mode, where the authors' do not.
+
+Shapes: B rows, T tokens, D width of the text decoder, d width of one of its heads, N images, P
+patches of an image, Q queries of the resampler, W width of the vision tower.
+
+Importing this module registers the model with the Auto classes.
 """
 
 import math
@@ -51,7 +58,7 @@ __all__ = ["QwenVLConfig", "QwenVLForConditionalGeneration"]
 
 
 class QwenVLVisionConfig(PreTrainedConfig):  # type: ignore[misc]
-    """The vision tower; ``num_positions`` is how many patch positions were learnt, a square."""
+    """Shape of the vision tower; ``num_positions`` (a square) position embeddings were learnt."""
 
     model_type = "qwen_vl_vision"
     base_config_key = "vision_config"
@@ -66,7 +73,7 @@ class QwenVLVisionConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class QwenVLTextConfig(Qwen2Config):  # type: ignore[misc]
-    """The text decoder; ``seq_length`` is the length that it was pretrained on."""
+    """Shape of the text decoder; ``seq_length`` is the length that it was pretrained on."""
 
     model_type = "qwen_vl_text"
     base_config_key = "text_config"
@@ -79,8 +86,9 @@ class QwenVLTextConfig(Qwen2Config):  # type: ignore[misc]
 
 
 class QwenVLConfig(Composite):
-    """Both, and the resampler between them: its queries (``image_seq_length``, a square) and its
-    heads.
+    """Shape of the model: tower, decoder, and the resampler with ``image_seq_length`` queries.
+
+    The number of queries is a square.
     """
 
     model_type = "qwen_vl"
@@ -95,31 +103,33 @@ class QwenVLConfig(Composite):
 
 
 class VisionAttention(nn.Module):
-    """Plain attention over all keys."""
+    """Multi-head attention without a mask."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            nn.Linear(width, width) for _ in range(4)
-        )
+        self.head_dim = width // heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """What the queries (N, Q, W) gather from the values (N, P, W) by the keys (N, P, W), (N, Q,
-        W).
-        """
-        split = ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
-        q, k, v = (
-            proj(states).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj, states in split
-        )
-        mixed: Tensor = self.out_proj(
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        )
-        return mixed
+        """Return the output (N, Q, W) for queries (N, Q, W), keys and values (N, P, W)."""
+        q = by_head(self.q_proj(queries), self.head_dim)
+        k = by_head(self.k_proj(keys), self.head_dim)
+        v = by_head(self.v_proj(values), self.head_dim)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        output: Tensor = self.out_proj(mixed)
+        return output
+
+
+def by_head(states: Tensor, head_dim: int) -> Tensor:
+    """Split states (B, T, heads · d) into heads: (B, heads, T, d)."""
+    return states.view(*states.shape[:-1], -1, head_dim).transpose(1, 2)
 
 
 class VisionLayer(nn.Module):
-    """A pre-norm transformer layer with an exact GELU."""
+    """Pre-norm transformer layer with an exact GELU."""
 
     def __init__(self, config: QwenVLVisionConfig) -> None:
         super().__init__()
@@ -130,19 +140,20 @@ class VisionLayer(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        """The states (N, P, W) after the layer."""
+        """Return the states (N, P, W) after the layer."""
         normed = self.layer_norm1(states)
         states = states + self.self_attn(normed, normed, normed)
-        mixed: Tensor = states + self.fc2(F.gelu(self.fc1(self.layer_norm2(states))))
-        return mixed
+        feed_forward: Tensor = self.fc2(F.gelu(self.fc1(self.layer_norm2(states))))
+        return states + feed_forward
 
 
 class VisionTower(nn.Module):
-    """ViT without class token and without a norm at its end."""
+    """Vision transformer without a class token and without a final norm."""
 
     def __init__(self, config: QwenVLVisionConfig) -> None:
         super().__init__()
-        width, size = config.hidden_size, config.patch_size
+        width = config.hidden_size
+        size = config.patch_size
         self.patch_embedding = nn.Conv2d(3, width, kernel_size=size, stride=size, bias=False)
         self.position_embedding = nn.Parameter(
             torch.randn(config.num_positions, width) * width**-0.5
@@ -151,23 +162,21 @@ class VisionTower(nn.Module):
         self.layers = nn.Sequential(*(VisionLayer(config) for _ in range(config.num_hidden_layers)))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) to states (N, P, W)."""
-        patches = (
-            self.patch_embedding(pixel_values.to(self.position_embedding.dtype))
-            .flatten(2)
-            .transpose(1, 2)
-        )
+        """Map pixels (N, 3, height, width) to states of patches (N, P, W)."""
+        grid = self.patch_embedding(pixel_values.to(self.position_embedding.dtype))
+        patches = grid.flatten(2).transpose(1, 2)
         positions = resized(self.position_embedding, patches.shape[1])
         states: Tensor = self.layers(self.pre_layernorm(patches + positions))
         return states
 
 
 class Resampler(nn.Module):
-    """Learnt queries that read all patches once, then a norm and a matrix."""
+    """Connector: learnt queries attend to all patches once; a norm and a matrix follow."""
 
     def __init__(self, config: QwenVLConfig) -> None:
         super().__init__()
-        width, queries = config.text_config.hidden_size, config.image_seq_length
+        width = config.text_config.hidden_size
+        queries = config.image_seq_length
         self.position_embedding = nn.Parameter(torch.zeros(queries, width))
         self.queries = nn.Parameter(torch.randn(queries, width) * 0.02)
         self.kv_proj = nn.Linear(config.vision_config.hidden_size, width, bias=False)
@@ -178,21 +187,22 @@ class Resampler(nn.Module):
         self.proj = nn.Linear(width, width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """States of patches (N, P, W) to image tokens (N, ``image_seq_length``, D)."""
+        """Map states of patches (N, P, W) to image tokens (N, Q, D)."""
         patches = self.norm_patches(self.kv_proj(states))
-        queries = (self.norm_queries(self.queries) + self.position_embedding).expand(
-            len(states), -1, -1
-        )
+        queries = self.norm_queries(self.queries) + self.position_embedding
+        queries = queries.expand(len(states), -1, -1)
         keys = patches + resized(self.position_embedding, states.shape[1])
         tokens: Tensor = self.proj(self.norm_out(self.attention(queries, keys, patches)))
         return tokens
 
 
 def resized(positions: Tensor, count: int) -> Tensor:
-    """Embeddings (n, W) of a square grid of positions interpolated to one of ``count``, (``count``,
-    W).
+    """Interpolate embeddings (n, W) of a square of positions to a square of ``count`` positions.
+
+    The result is (``count``, W); bicubic, as in the authors' code.
     """
-    old, new = round(len(positions) ** 0.5), round(count**0.5)
+    old = round(len(positions) ** 0.5)
+    new = round(count**0.5)
     if old == new:
         return positions
     grid = positions.float().T.reshape(1, -1, old, old)
@@ -201,7 +211,7 @@ def resized(positions: Tensor, count: int) -> Tensor:
 
 
 class TextAttention(Qwen2Attention):  # type: ignore[misc]
-    """Qwen2's attention, its queries scaled by their position."""
+    """Qwen2's attention with queries scaled by their position (log-n scaling)."""
 
     def forward(
         self,
@@ -210,16 +220,17 @@ class TextAttention(Qwen2Attention):  # type: ignore[misc]
         attention_mask: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """The states (B, T, D) after attention, and its weights where the attention in use has
-        them.
+        """Return the output (B, T, D) and the attention weights, if the implementation has them.
+
+        ``position_embeddings`` are cosine and sine of the rotary angles (B, 1, T, d), and the
+        factor of the queries (B, 1, T, 1).
         """
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (
-            proj(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for proj in projections
-        )
+        q = by_head(self.q_proj(hidden_states), self.head_dim)
+        k = by_head(self.k_proj(hidden_states), self.head_dim)
+        v = by_head(self.v_proj(hidden_states), self.head_dim)
         cos, sin, scale = position_embeddings
-        q, k = rotated(q, cos, sin) * scale.to(q.dtype), rotated(k, cos, sin)
+        q = rotated(q, cos, sin) * scale.to(q.dtype)
+        k = rotated(k, cos, sin)
         if (cache := kwargs.pop(CACHE)) is not None:
             k, v = cache.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -230,14 +241,14 @@ class TextAttention(Qwen2Attention):  # type: ignore[misc]
 
 
 def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The states (B, heads, T, d) rotated in float32 by angles (B, 1, T, d)."""
+    """Rotate states (B, heads, T, d), in float32; ``cos`` and ``sin`` are (B, 1, T, d)."""
     full = states.float()
-    turned: Tensor = full * cos + rotate_half(full) * sin
-    return turned.to(states.dtype)
+    result: Tensor = full * cos + rotate_half(full) * sin
+    return result.to(states.dtype)
 
 
 class TextLayer(Qwen2DecoderLayer):  # type: ignore[misc]
-    """Qwen2's layer with that attention."""
+    """Qwen2's layer with :class:`TextAttention`."""
 
     def __init__(self, config: QwenVLTextConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -245,7 +256,7 @@ class TextLayer(Qwen2DecoderLayer):  # type: ignore[misc]
 
 
 class QwenVLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What all parts need to be loaded and run by transformers."""
+    """Base class of the model's parts: facts that transformers needs to load and run them."""
 
     config_class = QwenVLConfig
     base_model_prefix = "model"
@@ -259,7 +270,7 @@ class QwenVLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
 
 class TextModel(QwenVLPreTrainedModel):
-    """The text decoder."""
+    """Text decoder: Qwen-7B."""
 
     config_class = QwenVLTextConfig
 
@@ -284,10 +295,10 @@ class TextModel(QwenVLPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """The states (B, T, D) after the last norm, from token ids or embeddings.
+        """Return the states (B, T, D) after the last norm, for token ids or embeddings.
 
-        Beside a static cache ``generate`` makes the masks of all kinds of attention itself, and
-        says the positions.
+        With a static cache ``generate`` makes the masks of all types of attention itself, and gives
+        the positions.
         """
         states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -297,16 +308,16 @@ class TextModel(QwenVLPreTrainedModel):
         if position_ids is None:
             B, T = states.shape[:2]
             if not isinstance(attention_mask, Tensor):
-                seen = 0 if cache is None else cache.get_seq_length()
-                attention_mask = torch.ones(B, seen + T, dtype=torch.long, device=states.device)
+                past = 0 if cache is None else cache.get_seq_length()
+                attention_mask = torch.ones(B, past + T, dtype=torch.long, device=states.device)
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -T:]
-        mask = self.causal(states, attention_mask, cache)
-        turns = self.turns(position_ids, cache)
+        mask = self.causal_mask(states, attention_mask, cache)
+        rotary = self.rotary_embeddings(position_ids, cache)
         for layer in self.layers:
             states = layer(
                 states,
                 attention_mask=mask,
-                position_embeddings=turns,
+                position_embeddings=rotary,
                 use_cache=use_cache,
                 **{CACHE: cache},
                 **kwargs,
@@ -315,11 +326,12 @@ class TextModel(QwenVLPreTrainedModel):
             last_hidden_state=self.norm(states), **{CACHE: cache if use_cache else None}
         )
 
-    def causal(
+    def causal_mask(
         self, states: Tensor, mask: Tensor | dict[str, Tensor] | None, cache: Cache | None
     ) -> Any:
-        """What the attention in use takes as the mask: of ``mask`` (B, T') for all tokens, or of
-        those made already.
+        """Return the mask in the form of the attention implementation in use.
+
+        ``mask`` is (B, past + T), or holds finished masks by type of attention.
         """
         if isinstance(mask, dict):
             return mask["full_attention"]
@@ -327,33 +339,42 @@ class TextModel(QwenVLPreTrainedModel):
             config=self.config, inputs_embeds=states, attention_mask=mask, **{CACHE: cache}
         )
 
-    def turns(self, position_ids: Tensor, cache: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosine and sine (B, 1, T, d) of the rotary angles and the factor (B, 1, T, 1) of the
-        queries.
+    def rotary_embeddings(
+        self, position_ids: Tensor, cache: Cache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return cosine and sine (B, 1, T, d) of the rotary angles, and the queries' factor.
 
-        The base of the angles is that of the row's length when its first tokens ran. It is kept in
-        the cache, beside the keys that were turned by it.
+        The factor (B, 1, T, 1) is log n / log of the pretrained length, at least 1. The base of the
+        angles is that of the row's length when its prompt was read; it is kept in the cache, beside
+        the keys that were rotated with it.
         """
-        config, n = self.config, position_ids + 1
-        if cache is not None and cache.get_seq_length():
-            alpha = cache.ntk_alpha
-        else:
-            times = n.amax(-1, keepdim=True) / config.seq_length
-            alpha = ntk(times) if config.use_dynamic_ntk else torch.ones_like(times)
-            if cache is not None:
-                cache.ntk_alpha = alpha
+        config = self.config
+        lengths = position_ids + 1
+        alpha = self.base_factor(lengths, cache)
         d = config.hidden_size // config.num_attention_heads
         base = config.rope_parameters["rope_theta"] * alpha ** (d / (d - 2))
-        frequencies = 1.0 / base ** (torch.arange(0, d, 2, device=n.device) / d)
+        frequencies = 1.0 / base ** (torch.arange(0, d, 2, device=lengths.device) / d)
         angles = (position_ids[..., None] * frequencies[:, None]).repeat(1, 1, 2)[:, None]
-        grown = n.float().log() / math.log(config.seq_length)
-        scale = grown.clamp(min=1.0) if config.use_logn_attn else torch.ones_like(grown)
+        growth = lengths.float().log() / math.log(config.seq_length)
+        scale = growth.clamp(min=1.0) if config.use_logn_attn else torch.ones_like(growth)
         return angles.cos(), angles.sin(), scale[:, None, :, None]
 
+    def base_factor(self, lengths: Tensor, cache: Cache | None) -> Tensor:
+        """Return α of dynamic NTK for each row (B, 1), from the cache if it holds a prompt."""
+        if cache is not None and cache.get_seq_length():
+            kept: Tensor = cache.ntk_alpha
+            return kept
+        times = lengths.amax(-1, keepdim=True) / self.config.seq_length
+        alpha = ntk_alpha(times) if self.config.use_dynamic_ntk else torch.ones_like(times)
+        if cache is not None:
+            cache.ntk_alpha = alpha
+        return alpha
 
-def ntk(times: Tensor) -> Tensor:
-    """α of dynamic NTK for a text ``times`` as long as those of pretraining: 1 up to 1, 3 up to 2,
-    7 up to 4.
+
+def ntk_alpha(times: Tensor) -> Tensor:
+    """Return α of dynamic NTK for texts ``times`` as long as those of pretraining.
+
+    It is 1 up to 1, 3 up to 2, 7 up to 4, and so on.
     """
     return (2 ** torch.ceil(times.log2() + 1) - 1).clamp(min=1.0)
 
@@ -375,27 +396,35 @@ class QwenVLModel(QwenVLPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """The states (B, T, D), images (N, 3, H, W) in place of the image tokens, in the order of
-        rows and tokens.
+        """Return the decoder's states (B, T, D), with the images in place of the image tokens.
+
+        ``pixel_values`` are (N, 3, height, width), in the order of rows and of tokens in a row.
         """
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             images = self.multi_modal_projector(self.vision_tower(pixel_values)).to(inputs_embeds)
             marks = input_ids == self.config.image_token_id
-            if int(marks.sum()) != images.shape[:2].numel():
-                raise ValueError(
-                    f"{int(marks.sum())} image tokens for {len(images)} images: each takes {images.shape[1]}"
-                )
-            inputs_embeds = inputs_embeds.masked_scatter(
-                marks[..., None].to(inputs_embeds.device), images
-            )
+            inputs_embeds = with_images(inputs_embeds, marks, images)
         output: BaseModelOutputWithPast = self.language_model(inputs_embeds=inputs_embeds, **kwargs)
         return output
 
 
+def with_images(embedded: Tensor, marks: Tensor, images: Tensor) -> Tensor:
+    """Return embeddings (B, T, D) with ``images`` (N, Q, D) at the tokens marked in (B, T).
+
+    Raises :class:`ValueError` unless N · Q tokens are marked.
+    """
+    count = int(marks.sum())
+    if count != images.shape[:2].numel():
+        raise ValueError(
+            f"{count} image tokens for {len(images)} images: each takes {images.shape[1]}"
+        )
+    return embedded.masked_scatter(marks[..., None].to(embedded.device), images)
+
+
 class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """Qwen-VL and Qwen-VL-Chat."""
+    """Qwen-VL or Qwen-VL-Chat with its output embedding."""
 
     def __init__(self, config: QwenVLConfig) -> None:
         super().__init__(config)
@@ -419,8 +448,9 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):  #
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """The logits (B, T, V), of the last ``logits_to_keep`` tokens if given, and the loss of
-        ``labels`` (B, T).
+        """Return the logits (B, T, V), and the loss of ``labels`` (B, T) if they are given.
+
+        With ``logits_to_keep`` only those of so many last tokens.
         """
         output = self.model(
             input_ids,
@@ -433,11 +463,9 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):  #
             **kwargs,
         )
         logits = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
-        loss = (
-            None
-            if labels is None
-            else self.loss_function(logits, labels, self.config.text_config.vocab_size)
-        )
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config.text_config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: getattr(output, CACHE)})
 
 

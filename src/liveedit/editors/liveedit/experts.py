@@ -1,0 +1,316 @@
+"""Low-rank experts at one decoder layer: the patch, its branch, and the editors that generate them.
+
+LiveEdit and pinpoint are such editors: each edit becomes one expert, two factors and two keys; a
+query's image and question decide which experts act (``routing.py``).
+
+Shapes: B rows, T tokens, E experts in the patch, n experts that one row keeps at most, D width of
+the text decoder, d_m width of keys, k vectors of a key, r rank.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from liveedit.editors.base import TrainableEditor
+from liveedit.editors.common.attention import image_and_prompt, with_image
+from liveedit.editors.common.bank import Bank
+from liveedit.editors.common.bank_editor import BankEditor, BankPatch
+from liveedit.editors.common.branch import Branch
+from liveedit.editors.common.examples import Example, chunks
+from liveedit.editors.common.extractors import EditSide, FeatureExtractor, InputExtractor
+from liveedit.editors.liveedit.routing import Routing, compare, reach, residual, soft_routing
+from liveedit.editors.liveedit.sampling import Draws
+from liveedit.errors import BadInput
+from liveedit.models.batch import Batch, HiddenBatch, Spans
+from liveedit.models.patch import SiteFn
+from liveedit.models.vlm import VLM
+from liveedit.settings import Count, Index, Positive
+from liveedit.types import Case, Query
+
+__all__ = ["ExpertBranch", "ExpertEditor", "ExpertPatch", "LiveEditConfig"]
+
+SLAB = 64
+"""Experts of a row whose factors are gathered at a time, which bounds the memory that takes."""
+
+
+@dataclass(frozen=True)
+class LiveEditConfig:
+    """Settings of LiveEdit; the defaults are the released ones.
+
+    Arguments:
+        module_dim: Width d_m of the attention modules and of keys.
+        heads: Attention heads; they divide ``module_dim`` and the width of the decoder's states.
+        rank: Rank r of an expert.
+        queries: Number k of vectors in a key.
+        scale: Divisor of what the generator computes.
+        layer: Decoder layer whose output is edited, from 0; ``None``: after two thirds of them.
+        eos: Whether every target ends with the end-of-text token.
+        positions: Tokens that get the residual: ``"all"``, or ``"answer"``, from the last prompt
+            token on; in training, too.
+        margin: Distance above the sentinel from which on an expert is kept (Eq. 5).
+        top_k: Number of kept experts, the most similar in ψ, that are weighed (Eq. 7); ``None``:
+            all of them.
+        text_only: Treatment of queries without image: ``"never"``, no edit acts on them, or
+            ``"text_key"``, edits with z > 0 do, that is, with σ(z) above one half.
+        generality: Metrics whose probes are trained to get the target.
+        locality: Metrics whose probes are trained to stay as they were.
+    """
+
+    module_dim: Count = 1024
+    heads: Count = 8
+    rank: Count = 4
+    queries: Count = 4
+    scale: Positive = 5.0
+    layer: Index | None = None
+    eos: bool = False
+    positions: Literal["all", "answer"] = "all"
+    margin: float = 0.0
+    top_k: Count | None = None
+    text_only: Literal["never", "text_key"] = "never"
+    generality: tuple[str, ...] = ("text_generality", "image_generality")
+    locality: tuple[str, ...] = ("image_locality",)
+
+
+class ExpertPatch(BankPatch):
+    """Experts, and the editor whose networks route queries to them.
+
+    ``bank`` holds ``vision_keys`` φ̂ and ``text_keys`` ψ̂ (E, k, d_m), and the factors ``expert_in``
+    U and ``expert_out`` V (E, r, D).
+    """
+
+    FILE = "liveedit.safetensors"
+    editor: "ExpertEditor"
+
+    def __init__(self, editor: "ExpertEditor", bank: Bank) -> None:
+        super().__init__(editor, bank.to(editor.device))
+
+    def __getitem__(self, index: slice) -> "ExpertPatch":
+        """Some of the edits, as in a list."""
+        return self.select(index)
+
+    def select(self, index: Sequence[int] | slice | Tensor) -> "ExpertPatch":
+        """The edits at ``index`` alone, in that order."""
+        made = ExpertPatch(self.editor, self.bank.select(index))
+        return made.with_ledger(self.ledger.select(index))
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
+        """See :meth:`Patch.bind`. The site is the edit layer."""
+        text_counts = self.editor.config.text_only == "text_key"
+        reachable = text_counts or any(span.has_image for span in batch.spans)
+        return ExpertBranch(self, batch).sites() if len(self) and reachable else {}
+
+    @torch.no_grad()
+    def route(self, hidden: Tensor, spans: Sequence[Spans]) -> Routing:
+        """Eq. 5 and 7 for rows with the states ``hidden`` (B, T, D) at the edit layer."""
+        editor = self.editor
+        image, prompt = image_and_prompt(hidden, spans)
+        keys = (self.bank["vision_keys"], self.bank["text_keys"])
+        found = compare(editor.input_features, image, prompt, *keys)
+        z = found.text
+        if editor.config.text_only == "text_key":
+            without_image = z > 0
+        else:
+            without_image = torch.zeros_like(z, dtype=torch.bool)
+        shown = with_image(spans, hidden.device)[:, None]
+        keep = self.in_force(torch.where(shown, editor.keeps(found.above, z), without_image))
+        if editor.config.top_k is not None:
+            most = min(editor.config.top_k, len(self))
+            best = z.masked_fill(~keep, -torch.inf).topk(most, dim=1).indices
+            keep &= torch.zeros_like(keep).scatter(1, best, True)
+        return Routing(found.vision, found.sentinel, keep, soft_routing(z, keep))
+
+
+class ExpertRoute(NamedTuple):
+    """The experts of each row.
+
+    Arguments:
+        experts: The experts that it keeps, the heaviest first, (B, n).
+        weights: Their fusion weights, (B, n), 0 beyond those that it keeps.
+        kept: How many it keeps, (B,).
+        first: Its first token that gets the residual if ``positions`` is ``"answer"``, (B,).
+    """
+
+    experts: Tensor
+    weights: Tensor
+    kept: Tensor
+    first: Tensor
+
+
+class ExpertBranch(Branch[ExpertRoute]):
+    """Adds the residuals of a patch's experts to the output of the edit layer (Eq. 6)."""
+
+    def __init__(self, patch: ExpertPatch, batch: Batch) -> None:
+        site = f"layers.{patch.editor.layer}"
+        super().__init__(site, site)
+        self.patch = patch
+        self.batch = batch
+
+    def route(self, x: Tensor) -> ExpertRoute:
+        """Choose experts for the prompts, and note them in ``batch.fired``."""
+        routing = self.patch.route(x, self.batch.spans)
+        experts, weights = routing.ranked()
+        kept = routing.keep.sum(1)
+        fired = []
+        for row, row_weights, count in zip(
+            experts.tolist(), weights.tolist(), kept.tolist(), strict=True
+        ):
+            fired.append(list(zip(row[:count], row_weights[:count], strict=True)))
+        self.batch.fired[self.patch] = fired
+        return ExpertRoute(experts, weights, kept, self.batch.last_prompt_tokens())
+
+    def change(self, x: Tensor, output: Tensor, routing: ExpertRoute) -> Tensor:
+        """See :meth:`Branch.change`."""
+        rows = routing.kept.nonzero()[:, 0]
+        if not len(rows):
+            return output
+        with torch.no_grad():
+            change = self.residuals(x[rows], routing.experts[rows], routing.weights[rows])
+            if self.patch.editor.config.positions == "answer":
+                first = routing.first[rows.to(routing.first.device)]
+                change *= reach(first, change, self.start)
+        return output.index_add(0, rows, change.to(output.dtype))
+
+    def residuals(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """Eq. 6 without h, Σ w ρ(LN(h) Uᵀ) V (B', T', D), for the states h = ``x`` (B', T', D)."""
+        U = self.patch.bank["expert_in"]
+        V = self.patch.bank["expert_out"]
+        normalised = self.patch.editor.norm(x)
+        change = torch.zeros_like(normalised)
+        for start in range(0, experts.shape[1], SLAB):
+            some = experts[:, start : start + SLAB]
+            change += residual(normalised, U[some], V[some], weights[:, start : start + SLAB])
+        return change
+
+
+class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch]):
+    """An editor of experts: a generator, feature extractors of both sides, and a LayerNorm.
+
+    A method gives :meth:`parts`, and may override :meth:`keeps`, :meth:`writing` and
+    :meth:`routing_terms`.
+    """
+
+    patch_class = ExpertPatch
+    fixed: ClassVar[dict[str, Any]]
+    """Former settings that count for the fingerprint as they did when they were settings."""
+    config: LiveEditConfig
+
+    def __init__(self, vlm: VLM, config: LiveEditConfig | None = None) -> None:
+        super().__init__(vlm, config)
+        c = self.config
+        vlm.check_layer(self.layer)
+        if c.module_dim % c.heads or vlm.state_size % c.heads:
+            raise BadInput(
+                f"{c.heads} heads do not divide widths {c.module_dim} and {vlm.state_size}: "
+                "change heads"
+            )
+        self.generator, self.input_features, self.edit_features = self.parts()
+        self.norm = nn.LayerNorm(vlm.state_size)
+        parts = ("generator", "edit_features", "input_features", "norm")
+        self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts})
+        self._networks.to(vlm.device)
+
+    @abstractmethod
+    def parts(self) -> tuple[nn.Module, InputExtractor, FeatureExtractor | EditSide]:
+        """Generator of experts, and the feature extractors of input and edit.
+
+        The generator maps the edits' HiddenBatch and the model's output embedding (V, D) to U and
+        V, each (B, r, D).
+        """
+
+    @abstractmethod
+    def routing_terms(self, examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
+        """The terms of the loss that train the routing."""
+
+    def keeps(self, above: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        """The filter, Eq. 5: which experts act, boolean (B, E).
+
+        ``above`` (B, E) is how far each expert is above the sentinel in φ, ``z`` (B, E) its
+        similarity in ψ.
+        """
+        return above > self.config.margin
+
+    def writing(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The examples of a batch whose answers are written, which is the expensive part."""
+        return examples
+
+    @property
+    def identity(self) -> tuple[str, dict[str, Any]]:
+        """See :attr:`TrainableEditor.identity`: name and settings as they were before methods were
+        told apart by name, so that older patches still open.
+        """
+        return "liveedit", super().identity[1] | self.fixed
+
+    def networks(self) -> nn.ModuleDict:
+        """Generator, feature extractors and norm."""
+        return self._networks
+
+    # Editing
+
+    def empty(self) -> ExpertPatch:
+        """A patch without edits."""
+        c = self.config
+        key = torch.empty(0, c.queries, c.module_dim)
+        factor = torch.empty(0, c.rank, self.vlm.state_size)
+        return ExpertPatch(
+            self,
+            Bank({"vision_keys": key, "text_keys": key, "expert_in": factor, "expert_out": factor}),
+        )
+
+    @torch.no_grad()
+    def extended(self, held: ExpertPatch, queries: Sequence[Query]) -> ExpertPatch:
+        """See :meth:`BankEditor.extended`."""
+        bank = held.bank
+        for chunk in chunks(queries):
+            batch = self.vlm.encode(chunk, eos=self.config.eos)
+            bank = bank.append(self.experts(self.vlm.hidden(batch, self.layer)))
+        return ExpertPatch(self, bank)
+
+    def experts(self, hidden: HiddenBatch) -> dict[str, Tensor]:
+        """The bank's row of each edit: φ̂ and ψ̂ (B, k, d_m), U and V (B, r, D).
+
+        φ̂ is NaN, which is above no sentinel, where the edit has no image.
+        """
+        image, prompt = image_and_prompt(hidden.hidden, hidden.spans)
+        vision_keys = self.edit_features.vision_key(image, prompt)
+        shown = image.mask.any(1)[:, None, None]
+        expert_in, expert_out = self.factors(hidden)
+        return {
+            "vision_keys": vision_keys.masked_fill(~shown, torch.nan),
+            "text_keys": self.edit_features.text_key(prompt),
+            "expert_in": expert_in,
+            "expert_out": expert_out,
+        }
+
+    def factors(self, hidden: HiddenBatch) -> tuple[Tensor, Tensor]:
+        """U and V, each (B, r, D), of edits with the states ``hidden`` at the edit layer."""
+        factors: tuple[Tensor, Tensor] = self.generator(hidden, self.vlm.unembedding)
+        return factors
+
+    def check(self, query: Query) -> None:
+        """See :meth:`Editor.check`; an edit without image needs ``text_only="text_key"``."""
+        super().check(query)
+        if query.image is None and self.config.text_only == "never":
+            raise BadInput(
+                f"the edit '{query.prompt}' has no image: add one, take an editor that needs none, "
+                "such as ft-l, or set text_only to 'text_key'"
+            )
+
+    def training_queries(self, case: Case) -> dict[str, Query]:
+        """See :meth:`TrainableEditor.training_queries`.
+
+        The edit needs an image. Probes without one are left out unless edits act on them. Raises
+        :class:`BadInput` for another case.
+        """
+        if len(case.edits) != 1 or case.edits[0].image is None:
+            raise BadInput(
+                f"case {case.id} is not one edit of what an image shows: {self.name} cannot learn "
+                "from it"
+            )
+        if self.config.text_only == "never":
+            shown = [probe for probe in case.probes if probe.query.image is not None]
+            case = replace(case, probes=tuple(shown))
+        return super().training_queries(case)

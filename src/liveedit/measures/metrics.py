@@ -1,0 +1,123 @@
+"""Metrics: the kinds of probes, each declared once, in the order of the tables.
+
+A benchmark names the metric of each probe. One that is not declared here is shown all the same,
+behind those that are, under its name in words.
+"""
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["AVERAGE", "AVERAGED", "METRICS", "ONE_HOP", "Metric", "hops", "label", "metric_order"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A kind of probe.
+
+    Arguments:
+        name: Name in benchmarks, records and summaries.
+        heading: Heading of its column; empty: its name in words.
+        meaning: One sentence that explains it in the page.
+        averaged: Whether it is one of the five metrics of LiveEdit's tables.
+    """
+
+    name: str
+    heading: str = ""
+    meaning: str = ""
+    averaged: bool = False
+
+
+AVERAGE = "average"
+"""The mean of the five metrics of LiveEdit's tables."""
+ONE_HOP = "portability_1hop"
+"""Portability of VLKEB's Table 2."""
+
+METRICS = (
+    Metric(
+        "reliability",
+        "Rel",
+        "Reliability: the question of the edit about its own image gets the new answer.",
+        averaged=True,
+    ),
+    Metric(
+        "text_generality",
+        "T-Gen",
+        "Text generality: the question in other words gets the new answer.",
+        averaged=True,
+    ),
+    Metric(
+        "image_generality",
+        "I-Gen",
+        "Image generality: the question about another image of the same thing gets the new answer.",
+        averaged=True,
+    ),
+    Metric(
+        "text_locality",
+        "T-Loc",
+        "Text locality: an unrelated question without an image is answered as before.",
+        averaged=True,
+    ),
+    Metric(
+        "image_locality",
+        "I-Loc",
+        "Image locality: an unrelated question about an unrelated image is answered as before.",
+        averaged=True,
+    ),
+    Metric(AVERAGE, "Average", "The mean of these five metrics."),
+    Metric(
+        "image_generality_unseen",
+        "I-Gen unseen",
+        "Image generality on an image of a style that no editor was trained on.",
+    ),
+    Metric(
+        ONE_HOP,
+        meaning="Portability: the answer to a question that combines the edit with one further "
+        "fact, two at 2-hop and so on, follows the edit.",
+    ),
+    Metric("portability_2hop"),
+    Metric("portability_3hop"),
+    Metric("portability_4hop"),
+    Metric(
+        "same_image_other_question",
+        "Same image, other question",
+        "Another question about the image of the edit is answered as before.",
+    ),
+    Metric(
+        "look_alike_image",
+        "Look-alike image",
+        "The question of the edit about a similar image is answered as before.",
+    ),
+    Metric(
+        "question_alone",
+        meaning="The question of the edit without its image is answered as before.",
+    ),
+    Metric(
+        "image_alone",
+        meaning="The image of the edit without its question is described as before.",
+    ),
+)
+"""All metrics, in the order of the tables. A new one is one more entry."""
+
+AVERAGED = tuple(metric.name for metric in METRICS if metric.averaged)
+"""The five metrics of LiveEdit's tables."""
+
+_ORDER = [metric.name for metric in METRICS]
+_HEADINGS = {metric.name: metric.heading for metric in METRICS if metric.heading}
+_HOPS = re.compile(r"portability_(\d)hop")
+
+
+def metric_order(name: str) -> tuple[int, str]:
+    """Sort key: the declared metrics in their order, then the others by name."""
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER), name
+
+
+def label(name: str) -> str:
+    """Heading of a metric; of one that is not declared, its name in words."""
+    words = re.sub(r"(\d)hop", r"\1-hop", name.replace("_", " "))
+    return _HEADINGS.get(name, words[:1].upper() + words[1:])
+
+
+def hops(name: str) -> int:
+    """Number of hops of a portability metric; 0 for any other metric."""
+    found = _HOPS.fullmatch(name)
+    return int(found[1]) if found else 0

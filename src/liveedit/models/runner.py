@@ -1,0 +1,635 @@
+"""ModelRunner: forward passes of a vision-language model, whole or in part, under patches or not.
+
+Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import torch
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+
+from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.models.attach import Attachment
+from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
+from liveedit.models.calls import CACHE, Call, arguments
+from liveedit.models.encoder import Encoder, PromptFormat
+from liveedit.models.fingerprint import HALF, checksum, weights_fingerprint
+from liveedit.models.greedy import greedy
+from liveedit.models.module_names import ModuleNames
+from liveedit.models.patch import Patch, main_output, output_embedding, overrides
+from liveedit.models.per_thread import in_this_thread, replaced_forward
+from liveedit.models.quantisation import check_changeable, settle
+from liveedit.models.vision_cache import cached
+from liveedit.models.wrappers import adapter_weights, adapters_on, uncompiled
+from liveedit.types import Query, checked
+
+__all__ = [
+    "CARRIED",
+    "EMBEDDINGS",
+    "Inputs",
+    "ModelRunner",
+    "Reply",
+    "scaled",
+    "states_of",
+    "uncarried",
+]
+
+EMBEDDINGS = -1
+"""Number for the layer below the first, whose output is the embedded text and images."""
+
+CARRIED = "carried."
+"""Prefix of the names of tensors that :meth:`ModelRunner.carry` returns."""
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a module's call: by position, and by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer to a query.
+
+    ``fired`` are the edits of the innermost patch that fired, with their weights, the heaviest
+    first.
+    """
+
+    text: str
+    fired: tuple[Firing, ...]
+
+
+class LayerReached(Exception):
+    """Ends a forward pass at a layer; carries the states (B, T, D) that were found there."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+class ModelRunner(Encoder):
+    """A frozen Hugging Face model, its processor, and the patches that are applied to it.
+
+    A family overrides :meth:`before_model`, :meth:`before_decoder`, :meth:`extra`, :meth:`carry`,
+    :meth:`stand_in`, :meth:`decode` or :meth:`predict` where its model's calls differ.
+    """
+
+    decoder_path: ClassVar[str] = "model.language_model"
+    """The module of the text decoder, the one that owns ``layers``."""
+    tower_path: ClassVar[str] = "model.vision_tower"
+    """The vision tower without its connector to the text decoder; empty where the connector is
+    within the tower.
+    """
+    connector_path: ClassVar[str] = "model.multi_modal_projector"
+    """The connector of the vision tower to the text decoder."""
+    module_names: ClassVar[ModuleNames] = ModuleNames()
+    """The names of the modules that editors act on, in the layers of the text decoder."""
+    layer_outputs: int = 0
+    """The length of the tuple that a decoder layer returns, its states first; 0 where it returns
+    the states alone.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
+    ) -> None:
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise BadInput(
+                "the model was made within torch.inference_mode(): "
+                "make it outside, or it cannot be edited"
+            )
+        super().__init__(model.eval().requires_grad_(False), processor, prompt_format)
+        settle(model)
+        self.hook_calls()
+        self.attachment = Attachment.of(self)
+        self.fingerprints: dict[tuple[Any, ...], str] = {}
+        self.unquantised: Callable[[], ModelRunner] | None = None
+
+    # Facts about the model
+
+    @property
+    def decoder(self) -> Any:
+        """The text decoder."""
+        return self.model.get_submodule(self.decoder_path)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers of the text decoder."""
+        layers: nn.ModuleList = self.decoder.layers
+        return layers
+
+    @property
+    def embedding(self) -> Any:
+        """The input embedding."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def num_layers(self) -> int:
+        """The number of layers of the text decoder."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of the text decoder."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def state_size(self) -> int:
+        """The width of a layer's output: D, or a multiple of D with several residual streams."""
+        return self.hidden_size
+
+    @property
+    def unembedding(self) -> Tensor:
+        """The weights (V, D) of the output embedding, on any device; read from the disk if needed.
+
+        Raises :class:`UnsupportedModel` where they are quantised.
+        """
+        head = output_embedding(self.model)
+        with align_module_device(head):
+            weight: Tensor = head.weight
+        check_changeable([("the output embedding", weight)])
+        return weight
+
+    @property
+    def quantised(self) -> str | None:
+        """The method of quantisation, "llm_int8", "nf4", "gptq" …; ``None`` for full weights."""
+        config = getattr(self.model.config, "quantization_config", None)
+        if config is None:
+            return None
+        if hasattr(config, "quantization_method"):
+            return str(config.quantization_method())
+        return str(config.quant_method)
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The model's own parameter of this name, whatever values patches give it."""
+        with self.unpatched():
+            found: nn.Parameter = self.model.get_parameter(name)
+        return found
+
+    def check_layer(self, layer: int) -> None:
+        """Raise :class:`BadInput` unless the text decoder has this layer."""
+        if not isinstance(layer, Integral) or not 0 <= layer < self.num_layers:
+            raise BadInput(
+                f"there is no layer {layer}: the text decoder has layers 0 to {self.num_layers - 1}"
+            )
+
+    # Fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the model type and each weight's name, type, shape, sum of bits and 1024
+        samples.
+
+        Weights of half precision are hashed as float32, so that a model may be loaded in either.
+        For a model that :meth:`VLM.load` has quantised, the stored full weights are hashed, read
+        one by one: an editor trained on the full model opens on the quantised one. PEFT's adapters
+        count while they are switched on. The config's settings are left out, because a newer
+        transformers may name them differently for the same model. The device does not matter.
+        """
+        adapters = adapters_on(self.model)
+        # Others may train the adapters' weights; the model's own are frozen.
+        trained = map(checksum, adapter_weights(self.model))
+        state = adapters, *trained
+        if state not in self.fingerprints:
+            self.fingerprints[state] = self.compute_fingerprint(adapters)
+        return self.fingerprints[state]
+
+    def known_as(self, fingerprint: object) -> bool:
+        """Whether a fingerprint is this model's.
+
+        Earlier versions hashed weights of half precision as they are; such a fingerprint counts.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        if self.unquantised is not None:
+            return self.unquantised().known_as(fingerprint)
+        half = any(weight.dtype in HALF for weight in self.model.parameters())
+        return half and fingerprint == self.compute_fingerprint(adapters_on(self.model), HALF)
+
+    def compute_fingerprint(
+        self, adapters: tuple[Any, ...], keep: Sequence[torch.dtype] = ()
+    ) -> str:
+        """The fingerprint with these adapters on; weights of the types ``keep`` are not converted
+        to float32.
+        """
+        if self.unquantised is not None:
+            return self.unquantised().fingerprint
+        return weights_fingerprint(self.model, adapters, keep)
+
+    # Patches
+
+    @property
+    def patches(self) -> list[Patch]:
+        """The patches that act in this context, the innermost last."""
+        return [scope.patch for scope in self.attachment.here.scopes or ()]
+
+    @contextmanager
+    def patched(self, patch: Patch) -> Iterator[Self]:
+        """Within it the model answers with the patch, in raw Hugging Face calls, too.
+
+        This holds for the thread or asyncio task that enters it, and for raw calls from threads
+        that have entered no patch themselves; all others are answered without the patch. A patch
+        that rewrites questions or puts vectors before them refuses raw calls with input that was
+        not encoded within the context. Leaving it, also by an exception, restores the parameters
+        bit for bit and leaves no hook. May be nested. Raises :class:`BadInput` for anything but a
+        patch.
+        """
+        if not isinstance(patch, Patch):
+            raise BadInput(
+                f"a model is patched with a patch, not with {type(patch).__name__}: "
+                "an editor makes one"
+            )
+        with self.attachment.patched(patch):
+            yield self
+
+    @contextmanager
+    def unpatched(self) -> Iterator[Self]:
+        """Within it the model answers as it is, whatever patches this or another thread applies."""
+        with self.attachment.holding(scopes=()):
+            yield self
+
+    # Calls, as a family adapts them
+
+    def hook_calls(self) -> None:
+        """Register :meth:`before_model` and :meth:`before_decoder` as hooks, where overridden."""
+        for name, verb in (("model", "before_model"), ("decoder", "before_decoder")):
+            if getattr(type(self), verb) is not getattr(ModelRunner, verb):
+                hook = partial(adapt_arguments, getattr(self, verb))
+                getattr(self, name).register_forward_pre_hook(hook, with_kwargs=True)
+
+    def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name for a call of the model that was ``given`` those.
+
+        May be called again on its own result, and so has to leave that as it is.
+        """
+        return given
+
+    def before_decoder(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name for a call of the text decoder; see :meth:`before_model`."""
+        return given
+
+    def check_prefix(self) -> None:
+        """Raise :class:`UnsupportedModel` where no vectors can stand before a text.
+
+        So it is where layers above the first read token ids: vectors have none.
+        """
+
+    # Encoding
+
+    def encode(
+        self, queries: Sequence[Query], *, padding_side: PaddingSide = "right", eos: bool = False
+    ) -> Batch:
+        """The queries as one batch (:meth:`Encoder.encode`).
+
+        Within :meth:`patched` the patch rewrites them first.
+        """
+        queries = checked(queries)
+        fired: dict[Any, list[list[Firing]]] = {}
+        for patch in self.patches:
+            if overrides(patch, "rewrite"):
+                rewritten = [patch.rewrite(query) for query in queries]
+                queries = [query for query, _ in rewritten]
+                fired[patch] = [firings for _, firings in rewritten]
+        batch = replace(super().encode(queries, padding_side=padding_side, eos=eos), fired=fired)
+        ids: Any = batch.inputs["input_ids"]
+        ids.rewritten_by = tuple(fired)  # read when a raw call brings these ids
+        ids.spans = batch.spans
+        return batch
+
+    @contextmanager
+    def prefixed(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
+        """The batch with a patch's vectors before its texts, and where (B, T) its own tokens are.
+
+        Without such vectors, the batch itself and ``None``. Raises :class:`UnsupportedModel` if two
+        patches have vectors for it, and as :meth:`check_prefix`.
+        """
+        places: Tensor | None = None
+        with ExitStack() as undo:
+            for patch in self.patches:
+                if not overrides(patch, "prefix"):
+                    continue
+                self.check_prefix()
+                # A patch may run the model on the batch, before the model itself runs.
+                undo.enter_context(self.vision_once())
+                if prefix := patch.prefix(batch):
+                    if batch.prefix:
+                        raise UnsupportedModel(
+                            "two patches put vectors before one text: take one of them off"
+                        )
+                    batch, places = batch.prefixed(prefix, self.pad_token_id)
+            yield batch, places
+
+    def image_states(self, image: Any) -> Tensor:
+        """The first layer's inputs (n, D) for an image, or for several: one row for each token.
+
+        No patch rewrites anything. Raises :class:`BadInput` for an image that cannot be read.
+        """
+        batch = super().encode([Query("?", image=image, about=None)])
+        return self.hidden(batch, EMBEDDINGS).hidden[0, slice(*batch.spans[0].image)]
+
+    # Whole forward passes
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The logits (B, T, V) at every position.
+
+        Differentiable with respect to the tensors of a patch. Raises :class:`BadInput` for anything
+        but a batch.
+        """
+        if not isinstance(batch, Batch):
+            raise BadInput(
+                f"logits are those of a batch, not of {type(batch).__name__}: "
+                "make one with `encode`"
+            )
+        with self.prefixed(batch) as (longer, places), self.announce(longer):
+            logits: Tensor = self.model(**longer.inputs, use_cache=False).logits.to(self.device)
+        if places is None:
+            return logits
+        rows = torch.arange(len(batch), device=places.device)
+        return logits[rows[:, None], places]
+
+    def generate(
+        self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32
+    ) -> list[str]:
+        """The greedy answer to each query, stripped of white space; targets are ignored."""
+        found = self.answers(queries, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return [reply.text for reply in found]
+
+    @torch.no_grad()
+    def answers(
+        self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32
+    ) -> list[Reply]:
+        """The greedy answer to each query, with the edits that fired; targets are ignored."""
+        queries = checked(queries)
+        replies: list[Reply] = []
+        for start in range(0, len(queries), batch_size):
+            replies += self.answer_batch(queries[start : start + batch_size], max_new_tokens)
+        return replies
+
+    def answer_batch(self, queries: Sequence[Query], max_new_tokens: int) -> list[Reply]:
+        """The answers to queries that fit in one batch."""
+        asked = [replace(query, target="") for query in queries]
+        options = greedy(max_new_tokens, self.stops, self.pad_token_id)
+        encoded = self.encode(asked, padding_side="left")
+        with self.prefixed(encoded) as (batch, _), self.announce(batch):
+            self.check_room(batch, max_new_tokens)
+            tokens = self.model.generate(**batch.inputs, **options)
+        texts = self.tokenizer.batch_decode(
+            tokens[:, batch.labels.shape[1] :],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        patches = self.patches
+        fired = batch.fired_by(patches[-1]) if patches else [[] for _ in asked]
+        return [Reply(text.strip(), tuple(edits)) for text, edits in zip(texts, fired, strict=True)]
+
+    # Parts of a forward pass: up to a layer, and from there on
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
+        """The output of decoder layer ``layer``, counted from 0; no layer above it runs.
+
+        Layer -1 stands for the first layer's input. ``batch.position_ids`` and ``batch.extra`` are
+        filled in on the way. Raises :class:`BadInput` for a layer that does not exist.
+        """
+        if layer != EMBEDDINGS:
+            self.check_layer(layer)
+        taken: dict[int, Inputs] = {}
+        with self.announce(batch), ExitStack() as hooks:
+            for handle in self.stop_at(batch, layer, taken):
+                hooks.callback(handle.remove)
+            states = self.states_reached(batch)
+        return HiddenBatch(
+            hidden=states,
+            attention_mask=batch.inputs["attention_mask"],
+            labels=batch.labels,
+            spans=batch.spans,
+            position_ids=batch.position_ids,
+            extra=batch.extra | self.carry(layer, taken),
+        ).to(self.device)
+
+    def states_reached(self, batch: Batch) -> Tensor:
+        """The states (B, T, D) at which a hook of :meth:`stop_at` ends the model's call."""
+        try:
+            self.model(**batch.inputs, use_cache=False)
+        except LayerReached as reached:
+            return reached.states
+        raise RuntimeError("the model's call does not run the layers of its text decoder in turn")
+
+    def stop_at(self, batch: Batch, layer: int, taken: dict[int, Inputs]) -> Iterator[Any]:
+        """Register hooks, for calls of this thread, that end the model's call at ``layer``.
+
+        On the way they fill in ``batch``, and ``taken`` with the inputs of the :meth:`watched`
+        layers.
+        """
+        begin = in_this_thread(partial(self.record_call, batch, layer))
+        # First in line, before any patch.
+        yield self.decoder.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+        for number in self.watched(layer):
+            take = in_this_thread(partial(record_inputs, taken, number))
+            yield self.layers[number].register_forward_pre_hook(take, with_kwargs=True)
+        if layer != EMBEDDINGS:
+            yield self.layers[layer].register_forward_hook(in_this_thread(stop_after))
+
+    def record_call(
+        self,
+        batch: Batch,
+        layer: int,
+        decoder: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Before the text decoder: keep its positions and extra inputs in ``batch``.
+
+        Ends the call there if ``layer`` is -1.
+        """
+        kwargs = self.before_decoder(kwargs)
+        positions = kwargs.get("position_ids")
+        if positions is not None:  # which some models give once for all rows
+            positions = positions.expand(*positions.shape[:-2], len(batch), -1)
+        extra = self.extra(batch, kwargs)
+        batch.position_ids = positions
+        batch.extra = extra
+        if layer == EMBEDDINGS:
+            call = Call.read(decoder, args, kwargs)
+            embedded = call.embedded
+            raise LayerReached(self.embedding(call.newest) if embedded is None else embedded)
+
+    def watched(self, layer: int) -> Sequence[int]:  # noqa: ARG002
+        """The layers up to ``layer`` whose inputs :meth:`carry` needs."""
+        return ()
+
+    def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:  # noqa: ARG002
+        """The decoder's inputs for every token besides mask and positions, by name (B, T, …)."""
+        return {}
+
+    def carry(self, layer: int, taken: Mapping[int, Inputs]) -> dict[str, Tensor]:  # noqa: ARG002
+        """The tensors (B, T, …) that upper layers read from lower ones, besides the output.
+
+        Upper layers are those above ``layer``, whose output is meant. Their names begin with
+        :data:`CARRIED`. ``taken`` holds the inputs of the layers of :meth:`watched`.
+        """
+        return {}
+
+    def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
+        """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``.
+
+        Layer -1 stands for the first layer's input. Neither the vision tower runs, nor that layer,
+        nor one below it; a patch acts above it only. ``positions``, boolean (B, T), limits the
+        result to the logits (N, V) at these positions, row by row. Differentiable with respect to
+        ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
+        """
+        if layer != EMBEDDINGS:
+            self.check_layer(layer)
+        batch = Batch(
+            {"attention_mask": hidden.attention_mask},
+            hidden.labels,
+            hidden.spans,
+            hidden.position_ids,
+        )
+        embedded = hidden.hidden if layer == EMBEDDINGS else self.unread_embeddings(hidden)
+        with self.announce(batch, skipped=layer), self.bypassed(layer, hidden):
+            states = self.decode(embedded, hidden)
+            if positions is None:
+                return self.predict(states)
+            positions = positions.to(states.device)
+            if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
+                return self.predict(states)[positions.to(self.device)]
+            return self.predict(states[positions])
+
+    def unread_embeddings(self, hidden: HiddenBatch) -> Tensor:
+        """Zeros (B, T, D) in place of embeddings that no layer reads."""
+        shape = (*hidden.attention_mask.shape, self.embedding.weight.shape[-1])
+        return hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)
+
+    @contextmanager
+    def bypassed(self, layer: int, hidden: HiddenBatch) -> Iterator[None]:
+        """Within it decoder layers up to ``layer`` do not run; the last returns ``hidden``."""
+
+        def bypass(number: int, _forward: Callable[..., Any]) -> Callable[..., Any]:
+            def stand_in(*_args: Any, **kwargs: Any) -> Any:
+                states = self.stand_in(number, hidden, kwargs)
+                rest = [None] * (self.layer_outputs - 1)
+                return (states, *rest) if self.layer_outputs else states
+
+            return stand_in
+
+        with ExitStack() as undo:
+            for number, module in enumerate(self.layers[: layer + 1]):
+                undo.enter_context(replaced_forward(module, partial(bypass, number)))
+            yield
+
+    def stand_in(self, number: int, hidden: HiddenBatch, given: dict[str, Any]) -> Tensor:  # noqa: ARG002
+        """The output of layer ``number``, in place of running it.
+
+        ``hidden`` holds the output of the last layer that does not run, ``given`` this layer's
+        arguments by name.
+        """
+        return hidden.hidden
+
+    def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
+        """The text decoder's last states (B, T, D) for the embeddings (B, T, D).
+
+        Mask, positions and the rest are those of ``hidden``.
+        """
+        return states_of(self.decoder, embedded, hidden, uncarried(hidden))
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
+        logits = output_embedding(self.model)(states)
+        return scaled(logits, self.model.config.get_text_config()).to(self.device)
+
+    # The call under way
+
+    @property
+    def skipped(self) -> int:
+        """The last layer that does not run in the call under way."""
+        return self.attachment.here.skipped
+
+    @contextmanager
+    def announce(self, batch: Batch, skipped: int = -1) -> Iterator[None]:
+        """Within it patches take ``batch`` for the batch of the call under way.
+
+        ``skipped`` is the last layer that does not run.
+        """
+        with self.attachment.holding(announced=batch, skipped=skipped), uncompiled():
+            yield
+
+    @contextmanager
+    def vision_once(self, found: MutableMapping[str, Any] | None = None) -> Iterator[None]:
+        """Within it the vision tower runs once for the same pictures, and its output is reused.
+
+        ``found`` holds outputs by the digest of the tower's inputs: those of earlier contexts, and
+        new ones from now on. A tower that holds the connector, too, runs every time.
+        """
+        if not self.tower_path:
+            yield
+            return
+        outputs: MutableMapping[str, Any] = {} if found is None else found
+        tower = self.model.get_submodule(self.tower_path)
+        with replaced_forward(tower, partial(cached, outputs=outputs)):
+            yield
+
+
+def adapt_arguments(
+    adapt: Callable[[dict[str, Any]], dict[str, Any]],
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """A forward pre-hook: the call continues with the arguments that ``adapt`` returns."""
+    return (), adapt(arguments(module.forward, args, kwargs) if args else kwargs)
+
+
+def record_inputs(
+    taken: dict[int, Inputs],
+    number: int,
+    _module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """A forward pre-hook: keep the inputs of layer ``number`` in ``taken``."""
+    taken[number] = args, kwargs
+
+
+def stop_after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    """A forward hook: end the model's call with this layer's output."""
+    raise LayerReached(main_output(output))
+
+
+def uncarried(hidden: HiddenBatch) -> dict[str, Tensor]:
+    """The decoder's own extra inputs: ``hidden.extra`` without tensors that :meth:`carry` kept."""
+    return {name: value for name, value in hidden.extra.items() if not name.startswith(CARRIED)}
+
+
+def states_of(
+    decoder: Any, embedded: Tensor, hidden: HiddenBatch, extra: Mapping[str, Any]
+) -> Tensor:
+    """The last states (B, T, D) of a decoder, or of a model around it, for given embeddings.
+
+    Mask and positions are those of ``hidden``, ``extra`` are further arguments.
+    """
+    states: Tensor = decoder(
+        inputs_embeds=embedded,
+        attention_mask=hidden.attention_mask,
+        position_ids=hidden.position_ids,
+        use_cache=False,
+        **{CACHE: None},
+        **extra,
+    )[0]
+    return states
+
+
+def scaled(logits: Tensor, config: Any) -> Tensor:
+    """Apply the scaling and soft-capping of logits that a text config asks for."""
+    for name in ("logit_scale", "output_multiplier"):
+        if factor := getattr(config, name, None):
+            logits = logits * factor
+    if scale := getattr(config, "logits_scaling", None):
+        # HyperCLOVA X multiplies, Granite and all others divide.
+        multiplies = getattr(config, "model_type", None) == "hyperclovax"
+        logits = logits * scale if multiplies else logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    return logits
