@@ -1,4 +1,4 @@
-"""Run the contract over every model type of AutoModelForImageTextToText; write docs/reference/models.md.
+"""Run the contract over every model type of AutoModelForImageTextToText; write its page.
 
     python recipes/models_page.py [TYPE …]
 

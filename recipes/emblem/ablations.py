@@ -4,12 +4,13 @@
 
 The variants change the shipped pinpoint, or the shipped LiveEdit for comparison, at inference, 40
 seconds each on two cores; the last needs an editor of its own, trained in 13 minutes. A stopped run
-continues where it was. Writes ``docs/explanation/results/ablations.md``, with the variants that have been
-evaluated so far.
+continues where it was. Writes ``docs/explanation/results/ablations.md``, with the variants that
+have been evaluated so far.
 """
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -94,10 +95,11 @@ def trained(vlm: VLM, settings: dict[str, Any], folder: Path) -> None:
     cases = list(chain.from_iterable(draws))
     with Progress() as bar:
         task = bar.add_task(folder.parent.name)
-        train(
-            editor, cases, TrainConfig(**recipe["training"]), folder,
-            lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
-        )  # fmt: skip
+
+        def shown(stage: str, done: int, total: int, _: Mapping[str, float]) -> None:
+            bar.update(task, completed=done, total=total, description=stage)
+
+        train(editor, cases, TrainConfig(**recipe["training"]), folder, shown)
 
 
 def row(name: str, numbers: Summary) -> str:
@@ -130,22 +132,22 @@ def main() -> None:
         if variant.name in args.only:
             Console().print(variant.name)
             editor = editor_of(variant, vlm, args.out)
-            evaluate(
-                vlm, editor, cases, Windows((EDITS,), EDITS, ASKED), data="emblem", seed=0, out=folder / "records"
-            )  # fmt: skip
+            protocol = Windows((EDITS,), EDITS, ASKED)
+            out = folder / "records"
+            evaluate(vlm, editor, cases, protocol, data="emblem", seed=0, out=out)
         if (folder / "records").exists():
             lines.append(row(variant.name, summary(read_records(folder / "records"))))
     table = (
-        "| variant | Rel | T-Gen | I-Gen | T-Loc | I-Loc | Average | Rel exact | I-Gen exact | Average exact "
-        "| look-alike | other question | question alone |\n|"
+        "| variant | Rel | T-Gen | I-Gen | T-Loc | I-Loc | Average | Rel exact | I-Gen exact "
+        "| Average exact | look-alike | other question | question alone |\n|"
         + " --- |"
         + " ---: |" * 12
         + "\n"
         + "\n".join(lines)
     )
     about = (
-        f"{EDITS:,} test edits of Emblem on one model, {ASKED} cases probed, seed 0, in percent: token\n"
-        "accuracy, or exact match of free generation where a heading says *exact*. Made by\n"
+        f"{EDITS:,} test edits of Emblem on one model, {ASKED} cases probed, seed 0, in percent: "
+        "token\naccuracy, or exact match of free generation where a heading says *exact*. Made by\n"
         "`python recipes/emblem/ablations.py --out runs/ablations`, which lists the variants.\n"
     )
     file = HERE.parents[1] / "docs" / "explanation" / "results" / "ablations.md"

@@ -11,6 +11,7 @@ continues where it was. Prints the value for ``--editors``.
 import argparse
 import json
 import shutil
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from liveedit.train import TrainConfig, train
 HERE = Path(__file__).parent
 
 TEXT_SCOPE = {"scope": "text", "locality": ("text_locality", "image_locality")}
-"""Negatives as published: text alone cannot distinguish look-alikes, and would learn to answer nothing."""
+"""Negatives as published: text cannot distinguish look-alikes, and would learn to answer nothing."""
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ike-text": ("ike", {"by": "text"}),
@@ -66,10 +67,11 @@ def trained(name: str, settings: dict[str, Any], folder: Path) -> None:
     cases = list(chain.from_iterable(draws))
     with Progress() as bar:
         task = bar.add_task(folder.name)
-        train(
-            editor, cases, TrainConfig(**recipe["training"]), folder,
-            lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
-        )  # fmt: skip
+
+        def shown(stage: str, done: int, total: int, _: Mapping[str, float]) -> None:
+            bar.update(task, completed=done, total=total, description=stage)
+
+        train(editor, cases, TrainConfig(**recipe["training"]), folder, shown)
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def scores(numbers: Summary) -> dict[tuple[str, int, str, str], ScoreRow]:
 
 
 def averages(numbers: Summary, editors: Sequence[str], sizes: Sequence[int] = ()) -> str:
-    """The average of the five metrics at each N, with a line that says so; all N if none is given."""
+    """The average of the five metrics at each N, with its caption; all N if none is given."""
     found = scores(numbers)
     sizes = sizes or sorted({n for _, n, _, _ in found})
     places = list(product(SCORES, sizes))
@@ -119,8 +119,8 @@ def caption(numbers: Summary, sizes: Sequence[int]) -> str:
     seeds = max(row["seeds"] for row in scores(numbers).values())
     over = f"{seeds} seeds × cases" if seeds > 1 else "cases"
     return (
-        f"Average of the five metrics after {listed(sizes)} edits, in percent: token accuracy, then "
-        f"exact match; ± is half the width of a 95 % interval over {over}."
+        f"Average of the five metrics after {listed(sizes)} edits, in percent: token accuracy, "
+        f"then exact match; ± is half the width of a 95 % interval over {over}."
     )
 
 
@@ -176,7 +176,7 @@ def last(editor: str) -> tuple[int, str]:
 
 
 def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[..., Any]]:
-    """The functions that templates call for a figure: in percent, a dash where nothing was measured."""
+    """Functions that templates call for a figure: in percent, a dash where nothing was measured."""
     found = scores(numbers)
     firing = {
         (row["editor"], row["edits"], row["metric"]): row["fired"] for row in numbers["firing"]
@@ -210,8 +210,8 @@ def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[...
         return f"{bench[name]:.2f}"
 
     return {
-        "token": token, "exact": exact, "course": course, "right": right, "fires": fires, "measured": measured,
-        "speed": speed,
+        "token": token, "exact": exact, "course": course, "right": right, "fires": fires,
+        "measured": measured, "speed": speed,
     }  # fmt: skip
 
 

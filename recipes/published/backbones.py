@@ -40,7 +40,8 @@ class Backbone:
     """Shapes of a vision-language model.
 
     Arguments:
-        source: Id on Hugging Face; ``None``: converted from the authors' files (docs/how-to/convert.md).
+        source: Id on Hugging Face; ``None``: converted from the authors' files
+            (docs/how-to/convert.md).
         layers: Number of layers of the decoder.
         width: Hidden size D.
         inner: Size H of the feed-forward network.

@@ -1,4 +1,4 @@
-"""Write docs/explanation/results/sizes.md: costs that ``compute.py`` computes and ``measure.py`` has measured.
+"""Write the page of sizes: costs that ``compute.py`` computes and ``measure.py`` measured.
 
 python recipes/sizes/page.py
 """
@@ -111,8 +111,8 @@ def pools() -> list[str]:
         "",
         *grid(heads, rows),
         "",
-        "A bank that grew edit by edit reserves room for up to as many again, and holds both while it "
-        "grows.",
+        "A bank that grew edit by edit reserves room for up to as many again, and holds both while "
+        "it grows.",
     ]
 
 

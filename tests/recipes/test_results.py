@@ -20,14 +20,14 @@ FOLDER = Path("docs", "explanation", "results")
 
 
 def answers(editor, right, seed=0):
-    """The records of two cases at each N; of a metric's four tokens the first ``right`` are right."""
+    """Records of two cases at each N; of a metric's four tokens the first ``right`` are right."""
     answer = "a lake" if right == 4 else "a hill"
     tokens = (1,) * right + (0,) * (4 - right)
     return [
         Record(
             editor=editor, data="emblem", edits=edits, window=0, seed=seed, case=case, probe=probe,
-            metric=metric, wanted="target", prompt="What is it?", target="a lake", image="", note="",
-            answer_before="a hill", answer_after=answer, tokens_wanted=(1, 1, 1, 1),
+            metric=metric, wanted="target", prompt="What is it?", target="a lake", image="",
+            note="", answer_before="a hill", answer_after=answer, tokens_wanted=(1, 1, 1, 1),
             tokens_after=tokens,
         )
         for edits, case, (probe, metric) in product(EDITS, ("first", "second"), enumerate(METRICS))
