@@ -195,9 +195,8 @@ def test_a_folder_that_holds_something_is_left_alone(weights, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(weights, tmp_path, monkeypatch, full_disk):
-    monkeypatch.setattr(
-        MiniGPT4Processor, "save_pretrained", full_disk
-    )  # the model is written by then
+    # The processor is saved last, when the model is written already.
+    monkeypatch.setattr(MiniGPT4Processor, "save_pretrained", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         convert(weights, tmp_path / "folder" / "out")
     assert list((tmp_path / "folder").iterdir()) == []
