@@ -13,9 +13,10 @@ TABLE = Path(__file__).resolve().parents[1] / "tests" / "cli" / "odd_inputs.toml
 
 HEAD = """# Odd inputs
 
-The outcome of {count} inputs that nobody means to give. None of them ends in a traceback, in silence
-or in a wrong answer, and none changes a file that it should not. `tests/cli/test_odd_inputs.py` runs
-them all. Their table is `tests/cli/odd_inputs.toml`, from which `tools/odd_inputs.py` writes this page.
+The outcome of {count} inputs that nobody means to give. None of them ends in a traceback, in
+silence or in a wrong answer, and none changes a file that it should not.
+`tests/cli/test_odd_inputs.py` runs them all. Their table is `tests/cli/odd_inputs.toml`, from which
+`tools/odd_inputs.py` writes this page.
 
 A mistake is one line on standard error that says what is wrong and what to do, with exit status 1.
 A command that cannot be parsed has status 2, and typer names the option at fault. An edit that did

@@ -29,7 +29,7 @@ from liveedit.train import TrainConfig, train
 HERE = Path(__file__).parent
 
 TEXT_SCOPE = {"scope": "text", "locality": ("text_locality", "image_locality")}
-"""Negatives as published: text cannot distinguish look-alikes, and would learn to answer nothing."""
+"""Negatives as published: text cannot distinguish look-alikes and would learn to answer nothing."""
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ike-text": ("ike", {"by": "text"}),

@@ -1,7 +1,7 @@
 """Estimate the cost of the published recipes from shapes: trained parameters, memory and hours.
 
     python recipes/published/estimate.py --tflops 400 --memory 141   # writes the page
-    python recipes/published/estimate.py --measure                          # the same, efficiency measured
+    python recipes/published/estimate.py --measure            # the same, efficiency measured
 
 ``--measure`` takes minutes on one core. Nothing here was run on a real backbone: every number is
 computed. FLOPs come from the shapes (``backbones.py``) and the mean lengths of the published
