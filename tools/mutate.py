@@ -40,7 +40,10 @@ LIST = ROOT / "tools" / "mutations.toml"
 KNOWN = ROOT / "runs" / "mutations.json"
 PACKAGE = Path("src") / "liveedit"
 FOLDERS = ("src", "tests", "docs", "recipes", "tools")
-FILES = ("pyproject.toml", "constraints.txt", "README.md", "NOTICE", "Makefile")
+FILES = (
+    "pyproject.toml", "constraints.txt", "README.md", "CONTRIBUTING.md", "NOTICE", "Makefile",
+    "mkdocs.yml",
+)  # fmt: skip
 LOADED = ["torch", "transformers", "accelerate", "matplotlib", "pytest"]
 """Imported once for all the test runs, which are forked from there."""
 GOAL = 0.95
