@@ -223,7 +223,7 @@ def records() -> str:
     parts = [
         "# Records\n",
         "`liveedit eval` writes one record per probe, a line of JSON, into `records-LABEL.jsonl`.\n"
-        "Every score is computed from records alone, without the model.\n",
+        "A report is made from records alone, without the model.\n",
         fielded("Record", Record),
         fielded("Firing", Firing),
     ]
