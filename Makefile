@@ -28,6 +28,7 @@ test-oldest: .venv-oldest/ready ## the same on the lowest versions that pyprojec
 check: .venv/ready ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/readable.py
 	$(BIN)/mypy
 
 docs: .venv/docs ## the documentation, into site/; a warning is an error
