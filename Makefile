@@ -1,11 +1,12 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both make their own environment in .venv, of the versions
-# in constraints.txt, which were tested together.
+# Two commands do all the set-up: `make demo` and `make test`. Both make their own environment in
+# .venv, of the versions in constraints.txt, which were tested together.
 PYTHON ?= python3
 BIN := .venv/bin
-# On a CPU-only machine the CPU build of torch is enough; override with TORCH="torch" for a CUDA build.
+# A CPU build of torch is enough without a GPU; TORCH="torch" installs a CUDA build.
 TORCH ?= torch==2.13.0
-# The tests that a new version of a dependency is judged by: every family's conformance, every editor's contract.
-VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families.py tests/editors/test_contract.py
+# The tests for new versions of dependencies: every family's conformance, every editor's contract.
+VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families.py \
+	tests/editors/test_contract.py
 
 .PHONY: demo test test-all test-newest test-oldest check docs mutants bench lock clean
 
@@ -34,7 +35,7 @@ check: .venv/ready ## style and types
 docs: .venv/docs ## the documentation, into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-mutants: .venv/ready ## change the code in some hundred small places, one at a time: which changes does no test notice?
+mutants: .venv/ready ## change the code in some hundred places, one at a time: which does no test notice?
 	$(BIN)/python tools/mutate.py
 
 bench: .venv/ready ## speed, as ratios measured in one run

@@ -262,7 +262,7 @@ def test_parameters_trained_and_flops_are_those_of_the_editors(name):
     editor = new_editor(tiny("llava"), name)
     cases = [case(0), case(1)]
     examples = editor.prepare(cases)
-    rows = [row for example in examples for row in example.rows.values()]
+    rows = [*examples[0].rows.values(), *examples[1].rows.values()]
     text = max(row.hidden.shape[1] for row in rows) - TINY.image_tokens
     answer = sum(int(row.answer_positions().sum()) for row in rows) / len(rows)
     text = text / 2 if name == "lte" else text  # whose rows hold the edit, too
