@@ -174,7 +174,7 @@ class Journal:
         reason = error.strerror or str(error)
         return StorageError(
             f"cannot write {self.folder} ({reason}): "
-            "once that is repaired, the same command goes on from here"
+            "once that is repaired, run the same command to continue"
         )
 
 

@@ -25,7 +25,7 @@ STEP = re.compile(r"step-([0-9]{7}|[1-9][0-9]{7,})")
 SUMS = "sums.json"
 """SHA-256 of each other file by its name; checkpoints of early versions lack it."""
 SCHEDULE = "schedule.pt"
-GOES_ON = "the same command goes on from here"
+GOES_ON = "run the same command to continue"
 
 
 @contextmanager
