@@ -99,11 +99,9 @@ class EditableVLM:
         self.opens_with: dict[str, str] = {}
         self._edits: list[Edit] = []
         self._queries: dict[str, Query] = {}
-        """Queries of the edits by id, for methods that take an edit back by making the others anew.
-        """
+        """Queries of the edits by id, for methods that take one back by making the others again."""
         self._known: dict[Path, set[str]] = {}
-        """For each folder, the states that were loaded from it, saved to it or begun there.
-        """
+        """For each folder, the states that were loaded from it, saved to it or begun there."""
         self._lock = RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -177,7 +175,7 @@ class EditableVLM:
             self._drop_superseded(queries, spelled)
 
     def _drop_superseded(self, queries: Sequence[Query], spelled: Sequence[Query]) -> None:
-        """Make all edits in force anew if the weights still hold a superseded one.
+        """Make all edits in force again if the weights still hold a superseded one.
 
         The last edits are those of ``queries``, which are then checked again.
         """
@@ -263,8 +261,9 @@ class EditableVLM:
         in_force = [edit for edit in edits if last[edit.number] == edit.id]
         if not self._remembers(in_force):
             raise BadInput(
-                f"{self.editor.name} takes an edit back by making the others anew, and has not all "
-                "of their images: restore the folder from a copy, or make the edits again elsewhere"
+                f"{self.editor.name} takes an edit back by making the others again, and lacks "
+                "some of their images: restore the folder from a copy, or make the edits again "
+                "elsewhere"
             )
         patch = self.editor.empty()
         if in_force:

@@ -118,7 +118,7 @@ def read(image: str | os.PathLike[str]) -> Image.Image:
         ) from error
     except Exception as error:  # a decoder may raise anything on broken bytes
         raise BadInput(
-            f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG"
+            f"{title} is broken ({reason(error)}): save it again as PNG or JPEG"
         ) from error
     picture.info["name"] = os.fspath(image)
     return picture
@@ -182,7 +182,7 @@ def shown(image: Image.Image, title: str) -> Image.Image:
         raise
     except Exception as error:  # a decoder may raise anything on broken bytes
         raise BadInput(
-            f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG"
+            f"{title} is broken ({reason(error)}): save it again as PNG or JPEG"
         ) from error
 
 

@@ -374,7 +374,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
                 f"{folder} holds an editor of the method '{info['editor']}', not '{cls.name}'"
             )
         if not vlm.known_as(info.get("model")):
-            reason = "another model, or for this one in a dtype with other bits"
+            reason = "another model, or for this one in another dtype"
             raise Mismatch(
                 f"the editor in {folder} was trained for {reason}: load that one, or train an "
                 "editor"

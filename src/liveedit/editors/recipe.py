@@ -10,8 +10,8 @@ token states: one summary state, mean, maximum and minimum. From these
     (3)  answer(q) = f(p_τ ⊕ q)  if  r_q·r_τ > r_q·r_Θ,  else f(q);    τ = argmax_k r_q·r_k
     (4)  l_rel, l_gen: −log f(answer | p_k ⊕ q);    l_loc: KL to f(q), of queries out of scope
     (5)  l_no = −log softmax of r_q·r_own among all r_k and r_Θ, for queries in scope
-    (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k except the query's own, for all queries;
-         a query counts while its share is below ``hinge`` times the next best
+    (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k except the query's own, for all
+         queries; a query counts while its share is below ``hinge`` times the next best
 
     point               paper                   for VLMs, released  here
     encoder             RoBERTa, trained        the same            the VLM's own states, or a

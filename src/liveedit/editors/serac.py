@@ -157,8 +157,8 @@ class Counterfactual(nn.Module):
     ) -> Tensor:
         """States (B, n, ·) for ``embeddings`` (B, n, D), the last n of each row's N tokens.
 
-        ``mask`` (B, N) marks the tokens that are not padding. The tokens before the last n, if any, are
-        in ``cache``.
+        ``mask`` (B, N) marks the tokens that are not padding. The tokens before the last n, if
+        any, are in ``cache``.
         """
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
         states = self.model(

@@ -304,8 +304,8 @@ def activation(A: Tensor, delta: Tensor, tokens: Tensor) -> Tensor:
 def ties(deltas: Tensor, weights: Tensor, density: float) -> Tensor:
     """TIES (D, H) of ``deltas`` (M, D, H): trim each, elect signs, average what agrees.
 
-    Of each delta the largest entries are kept, a share ``density`` of them; an entry's sign is that of the sum weighted by
-    ``weights`` (M,), and the average is weighted by them, too.
+    Of each delta the largest entries are kept, a share ``density`` of them. An entry's sign is that
+    of the sum weighted by ``weights`` (M,), and the average is weighted by them, too.
     """
     kept = max(1, int(density * deltas[0].numel()))
     bound = deltas.abs().flatten(1).topk(kept).values[:, -1, None, None]

@@ -169,7 +169,7 @@ class Prober:
 
     @contextmanager
     def _cached_tower(self) -> Iterator[None]:
-        """Within it the vision tower runs once a batch, or not at all if its output is cached.
+        """Context in which the vision tower runs once per batch, or not at all if it is cached.
 
         Under a patch that changes the tower nothing is cached, or taken from the cache.
         """

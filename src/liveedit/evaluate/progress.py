@@ -55,7 +55,7 @@ class Clock:
 
     @contextmanager
     def measuring(self, work: Work, editor: str, count: int) -> Iterator[None]:
-        """Within it ``count`` pieces of the work are done."""
+        """Context in which ``count`` pieces of the work are done."""
         start = time.perf_counter()
         yield
         key = work, editor

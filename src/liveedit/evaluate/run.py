@@ -167,7 +167,7 @@ class Evaluation:
         return [run.journal.path for run in self._runs]
 
     def _locked(self, folder: Path) -> AbstractContextManager[None]:
-        """Within it no other run writes to ``folder``; the first process locks it for all."""
+        """Context in which no other run writes to ``folder``, which the first process locks."""
         return locked(folder, patience=0) if self.processes.is_main_process else nullcontext()
 
     def _evaluate(self, watcher: Watcher | None) -> None:
@@ -385,7 +385,7 @@ class _EditorError(Exception):
 
 @contextmanager
 def _editor_errors() -> Iterator[None]:
-    """Within it any error is a failure of the editor, not of the whole run."""
+    """Context in which any error is a failure of the editor, not of the whole run."""
     try:
         yield
     except Exception as error:

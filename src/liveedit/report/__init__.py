@@ -94,7 +94,7 @@ def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[
     try:
         numbers: Summary = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        raise BadInput(f"cannot read {path}: make the report anew from its records") from None
+        raise BadInput(f"cannot read {path}: make the report again from its records") from None
     few = len({row["editor"] for row in numbers["rows"]}) <= FEW
     shown = [table for table in tables(numbers) if _fits_terminal(table, few=few)]
     return [(f"{table.data}: {table.title}", *terminal_rows(table)) for table in shown]

@@ -15,7 +15,7 @@ __all__ = ["Reading", "failures", "read_records"]
 
 
 class Reading:
-    """The records in ``files``, read anew in each pass, so that they never fill the memory.
+    """The records in ``files``, read again in each pass, so that they never fill the memory.
 
     Arguments:
         files: The files in their order.
@@ -85,7 +85,7 @@ class Reading:
                 raise _unreadable(path, error) from None
             except ValueError:
                 raise BadInput(
-                    f"{path} has changed while it was read: make the report anew"
+                    f"{path} has changed while it was read: make the report again"
                 ) from None
             first = stop
 

@@ -47,7 +47,7 @@ class Edit:
         conflicts: Ids of the earlier edits in force that it is in conflict with
             (:mod:`liveedit.store.conflicts`). Where both fire, it overrules them.
         held: Whether the patch still holds it. Methods without a bank drop superseded edits when
-            they are made anew.
+            they are made again.
         superseded_by: Id of the later edit of the same question about the same images.
     """
 

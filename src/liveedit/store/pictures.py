@@ -1,4 +1,4 @@
-"""The images of edits, kept for methods that take an edit back by making the others anew."""
+"""The images of edits, kept for methods that take an edit back by making the others again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count

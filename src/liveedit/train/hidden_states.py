@@ -1,7 +1,7 @@
 """The cache of hidden states: all that is computed below the edit layer, once for the training.
 
 ``hidden/`` holds a file for each slice of cases and, beside it, its SHA-256; a file without it, or
-with another, is computed anew.
+with another, is computed again.
 """
 
 from collections.abc import Callable, Sequence

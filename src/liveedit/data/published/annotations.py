@@ -121,7 +121,6 @@ def _records(file: Path) -> list[Any]:
 
 class Pairs(dict[str, Any]):
     """A JSON object that also lists its repeated keys; a dict keeps only their last values."""
-    """
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)

@@ -86,7 +86,7 @@ class BankEditor(Editor[B]):
 
     @abstractmethod
     def extended(self, held: B, queries: Sequence[Query]) -> B:
-        """A patch with all edits of ``held``, followed by one for each of (at least one) queries."""
+        """A patch with all edits of ``held``, then one for each query, at least one."""
 
     @abstractmethod
     def empty(self) -> B:

@@ -70,7 +70,7 @@ class PinpointConfig(LiveEditConfig):
         margin: Smallest distance above the gate's threshold at which an expert is kept.
         written: Number of examples of a batch that train the answers, the expensive part; ``None``:
             all of them. The routing is trained on all.
-        drop: Share of image and prompt tokens hidden from the extractors in training, drawn anew
+        drop: Share of image and prompt tokens hidden from the extractors in training, drawn again
             for each row.
         locality: Metrics whose probes are trained to stay as they were.
     """
