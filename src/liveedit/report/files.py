@@ -20,7 +20,7 @@ class Reading:
     Arguments:
         files: The files in their order.
         failures: A line for each editor that was not evaluated to the end.
-        calls: What each call of the evaluation wrote about itself in ``run.json``.
+        calls: The description that each call of the evaluation wrote into ``run.json``.
 
     After a pass ``half_lines`` is the number of incomplete last lines, which a killed run leaves
     and which are left out.
@@ -91,7 +91,7 @@ class Reading:
 
     @property
     def records(self) -> list[Record]:
-        """All records in memory; of a record that was written twice the later copy."""
+        """All records in memory; if a record was written twice, its later copy."""
         return list({_key(record): record for record in self}.values())
 
 
