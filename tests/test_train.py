@@ -463,7 +463,7 @@ def interrupt_at(stage, done):
 def test_ctrl_c_leaves_a_checkpoint_and_says_where_it_stands(vlm, tmp_path):
     plan = {"steps": 1200, "checkpoint_every": 1000, "lr": 0.1}
     with pytest.raises(
-        KeyboardInterrupt, match=r"stopped at step 3 of 1,200; the same command goes on from here"
+        KeyboardInterrupt, match=r"stopped at step 3 of 1,200; run the same command to continue"
     ):
         trained_number(vlm, tmp_path, progress=interrupt_at("training", 3), **plan)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]

@@ -205,7 +205,7 @@ def run(steps: Sequence[Step], console: Console) -> int:
         status = subprocess.run(step.command, env=environment, check=False).returncode
         if status:
             console.print(
-                f"stopped at '{step.what}'; once it is mended, the same command goes on from here, "
+                f"stopped at '{step.what}'; once it is repaired, run the same command to continue, "
                 "or alone:"
             )
             console.print(shlex.join(step.command), soft_wrap=True, markup=False, highlight=False)

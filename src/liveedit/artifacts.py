@@ -2,13 +2,14 @@
 
 Atomic: content is written to a draft beside the target, ``.liveedit-…``, synced to the disk, and
 renamed to the target in one step. A kill at any moment leaves either the old or the new content,
-and at most a draft, which the next writer removes a day later. A symbolic link is written through.
-A replaced file keeps its permissions; a new one has those that umask grants.
+and at most a draft, which the next writer removes a day later. If the target is a symbolic link,
+the file that it points to is replaced. A replaced file keeps its permissions; a new one has those
+that umask grants.
 
 Careful: only files that this package wrote are overwritten; anything else is refused. A file of
 tensors has a mark in its metadata. Files in a folder that may hold unrelated ones are listed, with
-checksums, in the folder's ``.liveedit.json``. A folder of this package's own is recognised by a
-file of its kind, such as ``edits.json``.
+checksums, in the folder's ``.liveedit.json``. A folder that this package made is recognised by a
+characteristic file, such as ``edits.json``.
 """
 
 import errno
@@ -65,7 +66,7 @@ MARK = "liveedit"
 SUM = "liveedit.sum"
 """Key of the checksum in the metadata of a tensor file; the oldest files have none."""
 MARKS_BEFORE = {"editor", "model"}
-"""Keys in the metadata of a patch that was written before there was a mark."""
+"""Keys in the metadata of patches that older versions wrote, without the mark."""
 DRAFT = ".liveedit-"
 LOCK = ".liveedit.lock"
 MANIFEST = ".liveedit.json"
@@ -81,7 +82,7 @@ STALE = 24 * 3600
 PATIENCE = 600
 """Seconds that one process waits for another."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a disk without room."""
+"""Error numbers of a full disk."""
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of missing permissions."""
 
@@ -181,7 +182,7 @@ def check_folder(folder: str | Path, listing: str) -> None:
 
 
 def write_file(file: str | Path, content: bytes, advice: str = "") -> Path:
-    """Write a file, over any that is there, and return its path.
+    """Write a file, replacing an existing one, and return its path.
 
     Raises :class:`StorageError` with ``advice``, as :func:`writing` does.
     """
@@ -228,13 +229,13 @@ def write_files(
     allow_unmarked: bool = False,
     advice: str = "",
 ) -> Path:
-    """Write files into ``folder``, over none but those that this function wrote; return the folder.
+    """Write files into ``folder``, replacing only those that this function wrote; return it.
 
     Arguments:
         folder: Folder to write to; made if it does not exist.
         contents: Content of each file by its path in the folder.
-        allow_unmarked: Whether a folder without a manifest, from before there were manifests, may
-            be written over.
+        allow_unmarked: Whether files may be replaced in a folder without a manifest, as older
+            versions left it.
         advice: End of the message of a :class:`StorageError`; see :func:`writing`.
 
     Raises :class:`BadInput`, before anything is written, for unrelated or changed files, and
@@ -244,7 +245,7 @@ def write_files(
     target = resolved_path(folder)
     listed: dict[str, list[str]] = dict(_listed(target))
     for name, content in contents.items():
-        # both checksums, as a kill may leave the old content or the new one
+        # both checksums, because a kill may leave either the old or the new content
         listed[name] = [sha256(content).hexdigest(), *_digest(target / name)]
     manifest = json.dumps({"files": dict(sorted(listed.items()))}, indent=1)
     write_file(target / MANIFEST, manifest.encode() + b"\n", advice)
@@ -279,7 +280,7 @@ def check_files(
 def _listed(folder: Path) -> dict[str, list[str]]:
     """The files of a folder's manifest, by name: the SHA-256 of each content that a file may have.
 
-    The list of a file from before checksums were kept is empty.
+    The list is empty for a file that an older version wrote without a checksum.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8-sig"))["files"]
@@ -436,7 +437,7 @@ def locked(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     fresh = not target.exists()
     lock_file = target / LOCK
     if lock_file.is_symlink() or (lock_file.exists() and not lock_file.is_file()):
-        raise BadInput(f"{lock_file} is no lock of LiveEdit's: remove it")
+        raise BadInput(f"{lock_file} is not a lock of LiveEdit: remove it")
     with writing(folder):
         lock = _acquired(target, patience)
     try:

@@ -99,10 +99,9 @@ class EditableVLM:
         self.opens_with: dict[str, str] = {}
         self._edits: list[Edit] = []
         self._queries: dict[str, Query] = {}
-        """Queries of the edits by id, for methods that take an edit back by making the others anew.
-        """
+        """Queries of the edits by id, for methods that take one back by making the others again."""
         self._known: dict[Path, set[str]] = {}
-        """By folder, the states that were loaded from it, written to it or begun there."""
+        """For each folder, the states that were loaded from it, saved to it or begun there."""
         self._lock = RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,7 +148,7 @@ class EditableVLM:
             return list(self.history[len(self._edits) - len(new) :])
 
     def _add(self, new: Sequence[Edit], queries: Sequence[Query]) -> None:
-        """Make new edits, given as listed and as queries with opened images."""
+        """Make new edits, given as entries of the listing and as queries with opened images."""
         edits = [*self._edits, *new]
         first = spellings(edits)
         spelled = [
@@ -176,7 +175,7 @@ class EditableVLM:
             self._drop_superseded(queries, spelled)
 
     def _drop_superseded(self, queries: Sequence[Query], spelled: Sequence[Query]) -> None:
-        """Make all edits in force anew if the weights still hold a superseded one.
+        """Make all edits in force again if the weights still hold a superseded one.
 
         The last edits are those of ``queries``, which are then checked again.
         """
@@ -206,7 +205,7 @@ class EditableVLM:
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
-        """A block with the unedited model and with gradients, whatever the caller has set."""
+        """Run a block with the unedited model and with gradients, whatever the caller has set."""
         with self.vlm.unpatched(), torch.inference_mode(False), torch.enable_grad():
             yield
 
@@ -254,7 +253,7 @@ class EditableVLM:
         return taken
 
     def _remake(self, edits: Sequence[Edit]) -> None:
-        """Start again, and make those of ``edits`` that are in force.
+        """Drop all edits, then make those of ``edits`` that are in force once more.
 
         Raises :class:`BadInput` where their images are not kept.
         """
@@ -262,8 +261,9 @@ class EditableVLM:
         in_force = [edit for edit in edits if last[edit.number] == edit.id]
         if not self._remembers(in_force):
             raise BadInput(
-                f"{self.editor.name} takes an edit back by making the others anew, and has not all "
-                "of their images: restore the folder from a copy, or make the edits again elsewhere"
+                f"{self.editor.name} takes an edit back by making the others again, and lacks "
+                "some of their images: restore the folder from a copy, or make the edits again "
+                "elsewhere"
             )
         patch = self.editor.empty()
         if in_force:
@@ -289,7 +289,7 @@ class EditableVLM:
         return found[0]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the edits to ``folder``, all or nothing: a save that fails leaves the state before.
+        """Write the edits to ``folder``, all or nothing: a failed save leaves the earlier state.
 
         ``folder`` is new, empty, or one that holds edits, which are replaced; other files in it
         stay as they are. Raises :class:`BadInput` for a folder with unrelated files, for a file,
@@ -361,7 +361,7 @@ class EditableVLM:
     def _read(self, folder: str | Path) -> tuple[Listing, Editor, Patch]:
         """The listing of ``folder``, the editor that made it, and the patch.
 
-        Another process may replace the edits, and remove these tensors, meanwhile: then the new
+        If another process replaces the edits meanwhile and so removes these tensors, the new
         listing is read.
         """
         listing = Listing.read(folder)
@@ -452,7 +452,7 @@ def _last_of_each_question(edits: Sequence[Edit]) -> list[bool]:
 
 
 def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
-    """The patch with its newest edits, one for each entry, overruling those at these places."""
+    """The patch in which the newest edits, one for each of ``conflicts``, overrule those edits."""
     if not isinstance(patch, BankPatch) or not any(conflicts):
         return patch
     first = len(patch) - len(conflicts)
@@ -461,14 +461,14 @@ def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
 
 
 def _with_ledger(patch: Patch, edits: Sequence[Edit]) -> Patch:
-    """The patch with the numbers of its questions, which those of early versions lack."""
+    """The patch with the numbers of its questions, which patches of early versions lack."""
     if isinstance(patch, BankPatch) and bool((patch.ledger["asked"] < 0).any()):
         return patch.with_ledger(Bank(entries([edit.number for edit in edits])))
     return patch
 
 
 def _ids(ids: str | Iterable[str]) -> list[str]:
-    """One or several ids as a list. Raises :class:`BadInput` for anything but texts."""
+    """One or several ids as a list. Raises :class:`BadInput` for anything but text."""
     given: list[Any] = [ids]
     if not isinstance(ids, str) and isinstance(ids, Iterable):
         given = list(ids)

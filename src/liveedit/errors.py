@@ -40,7 +40,7 @@ class LiveEditError(Exception):
 
 
 class BadInput(LiveEditError):
-    """Something that the user gave cannot be used as it is."""
+    """An input that cannot be used, such as a setting, a text or a file."""
 
 
 class UnknownName(LiveEditError):

@@ -1,4 +1,4 @@
-"""Identity of a question: which wordings count as the same one, and a number for each question."""
+"""Identity of a question: which spellings are the same question, and a number for each question."""
 
 from hashlib import sha256
 from unicodedata import normalize

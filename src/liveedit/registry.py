@@ -1,7 +1,7 @@
 """Registries: tables of names whose objects are imported only when they are used.
 
-A registry is a plain dict. An entry is the place of its object, ``"module:attribute"``, or a value
-that says more about it and has the place as its ``where`` (:class:`Entry`). Adding a method, a
+A registry is a plain dict. An entry is the place of its object, ``"module:attribute"``, or an
+:class:`Entry`, which describes the object and has the place as its ``where``. Adding a method, a
 family or a benchmark is one entry.
 """
 
@@ -16,7 +16,7 @@ __all__ = ["Entry", "nearest", "resolve"]
 
 
 class Entry(Protocol):
-    """Entry of a registry that says more about an object than its place."""
+    """Entry of a registry that describes an object besides naming its place."""
 
     @property
     def where(self) -> str:
@@ -26,7 +26,7 @@ class Entry(Protocol):
 def resolve(kind: str, name: str, table: Mapping[str, str | Entry]) -> Any:
     """Import the object that ``table`` registers under ``name``.
 
-    ``kind`` is what the message calls the names ("editor", "model family"). Raises
+    ``kind`` is the word for such objects in messages ("editor", "model family"). Raises
     :class:`UnknownName` for any other name, with the closest registered ones.
     """
     if name not in table:

@@ -6,8 +6,9 @@
         lr: Positive = 1e-4
         schedule: Literal["step", "cosine"] = "step"
 
-:func:`read_settings` makes one of JSON. Types are strict: a bool is not a number, a number not a
-text. Values are checked but never converted, so that they are stored and hashed as they were given.
+:func:`read_settings` makes such an object from JSON. Types are strict: a bool is not a number, a
+number not a text. Values are checked but never converted, so that they are stored and hashed as
+they were given.
 
 The docstring of a config lists its fields, one entry each, under a line ``Arguments:``.
 :func:`describe` returns them for ``--help``, ``liveedit editors NAME`` and the reference.
@@ -48,13 +49,13 @@ __all__ = [
 ]
 
 Count = Annotated[int, Interval(ge=1, le=10**9)]
-"""A number of things. The bound keeps sizes within torch's int64; no run is that long."""
+"""A positive number. The upper bound keeps sizes within torch's int64; no run needs more."""
 Index = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-"""A seed that Python's, numpy's and torch's generators all take."""
+"""A seed that the random generators of Python, numpy and torch all accept."""
 
 Config = TypeVar("Config")
 
@@ -155,8 +156,8 @@ def read_settings(kind: type[Config], values: object, where: str) -> Config:
     """The dataclass ``kind`` with ``values`` read from JSON; lists become tuples.
 
     ``where`` is the prefix of names in messages, such as ``"config.json: editor."``. Raises
-    :class:`BadInput`, one line with all faults, where ``values`` are not a mapping, for a name that
-    does not exist and for a value that the field does not take.
+    :class:`BadInput`, one line with all faults, where ``values`` are not a mapping, for an unknown
+    name and for a value that the field does not accept.
     """
     if not isinstance(values, Mapping):
         raise BadInput(
@@ -194,7 +195,7 @@ def validators(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
 
 
 def faults(kind: TypeAdapter[Any], value: object, name: str) -> list[str]:
-    """The faults of a value, a line each, as in ``lr is 'fast': it should be a valid number``."""
+    """The faults of a value, one per line: ``lr is 'fast': it should be a valid number``."""
     try:
         kind.validate_python(value)
     except ValidationError as error:

@@ -1,8 +1,8 @@
 """The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
 
-A **Query** asks a VLM one thing about the images that it brings (none, one or several) and names
-the answer wanted. A **Case** is the edits (queries) plus the **probes** that say what must change
-and what must not. Evaluation writes one **Record** per probe.
+A **Query** is a question to a VLM about the images that it contains (none, one or several), with
+the answer wanted. A **Case** holds edits (queries) and **probes**, which test what must change and
+what must not. Evaluation writes one **Record** per probe.
 """
 
 import json
@@ -36,13 +36,13 @@ class Query:
     Arguments:
         prompt: Plain text without image placeholders or chat template; the model's family adds
             those.
-        target: The answer wanted: an edit writes it, a probe expects it. Empty for a question
-            without a known answer.
+        target: The answer wanted: an edit makes the model give it, a probe expects it. Empty for a
+            question without a known answer.
         image: A picture, a path to one, or ``None`` for a text-only question. Also a sequence of
             pictures and paths, which stand before the prompt in this order. A sequence of one image
             becomes that image, an empty one ``None``.
-        fact: The fact that is asked for, where a benchmark knows it ("flag-jp:capital"). Queries of
-            one fact have one answer, whatever their wordings and drawings.
+        fact: The fact that is asked for, where a benchmark knows it ("flag-jp:capital"). Queries
+            about one fact have the same answer, whatever their wordings and images.
         about: Index of the image that the question is about, counted as Python does: the last by
             default. ``None``: all of them, as for the frames of a video.
 
@@ -90,14 +90,14 @@ class Query:
 
 
 def _several(image: object) -> bool:
-    """Whether a value is a sequence of images, which neither text nor bytes are."""
+    """Whether a value is a sequence of images; text and bytes are not."""
     return isinstance(image, Sequence) and not isinstance(
         image, str | bytes | bytearray | memoryview
     )
 
 
 def _unpacked(images: Any) -> Any:
-    """A sequence of images as a tuple; its only image where there is one, ``None`` where none."""
+    """A sequence of images as a tuple; a single image by itself, an empty one as ``None``."""
     if len(images) > 1:
         return tuple(images)
     return images[0] if images else None
@@ -139,7 +139,7 @@ def _check_text(part: str, value: object) -> None:
 def check_unicode(title: str, text: str) -> None:
     """Raise :class:`BadInput` for a text with lone surrogates, which tokenizers and files refuse.
 
-    ``title`` is how the message names the text.
+    ``title`` is the name of the text in the message.
     """
     try:
         text.encode()
@@ -205,7 +205,7 @@ class Probe:
     Arguments:
         metric: Name that the report uses: ``reliability``, ``text_generality``,
             ``image_generality``, ``text_locality``, ``image_locality``, ``portability_1hop`` …
-        query: The question. Where the answer must stay, its target only says at which tokens to
+        query: The question. If the answer must stay, its target only determines the tokens to
             compare.
         wanted: ``"target"``: the query's target is right. ``"before"``: the answer must stay that
             of the unedited model.
@@ -252,7 +252,7 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything that is known about one probe; a report needs no model.
+    """Everything that was measured for one probe, so that a report needs no model.
 
     Arguments:
         editor: Label of the editor.

@@ -280,7 +280,7 @@ def test_ctrl_c_in_any_other_command(run, monkeypatch):
     assert (rc, out, err) == (130, "", "stopped; nothing was changed\n")
     monkeypatch.setattr("liveedit.data.published.places.places", stop)
     rc, _, err = run("data")
-    assert (rc, err) == (130, "stopped; the same command goes on from here\n")
+    assert (rc, err) == (130, "stopped; run the same command to continue\n")
 
 
 def test_the_listing_is_plain_json(run, asked, tmp_path):

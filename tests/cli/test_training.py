@@ -94,7 +94,7 @@ def test_a_stopped_or_killed_training_goes_on(small, tmp_path):
     said = stop(process, signal.SIGINT, lambda: list((out / "hidden").glob("*.pt")))
     assert process.returncode == 130
     assert "stopped with the hidden states of" in said
-    assert "the same command goes on from here" in said
+    assert "run the same command to continue" in said
 
     process = start(*command, "--no-cache")
     stop(process, signal.SIGKILL, steps)
@@ -105,7 +105,7 @@ def test_a_stopped_or_killed_training_goes_on(small, tmp_path):
     said = stop(process, signal.SIGINT, lambda: steps() and steps()[-1] > killed)
     assert process.returncode == 130
     [step] = steps()
-    assert f"stopped at step {step:,} of 100,000; the same command goes on from here" in " ".join(
+    assert f"stopped at step {step:,} of 100,000; run the same command to continue" in " ".join(
         said.split()
     )
     assert "Traceback" not in said
@@ -119,7 +119,7 @@ def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
     said = stop(process, signal.SIGINT, lambda: list(out.rglob("records-*.jsonl")))
     assert process.returncode == 130
     assert "stopped at" in said
-    assert "probes; the same command goes on from here" in " ".join(said.split())
+    assert "probes; run the same command to continue" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(

@@ -36,16 +36,16 @@ INTERRUPTED = 130
 
 
 class Commands(TyperGroup):
-    """The commands. Ctrl-C in one of them prints where it stands, instead of typer's "Aborted"."""
+    """The commands. Ctrl-C in one of them prints how far it got, instead of typer's "Aborted"."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the given command, after ``ctx.obj`` if it is set."""
+        """Call ``ctx.obj`` if it is set, then run the given command."""
         try:
             if ctx.obj:
                 ctx.obj()
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            message = str(stop) or "stopped; the same command goes on from here"
+            message = str(stop) or "stopped; run the same command to continue"
             Console(stderr=True, soft_wrap=True).print(shown(message))
             raise typer.Exit(INTERRUPTED) from None
 
@@ -92,7 +92,7 @@ def main(on_start: Callable[[], object] | None = None) -> None:
 
 
 def _message(error: Exception) -> str:
-    """The line about an error that the user can mend; empty for any other."""
+    """The line about an error that the user can correct; empty for any other error."""
     if isinstance(error, LiveEditError):
         return str(error)
     if short := shortage(error):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "report", "run_evaluation"]
 
 HIGHLIGHTED = ("liveedit", "pinpoint")
-"""Editors that a report puts behind all others; the last one is drawn in front."""
+"""Editors that a report lists after all others; in figures the last one is drawn on top."""
 
 
 @with_groups
@@ -43,7 +43,7 @@ def evaluate(
     out: Annotated[
         Path,
         typer.Option(
-            parser=path, help="Folder for the records; what it already holds is not done again."
+            parser=path, help="Folder for the records; those that it already holds are kept."
         ),
     ],
     editors: Annotated[
@@ -76,7 +76,7 @@ def evaluate(
         Path | None,
         typer.Option(
             parser=path,
-            help="Folder with a folder of each trained editor, by the name of the method. "
+            help="Folder with one subfolder per trained editor, named after the method. "
             "Default: editors, beside --out.",
         ),
     ] = None,
@@ -110,7 +110,7 @@ def report(
         Path, typer.Argument(parser=path, help="Folder with the records of `liveedit eval`.")
     ],
 ) -> None:
-    """Write the tables, curves and page of records anew, without the model."""
+    """Write the tables, curves and page of existing records again, without the model."""
     from liveedit.data.emblem import Emblem
     from liveedit.data.images import open_image
     from liveedit.report import terminal_tables, write_report
@@ -129,7 +129,7 @@ def report(
 
 
 def _terminal_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
-    """A table whose first two columns, the editor and the protocol's number, are never wrapped."""
+    """A table whose first two columns (the editor and the number of edits) are never wrapped."""
     table = Table(title=shown(title))
     for number, heading in enumerate(header):
         table.add_column(
@@ -185,7 +185,7 @@ def run_evaluation(
         failed += failures(out / label)
     if failed:
         raise LiveEditError(
-            f"{'; '.join(failed)}: the others are done, and the same command tries again"
+            f"{'; '.join(failed)}: the others are done; run the same command to try again"
         )
 
 
@@ -196,13 +196,13 @@ def _run(evaluation: "Evaluation", console: Console) -> None:
             evaluation.run(watcher)
         except KeyboardInterrupt:
             done = f"{evaluation.done:,} of {evaluation.total:,} probes"
-            message = f"stopped at {done}; the same command goes on from here"
+            message = f"stopped at {done}; run the same command to continue"
             raise KeyboardInterrupt(message) from None
 
 
 @contextmanager
 def _bar(console: Console) -> Iterator["Watcher"]:
-    """One progress bar over all editors. Its length is time: that spent and the estimate left."""
+    """One progress bar over all editors. It shows the time spent and the estimated time left."""
     first = Column(ratio=2, no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}", table_column=first),

@@ -27,7 +27,7 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="Published benchmark: e-vqa, e-ic or vlkeb.")]
 SHOWN = 10
-"""Number of problems that the terminal shows; a file has them all."""
+"""Number of problems that the terminal shows; a file lists all of them."""
 
 
 @app.callback(invoke_without_command=True)
@@ -114,7 +114,7 @@ def check(
 
 @app.command()
 def leaks(name: Name) -> None:
-    """Count the test cases that the training split gives away, as published and cleaned."""
+    """Count the test cases that leak into the training split, as published and after cleaning."""
     from liveedit.data.published.leaks import clean, edited_locality_images
     from liveedit.data.published.leaks import leaks as measure
     from liveedit.data.published.places import annotations
@@ -124,7 +124,7 @@ def leaks(name: Name) -> None:
     train = annotations(name, "train")
     test = annotations(name, "test")
     cleaned = clean(train, test, published)
-    title = f"Test cases of {name} that its training gives away"
+    title = f"Test cases of {name} that leak into its training split"
     table = Table(f"of {len(test):,} test cases", "paper", "clean", title=title)
     found = measure(train, test, published)
     remaining = measure(cleaned, test, published)
@@ -185,7 +185,7 @@ def _print_check(console: Console, result: "Check") -> None:
 
 
 def _reader(model: str | None) -> "Reader | None":
-    """The model that is to encode all images and texts, if one is given."""
+    """The model that encodes all images and texts for the check, if one is given."""
     if model is None:
         return None
     from liveedit.editable import load_vlm
@@ -197,7 +197,7 @@ def _reader(model: str | None) -> "Reader | None":
 def _write_problems(name: str, result: "Check") -> Path:
     """Write all problems to a file, which is returned.
 
-    Raises :class:`BadInput` where LiveEdit did not write the file of this name.
+    Raises :class:`BadInput` if a file of this name exists that LiveEdit did not write.
     """
     from liveedit.artifacts import write_files
     from liveedit.data.published.places import NO_ROOM, home

@@ -68,7 +68,7 @@ def _show_corrections(console: Console) -> None:
 
 
 def _correction(edited: "EditableVLM", case: "Case") -> tuple[str, ...]:
-    """Make the edit of a case: its row of the table."""
+    """Make the edit of a case, and return its row of the table."""
     edit = case.edits[0]
     probes = {probe.metric: probe.query for probe in case.probes}
     queries = [edit, probes["look_alike_image"]]

@@ -1,4 +1,4 @@
-"""Output of commands: foreign texts made safe for the terminal, output that fails, Ctrl-C."""
+"""Output of commands: escapes texts for the terminal, reports output errors, handles Ctrl-C."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,12 @@ JOINERS = "\u200c\u200d"
 
 
 class Unshown(StorageError):
-    """Standard output could not be written; the work of the command is done all the same."""
+    """Standard output could not be written, although the command has done its work."""
 
 
 class Output:
-    """Standard output whose errors are :class:`Unshown`, so that no disk is blamed for them.
+    """Standard output that raises :class:`Unshown`, so that its errors do not look like disk
+    errors.
 
     A closed pipe stays a ``BrokenPipeError``.
     """
@@ -57,8 +58,8 @@ def _unshown() -> Iterator[None]:
 def shown(text: str, *, lines: bool = False, style: str = "") -> Text:
     """A text of a user or a model for the terminal: no markup, unprintable characters escaped.
 
-    These are control characters, which would steer the terminal, and marks that turn the direction
-    of reading. ``lines`` keeps line ends; otherwise they are escaped, too.
+    These are control characters, which would steer the terminal, and marks that change the
+    direction of reading. ``lines`` keeps line ends; otherwise they are escaped, too.
     """
     kept = JOINERS + "\n" if lines else JOINERS
     escaped = (sign if sign.isprintable() or sign in kept else ascii(sign)[1:-1] for sign in text)

@@ -1,9 +1,9 @@
 """Which editors an evaluation compares: the value of `--editors`, parsed and loaded.
 
 Each is the name of a method, the folder or Hugging Face id of a trained editor, `NAME:FOLDER`, or
-one of these after `LABEL=`; `all` means every method. A method is looked for by its name among the
-trained editors, then among those that ship with the package; a method without training that is in
-neither has its default settings.
+one of these after `LABEL=`; `all` means every method. A method's name is looked up among the
+trained editors, then among those that ship with the package. If neither has it and the method needs
+no training, its default settings are used.
 """
 
 import re
@@ -22,7 +22,7 @@ __all__ = ["EditorSpec", "LoadedEditors", "load_editors", "parse_specs"]
 
 ALL = "all"
 RESERVED = re.compile(r"(\..*|tables|.*\.(csv|html|jsonl?|md|png|svg))?", re.IGNORECASE)
-"""Labels that would be the names of other files in --out: hidden files, reports and records."""
+"""Labels that collide with names of files in --out: hidden files, reports and records."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def load_editors(vlm: "VLM", model: str, specs: list[EditorSpec], trained: Path)
     """Load the editors as far as possible. ``trained`` holds trained editors by method.
 
     Raises :class:`UnknownName` for a name that does not exist, :class:`BadInput` where two editors
-    have one label, and the error of an editor where no other is left or it has no folder of --out
-    to be noted in.
+    have one label, and an editor's own error if no other editor can be loaded or if its label is
+    reserved.
     """
     from liveedit.editors import EDITORS
 
@@ -110,7 +110,7 @@ def load_editors(vlm: "VLM", model: str, specs: list[EditorSpec], trained: Path)
 def _add(
     loaded: LoadedEditors, vlm: "VLM", model: str, spec: EditorSpec, source: str, trained: Path
 ) -> None:
-    """Load one editor, or note why it cannot be loaded, so that the others go on."""
+    """Load one editor, or note why it cannot be loaded, so that the others still run."""
     try:
         editor = _load(vlm, model, source, trained)
         editor.empty()  # reads whatever else the method needs, such as a sentence encoder
@@ -151,7 +151,7 @@ def _check_method(spec: EditorSpec, editor: "Editor") -> None:
 
 
 def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
-    """The editor of a name, folder or id.
+    """Load the editor that a name, folder or id refers to.
 
     Raises :class:`Untrained`, with the command that trains it, for a method without one.
     """

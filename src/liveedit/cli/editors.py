@@ -20,7 +20,7 @@ __all__ = ["editors"]
 SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 CONSTANTS = {"None": "null", "True": "true", "False": "false"}
 LARGE = 10**6
-"""Bounds from here on are technical limits, which the table leaves out."""
+"""Bounds of this size and above are technical limits, which the table omits."""
 
 
 def editors(

@@ -159,7 +159,7 @@ def forget(
 
 
 def _load(held: Listing | None, setup: Setup, loading: Loading) -> "EditableVLM":
-    """The model without edits, as the options say, and where they do not, as the edits were made.
+    """Load the model without edits: with the options given, else with those of the edits.
 
     Raises :class:`BadInput` where the edits name a folder that no longer exists.
     """
@@ -184,7 +184,7 @@ def _load(held: Listing | None, setup: Setup, loading: Loading) -> "EditableVLM"
 
 
 def _source(name: str, given: str | None, made: str) -> str:
-    """The source that an option gives, else that of the edits, which must still be there."""
+    """The source that an option gives, else that of the edits, which must still exist."""
     if given is not None:
         return given
     if Path(made).is_absolute() and not Path(made).exists():
@@ -211,7 +211,7 @@ def _changing(pool: Path) -> Iterator[None]:
 
 @contextmanager
 def _showing_change(pool: Path) -> Iterator[None]:
-    """Where a saved change cannot be shown, say that it is saved."""
+    """If a change is saved but cannot be printed, report that it is saved."""
     try:
         yield
     except Unshown as error:
@@ -219,7 +219,7 @@ def _showing_change(pool: Path) -> Iterator[None]:
 
 
 def _table(id: str, *others: str) -> Table:
-    """A table whose first column, the id, is whole on any screen."""
+    """A table whose first column, the id, is never wrapped or cut."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(id, no_wrap=True, min_width=8)
     for heading in others:
@@ -228,7 +228,7 @@ def _table(id: str, *others: str) -> Table:
 
 
 def _print_notes(made: Edit, history: tuple[Edit, ...]) -> None:
-    """Print the effect of an edit on earlier ones; on standard error, that it did not take."""
+    """Print an edit's effect on earlier ones; if it did not take, say so on standard error."""
     console = Console(soft_wrap=True, highlight=False)
     for other in history:
         if other.superseded_by == made.id:

@@ -48,7 +48,7 @@ def check(
     path: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its Hugging Face id.")],
     loading: Loading,
 ) -> None:
-    """Check all that editing needs of a checkpoint. Exit status 1: some of it fails."""
+    """Check everything that editing needs of a checkpoint. Exit status 1: a check fails."""
     vlm = loading.load(path)
 
     from liveedit.models.conformance.contract import examine

@@ -2,7 +2,7 @@
 
 Options that belong together are the fields of a dataclass, a *group*. A command takes a group as
 one parameter and is declared with :func:`with_groups`: typer sees the fields as options, the
-command gets the group. So a further option of the model is one more field of :class:`Loading`.
+command gets the group. So a new option for loading the model is one more field of :class:`Loading`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +58,7 @@ Model = Annotated[
 
 @dataclass(frozen=True)
 class Loading:
-    """Options for loading the model. Raises :class:`BadInput` for a value that does not exist."""
+    """Options for loading the model. Raises :class:`BadInput` for an unknown value."""
 
     prompt_format: Annotated[
         str | None,
@@ -157,19 +157,19 @@ class Question:
 
 
 def plain(description: str) -> str:
-    """The description of a setting without the marks of code."""
+    """The description of a setting without the backquotes that mark code."""
     return description.replace("``", "")
 
 
 def _option_help(config: type[Any], name: str) -> str:
-    """The description of a setting as that of an option, which is not given where it is None."""
+    """The description of a setting for an option's help, with "default" in place of ``None``."""
     return plain(help_of(config, name).replace("``None``", "default"))
 
 
 def setting_help(configs: Mapping[str, type[Any]] | type[Any], name: str) -> str:
     """The help text of an option that is a setting of a config.
 
-    Of several configs by label, the text gives the descriptions of those that have the setting.
+    For several configs, given by label, it lists the descriptions of those that have the setting.
     """
     if isinstance(configs, type):
         return _option_help(configs, name)

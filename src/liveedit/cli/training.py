@@ -33,7 +33,7 @@ __all__ = ["train"]
 LOSSES_EVERY = 20
 """Steps between two updates of the losses in the bar, so that they can be read."""
 LINE_EVERY = 100
-"""Steps between two lines where the output is no terminal."""
+"""Steps between two lines if the output is not a terminal."""
 
 
 @with_groups
@@ -43,7 +43,7 @@ def train(
         Path,
         typer.Argument(
             parser=path,
-            help="Folder for the editor, its checkpoints and logs; training goes on from there.",
+            help="Folder for the editor, its checkpoints and logs; training resumes from it.",
         ),
     ],
     editor: Annotated[str, typer.Option(help="Name of a trainable method.")] = "pinpoint",
@@ -65,7 +65,7 @@ def train(
     ] = None,
     cache: Annotated[bool | None, typer.Option(help=setting_help(TrainConfig, "cache"))] = None,
 ) -> None:
-    """Train an editor. After an interrupt or a kill the same command goes on.
+    """Train an editor. After an interrupt or a kill, the same command resumes the training.
 
     `liveedit editors NAME` lists the settings of an editor. --steps, --seed and --cache override
     the file of settings.
@@ -88,7 +88,7 @@ def train(
     cases = _cases(benchmark, file.cases)
     networks = _new_editor(loading, model, editor, file, training.seed)
     console = Console()
-    stopped = "stopped; the same command goes on from the last checkpoint"
+    stopped = "stopped; the same command continues from the last checkpoint"
     with interrupt_message(stopped), _bar(console) as report:
         run(networks, cases, training, out, report)
     console.print(shown(f"trained editor in {out}"), soft_wrap=True)
@@ -107,7 +107,7 @@ def _trainable(name: str) -> "type[TrainableEditor]":
 
 
 def _cases(benchmark: Benchmark, seeds: int) -> "list[Case]":
-    """The training cases, drawn with so many seeds."""
+    """The training cases, drawn once with each of ``seeds`` seeds."""
     cases: list[Case] = []
     for seed in range(seeds):
         cases += benchmark.cases("train", seed)
@@ -128,7 +128,7 @@ def _new_editor(
 
 @contextmanager
 def _bar(console: Console) -> Iterator[Reporter]:
-    """A progress bar for each stage, with the losses; without a terminal, a line at times."""
+    """A progress bar for each stage, with the losses; without a terminal, one line at intervals."""
     last = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}"),

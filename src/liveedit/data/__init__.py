@@ -36,11 +36,11 @@ class Benchmark:
 BENCHMARKS: dict[str, Benchmark] = {
     "emblem": Benchmark(
         "liveedit.data.emblem.cases:counterfactuals",
-        "flags and emoji drawn by several artists; edits make them answered as something else",
+        "flags and emoji drawn by several artists; edits give answers of another entity",
     ),
     "emblem-corrections": Benchmark(
         "liveedit.data.emblem.cases:corrections",
-        "the same drawings where the embedded model is wrong; edits give the true answer",
+        "the same drawings; edits correct the embedded model's wrong answers",
     ),
     "e-vqa": Benchmark(
         "liveedit.data.published.mmedit:e_vqa",
@@ -54,7 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "vlkeb": Benchmark(
         "liveedit.data.published.vlkeb:vlkeb",
-        "photos of entities; edits make them answered as another one",
+        "photos of entities; edits give answers of another entity",
         files="vlkeb",
     ),
     "vlkeb-multihop": Benchmark(
@@ -69,7 +69,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "vlkeb-onehop-edited": Benchmark(
         "liveedit.data.published.vlkeb:onehop_edited",
-        "vlkeb-onehop, the fact that leads there edited too",
+        "vlkeb-onehop, where the connecting fact is edited too",
         files="vlkeb",
     ),
 }
@@ -90,7 +90,7 @@ def load_cases(
         part: Part of the benchmark; a published one has no ``"val"``.
         seed: Seed of the order and of all random choices. For a published benchmark, 0 is the
             order of its file.
-        split: ``"clean"``: training without what the test contains, and hard probes added;
+        split: ``"clean"``: training without subjects of the test, and hard probes added;
             ``"paper"``: as published, for published benchmarks only.
         prompts: ``"plain"``: one template for all questions; ``"paper"``: the released templates,
             for published benchmarks only.

@@ -11,7 +11,7 @@ transparency of any kind        the picture on a white page
                                 floating point from 0 to 1
 palettes, CMYK, YCCK, LAB, HSV  their colours, without colour management
 1 bit, L, RGB, any size         unchanged
-MPO, PSD                        the picture that viewers show, not the further ones
+MPO, PSD                        the one picture that viewers show
 ==============================  ==================================================================
 
 Refused are animations and files of several pages, floating point beyond 0 to 1, 32-bit integers,
@@ -64,13 +64,13 @@ BITS = 258
 PHOTOMETRIC = 262
 """TIFF's tag of the meaning of a sample."""
 WHITE_IS_ZERO = 0
-"""Value of that tag with which 0 is white."""
+"""Value of that tag which means that 0 is white."""
 MOST = 281
 """TIFF's tag of the largest value of a sample."""
 ALPHA_BITS = 17
 """Byte in Targa's header with the number of alpha bits."""
 ALPHA_MASK = 15
-"""Mask of that number in the byte."""
+"""Bit mask of the number of alpha bits in that byte."""
 LONGEST = 160
 """Largest number of characters of an image's name in a message."""
 
@@ -118,7 +118,7 @@ def read(image: str | os.PathLike[str]) -> Image.Image:
         ) from error
     except Exception as error:  # a decoder may raise anything on broken bytes
         raise BadInput(
-            f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG"
+            f"{title} is broken ({reason(error)}): save it again as PNG or JPEG"
         ) from error
     picture.info["name"] = os.fspath(image)
     return picture
@@ -182,7 +182,7 @@ def shown(image: Image.Image, title: str) -> Image.Image:
         raise
     except Exception as error:  # a decoder may raise anything on broken bytes
         raise BadInput(
-            f"{title} is broken ({reason(error)}): save it anew as PNG or JPEG"
+            f"{title} is broken ({reason(error)}): save it again as PNG or JPEG"
         ) from error
 
 
@@ -196,11 +196,11 @@ def check_single(image: Image.Image, title: str) -> None:
 
 
 def check_white(image: Image.Image, tags: Any, title: str) -> None:
-    """Raise :class:`BadInput` for pixels of which it is unknown which number is white.
+    """Raise :class:`BadInput` if it is unknown which pixel value is white.
 
     ``tags`` are those of a TIFF. Numbers in FITS are signed and of any scale, and not every version
     of Pillow knows the order of their bytes. Of colours with more than 8 bits Pillow keeps the
-    upper 8, of which little is left where the file says that a smaller number is white.
+    upper 8 bits; they hold little if the file declares a smaller number to be white.
     """
     if image.mode in DEEP and image.format == "FITS":
         raise BadInput(
@@ -257,7 +257,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def transparent_colour(image: Image.Image) -> Any:
-    """The transparent colour, in 8 bits, of a PNG with other than 8 bits; else ``None``."""
+    """The transparent colour, in 8 bits, of a PNG that does not have 8 bits; else ``None``."""
     colour = image.info.get("transparency")
     tiles = getattr(image, "tile", ())
     form = str(tiles[0].args) if tiles else image.mode
@@ -269,13 +269,13 @@ def transparent_colour(image: Image.Image) -> Any:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """A transparent picture on a white page."""
+    """Paint a transparent picture on a white background."""
     layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def in_eight_bits(picture: Image.Image, tags: Any, title: str) -> Image.Image:
-    """A grey picture with more than 8 bits in 8, with its whole range.
+    """Convert a grey picture of more than 8 bits to 8 bits, keeping its whole range.
 
     ``tags`` are those of a TIFF file. Raises :class:`BadInput` for numbers beyond black and white.
     """

@@ -151,7 +151,7 @@ def _untrained(vlm: "VLM", name: str) -> "Editor":
 
 
 def _open(vlm: "VLM", folder: Path) -> "Editor":
-    """The editor in a folder."""
+    """Load the editor in a folder."""
     from liveedit.editors.editor_files import read_info
 
     info = read_info(folder)

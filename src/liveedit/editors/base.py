@@ -41,7 +41,7 @@ X = TypeVar("X", bound=Example)
 
 
 class Editor(ABC, Generic[P]):
-    """A method for one VLM. ``config`` ``None`` stands for the defaults, which are the paper's."""
+    """A method for one VLM. With ``config=None`` it uses the defaults, which are the paper's."""
 
     name: ClassVar[str]
     """The method's name in the registry, in records and on the command line."""
@@ -57,7 +57,7 @@ class Editor(ABC, Generic[P]):
 
     @classmethod
     def settings(cls, values: object, where: str = "") -> Any:
-        """The config with ``values`` read from JSON; messages name settings with ``where`` before.
+        """The config with ``values``, as read from JSON; ``where`` precedes names in messages.
 
         Raises :class:`BadInput` for an unknown setting or a value that the setting does not take.
         """
@@ -65,7 +65,7 @@ class Editor(ABC, Generic[P]):
 
     @abstractmethod
     def edit(self, queries: Sequence[Query], patch: P | None = None) -> P:
-        """A patch with all edits of ``patch`` and, behind them, one edit for each query.
+        """A patch with all edits of ``patch`` followed by one edit for each query.
 
         Neither ``patch`` nor the VLM changes. Raises :class:`BadInput` for a query that cannot be
         edited and :class:`Mismatch` for another editor's patch.
@@ -97,7 +97,7 @@ class Editor(ABC, Generic[P]):
     def check(self, query: Query) -> None:
         """Raise :class:`BadInput` for a query that this method cannot edit."""
         if not visible(query.target):
-            raise BadInput(f"an edit needs a target: say what '{query.prompt}' is to be answered")
+            raise BadInput(f"an edit needs a target: give the new answer to '{query.prompt}'")
 
     def validate(self, queries: Sequence[Query], patch: P | None) -> None:
         """Check what :meth:`edit` requires before it starts.
@@ -127,7 +127,7 @@ class Editor(ABC, Generic[P]):
     def require_same_origin(self, origin: Mapping[str, str], folder: Path) -> None:
         """Raise :class:`Mismatch` if a patch saved in ``folder`` is of another model or editor.
 
-        ``origin`` is what the patch carries of its maker's :attr:`origin`.
+        ``origin`` is the :attr:`origin` of its editor, as saved with the patch.
         """
         fits = {
             "model": self.vlm.known_as(origin.get("model")),
@@ -153,7 +153,7 @@ class Editor(ABC, Generic[P]):
 class TrainableEditor(Editor[P], Generic[P, X]):
     """An editor with networks that are trained on cases.
 
-    Optimiser, devices and checkpoints are the training's business (``liveedit.train``). Settings
+    ``liveedit.train`` takes care of optimiser, devices and checkpoints. Settings
     ``generality`` and ``locality`` name the metrics whose probes the networks are trained on, and
     ``eos`` says whether targets end with the end-of-text token.
     """
@@ -173,8 +173,8 @@ class TrainableEditor(Editor[P], Generic[P, X]):
     def layer(self) -> int:
         """The decoder layer, from 0, whose output the method reads or edits.
 
-        It is the config's, or by default the one after two thirds of the layers, where the released
-        21 of LLaVA-7B's 32 is. A saved editor names it as a number.
+        It is the setting ``layer``, or by default the layer at two thirds of the depth, like the
+        released layer 21 of LLaVA-7B's 32. A saved editor stores its number.
         """
         layer: int = self.config.layer
         return layer
@@ -186,7 +186,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
 
     @abstractmethod
     def networks(self) -> nn.ModuleDict:
-        """All that is trained; the same object at every call."""
+        """All modules that are trained; the same object at every call."""
 
     def rates(self) -> dict[str, float]:
         """Learning rates of networks with a rate of their own, by name in :meth:`networks`."""
@@ -205,7 +205,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
 
     @torch.no_grad()
     def prepare(self, cases: Sequence[Case]) -> list[X]:
-        """Compute what training reads of each case with the frozen VLM, once for all steps.
+        """Compute with the frozen VLM what training needs of each case, once for all steps.
 
         Raises :class:`BadInput` for a case that this editor cannot learn from.
         """
@@ -221,7 +221,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         return examples
 
     def new_example(self) -> X:
-        """An example that nothing has been observed of yet."""
+        """An empty example, for :meth:`observe` to fill."""
         made: X = self.example_class()
         return made
 
@@ -247,7 +247,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         return self.layer
 
     def observe(self, asked: Sequence[TrainingQuery[X]]) -> None:
-        """Put into the queries' examples what training needs of them.
+        """Store in the queries' examples what training needs.
 
         By default: the hidden states at :attr:`observed_layer`, and where the answer must stay, the
         unedited log-probabilities of its tokens.
@@ -294,14 +294,14 @@ class TrainableEditor(Editor[P], Generic[P, X]):
     def adopt_fingerprint(self, fingerprint: str) -> None:
         """Use another fingerprint until a weight changes.
 
-        It is that of the weights that these were rounded from.
+        It is the fingerprint of the original weights, from which these were rounded.
         """
         state = self.networks().state_dict(keep_vars=True)
         self._known_fingerprint = (_version(state), fingerprint)
 
     @property
     def identity(self) -> tuple[str, dict[str, Any]]:
-        """The fingerprint's part besides the weights: name, and settings that shape a patch."""
+        """The fingerprint without the weights: the name, and settings that shape a patch."""
         settings = asdict(self.config)
         shaping = {name: settings[name] for name in settings if name not in self.inference_settings}
         return self.name, shaping
@@ -374,7 +374,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
                 f"{folder} holds an editor of the method '{info['editor']}', not '{cls.name}'"
             )
         if not vlm.known_as(info.get("model")):
-            reason = "another model, or for this one in a dtype with other bits"
+            reason = "another model, or for this one in another dtype"
             raise Mismatch(
                 f"the editor in {folder} was trained for {reason}: load that one, or train an "
                 "editor"
@@ -393,5 +393,5 @@ class TrainableEditor(Editor[P], Generic[P, X]):
 
 
 def _version(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
-    """The address of each tensor and how often it was written to; any change gives another."""
+    """The address of each tensor and its number of writes; both show a change of the weights."""
     return tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())

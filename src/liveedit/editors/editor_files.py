@@ -2,8 +2,8 @@
 
 ``config.json`` holds the method's name (``editor``), its settings (``config``) and the fingerprint
 of the base model (``model``). The file of weights carries a copy of it. Both name the state that
-they belong to (``written``), so that a kill between writing the one and the other does no harm: the
-copy counts.
+they belong to (``written``), so that a kill between the two writes does no harm: the copy takes
+precedence.
 """
 
 import json
@@ -60,7 +60,7 @@ def read_editor(folder: Path) -> tuple[dict[str, Any], State]:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """The content of an editor's ``config.json``, in today's names of methods and settings.
+    """The content of an editor's ``config.json``, with current names of methods and settings.
 
     Raises :class:`BadInput` for a folder without an editor.
     """

@@ -1,6 +1,6 @@
-"""Editors saved when `liveedit` was the name of both the published method and of pinpoint.
+"""Opens editors saved by versions in which `liveedit` named both the published method and pinpoint.
 
-They were one method with settings then. Such a folder opens under the method's name of today.
+At that time a setting chose between the two. Such a folder opens under the method's current name.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,16 @@ PINPOINT: dict[str, Any] = {"generator": "aligned", "features": "metric", "negat
 """The settings that distinguished the two methods; they are no longer settings."""
 
 SHIPPED = {"78db50f8987b233e4a1b69123bed17d96c5b043f7a15ee9ca1e6e5d0daf5e133": "pinpoint-1"}
-"""Fingerprints of editors that shipped once, by which today's folder of each, now stored in half
-precision, opens their edits.
+"""The folder, by its old fingerprint, of each editor that shipped with an earlier version.
+
+The folders are now stored in half precision; with these fingerprints they still open old edits.
 """
 
 NAMES = (("pinpoint", PINPOINT), ("liveedit", PUBLISHED | {"gate": "vision"}))
 
 
 def renamed(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of an editor's ``config.json`` in today's names of methods and settings.
+    """The content of an editor's ``config.json`` with current names of methods and settings.
 
     Raises :class:`BadInput` for a mixture of the published method and pinpoint.
     """

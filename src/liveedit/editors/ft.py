@@ -7,10 +7,10 @@ they are called FT (LLM) and FT (Vis)). For an edit (v, p, o)
 
 FT-L trains the MLP of the last decoder layer, FT-M the vision-language connector: the projector of
 LLaVA, the Q-Former of BLIP-2, the merger of Qwen2-VL. The defaults are those released with
-LiveEdit: only the down projection of the MLP (OPT: ``fc2``; among experts that of the shared one,
-or those of all), learning rate 1e-3, 25 steps, no weight decay. VLKEB's form trains the whole MLP
-(``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of 1e-4 or 2e-4 and 10 to
-20 steps.
+LiveEdit: only the down projection of the MLP (OPT: ``fc2``; in a mixture of experts that of the
+shared expert, or those of all experts), learning rate 1e-3, 25 steps, no weight decay. VLKEB's form
+trains the whole MLP (``weights="mlp"``; its files leave out the gate for LLaVA), with a rate of
+1e-4 or 2e-4 and 10 to 20 steps.
 
 Computation that does not depend on the trained weights is done once for each edit: for FT-L all
 layers below the last, so that a step costs that layer and the output embedding; for FT-M the vision
@@ -51,7 +51,7 @@ class FTMConfig:
 
     Arguments:
         lr: Learning rate of AdamW.
-        steps: Most steps for an edit.
+        steps: Maximum number of steps per edit.
         stop: Loss below which an edit ends.
         eos: Whether every target ends with the end-of-text token.
     """
@@ -74,7 +74,7 @@ class FTLConfig(FTMConfig):
 
 
 class ParameterFineTuning(FineTuningEditor[WeightsPatch]):
-    """Trains parameters of the model by AdamW; ``names`` are theirs in the Hugging Face model."""
+    """Trains by AdamW the parameters ``names``, as the Hugging Face model calls them."""
 
     names: list[str]
     config: FTMConfig
@@ -91,7 +91,7 @@ class ParameterFineTuning(FineTuningEditor[WeightsPatch]):
 class FTL(ParameterFineTuning):
     """Fine-tuning of the last layer's MLP.
 
-    Raises :class:`UnsupportedModel` where that has no MLP of a known form.
+    Raises :class:`UnsupportedModel` where that layer has no MLP of a known form.
     """
 
     name = "ft-l"
@@ -113,9 +113,9 @@ class FTL(ParameterFineTuning):
         check_changeable(self.start().items())
 
     def down(self, layer: int) -> list[str]:
-        """The down projection, or the one parameter with those of all experts.
+        """The names of the down projections.
 
-        The latter where there is no other.
+        If there is no separate one, it is the parameter that stacks those of all experts.
         """
         found = matrices(self.vlm, layer, self.vlm.module_names.down)
         if found:

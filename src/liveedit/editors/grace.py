@@ -17,21 +17,22 @@ v minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t), by Adam. Rate, steps and ε
 
 Departures from the authors' code and from EasyEdit's, which continues it:
 
-- f is the whole network, theirs is one matrix of it, Llama's last: here keys are as wide as the
-  residual stream, for every model.
+- f is the whole network; in their code it is one matrix, the last one of Llama's network. So keys
+  are here as wide as the residual stream, for every model.
 - v replaces the output at each row's own last prompt token, and generated tokens are left alone.
   The authors' setting for decoders replaces all tokens before that one, and EasyEdit replaces the
   position of the *last edit*, which is wrong for a query of another length.
-- v starts at f(x), an option of theirs, instead of noise.
-- Labels are equal if the texts are. Theirs are equal if the means of the label ids are, to which
-  every prompt token adds −100, and EasyEdit compares those of another entry.
-- An edit expands an entry by the rounding of x more than d: at d, rounding would decide whether its
-  own input is within the radius.
-- It keeps the entry's value, where theirs trains that further, so that every edit can be taken
-  back: what remains is inserted anew, in order.
-- A split leaves both at d/2 as in the paper; theirs reduces the older one by another 1e-5.
-- Where one input is edited again, which would split a distance of 0, the later edit replaces the
-  earlier one.
+- v starts at f(x), an option in the authors' code, instead of noise.
+- Labels are equal if their texts are. In the authors' code they are equal if the means of the label
+  ids are, and every prompt token counts there as −100. EasyEdit compares the label of another
+  entry.
+- An edit expands an entry to slightly more than d, by the rounding error of x; otherwise rounding
+  would decide whether the edit's own input is within the radius.
+- Expanding keeps the entry's value, which the authors' code trains further. So every edit can be
+  taken back: the remaining ones are inserted again, in order.
+- A split sets both radii to d/2 as in the paper; the authors' code subtracts 1e-5 from the older.
+- If the same input is edited again (d = 0, so that a split is impossible), the later edit replaces
+  the earlier one.
 """
 
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ MERGED = -1.0
 """The radius of an edit whose input is answered by another entry: no input is within it."""
 
 SAME = 1e-4
-"""Keys are of one input if they differ by less than this share of their length, by rounding."""
+"""Keys that differ by less than this share of their length, by rounding, are of one input."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ or asks something else whose answer stays (section 3.2). The k sentences most si
 form of f, by a sentence encoder, are taken, the most similar first (section 3.3). k and the encoder
 are EasyEdit's.
 
-Departures. The published method is given the one fact that a query is about, for every query: it
-has no second edit and no scope. Here the edit nearest to the query is the context of every query
-(``common/retriever.py``). The records come from a benchmark's training split
-(``demonstrations="emblem"``) or there are none, as in EasyEdit for Hugging Face's VLMs. Images of
-demonstrations are not shown, in either code.
+Departures. The published evaluation gives the method, for every query, the one fact that the query
+is about: there are no other edits, and nothing decides whether a query is in scope. Here the stored
+edit nearest to the query becomes its context (``common/retriever.py``). The demonstrations come
+from a benchmark's training split (``demonstrations="emblem"``) or there are none, as in EasyEdit
+for Hugging Face's VLMs. Images of demonstrations are not shown, in either code.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class IKEConfig:
 
     Arguments:
         k: Number of demonstrations.
-        demonstrations: Benchmark whose training split they are made from; none if empty.
+        demonstrations: Benchmark from whose training split they are made; empty: none.
         retriever: Sentence encoder, a Hugging Face id or a folder.
         by: Evidence that chooses the edit: ``"text"``, or text and image, ``"both"``.
     """

@@ -27,7 +27,7 @@ succeed.
     text read      whole                    32 tokens                       whole
     optimiser      RMSprop, 3e-4            RMSprop, 3e-4, λ 0.1            Adam, the training's
 
-An edit succeeds if the edited model predicts its tokens, before the training step that uses it.
+An edit succeeds if the edited model predicts its tokens; this is measured before the training step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -165,7 +165,7 @@ class Constraint(nn.Module):
 
     @torch.no_grad()
     def anneal(self, right: float, count: int) -> None:
-        """Lower the margin if enough edits succeed; of ``count`` new ones a share ``right`` did."""
+        """Lower the margin if enough edits succeed; a share ``right`` of ``count`` new ones did."""
         self.right += right * count
         self.seen += count
         if self.seen >= self.patience:

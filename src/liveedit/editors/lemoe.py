@@ -15,14 +15,16 @@ layer's own input (the paper: at the embedding), rank, rate and steps. Edits pla
 (section 4.3) are ``order="clusters"``: k-means over e puts similar edits into one batch. It needs
 all edits at once, so the default is the order given.
 
-Departures from the released code, which takes only batches of 20 and does not answer in between:
+Departures from the released code, which takes only batches of 20 and cannot answer between batches:
 
-- A batch need not be full. Its expert is trained anew, from its start, with each edit that joins
-  the batch, whose hidden states the patch keeps until then. So edits made one by one and together
-  give the same.
-- e is the mean of image and question; theirs is that of all tokens, answer and padding included.
-- Top-1 as in the paper; theirs mixes all experts.
-- The key is trained; theirs stays random. While its batch is trained, only that batch uses it.
+- A batch need not be full. Its expert is trained again from its initial values whenever an edit
+  joins the batch; until the batch is full the patch keeps the hidden states of its edits. So edits
+  made one by one and edits made together give the same expert.
+- e is the mean over image and question; in their code it is over all tokens, also answer and
+padding.
+- Top-1 as in the paper; the released code mixes all experts.
+- The key is trained; in the released code it stays random, and only its own batch uses it in
+training.
 - The task's loss does not train the router of the first expert, and for others it ignores earlier
   edits, so that the newest expert soon gets every query. The mean of −log g(own expert | x), over
   the batch and the remembered e of all earlier edits, is added. ``routing`` is its weight; with 0
@@ -68,7 +70,7 @@ class LEMoEConfig:
         rank: Rank of the experts.
         batch: Edits that share an expert.
         lr: Learning rate of Adam.
-        steps: Most steps for an expert.
+        steps: Maximum number of steps per expert.
         stop: Loss below which its training ends.
         routing: Weight of the routing loss; 0 is the published form.
         order: Order of edits in batches: as ``"given"``, or by ``"clusters"`` of similar ones.

@@ -6,8 +6,8 @@ becomes
 
     W + (α/r) B A     A (r × d_in) random, B (d_out × r) zero before the first edit    (section 4.1)
 
-and each edit (v, p, o) minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t) over all A and B, from where
-the edit before left them. Rank and α are EasyEdit's.
+and each edit (v, p, o) minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t) over all A and B, starting
+from their values after the previous edit. Rank and α are EasyEdit's.
 
 Departures. EasyEdit's multimodal files take five steps of plain gradient descent at a rate of 0.1,
 which falls by a tenth each step (``optimiser="sgd"``, ``steps=5``, ``lr=0.1``); few edits succeed
@@ -43,7 +43,7 @@ class LoRAConfig:
         alpha: Scale α of the update, which is divided by the rank.
         optimiser: ``"adam"``, or plain gradient descent, ``"sgd"``.
         lr: Learning rate.
-        steps: Most steps for an edit.
+        steps: Maximum number of steps per edit.
         stop: Loss below which an edit ends.
         eos: Whether every target ends with the end-of-text token.
         seed: Seed of the initial A.

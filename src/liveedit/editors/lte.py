@@ -11,19 +11,19 @@ weights are trained on
                       locality probes
 
 f₀ being the model before the training, and the KL a mean over the tokens of the answer. At
-inference the stored edit that the query is most similar to, if it is above a threshold, precedes it
-(section 3.2). Threshold and loss weights are those released.
+inference the stored edit most similar to the query precedes it, if the similarity is above a
+threshold (section 3.2). Threshold and loss weights are those released.
 
 Departures:
 
 - The input and output embeddings stay as they are.
 - The edit's image, which LiveEdit's form puts before the fact, is not shown again, because the
-  query's own follows. It counts in the retrieval (``common/retriever.py``; ``by="text"`` is the
-  released form), whose key of an edit is its question without the answer.
+  query's own follows. The retrieval compares it (``common/retriever.py``; ``by="text"`` is the
+  released form). The key of an edit is its question without the answer.
 - Locality is measured against the model before the training, not, as released, the trained one.
 - Without edits the model is the original one: the trained weights come with the first edit.
-- With ``fresh``, some cases are trained with another answer, random tokens in words, which can only
-  be read from the fact, so that the model learns to read it.
+- With ``fresh``, some cases are trained with an answer of random tokens, which can only be read
+  from the fact, so that the model learns to read it.
 """
 
 import random
@@ -109,7 +109,7 @@ class LTEPatch(ContextPatch):
 
 
 class LTE(TrainableEditor[LTEPatch, Example], InContextEditor[LTEPatch]):
-    """The editor: a text decoder that follows facts, and the facts."""
+    """The editor: a text decoder trained to follow facts in the prompt, and the stored facts."""
 
     name = "lte"
     Config = LTEConfig

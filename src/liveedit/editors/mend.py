@@ -5,8 +5,8 @@ Released code: github.com/eric-mitchell/mend, continued in EasyEdit and VLKEB; a
 implementation was released with LiveEdit. For every matrix W of the feed-forward networks in the
 last three layers, and every token t of the edit that has a gradient,
 
-    z   = the input u_t and the output's gradient δ_t concatenated, each number less its running
-          mean and divided by its running standard deviation                            (section 3)
+    z   = the input u_t and the output's gradient δ_t concatenated, each number minus its running
+           mean and divided by its running standard deviation                            (section 3)
     h   = z + ρ(s₁ ⊙ (U₁ V₁ z + b₁) + o₁)      ũ_t, δ̃_t = h + ρ(s₂ ⊙ (U₂ V₂ h + b₂) + o₂)   (Eq. 3)
     ΔW  = −α Σ_t δ̃_t ũ_tᵀ
 
@@ -29,7 +29,8 @@ by Adam, α at a rate of its own, over edits made one at a time.
     statistics         matrix after matrix       matrix after matrix       all of a shape, then ΔW
     before two tokens  an error                  an error                  nothing is normalised
 
-With the mean the change of N edits is N times smaller than their sum, and keeps shrinking.
+With the mean, the change by N edits is N times smaller than with the sum: each further edit weakens
+the earlier ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ from liveedit.settings import Count, NotNegative, Positive
 __all__ = ["MEND", "GradientTransform", "MENDConfig"]
 
 TOKENS = ".tokens"
-"""Suffix of the name under which a patch keeps the number of tokens of a matrix's change."""
+"""Suffix of a matrix's name under which a patch keeps the number of tokens of its change."""
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 Chen, Wang, Zhang, He, Liang, Yang, Gao: "Lifelong Knowledge Editing for LLMs with
 Retrieval-Augmented Continuous Prompt Learning", EMNLP 2024 (arXiv 2405.03279). An encoder pools an
 edit k, a query q and learned prototype tokens Θ, the knowledge sentinel, to statistics of their
-token states: one summary state, mean, greatest and least. From these
+token states: one summary state, mean, maximum and minimum. From these
 
     (1)  r_k, r_q, r_Θ     in one space, by perceptrons
     (2)  p_k               n_p vectors of the embeddings' width, by a perceptron from the edit
     (3)  answer(q) = f(p_τ ⊕ q)  if  r_q·r_τ > r_q·r_Θ,  else f(q);    τ = argmax_k r_q·r_k
     (4)  l_rel, l_gen: −log f(answer | p_k ⊕ q);    l_loc: KL to f(q), of queries out of scope
     (5)  l_no = −log softmax of r_q·r_own among all r_k and r_Θ, for queries in scope
-    (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k but the own one, for all queries, each
-         counted while its share is below ``hinge`` times the next best
+    (6)  l_so = −log softmax of r_q·r_Θ among it and all r_k except the query's own, for all
+         queries; a query counts while its share is below ``hinge`` times the next best
 
     point               paper                   for VLMs, released  here
     encoder             RoBERTa, trained        the same            the VLM's own states, or a
@@ -35,7 +35,7 @@ token states: one summary state, mean, greatest and least. From these
     queries in (5, 6)   one for each edit       the same            all of the batch, hard ones
                                                                     included
 
-With ``scope="both"`` a query without image never belongs to an edit with one, nor the reverse.
+With ``scope="both"`` a query without image never matches an edit with one, nor vice versa.
 """
 
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class RecipeConfig:
         tokens: Number n_p of prompt vectors.
         key_dim: Width of r.
         prototypes: Number of the sentinel's prototype tokens.
-        hinge: Factor of the next best below which a query counts in (6).
+        hinge: In (6) a query counts while its share is below this factor times the next best.
         margin: Distance above the sentinel that an edit needs to be retrieved.
         written: Number of examples of a batch that train the prompts; ``None``: all of them.
         fresh: Share of these whose answers are replaced by random tokens, so that the prompts learn
@@ -142,7 +142,7 @@ class RecipeExample(RetrievalExample):
 
 
 def statistics(part: Part, summary: Tensor) -> Tensor:
-    """(B, 4W) of states (B, n, W): the state at ``summary`` (B,), mean, greatest and least.
+    """Pool states (B, n, W) to (B, 4W): the state at ``summary`` (B,), mean, maximum and minimum.
 
     0 for a row without states.
     """
@@ -483,7 +483,7 @@ class Recipe(RetrievalEditor[RecipePatch, RecipeExample]):
     def retrieval_terms(self, examples: Sequence[RecipeExample]) -> dict[str, Tensor]:
         """(5) and (6) for every query of the batch and every edit of it.
 
-        Edits of another example about the very fact that a query asks for do not count.
+        Edits of another example about the same fact as the query are ignored.
         """
         c = self.config
         names = row_names(examples, (EDIT, *c.generality, *c.locality))

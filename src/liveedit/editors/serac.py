@@ -8,11 +8,12 @@ model h,
     (2)  l(g) = −log g(z_e, x_in) − log(1 − g(z_e, x_out))
     (3)  l(h) = −log h(y_in | z_e, x_in)
 
-Here g(z, x) = σ(L), where L are the log-odds of ``common/hard_negatives.py``: that the image of x
-resembles that of the edit and its question that of the edit, by unit keys of one extractor for both
-sides (``common/extractors.py``). h is a causal transformer. It reads the text of the edit, then the
-input of the VLM's first layer for the query, image included, and computes a replacement for the
-output of the VLM's last layer, so that the VLM's own norm and output embedding give the logits:
+Here g(z, x) = σ(L), where L are the log-odds of ``common/hard_negatives.py`` that x resembles the
+edit both in its image and in its question. They are computed from unit keys of one extractor for
+both sides (``common/extractors.py``). h is a causal transformer. It reads the text of the edit,
+then the input of the VLM's first layer for the query, image included, and computes a replacement
+for the output of the VLM's last layer, so that the VLM's own norm and output embedding give the
+logits:
 
     point         paper             released for VLMs               here
     scope reads   text, by BERT     the same                        image and text, from the VLM's
@@ -27,9 +28,9 @@ output of the VLM's last layer, so that the VLM's own norm and output embedding 
                                     embeddings of image and text    images
     locality      no term           KL from the VLM to h            no term: h answers only in scope
 
-With ``scope="both"`` a query without image never belongs to an edit with one, nor the reverse. In a
-decoder with several residual streams, the first of which starts as the embeddings, h reads that one
-and writes all.
+With ``scope="both"`` a query without image never matches an edit with one, nor vice versa. In a
+decoder with several residual streams, h reads the first one, which starts as the embeddings, and
+writes all of them.
 """
 
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ class SeracConfig:
             ``None``: a new one of ``width`` and ``depth``.
         width: Width of a new h.
         depth: Layers of a new h.
-        tokens: Most tokens of an edit's text.
+        tokens: Maximum number of tokens of an edit's text.
         written: Number of examples of a batch that train h; ``None``: all of them.
         fresh: Share of these whose answers are replaced by random tokens, so that h learns to read
             answers instead of memorising them.
@@ -130,7 +131,7 @@ class SeracConfig:
 class Counterfactual(nn.Module):
     """h: a causal transformer between two linear maps.
 
-    They lead from the VLM's embeddings to the output of its last layer.
+    The first map reads the VLM's embeddings, the second writes the output of its last layer.
     """
 
     def __init__(self, vlm: VLM, source: str | None, width: int, depth: int, heads: int) -> None:
@@ -156,8 +157,8 @@ class Counterfactual(nn.Module):
     ) -> Tensor:
         """States (B, n, ·) for ``embeddings`` (B, n, D), the last n of each row's N tokens.
 
-        ``mask`` (B, N) says which tokens are no padding. The tokens before the last n, if any, are
-        in ``cache``.
+        ``mask`` (B, N) marks the tokens that are not padding. The tokens before the last n, if
+        any, are in ``cache``.
         """
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
         states = self.model(
@@ -218,15 +219,15 @@ class CounterfactualBranch(Branch[ScopeRoute]):
         self.patch = patch
         self.batch = batch
         self.mask = torch.empty(0)
-        """The tokens that h has read, edits' texts included, that are no padding, (B', N)."""
+        """Which tokens that h has read, edits' texts included, are not padding, (B', N)."""
         self.text_length = 0
         """How many tokens of edits' texts h has read."""
         self.length = 0
-        """How many tokens of the rows h has read after these."""
+        """How many tokens of the rows h has read after those texts."""
         self.cache = transformers.DynamicCache()
 
     def sites(self) -> dict[str, SiteFn]:
-        """See :meth:`Branch.sites`; the scope is decided at a third one."""
+        """See :meth:`Branch.sites`; the scope is decided at a third site."""
         return super().sites() | {f"layers.{self.patch.editor.layer}": self.choose}
 
     def read(self, x: Tensor) -> Tensor:
@@ -374,7 +375,7 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
         return text
 
     def texts(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, n, D) of edits' ``tokens`` (B, …), and which of them are no padding."""
+        """Embeddings (B, n, D) of edits' ``tokens`` (B, …), and which of them are not padding."""
         real = tokens != NO_TOKEN
         longest = int(real.sum(1).max())
         return self.words(tokens[:, :longest]), real[:, :longest].long()
@@ -468,7 +469,7 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
     ) -> Tensor:
         """(2) for every query of the batch and every edit of it, averaged over the queries.
 
-        Edits of another example about the very fact that a query asks for do not count.
+        Edits of another example about the same fact as the query are ignored.
         """
         c = self.config
         names = row_names(examples, (EDIT, *c.generality, *c.locality))

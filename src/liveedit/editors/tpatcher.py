@@ -13,13 +13,15 @@ and an edit trains its own k, b and v, all others fixed, by Adam on  l_e + a l_a
                                              is to be active
     l_m = mean of exp(max(q · k + b, 0))     over remembered tokens q: it is to be silent
 
-Rate, steps, a and m are those released with LiveEdit, and so is the form of l_m; it leaves out the
-paper's second memory loss, which compares activations in memory with those at the edit.
+Rate, steps, a and m are those released with LiveEdit, and so is the form of l_m. As in that
+release, the paper's second memory loss is left out, which compares activations at remembered tokens
+with those at the edit.
 
-Departures. LiveEdit's memory are states of the corpus WikiText-103; here it is the edit's own other
-tokens, image and question, and as in the paper some of those of earlier edits, so that no corpus is
-needed. Act is ReLU for all models, which leaves inactive neurons without any effect, and a gated
-network (Llama) gets one plain neuron as well; LiveEdit patches gate and up projection separately.
+Departures. In LiveEdit's release the remembered tokens come from the corpus WikiText-103. Here they
+are the other tokens of the edit (image and question) and, as in the paper, some tokens of earlier
+edits, so that no corpus is needed. Act is ReLU for all models, which leaves inactive neurons
+without any effect, and a gated network (Llama) gets one plain neuron as well; LiveEdit patches gate
+and up projection separately.
 """
 
 from collections.abc import Sequence
@@ -93,7 +95,7 @@ class NeuronBranch(Branch[Route]):
         self.batch = batch
 
     def route(self, x: Tensor) -> Route:
-        """Note the edits that fire; the neurons decide for every token anew."""
+        """Note the edits that fire; the neurons decide again for every token."""
         last = self.batch.last_prompt_tokens()
         self.batch.fired[self.patch] = shares(self.activation(x)[range(len(x)), last])
         return ()
@@ -160,7 +162,7 @@ class TPatcher(BankEditor[TPatcherPatch]):
 
     @torch.enable_grad()
     def neuron(self, others: Bank, query: Query, number: int) -> dict[str, Tensor]:
-        """Train the neuron of the edit ``number`` beside ``others``: its row of the bank."""
+        """Train the neuron of the edit ``number`` beside ``others``; return its row of the bank."""
         below = self.network.layer - 1
         hidden = self.vlm.hidden(self.vlm.encode([query], eos=self.config.eos), below)
         positions = hidden.answer_positions()

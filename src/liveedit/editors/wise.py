@@ -1,4 +1,4 @@
-"""WISE: a side memory, a copy of one matrix, takes the edits; a router chooses it by query.
+"""WISE: edits train a side memory, a copy of one matrix; a router decides which queries use it.
 
 Wang, Li, Zhang, Xu, Yao, Jiang, Xie, Huang, Chen: "WISE: Rethinking the Knowledge Memory for
 Lifelong Model Editing of Large Language Models", NeurIPS 2024 (arXiv 2405.14768). With A(x) (H) the
@@ -21,14 +21,14 @@ multimodal files.
 
 Departures from EasyEdit's code:
 
-- Δ is Eq. 3; theirs compares SiLU(A W_v') with SiLU(A W_v).
-- Each row has its own Δ, the mean over image and question, and generated tokens follow the prompt.
-  Theirs averages over a batch, padding and answer included, so that all queries of a batch share
-  one memory, and takes the maximum for prompts of more than 100 tokens.
-- There is no weight decay; theirs moves entries outside the mask.
+- Δ is Eq. 3; their code compares SiLU(A W_v') with SiLU(A W_v).
+- Each row has its own Δ, the mean over image and question; generated tokens use the memory that the
+  prompt chose. Their code averages over a batch, padding and answer included, so that all queries
+  of a batch share one memory; for prompts of more than 100 tokens it takes the maximum.
+- There is no weight decay; in their code it changes entries outside the mask.
 - Shards that have not been merged yet answer queries; inference does not merge.
-- x_i is the text ``irrelevant``, so that no data are needed; theirs is the locality prompt of the
-  data set.
+- x_i is the text ``irrelevant``, so that no data are needed; in their code it is the locality
+  prompt of the data set.
 """
 
 from collections.abc import Sequence
@@ -69,11 +69,11 @@ class WISEConfig:
         layer: Decoder layer to edit, from 0; ``None``: after five sixths of the layers (the
             released 23 of 28).
         lr: Learning rate η of gradient descent.
-        steps: Most steps for an edit.
+        steps: Maximum number of steps per edit.
         alpha: Bound α on Δ of the irrelevant text, Eq. 5.
         beta: Bound β on Δ of the edit, Eq. 5.
         gamma: Bound γ on their difference, Eq. 5.
-        ratio: Factor of the smallest Δ of an edit that gives the threshold ε.
+        ratio: Factor by which the smallest Δ of an edit is multiplied to give the threshold ε.
         mask: Share of the entries that a shard may change.
         clamp: Largest absolute value of an entry of τ.
         shard: Edits that fill a shard.
@@ -191,7 +191,7 @@ class WISE(Editor[WISEPatch]):
         return WISEPatch.load(self, folder)
 
     def edit(self, queries: Sequence[Query], patch: WISEPatch | None = None) -> WISEPatch:
-        """See :meth:`Editor.edit`. Each edit goes on from the shard that the one before left."""
+        """See :meth:`Editor.edit`. Each edit continues from the shard after the previous edit."""
         self.validate(queries, patch)
         held = self.empty() if patch is None else patch
         if not queries:
@@ -278,7 +278,7 @@ class WISE(Editor[WISEPatch]):
     def merged(
         self, deltas: list[Tensor], least: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The memories and their least Δ with the shards since the last merge as one: Eq. 8."""
+        """Memories and least Δ after merging the shards since the last merge into one: Eq. 8."""
         new = self.config.merge // self.config.shard
         old = len(deltas) - new
         if self.config.memory == "retrieve" or not old:
@@ -304,8 +304,8 @@ def activation(A: Tensor, delta: Tensor, tokens: Tensor) -> Tensor:
 def ties(deltas: Tensor, weights: Tensor, density: float) -> Tensor:
     """TIES (D, H) of ``deltas`` (M, D, H): trim each, elect signs, average what agrees.
 
-    Of each the ``density`` largest entries are kept; an entry's sign is that of the sum weighted by
-    ``weights`` (M,), and the average is weighted by them, too.
+    Of each delta the largest entries are kept, a share ``density`` of them. An entry's sign is that
+    of the sum weighted by ``weights`` (M,), and the average is weighted by them, too.
     """
     kept = max(1, int(density * deltas[0].numel()))
     bound = deltas.abs().flatten(1).topk(kept).values[:, -1, None, None]

@@ -1,4 +1,4 @@
-"""The lifelong test: evaluations of editors after growing numbers of edits, one record a probe."""
+"""The lifelong test: evaluates editors after more and more edits, with one record per probe."""
 
 from liveedit.evaluate.journal import note_failure
 from liveedit.evaluate.progress import Progress

@@ -1,11 +1,11 @@
-"""The folder of an editor's evaluation, which survives a kill at any moment.
+"""Journal: the folder of an editor's evaluation, which survives a kill at any moment.
 
 ``run.json`` describes the origin of the records. ``records-NAME.jsonl``, named after the editor,
-holds them, one a line, appended and synced to disk a few at a time. Of several processes each but
-the first appends to a file of its own, ``records-NAME.partN.jsonl``; the first process merges them,
-in the order of the protocol, at the end and, where a kill has left some, at the beginning.
-``failed.json`` describes the failure of an evaluation, until the next one begins. Unrelated files
-of these names are refused and left as they are.
+holds the records, one per line, appended and synced to disk a few at a time. If there are several
+processes, each except the first appends to its own file, ``records-NAME.partN.jsonl``. The first
+process merges these files in the order of the protocol: at the end, and at the beginning if a
+killed run has left some. ``failed.json`` describes the failure of an evaluation, until the next one
+begins. Unrelated files of these names are refused and left as they are.
 """
 
 import json
@@ -33,7 +33,7 @@ Place = tuple[str, int, int, str, int]
 
 
 class Journal:
-    """The records in ``folder``, which ``process`` adds to.
+    """The records in ``folder``, to which ``process`` adds new ones.
 
     Process 0 has to open the folder first. Raises :class:`Mismatch` if the folder belongs to
     another origin, :class:`BadInput` if its files are damaged or unrelated, :class:`StorageError`
@@ -174,7 +174,7 @@ class Journal:
         reason = error.strerror or str(error)
         return StorageError(
             f"cannot write {self.folder} ({reason}): "
-            "once that is repaired, the same command goes on from here"
+            "once that is repaired, run the same command to continue"
         )
 
 
@@ -209,7 +209,7 @@ def _failure_file(folder: Path) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line; with its type, unless it is the user's."""
+    """An error in one line; with its type, unless it is a :class:`LiveEditError`."""
     if short := shortage(error):
         return short
     text = " ".join(str(error).split())
@@ -229,7 +229,7 @@ def _parsed(line: bytes, title: str) -> Record:
     try:
         return Record.from_json(line.decode("utf-8-sig"))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadInput(f"{title} is no record: delete that line to evaluate it anew") from None
+        raise BadInput(f"{title} is no record: delete that line to evaluate it again") from None
 
 
 def _place(record: Record) -> Place:
@@ -238,5 +238,5 @@ def _place(record: Record) -> Place:
 
 
 def _lines(records: Sequence[Record]) -> bytes:
-    """The records, one a line."""
+    """The records, one per line."""
     return "".join(f"{record.to_json()}\n" for record in records).encode()

@@ -1,4 +1,4 @@
-"""Measuring how far memory rises."""
+"""Measures the peak of memory use."""
 
 import ctypes
 import sys
@@ -11,11 +11,11 @@ __all__ = ["PeakMemory"]
 
 
 class PeakMemory:
-    """The highest memory in use since it was made, less the memory in use then.
+    """The highest memory in use since this object was made, minus the memory in use at that time.
 
     On a CUDA device it is the memory that torch has allocated there. Elsewhere it is the resident
     memory of the process, exact to a few MB on Linux; other systems cannot reset an earlier peak,
-    so that only memory beyond that counts.
+    so that only memory above that peak counts.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -27,7 +27,7 @@ class PeakMemory:
         self.base = self._peak()
 
     def rise(self) -> int:
-        """Bytes."""
+        """The rise of memory, in bytes."""
         return self._peak() - self.base
 
     def _peak(self) -> int:
@@ -44,7 +44,7 @@ def _reset_process_peak() -> None:
 
 
 def _process_peak() -> int:
-    """Peak of the resident memory of the process in bytes; 0 on Windows, which does not say."""
+    """Peak of the process's resident memory in bytes; 0 on Windows, which does not report it."""
     try:
         import resource
     except ImportError:

@@ -1,10 +1,10 @@
 """Probing the unedited and the edited model about a case, in the same batches.
 
 The probes of a case go through the model together, whatever other edits the model holds. So the
-same rows are in the same batch before and after the edits, and at every number of edits: whatever
-the edits left alone compares bit for bit (in half precision another batch would by itself exchange
-tokens of close ranks), and the time of a query means the same throughout. It also allows the vision
-tower, which takes half the time of a small model, to run once a batch for all editors.
+same rows are in the same batch before and after the edits, and at every number of edits. An answer
+that no edit changes is then equal bit for bit; in half precision, another batch alone would
+exchange tokens of close ranks. Times of queries are comparable, too. And the vision tower, which
+takes half the time of a small model, runs only once per batch for all editors.
 """
 
 import time
@@ -169,7 +169,7 @@ class Prober:
 
     @contextmanager
     def _cached_tower(self) -> Iterator[None]:
-        """Within it the vision tower runs once a batch, or not at all if its output is cached.
+        """Context in which the vision tower runs once per batch, or not at all if it is cached.
 
         Under a patch that changes the tower nothing is cached, or taken from the cache.
         """
@@ -245,7 +245,7 @@ def _compared(before: Mapping[Reduction, Tensor], found: _Forced, row: int) -> d
 def tensor_bytes(value: Any) -> dict[int, int]:
     """Sizes of the tensors in nested lists, tuples and mappings.
 
-    Each is given by its address, so that none counts twice.
+    The keys are addresses, so that no tensor counts twice.
     """
     if isinstance(value, Tensor):
         return {value.data_ptr(): value.nbytes}

@@ -27,7 +27,7 @@ class Progress:
         total: Number of all probes.
         seconds_left: Estimate of the time left; ``None`` as long as some kind of work that is left
             has not been measured.
-        failure: Line about the failure of the editor, or nothing; then the next editor follows.
+        failure: Line about the failure of the editor, after which the next one follows; or empty.
     """
 
     editor: str
@@ -55,7 +55,7 @@ class Clock:
 
     @contextmanager
     def measuring(self, work: Work, editor: str, count: int) -> Iterator[None]:
-        """Within it ``count`` pieces of the work are done."""
+        """Context in which ``count`` pieces of the work are done."""
         start = time.perf_counter()
         yield
         key = work, editor

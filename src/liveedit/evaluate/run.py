@@ -1,4 +1,4 @@
-"""A whole evaluation of editors: one record a probe, resumable at any moment.
+"""A whole evaluation of editors: one record per probe, resumable at any moment.
 
 Under ``accelerate launch`` or ``torchrun`` the requests are divided among the processes; each makes
 the edits that its requests need.
@@ -81,9 +81,9 @@ def evaluate(
 class Evaluation:
     """The evaluation of any number of editors on one model and benchmark.
 
-    The unedited model is probed once for all editors. The failure of an editor is written down, and
-    the next editor follows; :attr:`errors` holds the failures by label. Raises :class:`BadInput`
-    where there are too few cases for the protocol, and for a seed beyond 32 bits.
+    The unedited model is probed once for all editors. If an editor fails, the failure is noted in a
+    file and the next editor follows; :attr:`errors` holds the failures by label. Raises
+    :class:`BadInput` where there are too few cases for the protocol, and for a seed beyond 32 bits.
 
     Arguments:
         vlm: The unedited model.
@@ -120,7 +120,8 @@ class Evaluation:
         self._runs: list[_EditorRun] = []
 
     def add(self, editor: Editor, out: Path, label: str = "") -> None:
-        """Add an editor, whose records in the folder ``out`` name it ``label``, or its own name.
+        """Add an editor. Its records are in the folder ``out``, under ``label`` or the editor's
+        name.
 
         Probes on record in ``out`` are not evaluated again. Raises :class:`Mismatch` if ``out``
         belongs to another model, editor, benchmark or seed, :class:`BadInput` if its files are
@@ -167,7 +168,7 @@ class Evaluation:
         return [run.journal.path for run in self._runs]
 
     def _locked(self, folder: Path) -> AbstractContextManager[None]:
-        """Within it no other run writes to ``folder``; the first process locks it for all."""
+        """Context in which no other run writes to ``folder``, which the first process locks."""
         return locked(folder, patience=0) if self.processes.is_main_process else nullcontext()
 
     def _evaluate(self, watcher: Watcher | None) -> None:
@@ -202,7 +203,8 @@ class Evaluation:
         return list(found.values())
 
     def _share(self) -> None:
-        """Give each editor's run the requests of this process, and the clock the amount of work.
+        """Assign to each editor's run the requests of this process; tell the clock how much that
+        is.
 
         The missing requests, editor after editor, are cut into as many pieces as there are
         processes, so that few sequences are edited twice.
@@ -279,7 +281,7 @@ class _EditorRun:
                     self.prober.before(request.case)
 
     def _run_sequence(self, sequence: EditSequence, requests: Sequence[Request]) -> None:
-        """Edit a sequence as far as there are requests, and evaluate these on the way."""
+        """Edit a sequence up to the last request, and evaluate the requests on the way."""
         patch: Patch | None = None
         seconds = 0.0
         memory = PeakMemory(self.prober.vlm.device)
@@ -327,7 +329,7 @@ class _EditorRun:
     def _record(
         self, request: Request, number: int, before: Before, after: After, used: Usage
     ) -> Record:
-        """The record of a probe; ``used`` is what all probes of the case share."""
+        """The record of a probe; ``used`` are the costs that all probes of the case share."""
         probe = request.case.probes[number]
         heaviest = sorted(after.fired, key=lambda pair: -pair[1])[:FIRED]
         record = Record(
@@ -360,7 +362,7 @@ class _EditorRun:
         return replace(record, scores=scores_of(record))
 
     def _report(self, stage: str, failure: str = "") -> None:
-        """Tell the watcher what is done now."""
+        """Report the current stage to the watcher."""
         self.stage = stage
         if self.watcher is None:
             return
@@ -376,7 +378,7 @@ class _EditorRun:
 
 
 class _EditorError(Exception):
-    """Carries the error with which an editor failed."""
+    """Wraps the error with which an editor failed."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -385,7 +387,7 @@ class _EditorError(Exception):
 
 @contextmanager
 def _editor_errors() -> Iterator[None]:
-    """Within it any error is a failure of the editor, not of the whole run."""
+    """Context in which any error is a failure of the editor, not of the whole run."""
     try:
         yield
     except Exception as error:

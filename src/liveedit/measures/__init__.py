@@ -1,4 +1,4 @@
-"""Declarations of all that an evaluation measures, each in one place.
+"""Declarations of everything that an evaluation measures, each in one place.
 
 :mod:`~liveedit.measures.metrics` names the kinds of probes, :mod:`~liveedit.measures.scores` the
 scores of a probe, :mod:`~liveedit.measures.costs` times and sizes, and

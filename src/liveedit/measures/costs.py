@@ -15,7 +15,7 @@ __all__ = ["COSTS", "Cost", "Usage", "cost_named", "cost_names", "costs_of"]
 
 @dataclass(frozen=True)
 class Usage:
-    """Time and memory used by the time that a probe is evaluated.
+    """Time and memory used up to the evaluation of a probe.
 
     Arguments:
         edits: Number of edits made since the model was unedited.
@@ -44,7 +44,7 @@ class Cost:
         meaning: One sentence that says what is measured.
         unit: Unit of its values.
         formula: Its value.
-        per: Whether an edit counts once, however many probes its case has, or each probe counts.
+        per: Unit of counting: each edit once, however many probes its case has, or each probe.
         pooled: Whether tables show the mean or the largest value.
         optional: Whether its column is left out where it was measured nowhere.
     """
@@ -119,5 +119,5 @@ def cost_named(name: str) -> Cost:
 
 
 def _unknown(used: Usage) -> float:
-    """Raise, for a cost without a formula in this version."""
+    """Raise an error, for a cost without a formula in this version."""
     raise NotImplementedError(used)

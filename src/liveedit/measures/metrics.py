@@ -1,7 +1,7 @@
 """Metrics: the kinds of probes, each declared once, in the order of the tables.
 
-A benchmark names the metric of each probe. One that is not declared here is shown all the same,
-behind those that are, under its name in words.
+A benchmark names the metric of each probe. A metric that is not declared here is also shown, after
+the declared ones, under its name in words.
 """
 
 import re

@@ -46,7 +46,7 @@ class Point:
     """A point of an edit sequence at which cases are evaluated.
 
     Arguments:
-        edits: N, the number of edits that the point stands for.
+        edits: N, the number of edits after which this point evaluates.
         cases_edited: Number of cases edited before it.
         evaluated: Indices in the sequence of the cases to evaluate.
         window: Index of the window of N edits, counted from 0.
@@ -129,10 +129,11 @@ class Windows(Protocol):
     All of a window is edited, then evaluated; cases after the last whole window are left out
     (``evaluate_sequential_edit`` in the released ``evaluation/vllm_editor_eval.py``). N = 1 is the
     papers' single edit. Windows of several N that begin with the same case are one sequence, which
-    is evaluated on the way. There are as many windows as cover ``max_cases`` cases, at least one.
+    is evaluated on the way. There are as many windows as are needed for ``max_cases`` cases, at
+    least one.
 
     Arguments:
-        edits: The numbers N of edits; a window has as few cases as hold N edits.
+        edits: The numbers N of edits; a window has the smallest number of cases with N edits.
         max_cases: Number of cases after which no further window of an N begins.
         ask: Largest number of cases of a window, evenly spread, to evaluate; ``None``: all.
     """
@@ -195,9 +196,9 @@ class Stream(Protocol):
 class Gap(Protocol):
     """VLKEB's protocol: one sequence; each of the first cases is evaluated after later edits.
 
-    A case is evaluated when exactly so many further cases are edited (``test_sequencial`` in the
-    released ``MultimodalTrainer.py``). The sequence is the same for every gap, so one pass serves
-    all. N is the number of edits that the model then holds.
+    A case is evaluated when exactly that many further cases are edited (``test_sequencial`` in the
+    released ``MultimodalTrainer.py``). The sequence is the same for every gap, so one pass
+    evaluates all gaps. N is the number of edits in the model at that point.
 
     Arguments:
         gaps: Numbers of further cases.
@@ -295,7 +296,7 @@ def protocol_order(name: str) -> tuple[int, str]:
 
 
 def size_of(record: Record) -> int:
-    """The number under which tables show a record: N, or what its protocol has in its place."""
+    """The number under which tables show a record: N, or what its protocol shows instead."""
     size: int = getattr(record, protocol_named(record.protocol).size_field)
     return size
 
@@ -306,5 +307,5 @@ def setting_label(protocol: str, size: int) -> str:
 
 
 def titled(title: str, protocol: str) -> str:
-    """``title`` with the name of the protocol, unless that goes without saying."""
+    """``title`` with the name of the protocol, if titles name that protocol."""
     return f"{title}, {protocol}" if protocol_named(protocol).named_in_titles else title

@@ -1,4 +1,4 @@
-"""Scores: numbers between 0 and 1 that one probe gives, each declared once.
+"""Scores: numbers between 0 and 1, computed for one probe; each score is declared once.
 
 A score has one of two formulas. Most are computed from the record alone. Those that compare the
 models at all positions of a prompt need the logits, and are computed during the evaluation, for

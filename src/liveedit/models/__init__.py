@@ -1,4 +1,4 @@
-"""Vision-language models: the families by Hugging Face ``model_type``, and where a checkpoint is.
+"""Vision-language models: the families by Hugging Face ``model_type``, and finding a checkpoint.
 
 Importing this package loads neither torch nor transformers.
 """
@@ -148,8 +148,8 @@ class Checked:
 
     ``reason`` is why the type cannot be edited, ``None`` if every check holds. ``layers`` is the
     path of the decoder's layers, ``image`` the rule for the number of image tokens, ``prompts`` the
-    prompt formats that were run, ``several`` whether a prompt may hold several images, ``note``
-    where the tiny model differs from a checkpoint.
+    prompt formats that were run, ``several`` whether a prompt may hold several images, ``note`` how
+    the tiny model differs from a checkpoint.
     """
 
     family: str = ""

@@ -1,6 +1,6 @@
-"""Answers under way: what a patch computes for a prompt, kept with the prompt's cache.
+"""Answers being generated: the state of a patch for a prompt, kept with the prompt's cache.
 
-So any number of threads and of interleaved requests get what each would get alone.
+So each of any number of threads and interleaved requests gets the same answer as alone.
 """
 
 from collections.abc import Callable
@@ -20,25 +20,25 @@ from liveedit.models.patch import Patch, SiteFn, overrides
 __all__ = ["Answer", "CachedAnswers"]
 
 ATTRIBUTE = "liveedit_answers"
-"""The attribute of a cache that holds the answers which continue behind it."""
+"""The attribute of a cache that holds the answers which continue after it."""
 
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """A patch's functions for one batch of prompts, and for all tokens generated behind them."""
+    """A patch's functions for one batch of prompts, and for all tokens generated after them."""
 
     patch: Patch
     batch: Batch
     functions: dict[str, SiteFn] = field(default_factory=dict)
 
     def methods(self, name: str) -> list[Callable[..., None]]:
-        """The methods of this name of the objects that the functions belong to, one an object."""
+        """The methods of this name of the objects that the functions belong to, one per object."""
         owners = [getattr(function, "__self__", function) for function in self.functions.values()]
         distinct = {id(owner): owner for owner in owners}.values()
         return [getattr(owner, name) for owner in distinct if hasattr(owner, name)]
 
     def goes_on(self, call: Call, ids: Tensor | None) -> None:
-        """Continue behind ``call.past`` tokens; what is no longer in the cache is forgotten.
+        """Continue after ``call.past`` tokens; what is no longer in the cache is forgotten.
 
         Raises :class:`BadInput` if the tokens ``ids`` (B, T') replace some of the prompt's.
         """
@@ -48,8 +48,8 @@ class Answer:
             or not torch.equal(ids[within, 0], self.batch.inputs["input_ids"][within, call.past])
         ):
             raise BadInput(
-                "other tokens behind a cut cache make another prompt: "
-                f"give the whole text anew, and generate without {LOOKUP}"
+                "other tokens after a cut cache make another prompt: "
+                f"give the whole text again, and generate without {LOOKUP}"
             )
         for rewind in self.methods("rewind"):
             rewind(call.past)
@@ -57,14 +57,14 @@ class Answer:
             self.batch = self.batch.until(call.past).extended(ids)
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i continue behind row ``rows[i]``, as beams do."""
+        """Let row i continue the former row ``rows[i]``, as beams do."""
         self.batch = self.batch.pick(rows)
         for reorder in self.methods("reorder"):
             reorder(rows)
 
 
 class CachedAnswers(dict[Patch, Answer]):
-    """The answers that continue behind one cache, by their patches; a copy starts empty."""
+    """The answers that continue after one cache, by their patches; a copy starts empty."""
 
     def __deepcopy__(self, _memo: Any) -> "CachedAnswers":
         return CachedAnswers()
@@ -93,7 +93,7 @@ class ReorderingMethod:
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Belong to the copy, in a copy of the cache."""
+        """Pickle so that in a copy of the cache this belongs to the copy."""
         return ReorderingMethod, (self.cache(), self.name)
 
     def __call__(self, given: Any) -> None:

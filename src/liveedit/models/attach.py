@@ -1,11 +1,12 @@
-"""Attachment: puts patches on a model, each for the calls of those who applied it.
+"""Attachment: applies patches to a model, each only in the contexts that entered it.
 
 Which patches act depends on the context: the thread, or the asyncio task, that entered
-:meth:`Attachment.patched`. A raw call of the Hugging Face model from a thread that entered nothing,
-such as the one that feeds a streamer, gets the patches of the only context that has some.
+:meth:`Attachment.patched`. A raw call of the Hugging Face model may come from a thread that entered
+nothing, such as the one that feeds a streamer. It gets the patches of another context if only one
+context has any.
 
-What a patch computes for a prompt belongs to the answer (:mod:`liveedit.models.answers`), not to
-the model and not to the patch.
+The values that a patch computes for a prompt are stored with the answer
+(:mod:`liveedit.models.answers`), neither in the model nor in the patch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,7 @@ __all__ = ["Attachment", "Host"]
 
 
 class Host(Protocol):
-    """A model as attaching needs it; a ``ModelRunner`` is one."""
+    """Interface that a model needs for attaching patches; ``ModelRunner`` has it."""
 
     model: Any
 
@@ -84,7 +85,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """State of one thread or asyncio task: its patches, and the call under way.
+    """State of one thread or asyncio task: its patches, and the current call.
 
     ``scopes`` are its patches, the innermost last; ``None`` where it has entered none and raw calls
     get the patches of others. ``announced`` is the batch of a ``ModelRunner`` method, ``skipped``
@@ -137,7 +138,7 @@ class Attachment:
 
     @classmethod
     def of(cls, vlm: Host) -> "Attachment":
-        """The attachment of ``vlm.model``, which all VLMs of that model share."""
+        """The attachment of ``vlm.model``, shared by all VLMs of that model."""
         with _MAKING:
             found = cls.known.get(id(vlm.model))
             if found is None:
@@ -154,7 +155,7 @@ class Attachment:
         self.users = 0
         """The number of patches that are on; while it is above 0, the hooks are on."""
         self.call = local()
-        """The call under way in a thread, see :meth:`enters` and :meth:`begins`."""
+        """The current call of each thread, see :meth:`enters` and :meth:`begins`."""
 
     # Contexts
 
@@ -182,7 +183,7 @@ class Attachment:
 
     @contextmanager
     def holding(self, **changes: Any) -> Iterator[None]:
-        """Within it this context has ``changes``."""
+        """Context in which this context has ``changes``."""
         before = self.here
         depth = self.depth
         self.here = replace(before, **changes)
@@ -212,11 +213,11 @@ class Attachment:
                 self.unwind(depth)
                 with self.lock:
                     del self.entered[scope]
-                self.here = self.here  # stored anew, now without the scope
+                self.here = self.here  # stored again, now without the scope
 
     @property
     def depth(self) -> int:
-        """The number of nested calls of the model under way in this thread."""
+        """The number of nested calls of the model that are now running in this thread."""
         return len(self.call.__dict__.get("tokens", ()))
 
     def unwind(self, depth: int) -> None:
@@ -230,7 +231,8 @@ class Attachment:
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
-        """The scopes that raw calls from other threads may use: all of each context, by its last.
+        """The scopes that raw calls from other threads may use: those of each context, by its last
+        one.
 
         Scopes that were entered within ``unpatched`` are left out: they serve one caller's answer,
         or an edit that is being made.
@@ -267,7 +269,7 @@ class Attachment:
 
     @contextmanager
     def changed_parameters(self, scope: Scope, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within it parameters have new values where ``scope`` acts, tied ones included.
+        """Context in which parameters have new values where ``scope`` acts, tied ones included.
 
         The model's own tensors stay where they are, so nothing is copied or rounded. Raises
         :class:`Mismatch` for values that do not fit this model, :class:`UnsupportedModel` for a
@@ -326,7 +328,7 @@ class Attachment:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Within it the model has the hooks."""
+        """Context in which the model has the hooks."""
         with self.lock:
             if not self.users:
                 self.hook()
@@ -342,7 +344,7 @@ class Attachment:
                     self.sites.clear()
 
     def hook(self) -> None:
-        """Register hooks that take part in every call of the model.
+        """Register hooks that run in every call of the model.
 
         Token ids are taken from the model's call, or else from the input embedding's, and a batch
         begins at the text decoder: embedding and decoder run in every call, also in ``generate`` of
@@ -351,7 +353,7 @@ class Attachment:
         vlm = self.vlm
         undo = self.hooks
         for model in {vlm.model, vlm.model.base_model}:
-            # First in line, before the family's own hook.
+            # Runs before the family's own hook.
             first = model.register_forward_pre_hook(self.enters, with_kwargs=True, prepend=True)
             undo.callback(first.remove)
             undo.callback(model.register_forward_hook(self.leaves, always_call=True).remove)
@@ -448,7 +450,7 @@ class Attachment:
             self.call.ids = args[0]
 
     def begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before the text decoder: begin answers, or continue those behind the call's cache.
+        """Before the text decoder: begin answers, or continue those after the call's cache.
 
         In a new batch, a patch's vectors before the text replace the embeddings of filler tokens.
         """
@@ -487,7 +489,7 @@ class Attachment:
             self.call.answers = []
 
     def follow(self, cache: Any) -> None:
-        """Keep the answers under way with ``cache``, if there is one."""
+        """Store the current answers with ``cache``, if there is one."""
         if cache is not None:
             CachedAnswers.of(cache).update({answer.patch: answer for answer in self.call.answers})
 
@@ -508,8 +510,8 @@ class Attachment:
         )
         if call.length > 1 and not inside:
             raise BadInput(
-                f"{call.length} tokens behind a cache may be an answer or another prompt: "
-                "give the whole text anew, without a cache, or ask by generate"
+                f"{call.length} tokens after a cache may be an answer or another prompt: "
+                "give the whole text again, without a cache, or ask by generate"
             )
         if call.rows != len(answer.batch):
             raise BadInput(
@@ -534,7 +536,7 @@ class Attachment:
         """The batch of a call that begins.
 
         This is the announced batch, followed by the tokens generated so far where there is no
-        cache, or a new one for a raw call. Raises :class:`BadInput` if a raw call brings no ids.
+        cache, or a new one for a raw call. Raises :class:`BadInput` if a raw call has no ids.
         """
         announced = self.here.announced
         if announced is not None:
@@ -583,7 +585,7 @@ class Attachment:
                 self.hooks.callback(handle.remove)
 
     def hook_site(self, site: str) -> Any:
-        """Hook a site, first in line: other hooks of the module see the patched states.
+        """Hook a site before the module's other hooks, which so see the patched states.
 
         Raises :class:`UnsupportedModel` if the text decoder has no such module.
         """
@@ -598,7 +600,7 @@ class Attachment:
         return module.register_forward_pre_hook(partial(self.change_input, site), prepend=True)
 
     def acting(self, site: str) -> list[tuple[SiteFn, int]]:
-        """The functions at a site in the call under way, each with its number of rows.
+        """The functions at a site in the current call, each with its number of rows.
 
         The innermost patch's comes first.
         """

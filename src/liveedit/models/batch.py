@@ -126,8 +126,8 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 def going_on(kept: Sequence[int], rows: Tensor) -> tuple[list[int], list[int]]:
     """Row numbers after rows are reordered, for an object that has kept some of the rows.
 
-    New row i continues behind old row ``rows[i]``, and ``kept`` are the old rows of the object.
-    Returns the new rows that continue behind one of these, and its place in ``kept`` for each.
+    New row i continues old row ``rows[i]``, and ``kept`` are the old rows of the object. Returns
+    the new rows that continue one of these, and for each of them the place of that row in ``kept``.
     """
     place = {row: number for number, row in enumerate(kept)}
     found = [(new, place[old]) for new, old in enumerate(rows.tolist()) if old in place]
@@ -189,7 +189,7 @@ class Batch(AnswerRows):
     are -100 elsewhere; they are not shifted.
 
     ``position_ids`` (…, B, T) and ``extra`` are inputs of the text decoder for every token, which
-    ``VLM.hidden`` fills in: the positions, ``None`` where the decoder counts its own, and all
+    ``VLM.hidden`` fills in: the positions, ``None`` where the decoder counts them itself, and all
     others (B, T, …) by name. ``prefix`` holds, by the row, vectors (n, D) that a patch has put
     before the text: the first n tokens of that row's prompt are fillers, whose embeddings they
     replace. ``fired`` holds, by the patch, the edits that fired in each row; it is filled in while
@@ -262,7 +262,7 @@ class Batch(AnswerRows):
 
         ``prefix`` holds the vectors (n, D) by row, and the token ``filler`` stands in for each.
         Rows with fewer vectors are padded: on the left if all rows end together, so that generation
-        can continue behind them, otherwise on the right.
+        can continue after them, otherwise on the right.
         """
         B, T = self.labels.shape
         device = self.labels.device
@@ -311,7 +311,7 @@ def longer(span: Spans, count: int) -> Spans:
 
 @dataclass(slots=True)
 class HiddenBatch(AnswerRows):
-    """A decoder layer's output with all else that the layers above it need.
+    """A decoder layer's output with all other inputs of the layers above it.
 
     ``hidden`` (B, T, D) are the states, ``attention_mask`` and ``labels`` are (B, T),
     ``position_ids`` (…, B, T) or ``None``. ``extra`` holds further inputs of the layers above for
@@ -367,7 +367,7 @@ class HiddenBatch(AnswerRows):
         return counted.expand(*axes, *self.labels.shape)
 
     def extra_of(self, name: str, like: Tensor, gap: int) -> Tensor:
-        """``extra[name]``, or zeros like ``like`` if it is missing, with ``gap`` zeros behind."""
+        """``extra[name]``, or zeros like ``like`` if it is missing, with ``gap`` zeros appended."""
         value = self.extra.get(name)
         if value is None:
             return like.new_zeros(len(self), self.labels.shape[1] + gap, *like.shape[2:])

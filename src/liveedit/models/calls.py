@@ -1,7 +1,7 @@
 """Call: the arguments of a text decoder's forward call, read once and independent of their names.
 
 transformers called the cache of keys and values ``past_key_values``, and calls it ``cache`` from
-5.24 on. Only this file knows.
+5.24 on. Only this file depends on the name.
 """
 
 import inspect

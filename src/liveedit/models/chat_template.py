@@ -1,9 +1,9 @@
 """ChatTemplate: renders one question with a model's chat template, up to where the answer begins.
 
 Templates differ. Some take a message as parts, others as a string; some open a block of thoughts
-where the answer should begin; some print today's date, so that a question would not be the same
-tomorrow. The form of message that a template takes is found out when it is first used, by rendering
-a known question.
+where the answer should begin; some print today's date, so that the text of a question would change
+every day. The form of message that a template takes is determined at its first use, by rendering a
+known question.
 """
 
 import re
@@ -24,7 +24,7 @@ match its own question tomorrow.
 """
 
 CODES = "aAbBdHIjmMpSUwWyYZz"
-"""The format codes of ``strftime`` that a template may use behind ``%``."""
+"""The format codes of ``strftime`` that a template may use after ``%``."""
 
 QUICK = ("enable_thinking", "thinking")
 """Names of a template's switch for thoughts before an answer."""
@@ -45,7 +45,7 @@ LISTED = re.compile("['\"]type['\"]")
 """Matches a part of a message that a template has printed as it is."""
 
 QUESTION, ANSWER, MARK = "Which flag is that?", "Norway", "<image>"
-"""The messages on which a template is tried out."""
+"""The messages with which a template is tested."""
 
 
 def parts(prompt: str, marks: str, count: int) -> Content:

@@ -1,4 +1,4 @@
-"""Encoder: turns queries into a batch with a model's processor. Families differ mostly here."""
+"""Encoder: turns queries into a batch. This is the part that most families override."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ raises an error instead.
 
 
 class Encoder:
-    """A model's processor, and all that is needed to encode queries with it.
+    """A model's processor, with everything that encoding queries needs.
 
     Shapes: B rows, T tokens, padding included.
     """
@@ -142,7 +142,7 @@ class Encoder:
         return {}
 
     def also_read(self, queries: Sequence[Query]) -> dict[str, Tensor]:  # noqa: ARG002
-        """Further inputs that the model takes for the queries, besides tokens and images."""
+        """Inputs that the model needs for the queries besides tokens and images, by name."""
         return {}
 
     # Facts about model and processor
@@ -260,8 +260,8 @@ class Encoder:
     def room(self) -> int | None:
         """The text decoder's context length in tokens; ``None`` where its config does not say.
 
-        Rotary positions have no end, but beyond the length of its training a model's answers make
-        no sense.
+        Rotary positions have no limit, but beyond the length of its training a model gives
+        meaningless answers.
         """
         text = self.model.config.get_text_config()
         longest = getattr(text, "max_position_embeddings", None)
@@ -278,7 +278,7 @@ class Encoder:
         return batch.inputs["attention_mask"].sum(1)
 
     def check_room(self, batch: Batch, more: int = 0) -> None:
-        """Raise :class:`BadInput` if a row and ``more`` tokens behind it exceed :attr:`room`."""
+        """Raise :class:`BadInput` if a row and ``more`` tokens after it exceed :attr:`room`."""
         room = self.room
         if room is None or self.device.type == "meta":  # where nothing is computed
             return
@@ -331,7 +331,7 @@ class Encoder:
             self.picture([new("RGB", (336, 336))])
         except Exception:  # as in `look`
             return UnsupportedModel(
-                f"the model's processor takes no image at all ({reason}): get all its files anew"
+                f"the model's processor takes no image at all ({reason}): get all its files again"
             )
         if len(images) > 1:
             for image in images:
@@ -423,7 +423,7 @@ class Encoder:
         return self.within(ending)
 
     def said(self, prompt: str, target: str) -> str:
-        """The text that follows a rendered prompt: the target behind its separator, if any."""
+        """The text that follows a rendered prompt: the separator, if any, and the target."""
         answer = target.strip()
         if not answer:
             return ""

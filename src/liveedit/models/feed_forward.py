@@ -69,8 +69,8 @@ def highest_layer(vlm: VLM, limit: int) -> int:
 def matrices(vlm: VLM, layer: int, names: Sequence[str]) -> list[str]:
     """The linear layers of the network of ``layer`` that are called one of ``names``.
 
-    Only those that every token passes. By their paths below the text decoder, in the model's order;
-    where adapters wrap one, the path of the wrapped layer.
+    Only layers that process every token are included. They are given by their paths below the text
+    decoder, in the model's order; for a layer inside adapters by the path of the layer itself.
     """
     wanted = re.compile(f"{vlm.module_names.containers}({'|'.join(names)})")
     found = []
@@ -84,7 +84,7 @@ def down_projection(vlm: VLM, layer: int) -> str:
     """The path below the text decoder of the down projection (D, H) of ``layer``, H inner width.
 
     Raises :class:`BadInput` for a layer that does not exist or has none below it,
-    :class:`UnsupportedModel` where no down projection is passed by every token.
+    :class:`UnsupportedModel` where no down projection processes every token.
     """
     vlm.check_layer(layer)
     vlm.check_layer(layer - 1)
@@ -98,7 +98,7 @@ def down_projection(vlm: VLM, layer: int) -> str:
 def stacked_down_projections(vlm: VLM, layer: int) -> list[str]:
     """The parameter with the down projections of several experts of ``layer``, if there is one.
 
-    By its path below the text decoder; that of the shared experts if there are any.
+    It is given by its path below the text decoder. If there are shared experts, it is theirs.
     """
     names = vlm.module_names
     wanted = re.compile(f"{names.containers}{names.stacked}")
@@ -109,7 +109,7 @@ def stacked_down_projections(vlm: VLM, layer: int) -> list[str]:
 
 
 def inner_width(vlm: VLM, layer: int) -> int:
-    """H, the inner width of the network of ``layer``; of stacked experts that of each.
+    """H, the inner width of the network of ``layer``; for stacked experts the width of one expert.
 
     Raises as :func:`down_projection` where there is neither.
     """

@@ -1,4 +1,4 @@
-"""Fingerprint of a model: a hash of its weights that tells whether two models are the same."""
+"""Fingerprint of a model: a hash of its weights, equal if two models are the same."""
 
 from collections.abc import Sequence
 from hashlib import sha256

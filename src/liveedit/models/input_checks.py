@@ -24,7 +24,7 @@ def check_cases(vlm: Encoder, cases: Iterable[Case]) -> None:
 
 @contextmanager
 def naming(case: Case, look: Callable[[Query], object]) -> Iterator[None]:
-    """Within it a :class:`BadInput` names the case, and the first query that ``look`` refuses."""
+    """Let a :class:`BadInput` name the case, and its first query that ``look`` refuses."""
     try:
         yield
     except BadInput:
@@ -58,7 +58,7 @@ class Reader:
     def read(self, query: Query) -> None:
         """Raise :class:`BadInput` for a query that the model refuses.
 
-        Not for one about an image that was refused itself.
+        A query about an image that was itself refused is not checked.
         """
         if not all(image in self._counts for image in query.images):
             return

@@ -18,7 +18,7 @@ from liveedit.models.quantisation import Bits, quantization
 __all__ = ["one_line", "read_checkpoint", "reading"]
 
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Ways of spreading layers over all devices that there are."""
+"""Ways to spread the layers over all available devices."""
 
 
 def read_checkpoint(
@@ -43,7 +43,7 @@ def read_checkpoint(
     if quantize is not None:
         options["quantization_config"] = quantization_config(quantize, dtype, config, path)
     with reading(path), quiet(), ExitStack() as undo:
-        # Weights that go to the disk are written anew into this folder.
+        # Weights that go to the disk are written again into this folder.
         folder = undo.enter_context(TemporaryDirectory(prefix="liveedit-"))
         model, report = getattr(transformers, chosen.hf_class).from_pretrained(
             source,
@@ -170,7 +170,7 @@ def one_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it transformers logs errors only, and no report on each checkpoint."""
+    """Let transformers log only errors, without a report on each checkpoint."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:

@@ -32,8 +32,8 @@ class ModuleNames:
     Arguments:
         networks: Feed-forward networks: of Llama and its relatives, Llama 4, Kosmos, Nemotron-H
             (whose layers are attention, state space or network, the latter also as experts), OPT.
-        containers: Regular expression of the modules, below a layer, that hold the matrices which
-            every token passes, unlike those of routed experts.
+        containers: Regular expression of the modules, below a layer, whose matrices process every
+            token, unlike those of routed experts.
         gate: Gate projections of gated networks.
         up: Projections up to the inner width, those fused with the gate included.
         down: Projections down to the decoder's width, whose output is the network's.

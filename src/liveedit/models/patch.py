@@ -1,6 +1,6 @@
 """Patch: learnt edits, as a value. ``attach.py`` applies it to a model.
 
-A patch changes up to five things, and leaves those alone that it does not override:
+A patch overrides up to five methods, each of which changes one thing:
 
     rewrite   the query, before it is encoded             (in-context methods)
     prefix    vectors before the text of a row            (continuous prompts)
@@ -8,8 +8,8 @@ A patch changes up to five things, and leaves those alone that it does not overr
     weights   parameters of the Hugging Face model        (fine-tuning and hyper-networks)
     merge     the logits                                  (a second model beside the first)
 
-Patches act through ``attach.py`` alone. Families may hook their own model besides, to adapt its
-calls: those hooks belong to the model and stay.
+Patches act only through ``attach.py``. Families may also hook their own model to adapt its calls;
+these hooks belong to the model and remain.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class Patch:
         return 0
 
     def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
-        """The query to encode in place of ``query``, and the edits that it gives as context.
+        """The query to encode instead of ``query``, and the edits that it contains as context.
 
         Applied by ``VLM.encode`` and ``VLM.generate``; a raw Hugging Face call is refused, because
         it brings token ids.
@@ -69,9 +69,10 @@ class Patch:
     def prefix(self, batch: Batch) -> dict[int, Tensor]:  # noqa: ARG002
         """Vectors (n, D) to put before the text of some rows, like embeddings of n more tokens.
 
-        By the row's index; every other row stays as it is. The edits that the vectors belong to are
-        entered into ``batch.fired``. Applied by ``VLM.logits``, whose result leaves the vectors'
-        positions out, and by ``VLM.generate``; a raw Hugging Face call is refused.
+        They are given by the row's index; other rows stay as they are. The method enters the edits
+        that the vectors belong to into ``batch.fired``. Applied by ``VLM.logits``, whose result
+        leaves the vectors' positions out, and by ``VLM.generate``; a raw Hugging Face call is
+        refused.
         """
         return {}
 
@@ -79,24 +80,24 @@ class Patch:
         """The functions to apply to this batch, by the site where each acts.
 
         A site is the path of a module below the text decoder: ``"layers.21"`` and
-        ``"layers.31.mlp"`` stand for the outputs of these modules, ``"layers.31.mlp@input"`` for an
+        ``"layers.31.mlp"`` are the outputs of these modules, ``"layers.31.mlp@input"`` for an
         input.
 
-        Called once a batch, before its first layer runs. Each function is then called on the states
-        (B, T, D) of the whole batch at its site and, where tokens are generated with a cache, again
-        on the states (B, 1, D) of each of them; what it computes for the prompt the first time, it
-        keeps for the others. The states are on the device of the VLM's inputs, whichever device the
-        module is on. A function that returns its argument leaves the logits bit for bit unchanged.
+        Called once per batch, before its first layer runs. Each function is then called on the
+        states (B, T, D) of the whole batch at its site. While tokens are generated with a cache, it
+        is called again on the states (B, 1, D) of each of them, and has to keep what it needs from
+        the prompt. The states are on the device of the VLM's inputs, whichever device the module is
+        on. A function that returns its argument leaves the logits bit for bit unchanged.
 
         A cache may be cut, and its rows reordered. A function's state follows if the function is a
-        method of an object with the methods ``rewind(length)``, called before each call behind a
-        cache with the number of tokens in the cache, and ``reorder(rows)``: row i continues behind
-        row ``rows[i]``, ``rows`` being (B',) for any B'.
+        method of an object with the methods ``rewind(length)``, called before each call that
+        continues a cache with the number of tokens in the cache, and ``reorder(rows)``: row i
+        continues the former row ``rows[i]``; ``rows`` is (B',) for any B'.
 
         In a method of the VLM ``batch`` is that method's; in a raw Hugging Face call it holds
-        ``input_ids`` and ``attention_mask`` only. There the answer begins where the VLM has encoded
-        it, otherwise at a row's first label, and without labels every token after the image belongs
-        to the prompt.
+        ``input_ids`` and ``attention_mask`` only. In a raw call the spans are those of the VLM's
+        encoding, if it encoded the ids. Otherwise the answer begins at a row's first label; without
+        labels every token after the image belongs to the prompt.
         """
         return {}
 
@@ -156,7 +157,7 @@ def act_before(
 
 
 def apply(function: SiteFn, states: Tensor, rows: int, device: torch.device) -> Tensor:
-    """Apply ``function`` on ``device`` to states (B, T, D), or to other forms brought to that one.
+    """Apply ``function`` on ``device`` to states (B, T, D); other forms are converted and back.
 
     OPT's feed-forward network lays tokens end to end, (B · T, D). Layers with AltUp return several
     states of each token, (S, B, T, D), which the function gets as (B, T, S · D).

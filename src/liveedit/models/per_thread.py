@@ -1,7 +1,7 @@
-"""Replace a module's ``forward``, or hook it, for the calls of one thread alone.
+"""Replace a module's ``forward``, or hook it, for the calls of one thread only.
 
 Threads share a model, and a call runs in the thread that makes it. So a thread can change its own
-calls and leave the calls of all others as they are.
+calls without changing those of other threads.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class _Dispatcher:
 
 @contextmanager
 def replaced_forward(module: nn.Module, replace: Callable[[Function], Function]) -> Iterator[None]:
-    """Within it this thread runs ``replace(forward)`` in place of the module's ``forward``."""
+    """Let this thread run ``replace(forward)`` instead of the module's ``forward``."""
     attributes = vars(module)
     thread = get_ident()
     with _LOCK:

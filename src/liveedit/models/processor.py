@@ -55,7 +55,7 @@ class ImageTextProcessor(ProcessorMixin):  # type: ignore[misc]
         return super().from_args_and_dict(args, processor_dict, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the original class: this one has its name, and cannot be found by it."""
+        """Pickle by the original class: under their common name only that one can be found."""
         return blank, (type(self).__bases__[0],), vars(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -80,7 +80,7 @@ def blank(kind: type) -> Any:
 
 
 def processor_class(name: str) -> type:
-    """A processor's class by its name, also where transformers hides it without torchvision."""
+    """A processor's class by its name, even one that transformers hides without torchvision."""
     kind: type = getattr(transformers, name)
     hidden: type = getattr(import_module(kind.__module__), name, kind)
     return hidden
@@ -110,8 +110,8 @@ def load_processor(source: str) -> Any:
 def completed(processor: Any, model: Any, source: str) -> Any:
     """The processor with settings that older checkpoints lack, taken from the model's config.
 
-    Checkpoints from before transformers 4.46 name neither the size of a patch nor which of the
-    vision tower's states are used, those from before 4.47 not how many tokens the tower adds to
+    Checkpoints from before transformers 4.46 name neither the size of a patch nor the states of the
+    vision tower that are used. Those from before 4.47 do not say how many tokens the tower adds to
     those of the patches.
     """
     vision = getattr(model.config, "vision_config", None)

@@ -41,8 +41,8 @@ def quantization(bits: Bits, dtype: torch.dtype | None) -> Any:
 def settle(model: Any) -> None:
     """Prepare quantised layers: on a CPU, 4-bit layers use the kernel that has gradients.
 
-    The faster kernel has none. The message of 8-bit layers, at each call, that they compute in
-    float16 is silenced. Raises :class:`UnsupportedModel` for layers that bitsandbytes computes
+    The faster kernel has none. The message that 8-bit layers log at each call, that they compute in
+    float16, is silenced. Raises :class:`UnsupportedModel` for layers that bitsandbytes computes
     wrongly on a CPU: in 4 bits, with rows that are not a whole number of blocks.
     """
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

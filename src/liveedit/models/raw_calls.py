@@ -1,4 +1,4 @@
-"""Raw Hugging Face calls, which bring tokens alone: find the padding and the answer in them."""
+"""Finds padding and answer in raw Hugging Face calls, which contain only tokens."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def unpadded(mask: Any, input_ids: Tensor) -> Tensor:
     """Which of the tokens (B, T) are not padding, as a mask (B, T).
 
     ``mask`` is a decoder's attention mask: (B, T), pairs of tokens (B, 1, T, T), or a dictionary of
-    masks by the kind of layer. In a mask of pairs, padding is what does not attend to itself.
-    Without a mask nothing is padding. Raises :class:`BadInput` for several rows with a mask of
-    another form, such as that of flex attention.
+    masks by the kind of layer. In a mask of pairs, a token is padding if it does not attend to
+    itself. Without a mask nothing is padding. Raises :class:`BadInput` for several rows with a mask
+    of another form, such as that of flex attention.
     """
     if isinstance(mask, dict):
         mask = next((one for one in mask.values() if isinstance(one, Tensor)), None)
@@ -38,8 +38,8 @@ def answer_lengths(labels: Tensor, image: Tensor, real: Tensor) -> list[int]:
     """The number of answer tokens at the end of each row, by the ``labels`` (B, T) of a raw call.
 
     The answer begins at the row's first label that is not ignored; ``real`` (B, T) marks the tokens
-    that are not padding. The length is 0 where that leaves no prompt, because labels begin with the
-    text or before the row's ``image`` (B, T) ends.
+    that are not padding. The length is 0 if no prompt would be left, because the labels begin with
+    the text or before the row's ``image`` (B, T) ends.
     """
     begun = (real & (labels != IGNORED)).cumsum(1) > 0
     before_image_ends = image.flip(1).cumsum(1).flip(1) > 0

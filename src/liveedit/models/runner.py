@@ -1,4 +1,4 @@
-"""ModelRunner: forward passes of a vision-language model, whole or in part, under patches or not.
+"""ModelRunner: whole or partial forward passes of a vision-language model, with or without patches.
 
 Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
 """
@@ -199,7 +199,8 @@ class ModelRunner(Encoder):
     def known_as(self, fingerprint: object) -> bool:
         """Whether a fingerprint is this model's.
 
-        Earlier versions hashed weights of half precision as they are; such a fingerprint counts.
+        Earlier versions hashed weights of half precision unconverted; such a fingerprint is
+        accepted.
         """
         if fingerprint == self.fingerprint:
             return True
@@ -227,14 +228,14 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def patched(self, patch: Patch) -> Iterator[Self]:
-        """Within it the model answers with the patch, in raw Hugging Face calls, too.
+        """Context in which the model answers with the patch, in raw Hugging Face calls, too.
 
         This holds for the thread or asyncio task that enters it, and for raw calls from threads
-        that have entered no patch themselves; all others are answered without the patch. A patch
-        that rewrites questions or puts vectors before them refuses raw calls with input that was
-        not encoded within the context. Leaving it, also by an exception, restores the parameters
-        bit for bit and leaves no hook. May be nested. Raises :class:`BadInput` for anything but a
-        patch.
+        that have entered no patch themselves; all other calls are answered without the patch. A
+        patch that rewrites questions or puts vectors before them refuses raw calls with input that
+        was not encoded within the context. Leaving it, also by an exception, restores the
+        parameters bit for bit and leaves no hook. May be nested. Raises :class:`BadInput` for
+        anything but a patch.
         """
         if not isinstance(patch, Patch):
             raise BadInput(
@@ -246,7 +247,7 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def unpatched(self) -> Iterator[Self]:
-        """Within it the model answers as it is, whatever patches this or another thread applies."""
+        """Context in which the model answers unedited, whatever patches any thread applies."""
         with self.attachment.holding(scopes=()):
             yield self
 
@@ -271,9 +272,9 @@ class ModelRunner(Encoder):
         return given
 
     def check_prefix(self) -> None:
-        """Raise :class:`UnsupportedModel` where no vectors can stand before a text.
+        """Raise :class:`UnsupportedModel` if no vectors can be put before a text.
 
-        So it is where layers above the first read token ids: vectors have none.
+        This is so if layers above the first read token ids, which vectors do not have.
         """
 
     # Encoding
@@ -294,7 +295,7 @@ class ModelRunner(Encoder):
                 fired[patch] = [firings for _, firings in rewritten]
         batch = replace(super().encode(queries, padding_side=padding_side, eos=eos), fired=fired)
         ids: Any = batch.inputs["input_ids"]
-        ids.rewritten_by = tuple(fired)  # read when a raw call brings these ids
+        ids.rewritten_by = tuple(fired)  # read when a raw call contains these ids
         ids.spans = batch.spans
         return batch
 
@@ -311,7 +312,7 @@ class ModelRunner(Encoder):
                 if not overrides(patch, "prefix"):
                     continue
                 self.check_prefix()
-                # A patch may run the model on the batch, before the model itself runs.
+                # A patch may run the model on the batch before the actual call.
                 undo.enter_context(self.vision_once())
                 if prefix := patch.prefix(batch):
                     if batch.prefix:
@@ -424,7 +425,7 @@ class ModelRunner(Encoder):
         layers.
         """
         begin = in_this_thread(partial(self.record_call, batch, layer))
-        # First in line, before any patch.
+        # Runs before any patch.
         yield self.decoder.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
         for number in self.watched(layer):
             take = in_this_thread(partial(record_inputs, taken, number))
@@ -467,8 +468,8 @@ class ModelRunner(Encoder):
     def carry(self, layer: int, taken: Mapping[int, Inputs]) -> dict[str, Tensor]:  # noqa: ARG002
         """The tensors (B, T, …) that upper layers read from lower ones, besides the output.
 
-        Upper layers are those above ``layer``, whose output is meant. Their names begin with
-        :data:`CARRIED`. ``taken`` holds the inputs of the layers of :meth:`watched`.
+        Upper layers are those above ``layer``; the output is that of ``layer``. Their names begin
+        with :data:`CARRIED`. ``taken`` holds the inputs of the layers of :meth:`watched`.
         """
         return {}
 
@@ -505,7 +506,7 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def bypassed(self, layer: int, hidden: HiddenBatch) -> Iterator[None]:
-        """Within it decoder layers up to ``layer`` do not run; the last returns ``hidden``."""
+        """Context in which layers up to ``layer`` do not run; the last returns ``hidden``."""
 
         def bypass(number: int, _forward: Callable[..., Any]) -> Callable[..., Any]:
             def stand_in(*_args: Any, **kwargs: Any) -> Any:
@@ -536,20 +537,20 @@ class ModelRunner(Encoder):
         return states_of(self.decoder, embedded, hidden, uncarried(hidden))
 
     def predict(self, states: Tensor) -> Tensor:
-        """Logits (…, V) of the text decoder's last states (…, D), scaled as the config says."""
+        """The logits (…, V) of the decoder's last states (…, D), scaled as the config says."""
         logits = output_embedding(self.model)(states)
         return scaled(logits, self.model.config.get_text_config()).to(self.device)
 
-    # The call under way
+    # The current call
 
     @property
     def skipped(self) -> int:
-        """The last layer that does not run in the call under way."""
+        """The last layer that does not run in the current call."""
         return self.attachment.here.skipped
 
     @contextmanager
     def announce(self, batch: Batch, skipped: int = -1) -> Iterator[None]:
-        """Within it patches take ``batch`` for the batch of the call under way.
+        """Context in which patches get ``batch`` as the batch of the current call.
 
         ``skipped`` is the last layer that does not run.
         """
@@ -558,7 +559,7 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def vision_once(self, found: MutableMapping[str, Any] | None = None) -> Iterator[None]:
-        """Within it the vision tower runs once for the same pictures, and its output is reused.
+        """Context in which the vision tower runs once for the same pictures; its output is reused.
 
         ``found`` holds outputs by the digest of the tower's inputs: those of earlier contexts, and
         new ones from now on. A tower that holds the connector, too, runs every time.

@@ -1,7 +1,7 @@
 """Hyper-connections: several residual streams for each token (Zhu et al., ICLR 2025; mHC: Xie et
 al., 2025).
 
-Editors read a layer's output as one vector a token, (B, T, streams · D). Layers that keep the
+Editors read a layer's output as one vector per token, (B, T, streams · D). Layers that keep the
 streams apart, (B, T, streams, D), are wrapped to take and return that form; the rest of their
 computation is unchanged.
 """
@@ -24,8 +24,9 @@ def count(config: Any) -> int:
 
 
 def apart_at_first(decoder: Any) -> bool:
-    """Whether the decoder keeps the streams apart: its first layer's input is, even after
-    :func:`join`.
+    """Whether the decoder keeps the streams apart, in separate axes.
+
+    This can be seen at its first layer's input, even after :func:`join`.
     """
     return hasattr(decoder, "hc_head")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["cached", "digest"]
 
 IRRELEVANT = ("use_cache",)
-"""Arguments that transformers from 5.24 on passes to the vision tower, too: its output does not
+"""Arguments that transformers since 5.24 also passes to the vision tower, whose output does not
 depend on them.
 """
 

@@ -1,4 +1,4 @@
-"""VLM: a frozen Hugging Face vision-language model and its processor, behind a few methods.
+"""VLM: a frozen Hugging Face vision-language model and its processor, with a small interface.
 
 Three classes, one file each: :class:`Encoder` turns queries into batches, :class:`ModelRunner` runs
 the model on them, :class:`VLM` loads and copies it. Families derive from :class:`VLM`.
@@ -102,10 +102,11 @@ class VLM(ModelRunner, metaclass=Family):
     ) -> "VLM":
         """Load the model in a folder, or under a Hugging Face id, as the family of its type.
 
-        ``dtype`` ``None`` keeps the checkpoint's own. ``quantize`` reads the weights in 8 or 4
+        ``dtype=None`` keeps the checkpoint's own. ``quantize`` reads the weights in 8 or 4
         bits; a checkpoint of quantised weights needs no such argument. ``device_map`` goes to
         ``from_pretrained``: "auto" fills all devices, then memory, then disk, of each no more than
-        ``max_memory`` allows. ``prompt_format`` ``None`` means the chat template if there is one.
+        ``max_memory`` allows. ``prompt_format=None`` selects the chat template if there is one,
+        else ``raw``.
 
         Raises :class:`BadInput` where there is no checkpoint or a broken one, and where
         bitsandbytes is missing; :class:`UnsupportedModel` for a ``model_type`` without a family,
@@ -155,8 +156,8 @@ class VLM(ModelRunner, metaclass=Family):
     def check_answers(self) -> None:
         """Probe, once, that the model generates under a patch as it should.
 
-        So it is noticed when another version of transformers passes a cache, a mask or positions
-        within a model by other names. It runs on loading or, for a model that was not loaded here,
+        It detects that another version of transformers passes a cache, a mask or positions within a
+        model by other names. It runs on loading or, for a model that :meth:`load` has not loaded,
         before its first edit. It takes twelve forward passes over one small image or short texts,
         four of them over a single token, and runs the vision tower twice.
 
@@ -179,7 +180,7 @@ class VLM(ModelRunner, metaclass=Family):
         here = (weight for weight in self.model.parameters() if not weight.is_meta)
         if not all(weight.isfinite().all() for weight in here if weight.is_floating_point()):
             reason = "some of the model's weights are no finite numbers"
-            return BadInput(f"{reason}: get its files again, or save it anew in another dtype")
+            return BadInput(f"{reason}: get its files again, or save it again in another dtype")
         versions = f"with transformers {transformers.__version__} ({TESTED} was tested)"
         kind = self.model.config.model_type
         return UnsupportedModel(
@@ -192,7 +193,7 @@ class VLM(ModelRunner, metaclass=Family):
         """The state for a copy or a pickle, without that of calls under way.
 
         Raises :class:`BadInput` while the model is patched, and where its ``forward`` is compiled:
-        in a copy that would still call this model.
+        in a copy, the compiled code would still call this model.
         """
         if self.attachment.users:
             raise BadInput(

@@ -57,10 +57,10 @@ def unwrapped(model: Any) -> Any:
 
 
 class Uncompiled:
-    """Context that turns `torch.compile` off in this process while anyone is in it.
+    """Context that turns `torch.compile` off in this process while any thread is in it.
 
-    Compiled code does not see hooks that were registered later. A model may have some without its
-    user's doing: ``generate`` of transformers compiles by itself, on a GPU for a static cache.
+    Compiled code does not see hooks that were registered later. A model may run compiled code
+    without the user's request: ``generate`` of transformers compiles on a GPU for a static cache.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Uncompiled:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Within it all threads run modules uncompiled.
+        """Context in which all threads run modules uncompiled.
 
         Raises :class:`BadInput` when entered within a compiled function.
         """
@@ -100,7 +100,7 @@ uncompiled = Uncompiled()
 def adapted(model: Any) -> Iterator[tuple[str, Any, list[str]]]:
     """PEFT's modules in a model: path, module, and the names of the adapters that are on.
 
-    Without adapters that are merged into the weights.
+    Adapters that are merged into the weights are left out.
     """
     for path, module in model.named_modules():
         if getattr(module, "adapter_layer_names", ()):

@@ -50,12 +50,12 @@ def write_report(
 
     The files are ``summary.json``, ``table.md``, ``table.csv``, ``curves.svg`` and the other
     figures, ``tables/`` in the form of the papers, and ``index.html``, each written whole or not at
-    all, over earlier ones only (:func:`write_files`).
+    all. Only files of an earlier report are replaced (:func:`write_files`).
 
     ``images`` finds the pictures that records name; without it, names are taken as paths. The
-    editors ``highlighted`` come after all others, in the given order; the last of these is drawn in
-    front. Raises :class:`BadInput` where there is no record or a broken one, and where a file of
-    such a name does not belong to a report, :class:`StorageError` where a disk fails.
+    editors ``highlighted`` come after all others, in the given order; the last of these is drawn on
+    top. Raises :class:`BadInput` where there is no record or a broken one, and where a file of such
+    a name does not belong to a report, :class:`StorageError` where a disk fails.
     """
     folder = expanded(folder)
     results = results_of(read_records(records_path), highlighted)
@@ -87,14 +87,14 @@ def check_report(folder: str | Path) -> None:
 def terminal_tables(folder: str | Path) -> list[tuple[str, list[str], list[list[str]]]]:
     """The tables of the report in ``folder`` that fit a terminal, as (title, heading, rows).
 
-    These are scores and costs; of more than :data:`FEW` editors the papers' metrics alone, in the
+    These are scores and costs; for more than :data:`FEW` editors only the papers' metrics, in the
     headline scores. Raises :class:`BadInput` where there is no report.
     """
     path = expanded(folder) / "summary.json"
     try:
         numbers: Summary = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        raise BadInput(f"cannot read {path}: make the report anew from its records") from None
+        raise BadInput(f"cannot read {path}: make the report again from its records") from None
     few = len({row["editor"] for row in numbers["rows"]}) <= FEW
     shown = [table for table in tables(numbers) if _fits_terminal(table, few=few)]
     return [(f"{table.data}: {table.title}", *terminal_rows(table)) for table in shown]

@@ -1,9 +1,9 @@
 """The single cases of the page: each question with the answers of the unedited and edited models.
 
 They are one compact JSON value in which every text, picture and answer is stored once and referred
-to by its number. So that a page stays small it shows only some cases: of each benchmark, in the
-first seed, evenly spread over those that were evaluated most often. It first shows the largest N of
-the first protocol.
+to by its number. To keep the page small, only some cases of each benchmark are shown: from the
+first seed, evenly spread over the cases that were evaluated most often. At first the page shows the
+largest N of the first protocol.
 """
 
 from collections import defaultdict
@@ -169,6 +169,6 @@ def _experts(record: Record) -> str:
 
 
 def shortened(text: str) -> str:
-    """``text`` in one line, cut where it would fill a card."""
+    """``text`` in one line, cut to the length that a card has room for."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT].rstrip()} …"

@@ -1,9 +1,9 @@
-"""The look of curves: panels in rows under headings, one line an editor, its interval as a band.
+"""The look of curves: panels in rows under headings, one line per editor, its interval as a band.
 
 Editors keep their colour, marker and dash through all panels; the colours are Paul Tol's "vibrant"
-ones, which colour-blind readers can distinguish. The line of an editor in front is thick, blue and
-above all others. Where many editors share a panel, only that line has a band. The same numbers give
-the same SVG, byte for byte.
+ones, which colour-blind readers can distinguish. The line of the editor in front is thick, blue and
+drawn on top of all others. Where many editors share a panel, only that line has a band. The same
+numbers give the same SVG, byte for byte.
 """
 
 import io
@@ -29,7 +29,7 @@ RULE = "#8d939e"
 COLUMNS = 3
 LEGEND_COLUMNS = 7
 WITH_BANDS = 4
-"""Largest number of editors in a panel that have a band each."""
+"""Largest number of editors in a panel for which every editor gets a band."""
 PANEL = (2.8, 1.95)
 """Width and height of a panel with its margins, in inches."""
 HEADING = 0.45
@@ -138,7 +138,7 @@ def _style(number: int) -> Style:
 
 
 def images_of(blocks: Sequence[Block], drawn: dict[str, Style]) -> dict[str, bytes]:
-    """All blocks below one another in one figure, three panels a row, as "svg" and as "png"."""
+    """All blocks below one another in one figure, three panels per row, as "svg" and as "png"."""
     figure = _figure(blocks, drawn)
     return {format: _saved(figure, format) for format in ("svg", "png")}
 
@@ -295,7 +295,7 @@ def _ticks(places: Sequence[float]) -> list[float]:
 
 
 def _look() -> Any:
-    """The settings that artists read when they are made."""
+    """The settings that matplotlib's artists read when they are created."""
     return mpl.rc_context(
         {
             "font.size": 8,

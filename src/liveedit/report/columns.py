@@ -1,7 +1,7 @@
-"""All records as one numpy table of 128 bytes a record.
+"""All records as one numpy table of 128 bytes per record.
 
-Millions of records can so be summarised in memory: each is read once, scored, and forgotten; its
-texts are held as numbers.
+So millions of records can be summarised in memory: each is read once, scored and discarded; its
+texts are stored as numbers.
 """
 
 from array import array
@@ -40,13 +40,13 @@ KNOWN = frozenset(("edits", *(ROW.names or ())))
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The table of all records, each once: of a record that was written twice the later copy.
+    """The table of all records, each once: if a record was written twice, the later copy.
 
     Arguments:
         rows: A structured array (records,), sorted by :data:`KEY`. ``number`` is the position of a
             record in the pass over all records. A score that a record does not have is NaN, a cost
             0.
-        texts: For each column of :data:`TEXTS` the texts that its numbers stand for, in the order
+        texts: For each column of :data:`TEXTS` the texts that its numbers represent, in the order
             of the tables.
         scores: Names of the columns that are scores, in the order of the tables.
         costs: Names of the columns that are costs, in the order of the tables.
@@ -65,7 +65,7 @@ class Columns:
         return [(self.named("protocol", row["protocol"]), int(row["size"])) for row in found]
 
     def named(self, column: str, code: int) -> str:
-        """The text that the number ``code`` stands for in ``column``."""
+        """The text that the number ``code`` represents in ``column``."""
         return self.texts[column][code]
 
 
@@ -112,7 +112,7 @@ class _Reader:
             )
 
     def extra_columns(self, length: int) -> dict[str, "array[float]"]:
-        """The columns that were set aside, each of as many values as there are records."""
+        """The columns that were set aside, each with one value per record."""
         for values in self.scores.values():
             _fill(values, length, np.nan)
         for values in self.costs.values():

@@ -39,7 +39,7 @@ def figure_files(made: Mapping[str, Sequence[Block]], drawn: dict[str, Style]) -
 
 
 def curves(summary: Summary) -> list[Block]:
-    """Each metric over N: a block a benchmark, protocol and headline score.
+    """Each metric over N: one block per benchmark, protocol and headline score.
 
     N = 0 is left out, since the axis is logarithmic.
     """
@@ -55,7 +55,7 @@ def curves(summary: Summary) -> list[Block]:
 
 
 def over_hops(summary: Summary) -> list[Block]:
-    """Portability over hops, a panel each N, where there are questions at several distances."""
+    """Portability over hops, one panel per N, if there are questions with different hops."""
     found = []
     for data, protocol in settings(summary):
         for score in HEADLINES:
@@ -73,7 +73,7 @@ def over_hops(summary: Summary) -> list[Block]:
 def one_hop(summary: Summary) -> list[Block]:
     """Portability at one hop over N, the benchmarks that have it side by side.
 
-    There is a block a protocol and headline score, in the section of its first benchmark.
+    There is one block per protocol and headline score, in the section of its first benchmark.
     """
     found = []
     for protocol in dict.fromkeys(protocol for _, protocol in settings(summary)):
@@ -95,7 +95,7 @@ def one_hop(summary: Summary) -> list[Block]:
 
 
 def forgetting(summary: Summary) -> list[Block]:
-    """Reliability over the number of later edits, a panel a score."""
+    """Reliability over the number of later edits, one panel per score."""
     rows_of: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in summary["forgetting"]:
         rows_of.setdefault((row["data"], row["protocol"]), []).append(row)

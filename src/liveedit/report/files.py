@@ -15,12 +15,12 @@ __all__ = ["Reading", "failures", "read_records"]
 
 
 class Reading:
-    """The records in ``files``, read anew in each pass, so that they never fill the memory.
+    """The records in ``files``, read again in each pass, so that they never fill the memory.
 
     Arguments:
         files: The files in their order.
         failures: A line for each editor that was not evaluated to the end.
-        calls: What each call of the evaluation wrote about itself in ``run.json``.
+        calls: The description that each call of the evaluation wrote into ``run.json``.
 
     After a pass ``half_lines`` is the number of incomplete last lines, which a killed run leaves
     and which are left out.
@@ -85,13 +85,13 @@ class Reading:
                 raise _unreadable(path, error) from None
             except ValueError:
                 raise BadInput(
-                    f"{path} has changed while it was read: make the report anew"
+                    f"{path} has changed while it was read: make the report again"
                 ) from None
             first = stop
 
     @property
     def records(self) -> list[Record]:
-        """All records in memory; of a record that was written twice the later copy."""
+        """All records in memory; if a record was written twice, its later copy."""
         return list({_key(record): record for record in self}.values())
 
 

@@ -36,7 +36,7 @@ Svg = tuple[str, str, Markup]
 PICTURE_BYTES = 2_000_000
 """Largest size of all pictures together."""
 PICTURE_SIZES = (112, 96, 80, 64, 48)
-"""Sizes of pictures in pixels, of which the largest that fits is taken."""
+"""Possible sizes of pictures in pixels; the largest that fits is used."""
 
 
 def render(results: Results, images: Images) -> str:
@@ -153,7 +153,7 @@ def _options(table: Columns, editors: Sequence[str]) -> dict[str, list[tuple[str
 
 
 def _sections(results: Results) -> list[dict[str, Any]]:
-    """A section a benchmark and protocol: blocks of scores, figures, and the other tables."""
+    """One section per benchmark and protocol: blocks of scores, figures, and the other tables."""
     panels = {}
     for number, block in enumerate(results.figures["curves"]):
         svgs = _svgs(f"c{number}", block, results.styles)

@@ -1,15 +1,15 @@
-"""Tables in the form of the papers, for comparison with theirs: Markdown, CSV and LaTeX.
+"""Tables in the form of the papers' tables, for comparison with these: Markdown, CSV and LaTeX.
 
-- LiveEdit's Table 1: a row per (edits, editor); Rel, T-Gen, I-Gen (there M-Gen), T-Loc, I-Loc
-  (there M-Loc), Average.
-- VLKEB's Table 2: a row an editor, a table for each N (there one edit); Rel, T-Gen, I-Gen, T-Loc,
-  I-Loc, Port.
+- LiveEdit's Table 1: a row per (edits, editor); Rel, T-Gen, I-Gen (in the paper M-Gen), T-Loc,
+  I-Loc (in the paper M-Loc), Average.
+- VLKEB's Table 2: one row per editor, one table per N (in the paper one edit); Rel, T-Gen, I-Gen,
+  T-Loc, I-Loc, Port.
 
 Each exists in two scores, token accuracy and exact match. The papers define locality differently,
-and each table has its own paper's definition: the first compares the best token at the answer's
-positions, the second at all positions the best token for text and the ten best by rank for images.
-± is half the width of the 95 % interval; LiveEdit's paper does not define its own. The best of
-several editors at one N is bold.
+and each table uses its own paper's definition. The first compares the best token at the answer's
+positions. The second compares, at all positions, the best token for text and the ten best by rank
+for images. ± is half the width of the 95 % interval; LiveEdit's paper does not define its own. The
+best of several editors at one N is bold.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +121,7 @@ def _table(
 
 
 def _column_name(column: _Column, score: Score) -> str:
-    """Name of a column; one in another score than its table names that score, too."""
+    """Name of a column; if its score is not that of the table, the name includes the score."""
     return column.metric if column.score == score.name else f"{column.metric}_{column.score}"
 
 

@@ -38,7 +38,7 @@ def results_of(reading: Reading, highlighted: Sequence[str] = ()) -> Results:
     """Compute the results in one pass over the records.
 
     The editors ``highlighted`` come after all others, in the given order; the last of these is
-    drawn in front. Raises :class:`BadInput` where there is no record or a broken one.
+    drawn on top. Raises :class:`BadInput` where there is no record or a broken one.
     """
     table = columns(reading, highlighted)
     summary = summarised(table)

@@ -3,8 +3,8 @@
 Scores are means over probes of what :mod:`liveedit.measures.scores` computes for each record.
 ``average`` is the mean of the papers' five metrics. Intervals are 95 % percentile bootstraps over
 cases, since the probes of a case share its edit. Several seeds are pooled: each resample draws
-seeds with replacement, and of each drawn seed as many cases as it has. All metrics of a group, and
-all editors evaluated on equally many cases of the same seeds, share the resamples.
+seeds with replacement and, for each drawn seed, as many cases as that seed has. All metrics of a
+group, and all editors evaluated on equally many cases of the same seeds, share the resamples.
 """
 
 import json
@@ -76,8 +76,8 @@ class ScoreRow(_Group):
 class FiringRow(_Group):
     """How often experts fired, over ``n`` probes of a metric.
 
-    ``fired`` is the share of probes where any expert fired, ``own`` that where one of the own edit
-    did, ``experts`` the mean number of experts.
+    ``fired`` is the share of probes where any expert fired, ``own`` the share where an expert of
+    the case's own edit fired, ``experts`` the mean number of experts.
     """
 
     metric: str
@@ -239,7 +239,7 @@ def _resampled(
 
 
 def _units(rows: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Index of each row's (seed, case) among all those of ``rows``, and number of cases a seed."""
+    """Index of each row's (seed, case) among those of ``rows``, and number of cases per seed."""
     _, seed = np.unique(rows["seed"], return_inverse=True)
     cases = int(rows["case"].max()) + 1
     found, unit = np.unique(seed * cases + rows["case"], return_inverse=True)
@@ -329,7 +329,7 @@ def write_summary(
 ) -> Path:
     """Write ``folder/summary.json`` whole or not at all, and return its path.
 
-    Raises :class:`BadInput` where there is no record or the file there is no summary,
+    Raises :class:`BadInput` where there is no record or an existing file is not a summary,
     :class:`StorageError` where writing fails.
     """
     content = as_json(summary(records, highlighted))

@@ -1,8 +1,8 @@
 """Tables of a summary: one row per (N, editor), as Markdown, CSV or plain rows.
 
-For each benchmark and protocol: a table a score of the papers' metrics, a table a score of all
-other metrics, how often experts fired, what edits and queries cost, and the reliability after later
-edits.
+For each benchmark and protocol there are, for each score, one table of the papers' metrics and one
+of all other metrics; then how often experts fired, what edits and queries cost, and the reliability
+after later edits.
 """
 
 import csv
@@ -49,7 +49,7 @@ FIRING: Mapping[str, tuple[str, Unit]] = {
 REMEMBERED = {score.name: f"Rel, {score.short}" for score in HEADLINES}
 """Headings of the table of forgetting."""
 GROUP = ("data", "protocol", "edits", "editor")
-"""Keys of a row of costs that are no costs."""
+"""Keys of a row of costs that are not costs."""
 INTERVAL_NOTE = "Percent, with the 95 % interval of a bootstrap over cases"
 
 
@@ -112,7 +112,7 @@ class Table:
         note: Remark below the title.
         data: Name of the benchmark.
         protocol: Name of the protocol.
-        score: Name of the score, or of what takes its place in the CSV file.
+        score: Entry of the column ``score`` in the CSV file: a score, or "fired", "cost" ….
         columns: (name, heading) of the columns after N and editor.
         lines: The rows.
         size: Heading of N.
@@ -202,7 +202,7 @@ class _TableMaker:
         )
 
     def cost(self, rows: Iterable[Row]) -> Table:
-        """A row per (N, editor), a column a cost."""
+        """One row per (N, editor), one column per cost."""
         own = self._own(rows)
         costs = _costs(own)
         lines = [
@@ -219,7 +219,7 @@ class _TableMaker:
         )
 
     def forgetting(self, rows: Iterable[Row]) -> Table:
-        """A row per (number of later edits, editor), a column a score."""
+        """One row per (number of later edits, editor), one column per score."""
         held: dict[tuple[int, str], dict[str, Cell]] = {}
         for row in sorted(self._own(rows), key=lambda row: float(row["later"])):
             cell = Cell(row["score"], row["value"], row["low"], row["high"])
@@ -324,7 +324,7 @@ def _best_of(column: Sequence[Cell]) -> list[Cell]:
 
 
 def markdown(made: Iterable[Table], failures: Iterable[str] = ()) -> str:
-    """The tables as one Markdown text, a section a benchmark; the best of several editors is bold.
+    """The tables as one Markdown text, one section per benchmark; the best editor is bold.
 
     ``failures`` are lines about editors that were not evaluated to the end.
     """
@@ -358,7 +358,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _escaped(text: str) -> str:
-    """``text`` as it can be written in a cell of a Markdown table."""
+    """``text`` escaped for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -368,10 +368,10 @@ def _escaped(text: str) -> str:
 def csv_text(made: Iterable[Table]) -> str:
     """The tables as one CSV sheet: a row per (data, protocol, score, N, editor), scores in percent.
 
-    There is a column a metric, with ``low`` and ``high`` beside it. In the rows ``fired``, ``own``
-    (percent) and ``experts`` of the column ``score`` are the numbers of firing, in the row
-    ``cost`` the costs, in the row ``forgetting`` the reliability, where N is the number of later
-    edits; costs and reliability have columns of their own names.
+    There is one column per metric, with ``low`` and ``high`` beside it. The column ``score`` also
+    marks the other rows: ``fired``, ``own`` (both in percent) and ``experts`` for firing, ``cost``
+    for costs, and ``forgetting`` for reliability, where N is the number of later edits. Costs and
+    reliability have their own columns.
     """
     sheet: dict[tuple[str, str, str, int, str], dict[str, str]] = {}
     for table in made:

@@ -1,13 +1,14 @@
-"""Conflicts between edits, and whether an answer is the one that an edit asks for.
+"""Finds conflicts between edits, and checks whether an answer is an edit's target.
 
-Two edits *compete* if they give different answers to the same question, about different images or
-about different ones of the same images. A new edit is in *conflict* with each earlier one that
-competes with it and that fires on its query while the new edit is not there.
+Two edits *compete* if they give different answers to the same question about different images (or
+about different images of the same list). A new edit is in *conflict* with each earlier one that
+competes with it and that would fire on its query if the new edit did not exist.
 
-Methods with a bank of edits are queried with the competitors alone, and again without those found
-before, until none fires: so the result does not depend on which of them, or of the other edits,
-would have overruled another. Methods that hold all edits in their weights are queried as they are:
-competitors are those in force, and those within one batch are made one after another for it.
+For methods with a bank of edits, the model is queried with a patch of the competitors only, then
+again without those that fired, until none fires. So the result does not depend on which edit
+overrules which. For methods that hold all edits in their weights, the model is queried with its
+current patch. Competitors are then the edits in force; competing edits of one batch are made one
+after another for this check.
 """
 
 import re
@@ -28,7 +29,7 @@ __all__ = ["PatchedModel", "competitors", "conflicts", "is_target"]
 END = re.compile(r"[\W_]{0,3}|[.!?…。！？]\s.*\w.*")
 """Text that may follow the target in an answer: some punctuation, or further sentences."""
 MORE_TOKENS = 3
-"""Tokens after the longest target, which show whether an answer goes on."""
+"""Tokens generated beyond the longest target, to see whether an answer continues."""
 
 
 def is_target(answer: str, target: str) -> bool:
@@ -67,8 +68,9 @@ class PatchedModel:
     ) -> tuple[list[int], set[int]]:
         """The edits of a patch that fire on a query, and keys of ``targets`` that are its answer.
 
-        The second are for methods that do not report which edits fired: those whose target is the
-        answer under the patch, and not that of the unedited model. One of the two is empty.
+        The keys are for methods that do not report which edits fired: those whose target is the
+        answer under the patch, but not the answer of the unedited model. One of the two results is
+        empty.
         """
         [edited] = self.answers(patch, [query], targets.values())
         if edited.fired:
@@ -92,7 +94,8 @@ def conflicts(
     """For each new edit the places, in ``edits``, of the earlier ones that it is in conflict with.
 
     ``edits`` are all edits, the new ones last, and ``queries`` those of the new ones. The patch
-    ``before`` holds the earlier edits that are held; ``after``, of methods with a bank, all edits.
+    ``before`` holds the earlier edits whose ``held`` is true; ``after``, for methods with a bank,
+    holds all edits.
     """
     if not isinstance(model.editor, BankEditor):
         return _in_weights(model, before, edits, queries)
@@ -170,7 +173,7 @@ def _in_weights(
 
 
 def _overruled(edits: Sequence[Edit], first: int) -> dict[int, set[int]]:
-    """By the number of a question, the places of the edits that its last earlier edit overrules."""
+    """By question number, the places of the edits that the last earlier edit of it overrules."""
     places = {edit.id: place for place, edit in enumerate(edits)}
     found: dict[int, set[int]] = defaultdict(set)
     for edit in edits[:first]:
@@ -215,7 +218,7 @@ def _one_by_one(
 ) -> Iterator[_State]:
     """The states before each new edit, as if they were made one by one.
 
-    Of the new edits only those are made that compete with a later one.
+    New edits that compete with no later one are not made.
     """
     first = len(edits) - len(queries)
     needed: set[int] = set().union(*competing)

@@ -1,7 +1,8 @@
-"""The listing of a folder of edits: ``edits.json``, with the edits and what they were made with.
+"""The listing of a folder of edits: ``edits.json``, which describes the edits and their origin.
 
 The tensors of a state are in a folder of their own, ``tensors-…``, which the listing names:
-replacing the listing replaces the whole state in one step. In version 1 they were beside it.
+replacing the listing replaces the whole state in one step. In version 1 the tensors were beside the
+listing.
 """
 
 import json
@@ -33,7 +34,7 @@ TENSORS = re.compile(r"tensors-[0-9a-f]{8}")
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An edit as it is listed.
+    """An entry of the listing: one edit.
 
     Arguments:
         id: Short id.
@@ -47,7 +48,7 @@ class Edit:
         conflicts: Ids of the earlier edits in force that it is in conflict with
             (:mod:`liveedit.store.conflicts`). Where both fire, it overrules them.
         held: Whether the patch still holds it. Methods without a bank drop superseded edits when
-            they are made anew.
+            they are made again.
         superseded_by: Id of the later edit of the same question about the same images.
     """
 
@@ -93,7 +94,7 @@ def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The edits of a folder, and what they were made with.
+    """The edits of a folder, with the model and the editor that made them.
 
     Arguments:
         editor: Name of the method.
@@ -101,7 +102,7 @@ class Listing:
         model_fingerprint: Fingerprint of the model.
         edits: All edits, superseded ones included, in the order in which they were made.
         tensors: Name of the folder with the tensors; empty in version 1.
-        opens_with: Arguments of :func:`liveedit.load`, as far as they are known.
+        opens_with: Known arguments of :func:`liveedit.load` with which the edits were made.
     """
 
     editor: str
@@ -115,7 +116,7 @@ class Listing:
     def find(cls, folder: str | Path) -> "Listing | None":
         """The listing of ``folder``; ``None`` where there is none yet and one may be made.
 
-        Raises :class:`BadInput` for a folder with unrelated files, and what :meth:`read` raises.
+        Raises :class:`BadInput` for a folder with unrelated files, and the errors of :meth:`read`.
         """
         check_folder(folder, FILE)
         file = resolved_path(folder) / FILE

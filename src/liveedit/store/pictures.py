@@ -1,4 +1,4 @@
-"""The images of edits, kept for methods that take an edit back by making the others anew."""
+"""The images of edits, kept for methods that take an edit back by making the others again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -21,7 +21,7 @@ FILE = "pictures.safetensors"
 def save_queries(
     folder: Path, edits: Sequence[Edit], queries: Mapping[str, Query], origin: Mapping[str, str]
 ) -> None:
-    """Save the opened images of edits, whose ``queries`` are given by id; all else is listed."""
+    """Save the opened images of edits, whose ``queries`` are given by id."""
     tensors: dict[str, Tensor] = {}
     for edit in edits:
         if edit.id in queries:

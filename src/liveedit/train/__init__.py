@@ -4,7 +4,7 @@ config          settings of a training
 loop            the training loop
 hidden_states   the cache of hidden states on disk
 checkpoints     saving and resuming
-ownership       whose training a folder holds
+ownership       which training a folder belongs to
 interrupts      Ctrl-C that waits for a safe point
 """
 

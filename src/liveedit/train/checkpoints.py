@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on exactly, written whole or not at all.
+"""Checkpoints: everything that a run needs to resume exactly, written whole or not at all.
 
 A checkpoint is a folder ``checkpoints/step-…`` with accelerate's files, the state of the learning
 rate schedule and the SHA-256 of each file. Only the last one is kept.
@@ -25,20 +25,20 @@ STEP = re.compile(r"step-([0-9]{7}|[1-9][0-9]{7,})")
 SUMS = "sums.json"
 """SHA-256 of each other file by its name; checkpoints of early versions lack it."""
 SCHEDULE = "schedule.pt"
-GOES_ON = "the same command goes on from here"
+GOES_ON = "run the same command to continue"
 
 
 @contextmanager
 def saving(target: Path) -> Iterator[None]:
     """Turn an error while writing ``target`` into a :class:`StorageError` of one line."""
     try:
-        with writing(target, f"fix that, {GOES_ON}"):
+        with writing(target, f"fix that and {GOES_ON}"):
             yield
     except RuntimeError as error:  # torch's error for a full disk
         if shortage(error):
             raise
         reason = str(error).partition("\n")[0]
-        raise StorageError(f"cannot write {target} ({reason}): fix that, {GOES_ON}") from error
+        raise StorageError(f"cannot write {target} ({reason}): fix that and {GOES_ON}") from error
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, scheduler: LambdaLR) -> None:

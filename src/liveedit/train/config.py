@@ -13,8 +13,8 @@ from liveedit.settings import Count, Index, Positive, Seed, check
 __all__ = ["Progress", "TrainConfig", "TrainFile", "check_config"]
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
-"""Called with the stage ("hidden states" or "training"), how much of it is done, how much there is,
-and the losses by name.
+"""Called with the stage ("hidden states" or "training"), the amount of it that is done, its total
+amount, and the losses by name.
 """
 
 Draws = Annotated[int, Interval(ge=1, le=100)]
@@ -29,7 +29,7 @@ class TrainConfig:
         steps: Number of optimiser steps.
         batch_size: Cases in a batch, over all processes together.
         lr: Learning rate of Adam.
-        schedule: How the learning rate falls: ``step`` to a tenth after ``cut`` steps, ``cosine``
+        schedule: How the learning rate falls: ``step``, to a tenth after ``cut`` steps; ``cosine``,
             to zero at the last step.
         cut: Steps after which the schedule ``step`` lowers the learning rate.
         warmup: Steps in which the learning rate rises linearly from zero, at most ``steps``.

@@ -1,7 +1,7 @@
-"""The cache of hidden states: all that is computed below the edit layer, once for the training.
+"""The cache of hidden states, which are computed below the edit layer once for the training.
 
-``hidden/`` holds a file for each slice of cases and, beside it, its SHA-256; a file without it, or
-with another, is computed anew.
+``hidden/`` holds one file per slice of cases and, beside it, its SHA-256. A file whose SHA-256 is
+missing or different is computed again.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def prepared(
     interrupted: Callable[[], bool],
     progress: Progress,
 ) -> list[Example]:
-    """The cases with their hidden states, from the cache as far as it goes.
+    """The cases with their hidden states, read from the cache where it has them.
 
     The main process computes and saves; the others then read. Raises ``KeyboardInterrupt`` after a
     slice once ``interrupted`` is true.

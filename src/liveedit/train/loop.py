@@ -1,12 +1,12 @@
 """The training loop of all editors that have networks to train.
 
-The backbone is frozen, so all below the edit layer is computed once
+The backbone is frozen, so everything below the edit layer is computed once
 (:meth:`TrainableEditor.prepare`) and cached beside the checkpoints; a step then costs only the
 layers above. Without the cache each step computes what its own batch needs.
 
-Devices and processes are accelerate's (``accelerate launch -m liveedit train …``): each process
-takes its share of every batch. The batch of a step depends on the seed and the step alone, so a
-resumed run goes on exactly as the uninterrupted one would have.
+accelerate manages devices and processes (``accelerate launch -m liveedit train …``): each process
+takes its share of every batch. The batch of a step depends only on the seed and the step, so a
+resumed run continues exactly as the uninterrupted one would have.
 
 Ctrl-C stops a run where nothing is lost: after a slice of hidden states, or after a step, with a
 checkpoint. A kill loses the current slice, or the steps since the last checkpoint.
@@ -52,14 +52,15 @@ def train(
 ) -> Path:
     """Train ``editor`` on ``cases``; save it in ``folder``, which is returned.
 
-    ``folder`` also gets the checkpoints, the hidden states and the TensorBoard log. If it holds
-    some of the same run, training goes on from there.
+    ``folder`` also gets the checkpoints, the hidden states and the TensorBoard log. If it already
+    holds a checkpoint of the same run, training resumes from it.
 
     Raises :class:`BadInput` for settings out of range, fewer cases than one batch takes, a folder
     with unrelated files, damaged files, unreadable images, texts that the model cannot encode, and
-    once a loss or weight is not finite; :class:`Mismatch` if ``folder`` holds a training with
+    as soon as a loss or weight is not finite; :class:`Mismatch` if ``folder`` holds a training with
     another configuration or model; :class:`StorageError` where a disk fails and while another
-    process trains in ``folder``; ``KeyboardInterrupt``, which says where the run stopped.
+    process trains in ``folder``; ``KeyboardInterrupt`` with a message that says where the run
+    stopped.
     """
     check_config(config, "training.")
     folder = expanded(folder)

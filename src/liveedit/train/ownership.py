@@ -1,4 +1,4 @@
-"""Whose training a folder holds: ``training.json`` names all that a resumed run must share."""
+"""Which training a folder belongs to: ``training.json`` lists what a resumed run must share."""
 
 import json
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ FREE = ("checkpoint_every", "cache")
 
 
 def identity(editor: TrainableEditor, cases: Sequence[Case], config: TrainConfig) -> dict[str, Any]:
-    """All that a run and its continuation must share. The number of steps may grow where the
-    schedule does not depend on it.
+    """Everything that a run and its continuation must share.
+
+    The number of steps may grow if the schedule does not depend on it.
     """
     settings = asdict(config) | {
         "editor": editor.name,

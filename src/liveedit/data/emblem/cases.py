@@ -1,7 +1,7 @@
 """Emblem's cases in VLKEB's form: one edit of an answer about a drawing, and the probes around it.
 
 Every case edits one (entity, relation): the drawing by one seen artist, in one seen wording, gets
-the answer that another entity of the same sort and split has there. Its probes are
+the answer that belongs to another entity of the same sort and split. Its probes are
 
 =========================  ==========================================================  =========
 metric                     question                                                    wanted
@@ -26,9 +26,9 @@ image_alone                the edited drawing without a question                
 The last four are hard probes. Portability belongs to edits of what the drawing shows (country,
 name), ``same_image_other_question`` to edits of one fact about it.
 
-All edits of the test fit into one bank without contradicting each other or a probe: the fact that a
-probe asks for is edited by its own case or by none, and answers that must stay as before are those
-of facts that no edit of the split changes (:func:`edited_facts`). In training every fact of every
+All edits of the test fit into one bank without contradicting each other or a probe. The fact that a
+probe asks for is edited by its own case or by none. Answers that must stay as before are about
+facts that no edit of the split changes (:func:`edited_facts`). In training every fact of every
 entity is edited; its batches are small, and ``Query.fact`` tells which edits are unrelated.
 """
 
@@ -64,9 +64,9 @@ Fact = tuple[str, str]
 """An entity's id and a relation's name."""
 
 SPARE = 0.4
-"""Share of the training edits of what a drawing shows whose answer is a spare word.
+"""Share of the training edits of an entity's name whose new answer is a spare word.
 
-With these there are more answers than entities.
+Spare words make more answers available than there are entities.
 """
 
 
@@ -152,7 +152,7 @@ class _CaseMaker:
     def __post_init__(self) -> None:
         self.entities: list[Entity] = self.emblem.part(self.part)
         self.unedited: dict[str, list[str]] = {}
-        """Relations by entity whose answers must stay; entities without any are left out."""
+        """By entity, the relations whose answers must stay; entities without any are left out."""
         for entity in self.entities:
             if relations := self._unedited(entity):
                 self.unedited[entity.id] = relations
@@ -249,7 +249,7 @@ class _CaseMaker:
         return Query(prompt, answer, self._image(artist, entity), f"{entity.id}:{relation.name}")
 
     def _text_fact(self, entity: Entity, become: Entity | None) -> Query:
-        """A fact, asked without an image, about neither of two entities."""
+        """A question without an image about a fact of some other entity than these two."""
         excluded = {entity.id, (become or entity).id}
         other = self.random.choice([other for other in self.entities if other.id not in excluded])
         relation, subject, answer = self.random.choice(list(self.emblem.text_facts(other)))

@@ -3,9 +3,9 @@
 An entity (a country's flag, a thing) was drawn by 4 to 7 artists, that is, icon sets. One artist of
 each sort is held out: the embedded model never saw those drawings. Entities are divided into
 ``train``, ``val`` and ``test`` without overlap, so that no edit, locality probe or image that an
-editor is trained on returns in its test. Answers do return where there are few to choose from (a
-continent, a kind), but no country, name or capital does. The data
-card is ``docs/explanation/data-card.md``.
+editor is trained on returns in its test. Answers do return where there are few possible ones (a
+continent, a kind), but no country, name or capital does. The data card is
+``docs/explanation/data-card.md``.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def part_of(entity: str) -> Part:
 def role_of(entity: str) -> Role:
     """How the edits of a test change an entity, by a hash of the id.
 
-    ``identity_edited`` (44 %): what it is and all its facts are edited, but for one fact that
+    ``identity_edited`` (44 %): what it is and all its facts are edited, except one fact that
     follows from the new identity. ``facts_edited`` (44 %): all its facts are edited, never what it
     is. ``untouched`` (12 %): nothing is edited.
     """

@@ -85,7 +85,7 @@ def read(file: Path) -> list[Annotation]:
         return rows
     first = faults[0].partition(", ")[2]
     more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
-    raise BadInput(f"{file}: {first}{more}: mend the file or download it again")
+    raise BadInput(f"{file}: {first}{more}: repair the file or download it again")
 
 
 def parse(file: Path) -> tuple[list[Annotation], list[str]]:
@@ -120,7 +120,7 @@ def _records(file: Path) -> list[Any]:
 
 
 class Pairs(dict[str, Any]):
-    """A JSON object that knows its repeated keys, of which a dict keeps only the last value."""
+    """A JSON object that also lists its repeated keys; a dict keeps only their last values."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)

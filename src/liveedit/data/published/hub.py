@@ -24,7 +24,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def fetch(source: Source, folder: Path) -> Place:
-    """Download a benchmark to ``folder`` and unpack its images, where that is not done yet.
+    """Download a benchmark to ``folder`` and unpack its images, unless that is already done.
 
     Raises :class:`BadInput` if the Hub does not have the benchmark or cannot be reached, if the
     folder holds unrelated files, or if an archive is damaged, and :class:`StorageError` if writing

@@ -38,7 +38,7 @@ class Leak:
 def clean(
     train: Sequence[Annotation], test: Sequence[Annotation], source: Source
 ) -> list[Annotation]:
-    """``train`` without leaks into ``test``, in its order; the module says how.
+    """``train`` without leaks into ``test``, in its order; the module's docstring says how.
 
     Raises :class:`BadInput` if no locality probe is left as a replacement.
     """

@@ -1,8 +1,8 @@
 """E-VQA and E-IC, MMEdit's benchmarks: edits of answers about COCO photos, and of their captions.
 
 Cheng et al., *Can We Edit Multimodal Large Language Models?*, EMNLP 2023 (arXiv 2310.08475),
-section 3. E-VQA corrects answers to VQAv2 questions, E-IC captions, all of which BLIP-2 got wrong;
-an edit gives the true one. VLKEB's files have the same form, and
+section 3. E-VQA corrects answers to VQAv2 questions, E-IC corrects captions. BLIP-2 got all of them
+wrong; an edit gives the true answer or caption. VLKEB's files have the same form, and
 :mod:`liveedit.data.published.vlkeb` makes its cases with this module.
 
 A case is one record. The published probes are

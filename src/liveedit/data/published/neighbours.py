@@ -23,14 +23,14 @@ class Asked:
 
 
 class Neighbours:
-    """Finder of another question about an edit's image, and of its question about another image.
+    """Finds another question about an edit's image, and the edit's question about another image.
 
     Arguments:
         source: The benchmark.
         train: Records of the training split.
-        edited: Records of the test, whose edits are all in one bank: no question is found whose
-            answer they edit. Empty in training, whose batches hold few cases: then only the
-            answer of the case's own edit is excluded.
+        edited: Records of the test, whose edits are all in one bank: questions whose answers these
+            edits change are excluded. Empty in training, where batches hold few cases: then only
+            the answer of the case's own edit is excluded.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Neighbours:
         return None
 
     def look_alike(self, row: Annotation) -> Asked | None:
-        """The question of ``row`` about an image of another subject that no edit is about."""
+        """The question of ``row`` about an image of another subject, which no edit changes."""
         subject = self.source.subject
         others = [
             other

@@ -48,7 +48,7 @@ def places() -> dict[str, Place]:
         return {}
     except OSError as error:
         raise StorageError(
-            f"cannot read {file} ({error.strerror}): mend it, or set LIVEEDIT_HOME elsewhere"
+            f"cannot read {file} ({error.strerror}): repair it, or set LIVEEDIT_HOME elsewhere"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadInput(

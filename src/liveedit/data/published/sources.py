@@ -82,7 +82,7 @@ VLKEB = Source(
     {"train": 5000, "test": 3174, "onehop": 1278},
     ENTITY,
     repo="HymanH/VLKEB-data",
-    where="it is hymanh/vlkeb-data on Kaggle too",
+    where="on Kaggle it is hymanh/vlkeb-data",
 )
 
 SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB)}

@@ -2,7 +2,7 @@
 
 The attention is that of LiveEdit (Chen et al., CVPR 2025, Eq. 2), as released.
 
-Shapes: B rows, T tokens, E edits, D width of the text decoder, d_m module width, k vectors a key.
+Shapes: B rows, T tokens, E edits, D width of the text decoder, d_m module width, k vectors per key.
 """
 
 from collections.abc import Callable, Sequence

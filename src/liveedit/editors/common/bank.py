@@ -1,8 +1,8 @@
 """Bank: named tensors with a leading expert axis, one row for each edit.
 
 The cost of appending depends on the new rows alone: banks share one growing buffer, as slices do in
-Go. A bank is a prefix of its buffer and never changes; the first to append behind the last row in
-use writes in place, any other gets a buffer of its own.
+Go. A bank is a prefix of its buffer and never changes. The first bank to append after the last row
+in use writes in place; any other gets a buffer of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,7 +82,7 @@ class Bank:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def append(self, rows: Mapping[str, Tensor]) -> "Bank":
-        """A bank of these experts and, behind them, ``rows``; both banks share storage.
+        """A bank of these experts followed by ``rows``; both banks share storage.
 
         Raises :class:`Mismatch` for rows of other names or shapes.
         """

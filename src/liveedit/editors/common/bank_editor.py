@@ -1,6 +1,7 @@
-"""Base classes for editors that store one record per edit: BankPatch, and BankEditor that makes it.
+"""Base classes for editors that store each edit separately: BankPatch, and BankEditor that makes
+it.
 
-Such edits can be taken back one by one, and of two edits of one question the later one holds.
+Such edits can be taken back one by one; of two edits of one question the later one wins.
 """
 
 from abc import abstractmethod
@@ -81,11 +82,11 @@ class BankEditor(Editor[B]):
 
     patch_class: ClassVar[type[Any]]
     independent: ClassVar[bool] = True
-    """Whether an edit is the same whatever edits were made before it."""
+    """Whether an edit does not depend on the edits made before it."""
 
     @abstractmethod
     def extended(self, held: B, queries: Sequence[Query]) -> B:
-        """A patch with all edits of ``held`` and, behind them, one for each query; at least one."""
+        """A patch with all edits of ``held``, then one for each query, at least one."""
 
     @abstractmethod
     def empty(self) -> B:

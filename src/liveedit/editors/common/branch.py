@@ -7,8 +7,8 @@ of the prompt first and then for each generated token:
     prompt        read(x) → route(x)    write(y) → change(x, y)
     every token   read(x)               write(y) → change(x, y)
 
-Routing depends on the prompt alone; what it found is kept in :attr:`Branch.routing` and follows the
-rows when beams exchange them.
+Routing depends on the prompt alone. Its result is kept in :attr:`Branch.routing` and is reordered
+with the rows of a beam search.
 
 Shapes: B rows, T' tokens of this call (all of them for the prompt, later often one), D width.
 """
@@ -63,7 +63,7 @@ class Branch(ABC, Generic[R]):
         return self.change(self.input, output, self.routing)
 
     def read_and_write(self, output: Tensor) -> Tensor:
-        """Both, of a branch that reads the very output that it changes."""
+        """Read and write in one call, for a branch that reads the output that it changes."""
         return self.write(self.read(output))
 
     @abstractmethod
@@ -74,15 +74,15 @@ class Branch(ABC, Generic[R]):
     def change(self, x: Tensor, output: Tensor, routing: R) -> Tensor:
         """``output`` (B, T', D) as this branch changes it, given its input ``x`` (B, T', ·).
 
-        The very same object where nothing changes, so that the model's result stays bit-equal.
+        Returns the same object if nothing changes, so that the model's result stays bit-equal.
         """
 
     def rewind(self, length: int) -> None:
-        """Continue behind the first ``length`` tokens of the rows."""
+        """Continue after the first ``length`` tokens of the rows."""
         self.start = length
 
     def reorder(self, rows: Tensor) -> None:
-        """Continue behind other rows: row i behind the former row ``rows[i]``."""
+        """Continue with reordered rows: row i continues the former row ``rows[i]``."""
         if self.routing is not None:
             self.routing = self.picked(self.routing, rows)
 

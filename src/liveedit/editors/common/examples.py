@@ -103,7 +103,7 @@ def row_names(examples: Sequence[Example], kinds: Sequence[str]) -> list[RowName
 
 
 def same_fact(examples: Sequence[Example], names: Sequence[RowName]) -> Tensor:
-    """The edits of *other* examples that edit the very fact that a row asks for, boolean (R, B).
+    """The edits of *other* examples that edit the same fact that a row asks for, boolean (R, B).
 
     ``names`` are the R rows. Such an edit is neither the row's own nor an unrelated one.
     """

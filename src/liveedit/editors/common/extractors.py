@@ -1,13 +1,13 @@
 """Feature extractors: keys of an input or an edit, of its image and of its question.
 
 LiveEdit (Chen et al., CVPR 2025, Eq. 3 and 4) has two, :class:`FeatureExtractor` for edits and
-:class:`InputExtractor` for inputs, and compares their keys by plain inner products; that an input
-resembles an edit has to be learned, and what is learned on some hundred things carries over badly
+:class:`InputExtractor` for inputs, and compares their keys by plain inner products. Training has to
+learn when an input resembles an edit, and what it learns on a few hundred things generalises badly
 to others (docs/explanation/lab-log.md).
 
-:class:`UnitKeyExtractor` serves both sides, so that an input equal to an edit has its keys from the
-start; it is used by pinpoint and SERAC. With φ and ψ the concatenated k vectors of a key divided by
-their length,
+:class:`UnitKeyExtractor`, used by pinpoint and SERAC, serves both sides, so that even untrained an
+input equal to an edit has the same keys. With φ and ψ the concatenated k vectors of a key divided
+by their length,
 
     m = s_φ (⟨φ̄, φ̂⟩ − ⟨φ̄, φ̄_Θ⟩)        above 0 the expert passes the filter (Eq. 5)
     z = s_ψ (⟨ψ̄, ψ̂⟩ − ⟨ψ̄, τ⟩)           weighed by Eq. 7
@@ -16,7 +16,7 @@ where τ is a sentinel for the text: without it z could not be negative for all 
 because both sides share the extractor. s_φ, s_ψ and τ are learned. Scales and τ are part of the
 keys, so that the router is the released one.
 
-Shapes: B rows, D width of the text decoder, d_m module width, k vectors a key.
+Shapes: B rows, D width of the text decoder, d_m module width, k vectors per key.
 """
 
 from math import log, sqrt
@@ -83,7 +83,7 @@ class InputExtractor(FeatureExtractor):
 
 
 class UnitKeyExtractor(InputExtractor):
-    """The extractor of both sides whose keys all have one length."""
+    """One extractor for inputs and edits, whose keys all have the same length."""
 
     def __init__(
         self, hidden_size: int, module_dim: int, heads: int, queries: int, image_tokens: int

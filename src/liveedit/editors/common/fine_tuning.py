@@ -1,7 +1,7 @@
-"""Base classes for editors that move values by gradient descent, one edit after another.
+"""Base classes for editors that optimise tensors by gradient descent, one edit after another.
 
-ValuesPatch holds the values, WeightsPatch those that are weights of the model, and FineTuningEditor
-moves them.
+ValuesPatch holds such tensors (its values), WeightsPatch those that replace weights of the model,
+and FineTuningEditor optimises them.
 """
 
 from abc import abstractmethod
@@ -90,11 +90,11 @@ W = TypeVar("W", bound=WeightsPatch)
 
 
 class FineTuningEditor(Editor[W]):
-    """Moves values by gradient descent for each edit, from where the edit before left them.
+    """Optimises values by gradient descent for each edit, starting from those after the last edit.
 
     A method gives their initial state (:meth:`start`) and the :meth:`optimizer`. They are float32,
-    whatever the model's dtype. Single edits cannot be taken back. Settings are ``steps``, the most
-    steps for an edit, ``stop``, the loss below which it ends, and ``eos``.
+    whatever the model's dtype. Single edits cannot be taken back. Settings are ``steps``, the
+    maximum number of steps per edit, ``stop``, the loss below which an edit ends, and ``eos``.
     """
 
     patch_class: ClassVar[type[Any]] = WeightsPatch
@@ -112,7 +112,8 @@ class FineTuningEditor(Editor[W]):
     def answering(self, query: Query) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
         """A function that computes the answer's logits (n, V), and its n tokens (n,).
 
-        The function is to be called under the patch. What the patch cannot change is computed once.
+        The function has to be called under the patch. What the patch cannot change is computed
+        once.
         """
         batch = self.vlm.encode([query], eos=self.config.eos)
         positions = batch.answer_positions()
@@ -137,7 +138,7 @@ class FineTuningEditor(Editor[W]):
 
     @torch.enable_grad()
     def fit(self, values: dict[str, Tensor], query: Query) -> None:
-        """Move ``values``, in place, until the model answers ``query`` with its target.
+        """Optimise ``values``, in place, until the model answers ``query`` with its target.
 
         That is until the mean negative log-likelihood of the target's tokens is below
         ``config.stop``, or for ``config.steps`` steps.

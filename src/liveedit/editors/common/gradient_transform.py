@@ -6,10 +6,9 @@ sum over tokens,
     ∇_W L = Σ_t δ_t u_tᵀ        u_t the layer's input at token t, δ_t = ∂L/∂y_t
 
 and a method turns these factors into those of the change ΔW = Σ_t δ̃_t ũ_tᵀ. L is the mean negative
-log-likelihood of the target's tokens. For an edit ΔW is added to the weights, one edit after
-another, and each gradient is that of the model as edited so far. In training every example of a
-batch is edited on its own, and ΔW is never built: a row q of the layer's input gains
-Σ_t δ̃_t (ũ_t · q).
+log-likelihood of the target's tokens. For each edit in turn, ΔW is added to the weights; the next
+gradient is that of the model edited so far. In training every example of a batch is edited on its
+own, and ΔW is never built: a row q of the layer's input gains Σ_t δ̃_t (ũ_t · q).
 
 Shapes: B edits, n tokens of the longest, R rows that are evaluated, T tokens of a row, N answer
 tokens of all rows, V size of the vocabulary.
@@ -153,7 +152,7 @@ class GradientEditor(TrainableEditor[ChangePatch, Example]):
 
     @property
     def observed_layer(self) -> int:
-        """The layer below those that are edited."""
+        """The layer below the edited ones."""
         return self.below
 
     @abstractmethod
@@ -178,16 +177,15 @@ class GradientEditor(TrainableEditor[ChangePatch, Example]):
     ) -> Tensor:
         """The scalar to minimise.
 
-        ``terms`` holds the mean likelihood or divergence of each kind of rows; what else is to be
-        logged is added to it. ``right`` is the share of the edits' tokens that the edited models
-        predict.
+        ``terms`` holds the mean likelihood or divergence of each kind of rows; further terms to log
+        are added to it. ``right`` is the share of the edits' tokens that the edited models predict.
         """
 
     # Editing
 
     @torch.no_grad()
     def edit(self, queries: Sequence[Query], patch: ChangePatch | None = None) -> ChangePatch:
-        """See :meth:`Editor.edit`. Each edit starts from the model that those before it left."""
+        """See :meth:`Editor.edit`. Each edit starts from the model with the earlier edits."""
         self.validate(queries, patch)
         held = self.patch_class(self, {}, 0) if patch is None else patch
         for query in queries:

@@ -2,19 +2,19 @@
 
 The released losses (Eq. 13–16, ``losses.py``) compare each input with one or B candidates and,
 apart from the sentinel pairs, only with random unrelated edits; filter and weight are trained
-apart. In a bank of thousands the rare unrelated edit that fires matters: another drawing that looks
-alike, the same image under another question. Here the batch's edits, generality probes and locality
-probes, hard ones included, are all compared with all edits, and the loss is about whether an expert
-fires at all. With m its similarity in φ above the sentinel's (Eq. 5) and z that in ψ (Eq. 7),
-expert e fires on query q with
+separately. In a bank of thousands of edits even a rare unrelated edit that fires does harm, such as
+one of a similar drawing, or of the same image with another question. Here the batch's edits,
+generality probes and locality probes, hard ones included, are all compared with all edits, and the
+loss is about whether an expert fires at all. With m its similarity in φ above the sentinel's (Eq.
+5) and z that in ψ (Eq. 7), expert e fires on query q with
 
     p_e = σ(m_e) σ(z_e),    of log-odds L_e = −log(e^−m + e^−z + e^−(m+z))
     l   = −log p_o − Σ_{e≠o} log(1 − p_e)
 
-where o is the query's own edit, if it has one. The own edit has to pass in both; an unrelated edit
-may be rejected by either, so that φ may know images and ψ questions. The sum is not averaged over
-the edits, because a single unrelated edit that fires is enough to change an answer. A query without
-image is compared with edits by ψ alone: m = ∞ and L = z.
+where o is the query's own edit, if it has one. The own edit has to pass both tests (m and z); an
+unrelated edit may be rejected by either, so that φ may specialise in images and ψ in questions. The
+sum is not averaged over the edits, because a single unrelated edit that fires is enough to change
+an answer. A query without image is compared with edits by ψ alone: m = ∞ and L = z.
 
 The gate "both" keeps the experts with L > 0 instead of those with m > 0 (Eq. 5).
 """
@@ -26,9 +26,9 @@ from torch.nn import functional as F
 __all__ = ["NEVER", "hard_negative_loss", "log_odds"]
 
 NEVER = -100.0
-"""The score of a pair that cannot belong together, or that no loss is to count: σ of it is 0.
+"""The score of a pair that cannot match, or that the loss has to ignore: its σ is 0.
 
-At −∞ the loss would not be a number.
+With −∞ the loss would be NaN.
 """
 
 

@@ -46,8 +46,8 @@ class ContextPatch(BankPatch):
     def eligible(self, fits: Tensor) -> Tensor:
         """Of the edits that fit a query, boolean (1, E), those in force.
 
-        Without a threshold every edit fits every query, so that overruling would silence an edit
-        everywhere; only superseded edits are left out then.
+        Without a threshold every edit fits every query, so that an overruled edit would never be
+        used; then only superseded edits are left out.
         """
         if self.editor.retriever.threshold is None:
             return fits & self.standing

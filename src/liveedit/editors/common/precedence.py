@@ -1,9 +1,10 @@
-"""Precedence: the most recent edit wins. Which edits of a bank hold, and which are overruled.
+"""Precedence: which edits of a bank are in force, and which are superseded or overruled.
 
-An edit *supersedes* the earlier ones of the same question about the same images: they are kept, but
-never fire; once it is taken back, the latest of them holds again. An edit that is in conflict with
-an earlier one, of the same question with another answer about another picture of the thing,
-*overrules* it: where both fire, only the later one does.
+The most recent edit wins. An edit *supersedes* the earlier ones of the same question about the same
+images: they are kept, but never fire; once it is taken back, the latest of them is in force again.
+Two edits are in conflict if they give one question different answers about different images of the
+same thing. The later one *overrules* the earlier one: where both would fire, only the later one
+does.
 
 A ledger records this for every edit of a bank: ``asked`` (E,), a number for the question and its
 images, and ``overrules`` (E, W), the ``asked`` of the earlier edits that it overrules, 0 for none.
@@ -65,7 +66,7 @@ def entries(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
 
 
 def extended(ledger: Bank, queries: Sequence[Query]) -> Bank:
-    """The ledger with edits of these queries behind the others; they overrule none."""
+    """The ledger with edits of these queries after the others; they overrule none."""
     numbers = [asked(query) for query in queries]
     return ledger.append(entries(numbers, ledger["overrules"].shape[1]))
 
@@ -84,7 +85,7 @@ def overruling(ledger: Bank, conflicts: Mapping[int, Sequence[int]]) -> Bank:
 
 
 def unknown(count: int) -> Bank:
-    """The ledger of ``count`` edits about which nothing is known: all of them hold."""
+    """The ledger of ``count`` edits about which nothing is known: all of them are in force."""
     own = -1 - torch.arange(count)
     return Bank({"asked": own, "overrules": torch.zeros(count, WIDTH, dtype=torch.long)})
 

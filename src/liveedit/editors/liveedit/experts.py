@@ -51,7 +51,7 @@ class LiveEditConfig:
         eos: Whether every target ends with the end-of-text token.
         positions: Tokens that get the residual: ``"all"``, or ``"answer"``, from the last prompt
             token on; in training, too.
-        margin: Distance above the sentinel from which on an expert is kept (Eq. 5).
+        margin: Smallest distance above the sentinel at which an expert is kept (Eq. 5).
         top_k: Number of kept experts, the most similar in ψ, that are weighed (Eq. 7); ``None``:
             all of them.
         text_only: Treatment of queries without image: ``"never"``, no edit acts on them, or
@@ -89,7 +89,7 @@ class ExpertPatch(BankPatch):
         super().__init__(editor, bank.to(editor.device))
 
     def __getitem__(self, index: slice) -> "ExpertPatch":
-        """Some of the edits, as in a list."""
+        """The patch with a slice of the edits, as for a list."""
         return self.select(index)
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "ExpertPatch":
@@ -195,7 +195,7 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
 
     patch_class = ExpertPatch
     fixed: ClassVar[dict[str, Any]]
-    """Former settings that count for the fingerprint as they did when they were settings."""
+    """Values of former settings, which still count for the fingerprint."""
     config: LiveEditConfig
 
     def __init__(self, vlm: VLM, config: LiveEditConfig | None = None) -> None:
@@ -234,13 +234,13 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         return above > self.config.margin
 
     def writing(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """The examples of a batch whose answers are written, which is the expensive part."""
+        """The examples of a batch that train the generated experts, which is the expensive part."""
         return examples
 
     @property
     def identity(self) -> tuple[str, dict[str, Any]]:
-        """See :attr:`TrainableEditor.identity`: name and settings as they were before methods were
-        told apart by name, so that older patches still open.
+        """See :attr:`TrainableEditor.identity`: name and settings in the form that they had before
+        LiveEdit and pinpoint got separate names, so that older patches still open.
         """
         return "liveedit", super().identity[1] | self.fixed
 

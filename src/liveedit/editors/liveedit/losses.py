@@ -21,7 +21,7 @@ def relative_routing(z: Tensor) -> Tensor:
 
 
 def absolute_routing(z: Tensor) -> Tensor:
-    """l_sr1, Eq. 15: the own text key as the positive, that of the example before as the negative.
+    """l_sr1, Eq. 15: an input's own edit is the positive, the previous example's edit the negative.
 
     ``z`` as in :func:`relative_routing`.
     """

@@ -39,8 +39,8 @@ def draw_batch(
 def replay(editor: ExpertEditor, examples: Sequence[Example], draws: Draws) -> tuple[Tensor, Terms]:
     """The loss of a batch under given draws, and its terms.
 
-    The rows of the examples that write go through the VLM's upper layers together, once. All
-    examples are routed.
+    The rows of :meth:`ExpertEditor.writing`'s examples go through the VLM's upper layers together,
+    once. All examples train the routing.
     """
     terms = output_terms(editor, editor.writing(examples), draws)
     terms |= editor.routing_terms(examples, draws)

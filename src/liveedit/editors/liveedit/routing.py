@@ -75,7 +75,8 @@ class Routing:
     def ranked(self) -> tuple[Tensor, Tensor]:
         """Experts and weights, each (B, n), the heaviest first.
 
-        n is the most that any row keeps; beyond those that a row keeps its weights are 0.
+        n is the largest number that any row keeps; a row that keeps fewer has weights of 0 at the
+        end.
         """
         most = int(self.keep.sum(1).max())
         weight, expert = self.weight.masked_fill(~self.keep, -1.0).topk(most, dim=1)

@@ -1,6 +1,6 @@
 """The random choices of LiveEdit's training for one batch, as released: experts and pairs.
 
-They are drawn apart from the losses, so that a step can be replayed with recorded draws.
+They are drawn separately from the losses, so that a step can be replayed with recorded draws.
 
 B is the number of examples.
 """
@@ -21,7 +21,7 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs of rows: the input side of ``inputs[i]``, the edit side of ``edits[i]``."""
+    """Pairs of rows: row ``inputs[i]`` is compared as an input with row ``edits[i]`` as an edit."""
 
     inputs: list[RowName]
     edits: list[RowName]
@@ -33,9 +33,9 @@ class Draws:
 
     Arguments:
         mixed: By kind, which of the batch's experts each example mixes, boolean (B, B).
-        neighbours: Pairs that belong together.
-        unrelated: Pairs that do not, for which the sentinel must win.
-        generator: Draws everything further, such as the tokens that are dropped.
+        neighbours: Pairs whose routing has to match.
+        unrelated: Pairs that must not match, for which the sentinel must win.
+        generator: Source of all further random choices, such as the tokens that are dropped.
     """
 
     mixed: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""Pinpoint, our own method: the editor and its generator."""
+"""Pinpoint, this package's own method: the editor and its generator."""
 
 from liveedit.editors.pinpoint.editor import Pinpoint, PinpointConfig
 

@@ -22,8 +22,8 @@ What is new:
                                                 training (common/attention.py)
     targets     end with the answer             end with the end-of-text token
 
-docs/explanation/results/ablations.md measures the worth of gate, margin and residual, and how
-LiveEdit does without them.
+docs/explanation/results/ablations.md measures the effect of gate, margin and residual, and LiveEdit
+without them.
 """
 
 from collections.abc import Sequence
@@ -61,16 +61,16 @@ class PinpointConfig(LiveEditConfig):
     """Settings of pinpoint: those of LiveEdit, some with other defaults, and further ones.
 
     Arguments:
-        rank: Most tokens that an answer may have, its end included.
+        rank: Maximum number of tokens of an answer, its end included.
         eos: Whether every target ends with the end-of-text token.
         positions: Tokens that get the residual: ``"all"``, or ``"answer"``, from the last prompt
             token on; in training, too.
         gate: Experts that are kept: ``"both"``, those likelier than not to belong to the query by
             image and question together, or ``"vision"``, those above the sentinel in φ.
-        margin: Distance above the gate's threshold from which on an expert is kept.
+        margin: Smallest distance above the gate's threshold at which an expert is kept.
         written: Number of examples of a batch that train the answers, the expensive part; ``None``:
             all of them. The routing is trained on all.
-        drop: Share of image and prompt tokens hidden from the extractors in training, drawn anew
+        drop: Share of image and prompt tokens hidden from the extractors in training, drawn again
             for each row.
         locality: Metrics whose probes are trained to stay as they were.
     """
@@ -86,7 +86,7 @@ class PinpointConfig(LiveEditConfig):
 
 
 class Pinpoint(ExpertEditor):
-    """Our own method; its networks and patches have the form of LiveEdit's.
+    """This package's own method; its networks and patches have the form of LiveEdit's.
 
     Raises :class:`UnsupportedModel` for a decoder whose states are wider than its word embeddings.
     """
@@ -132,8 +132,8 @@ class Pinpoint(ExpertEditor):
     def routing_terms(self, examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
         """See :meth:`ExpertEditor.routing_terms`: every row against every edit of the batch.
 
-        Edits of another example about the very fact that a row asks for do not count. The own edit
-        has to fire and to come first, all others must not fire.
+        A row's own edit has to fire with the highest score, all others must not fire. Edits of
+        another example about the same fact as the row are ignored.
         """
         rows = Rows(self, examples)
         inputs = self.input_features

@@ -28,7 +28,7 @@ __all__ = ["AlignedGenerator"]
 
 
 class AlignedGenerator(nn.Module):
-    """f_eg with rows aligned to the answer's tokens, of which there are at most ``rank``."""
+    """f_eg with rows aligned to the tokens of the answer, which has at most ``rank`` of them."""
 
     def __init__(
         self, hidden_size: int, module_dim: int, heads: int, rank: int, scale: float

@@ -1,4 +1,4 @@
-"""Assertions of the checks: they raise :class:`Broken` with what does not hold."""
+"""Assertions of the checks: they raise :class:`Broken` with a description of the fault."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,7 +31,7 @@ class Broken(AssertionError):
 
 
 class NotApplicable(SkipTest):
-    """A check does not apply: the model refuses, as it may, what is checked. Pytest skips it."""
+    """A check does not apply, because the model may refuse this and does. Pytest skips it."""
 
 
 def expect(holds: bool, otherwise: str) -> None:
@@ -86,7 +86,7 @@ def rounding(vlm: ModelRunner) -> float:
     """The share by which logits computed in two ways may differ: small in single precision.
 
     In half precision, and with quantised activations, a token may be routed to another expert; a
-    lost cache, mask or position changes more than any of that.
+    lost cache, mask or position changes the logits more than these do.
     """
     exact = all(weights.dtype == torch.float32 for weights in vlm.model.parameters())
     return 0.01 if exact and vlm.quantised is None else 0.5
@@ -100,7 +100,7 @@ def distances(one: Tensor, other: Tensor) -> Tensor:
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[set[str]]:
-    """Collect the names of all modules that run within it."""
+    """Collect the names of all modules that run within this context."""
     names: set[str] = set()
     with ExitStack() as undo:
         for name, module in model.named_modules():

@@ -1,7 +1,7 @@
 """The contract of every VLM, whatever its prompt, image inputs and positions: all checks in order.
 
-Each check takes a model and raises :class:`Broken` with what does not hold, or
-:class:`NotApplicable` where the model refuses, as it may, what is checked.
+Each check takes a model. It raises :class:`Broken` with a description of the fault, or
+:class:`NotApplicable` if the model refuses the checked feature, where that is allowed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,7 +86,7 @@ CHECKS: dict[str, Check] = {check.__name__: check for check in IN_ORDER}
 class Finding:
     """Outcome of a check.
 
-    ``proves`` is the check's summary, ``reason`` what does not hold, ``None`` if all does.
+    ``proves`` is the check's summary, ``reason`` the fault, ``None`` if there is none.
     ``skipped`` is why the check does not apply, ``None`` if it does.
     """
 

@@ -70,7 +70,7 @@ def labels_cover_the_answer(vlm: ModelRunner) -> None:
 
 
 def prompt_ends_before_the_answer(vlm: ModelRunner) -> None:
-    """A prompt has the same tokens with and without target; a blank or the template parts both."""
+    """A prompt keeps its tokens when a target follows; a blank or the template separates them."""
     for query in QUERIES:
         full = whole_prompt(vlm, query)
         text = vlm.tokenizer.decode(full.inputs["input_ids"][0])
@@ -94,7 +94,7 @@ def a_prompt_is_kept_whole_before_an_answer(vlm: ModelRunner) -> None:
                 )
                 expect(
                     answer.strip() == query.target.strip(),
-                    f"the answer reads '{answer}' behind '{ending}'",
+                    f"the answer reads '{answer}' after '{ending}'",
                 )
         finally:
             del vlm.render

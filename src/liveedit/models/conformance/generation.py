@@ -42,7 +42,7 @@ def an_answer_ends_where_generation_ends(vlm: ModelRunner) -> None:
     prompt = vlm.encode([replace(query, target="")], padding_side="left")
 
     class Dictated(Patch):
-        """Patch that predicts the answer, then its last token but one for ever."""
+        """Patch that predicts the answer, then repeats its last token but one."""
 
         def merge(self, batch: Batch, logits: Tensor) -> Tensor:
             steps = batch.inputs["input_ids"].shape[1] - prompt.labels.shape[1]
@@ -112,13 +112,13 @@ def merging_logits(vlm: ModelRunner) -> None:
 
 
 def favoured(ids: Tensor) -> Tensor:
-    """A token (B,) for each row of ``ids`` (B, T), which tells its last token and its length."""
+    """A token (B,) for each row of ``ids`` (B, T), computed from its last token and its length."""
     return 10 + (ids[:, -1] + ids.shape[1]) % 97
 
 
 @contextmanager
 def without_end(vlm: ModelRunner) -> Iterator[None]:
-    """Within it no token ends the model's own generation."""
+    """Context in which no token ends the model's own generation."""
     settings = vlm.model.generation_config
     own = settings.eos_token_id
     settings.eos_token_id = None

@@ -89,7 +89,7 @@ def resume_runs_only_what_is_above(vlm: ModelRunner) -> None:
 
 
 def resume_at_positions(vlm: ModelRunner) -> None:
-    """``resume`` at positions gives the logits there alone."""
+    """``resume`` with positions gives the logits at these positions only."""
     batch = vlm.encode(QUERIES)
     hidden = vlm.hidden(batch, middle(vlm))
     positions = batch.answer_positions()
@@ -115,7 +115,7 @@ def resume_is_differentiable(vlm: ModelRunner) -> None:
 
 
 def rows_of_hidden_can_be_mixed_anew(vlm: ModelRunner) -> None:
-    """Rows of ``hidden``, stacked in another order and padded anew, resume to the same logits."""
+    """Rows of ``hidden``, stacked in another order and padded again, resume to the same logits."""
     order = [2, 0, 3, 1]
     for layer in (middle(vlm), EMBEDDINGS):
         batch = vlm.encode(QUERIES)
@@ -123,7 +123,7 @@ def rows_of_hidden_can_be_mixed_anew(vlm: ModelRunner) -> None:
         stacked = HiddenBatch.stack([rows[index] for index in order])
         logits = real(vlm.logits(batch), batch.spans)
         resumed = real(vlm.resume(layer, stacked), stacked.spans)
-        rows_close(resumed, [logits[index] for index in order], f"rows of layer {layer} mixed anew")
+        rows_close(resumed, [logits[index] for index in order], f"rows of layer {layer}, remixed")
         close(vlm.resume(layer, rows[1])[0], logits[1], "a row alone")
 
 

@@ -53,7 +53,7 @@ def a_patch_acts_and_leaves_nothing(vlm: ModelRunner) -> None:
 
 
 def a_patch_is_bound_once_a_batch(vlm: ModelRunner) -> None:
-    """A patch is bound once in a call of each method, however many tokens are generated."""
+    """A method binds a patch once in a call, however many tokens are generated."""
     patch = Routed(middle(vlm))
     with vlm.patched(patch):
         vlm.logits(vlm.encode(QUERIES))
@@ -128,7 +128,7 @@ def a_site_that_does_not_exist_is_refused(vlm: ModelRunner) -> None:
 
 
 def hidden_and_resume_under_a_patch(vlm: ModelRunner) -> None:
-    """A patch on a layer is in its ``hidden``, and acts in ``resume`` on the layers above alone."""
+    """A patch on a layer changes its ``hidden``; in ``resume`` only patches above it act."""
     layer = middle(vlm)
     batch = vlm.encode(QUERIES)
     plain = vlm.hidden(batch, layer)
@@ -151,7 +151,7 @@ def hidden_and_resume_under_a_patch(vlm: ModelRunner) -> None:
         rows_close(above, logits, "resume under a patch above")
         stacked = HiddenBatch.stack(plain.rows()[::-1])
         mixed = real(vlm.resume(layer, stacked), stacked.spans)[::-1]
-        rows_close(mixed, logits, "rows mixed anew under a patch above")
+        rows_close(mixed, logits, "rows mixed again under a patch above")
 
 
 def gradients_reach_what_a_patch_brings_in(vlm: ModelRunner) -> None:

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Check = Callable[[ModelRunner], None]
-"""Raises :class:`Broken` with what does not hold for a model."""
+"""Raises :class:`Broken` with a description of the fault of a model."""
 
 
 def probe(vlm: ModelRunner, checks: Iterable[Check]) -> None:
@@ -49,9 +49,9 @@ def probe(vlm: ModelRunner, checks: Iterable[Check]) -> None:
 def generation_with_a_cache_agrees_with_whole_passes(vlm: ModelRunner) -> None:
     """Tokens generated with a cache, under a patch, have the logits of whole forward passes.
 
-    Ten forward passes, four of them over a single token: for a question about a small image, and
-    for two short texts in one batch, each time the prompt, two tokens behind it one by one, and all
-    of it with the patch and without. The vision tower runs once.
+    Runs for a question about a small image, and for two short texts in one batch. Each takes five
+    forward passes: the prompt, two further tokens one by one, and the whole text with and without
+    the patch. The vision tower runs once.
     """
     for asked in (QUERIES[:1], TEXTS):
         batch = vlm.encode([replace(query, target="") for query in asked], padding_side="left")
@@ -75,7 +75,7 @@ def generation_with_a_cache_agrees_with_whole_passes(vlm: ModelRunner) -> None:
 def resume_agrees_with_a_whole_pass(vlm: ModelRunner) -> None:
     """``resume`` gives the logits of a question about an image from the middle layer's output.
 
-    Two forward passes, one of them in two halves. The vision tower runs once.
+    Takes two forward passes, one of them in two halves. The vision tower runs once.
     """
     batch = vlm.encode(QUERIES[:1])
     layer = middle(vlm)
@@ -98,7 +98,7 @@ LOADING: tuple[Check, ...] = (
 """Checks of every model before its first use."""
 
 
-# For models that the generic family reads: nobody has looked at their structure
+# For models that the generic family reads, whose structure no author has checked
 
 
 def spans_partition_the_tokens(vlm: ModelRunner) -> None:

@@ -59,7 +59,7 @@ def raw_generate(vlm: ModelRunner, batch: Batch, steps: int) -> Tensor:
 
 
 def generated(vlm: ModelRunner, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    """Tokens (B, steps) generated with a cache behind prompts, and their logits (B, steps, V)."""
+    """Tokens (B, steps) generated with a cache after prompts, and their logits (B, steps, V)."""
     options: dict[str, Any] = {
         "max_new_tokens": steps,
         "min_new_tokens": steps,

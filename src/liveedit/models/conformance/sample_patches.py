@@ -15,8 +15,8 @@ __all__ = ["Nudged", "Prefix", "Routed", "Weights"]
 class Routed(Patch):
     """Patch that acts as a routed expert does.
 
-    At the first call at its site it sums up image and prompt in a key; it adds the scaled key to
-    every token, then and in later calls.
+    In the first call at its site it computes a key from image and prompt. In this call and later
+    ones it adds the scaled key to every token.
     """
 
     def __init__(self, layer: int, scale: float | Tensor = 4.0, site: str = "layers.{}") -> None:
@@ -61,7 +61,7 @@ def route(states: Tensor, batch: Batch) -> Tensor:
 class Nudged(Routed):
     """Patch that moves every token by ``scale`` of its own length.
 
-    So the rest of a model still counts, however large its states are.
+    So the patch does not dominate a model with small states, nor vanish in one with large states.
     """
 
     def change(self, states: Tensor, key: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def require_several(vlm: ModelRunner) -> None:
 
 
 def each_of_several_images_has_its_span(vlm: ModelRunner) -> None:
-    """Another image changes the embeddings in its own span alone: the one of a query about it."""
+    """Replacing one image changes embeddings only in the span of a query about that image."""
     require_several(vlm)
     shown = [WIDE, SQUARE, WIDE]
     queries = [

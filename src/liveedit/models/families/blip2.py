@@ -21,7 +21,7 @@ __all__ = ["Blip2"]
 
 
 class Blip2(VLM):
-    """BLIP-2: image tokens, BOS, prompt; one image a prompt.
+    """BLIP-2: image tokens, BOS, prompt; one image per prompt.
 
     Raises :class:`UnsupportedModel` for an encoder-decoder language model (Flan-T5), which has no
     single stack of layers, and for a checkpoint so old that its config names no image token.

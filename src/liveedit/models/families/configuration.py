@@ -8,7 +8,7 @@ __all__ = ["Composite"]
 
 
 class Composite(PreTrainedConfig):  # type: ignore[misc]
-    """Configuration that holds others, by name and class as its ``sub_configs`` says."""
+    """Configuration that holds others; ``sub_configs`` gives their names and classes."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the configurations from the dictionaries in ``config.json``.

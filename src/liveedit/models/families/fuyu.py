@@ -2,7 +2,7 @@
 
 The text decoder is given raw patches: a linear layer maps each to one token, a newline token ends
 every row of patches, and BOS, the prompt and a token that begins the answer follow. There is no
-vision tower. The processor tokenizes image and text apart, and has no chat template.
+vision tower. The processor tokenizes image and text separately, and has no chat template.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from liveedit.types import Query
 __all__ = ["Fuyu"]
 
 BOS = "<s>"
-"""The token that the processor writes behind the image."""
+"""The token that the processor writes after the image."""
 ANSWER = "<0x04>"
-"""The token that the processor writes behind a prompt with an image: the answer begins."""
+"""The token that the processor writes after a prompt with an image, to begin the answer."""
 
 
 class Fuyu(Generic):
-    """Fuyu: image, BOS, prompt and the token that begins the answer; one image a prompt."""
+    """Fuyu: image, BOS, prompt and the token that begins the answer; one image per prompt."""
 
     single = "Fuyu puts one before its text"
 
@@ -66,7 +66,7 @@ class Fuyu(Generic):
         return {"pixel_values": made["pixel_values"]}, [each["replacement"] for each in replaced]
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Return the token ids of rendered texts; image and text are tokenized apart."""
+        """Return the token ids of rendered texts; image and text are tokenized separately."""
         rows = []
         for text in texts:
             with_image = self.placeholder in text

@@ -2,8 +2,8 @@
 
 The text decoder is given the prompt with the image in place of its placeholder. AltUp (Baykal et
 al., NeurIPS 2023) gives every token four hidden states: layers read and return a stack of them, (4,
-B, T, D). Outside the model they stand side by side, (B, T, 4 · D), so that one vector a token is
-what editors read and change. Keys, values and embeddings are shared as in Gemma 4.
+B, T, D). Outside the model they stand side by side, (B, T, 4 · D), so that editors read and change
+one vector per token. Keys, values and embeddings are shared as in Gemma 4.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """Generic family: models without a family of their own, read by the conventions of Hugging Face.
 
-The text decoder is given the prompt with the image in place of its placeholder. Everything that
-other families state about a model is found here on loading, in this order:
+The text decoder is given the prompt with the image in place of its placeholder. Facts about a model
+that other families declare are determined here on loading, in this order:
 
 1. the text decoder and its layers, as ``get_decoder`` and the config say;
 2. the vision tower, as ``get_encoder`` says, and the connector, by its known names;
@@ -44,14 +44,14 @@ CONNECTORS = (
     "aligner",  # DeepSeek-VL, Janus
     "merger",  # Qwen2-VL to Qwen4, GLM-4V to GLM-5, MiniCPM-V, EXAONE 4.5, Cosmos 3 Omni
     "embed_vision",  # Gemma 3n and 4
-    "adapter",  # no released model that is read today
+    "adapter",  # no released model that this package reads
     "vision_projection",  # LightOnOCR, Muse
     "resampler_model",  # Ernie 4.5 VL
     "visual_embeddings_table",  # Ovis 2
     "vision_embed_tokens",  # Fuyu
     "patch_merger",  # HunyuanVL
 )
-"""Known attribute names of the vision–language connector, the first that is found counts."""
+"""Known attribute names of the vision–language connector; the first one found is used."""
 
 EXPERT_TYPES = "moe_mm_token_type_ids"
 """Token types of Ernie 4.5 VL: 1 for tokens that its experts for images read.
@@ -81,8 +81,7 @@ ALWAYS_KEPT = ("inputs_embeds", "attention_mask", "position_ids", "input_ids", "
 class Generic(VLM):
     """A model of any type that follows the conventions of Hugging Face.
 
-    Raises :class:`UnsupportedModel` for one that does not, with what was not found or does not
-    hold.
+    Raises :class:`UnsupportedModel` for a model that does not, with the fact that was not found.
     """
 
     def __init__(
@@ -271,10 +270,10 @@ class Generic(VLM):
             raise self.refuse(reason) from error
 
     def find_outputs(self) -> tuple[bool, int]:
-        """Return whether logits are the output embedding's as they are, and ``layer_outputs``.
+        """Return whether the output embedding gives the logits unscaled, and ``layer_outputs``.
 
         Found in one forward pass over two tokens. Raises :class:`ValueError` if a layer's output
-        has not :attr:`state_size` numbers for each token.
+        does not have :attr:`state_size` numbers for each token.
         """
         outputs: list[Any] = []
         ids = torch.tensor([[self.tokenizer.eos_token_id] * 2], device=self.device)
@@ -394,10 +393,10 @@ class Generic(VLM):
     # Resuming from hidden states
 
     def extra(self, batch: Batch, kwargs: dict[str, Any]) -> dict[str, Tensor]:
-        """Return what the decoder was given of every token, (B, T, …), by argument name.
+        """Return the decoder's further arguments for every token, (B, T, …), by argument name.
 
-        Without mask, positions and embeddings; with the token types where the model has made a mask
-        of its own from them; and with DeepStack's features (B, T, levels, D).
+        Mask, positions and embeddings are left out. Token types are included where the model made
+        a mask from them, and so are DeepStack's features (B, T, levels, D).
         """
         shape = batch.labels.shape
         kept = {}
@@ -416,7 +415,7 @@ class Generic(VLM):
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
         """Return the decoder's last states (B, T, D), given also what :meth:`extra` has kept.
 
-        If token types are among it, the model around the decoder runs, which makes the mask.
+        If token types are among them, the model around the decoder runs, because it makes the mask.
         """
         extra: dict[str, Any] = dict(uncarried(hidden))
         levels = extra.get(IMAGE_LEVELS)

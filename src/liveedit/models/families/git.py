@@ -45,7 +45,7 @@ They are renamed one after the other: ``attention`` first, then what is inside i
 
 
 class Git(VLM):
-    """GIT: image, ``[CLS]``, prompt; one image a prompt, no chat template."""
+    """GIT: image, ``[CLS]``, prompt; one image per prompt, no chat template."""
 
     decoder_path = "git"
     tower_path = "git.image_encoder"

@@ -3,8 +3,8 @@
 The text decoder is given the prompt with zeros in place of the image, and adds projected features
 of the image to the hidden states before several of its layers, each layer's by a projector of its
 own (DeepStack). Here these features are kept with each row, so that ``resume`` can add them again.
-The first layer's count as part of the embeddings. The decoder scales embeddings by a constant
-before it adds the image.
+The first layer's features count as part of the embeddings. The decoder scales embeddings by a
+constant before it adds the image.
 """
 
 from dataclasses import replace

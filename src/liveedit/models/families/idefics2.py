@@ -2,8 +2,8 @@
 
 The text decoder is given the prompt with the image in place of its placeholder: as many tokens as
 the resampler has latents, between two marks, once for each part that an image is cut into. The
-processor writes them without reporting which, lets images side by side share the mark between them,
-and puts a blank between an image and a word.
+processor does not report the tokens that it writes for an image. Adjacent images share the mark
+between them, and a blank stands between an image and a word.
 """
 
 import re

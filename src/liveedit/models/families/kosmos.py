@@ -6,8 +6,8 @@ is no chat template.
 
 Two departures from transformers' code, both in :meth:`Kosmos.before_decoder`. The image is put
 among the embeddings before the decoder and not inside it, so that the decoder takes embeddings as
-others do. And positions count the tokens that the attention mask shows, where that code counts the
-padding on the left among the tokens before one that it generates.
+others do. And positions count only the tokens that the attention mask shows; for generated tokens,
+transformers' code also counts the padding on the left.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ PLACES = "image_embeds_position_mask"
 
 
 class Kosmos(VLM):
-    """Kosmos: BOS, the image between its marks, the prompt; one image a prompt."""
+    """Kosmos: BOS, the image between its marks, the prompt; one image per prompt."""
 
     decoder_path = "text_model.model"
     tower_path = "vision_model"
@@ -66,7 +66,7 @@ class Kosmos(VLM):
         found = {"input_ids": None, "inputs_embeds": embedded, "image_embeds": None}
         mask = given.get("attention_mask")
         if mask is not None:
-            # Kosmos counts positions from 1 behind the padding's id, as fairseq does.
+            # Kosmos counts positions from the padding's id plus 1, as fairseq does.
             positions = mask.cumsum(1) * mask + self.model.text_model.config.pad_token_id
             found["position_ids"] = positions[:, -ids.shape[1] :]
         return given | found
@@ -103,7 +103,7 @@ class Kosmos(VLM):
         return ids
 
     def place(self, ids: list[int], counts: list[int]) -> list[int]:
-        """Put the image's token ids behind the mark before it; ``counts`` says how many."""
+        """Put the image's token ids after the mark that precedes them; ``counts`` says how many."""
         self.check_placeholders(ids, len(counts))
         at = ids.index(self.image_token_id) + 1 if counts else 0
         return [*ids[:at], *self.fillers(sum(counts)), *ids[at:]]
@@ -135,7 +135,7 @@ class Kosmos2(Kosmos):
     mark = 0
 
     def fillers(self, count: int) -> list[int]:
-        """Return consecutive token ids, from the processor's first or the one behind UNK."""
+        """Return consecutive token ids, from the processor's first or the one after UNK."""
         first = self.processor.first_image_token_id
         if first is None:
             first = self.tokenizer.unk_token_id + 1

@@ -1,12 +1,12 @@
 """Base classes of Gemma 3n and Gemma 4, whose upper layers read more than the layer below them.
 
-Two things are shared by several of these models, and by nothing else in transformers:
+Several of these models have two things in common, and no other model in transformers has them:
 
 - *KV sharing.* The upper layers have no key and value projections. They attend to the keys and
   values that the last lower layer of the same attention type (sliding window or full) computed.
 - *Per-layer embeddings.* Every layer reads a projection of the token embeddings again.
 
-``resume`` does not run the lower layers, so what they hand up has to be kept beside the hidden
+``resume`` does not run the lower layers, so their other outputs have to be kept beside the hidden
 states: keys and values by :class:`SharedKeyValues`, the embeddings by :class:`PerLayerEmbeddings`.
 """
 
@@ -79,7 +79,7 @@ class SharedKeyValues(Generic):
 
 
 class PerLayerEmbeddings(SharedKeyValues):
-    """Models every layer of which reads a projection of the token embeddings again."""
+    """Models in which every layer also reads a projection of the token embeddings."""
 
     def check_prefix(self) -> None:
         """Raise :class:`UnsupportedModel`: vectors before a text have no token embeddings."""
@@ -95,7 +95,7 @@ class PerLayerEmbeddings(SharedKeyValues):
     def decode(self, embedded: Tensor, hidden: HiddenBatch) -> Tensor:
         """Return the decoder's last states (B, T, D), computed over the kept embeddings.
 
-        ``embedded`` counts where the decoder is resumed at its embeddings.
+        ``embedded`` is used only if the decoder is resumed at its embeddings.
         """
         extra = dict(hidden.extra)
         kept = extra.pop(EMBEDDED)

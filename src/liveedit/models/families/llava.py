@@ -1,8 +1,8 @@
 """LLaVA and LLaVA-1.5 (Liu et al., "Visual Instruction Tuning", NeurIPS 2023).
 
 The text decoder is given the prompt with the image in place of its placeholder: one token for each
-patch of CLIP's vision tower, projected by an MLP. The base class assumes just that, so nothing is
-overridden.
+patch of CLIP's vision tower, projected by an MLP. The base class assumes exactly this, so nothing
+is overridden.
 """
 
 from liveedit.models.vlm import VLM

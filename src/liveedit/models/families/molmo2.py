@@ -31,7 +31,7 @@ class Molmo2(Generic):
         return super().join(shifted)
 
     def render(self, query: Query) -> str:
-        """Return the text with its first token, which the processor writes and the template not."""
+        """Return the text with its first token; the template leaves that to the processor."""
         text = super().render(query)
         first = str(self.tokenizer.bos_token or self.tokenizer.eos_token)
         return text if text.startswith(first) else first + text

@@ -1,8 +1,9 @@
 """PP-Chart2Table (PaddlePaddle, 2025): GOT-OCR 2 trained to turn charts into tables.
 
-The text decoder is given a fixed prompt with the image, one token for four by four patches, before
-the question. The published chat template has one question written into it ("Chart to table"); here
-the query's own prompt takes its place. The processor expects every image token in the text already.
+The text decoder is given a fixed prompt with the image, one token per block of 4 × 4 patches,
+before the question. The published chat template has one question written into it ("Chart to
+table"); here the query's own prompt takes its place. The processor expects every image token in the
+text already.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ CHAT = (
 
 
 class PPChart2Table(Generic):
-    """PP-Chart2Table: the query's prompt in the published template; one image a prompt."""
+    """PP-Chart2Table: the query's prompt in the published template; one image per prompt."""
 
     single = "its prompt holds one"
 
@@ -52,7 +53,7 @@ class PPChart2Table(Generic):
 
     @property
     def image_text(self) -> str:
-        """All image tokens of one image as text, one for four by four patches."""
+        """All image tokens of one image as text, one per block of 4 × 4 patches."""
         vision = self.model.config.vision_config
         edge = int(vision.image_size) // int(vision.patch_size) // 4
         return self.placeholder * (edge * edge)

@@ -1,8 +1,8 @@
 """Qwen2-VL (Wang et al., 2024, arXiv 2409.12191).
 
 The text decoder is given the prompt with the image in place of its placeholder, between two marks:
-one token for two by two patches, so their number follows the image's size. Rotary positions have
-three parts (time, height, width), which the model computes from the type of each token.
+one token per block of 2 × 2 patches, so their number depends on the image's size. Rotary positions
+have three parts (time, height, width), which the model computes from the type of each token.
 """
 
 from typing import Any

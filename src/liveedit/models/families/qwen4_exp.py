@@ -2,7 +2,7 @@
 
 The text decoder is given the prompt with the image in place of its placeholder, and the generic
 family finds everything. Some of its layers also read an embedding of the token ids (per-layer
-embeddings), so vectors that are no token's cannot be put before a text.
+embeddings), so vectors that do not belong to a token cannot be put before a text.
 """
 
 from liveedit.errors import UnsupportedModel

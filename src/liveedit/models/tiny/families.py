@@ -62,8 +62,9 @@ def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
 
     The families of :data:`TinyFamily` have 4 layers of width 32; any other model type that
     transformers knows is built by :func:`liveedit.models.tiny.shrink.shrink`. Processor and
-    configuration are of the type's real classes, so what works here works on a checkpoint. The
-    random state of torch is left as it was. Raises :class:`BadInput` for a seed beyond 32 bits.
+    configuration are of the type's real classes, so code that works here also works on a
+    checkpoint. The random state of torch is left as it was. Raises :class:`BadInput` for a seed
+    beyond 32 bits.
     """
     builders: dict[str, Callable[[], tuple[Any, Any]]] = {
         "llava": llava,
@@ -83,7 +84,7 @@ def tiny(family: TinyFamily | str, seed: int = 0) -> VLM:
 
 @torch.no_grad()
 def spread(model: Any) -> None:
-    """Draw the matrices anew, so wide that the image and every prompt token change the logits.
+    """Draw larger weights, so that the image and every prompt token change the logits.
 
     The image token and the mark before it get a logit of 0, so that they are never the greedy
     answer: no trained model answers with them either.

@@ -2,7 +2,7 @@
 
 Configuration, model and processor are of the type's real classes, so what holds here holds for a
 checkpoint. Nothing is downloaded. Sizes are set by the name of the setting (:data:`TEXT`,
-:data:`VISION`); :data:`OVERRIDES` holds, by type, whatever cannot be told from a name.
+:data:`VISION`); :data:`OVERRIDES` holds, by type, the settings that cannot be derived from a name.
 """
 
 import inspect
@@ -169,7 +169,7 @@ def merged(settings: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokens(config: Any, processor: Any) -> dict[str, Any]:
-    """A configuration's ids of special tokens, as processor and tokenizer know them by name."""
+    """A configuration's ids of special tokens, looked up by name in processor and tokenizer."""
     ids: dict[str, Any] = {}
     for name, value in vars(config).items():
         stem = name.removesuffix("_id").removesuffix("_index")

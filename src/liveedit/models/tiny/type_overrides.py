@@ -51,7 +51,7 @@ MARKS = [
     "<frame_end>", "<|audio_comp_pad|>", "<|python_tag|>", "<patch_start>", "<patch_end>",
     "<|content_image|>", "<|content_audio_input|>",
 ]  # fmt: skip
-"""Special tokens whose text stands in the code of processors."""
+"""Special tokens whose text is hard-coded in processors."""
 
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
 """Rotary positions in time, height and width, for a head 32 wide."""
@@ -379,7 +379,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "git": {
         "named": {"cls_token": "<s>", "mask_token": "[MASK]"},
-        "note": "checkpoints whose tokenizer knows lower case alone answer in it",
+        "note": "checkpoints whose tokenizer knows only lower case answer in lower case",
     },
     "glm46v": {"config": GLM},
     "glm4v": {"config": GLM},

@@ -25,7 +25,7 @@ class Tower(ResNetModel):  # type: ignore[misc]
 
 @contextmanager
 def without_timm() -> Iterator[None]:
-    """Within it models are built with a ResNet in place of a tower of timm."""
+    """Context in which models are built with a ResNet instead of a vision tower of timm."""
     # `register` refuses configurations of transformers itself.
     with patch.dict(MODEL_MAPPING._extra_content, {Gemma3nVisionConfig: Tower}):
         yield

@@ -29,7 +29,7 @@ __all__ = [
 
 @contextmanager
 def without_torchvision() -> Iterator[None]:
-    """Within it modules of transformers that import torchvision get this file's functions.
+    """Context in which modules of transformers that import torchvision get this file's functions.
 
     They keep them afterwards. Where torchvision is installed, they get its own.
     """

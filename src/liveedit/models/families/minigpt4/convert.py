@@ -5,7 +5,7 @@ The original consists of files that several projects published:
 | file or folder | holds | published by |
 |---|---|---|
 | `eva_vit_g.pth` | vision tower | LAVIS |
-| `blip2_pretrained_flant5xxl.pth` | Q-Former, its queries, LayerNorm behind the tower | LAVIS |
+| `blip2_pretrained_flant5xxl.pth` | Q-Former, its queries, LayerNorm after the tower | LAVIS |
 | `*minigpt4*.pth` | linear map into Vicuna, and further trained weights | MiniGPT-4 |
 | `vicuna*/` | Vicuna v0 with its tokenizer, in Hugging Face format | MiniGPT-4 |
 
@@ -39,7 +39,7 @@ from liveedit.types import expanded
 __all__ = ["convert"]
 
 TOWER_LAYERS = 39
-"""Number of layers of the vision tower that are used. Weights do not tell it."""
+"""Number of layers of the vision tower that are used. The weights do not show it."""
 TOWER_HEAD = 88
 """Width of an attention head of the vision tower."""
 QFORMER_HEAD = 64
@@ -64,7 +64,7 @@ NAMES = {  # parts of the names in Hugging Face format, and of the original, app
 def convert(weights: Path, out: Path) -> None:
     """Convert the original files in the folder ``weights`` to a checkpoint in the folder ``out``.
 
-    All or nothing: a conversion that fails leaves ``out`` as it was. Raises :class:`BadInput` for a
+    A conversion that fails leaves ``out`` as it was. Raises :class:`BadInput` for a
     file that is missing, damaged or of another model, and for an ``out`` that exists already;
     :class:`StorageError` where it cannot be written.
     """
@@ -95,7 +95,7 @@ def assemble(weights: Path) -> tuple[Any, MiniGPT4Processor]:
 
 
 def read_weights(weights: Path) -> dict[str, Tensor]:
-    """Return all weights outside the Vicuna by their original names."""
+    """Return all weights except Vicuna's, by their original names."""
     tower = read(found(weights, "eva_vit_g.pth", "LAVIS' vision tower"))
     original = {f"visual_encoder.{name}": value for name, value in tower.items()}
     qformer = found(weights, "blip2_pretrained_flant5xxl.pth", "LAVIS' Q-Former")
@@ -107,7 +107,7 @@ def read_weights(weights: Path) -> dict[str, Tensor]:
 def read_vicuna(vicuna: Path) -> tuple[Any, Any]:
     """Return the Vicuna and its tokenizer, which has the image token added.
 
-    Raises :class:`BadInput` where weights are missing, or sentencepiece is needed and not there.
+    Raises :class:`BadInput` where weights are missing, or where sentencepiece is not installed.
     """
     if not (vicuna / "tokenizer.json").exists() and find_spec("sentencepiece") is None:
         raise BadInput(

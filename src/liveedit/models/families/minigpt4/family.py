@@ -2,7 +2,7 @@
 
 The text decoder is given BOS and the prompt with the image in place of its placeholder: 32 outputs
 of the Q-Former, projected by one linear map. The authors tokenize the text before the image, the
-text behind it and the answer apart, each with the blank that Llama puts before a text; here
+text after it and the answer separately, each with the blank that Llama puts before a text. Here
 :data:`SEAM` marks where a rendered text is cut.
 
 The classes are transformers' BLIP-2, which also takes a Llama, under a ``model_type`` of their own.
@@ -66,7 +66,7 @@ class MiniGPT4Config(transformers.Blip2Config):  # type: ignore[misc]
 
 
 class MiniGPT4ForConditionalGeneration(transformers.Blip2ForConditionalGeneration):  # type: ignore[misc]
-    """BLIP-2, except that the LayerNorm behind the vision tower has PyTorch's default eps."""
+    """BLIP-2, except that the LayerNorm after the vision tower has PyTorch's default eps."""
 
     config: MiniGPT4Config
 
@@ -83,7 +83,7 @@ class MiniGPT4ForConditionalGeneration(transformers.Blip2ForConditionalGeneratio
         """
         given = arguments(super().generate, args, kwargs)
         reason = (
-            "is not for MiniGPT-4, whose text model begins behind embeddings, "
+            "is not for MiniGPT-4, whose text model begins after embeddings, "
             "where no tokens can be proposed"
         )
         check_options(SPECULATIVE, given, self.language_model.generation_config, reason)
@@ -143,7 +143,7 @@ class MiniGPT4(Blip2):
         return text + SEAM if self.prompt_format == "chat" else text
 
     def processed(self, query: Query) -> dict[str, Any]:
-        """Return the processor's output: its token ids for a raw prompt alone, else the pixels.
+        """Return the processor's output: with token ids for a raw prompt, else only the pixels.
 
         No processor tokenizes a text in parts.
         """
@@ -164,6 +164,6 @@ class MiniGPT4(Blip2):
     def generate(
         self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32
     ) -> list[str]:
-        """Return the greedy answers, cut where Vicuna v0 goes on with the next turn."""
+        """Return the greedy answers, cut where Vicuna v0 continues with the next turn."""
         answers = super().generate(queries, max_new_tokens=max_new_tokens, batch_size=batch_size)
         return [answer.partition(TURN)[0].strip() for answer in answers]

@@ -3,7 +3,7 @@
 The original is the folder of ``MAGAer13/mplug-owl2-llama2-7b``: ``config.json``,
 ``preprocessor_config.json``, the tokenizer's files, and the weights in ``.bin`` or ``.safetensors``
 files, whole or in parts. Weights keep their type; query, key and value of the vision tower, one
-matrix there, become three.
+matrix in the original, become three.
 """
 
 import json
@@ -113,9 +113,9 @@ FUSED = ".query_key_value."
 def convert(weights: Path, out: Path) -> None:
     """Convert the original checkpoint in the folder ``weights`` to one in the folder ``out``.
 
-    All or nothing. Weights are mapped into memory, not loaded. Raises :class:`BadInput` where a
-    file is missing, damaged or of another model, and for an ``out`` that exists already;
-    :class:`StorageError` where it cannot be written.
+    A conversion that fails leaves ``out`` as it was. Weights are mapped into memory, not loaded.
+    Raises :class:`BadInput` where a file is missing, damaged or of another model, and for an
+    ``out`` that exists already; :class:`StorageError` where it cannot be written.
     """
     check_new(out)
     weights = expanded(weights)

@@ -3,10 +3,10 @@
 The text decoder is given the prompt with the image in place of its placeholder: 65 outputs of a
 visual abstractor. Its layers have weights of their own for image tokens (``modeling.py``).
 
-Prompts are those of the authors' code: in a chat ``USER: <|image|>`` prompt `` ASSISTANT:``, raw,
-which is also VLKEB's form, ``<|image|>`` and the prompt. Their code tokenizes the pieces of text
-between images one by one and puts BOS before the first piece. So an image that no text precedes
-stands before BOS.
+Prompts are those of the authors' code: in a chat ``USER: <|image|>`` prompt `` ASSISTANT:``; in the
+raw form, which is also VLKEB's, ``<|image|>`` and the prompt. The authors' code tokenizes the
+pieces of text between images one by one and puts BOS before the first piece. So an image at the
+beginning of the text stands before BOS.
 """
 
 from typing import Any

@@ -9,10 +9,10 @@ Collaboration" (CVPR 2024, arXiv 2311.04257). Its parts:
 - the text decoder: a Llama in which every layer has a second set of layer norms and of key and
   value projections, for image tokens (the paper's modality-adaptive module).
 
-Which tokens are the image's is passed down with the positions: ``position_ids`` of the text decoder
-are (2, B, T), the position of each token and 1 for one of an image. So hidden states and positions
-are enough to resume from a layer. The image token's id is one past the vocabulary, so that
-embeddings and logits have the checkpoint's sizes.
+The layers learn from the positions which tokens are image tokens: ``position_ids`` of the text
+decoder are (2, B, T), the position of each token, and 1 for an image token, 0 for text. So hidden
+states and positions are enough to resume from a layer. The image token's id is one past the
+vocabulary, so that embeddings and logits have the checkpoint's sizes.
 
 Shapes: B rows, T tokens, D width of the text decoder, N images, q queries of the abstractor, n
 tokens of the tower (the class token and a square of patches), W width of the tower.

@@ -2,8 +2,8 @@
 
 It reads ``config.json``, ``generation_config.json`` (whose ``chat_format`` tells the two models
 apart), ``qwen.tiktoken``, and the weights in ``.bin`` or ``.safetensors`` files, whole or in
-shards. Weights keep their type; query, key and value of an attention, one matrix there, become
-three.
+shards. Weights keep their type; query, key and value of an attention layer, one matrix in the
+original, become three.
 """
 
 import base64
@@ -81,9 +81,9 @@ RELEASED = "convert Qwen-VL or Qwen-VL-Chat"
 def convert(weights: Path, out: Path) -> None:
     """Convert the original checkpoint in the folder ``weights`` to one in the folder ``out``.
 
-    All or nothing. Takes as much memory as the largest of its files. Raises :class:`BadInput` where
-    a file is missing, broken, or not of a Qwen-VL, and for an ``out`` that exists already;
-    :class:`StorageError` where it cannot be written.
+    A conversion that fails leaves ``out`` as it was. It takes as much memory as the largest of the
+    files. Raises :class:`BadInput` where a file is missing, broken, or not of a Qwen-VL, and for an
+    ``out`` that exists already; :class:`StorageError` where it cannot be written.
     """
     check_new(out)
     with new_folder(out) as part:
@@ -159,7 +159,7 @@ def text_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "vocab_size": settings["vocab_size"],
         "hidden_size": settings["hidden_size"],
-        "intermediate_size": settings["intermediate_size"] // 2,  # w1 and w2 together, there
+        "intermediate_size": settings["intermediate_size"] // 2,  # w1 and w2 as one matrix
         "num_hidden_layers": settings["num_hidden_layers"],
         "num_attention_heads": settings["num_attention_heads"],
         "num_key_value_heads": settings["num_attention_heads"],

@@ -9,7 +9,7 @@ Reading, and Beyond" (2023, arXiv 2308.12966). Its parts:
 - the text decoder: Qwen-7B. Its layers are Qwen2's, except beyond the length that it was pretrained
   on, where queries are scaled by log n and the rotary base grows with the text ("dynamic NTK").
 
-Submodules have LLaVA's names, so that whatever looks for a connector or a layer finds it.
+Submodules have LLaVA's names, so that code which looks for a connector or a layer finds it.
 
 Departures from the authors' code (``modeling_qwen.py`` and ``visual.py`` of Qwen/Qwen-VL):
 
