@@ -1,13 +1,14 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both make their own environment in .venv, of the versions
-# in constraints.txt, which were tested together.
+# Two commands do all the set-up: `make demo` and `make test`. Both make their own environment in
+# .venv, of the versions in constraints.txt, which were tested together.
 PYTHON ?= python3
 BIN := .venv/bin
-# On a CPU-only machine the CPU build of torch is enough; override with TORCH="torch" for a CUDA build.
+# A CPU build of torch is enough without a GPU; TORCH="torch" installs a CUDA build.
 TORCH ?= torch==2.13.0
-# The tests that a new version of a dependency is judged by: every family's conformance, every editor's contract.
-VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families.py tests/editors/test_contract.py
+# The tests for new versions of dependencies: every family's conformance, every editor's contract.
+VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families.py \
+	tests/editors/test_contract.py
 
-.PHONY: demo test test-all test-newest test-oldest check mutants bench lock clean
+.PHONY: demo test test-all test-newest test-oldest check docs mutants bench lock clean
 
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
@@ -28,19 +29,28 @@ test-oldest: .venv-oldest/ready ## the same on the lowest versions that pyprojec
 check: .venv/ready ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/readable.py
 	$(BIN)/mypy
 
-mutants: .venv/ready ## change the code in some hundred small places, one at a time: which changes does no test notice?
+docs: .venv/docs ## the documentation, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+mutants: .venv/ready ## change the code in some hundred places, one at a time: which does no test notice?
 	$(BIN)/python tools/mutate.py
 
 bench: .venv/ready ## speed, as ratios measured in one run
 	$(BIN)/python recipes/bench.py
 
 lock: .venv-newest/ready ## write the newest versions into constraints.txt, once the tests pass on them
+	.venv-newest/bin/pip install --quiet --editable ".[dev,docs]"
 	.venv-newest/bin/python tools/lock.py > constraints.txt
 
 .venv/ready: pyproject.toml constraints.txt
 	$(call install,.venv,--constraint constraints.txt)
+
+.venv/docs: .venv/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	touch .venv/docs
 
 .venv-newest/ready: pyproject.toml
 	$(call install,.venv-newest,--upgrade --upgrade-strategy eager)
@@ -60,4 +70,4 @@ touch $(1)/ready
 endef
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest build dist runs *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-oldest build dist runs site *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Run the contract over every model type of AutoModelForImageTextToText; write docs/models.md.
+"""Run the contract over every model type of AutoModelForImageTextToText; write its page.
 
     python recipes/models_page.py [TYPE …]
 
@@ -43,22 +43,27 @@ LONGEST = 120
 PAGE = """\
 # Models
 
-Which model types can be edited. This page is written by `recipes/models_page.py`, which builds a tiny
-random model of each type from its real configuration class and runs the family contract
+Which model types can be edited. This page is written by `recipes/models_page.py`, which builds a
+random tiny model of each type from its real configuration class and runs the conformance checks
 (`src/liveedit/models/conformance/`) over it. The types are those that transformers
 {version} maps to `AutoModelForImageTextToText`, and the families of this package.
 
-`liveedit models` lists the same; `liveedit models check PATH` runs the contract over your checkpoint. The
-tiny models show that the arithmetic is right, not that a checkpoint's prompt is the one it was trained on.
+`liveedit models` lists the same; `liveedit models check PATH` runs the checks over your checkpoint.
+The tiny models show that the arithmetic is right, not that a checkpoint's prompt is the one it was
+trained on.
 
 ## Passed: {passed} of {total}
 
-A type without a family of its own is read by `Generic` (`src/liveedit/models/families/generic.py`). Image
-tokens: how many an image takes. Prompts: the forms that were run. Several images: whether one prompt can
-hold them. What a checkpoint needs besides this package, the note says: some processors exist in transformers
-with torchvision alone; the tiny model then runs their code on a few functions in its place.
+A type without a family of its own is handled by `Generic`
+(`src/liveedit/models/families/generic.py`). The columns:
 
-Every editor works on every type here (`make test-all`) but for the pairs that `REFUSED` in
+- *image tokens*: what the number of an image's tokens depends on;
+- *prompts*: the forms that were checked;
+- *several images*: whether one prompt can hold them;
+- *note*: what a checkpoint needs besides this package. Some processors of transformers exist with
+  torchvision alone; the tiny model then runs their code with a few functions in its place.
+
+Every editor works on every type here (`make test-all`), except for the pairs that `REFUSED` in
 `tests/editors/test_every_family.py` lists, each with its reason.
 
 | model type | family | class | layers | image tokens | prompts | several images | checks | note |
@@ -67,7 +72,7 @@ Every editor works on every type here (`make test-all`) but for the pairs that `
 
 ## Not: {refused}
 
-None of them is one stack of layers that reads images and text below and writes text above.
+None of them is a single stack of layers that reads images and text below and writes text above.
 
 | model type | why |
 |---|---|
@@ -147,7 +152,7 @@ def note(model_type: str) -> str:
 
 
 def page(found: dict[str, Checked]) -> str:
-    """Return the Markdown of docs/models.md."""
+    """Return the Markdown of docs/reference/models.md."""
     passed = {name: record for name, record in found.items() if record.reason is None}
     refused = {
         name: str(record.reason) for name, record in found.items() if record.reason is not None
@@ -196,7 +201,7 @@ def main() -> None:
         # Written after each type, so that an interrupted run keeps its results.
         records = {name: asdict(found[name]) for name in sorted(found)}
         path.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (ROOT / "docs" / "models.md").write_text(
+    (ROOT / "docs" / "reference" / "models.md").write_text(
         page({name: found[name] for name in sorted(found)}), encoding="utf-8"
     )
 

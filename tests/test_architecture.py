@@ -1,4 +1,4 @@
-"""The direction of imports, and what must not import torch."""
+"""The direction of imports between rooms and within them, and the modules that are free of torch."""
 
 import ast
 import subprocess
@@ -18,9 +18,21 @@ LAYERS = {  # each part may import from itself, from parts of a lower number, an
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip
-ALLOWED_SIDEWAYS = {("models", "data"), ("settings", "registry"), ("types", "errors")}
-# A model opens the images of a query, which checks itself; an unknown setting is like an unknown
-# name.
+SIDEWAYS = {
+    ("models", "data"),  # a model opens the images of a query
+    ("settings", "registry"),  # an unknown setting is answered like an unknown name
+    ("types", "errors"),  # a query checks itself
+}
+ROOMS = {  # rooms within a package: what else of their package they may import
+    "data.emblem": set(),
+    "data.published": {"data.images"},
+    "models.conformance": {"models"},
+    "models.families": {"models", "models.conformance"},
+    "models.tiny": {"models", "models.families"},
+    "editors.common": {"editors.base"},
+    "editors.liveedit": {"editors.base", "editors.former_names", "editors.common"},
+    "editors.pinpoint": {"editors.former_names", "editors.common", "editors.liveedit"},
+}
 LIGHT = [
     "liveedit",
     "liveedit.types",
@@ -32,49 +44,91 @@ LIGHT = [
     "liveedit.cli",
     "liveedit.store.listing",
 ]
+FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def part(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+def module_name(path):
+    """The module at a path, without the package's name: ``""`` for the package itself."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
-def imports(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+MODULES = {module_name(path): path for path in FILES}
+SHARED = {"__init__", "base", "editor_files", "former_names"}
+METHODS = sorted({path.stem for path in (SOURCE / "editors").glob("*.py")} - SHARED)
+"""Methods that are one file each."""
+
+
+def imports(module):
+    """The modules of the package that a module imports anywhere, types and functions included."""
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("liveedit."):
-            found.add(part(node.module))
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("liveedit"):
+            source = node.module.removeprefix("liveedit").removeprefix(".")
+            for name in node.names:
+                inner = f"{source}.{name.name}".removeprefix(".")
+                found.add(inner if inner in MODULES else source)
         elif isinstance(node, ast.Import):
-            found |= {part(name.name) for name in node.names if name.name.startswith("liveedit.")}
-    return found
+            names = [name.name for name in node.names if name.name.startswith("liveedit.")]
+            found.update(name.removeprefix("liveedit.") for name in names)
+    return found - {""}
 
 
-@pytest.mark.parametrize(
-    "path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE))
-)
-def test_imports_point_one_way(path):
-    relative = path.relative_to(SOURCE)
-    own = relative.parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    for other in imports(path):
-        if other == own or (own, other) in ALLOWED_SIDEWAYS:
-            continue
-        assert LAYERS[other] < LAYERS[own], f"{relative} may not import liveedit.{other}"
+def room(module):
+    """The room of a module: of a package with rooms the room within it, else the package."""
+    inner = ".".join(module.split(".")[:2])
+    return inner if inner in ROOMS else module.split(".")[0]
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {""}))
+def test_imports_point_one_way(module):
+    own = module.split(".")[0]
+    for other in imports(module):
+        part = other.split(".")[0]
+        if part != own and (own, part) not in SIDEWAYS:
+            assert LAYERS[part] < LAYERS[own], f"{module} may not import liveedit.{other}"
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if room(module) in ROOMS))
+def test_rooms_within_a_package_see_what_they_may(module):
+    own = room(module)
+    package = own.split(".")[0]
+    for other in imports(module):
+        if other.split(".")[0] == package and room(other) != own:
+            assert {other, room(other)} & ROOMS[own], f"{module} may not import liveedit.{other}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_built_of_the_base_and_common_parts(method):
+    for other in imports(f"editors.{method}"):
+        if other.split(".")[0] == "editors":
+            assert other == "editors.base" or room(other) == "editors.common", other
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    graph = {module: imports(module) for module in MODULES}
+    beyond = {}
+    for start in graph:
+        waiting = list(graph[start])
+        reached = beyond[start] = set()
+        while waiting:
+            module = waiting.pop()
+            if module not in reached:
+                reached.add(module)
+                waiting += graph.get(module, ())
+    assert [module for module in graph if module in beyond[module]] == []
 
 
 def test_every_part_has_a_layer():
-    parts = {
-        p.name.removesuffix(".py")
-        for p in SOURCE.iterdir()
-        if p.suffix == ".py" or (p / "__init__.py").exists()
-    }
-    assert parts - {"__init__"} <= set(LAYERS)
+    parts = {module.split(".")[0] for module in MODULES} - {""}
+    assert parts == set(LAYERS)
 
 
 def test_report_sees_types_measures_and_artifacts_only():
-    for path in (SOURCE / "report").rglob("*.py"):
-        assert imports(path) <= {"types", "errors", "artifacts", "measures", "report"}, path
+    for module in MODULES:
+        if module.split(".")[0] == "report":
+            parts = {other.split(".")[0] for other in imports(module)}
+            assert parts <= {"types", "errors", "artifacts", "measures", "report"}, module
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -44,7 +44,10 @@ LIST = ROOT / "tools" / "mutations.toml"
 KNOWN = ROOT / "runs" / "mutations.json"
 PACKAGE = Path("src") / "liveedit"
 FOLDERS = ("src", "tests", "docs", "recipes", "tools")
-FILES = ("pyproject.toml", "constraints.txt", "README.md", "NOTICE", "Makefile")
+FILES = (
+    "pyproject.toml", "constraints.txt", "README.md", "CONTRIBUTING.md", "NOTICE", "Makefile",
+    "mkdocs.yml",
+)  # fmt: skip
 LOADED = ["torch", "transformers", "accelerate", "matplotlib", "pytest"]
 """Imported once, by the process from which all test runs are forked."""
 GOAL = 0.95

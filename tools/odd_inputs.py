@@ -1,6 +1,6 @@
 """Write the page about odd inputs from their table, all of whose rows a test runs.
 
-Usage: ``python tools/odd_inputs.py > docs/odd-inputs.md``.
+Usage: ``python tools/odd_inputs.py > docs/reference/odd-inputs.md``.
 """
 
 import sys
@@ -13,18 +13,19 @@ TABLE = Path(__file__).resolve().parents[1] / "tests" / "cli" / "odd_inputs.toml
 
 HEAD = """# Odd inputs
 
-What comes of {count} inputs that nobody means to give, tried as a new user would. None of them ends in a traceback,
-in silence or in a wrong answer, and none changes a file that it should not. `tests/cli/test_odd_inputs.py` runs them
-all; their table is `tests/cli/odd_inputs.toml`, from which `python tools/odd_inputs.py > docs/odd-inputs.md` makes
-this page.
+The outcome of {count} inputs that nobody means to give. None of them ends in a traceback, in
+silence or in a wrong answer, and none changes a file that it should not.
+`tests/cli/test_odd_inputs.py` runs them all. Their table is `tests/cli/odd_inputs.toml`, from which
+`tools/odd_inputs.py` writes this page.
 
-A mistake is one line on standard error that says what is wrong and what to do, and the exit status is 1. Where the
-words of a command cannot be read at all it is 2, and typer says which option is at fault. An edit that did not take
-has 3, and all that ends well 0. In Python a mistake is an error of the tree in `src/liveedit/errors.py`.
+A mistake is one line on standard error that says what is wrong and what to do, with exit status 1.
+A command that cannot be parsed has status 2, and typer names the option at fault. An edit that did
+not take has status 3, and everything that ends well 0. In Python a mistake is one of the errors in
+`src/liveedit/errors.py`.
 
-In the tables `…` stands for anything, Q for "What is the country with this flag?", and words in capitals for longer
-texts. Files are called after what is odd about them; `flag.png` is Japan's flag.
-"""  # noqa: E501
+In the tables `…` stands for anything, Q for "What is the country with this flag?", and words in
+capitals for longer texts. Files are named after what is odd about them; `flag.png` is Japan's flag.
+"""
 
 
 def page(groups: Mapping[str, Mapping[str, Any]]) -> str:

@@ -45,7 +45,7 @@ def clauses(tree: ast.AST) -> Iterator[Fault]:
 
 
 def kind(value: ast.expr) -> str:
-    """The kind of an expression: that of its node, of a call the function, of a constant the type."""
+    """The kind of an expression: of a call the function, of a constant the type, else its node."""
     if isinstance(value, ast.Call):
         return f"call of {ast.unparse(value.func)}"
     if isinstance(value, ast.Constant):

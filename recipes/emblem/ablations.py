@@ -1,17 +1,18 @@
-"""What each option of pinpoint is worth on Emblem: 1,000 edits in one pool, 200 cases asked about,
-seed 0.
+"""Measure each option of pinpoint on Emblem: 1,000 edits on one model, 200 cases probed, seed 0.
 
     python recipes/emblem/ablations.py --out runs/ablations [--only NAME …]
 
-The variants change the shipped pinpoint, or the shipped LiveEdit for comparison, at query time, 40
-seconds each on two cores; the last needs an editor that is trained for this, 13 minutes. A stopped
-run goes on where it was. Writes ``docs/results/ablations.md``, with the variants that have been
-evaluated so far.
+The variants change the shipped pinpoint, or the shipped LiveEdit for comparison, at inference, 40
+seconds each on two cores; the last needs an editor of its own, trained in 13 minutes. A stopped run
+continues where it was. Writes ``docs/explanation/results/ablations.md``, with the variants that
+have been evaluated so far.
 """
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,7 @@ TRAININGS: dict[str, dict[str, Any]] = {"targets without end": {"eos": False}}
 
 @dataclass(frozen=True)
 class Variant:
-    """An editor, a shipped one's name or one of :data:`TRAININGS`, with some settings of query time
-    changed.
-    """
+    """An editor, shipped or of :data:`TRAININGS`, with some of its inference settings changed."""
 
     name: str
     editor: str = "pinpoint"
@@ -75,11 +74,13 @@ def place(out: Path, name: str) -> Path:
 def editor_of(variant: Variant, vlm: VLM, out: Path) -> LiveEdit:
     """The variant's editor, which is trained first if it has to be."""
     if variant.editor in TRAININGS:
-        folder, method = place(out, variant.editor) / "editor", Pinpoint
+        method = Pinpoint
+        folder = place(out, variant.editor) / "editor"
         if not (folder / "config.json").exists():
             trained(vlm, TRAININGS[variant.editor], folder)
     else:
-        folder, method = embedded(variant.editor), resolve("editor", variant.editor, EDITORS)
+        method = resolve("editor", variant.editor, EDITORS)
+        folder = embedded(variant.editor)
     editor = method.from_pretrained(vlm, folder, **variant.changes)
     assert isinstance(editor, LiveEdit)
     return editor
@@ -90,15 +91,15 @@ def trained(vlm: VLM, settings: dict[str, Any], folder: Path) -> None:
     recipe = json.loads((HERE / "pinpoint.json").read_text(encoding="utf-8"))
     editor = new_editor(vlm, "pinpoint", recipe["editor"] | settings)
     assert isinstance(editor, Pinpoint)
-    cases = [
-        case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)
-    ]
+    draws = (load_cases("emblem", "train", seed) for seed in range(recipe["cases"]))
+    cases = list(chain.from_iterable(draws))
     with Progress() as bar:
         task = bar.add_task(folder.parent.name)
-        train(
-            editor, cases, TrainConfig(**recipe["training"]), folder,
-            lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
-        )  # fmt: skip
+
+        def shown(stage: str, done: int, total: int, _: Mapping[str, float]) -> None:
+            bar.update(task, completed=done, total=total, description=stage)
+
+        train(editor, cases, TrainConfig(**recipe["training"]), folder, shown)
 
 
 def row(name: str, numbers: Summary) -> str:
@@ -116,39 +117,41 @@ def row(name: str, numbers: Summary) -> str:
 
 
 def main() -> None:
-    """Evaluate what is asked for; write the table of all that is there."""
+    """Evaluate the requested variants; write the table of all that exist."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[variant.name for variant in VARIANTS])
     args = parser.parse_args()
-    vlm, cases, lines = load_vlm(), load_cases("emblem", "test", 0), []
+    vlm = load_vlm()
+    cases = load_cases("emblem", "test", 0)
+    lines = []
     for variant in VARIANTS:
         folder = place(args.out, variant.name)
         if variant.name in args.only:
             Console().print(variant.name)
             editor = editor_of(variant, vlm, args.out)
-            evaluate(
-                vlm, editor, cases, Windows((EDITS,), EDITS, ASKED), data="emblem", seed=0, out=folder / "records"
-            )  # fmt: skip
+            protocol = Windows((EDITS,), EDITS, ASKED)
+            out = folder / "records"
+            evaluate(vlm, editor, cases, protocol, data="emblem", seed=0, out=out)
         if (folder / "records").exists():
             lines.append(row(variant.name, summary(read_records(folder / "records"))))
     table = (
-        "| variant | Rel | T-Gen | I-Gen | T-Loc | I-Loc | Average | Rel exact | I-Gen exact | Average exact "
-        "| look-alike | other question | question alone |\n|"
+        "| variant | Rel | T-Gen | I-Gen | T-Loc | I-Loc | Average | Rel exact | I-Gen exact "
+        "| Average exact | look-alike | other question | question alone |\n|"
         + " --- |"
         + " ---: |" * 12
         + "\n"
         + "\n".join(lines)
     )
-    about = f"{EDITS:,} test edits of Emblem in one pool, {ASKED} cases asked about, seed 0, percent; token accuracy,\n"
-    about += "where *exact* does not say that it is the exact match of free generation.\n"
-    command = "Made by `python recipes/emblem/ablations.py --out runs/ablations`, which says what the variants are.\n"
-    file = HERE.parents[1] / "docs" / "results" / "ablations.md"
-    file.write_text(
-        f"# What pinpoint's options are worth\n\n{about}{command}\n{table}\n", encoding="utf-8"
+    about = (
+        f"{EDITS:,} test edits of Emblem on one model, {ASKED} cases probed, seed 0, in percent: "
+        "token\naccuracy, or exact match of free generation where a heading says *exact*. Made by\n"
+        "`python recipes/emblem/ablations.py --out runs/ablations`, which lists the variants.\n"
     )
+    file = HERE.parents[1] / "docs" / "explanation" / "results" / "ablations.md"
+    file.write_text(f"# Pinpoint's options\n\n{about}\n{table}\n", encoding="utf-8")
     Console().print(table, soft_wrap=True)
 
 

@@ -1,6 +1,6 @@
 r"""Measure the embedded VLM by free greedy generation, and list its wrong answers.
 
-    python recipes/emblem/measure_vlm.py --out docs/results/emblem-vlm.json \
+    python recipes/emblem/measure_vlm.py --out docs/explanation/results/emblem-vlm.json \
         --wrong src/liveedit/data/emblem/assets/wrong.json
 
 Every drawing of every entity is asked for every relation that can be edited, in one random seen

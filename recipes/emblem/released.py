@@ -1,16 +1,18 @@
-"""Make the released forms of methods whose sound versions the table shows, an editor's folder each.
+"""Make the baselines' released forms, one editor's folder each; the table shows the repaired forms.
 
     python recipes/emblem/released.py runs/released [--only NAME …]
     liveedit eval --editors serac-text=runs/released/serac-text,… --out runs/table/seed-0
 
-Forms whose networks differ are trained, by the recipe of the sound version, in 10 to 20 minutes
+Forms whose networks differ are trained, by the recipe of the default form, in 10 to 20 minutes
 each on one core, an hour for liveedit; the others are settings of the shipped editor. A stopped run
-goes on where it was. Prints what to give to ``--editors``.
+continues where it was. Prints the value for ``--editors``.
 """
 
 import argparse
 import json
 import shutil
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,7 @@ from liveedit.train import TrainConfig, train
 HERE = Path(__file__).parent
 
 TEXT_SCOPE = {"scope": "text", "locality": ("text_locality", "image_locality")}
-"""Negatives as published: a text alone cannot tell look-alikes apart, and would learn to answer
-nothing.
-"""
+"""Negatives as published: text cannot distinguish look-alikes and would learn to answer nothing."""
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ike-text": ("ike", {"by": "text"}),
@@ -40,7 +40,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "serac-text": ("serac", TEXT_SCOPE),
     "recipe-text": ("recipe", TEXT_SCOPE),
 }
-"""By label the method, and the settings that make it what was released."""
+"""By label the method, and the settings that give its released form."""
 
 
 def retrained(name: str, settings: dict[str, Any]) -> bool:
@@ -63,19 +63,19 @@ def trained(name: str, settings: dict[str, Any], folder: Path) -> None:
     recipe = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     editor = new_editor(load_vlm(), name, recipe["editor"] | settings)
     assert isinstance(editor, TrainableEditor)
-    cases = [
-        case for seed in range(recipe["cases"]) for case in load_cases("emblem", "train", seed)
-    ]
+    draws = (load_cases("emblem", "train", seed) for seed in range(recipe["cases"]))
+    cases = list(chain.from_iterable(draws))
     with Progress() as bar:
         task = bar.add_task(folder.name)
-        train(
-            editor, cases, TrainConfig(**recipe["training"]), folder,
-            lambda stage, done, total, _: bar.update(task, completed=done, total=total, description=stage),
-        )  # fmt: skip
+
+        def shown(stage: str, done: int, total: int, _: Mapping[str, float]) -> None:
+            bar.update(task, completed=done, total=total, description=stage)
+
+        train(editor, cases, TrainConfig(**recipe["training"]), folder, shown)
 
 
 def main() -> None:
-    """Make what is asked for and not there yet."""
+    """Make the requested forms that do not exist yet."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,9 +83,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=FORMS, default=list(FORMS))
     args = parser.parse_args()
     for label in args.only:
-        (name, settings), folder = FORMS[label], args.out / label
-        if not (folder / "config.json").exists():
-            (trained if retrained(name, settings) else configured)(name, settings, folder)
+        name, settings = FORMS[label]
+        folder = args.out / label
+        if (folder / "config.json").exists():
+            continue
+        if retrained(name, settings):
+            trained(name, settings, folder)
+        else:
+            configured(name, settings, folder)
     Console().print(",".join(f"{label}={args.out / label}" for label in args.only), soft_wrap=True)
 
 

@@ -1,23 +1,26 @@
-"""Put the results of the lifelong test into the README and the docs: every table, and every figure
-of the prose.
+"""Put the results of the lifelong test into the README and the docs: tables and figures in prose.
 
-    liveedit eval --editors all --out runs/emblem/seed-0 --max-cases 60 --ask 60 --seed 0    # and the other seeds
-    liveedit eval --editors NAME=FOLDER,… --out runs/released --max-cases 60 --ask 60        # as released.py prints them
+    liveedit eval --editors all --out runs/emblem/seed-0 --max-cases 60 --ask 60 --seed 0
+    liveedit eval --editors NAME=FOLDER,… --out runs/released --max-cases 60 --ask 60
     python recipes/emblem/results.py runs/emblem [--released runs/released]
-    python recipes/emblem/results.py                                                         # the pages alone, anew
+    python recipes/emblem/results.py
 
-The folder holds the records of any number of editors, N and seeds, in any sub-folders. Writes
-``docs/results/emblem.json``, the summary, and from it ``docs/results/emblem.md``, the part of the
-README between its markers and ``docs/results.md``; their text stands in ``pages/``, with a call in
-the place of each figure. With ``--released`` the methods' released forms, above the sound ones on
-the same seeds, go to ``docs/results/released.json`` and into ``docs/results.md``. Nothing is typed
-by hand.
+The first command is repeated for the other seeds; the second takes the list that ``released.py``
+prints; the last one writes the pages anew from the summaries alone.
+
+The folder holds the records of any number of editors, N and seeds, in any sub-folders. Written are
+``docs/explanation/results/emblem.json``, the summary, and from it ``emblem.md`` and ``index.md``
+beside it, and the part of the README between its markers. The text stands in ``pages/``, with a
+call in the place of each figure. With ``--released`` the baselines' original forms, above the
+default forms on the same seeds, go to ``released.json`` and into ``index.md``. Nothing is typed by
+hand.
 """
 
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -31,7 +34,11 @@ from liveedit.report.table import markdown
 from liveedit.types import Record
 
 ROOT = Path(__file__).parents[2]
-RESULTS = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- results end -->)", re.DOTALL)
+RESULTS = Path("docs", "explanation", "results")
+SHORT = (1, 1000)
+"""Numbers of edits in the table of the README."""
+WIDTH = 100
+MARKED = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- results end -->)", re.DOTALL)
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "pages"),
     undefined=StrictUndefined,
@@ -39,42 +46,50 @@ TEMPLATES = Environment(
     autoescape=False,  # the pages are Markdown
 )
 SCORES = ("token_accuracy", "exact_match")
+HEADS = {"token_accuracy": "token", "exact_match": "exact"}
 LAST = ("liveedit", "pinpoint")
 """Editors behind all others in the tables: the published method, and the package's own."""
 DATA = "emblem"
 
 
-def table(
-    heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[ScoreRow | None]]]]
-) -> str:
-    """Markdown: a row an editor; a cell holds one number or several between slashes, the best of a
-    column is bold.
+Cell = Sequence[ScoreRow | None]
+"""The scores that share a cell of a table."""
+
+
+def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+    """Markdown: a row per editor; a cell holds one number or several between slashes.
+
+    The best of a column is bold.
     """
-    best = [
-        [
-            max((row["value"] for row in place if row), default=None)
-            for place in zip(*cells, strict=True)
-        ]
-        for cells in zip(*(cells for _, cells in rows), strict=True)
-    ]
-
-    def text(row: ScoreRow | None, top: float | None, *, spread: bool) -> str:
-        if row is None:
-            return "–"
-        value = f"{100 * row['value']:.1f}"
-        value = f"**{value}**" if len(rows) > 1 and row["value"] == top else value
-        return f"{value} ± {50 * (row['high'] - row['low']):.1f}" if spread else value
-
+    best = [best_of(column) for column in zip(*(cells for _, cells in rows), strict=True)]
+    if len(rows) == 1:
+        best = [[None for _ in tops] for tops in best]
     lines = [["Editor", *heads], [":---", *["---:"] * len(heads)]]
     for editor, cells in rows:
-        shown = [
-            " / ".join(
-                text(row, top, spread=len(cell) == 1) for row, top in zip(cell, tops, strict=True)
-            )
-            for cell, tops in zip(cells, best, strict=True)
-        ]
-        lines.append([editor, *shown])
+        lines.append([editor, *map(shown, cells, best)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def best_of(column: Sequence[Cell]) -> list[float | None]:
+    """The highest value at each place of the cells of a column."""
+    places = zip(*column, strict=True)
+    return [max((row["value"] for row in place if row), default=None) for place in places]
+
+
+def shown(cell: Cell, best: Sequence[float | None]) -> str:
+    """The text of a cell; a single number has its interval."""
+    numbers = [number(row, top) for row, top in zip(cell, best, strict=True)]
+    if len(cell) == 1 and cell[0]:
+        numbers[0] += f" ± {50 * (cell[0]['high'] - cell[0]['low']):.1f}"
+    return " / ".join(numbers)
+
+
+def number(row: ScoreRow | None, best: float | None) -> str:
+    """A score in percent, bold if it is the best."""
+    if row is None:
+        return "–"
+    value = f"{100 * row['value']:.1f}"
+    return f"**{value}**" if row["value"] == best else value
 
 
 def scores(numbers: Summary) -> dict[tuple[str, int, str, str], ScoreRow]:
@@ -86,77 +101,82 @@ def scores(numbers: Summary) -> dict[tuple[str, int, str, str], ScoreRow]:
     }
 
 
-def averages(numbers: Summary, editors: Sequence[str]) -> str:
-    """The average of the five metrics at each N, with a line that says so."""
+def averages(numbers: Summary, editors: Sequence[str], sizes: Sequence[int] = ()) -> str:
+    """The average of the five metrics at each N, with its caption; all N if none is given."""
     found = scores(numbers)
-    sizes, seeds = sorted({n for _, n, _, _ in found}), max(row["seeds"] for row in found.values())
-    rows = [
-        (editor, [[found.get((editor, n, "average", score))] for score in SCORES for n in sizes])
-        for editor in editors
-    ]
+    sizes = sizes or sorted({n for _, n, _, _ in found})
+    places = list(product(SCORES, sizes))
+    rows = []
+    for editor in editors:
+        cells = [[found.get((editor, n, "average", score))] for score, n in places]
+        rows.append((editor, cells))
+    heads = [f"{HEADS[score]}, {n:,}" for score, n in places]
+    return f"{caption(numbers, sizes)}\n\n{table(heads, rows)}"
+
+
+def caption(numbers: Summary, sizes: Sequence[int]) -> str:
+    """The line above a table of averages."""
+    seeds = max(row["seeds"] for row in scores(numbers).values())
     over = f"{seeds} seeds × cases" if seeds > 1 else "cases"
     return (
-        f"Average of the five metrics after {', '.join(f'{n:,}' for n in sizes)} edits, in percent: token accuracy, then\n"
-        f"exact match; ± is half the width of a 95 % interval over {over}.\n\n"
-        f"{table([f'{name}, {n:,}' for name in ('token', 'exact') for n in sizes], rows)}"
+        f"Average of the five metrics after {listed(sizes)} edits, in percent: token accuracy, "
+        f"then exact match; ± is half the width of a 95 % interval over {over}."
     )
+
+
+def listed(sizes: Sequence[int]) -> str:
+    """Numbers as a sentence lists them."""
+    *first, last = (f"{n:,}" for n in sizes)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def single(numbers: Summary, editors: Sequence[str]) -> str:
     """The five metrics at the largest N."""
     found = scores(numbers)
     last = max(n for _, n, _, _ in found)
-    rows = [
-        (
-            editor,
-            [[found.get((editor, last, metric, score)) for score in SCORES] for metric in AVERAGED],
-        )
-        for editor in editors
-    ]
+    rows = []
+    for editor in editors:
+        cells = []
+        for metric in AVERAGED:
+            cells.append([found.get((editor, last, metric, score)) for score in SCORES])
+        rows.append((editor, cells))
     return (
         f"The five metrics after {last:,} edits, token accuracy / exact match:\n\n"
         f"{table([label(metric) for metric in AVERAGED], rows)}"
     )
 
 
-def beside_sound(released: Iterable[Record], sound: Iterable[Record]) -> Summary:
-    """The averages of the released forms and of the sound version of each of their methods, on the
-    same seeds.
-    """
+def beside_default(released: Iterable[Record], default: Iterable[Record]) -> Summary:
+    """The averages of the released forms and of their methods' default forms, on the same seeds."""
     records = list(released)
-    seeds, methods = (
-        {record.seed for record in records},
-        {sound_form(record.editor) for record in records},
-    )
-    both = summary(
-        records + [record for record in sound if record.seed in seeds and record.editor in methods],
-        LAST,
-    )
+    seeds = {record.seed for record in records}
+    methods = {default_form(record.editor) for record in records}
+    same = [record for record in default if record.seed in seeds and record.editor in methods]
+    both = summary(records + same, LAST)
     rows = [row for row in both["rows"] if row["metric"] == "average"]
     return {"rows": rows, "firing": [], "cost": [], "forgetting": []}
 
 
-def sound_form(label: str) -> str:
+def default_form(label: str) -> str:
     """The method whose released form is called ``label``: METHOD-FORM."""
     return label.rpartition("-")[0]
 
 
 def paired(numbers: Summary) -> str:
-    """The averages of the released forms, each above the sound version of its method."""
+    """The averages of the released forms, each above the default form of its method."""
     editors = {editor for editor, *_ in scores(numbers)}
-    forms = sorted(editor for editor in editors if sound_form(editor) in editors)
-    return averages(numbers, [editor for form in forms for editor in (form, sound_form(form))])
+    forms = sorted(editor for editor in editors if default_form(editor) in editors)
+    order = chain.from_iterable((form, default_form(form)) for form in forms)
+    return averages(numbers, list(order))
 
 
 def last(editor: str) -> tuple[int, str]:
-    """What to sort editors by: the published LiveEdit and ours behind their rivals."""
+    """Key that sorts editors: the published LiveEdit and this package's method come last."""
     return LAST.index(editor) if editor in LAST else -1, editor
 
 
 def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[..., Any]]:
-    """What the templates may call for a figure: all are in percent, and a dash where nothing was
-    measured.
-    """
+    """Functions that templates call for a figure: in percent, a dash where nothing was measured."""
     found = scores(numbers)
     firing = {
         (row["editor"], row["edits"], row["metric"]): row["fired"] for row in numbers["firing"]
@@ -190,39 +210,42 @@ def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[...
         return f"{bench[name]:.2f}"
 
     return {
-        "token": token, "exact": exact, "course": course, "right": right, "fires": fires, "measured": measured,
-        "speed": speed,
+        "token": token, "exact": exact, "course": course, "right": right, "fires": fires,
+        "measured": measured, "speed": speed,
     }  # fmt: skip
 
 
 def written(root: Path) -> dict[Path, str]:
-    """The pages by their paths, from the summaries in ``docs/results`` of ``root``."""
-    docs = root / "docs"
-    numbers = stored(docs / "results" / "emblem.json")
-    known = figures(numbers, stored(docs / "results" / "bench.json"))
+    """The pages by their paths, from the summaries in ``docs/explanation/results`` of ``root``."""
+    folder = root / RESULTS
+    numbers = stored(folder / "emblem.json")
     editors = sorted({editor for editor, *_ in scores(numbers)}, key=last)
-    tabled = {"averages": averages(numbers, editors), "single": single(numbers, editors)}
+    known = figures(numbers, stored(folder / "bench.json")) | {
+        "averages": averages(numbers, editors),
+        "single": single(numbers, editors),
+        "short": averages(numbers, editors, SHORT),
+        "released": paired(stored(folder / "released.json")),
+    }
+    part = page("readme.md.j2", known)
     old = (root / "README.md").read_text(encoding="utf-8")
-    results = filled(TEMPLATES.get_template("readme.md.j2").render(known | tabled))
-    readme = RESULTS.sub(lambda found: f"{found[1]}\n{results}\n{found[2]}", old)
-    released = paired(stored(docs / "results" / "released.json"))
     return {
-        root / "README.md": readme,
-        docs / "results.md": filled(
-            TEMPLATES.get_template("results.md.j2").render(known | {"released": released})
-        ),
-        docs / "results" / "emblem.md": markdown(tables(numbers)),
+        root / "README.md": MARKED.sub(lambda found: f"{found[1]}\n{part}\n{found[2]}", old),
+        folder / "index.md": page("results.md.j2", known),
+        folder / "emblem.md": markdown(tables(numbers)),
     }
 
 
-def filled(page: str) -> str:
-    """The page with its paragraphs of prose in lines of one width, whatever their figures are."""
-    return "\n\n".join(
-        text
-        if re.match(r"[|#<\- ]", text) or "\n|" in text
-        else fill(text, 120, break_on_hyphens=False)
-        for text in page.split("\n\n")
-    )
+def page(template: str, known: Mapping[str, Any]) -> str:
+    """A template filled in, with its prose in lines of one width, whatever its figures are."""
+    text = TEMPLATES.get_template(template).render(known)
+    return "\n\n".join(map(wrapped, text.split("\n\n")))
+
+
+def wrapped(part: str) -> str:
+    """A paragraph in lines of one width; tables, headings, blocks and comments as they are."""
+    if re.match(r"[|#<`\- ]", part) or "\n|" in part:
+        return part
+    return fill(part, WIDTH, break_on_hyphens=False)
 
 
 def stored(file: Path) -> Any:
@@ -241,11 +264,11 @@ def main() -> None:
     )
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and docs")
     args = parser.parse_args()
-    folder = args.root / "docs" / "results"
+    folder = args.root / RESULTS
     if args.records:
         (folder / "emblem.json").write_bytes(as_json(summary(read_records(args.records), LAST)))
     if args.records and args.released:
-        both = beside_sound(read_records(args.released), read_records(args.records))
+        both = beside_default(read_records(args.released), read_records(args.records))
         (folder / "released.json").write_bytes(as_json(both))
     for page, text in written(args.root).items():
         page.write_text(text, encoding="utf-8")

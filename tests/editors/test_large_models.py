@@ -35,7 +35,9 @@ FORMS = {
 }
 COLUMN = {"bfloat16": 1, "float16": 1, "8 bits": 3, "4 bits": 3, "off-loaded": 4}
 """Where the table of the docs says what runs in a form."""
-PAGE = (Path(__file__).parents[2] / "docs" / "large-models.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "large-models.md").read_text(
+    encoding="utf-8"
+)
 ROW = re.compile(r"^\| ([\w-]+)" + r" \| (yes|no)" * 4 + r" \|$", re.MULTILINE)
 TABLE = {row[0]: row for row in ROW.findall(PAGE)}
 FLAG = Image.new("RGB", (40, 30), "red")

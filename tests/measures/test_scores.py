@@ -70,7 +70,9 @@ def test_normalise_keeps_what_differs():
     ],
 )
 def test_scores_of_a_record(record, changes, scores):
-    assert scores_of(record(**changes)) == scores
+    names = {"token_accuracy", "exact_match", "contains", "unedited_match", *scores}
+    found = scores_of(record(**changes))
+    assert {name: found[name] for name in names if name in found} == scores
 
 
 @pytest.fixture

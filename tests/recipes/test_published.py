@@ -235,18 +235,14 @@ def test_memory_of_a_training_by_hand():
 
 def test_the_edits_of_the_windows_are_those_of_the_protocol():
     at = estimate.Load(BACKBONES["llava-1.5-7b"], 1, 2093, 24, 4)
-    pools = Windows(max_cases=2093).pools(
-        [Case(str(number), (Query("?", "!"),), ()) for number in range(2093)]
-    )
-    edits, asks = (
-        sum(len(pool.cases) for pool in pools),
-        sum(len(at.asked) for pool in pools for at in pool.points),
-    )
-    assert (
-        estimate.windows(at, (1, 10, 100, 1000))
-        == (edits, asks)
-        == (2000 + 1800 + 1890 + 1884, 8183)
-    )
+    cases = [Case(str(number), (Query("?", "!"),), ()) for number in range(2093)]
+    edits = 0
+    evaluated = 0
+    for sequence in Windows(max_cases=2093).sequences(cases):
+        edits += len(sequence.cases)
+        evaluated += sum(len(point.evaluated) for point in sequence.points)
+    assert estimate.windows(at, (1, 10, 100, 1000)) == (edits, evaluated)
+    assert (edits, evaluated) == (2000 + 1800 + 1890 + 1884, 8183)
 
 
 def case(number):
@@ -263,9 +259,10 @@ def case(number):
 
 @pytest.mark.parametrize("name", ["mend", "ke", "lte"])
 def test_parameters_trained_and_flops_are_those_of_the_editors(name):
-    editor, cases = new_editor(tiny("llava"), name), [case(0), case(1)]
+    editor = new_editor(tiny("llava"), name)
+    cases = [case(0), case(1)]
     examples = editor.prepare(cases)
-    rows = [row for example in examples for row in example.rows.values()]
+    rows = [*examples[0].rows.values(), *examples[1].rows.values()]
     text = max(row.hidden.shape[1] for row in rows) - TINY.image_tokens
     answer = sum(int(row.answer_positions().sum()) for row in rows) / len(rows)
     text = text / 2 if name == "lte" else text  # whose rows hold the edit, too

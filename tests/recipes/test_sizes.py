@@ -54,7 +54,8 @@ def meta(*shape, dtype=torch.float32, grad=False):
 
 def look(vlm, side):
     """The image through tower and connector, on the meta device."""
-    model, pixels = vlm.model, meta(1, 3, side, side, dtype=BF16)
+    model = vlm.model
+    pixels = meta(1, 3, side, side, dtype=BF16)
     if hasattr(model, "qformer"):
         seen = model.vision_model(pixels).last_hidden_state
         return model.language_projection(
@@ -67,7 +68,9 @@ def look(vlm, side):
 
 def climb(vlm, states, layers):
     """``states`` through some layers of the decoder, without a mask."""
-    decoder, places, more = vlm.decoder, torch.arange(states.shape[1], device="meta")[None], {}
+    decoder = vlm.decoder
+    places = torch.arange(states.shape[1], device="meta")[None]
+    more = {}
     if hasattr(decoder, "rotary_embeddings"):
         more = {"position_embeddings": decoder.rotary_embeddings(places, None)}
     elif hasattr(decoder, "rotary_emb"):
@@ -85,7 +88,8 @@ def backbone(request):
 
 def test_parameters_are_those_of_the_real_classes(backbone):
     name, vlm = backbone
-    shape, head = BACKBONES[name], vlm.model.get_output_embeddings().weight
+    shape = BACKBONES[name]
+    head = vlm.model.get_output_embeddings().weight
     assert shape.parameters == count(vlm.model)
     assert shape.layer == count(vlm.layers[0])
     untied = head is not vlm.model.get_input_embeddings().weight
@@ -94,7 +98,8 @@ def test_parameters_are_those_of_the_real_classes(backbone):
 
 def test_flops_are_those_of_the_real_classes(backbone):
     name, vlm = backbone
-    shape, at = BACKBONES[name], load(name)
+    shape = BACKBONES[name]
+    at = load(name)
     pixels = vlm.picture([Image.new("RGB", (64, 48))])[0]["pixel_values"]
     with torch.no_grad():
         assert flops(lambda: look(vlm, pixels.shape[-1])) == pytest.approx(
@@ -121,10 +126,14 @@ def test_a_row_takes_the_tokens_counted(backbone):
 
 @pytest.mark.parametrize("name", FULL)
 def test_the_flops_of_liveedits_networks(name):
-    at, D = load(name), BACKBONES[name].width
-    N, prompt, T = at.backbone.image_tokens, compute.TEXT - compute.ANSWER, round(at.tokens)
+    at = load(name)
+    D = BACKBONES[name].width
+    N = at.backbone.image_tokens
+    prompt = compute.TEXT - compute.ANSWER
+    T = round(at.tokens)
     with torch.device("meta"):
-        bar, hat = InputExtractor(D, 1024, 8, 4, N), FeatureExtractor(D, 1024, 8, 4)
+        bar = InputExtractor(D, 1024, 8, 4, N)
+        hat = FeatureExtractor(D, 1024, 8, 4)
         write = ReleasedGenerator(D, 1024, 8, 4, 5.0)
         image, text, signal = (
             Part(torch.empty(1, n, D), torch.ones(1, n, dtype=torch.bool)) for n in (N, prompt, T)
@@ -180,7 +189,8 @@ def test_more_experts_cost_a_query_no_less(name):
         times = [work.milliseconds(card) for work in works]
         assert times == sorted(times)
         assert all(floor <= expected for floor, expected in times)
-    held, b = [work.memory for work in works], BACKBONES[name]
+    held = [work.memory for work in works]
+    b = BACKBONES[name]
     assert held[2] - held[0] == 100_000 * sum(compute.expert(b))
     assert held[0] > 2 * b.parameters
 

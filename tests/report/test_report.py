@@ -121,7 +121,7 @@ def test_a_report_replaces_reports_alone(tmp_path, record, save):
 
 def test_terminal_tables_are_those_of_the_report(tmp_path, record, save):
     write_report(save(tmp_path / "records-0.jsonl", [record()]), tmp_path)
-    [accuracy, exact, _, cost] = terminal_tables(tmp_path)
+    accuracy, exact, *_, cost = terminal_tables(tmp_path)
     assert accuracy[0] == "emblem: Token accuracy (teacher-forced)"
     assert exact[1:] == (["N", "Editor", "Rel"], [["10", "liveedit", "100.0\n100–100"]])
     assert cost[0] == "emblem: Time and memory"

@@ -44,7 +44,7 @@ def overview(context: typer.Context) -> None:
         table.add_row(name, benchmark.title, "yes" if here else "no")
     console = Console()
     console.print(table)
-    console.print(f"emblem: {_emblem_size()}; details in docs/emblem.md")
+    console.print(f"emblem: {_emblem_size()}; details in docs/explanation/data-card.md")
     console.print(
         "`liveedit data add NAME` registers files of a published benchmark, "
         "`liveedit data fetch NAME` downloads them"

@@ -80,7 +80,10 @@ def _print_finding(console: Console, finding: "Finding") -> None:
 def convert(
     name: Annotated[str, typer.Argument(help=f"Model: {', '.join(CONVERTERS)}.")],
     weights: Annotated[
-        Path, typer.Argument(parser=path, help="Folder with the authors' files (docs/convert.md).")
+        Path,
+        typer.Argument(
+            parser=path, help="Folder with the authors' files (docs/how-to/convert.md)."
+        ),
     ],
     out: Annotated[Path, typer.Argument(parser=path, help="New folder for the checkpoint.")],
 ) -> None:

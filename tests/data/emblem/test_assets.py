@@ -51,7 +51,7 @@ def of(entities, sort):
 
 def table(first_column):
     """The rows of the data card's table that starts with this column."""
-    card = (ROOT / "docs" / "emblem.md").read_text(encoding="utf-8")
+    card = (ROOT / "docs" / "explanation" / "data-card.md").read_text(encoding="utf-8")
     lines = (
         re.search(rf"^\| {first_column} \|.*\n\|-.*\n((?:\|.*\n)+)", card, re.MULTILINE)
         .group(1)
@@ -175,13 +175,13 @@ def test_the_card_counts_sorts_and_words(facts, entities):
         assert number(drawn) == sum(len(row["hands"]) for row in rows)
         assert [int(size) for size in re.findall(r"\d", artists)] == [min(sizes), max(sizes)]
         assert set(listed.split(", ")) == (FLAG_FACTS if sort == "flag" else EMOJI_FACTS)
-    card = (ROOT / "docs" / "emblem.md").read_text(encoding="utf-8")
+    card = (ROOT / "docs" / "explanation" / "data-card.md").read_text(encoding="utf-8")
     assert f"{len(facts['words'])} spare words" in card
     assert f"{sum(len(row['hands']) for row in entities.values()):,} drawings" in card
 
 
 def test_the_card_counts_artists(facts, entities):
-    rows = table("hand")
+    rows = table("artist")
     assert set(rows) == set(facts["hands"])
     for artist, (flags, emoji, title, licence) in rows.items():
         drawn = Counter(row["sort"] for row in entities.values() if artist in row["hands"])

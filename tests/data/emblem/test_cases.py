@@ -13,7 +13,9 @@ from liveedit.data.emblem.wordings import IMAGE_RELATIONS, wordings
 from liveedit.editable import load_vlm
 from liveedit.runinfo import digest
 
-CARD = (Path(__file__).parents[3] / "docs" / "emblem.md").read_text(encoding="utf-8")
+CARD = (Path(__file__).parents[3] / "docs" / "explanation" / "data-card.md").read_text(
+    encoding="utf-8"
+)
 ALWAYS = {
     "reliability", "text_generality", "image_generality", "image_generality_unseen",
     "image_locality", "text_locality", "question_alone", "image_alone", "look_alike_image",

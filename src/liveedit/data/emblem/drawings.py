@@ -4,7 +4,8 @@ An entity (a country's flag, a thing) was drawn by 4 to 7 artists, that is, icon
 each sort is held out: the embedded model never saw those drawings. Entities are divided into
 ``train``, ``val`` and ``test`` without overlap, so that no edit, locality probe or image that an
 editor is trained on returns in its test. Answers do return where there are few to choose from (a
-continent, a kind), but no country, name or capital does. ``docs/emblem.md`` is the data card.
+continent, a kind), but no country, name or capital does. The data
+card is ``docs/explanation/data-card.md``.
 """
 
 import hashlib

@@ -119,7 +119,7 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]
 
     def early(self, pixel_values: Tensor, blocks: int) -> Tensor:
         """Return the feature map (B, C, h, w) after the stem and the first ``blocks`` blocks."""
-        # Channels last: three times as fast on a CPU (docs/lab-log.md).
+        # Channels last: three times as fast on a CPU (docs/explanation/lab-log.md).
         x = F.relu6(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks[:blocks]:
             x = block(x)
