@@ -1,24 +1,28 @@
-"""Change the code in one small place at a time, and say which of the changes no test notices.
+"""Change the code in one small place at a time, and find the changes that no test notices.
 
-``mutations.toml`` lists them: for each file below ``src/liveedit`` the tests nearest to it and what
-*was* and *became*. Each change is made alone in a copy of the tree, where its tests run until one
-of them fails. What was found is kept in ``runs/mutations.json``, so that a run that was stopped
-goes on: what was noticed is not tried again as long as the file stays as it is, what was not as
-long as its tests do, too. Delete it to begin anew. A line is printed for each change:
+``mutations.toml`` lists the changes: for each file below ``src/liveedit`` the tests nearest to it,
+and for each change the text before (``was``) and after it (``became``). An entry may name ``tests``
+of its own, or say in ``equal`` why its change has no effect. Each change is made alone in a copy of
+the repository, where its tests run until one of them fails. A line is printed for each:
 
     noticed    a test failed
     UNNOTICED  all tests passed: one is missing
-    slow       the tests did not end within the time limit, which counts as noticed
-    equal      the change alters nothing that can be seen, as the list says why; it is not run and does not count
-    STALE      the list does not fit the code: the text is no longer there, or there more than once, so mend the list
-    BROKEN     the tests fail as they are, so that they can notice nothing
+    slow       the tests did not end within the time limit; counts as noticed
+    equal      the change has no effect, as the entry explains; it is not run and does not count
+    STALE      the text does not occur exactly once, or a test file is missing: correct the entry
+    BROKEN     the tests fail without the change, so they can notice nothing
 
-and last the share of those noticed. The exit status is 1 where it is below the goal or a line is
-stale or broken.
+and last the share of changes noticed. The exit status is 1 if it is below the goal, or if an entry
+is stale or broken.
 
-    python tools/mutate.py                                  # all
-    python tools/mutate.py --file report/ --file data/      # in files whose paths hold one of these
-    python tools/mutate.py --only "radii[near]"             # whose text, before or after, holds this
+Outcomes are kept in ``runs/mutations.json``, so that an interrupted run continues. A noticed change
+is not tried again while its file stays the same, any other while its tests stay the same, too.
+Delete that file to try all of them again.
+
+    python tools/mutate.py                                  # all changes
+    python tools/mutate.py --file report/ --file data/      # of files whose paths contain one
+    python tools/mutate.py --only "radii[near]"             # whose text before or after contains it
+    python tools/mutate.py --check                          # run nothing, list stale entries
 """
 
 import argparse
@@ -45,8 +49,9 @@ FILES = (
     "mkdocs.yml",
 )  # fmt: skip
 LOADED = ["torch", "transformers", "accelerate", "matplotlib", "pytest"]
-"""Imported once for all the test runs, which are forked from there."""
+"""Imported once, by the process from which all test runs are forked."""
 GOAL = 0.95
+"""Smallest share of changes that have to be noticed."""
 PYTEST = [
     "-x",
     "-q",
@@ -62,10 +67,14 @@ Forks = multiprocessing.context.ForkServerContext
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One change of ``file``, a path below the package, and the ``tests`` that are to notice it,
-    below ``tests``.
+    """A change of one file.
 
-    ``equal`` says why the change has no effect, where that is so.
+    Arguments:
+        file: Path of the file below the package.
+        was: Text that occurs there exactly once.
+        became: Text that takes its place.
+        tests: Test files, below ``tests``, that should notice the change.
+        equal: Why the change has no effect; empty if it has one.
     """
 
     file: str
@@ -79,39 +88,36 @@ class Mutation:
         """The change in one line."""
         return " ".join(f"{self.file}: {self.was} → {self.became or '(removed)'}".split())
 
-    def applied(self, code: str) -> str | None:
-        """``code`` with the change, or ``None`` where what was is not there just once."""
-        return code.replace(self.was, self.became) if code.count(self.was) == 1 else None
+    def stale(self, tree: Path) -> bool:
+        """Whether the text or a test file is missing in a copy of the repository."""
+        file = tree / PACKAGE / self.file
+        if not file.is_file() or file.read_text(encoding="utf-8").count(self.was) != 1:
+            return True
+        return not all((tree / "tests" / test).is_file() for test in self.tests)
 
 
 def listed(path: Path) -> list[Mutation]:
     """The mutations of a list."""
-    return [
-        Mutation(
-            file,
-            entry["was"],
-            entry["became"],
-            tuple(entry.get("tests", about["tests"])),
-            entry.get("equal", ""),
-        )
-        for file, about in tomllib.loads(path.read_text(encoding="utf-8")).items()
-        for entry in about["changes"]
-    ]
+    found = []
+    for file, about in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        for entry in about["changes"]:
+            tests = tuple(entry.get("tests", about["tests"]))
+            equal = entry.get("equal", "")
+            found.append(Mutation(file, entry["was"], entry["became"], tests, equal))
+    return found
 
 
 class Results:
-    """What runs have found, by what they were about; kept in a file, which is written anew after
-    each.
-    """
+    """Outcomes of test runs by key, kept in a file that is written anew after each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: dict[str, str] = (
-            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        )
+        self.found: dict[str, str] = {}
+        if path.exists():
+            self.found = json.loads(path.read_text(encoding="utf-8"))
 
     def add(self, key: str, outcome: str) -> str:
-        """Keep an outcome, which is returned."""
+        """Keep an outcome, and return it."""
         self.found[key] = outcome
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
@@ -121,13 +127,20 @@ class Results:
 
 
 class Workshop:
-    """A copy of the tree, in which one change at a time is tried."""
+    """A copy of the repository in which one change at a time is tried.
+
+    Arguments:
+        tree: Empty folder for the copy.
+        limit: Seconds that the tests of one change may take.
+        results: Outcomes of earlier runs.
+    """
 
     def __init__(self, tree: Path, limit: float, results: Results) -> None:
-        self.tree, self.limit, self.results = tree, limit, results
-        os.environ["OMP_NUM_THREADS"] = (
-            "1"  # a fork waits for ever for the threads that its parent had
-        )
+        self.tree = tree
+        self.limit = limit
+        self.results = results
+        # A fork would wait for ever for the threads of its parent.
+        os.environ["OMP_NUM_THREADS"] = "1"
         self.forks: Forks = multiprocessing.get_context("forkserver")
         self.forks.set_forkserver_preload(LOADED)
         for name in FOLDERS:
@@ -136,18 +149,16 @@ class Workshop:
             shutil.copy2(ROOT / name, tree / name)
 
     def outcome(self, mutation: Mutation) -> str:
-        """What becomes of a mutation, in one of the words at the head of this file."""
-        file = self.tree / PACKAGE / mutation.file
-        code = file.read_text(encoding="utf-8") if file.exists() else ""
-        changed = mutation.applied(code)
-        if changed is None or not all(
-            (self.tree / "tests" / test).exists() for test in mutation.tests
-        ):
+        """The outcome of a mutation, one of the words listed at the top of this file."""
+        if mutation.stale(self.tree):
             return "STALE"
         if mutation.equal:
             return "equal"
+        file = self.tree / PACKAGE / mutation.file
+        code = file.read_text(encoding="utf-8")
         if self.known(mutation.tests, code, "") != "passed":
             return "BROKEN"
+        changed = code.replace(mutation.was, mutation.became)
         try:
             file.write_text(changed, encoding="utf-8")
             found = self.known(mutation.tests, code, changed)
@@ -156,22 +167,24 @@ class Workshop:
         return {"passed": "UNNOTICED", "failed": "noticed"}.get(found, found)
 
     def known(self, tests: Sequence[str], code: str, changed: str) -> str:
-        """What :meth:`passes` says of ``code`` as it stands, or ``changed``, from an earlier run if
-        there was one.
+        """The result of :meth:`passes` for a file with the text ``code``, or ``changed`` if given.
+
+        It is that of an earlier run, if there was one.
         """
-        read = [(self.tree / "tests" / test).read_text(encoding="utf-8") for test in tests]
-        noticed, about = digest(code, changed), digest(code, changed, *tests, *read)
+        contents = [(self.tree / "tests" / test).read_text(encoding="utf-8") for test in tests]
+        noticed = digest(code, changed)
+        about = digest(code, changed, *tests, *contents)
         if changed and noticed in self.results.found:
             return self.results.found[noticed]
         if about in self.results.found:
             return self.results.found[about]
         outcome = self.passes(tests)
         if not changed and outcome != "passed":
-            return outcome  # of which another file may be the cause: tried again in every run
+            return outcome  # not kept: another file may be the cause
         return self.results.add(noticed if changed and outcome == "failed" else about, outcome)
 
     def passes(self, tests: Sequence[str]) -> str:
-        """How the tests end: passed, failed or slow."""
+        """Run tests; whether they ``passed``, ``failed`` or were ``slow``."""
         process = self.forks.Process(target=test_run, args=(self.tree, tests))
         process.start()
         process.join(self.limit)
@@ -183,7 +196,7 @@ class Workshop:
 
 
 def digest(*texts: str) -> str:
-    """What tells some texts from all others."""
+    """A key for some texts, different for different texts."""
     return sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
@@ -194,7 +207,8 @@ def test_run(tree: Path, tests: Sequence[str]) -> None:
     os.chdir(tree)
     os.environ["PYTHONPATH"] = str(tree / "src")
     sys.path.insert(0, str(tree / "src"))
-    sys.dont_write_bytecode = True  # a change within one second and of one length would not be seen
+    # Bytecode would hide a change of the same length within the same second.
+    sys.dont_write_bytecode = True
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -202,49 +216,65 @@ def test_run(tree: Path, tests: Sequence[str]) -> None:
 
 
 def chosen(
-    mutations: Sequence[Mutation], files: Sequence[str], only: Sequence[str]
+    mutations: Sequence[Mutation], files: Sequence[str], texts: Sequence[str]
 ) -> Iterator[Mutation]:
-    """Those in files whose paths hold one of ``files``, and whose text holds one of ``only``, if
-    any are given.
+    """The mutations of files whose paths contain one of ``files``, with one of ``texts`` in them.
+
+    An empty sequence chooses all.
     """
     for mutation in mutations:
-        in_file = not files or any(name in mutation.file for name in files)
-        if in_file and (
-            not only or any(text in mutation.was or text in mutation.became for text in only)
-        ):
-            yield mutation
+        if files and not any(name in mutation.file for name in files):
+            continue
+        if texts and not any(text in mutation.was or text in mutation.became for text in texts):
+            continue
+        yield mutation
 
 
-def main() -> int:
-    """Try the mutations that the command line asks for; the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--file", action="append", default=[], help="only in files whose paths hold this"
-    )
-    parser.add_argument(
-        "--only", action="append", default=[], help="only those whose text holds this"
-    )
-    parser.add_argument("--list", type=Path, default=LIST, help="the list of mutations")
-    parser.add_argument("--known", type=Path, default=KNOWN, help="where results are kept")
-    parser.add_argument(
-        "--timeout", type=float, default=300, help="seconds that the tests of one change may take"
-    )
-    asked = parser.parse_args()
+def check(mutations: Sequence[Mutation]) -> int:
+    """List the stale mutations; the exit status."""
+    stale = [mutation for mutation in mutations if mutation.stale(ROOT)]
+    for mutation in stale:
+        print(f"{'STALE':9}  {mutation.text}")
+    return int(bool(stale))
+
+
+def try_all(mutations: Sequence[Mutation], limit: float, results: Results) -> int:
+    """Try mutations, and print their outcomes; the exit status."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as tree:
-        workshop = Workshop(Path(tree), asked.timeout, Results(asked.known))
-        for mutation in chosen(listed(asked.list), asked.file, asked.only):
+        workshop = Workshop(Path(tree), limit, results)
+        for mutation in mutations:
             found = workshop.outcome(mutation)
             counts[found] += 1
             print(f"{found:9}  {mutation.text}", flush=True)
     noticed = counts["noticed"] + counts["slow"]
     tried = noticed + counts["UNNOTICED"]
     share = noticed / tried if tried else 1.0
-    rest = ", ".join(
-        f"{counts[word]} {word}" for word in ("equal", "STALE", "BROKEN") if counts[word]
-    )
-    print(f"noticed {noticed} of {tried}: {100 * share:.1f} %{f'; {rest}' if rest else ''}")
+    others = [f"; {counts[word]} {word}" for word in ("equal", "STALE", "BROKEN") if counts[word]]
+    print(f"noticed {noticed} of {tried}: {100 * share:.1f} %{''.join(others)}")
     return int(share < GOAL or bool(counts["STALE"] or counts["BROKEN"]))
+
+
+def main() -> int:
+    """Try the mutations that the command line selects; the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--file", action="append", default=[], help="only of files whose paths contain this"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="only those whose text contains this"
+    )
+    parser.add_argument("--check", action="store_true", help="run nothing, list stale entries")
+    parser.add_argument("--list", type=Path, default=LIST, help="the list of mutations")
+    parser.add_argument("--known", type=Path, default=KNOWN, help="where outcomes are kept")
+    parser.add_argument(
+        "--timeout", type=float, default=300, help="seconds that the tests of one change may take"
+    )
+    options = parser.parse_args()
+    mutations = list(chosen(listed(options.list), options.file, options.only))
+    if options.check:
+        return check(mutations)
+    return try_all(mutations, options.timeout, Results(options.known))
 
 
 if __name__ == "__main__":
