@@ -10,9 +10,33 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # which a shell ignores in what it starts in the background
+# A shell ignores Ctrl-C in what it starts in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+FAMILIES = ("llava", "blip2", "qwen2_vl")
+"""Families that differ in what editors depend on: decoder, image tokens and positions."""
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "families(*names): run with `vlm` a tiny model of each of these families, by default three",
+    )
+
+
+def pytest_generate_tests(metafunc):
+    """Let ``vlm`` be of each of the families that the test or its module is marked with."""
+    marker = metafunc.definition.get_closest_marker("families")
+    if marker is not None and "vlm" in metafunc.fixturenames:
+        metafunc.parametrize("vlm", marker.args or FAMILIES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def vlm(request):
+    """A tiny LLaVA, or a tiny model of each family of the mark ``families``, once a module."""
+    from liveedit.models.tiny import tiny
+
+    return tiny(getattr(request, "param", "llava"))
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,6 @@ FIXED = {
 }
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
 def former(editor, folder, **changes):
     """Save an editor as it was saved then; the fingerprint that it had."""
     settings = {"written": None, "drop": 0.0} | asdict(editor.config) | FIXED[editor.name] | changes

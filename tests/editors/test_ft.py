@@ -7,17 +7,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from helpers.samples import EDITS
 from liveedit.editors.common.fine_tuning import WeightsPatch
 from liveedit.editors.ft import FTL, FTM, FTLConfig, FTMConfig
 from liveedit.errors import BadInput, Mismatch, StorageError, UnsupportedModel
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
 DOWN = {
     "llava": ["model.language_model.layers.3.mlp.down_proj.weight"],
     "blip2": ["language_model.model.decoder.layers.3.fc2.weight"],

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from helpers.samples import EDITS
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.branch import Recorder
 from liveedit.editors.grace import GRACE, SAME, GraceConfig, GracePatch, insert, label_of
@@ -22,18 +23,10 @@ from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
+pytestmark = pytest.mark.families
+
 PARITY = Path(__file__).parents[1] / "assets" / "parity"
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
 FAR = GraceConfig(radius=0.1, steps=100, lr=0.1)
-
-
-@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
-def vlm(request):
-    return tiny(request.param)
 
 
 def algorithm_1(keys, labels, start):

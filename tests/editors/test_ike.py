@@ -12,11 +12,6 @@ FLAG = Image.new("RGB", (32, 32), "red")
 EDIT = Query("What is this?", "Japan", FLAG)
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
 def editor(vlm, encoder, **settings):
     return IKE(vlm, IKEConfig(retriever=encoder, **settings))
 

@@ -41,11 +41,6 @@ EDITS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
 # On the limit itself
 
 
