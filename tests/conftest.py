@@ -59,6 +59,43 @@ def embedded_vlm():
     return load_vlm()
 
 
+@pytest.fixture(scope="session")
+def encoded_demonstrations(embedded_vlm, tmp_path_factory):
+    """Encode IKE's demonstrations, which takes a minute, in one process of a test run only."""
+    import torch
+    from filelock import FileLock
+
+    from liveedit.editable import embedded
+    from liveedit.editors import load_editor
+
+    ike = load_editor(embedded_vlm, embedded("ike"))
+    encoder = ike.retriever.sentences
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
+    file = folder / "demonstrations.pt"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            encoder(ike.demonstrations)
+            torch.save(encoder.known, file)
+    encoder.known.update(torch.load(file))
+
+
+@pytest.fixture(scope="session")
+def shipped_editor(request, embedded_vlm):
+    """A function that loads an editor for the embedded model that ships with the package."""
+    from liveedit.editable import embedded
+    from liveedit.editors import load_editor
+
+    def load(name):
+        editor = load_editor(embedded_vlm, embedded(name))
+        if getattr(editor.config, "demonstrations", ""):
+            request.getfixturevalue("encoded_demonstrations")
+        return editor
+
+    return load
+
+
 @pytest.fixture
 def model(embedded_vlm):
     """The embedded model with its editor and no edit."""
