@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -38,3 +39,24 @@ class Recording:
             if name.startswith(prefix):
                 found[name.removeprefix(prefix)] = value
         return found
+
+    def check_changes(self, patch, number):
+        """Compare the changes of weights with those after so many edits."""
+        changes = patch.changes()
+        recorded = self.starting_with(f"change_{number}.")
+        assert recorded
+        for name, value in recorded.items():
+            atol = 1e-5 * float(value.abs().max())
+            torch.testing.assert_close(changes[name], value, rtol=1e-4, atol=atol)
+
+    def check_logits(self, patch, number):
+        """Compare every query's logits, unedited and under a patch, with those after the edits."""
+        for index, query in enumerate(self.queries(self.facts["queries"])):
+            batch = self.vlm.encode([query])
+            base = self.tensors.get(f"q{index}.base_logits")
+            if base is not None:
+                torch.testing.assert_close(self.vlm.logits(batch), base, rtol=0, atol=1e-5)
+            with self.vlm.patched(patch):
+                logits = self.vlm.logits(batch)
+            expected = self.tensors[f"q{index}.edited_logits_{number}"]
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)

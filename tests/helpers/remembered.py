@@ -2,7 +2,7 @@
 
 
 def remember_edits(editor):
-    """Let ``editor.edit`` compute a patch once for equal arguments: it is pure and deterministic."""
+    """Let ``editor.edit``, which is pure and deterministic, compute a patch once."""
     compute = editor.edit
     made = {}
     held = []
