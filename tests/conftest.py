@@ -10,9 +10,33 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # which a shell ignores in what it starts in the background
+# A shell ignores Ctrl-C in what it starts in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+FAMILIES = ("llava", "blip2", "qwen2_vl")
+"""Families that differ in what editors depend on: decoder, image tokens and positions."""
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "families(*names): run with `vlm` a tiny model of each of these families, by default three",
+    )
+
+
+def pytest_generate_tests(metafunc):
+    """Let ``vlm`` be of each of the families that the test or its module is marked with."""
+    marker = metafunc.definition.get_closest_marker("families")
+    if marker is not None and "vlm" in metafunc.fixturenames:
+        metafunc.parametrize("vlm", marker.args or FAMILIES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def vlm(request):
+    """A tiny LLaVA, or a tiny model of each family of the mark ``families``, once a module."""
+    from liveedit.models.tiny import tiny
+
+    return tiny(getattr(request, "param", "llava"))
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +57,43 @@ def embedded_vlm():
     from liveedit.editable import load_vlm
 
     return load_vlm()
+
+
+@pytest.fixture(scope="session")
+def encoded_demonstrations(embedded_vlm, tmp_path_factory):
+    """Encode IKE's demonstrations, which takes a minute, in one process of a test run only."""
+    import torch
+    from filelock import FileLock
+
+    from liveedit.editable import embedded
+    from liveedit.editors import load_editor
+
+    ike = load_editor(embedded_vlm, embedded("ike"))
+    encoder = ike.retriever.sentences
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
+    file = folder / "demonstrations.pt"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            encoder(ike.demonstrations)
+            torch.save(encoder.known, file)
+    encoder.known.update(torch.load(file))
+
+
+@pytest.fixture(scope="session")
+def shipped_editor(request, embedded_vlm):
+    """A function that loads an editor for the embedded model that ships with the package."""
+    from liveedit.editable import embedded
+    from liveedit.editors import load_editor
+
+    def load(name):
+        editor = load_editor(embedded_vlm, embedded(name))
+        if getattr(editor.config, "demonstrations", ""):
+            request.getfixturevalue("encoded_demonstrations")
+        return editor
+
+    return load
 
 
 @pytest.fixture

@@ -18,12 +18,13 @@ from weakref import ref
 
 import pytest
 import torch
+from helpers.shipped import SHIPPED
 from transformers import CompileConfig, ContinuousBatchingConfig, DynamicCache, TextIteratorStreamer
 
 from liveedit import LiveEditError, Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
-from liveedit.editors import EDITORS, load_editor, new_editor
+from liveedit.editors import load_editor, new_editor
 from liveedit.errors import BadInput
 from liveedit.models.calls import CACHE
 from liveedit.models.conformance.queries import QUERIES
@@ -44,10 +45,10 @@ COMPILED._compile_all_devices = (
 STATIC = {"cache_implementation": "static", "compile_config": COMPILED}
 
 
-@pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
-def edited(request, embedded_vlm):
+@pytest.fixture(scope="module", params=SHIPPED)
+def edited(request, embedded_vlm, shipped_editor):
     """The embedded model, edited to answer several tokens about the first of the flags."""
-    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(request.param)))
+    model = EditableVLM(embedded_vlm, shipped_editor(request.param))
     model.edit([Query(QUESTION, "New Zealand", FLAGS[0]), Query(QUESTION, "Norway", FLAGS[1])])
     return model
 

@@ -1,23 +1,23 @@
 """Generation under an edit, by every editor that ships, on every version of transformers."""
 
 import pytest
+from helpers.samples import QUESTION
+from helpers.shipped import SHIPPED
 
 from liveedit import Query
 from liveedit.data.emblem import Emblem
-from liveedit.editable import EditableVLM, embedded
-from liveedit.editors import EDITORS, load_editor
+from liveedit.editable import EditableVLM
 from liveedit.models.conformance.reference import cut, greedy
 
 NOT_TAKEN = ["grace", "liveedit"]
 """Editors whose edit does not take on the embedded model, as they report."""
 FLAG = Emblem().drawing("twemoji", "flag-jp")
-QUESTION = "What is the country with this flag?"
 
 
-@pytest.fixture(scope="module", params=[name for name in EDITORS if embedded(name).is_dir()])
-def edited(request, embedded_vlm):
+@pytest.fixture(scope="module", params=SHIPPED)
+def edited(request, embedded_vlm, shipped_editor):
     """The embedded model, edited to answer several tokens."""
-    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded(request.param)))
+    model = EditableVLM(embedded_vlm, shipped_editor(request.param))
     model.edit(Query(QUESTION, "New Zealand", FLAG))
     return model
 

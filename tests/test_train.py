@@ -51,11 +51,6 @@ FAST = TrainConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
 @pytest.fixture(scope="module", params=["liveedit", "pinpoint"])
 def method(request):
     return request.param

@@ -1,6 +1,4 @@
-"""What was saved when `liveedit` and `pinpoint` were one method: it opens under the name that it
-has now.
-"""
+"""Editors and edits saved when `liveedit` and `pinpoint` were one method open under today's names."""
 
 import json
 from dataclasses import asdict
@@ -9,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.samples import QUESTION
+from helpers.tiny_settings import SMALL
 
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import load_editor, new_editor
@@ -17,8 +17,7 @@ from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
 POOL = Path(__file__).parents[1] / "assets" / "pool-1"
-"""Two edits by the shipped editor of commit 982c603, which was called liveedit."""
-QUESTION = "What is the country with this flag?"
+"""Two edits by the shipped editor of commit 982c603, whose name was liveedit."""
 FIXED = {
     "pinpoint": {"generator": "aligned", "features": "metric", "negatives": "hard", "gate": "both"},
     "liveedit": {
@@ -30,13 +29,8 @@ FIXED = {
 }
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
 def former(editor, folder, **changes):
-    """Save an editor as it was saved then; the fingerprint that it had."""
+    """Save an editor in the former format, and return the fingerprint that it had then."""
     settings = {"written": None, "drop": 0.0} | asdict(editor.config) | FIXED[editor.name] | changes
     editor.save_pretrained(folder)
     about = {"editor": "liveedit", "model": editor.vlm.fingerprint, "config": settings}
@@ -52,26 +46,21 @@ def former(editor, folder, **changes):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_an_editor_opens_under_its_name_of_today_with_its_fingerprint(vlm, name, tmp_path):
-    made = new_editor(vlm, name, {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24})
+    made = new_editor(vlm, name, SMALL[name])
     fingerprint = former(made, tmp_path)
     opened = load_editor(vlm, tmp_path)
     assert (opened.name, opened.config, opened.fingerprint) == (name, made.config, fingerprint)
 
 
 def test_a_mixture_of_both_is_refused_in_one_line(vlm, tmp_path):
-    former(
-        new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 2}),
-        tmp_path,
-        gate="both",
-    )
+    former(new_editor(vlm, "liveedit", SMALL["liveedit"]), tmp_path, gate="both")
     with pytest.raises(BadInput, match=r"^this editor mixes .* train one of them$"):
         load_editor(vlm, tmp_path)
 
 
-def test_a_pool_of_the_shipped_editor_opens_and_can_be_edited(embedded_vlm, emblem):
-    model = EditableVLM(
-        embedded_vlm, new_editor(embedded_vlm, "pinpoint", {"layer": 5})
-    )  # any successor
+def test_edits_of_the_former_shipped_editor_open_and_can_be_added_to(embedded_vlm, emblem):
+    any_successor = new_editor(embedded_vlm, "pinpoint", {"layer": 5})
+    model = EditableVLM(embedded_vlm, any_successor)
     model.load(POOL)
     flag, other = emblem.drawing("twemoji", "flag-jp"), emblem.drawing("circle-flags", "flag-jp")
     second = emblem.drawing("twemoji", "flag-nz")
@@ -91,7 +80,7 @@ def test_a_pool_of_the_shipped_editor_opens_and_can_be_edited(embedded_vlm, embl
     assert model.generate(asked[0]) == model.unedited(asked[0])
 
 
-def test_such_a_pool_is_saved_and_opened_again(embedded_vlm, tmp_path):
+def test_former_edits_are_saved_and_opened_again(embedded_vlm, tmp_path):
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
     model.load(POOL)
     model.save(tmp_path / "again")
@@ -108,7 +97,7 @@ def test_a_changed_former_editor_does_not_keep_its_fingerprint(embedded_vlm):
     assert editor.fingerprint != "other"
 
 
-def test_another_method_does_not_open_it(embedded_vlm):
+def test_another_method_does_not_open_former_edits(embedded_vlm):
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("grace")))
     with pytest.raises(Mismatch, match=r"made by another editor \(liveedit\)"):
         model.load(POOL)

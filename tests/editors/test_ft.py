@@ -1,38 +1,27 @@
-"""FT-L: an edit takes, one goes on from the other, and nothing is left behind."""
+"""FT-L and FT-M: against training the whole model; an edit continues from the one before."""
 
 import copy
+import math
 
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
+from helpers.measures import target_loss
+from helpers.samples import EDITS
 from liveedit.editors.common.fine_tuning import WeightsPatch
 from liveedit.editors.ft import FTL, FTM, FTLConfig, FTMConfig
 from liveedit.errors import BadInput, Mismatch, StorageError, UnsupportedModel
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
+pytestmark = pytest.mark.families
+
 DOWN = {
     "llava": ["model.language_model.layers.3.mlp.down_proj.weight"],
-    "blip2": ["language_model.model.decoder.layers.3.fc2.weight"],
+    "blip-2": ["language_model.model.decoder.layers.3.fc2.weight"],
     "qwen2_vl": ["model.language_model.layers.3.mlp.down_proj.weight"],
 }
-
-
-@pytest.fixture(scope="module", params=list(DOWN))
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def vlm(family):
-    return tiny(family)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +29,17 @@ def editor(vlm):
     return FTL(vlm, FTLConfig(lr=3e-2))
 
 
-def loss(vlm, query, model=None):
-    """Mean NLL of the target's tokens, by one whole forward pass."""
+def loss(vlm, query, model):
+    """Mean NLL of the target's tokens, by one whole forward pass of the model."""
     batch = vlm.encode([query])
-    logits = (model or vlm.model)(**batch.inputs, use_cache=False).logits
+    logits = model(**batch.inputs, use_cache=False).logits
     return F.cross_entropy(logits[batch.answer_positions()], batch.labels[batch.labels >= 0])
 
 
 def probability(vlm, query):
-    """Of the whole target."""
-    with torch.no_grad():
-        return float(torch.exp(-loss(vlm, query) * int((vlm.encode([query]).labels >= 0).sum())))
+    """The probability of the whole target."""
+    tokens = len(vlm.encode([query]).answer_tokens())
+    return math.exp(-tokens * target_loss(vlm, [query]))
 
 
 @pytest.mark.parametrize("query", EDITS, ids=lambda query: query.target)
@@ -61,10 +50,11 @@ def test_an_edit_takes(vlm, editor, query):
     assert after > 50 * before
 
 
-def test_matrices_by_name(vlm, editor, family):
+def test_matrices_by_name(vlm, editor):
+    family = vlm.model.config.model_type
     assert editor.names == DOWN[family]
     names = FTL(vlm, FTLConfig(weights="mlp")).names
-    assert len(names) == (2 if family == "blip2" else 3)
+    assert len(names) == (2 if family == "blip-2" else 3)
     assert all("layers.3." in name and ("mlp" in name or "fc" in name) for name in names)
     assert set(editor.edit(EDITS[:1]).weights()) == set(DOWN[family])
 
@@ -93,7 +83,7 @@ def test_the_first_step_is_adamw_by_hand(vlm):
     [(name, new)] = FTL(vlm, FTLConfig(lr=1e-3, steps=1)).edit(EDITS[:1]).weights().items()
     parameter = vlm.model.get_parameter(name)
     parameter.requires_grad_()
-    loss(vlm, EDITS[0]).backward()
+    loss(vlm, EDITS[0], vlm.model).backward()
     gradient = parameter.grad
     parameter.requires_grad_(False)
     parameter.grad = None
@@ -113,12 +103,12 @@ def test_edits_follow_one_another(editor):
         assert not torch.equal(value, held[name])
 
 
-def test_it_stops_when_the_loss_is_small(vlm, editor):
+def test_training_stops_when_the_loss_is_small(vlm, editor):
     for name, value in FTL(vlm, FTLConfig(stop=1e9)).edit(EDITS).weights().items():
         assert torch.equal(value, vlm.model.get_parameter(name))
     enough = editor.edit(EDITS[:1])
     with vlm.patched(enough):
-        reached = float(loss(vlm, EDITS[0]))
+        reached = target_loss(vlm, EDITS[:1])
     lazy = FTL(vlm, FTLConfig(lr=3e-2, stop=1.001 * reached, steps=1000)).edit(EDITS[:1])
     for name, value in lazy.weights().items():
         assert torch.equal(value, enough.weights()[name])
@@ -190,7 +180,7 @@ def test_a_folder_that_cannot_be_written(editor, tmp_path):
         editor.edit(EDITS[:1]).save(tmp_path / "file" / "patch")
 
 
-def test_what_it_refuses(vlm, editor):
+def test_edits_patches_and_settings_that_do_not_fit_are_refused(vlm, editor):
     with pytest.raises(BadInput, match="target"):
         editor.edit([Query("What?", "", EDITS[0].image)])
     with pytest.raises(Mismatch):
@@ -203,7 +193,7 @@ def test_what_it_refuses(vlm, editor):
         editor.select(editor.edit(EDITS), [0])
 
 
-def test_a_model_without_such_an_mlp():
+def test_a_model_without_an_mlp_is_refused():
     vlm = tiny("llava")
     vlm.layers[-1].mlp = torch.nn.Identity()
     with pytest.raises(UnsupportedModel, match="MLP"):
@@ -220,10 +210,9 @@ def connector(vlm):
 
 @pytest.mark.parametrize("query", IMAGES, ids=lambda query: query.target)
 def test_the_connector_learns_an_edit(vlm, connector, query):
-    with torch.no_grad():
-        before = float(loss(vlm, query))
-        with vlm.patched(connector.edit([query])):
-            assert float(loss(vlm, query)) < 0.75 * before
+    before = target_loss(vlm, [query])
+    with vlm.patched(connector.edit([query])):
+        assert target_loss(vlm, [query]) < 0.75 * before
 
 
 def test_the_connector_against_training_the_whole_model(vlm):
@@ -239,11 +228,10 @@ def test_the_connector_against_training_the_whole_model(vlm):
             optimizer.step()
     moved = 0
     for name, value in made.weights().items():
-        start, end = vlm.model.get_parameter(name), model.get_parameter(name)
-        close = (
-            ((value - end).abs() <= 2e-4 + 2e-2 * (end - start).abs()).float().mean()
-        )  # else: no gradient but noise
-        assert close > 0.97, name
+        start = vlm.model.get_parameter(name)
+        end = model.get_parameter(name)
+        close = (value - end).abs() <= 2e-4 + 2e-2 * (end - start).abs()
+        assert close.float().mean() > 0.97, name  # elsewhere the gradient is only noise
         moved += int((value != start).sum())
     assert moved
 
@@ -259,7 +247,7 @@ def test_the_connector_leaves_questions_without_image_alone(vlm, connector):
 
 def test_the_vision_tower_runs_once_an_edit(vlm):
     if not vlm.tower_path:
-        return
+        pytest.skip("the vision tower of this family cannot be passed over")
     counts = []
     tower = vlm.model.get_submodule(vlm.tower_path)
     deep = next(module for name, module in tower.named_modules() if name.endswith("layers.0"))

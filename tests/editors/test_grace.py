@@ -2,38 +2,26 @@
 recorded numbers.
 """
 
-import json
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from helpers.measures import fired_under
+from helpers.recordings import Recording
+from helpers.samples import EDITS
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.branch import Recorder
 from liveedit.editors.grace import GRACE, SAME, GraceConfig, GracePatch, insert, label_of
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.feed_forward import feed_forward
 from liveedit.models.tiny import tiny
-from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-PARITY = Path(__file__).parents[1] / "assets" / "parity"
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
+pytestmark = pytest.mark.families
 FAR = GraceConfig(radius=0.1, steps=100, lr=0.1)
-
-
-@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
-def vlm(request):
-    return tiny(request.param)
 
 
 def algorithm_1(keys, labels, start):
@@ -57,11 +45,10 @@ def algorithm_1(keys, labels, start):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_codebook_is_that_of_algorithm_1(seed):
     generator = torch.Generator().manual_seed(seed)
-    keys, labels = (
-        torch.randn(60, 3, generator=generator),
-        torch.randint(3, (60,), generator=generator),
-    )
-    radii, merged = torch.empty(0), 0
+    keys = torch.randn(60, 3, generator=generator)
+    labels = torch.randint(3, (60,), generator=generator)
+    radii = torch.empty(0)
+    merged = 0
     for number in range(len(keys)):
         radii, into = insert(keys[: number + 1], labels, radii, 0.5)
         merged += into is not None
@@ -82,7 +69,7 @@ def test_an_edit_of_the_same_input_takes_the_radius_over():
     assert radii.tolist() == pytest.approx([-1.0, -1.0, 0.9], abs=1e-3)
 
 
-def test_of_two_edits_of_one_input_the_later_holds(vlm):
+def test_of_two_edits_of_one_input_the_later_fires(vlm):
     editor = GRACE(vlm, FAR)
     query = EDITS[0]
     patch = editor.edit([query, Query(query.prompt, "Brazil", query.image)])
@@ -120,12 +107,13 @@ def test_an_edit_that_expands_an_entry_is_within_it_in_any_batch(vlm, target, si
         assert batch.fired_by(patch)[0] == [(0, 1.0)]
 
 
-def test_within_the_radius_the_value_stands_at_the_last_prompt_token(vlm):
+def test_within_the_radius_the_value_replaces_the_state_of_the_last_prompt_token(vlm):
     editor = GRACE(vlm, FAR)
-    patch, place = editor.edit(EDITS), editor.network
+    patch = editor.edit(EDITS)
+    place = editor.network
     batch = vlm.encode([EDITS[2], EDITS[0], Query("Who?", "nobody", EDITS[1].image)])
-    spots, record = batch.last_prompt_tokens(), Recorder(place.writes)
-    plain = Recorder(place.writes)
+    spots = batch.last_prompt_tokens()
+    plain, record = Recorder(place.writes), Recorder(place.writes)
     with vlm.patched(plain):
         vlm.hidden(batch, place.layer)
     with vlm.patched(record), vlm.patched(patch):
@@ -163,46 +151,38 @@ def test_labels_are_of_the_text():
     assert label_of(" Japan ") == label_of("Japan") != label_of("japan")
 
 
-def test_where_it_can_be_put(vlm):
+def test_the_codebook_replaces_the_output_of_any_feed_forward_network_but_the_first(vlm):
     assert GRACE(vlm).network == feed_forward(vlm, 2)
     with pytest.raises(BadInput, match="layers 0 to 3"):
         GRACE(vlm, GraceConfig(layer=4))
     with pytest.raises(BadInput, match="layers 0 to 3"):
         GRACE(vlm, GraceConfig(layer=0))
-    strange = tiny("llava")
-    strange.layers[2].mlp = torch.nn.ModuleList()
-    del strange.layers[2].mlp
+
+
+def test_a_layer_without_a_feed_forward_network_is_refused():
+    vlm = tiny("llava")
+    del vlm.layers[2].mlp
     with pytest.raises(UnsupportedModel, match="feed-forward"):
-        GRACE(strange, GraceConfig(layer=2))
-    assert GRACE(strange).network.layer == 1
+        GRACE(vlm, GraceConfig(layer=2))
+    assert GRACE(vlm).network.layer == 1
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    """What ``tests/assets/parity/README.md`` describes: the editor, the queries of a list, the
-    facts and the tensors.
-    """
-    facts = json.loads((PARITY / "grace" / "golden.json").read_text(encoding="utf-8"))
-    tensors = load_file(PARITY / "grace" / "golden.safetensors")
-    images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
-    editor = GRACE(
-        VLM.load(PARITY / "tiny-llava", prompt_format="raw"), GraceConfig(**facts["config"])
-    )
-
-    def queries(entries):
-        return [
-            Query(prompt, target, None if i is None else images[i]) for i, prompt, target in entries
-        ]
-
-    return editor, queries, facts, tensors
+def recording():
+    return Recording("grace")
 
 
 @pytest.fixture(scope="module")
-def stages(recorded):
-    """Our patch after each of the recorded edits, made one by one."""
-    editor, queries, facts, _ = recorded
+def editor(recording):
+    """The recorded editor."""
+    return GRACE(recording.vlm, GraceConfig(**recording.config))
+
+
+@pytest.fixture(scope="module")
+def stages(recording, editor):
+    """The patch after each of the recorded edits, made one by one."""
     patches: list[GracePatch] = []
-    for query in queries(facts["edits"]):
+    for query in recording.queries(recording.facts["edits"]):
         patches.append(editor.edit([query], patches[-1] if patches else None))
     return patches
 
@@ -220,8 +200,9 @@ def expanded(facts):
     return {number: entry for number, (name, entry) in steps if name == "expand"}
 
 
-def test_parity_of_the_codebook(recorded, stages):
-    _, _, facts, tensors = recorded
+def test_parity_of_the_codebook(recording, stages):
+    facts = recording.facts
+    tensors = recording.tensors
     radii = [torch.empty(0), *(patch.radii[patch.radii >= 0] for patch in stages)]
     assert [operation(*pair) for pair in pairwise(radii)] == facts["operations"]
     assert set(facts["operations"]) == {"add", "expand", "split"}
@@ -233,17 +214,16 @@ def test_parity_of_the_codebook(recorded, stages):
     torch.testing.assert_close(keys, tensors["keys"], rtol=0, atol=1e-5)
 
 
-def test_parity_of_the_values(recorded, stages):
-    """Each entry's at the edit that made it; what the authors' code goes on learning in an
-    expanding edit is not.
-    """
-    editor, queries, facts, tensors = recorded
+def test_parity_of_the_values(recording, editor, stages):
+    """Those that an entry has when it is added: the authors' code changes them in an expansion."""
+    facts = recording.facts
+    tensors = recording.tensors
     later = expanded(facts)
     made = [number for number in range(1, len(stages) + 1) if number not in later]
     values = torch.stack([tensors[f"values_{number}"][-1] for number in made])
     places = [number - 1 for number in made]
     torch.testing.assert_close(stages[-1].bank["value"][places], values, rtol=1e-4, atol=1e-3)
-    together = editor.edit(queries(facts["edits"]))
+    together = editor.edit(recording.queries(facts["edits"]))
     torch.testing.assert_close(together.bank["value"][places], values, rtol=1e-4, atol=1e-3)
     for number, entry in later.items():
         assert not torch.allclose(
@@ -251,13 +231,15 @@ def test_parity_of_the_values(recorded, stages):
         )
 
 
-def test_parity_of_the_logits(recorded, stages):
-    """Of every query after every edit with the authors' values, with ours where the entry was not
-    expanded.
+def test_parity_of_the_logits(recording, editor, stages):
+    """Every query after every edit, with the recorded values, and where no entry was expanded with
+    this package's.
     """
-    editor, queries, facts, tensors = recorded
-    later, answered = expanded(facts), set()
-    for index, query in enumerate(queries(facts["queries"])):
+    facts = recording.facts
+    tensors = recording.tensors
+    later = expanded(facts)
+    answered = set()
+    for index, query in enumerate(recording.queries(facts["queries"])):
         batch = editor.vlm.encode([query])
         base = tensors[f"q{index}.base_logits"]
         size = base.shape[1]
@@ -283,35 +265,30 @@ def test_parity_of_the_logits(recorded, stages):
     assert answered == set(range(len(tensors["keys"]))), "every entry answers some query"
 
 
-def test_where_the_authors_code_does_otherwise(recorded):
-    """One target after prompts of two lengths, which they split and we merge; one input edited
-    again.
+def test_where_the_authors_code_does_otherwise(recording, editor):
+    """One target after prompts of two lengths, which theirs splits and this package merges; one
+    input edited again.
     """
-    editor, queries, facts, _ = recorded
-    start, apart = editor.config.radius, facts["apart"]
-    length = editor.edit(queries(apart["length"]["edits"]))
+    start = editor.config.radius
+    apart = recording.facts["apart"]
+    length = editor.edit(recording.queries(apart["length"]["edits"]))
     d = float((length.bank["key"][0] - length.bank["key"][1]).norm())
     assert start < d < 2 * start
     assert apart["length"]["radii"] == pytest.approx([d / 2 - 1e-5, d / 2], abs=4e-6)
     assert length.radii.tolist() == pytest.approx([d, -1.0], abs=2e-3)
-    again = editor.edit(queries(apart["again"]["edits"]))
+    again = editor.edit(recording.queries(apart["again"]["edits"]))
     assert apart["again"]["radii"] == pytest.approx([-1e-5, 0.0], abs=1e-5)
     assert again.radii.tolist() == [-1.0, start]
 
 
-def test_what_was_merged_into_an_edit_stays_when_that_is_superseded(vlm):
+def test_an_edit_merged_into_another_still_fires_when_that_one_is_superseded(vlm):
     editor = GRACE(vlm, GraceConfig(radius=1e3))
-    first, beside = EDITS[0], Query("Which country is it?", "Japan", EDITS[1].image)
-    patch = editor.edit([first, beside])
+    first = EDITS[0]
+    merged = Query("Which country is it?", "Japan", EDITS[1].image)
+    patch = editor.edit([first, merged])
     assert patch.radii[1] < 0
     patch = editor.edit([replace(first, target="Chad")], patch)
-    assert fired(vlm, patch, [beside, first]) == [[1], [2]]
-    assert fired(vlm, editor.select(patch, [0, 1]), [beside, first]) == [[0], [0]]
-
-
-def fired(vlm, patch, queries):
-    """The edits that fire for each query."""
-    batch = vlm.encode(queries)
-    with vlm.patched(patch), torch.no_grad():
-        vlm.logits(batch)
-    return [[edit for edit, _ in row] for row in batch.fired_by(patch)]
+    queries = [merged, first]
+    assert fired_under(patch, vlm, queries) == [[(1, 1.0)], [(2, 1.0)]]
+    former = editor.select(patch, [0, 1])
+    assert fired_under(former, vlm, queries) == [[(0, 1.0)], [(0, 1.0)]]

@@ -1,20 +1,14 @@
 """IKE's prompts."""
 
 import pytest
-from PIL import Image
+from helpers.samples import plain
 
 from liveedit.editors.ike import IKE, IKEConfig, case_demonstrations
 from liveedit.errors import UnknownName
-from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
-FLAG = Image.new("RGB", (32, 32), "red")
+FLAG = plain("red")
 EDIT = Query("What is this?", "Japan", FLAG)
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
 
 
 def editor(vlm, encoder, **settings):
@@ -49,19 +43,19 @@ def test_demonstrations_copy_reword_and_leave_alone():
 
 def test_the_k_most_similar_demonstrations_come_first(vlm, sentence_encoder):
     ike = editor(vlm, sentence_encoder, k=3, demonstrations="emblem")
-    told = "What is this? Japan"
-    query = f"New Fact: {told}\nPrompt: {told}\n\n"
+    fact = "What is this? Japan"
+    query = f"New Fact: {fact}\nPrompt: {fact}\n\n"
     encode = ike.retriever.sentences
     scores = [float(vector @ encode([query])[0]) for vector in encode(ike.demonstrations)]
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[:3]
     expected = (
         "".join(ike.demonstrations[place] for place in order)
-        + f"New Fact: {told}\nPrompt: What is this?"
+        + f"New Fact: {fact}\nPrompt: What is this?"
     )
     assert prompts(ike, ike.edit([EDIT]), EDIT) == [expected]
 
 
-def test_every_query_is_told_the_nearest_edit(vlm, sentence_encoder):
+def test_every_query_has_the_nearest_edit_as_context(vlm, sentence_encoder):
     ike = editor(vlm, sentence_encoder)
     other = Query("Who sang the song?", "Nobody")
     patch = ike.edit([EDIT, other])

@@ -2,26 +2,15 @@
 recorded numbers.
 """
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
 
+from helpers.recordings import Recording
+from helpers.samples import EDITS, TEXT_EDIT
+from helpers.tiny_settings import SMALL
 from liveedit.editors.common.gradient_transform import Factors
 from liveedit.editors.ke import KE, Conditioner, Constraint, KEConfig, Reader, change_size
 from liveedit.models.tiny import tiny
-from liveedit.models.vlm import VLM
-from liveedit.types import Query
-
-PARITY = Path(__file__).parents[1] / "assets" / "parity"
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("who sang the song", "Elvis Presley"),
-]
-SMALL = {"hidden": 8, "condition": 12}
 
 
 def some_factors(rows=2, tokens=5, d_in=4, d_out=3):
@@ -31,32 +20,27 @@ def some_factors(rows=2, tokens=5, d_in=4, d_out=3):
 
 def test_the_change_against_a_loop():
     torch.manual_seed(0)
-    network, gradient, condition = Conditioner(3, 4, 6, 5, 0.7), some_factors(), torch.randn(2, 5)
+    network = Conditioner(3, 4, 6, 5, 0.7)
+    gradient = some_factors()
+    condition = torch.randn(2, 5)
     found = network(condition, gradient).product()
     for b in (0, 1):
         grad = sum(torch.outer(d, u) for d, u in zip(gradient.delta[b], gradient.u[b], strict=True))
         out = network.outer(torch.tanh(network.inner(condition[b])))
-        column, row, column_shift, row_shift, scale = (
-            out[:4],
-            out[4:7],
-            out[7:11],
-            out[11:14],
-            out[14],
-        )
-        mask, shift = row.exp() / row.exp().sum(), row_shift.exp() / row_shift.exp().sum()
+        column, row, column_shift, row_shift, [scale] = out.split([4, 3, 4, 3, 1])
+        mask = row.exp() / row.exp().sum()
+        shift = row_shift.exp() / row_shift.exp().sum()
+        size = 0.7 * torch.sigmoid(scale)
         for i in range(3):
             for j in range(4):
-                wanted = (
-                    0.7
-                    * torch.sigmoid(scale)
-                    * (grad[i, j] * mask[i] * column[j] + shift[i] * column_shift[j])
-                )
+                wanted = size * (grad[i, j] * mask[i] * column[j] + shift[i] * column_shift[j])
                 torch.testing.assert_close(found[b, i, j], wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_texts_of_any_length_are_read_apart():
+def test_texts_of_any_length_are_encoded_independently():
     torch.manual_seed(0)
-    reader, texts = Reader(4, 3, 5), [torch.randn(length, 4) for length in (3, 7, 1)]
+    reader = Reader(4, 3, 5)
+    texts = [torch.randn(length, 4) for length in (3, 7, 1)]
     together = reader(texts)
     for row, text in enumerate(texts):
         alone = reader([text])[0]
@@ -74,7 +58,8 @@ def test_the_size_of_a_change_needs_only_its_factors():
 
 def test_too_large_a_change_is_pushed_down_and_the_multiplier_up():
     for value, sign in ((5e-3, -1), (1e-4, 1)):
-        constraint, measured = Constraint(KEConfig()), torch.tensor(value, requires_grad=True)
+        constraint = Constraint(KEConfig())
+        measured = torch.tensor(value, requires_grad=True)
         total = constraint(measured)
         assert float(total.detach()) == pytest.approx(value - 1e-3, rel=1e-4)
         total.backward()
@@ -99,9 +84,10 @@ def test_the_margin_falls_as_long_as_edits_succeed():
     assert margins == [1000, 800, 800, 800, 800, 700, 700, 700]
 
 
-def test_what_is_read_tells_old_answer_target_and_question():
-    editor = KE(tiny("llava"), KEConfig(**SMALL))
-    for query, text in zip(EDITS, editor.describe(EDITS), strict=True):
+def test_the_description_of_an_edit_has_old_answer_target_and_question():
+    editor = KE(tiny("llava"), KEConfig(**SMALL["ke"]))
+    edits = [EDITS[0], TEXT_EDIT]
+    for query, text in zip(edits, editor.describe(edits), strict=True):
         [old] = editor.vlm.generate([query])
         assert text == f"{old} >> {query.target} || {query.prompt}"
 
@@ -114,7 +100,7 @@ def test_with_locality_the_divergence_is_constrained_and_without_it_the_size():
     changes = {"one": some_factors(), "other": some_factors(d_in=7)}
     sizes = torch.stack([change_size(change).mean() for change in changes.values()]).mean()
     for locality, constrained in ((("image_locality",), torch.tensor(0.5)), ((), sizes)):
-        editor = KE(tiny("llava"), KEConfig(**SMALL, locality=locality))
+        editor = KE(tiny("llava"), KEConfig(**SMALL["ke"], locality=locality))
         wanted = dict(terms) if locality else {"reliability": terms["reliability"]}
         total = editor.objective(wanted, changes, 1.0)
         torch.testing.assert_close(wanted["constraint"], constrained)
@@ -122,61 +108,47 @@ def test_with_locality_the_divergence_is_constrained_and_without_it_the_size():
 
 
 def test_the_gate_is_not_edited():
-    editor = KE(tiny("llava"), KEConfig(**SMALL))
+    editor = KE(tiny("llava"), KEConfig(**SMALL["ke"]))
     assert [matrix.site for matrix in editor.matrices[:2]] == [
         "layers.1.mlp.up_proj",
         "layers.1.mlp.down_proj",
     ]
-    assert [matrix.site for matrix in KE(tiny("blip2"), KEConfig(**SMALL)).matrices[:2]] == [
+    assert [matrix.site for matrix in KE(tiny("blip2"), KEConfig(**SMALL["ke"])).matrices[:2]] == [
         "layers.1.fc1",
         "layers.1.fc2",
     ]
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    """What ``tests/assets/parity/README.md`` describes."""
-    facts = json.loads((PARITY / "ke" / "golden.json").read_text(encoding="utf-8"))
-    tensors = load_file(PARITY / "ke" / "golden.safetensors")
-    images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
-    edits, asked = (
-        [Query(p, t, images[i]) for i, p, t in facts[name]] for name in ("edits", "queries")
-    )
-    editor = KE(VLM.load(PARITY / "tiny-llava", prompt_format="raw"), KEConfig(**facts["config"]))
-    weights = {
-        name.removeprefix("editor."): value
-        for name, value in tensors.items()
-        if name.startswith("editor.")
-    }
-    editor.learner.load_state_dict(weights)
-    return editor, dict(zip(facts["about"], edits[2:], strict=True)), asked, tensors
+def recording():
+    return Recording("ke")
 
 
-def test_parity_of_edits(recorded, monkeypatch):
-    editor, edits, asked, tensors = recorded
+@pytest.fixture(scope="module")
+def editor(recording):
+    """The recorded editor, with its weights."""
+    editor = KE(recording.vlm, KEConfig(**recording.config))
+    editor.learner.load_state_dict(recording.starting_with("editor."))
+    return editor
+
+
+def test_parity_of_edits(recording, editor, monkeypatch):
+    texts = recording.facts["about"]
+    edits = recording.queries(recording.facts["edits"])[2:]
     patch = editor.empty()
-    for number, (text, query) in enumerate(edits.items(), 1):
+    for number, (text, query) in enumerate(zip(texts, edits, strict=True), 1):
         monkeypatch.setattr(editor, "describe", lambda _, text=text: [text])
-        with editor.vlm.patched(patch):
-            changes = editor.changes(
-                editor.gradients(editor.vlm.hidden(editor.vlm.encode([query]), editor.below)),
-                [text],
-            )
-        sizes = torch.stack([change_size(change)[0] for change in changes.values()])
-        torch.testing.assert_close(
-            sizes.mean().detach(), tensors[f"size_{number}"], rtol=1e-4, atol=0
-        )
+        size = mean_change_size(editor, patch, query, text)
+        torch.testing.assert_close(size, recording.tensors[f"size_{number}"], rtol=1e-4, atol=0)
         patch = editor.edit([query], patch)
-        for name, value in tensors.items():
-            if name.startswith(f"change_{number}."):
-                change = patch.changes()[name.removeprefix(f"change_{number}.")]
-                torch.testing.assert_close(
-                    change, value, rtol=1e-4, atol=1e-5 * float(value.abs().max())
-                )
-        for index, question in enumerate(asked):
-            batch = editor.vlm.encode([question])
-            with editor.vlm.patched(patch):
-                logits = editor.vlm.logits(batch)
-            torch.testing.assert_close(
-                logits, tensors[f"q{index}.edited_logits_{number}"], rtol=0, atol=1e-5
-            )
+        recording.check_changes(patch, number)
+        recording.check_logits(patch, number)
+
+
+def mean_change_size(editor, patch, query, text):
+    """The mean size of an edit's changes under a patch."""
+    vlm = editor.vlm
+    with vlm.patched(patch):
+        gradients = editor.gradients(vlm.hidden(vlm.encode([query]), editor.below))
+        changes = editor.changes(gradients, [text])
+    return torch.stack([change_size(change)[0] for change in changes.values()]).mean().detach()

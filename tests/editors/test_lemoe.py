@@ -4,35 +4,19 @@ not full.
 
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
-from liveedit.editors.common.branch import Recorder
+from helpers.measures import fired_under, predicts_targets, states_under
+from helpers.samples import EDITS, plain
 from liveedit.editors.lemoe import SCALE, LEMoE, LEMoEConfig, clusters
 from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
-SMALL = {"rank": 3, "lr": 1e-2, "steps": 3}
+pytestmark = pytest.mark.families
 
-
-@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
-def vlm(request):
-    return tiny(request.param)
-
-
-def states(vlm, patch, site, queries):
-    """What is at a site under the patch, the batch, and the patched logits."""
-    batch, record = vlm.encode(queries), Recorder(site)
-    with vlm.patched(record), vlm.patched(patch), torch.no_grad():  # the later one acts first
-        logits = vlm.logits(batch)
-    return record.seen[site], batch, logits
+FAST = {"rank": 3, "lr": 1e-2, "steps": 3}
 
 
 def score(e, values, i):
@@ -47,24 +31,25 @@ def expert(x, values, i):
 
 
 def drawn(vlm):
-    """A patch of one expert an edit, drawn until the edits do not all meet the same."""
+    """A patch of one expert an edit, drawn until the edits are not all routed to the same one."""
     editor = LEMoE(vlm, LEMoEConfig(batch=1, steps=1))
-    patch, generator = editor.edit(EDITS), torch.Generator().manual_seed(0)
+    patch = editor.edit(EDITS)
+    generator = torch.Generator().manual_seed(0)
     for _ in range(100):
         for name in ("A1", "B1", "A2", "B2", "key", "down", "up"):
             patch.values[name] = 0.3 * torch.randn(patch.values[name].shape, generator=generator)
         if len(patch.route(patch.values["e"])[1].unique()) > 1:
             return editor, patch
-    raise AssertionError("one expert is met by all")
+    raise AssertionError("every edit is routed to one expert")
 
 
-def test_each_query_meets_its_best_expert_at_every_token(vlm):
+def test_each_query_is_routed_to_its_best_expert_at_every_token(vlm):
     editor, patch = drawn(vlm)
     place = editor.network
-    asked = [*EDITS, Query("Which film is this?", "a cup", Image.new("RGB", (24, 24), "green"))]
-    x, batch, _ = states(vlm, Patch(), place.reads, asked)
-    plain, _, _ = states(vlm, Patch(), place.writes, asked)
-    found, batch, _ = states(vlm, patch, place.writes, asked)
+    asked = [*EDITS, Query("Which film is this?", "a cup", plain("green"))]
+    x, _ = states_under(Patch(), vlm, asked, place.reads)
+    unedited, _ = states_under(Patch(), vlm, asked, place.writes)
+    found, batch = states_under(patch, vlm, asked, place.writes)
     chosen = []
     for row, span in enumerate(batch.spans):
         e = torch.stack([x[row, t] for t in range(span.start, span.prompt[1])]).mean(0)
@@ -73,7 +58,7 @@ def test_each_query_meets_its_best_expert_at_every_token(vlm):
         i = max(range(3), key=z.__getitem__)
         chosen.append(i)
         for t in range(span.start, span.stop):
-            wanted = plain[row, t] + g[i] * expert(x[row, t], patch.values, i)
+            wanted = unedited[row, t] + g[i] * expert(x[row, t], patch.values, i)
             torch.testing.assert_close(found[row, t], wanted, rtol=1e-4, atol=1e-4)
         assert batch.fired_by(patch)[row] == [(i, pytest.approx(float(g[i]), abs=1e-5))]
     assert len(set(chosen)) > 1
@@ -95,7 +80,7 @@ def test_a_row_is_routed_by_itself(vlm):
 
 
 class Slow(Patch):
-    """One expert, of which each row gets its share, token by token."""
+    """One expert, added to each row with the row's weight, token by token."""
 
     def __init__(self, place, new, shares):
         self.place, self.new, self.shares = place, new, shares
@@ -108,69 +93,60 @@ class Slow(Patch):
             return x
 
         def add(output):
-            rows = [
-                torch.stack(
-                    [
-                        output[b, t] + self.shares[b] * expert(taken[0][b, t], self.new, 0)
-                        for t in range(T)
-                    ]
-                )
-                for b, T in enumerate([output.shape[1]] * len(output))
-            ]
-            return torch.stack(rows)
+            rows = zip(output, taken[0], self.shares, strict=True)
+            return torch.stack([add_to_row(*row) for row in rows])
+
+        def add_to_row(output, inputs, share):
+            tokens = zip(output, inputs, strict=True)
+            return torch.stack([before + share * expert(x, self.new, 0) for before, x in tokens])
 
         return {self.place.reads: take, self.place.writes: add}
 
 
-@pytest.mark.parametrize("family", ["llava", "blip2"])
-def test_training_is_the_paper_s_with_the_remembered_edits(family):
-    vlm = tiny(family)
-    editor = LEMoE(vlm, LEMoEConfig(batch=2, routing=0.5, **SMALL))
+@pytest.mark.families("llava", "blip2")
+def test_training_is_the_paper_s_with_the_remembered_edits(vlm):
+    editor = LEMoE(vlm, LEMoEConfig(batch=2, routing=0.5, **FAST))
     first = editor.edit([EDITS[2], EDITS[2]])
     made = editor.edit(EDITS[:2], first)
-    reads, batch, _ = states(vlm, Patch(), editor.network.reads, EDITS[:2])
+    reads, batch = states_under(Patch(), vlm, EDITS[:2], editor.network.reads)
     e = [reads[b, span.start : span.prompt[1]].mean(0) for b, span in enumerate(batch.spans)]
-    inputs, owner = [*first.values["e"], *e], [0, 0, 1, 1]
+    inputs = [*first.values["e"], *e]
+    owner = [0, 0, 1, 1]
     new = {name: tensor.requires_grad_() for name, tensor in editor.initial(1).items()}
     optimizer = torch.optim.Adam(list(new.values()), lr=1e-2)
     for _ in range(3):
         g = []
         for one in inputs:
             v = new["up"][0] @ F.silu(new["down"][0] @ one)
-            g.append(
-                torch.stack([torch.tensor(score(one, first.values, 0)), new["key"][0] @ v]).softmax(
-                    0
-                )
-            )
+            scores = [torch.tensor(score(one, first.values, 0)), new["key"][0] @ v]
+            g.append(torch.stack(scores).softmax(0))
         routing = sum(-g[k][i].log() for k, i in enumerate(owner)) / 4
         with vlm.patched(Slow(editor.network, new, [g[2][1], g[3][1]])):
             logits = vlm.logits(batch)
-        terms = [
-            -logits[b, t - 1].log_softmax(0)[batch.inputs["input_ids"][b, t]]
-            for b, span in enumerate(batch.spans)
-            for t in range(*span.answer)
-        ]
+        terms = []
+        for row, tokens, span in zip(logits, batch.inputs["input_ids"], batch.spans, strict=True):
+            terms += [-row[t - 1].log_softmax(0)[tokens[t]] for t in range(*span.answer)]
         optimizer.zero_grad()
         torch.autograd.backward(sum(terms) / len(terms) + 0.5 * routing)
         optimizer.step()
     for name, tensor in new.items():
         torch.testing.assert_close(made.values[name][0], first.values[name][0], rtol=0, atol=0)
         close = (made.values[name][1] - tensor[0].detach()).abs() < 1e-4
-        assert close.float().mean() > 0.99, (
-            name
-        )  # where the slope is all but zero Adam turns rounding into a step
+        # Where the slope is all but zero Adam turns rounding into a step.
+        assert close.float().mean() > 0.99, name
 
 
 def test_the_published_loss_leaves_the_first_router_as_drawn(vlm):
-    editor = LEMoE(vlm, LEMoEConfig(batch=1, routing=0.0, **SMALL))
-    patch, start = editor.edit(EDITS[:2]), [editor.initial(number) for number in range(2)]
+    editor = LEMoE(vlm, LEMoEConfig(batch=1, routing=0.0, **FAST))
+    patch = editor.edit(EDITS[:2])
+    start = [editor.initial(number) for number in range(2)]
     assert torch.equal(patch.values["key"][0], start[0]["key"][0])
     assert not torch.equal(patch.values["key"][1], start[1]["key"][0])
     assert not torch.equal(patch.values["B2"][0], start[0]["B2"][0])
 
 
 def test_a_batch_that_is_not_full_takes_edits_until_it_is(vlm):
-    editor = LEMoE(vlm, LEMoEConfig(batch=2, **SMALL))
+    editor = LEMoE(vlm, LEMoEConfig(batch=2, **FAST))
     three = editor.edit(EDITS)
     four = editor.edit(EDITS[:1], three)
     assert three.values["expert"].tolist() == [0, 0, 1]
@@ -182,8 +158,8 @@ def test_a_batch_that_is_not_full_takes_edits_until_it_is(vlm):
     assert not four.open_batch()
 
 
-def test_edits_come_back_to_the_open_batch_of_a_saved_patch(vlm, tmp_path):
-    editor = LEMoE(vlm, LEMoEConfig(batch=4, **SMALL))
+def test_edits_continue_the_open_batch_of_a_saved_patch(vlm, tmp_path):
+    editor = LEMoE(vlm, LEMoEConfig(batch=4, **FAST))
     patch = editor.edit(EDITS[:2])
     patch.save(tmp_path)
     found = editor.edit(EDITS[2:], editor.load_patch(tmp_path)).values
@@ -196,11 +172,10 @@ def test_training_answers_with_the_targets_and_routes_edits_to_their_experts():
     vlm = tiny("llava")
     editor = LEMoE(vlm, LEMoEConfig(batch=1, lr=3e-2))
     patch = editor.edit(EDITS)
-    batch = vlm.encode(EDITS)
-    with vlm.patched(patch), torch.no_grad():
-        predicted = vlm.logits(batch).argmax(-1)[batch.answer_positions()]
-    assert [[edit for edit, _ in row] for row in batch.fired_by(patch)] == [[0], [1], [2]]
-    assert predicted.tolist() == batch.labels.roll(-1, 1)[batch.answer_positions()].tolist()
+    fired = fired_under(patch, vlm, EDITS)
+    assert [[edit for edit, _ in row] for row in fired] == [[0], [1], [2]]
+    with vlm.patched(patch):
+        assert predicts_targets(vlm, EDITS)
 
 
 def test_clusters_are_those_of_k_means():
@@ -213,10 +188,10 @@ def test_clusters_are_those_of_k_means():
     assert torch.equal(kept, found)  # each is in the cluster of the nearest mean
 
 
-def test_planned_batches_hold_what_is_alike_and_edits_keep_their_places(vlm):
+def test_planned_batches_hold_similar_edits_and_edits_keep_their_places(vlm):
     alike = [EDITS[index] for index in (0, 2, 0, 2)]
-    planned = LEMoE(vlm, LEMoEConfig(batch=2, order="clusters", seed=1, **SMALL)).edit(alike)
-    given = LEMoE(vlm, LEMoEConfig(batch=2, **SMALL)).edit(alike)
+    planned = LEMoE(vlm, LEMoEConfig(batch=2, order="clusters", seed=1, **FAST)).edit(alike)
+    given = LEMoE(vlm, LEMoEConfig(batch=2, **FAST)).edit(alike)
     expert = planned.values["expert"].tolist()
     assert expert in ([0, 1, 0, 1], [1, 0, 1, 0])
     assert given.values["expert"].tolist() == [0, 0, 1, 1]
@@ -232,6 +207,6 @@ def test_an_expert_starts_small_and_differs_from_the_next(vlm):
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"order": "random"}, {"layer": 0}, {"layer": 9}])
-def test_settings_that_cannot_be_are_refused(vlm, wrong):
-    with pytest.raises(BadInput):
+def test_settings_out_of_range_are_refused(vlm, wrong):
+    with pytest.raises(BadInput, match=next(iter(wrong))):
         LEMoE(vlm, LEMoEConfig(**wrong))

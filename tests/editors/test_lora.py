@@ -2,41 +2,26 @@
 
 import pytest
 import torch
-from PIL import Image
-from torch.nn import functional as F
 
+from helpers.measures import target_loss
+from helpers.samples import EDITS
 from liveedit.editors.lora import LoRA, LoRAConfig
 from liveedit.errors import UnsupportedModel
 from liveedit.models.tiny import tiny
-from liveedit.types import Query
 
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
-
-
-@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
-def vlm(request):
-    return tiny(request.param)
-
-
-def loss(vlm, query):
-    batch = vlm.encode([query])
-    with torch.no_grad():
-        return float(
-            F.cross_entropy(
-                vlm.logits(batch)[batch.answer_positions()], batch.labels[batch.labels >= 0]
-            )
-        )
+pytestmark = pytest.mark.families
 
 
 @pytest.mark.parametrize("query", EDITS, ids=lambda query: query.target)
 def test_an_edit_takes(vlm, query):
-    before = loss(vlm, query)
+    before = target_loss(vlm, [query])
     with vlm.patched(LoRA(vlm, LoRAConfig(lr=1e-2)).edit([query])):
-        assert loss(vlm, query) < 0.75 * before
+        assert target_loss(vlm, [query]) < 0.75 * before
+
+
+def slow_product(b, a):
+    """B A as a sum of outer products."""
+    return sum(torch.outer(column, row) for column, row in zip(b.T, a, strict=True))
 
 
 def test_the_weights_are_the_old_ones_plus_a_product_of_low_rank(vlm):
@@ -44,12 +29,9 @@ def test_the_weights_are_the_old_ones_plus_a_product_of_low_rank(vlm):
     patch = editor.edit(EDITS[:2])
     assert len(patch.weights()) == 2 * vlm.num_layers
     for name, value in patch.weights().items():
-        a, b = patch.values[f"{name}.A"], patch.values[f"{name}.B"]
         change = value - vlm.model.get_parameter(name)
-        expected = torch.tensor(
-            [[sum(2.0 * b[i, r] * a[r, j] for r in range(3)) for j in range(4)] for i in range(4)]
-        )
-        torch.testing.assert_close(change[:4, :4], expected, rtol=1e-4, atol=1e-5)
+        expected = slow_product(patch.values[f"{name}.B"], patch.values[f"{name}.A"])
+        torch.testing.assert_close(change, 2.0 * expected, rtol=1e-4, atol=1e-5)
         assert torch.linalg.matrix_rank(change, atol=1e-4) <= 3
     assert any(bool(value.any()) for name, value in patch.values.items() if name.endswith(".B"))
 
@@ -66,9 +48,10 @@ def test_one_adapter_goes_from_edit_to_edit(vlm):
     both = editor.edit(EDITS[1:2], first)
     assert both.values.keys() == first.values.keys()
     assert both.nbytes == first.nbytes
-    assert all(
-        torch.equal(both.values[n], value) for n, value in editor.edit(EDITS[:2]).values.items()
-    )
+    for name, value in editor.edit(EDITS[:2]).values.items():
+        assert torch.equal(both.values[name], value)
+        if name.endswith(".B"):
+            assert not torch.equal(first.values[name], value)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
-"""LTE's prompts, its loss against a slow loop, and that training goes its way."""
+"""LTE: the prompts, the loss against a slow loop, and the trained weights."""
+
+import copy
 
 import pytest
 import torch
-from PIL import Image
+from helpers.samples import plain
 
 from liveedit.editors.lte import LTE, LTEConfig
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
-RED, BLUE = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+RED, BLUE = plain("red"), plain("blue")
 EDIT = Query("What is this?", "Japan", RED)
 CASE = Case(
     "one",
@@ -21,12 +23,14 @@ CASE = Case(
         Probe("text_locality", Query("Who sang it?", "Nobody at all"), "before"),
     ),
 )
+pytestmark = pytest.mark.families
 WEIGHTS = {"rel": 2.0, "gen": 3.0, "loc": 0.5}
 
 
-@pytest.fixture(params=["llava", "blip2", "qwen2_vl"])
-def lte(request, sentence_encoder):
-    editor = LTE(tiny(request.param), LTEConfig(retriever=sentence_encoder, **WEIGHTS))
+@pytest.fixture
+def lte(vlm, sentence_encoder):
+    """An editor whose weights have moved away from the model's."""
+    editor = LTE(vlm, LTEConfig(retriever=sentence_encoder, **WEIGHTS))
     with torch.no_grad():
         torch.manual_seed(0)
         for value in editor.networks().parameters():
@@ -35,12 +39,8 @@ def lte(request, sentence_encoder):
 
 
 def trained(lte):
-    """The VLM with the trained weights, changed by hand."""
-    vlm = tiny(
-        {"llava": "llava", "blip-2": "blip2", "qwen2_vl": "qwen2_vl"}[
-            lte.vlm.model.config.model_type
-        ]
-    )
+    """The VLM with the trained weights in place of its own."""
+    vlm = copy.deepcopy(lte.vlm)
     parameters = dict(vlm.model.named_parameters())
     with torch.no_grad():
         for name, value in lte.values.items():
@@ -48,7 +48,7 @@ def trained(lte):
     return vlm
 
 
-def said(vlm, query):
+def predictions(vlm, query):
     """The log-probabilities (n, V) where the n answer tokens are predicted, and these tokens."""
     batch = vlm.encode([query])
     first, last = batch.spans[0].answer
@@ -57,7 +57,8 @@ def said(vlm, query):
     ]
 
 
-def told(query):
+def in_context(query):
+    """The query with the edit as its context."""
     return Query(
         f"[Updated Information] What is this? Japan\n[Query] {query.prompt}",
         query.target,
@@ -69,15 +70,15 @@ def test_loss_against_a_loop(lte):
     after = trained(lte)
     terms = {"rel": 0.0, "gen": 0.0, "loc": 0.0}
     for probe in CASE.probes:
-        logs, target = said(after, told(probe.query))
+        logs, target = predictions(after, in_context(probe.query))
         if probe.wanted == "target":
             kind = "rel" if probe.metric == "reliability" else "gen"
             terms[kind] -= float(
                 sum(row[token] for row, token in zip(logs, target, strict=True))
             ) / len(target)
             continue
-        base, _ = said(lte.vlm, probe.query)
-        for found in (logs, said(after, probe.query)[0]):
+        base, _ = predictions(lte.vlm, probe.query)
+        for found in (logs, predictions(after, probe.query)[0]):
             terms["loc"] += 0.5 * float((base.exp() * (base - found)).sum(-1).mean())
     total, found = lte.loss(lte.prepare([CASE, CASE]), torch.Generator())
     assert found.keys() == terms.keys()
@@ -88,11 +89,11 @@ def test_loss_against_a_loop(lte):
     )
 
 
-def test_fresh_answers_stand_in_the_fact_and_in_all_that_asks_for_it(sentence_encoder):
+def test_fresh_answers_replace_the_target_in_the_edit_and_in_its_probes(sentence_encoder):
     lte = LTE(tiny("llava"), LTEConfig(retriever=sentence_encoder, fresh=1.0))
-    stranger = Probe("image_generality", Query("What is this?", "Chad", BLUE))
+    other_answer = Probe("image_generality", Query("What is this?", "Chad", BLUE))
     case = lte.with_fresh_answer(
-        Case("one", (EDIT,), (*CASE.probes[:2], stranger, *CASE.probes[3:]))
+        Case("one", (EDIT,), (*CASE.probes[:2], other_answer, *CASE.probes[3:]))
     )
     answer = case.edits[0].target
     assert answer not in ("", "Japan")
@@ -119,7 +120,7 @@ def test_the_loss_falls_along_its_gradient(lte):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert all(value.grad is None for value in lte.vlm.model.parameters())
 
 
@@ -132,12 +133,12 @@ def test_the_trained_weights_come_with_the_first_edit(lte):
         torch.testing.assert_close(lte.vlm.logits(batch), trained(lte).logits(batch))
 
 
-def test_a_fact_is_told_where_the_query_is_about_it(lte):
+def test_a_fact_is_given_as_context_where_the_query_is_about_it(lte):
     patch = lte.edit([EDIT])
-    assert patch.rewrite(EDIT)[0].prompt == told(EDIT).prompt
+    assert patch.rewrite(EDIT)[0].prompt == in_context(EDIT).prompt
     assert patch.rewrite(Query("What is this?"))[0].prompt == "What is this?"
     with lte.vlm.patched(patch), torch.no_grad():
         batch = lte.vlm.encode([EDIT])
         found = lte.vlm.logits(batch)
         assert batch.fired_by(patch) == [[(0, 1.0)]]
-    torch.testing.assert_close(found, trained(lte).logits(lte.vlm.encode([told(EDIT)])))
+    torch.testing.assert_close(found, trained(lte).logits(lte.vlm.encode([in_context(EDIT)])))

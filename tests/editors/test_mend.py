@@ -2,27 +2,18 @@
 recorded numbers.
 """
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
 
+from helpers.recordings import Recording
+from helpers.samples import EDITS, TEXT_EDIT
 from liveedit.editors.common.gradient_transform import Factors
 from liveedit.editors.mend import MEND, GradientTransform, MENDConfig
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
-from liveedit.models.vlm import VLM
-from liveedit.types import Query
 
-PARITY = Path(__file__).parents[1] / "assets" / "parity"
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("who sang the song", "Elvis Presley"),
-]
-SMALL = {"rank": 8, "alpha": 1e-3}
+TWO_EDITS = [EDITS[0], TEXT_EDIT]
+SMALL_STEP = {"rank": 8, "alpha": 1e-3}
 
 
 def drawn(network):
@@ -36,20 +27,17 @@ def drawn(network):
 def some_factors(rows=2, tokens=5, d_in=4, d_out=3):
     generator = torch.Generator().manual_seed(0)
     u, delta = (torch.randn(rows, tokens, d, generator=generator) for d in (d_in, d_out))
-    u[0, 2:], delta[0, 2:] = 0, 0  # a row with two tokens
+    for factor in (u, delta):
+        factor[0, 2:] = 0  # a row with two tokens
     return Factors(u, delta)
 
 
 def test_the_transformation_against_a_loop():
-    network, factors = drawn(GradientTransform(3, 4, rank=2, modes=2)), some_factors()
+    network = drawn(GradientTransform(3, 4, rank=2, modes=2))
+    factors = some_factors()
     network.observe(factors)
-    seen = torch.stack(
-        [
-            torch.cat([factors.u[b, t], factors.delta[b, t]])
-            for b in (0, 1)
-            for t in range(5 if b else 2)
-        ]
-    )
+    both = torch.cat([factors.u, factors.delta], dim=2)
+    seen = torch.cat([both[0, :2], both[1]])
     mean, std = seen.mean(0), seen.std(0)
     for mode in (0, 1):
         found = network(factors, mode)
@@ -69,11 +57,8 @@ def test_the_transformation_against_a_loop():
 
 
 def test_statistics_of_parts_are_those_of_the_whole():
-    whole, parts, factors = (
-        GradientTransform(3, 4, 2, 1),
-        GradientTransform(3, 4, 2, 1),
-        some_factors(),
-    )
+    whole, parts = GradientTransform(3, 4, 2, 1), GradientTransform(3, 4, 2, 1)
+    factors = some_factors()
     whole.observe(factors)
     for row in (0, 1):
         parts.observe(factors.pick(torch.tensor([row])))
@@ -82,7 +67,8 @@ def test_statistics_of_parts_are_those_of_the_whole():
 
 
 def test_at_first_the_network_is_the_identity():
-    network, factors = GradientTransform(3, 4, rank=2, modes=1), some_factors()
+    network = GradientTransform(3, 4, rank=2, modes=1)
+    factors = some_factors()
     found = network(factors, 0)
     assert torch.equal(found.u, factors.u)
     assert torch.equal(found.delta, factors.delta)
@@ -91,7 +77,9 @@ def test_at_first_the_network_is_the_identity():
 
 
 def test_matrices_of_one_shape_share_a_network_and_have_a_mode_each():
-    editor = MEND(tiny("llava"), MENDConfig(**SMALL))  # 3 layers: gate and up 64 x 32, down 32 x 64
+    editor = MEND(
+        tiny("llava"), MENDConfig(**SMALL_STEP)
+    )  # 3 layers: gate and up 64 x 32, down 32 x 64
     assert {name: len(network.first.scale) for name, network in editor.transforms.items()} == {
         "64x32": 6,
         "32x64": 3,
@@ -105,13 +93,14 @@ def test_matrices_of_one_shape_share_a_network_and_have_a_mode_each():
 def test_the_mean_is_over_the_tokens_of_all_edits():
     vlm = tiny("llava")
     torch.manual_seed(0)
-    summed = MEND(vlm, MENDConfig(**SMALL))
-    mean = MEND(vlm, MENDConfig(**SMALL, combine="mean"))
+    summed = MEND(vlm, MENDConfig(**SMALL_STEP))
+    mean = MEND(vlm, MENDConfig(**SMALL_STEP, combine="mean"))
     mean.networks().load_state_dict(summed.networks().state_dict())
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(mean.edit(EDITS).changes(), summed.edit(EDITS).changes())
-    patch, counts, sums = mean.empty(), {}, {}
-    for query in EDITS:
+        torch.testing.assert_close(mean.edit(TWO_EDITS).changes(), summed.edit(TWO_EDITS).changes())
+    patch = mean.empty()
+    counts, sums = {}, {}
+    for query in TWO_EDITS:
         with vlm.patched(patch):
             factors = summed.gradients(vlm.hidden(vlm.encode([query]), summed.below))
         for matrix in summed.matrices:
@@ -126,7 +115,7 @@ def test_the_mean_is_over_the_tokens_of_all_edits():
 
 
 def test_the_loss_weighs_its_terms():
-    editor = MEND(tiny("llava"), MENDConfig(**SMALL, c_edit=0.5, c_loc=2.0))
+    editor = MEND(tiny("llava"), MENDConfig(**SMALL_STEP, c_edit=0.5, c_loc=2.0))
     terms = {
         name: torch.tensor(value)
         for name, value in {"reliability": 1.0, "image_generality": 3.0}.items()
@@ -141,54 +130,30 @@ def test_another_way_to_combine_is_refused():
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    """What ``tests/assets/parity/README.md`` describes."""
-    facts = json.loads((PARITY / "mend" / "golden.json").read_text(encoding="utf-8"))
-    tensors = load_file(PARITY / "mend" / "golden.safetensors")
-    images = [Image.fromarray(pixels.numpy()) for pixels in tensors["images"]]
-    edits, asked = (
-        [Query(p, t, images[i]) for i, p, t in facts[name]] for name in ("edits", "queries")
-    )
-    editor = MEND(
-        VLM.load(PARITY / "tiny-llava", prompt_format="raw"), MENDConfig(**facts["config"])
-    )
-    weights = {
-        name.removeprefix("editor."): value
-        for name, value in tensors.items()
-        if name.startswith("editor.")
-    }
-    return editor, weights, edits, asked, tensors
+def recording():
+    return Recording("mend")
 
 
-def test_parity_of_the_statistics(recorded):
-    editor, weights, edits, _, _ = recorded
-    for query in edits[:2]:
-        editor.adapt(editor.gradients(editor.vlm.hidden(editor.vlm.encode([query]), editor.below)))
+@pytest.fixture
+def editor(recording):
+    """The recorded editor, before its weights are loaded."""
+    return MEND(recording.vlm, MENDConfig(**recording.config))
+
+
+def test_parity_of_the_statistics(recording, editor):
+    for query in recording.queries(recording.facts["edits"])[:2]:
+        hidden = editor.vlm.hidden(editor.vlm.encode([query]), editor.below)
+        editor.adapt(editor.gradients(hidden))
+    weights = recording.starting_with("editor.")
     for name, buffer in editor.networks().named_buffers():
-        torch.testing.assert_close(
-            buffer, weights[name], rtol=1e-4, atol=1e-5 * float(weights[name].abs().max())
-        )
+        atol = 1e-5 * float(weights[name].abs().max())
+        torch.testing.assert_close(buffer, weights[name], rtol=1e-4, atol=atol)
 
 
-def test_parity_of_edits(recorded):
-    editor, weights, edits, asked, tensors = recorded
-    editor.networks().load_state_dict(weights)
+def test_parity_of_edits(recording, editor):
+    editor.networks().load_state_dict(recording.starting_with("editor."))
     patch = editor.empty()
-    for number, query in enumerate(edits[2:], 1):
+    for number, query in enumerate(recording.queries(recording.facts["edits"])[2:], 1):
         patch = editor.edit([query], patch)
-        for name, value in tensors.items():
-            if name.startswith(f"change_{number}."):
-                change = patch.changes()[name.removeprefix(f"change_{number}.")]
-                torch.testing.assert_close(
-                    change, value, rtol=1e-4, atol=1e-5 * float(value.abs().max())
-                )
-        for index, question in enumerate(asked):
-            batch = editor.vlm.encode([question])
-            torch.testing.assert_close(
-                editor.vlm.logits(batch), tensors[f"q{index}.base_logits"], rtol=0, atol=1e-5
-            )
-            with editor.vlm.patched(patch):
-                logits = editor.vlm.logits(batch)
-            torch.testing.assert_close(
-                logits, tensors[f"q{index}.edited_logits_{number}"], rtol=0, atol=1e-5
-            )
+        recording.check_changes(patch, number)
+        recording.check_logits(patch, number)

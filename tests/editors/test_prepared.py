@@ -62,11 +62,6 @@ def case(number, fact="", text=""):
     return Case(str(number), (edit,), tuple(probes))
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
 def make(vlm, name="liveedit", **settings):
     torch.manual_seed(0)
     return new_editor(vlm, name, SMALL[name] | settings)

@@ -5,55 +5,21 @@ from math import exp, log
 import pytest
 import torch
 import transformers
-from PIL import Image, ImageDraw
 
+from helpers.measures import fired_under, logits_under
+from helpers.samples import FACT_CASES, FACT_EDITS, GREEN, MIXED, QUESTION, RED
 from liveedit.editors.common.attention import Part
 from liveedit.editors.recipe import Recipe, RecipeConfig, sentinel_loss, statistics
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
-from liveedit.types import Case, Probe, Query
+from liveedit.types import Query
 
-SMALL = {"layer": 1, "key_dim": 16, "prototypes": 4}
-
-
-def picture(colour):
-    image = Image.new("RGB", (32, 32), colour)
-    ImageDraw.Draw(image).ellipse((4, 8, 20, 24), fill="white")
-    return image
-
-
-RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
-ASKED = "What is the country with this flag?"
-EDITS = [
-    Query(ASKED, "Japan", RED, "red"),
-    Query("Which film is this?", "Rain", BLUE, "blue"),
-    Query("who sang", "Elvis"),
-]
-MIXED = [
-    EDITS[0],
-    Query("who sang the song of the film", "nobody"),
-    EDITS[1],
-    Query("Why?", "so", GREEN),
-]
-CASES = [
-    Case(
-        edit.prompt,
-        (edit,),
-        (
-            Probe(
-                "text_generality",
-                Query(f"Tell me: {edit.prompt}", edit.target, edit.image, edit.fact),
-            ),
-            Probe("image_locality", Query("Who is it?", "nobody", GREEN, "red"), "before"),
-        ),
-    )
-    for edit in EDITS[:2]
-]
+SETTINGS = {"layer": 1, "key_dim": 16, "prototypes": 4}
 
 
 def make(family="llava", **changes):
     torch.manual_seed(0)
-    return Recipe(tiny(family), RecipeConfig(**(SMALL | changes)))
+    return Recipe(tiny(family), RecipeConfig(**(SETTINGS | changes)))
 
 
 @pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
@@ -64,11 +30,6 @@ def editor(request):
 @pytest.fixture(scope="module")
 def plain():
     return make()
-
-
-def logits(editor, patch, queries):
-    with editor.vlm.patched(patch), torch.no_grad():
-        return editor.vlm.logits(editor.vlm.encode(queries))
 
 
 def pooled(states):
@@ -82,22 +43,15 @@ def pooled(states):
 def vector(editor, query):
     """r_q of one query, from the model's states over image and text."""
     batch = editor.vlm.encode([query])
-    span, words = (
-        batch.spans[0],
-        editor.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])[0],
-    )
+    span = batch.spans[0]
+    words = editor.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])[0]
     if editor.config.scope == "text":
         x = pooled(words[slice(*span.prompt)])
     else:
         states = editor.vlm.hidden(batch, editor.config.layer).hidden[0]
         image = states[slice(*span.image)]
-        blank = torch.zeros(4 * states.shape[1])
-        x = torch.cat(
-            [
-                pooled(states[slice(*span.prompt)]),
-                pooled(image) if query.image is not None else blank,
-            ]
-        )
+        shown = torch.zeros(4 * states.shape[1]) if query.image is None else pooled(image)
+        x = torch.cat([pooled(states[slice(*span.prompt)]), shown])
     return through(editor, x)
 
 
@@ -114,30 +68,23 @@ def sentinel(editor):
     return through(editor, torch.cat([pooled(some) for some in tokens]))
 
 
-def fired_by(editor, patch, queries):
-    """The edits that take part in answering each query."""
-    with editor.vlm.patched(patch), torch.no_grad():
-        batch = editor.vlm.encode(queries)
-        editor.vlm.logits(batch)
-    return batch.fired_by(patch)
-
-
 @pytest.mark.parametrize("scope", ["both", "text"])
 def test_retrieval_is_that_of_the_paper(scope):
     editor = make(scope=scope, margin=5.0)
-    patch, threshold = editor.edit(EDITS), sentinel(editor)
+    patch = editor.edit(FACT_EDITS)
+    threshold = sentinel(editor)
     asked = [
         *MIXED,
-        Query(ASKED, image=GREEN),
-        Query(ASKED),
+        Query(QUESTION, image=GREEN),
+        Query(QUESTION),
         Query("Which film is this?", image=RED),
     ]
-    fired = fired_by(editor, patch, asked)
+    fired = fired_under(patch, editor.vlm, asked)
     for query, found in zip(asked, fired, strict=True):
         r = vector(editor, query)
-        score = [float(r @ vector(editor, edit) - r @ threshold) for edit in EDITS]
+        score = [float(r @ vector(editor, edit) - r @ threshold) for edit in FACT_EDITS]
         if scope == "both":
-            pairs = zip(score, EDITS, strict=True)
+            pairs = zip(score, FACT_EDITS, strict=True)
             score = [
                 s if (edit.image is None) == (query.image is None) else -100.0 for s, edit in pairs
             ]
@@ -150,20 +97,22 @@ def test_retrieval_is_that_of_the_paper(scope):
 
 def test_a_scope_of_text_does_not_see_the_image(plain):
     text = make(scope="text")
-    patch = text.edit(EDITS[:1])
+    patch = text.edit(FACT_EDITS[:1])
     scores = []
     for image in (RED, GREEN):
-        scores += fired_by(text, patch, [Query(ASKED, image=image)])[0]
+        scores += fired_under(patch, text.vlm, [Query(QUESTION, image=image)])[0]
     assert scores[0] == scores[1]
-    patch = plain.edit(EDITS[:1])
-    assert fired_by(plain, patch, [Query(ASKED)]) == [[]]
+    patch = plain.edit(FACT_EDITS[:1])
+    assert fired_under(patch, plain.vlm, [Query(QUESTION)]) == [[]]
 
 
-def test_prompts_stand_before_the_text(editor):
-    vlm, patch = editor.vlm, editor.edit(EDITS[:1])
-    got = logits(editor, patch, EDITS[:1])
-    assert fired_by(editor, patch, EDITS[:1])[0]
-    taken, batch = [], vlm.encode(EDITS[:1])
+def test_prompts_are_inserted_before_the_text(editor):
+    vlm = editor.vlm
+    patch = editor.edit(FACT_EDITS[:1])
+    got = logits_under(patch, editor.vlm, FACT_EDITS[:1])
+    assert fired_under(patch, editor.vlm, FACT_EDITS[:1])[0]
+    taken = []
+    batch = vlm.encode(FACT_EDITS[:1])
     handle = vlm.decoder.register_forward_pre_hook(
         lambda _m, _a, given: taken.append(given), with_kwargs=True
     )
@@ -188,23 +137,30 @@ def test_prompts_stand_before_the_text(editor):
 
 
 def test_where_nothing_is_retrieved_all_is_bit_equal(editor):
-    patch = editor.edit(EDITS[:2])
-    far = Recipe(editor.vlm, RecipeConfig(**(SMALL | {"margin": 1e4})))
+    patch = editor.edit(FACT_EDITS[:2])
+    far = Recipe(editor.vlm, RecipeConfig(**(SETTINGS | {"margin": 1e4})))
     patch = type(patch)(far, patch.bank)
-    assert torch.equal(logits(far, patch, MIXED), logits(far, far.empty(), MIXED))
+    assert torch.equal(
+        logits_under(patch, far.vlm, MIXED), logits_under(far.empty(), far.vlm, MIXED)
+    )
     text = [Query("who sang the song", "nobody"), Query("Why is it so?", "so")]
-    near = editor.edit(EDITS[:2])
-    assert torch.equal(logits(editor, near, text), logits(editor, editor.empty(), text))
+    near = editor.edit(FACT_EDITS[:2])
+    assert torch.equal(
+        logits_under(near, editor.vlm, text), logits_under(editor.empty(), editor.vlm, text)
+    )
 
 
 def test_rows_of_a_mixed_batch_are_as_they_are_alone(editor):
-    patch = editor.edit(EDITS[:2])
-    together, unedited = logits(editor, patch, MIXED), logits(editor, editor.empty(), MIXED)
-    fired = fired_by(editor, patch, MIXED)
+    patch = editor.edit(FACT_EDITS[:2])
+    together, unedited = (
+        logits_under(patch, editor.vlm, MIXED),
+        logits_under(editor.empty(), editor.vlm, MIXED),
+    )
+    fired = fired_under(patch, editor.vlm, MIXED)
     assert fired[0]
     assert not fired[1]
     for row, query in enumerate(MIXED):
-        one = logits(editor, patch, [query])[0]
+        one = logits_under(patch, editor.vlm, [query])[0]
         torch.testing.assert_close(together[row, : len(one)], one, rtol=1e-4, atol=1e-4)
         if not fired[row]:
             torch.testing.assert_close(
@@ -213,7 +169,7 @@ def test_rows_of_a_mixed_batch_are_as_they_are_alone(editor):
 
 
 def test_generation_in_mixed_batches_is_that_of_each_alone(editor):
-    with editor.vlm.patched(editor.edit(EDITS[:2])):
+    with editor.vlm.patched(editor.edit(FACT_EDITS[:2])):
         together = editor.vlm.generate(MIXED, max_new_tokens=5)
         assert together == [editor.vlm.generate([query], max_new_tokens=5)[0] for query in MIXED]
 
@@ -228,10 +184,8 @@ def test_statistics_against_loops():
 
 
 def test_the_sentinel_counts_queries_whose_share_is_small():
-    similarity, sentinel = (
-        torch.tensor([[1.0, 2.0], [0.0, -9.0], [3.0, 0.0]]),
-        torch.tensor([2.1, 5.0, 0.0]),
-    )
+    similarity = torch.tensor([[1.0, 2.0], [0.0, -9.0], [3.0, 0.0]])
+    sentinel = torch.tensor([2.1, 5.0, 0.0])
     expected = []
     for row, own in zip(similarity.tolist(), sentinel.tolist(), strict=True):
         total = exp(own) + sum(map(exp, row))
@@ -242,28 +196,28 @@ def test_the_sentinel_counts_queries_whose_share_is_small():
     assert float(sentinel_loss(similarity[1:2], sentinel[1:2], 1.2)) == 0.0
 
 
-def test_retrieval_is_trained_on_every_query_and_edit_but_rivals(plain):
-    examples = plain.prepare(CASES)
-    keys, threshold = [vector(plain, case.edits[0]) for case in CASES], sentinel(plain)
-    rows = [(case.edits[0], j) for j, case in enumerate(CASES)]
-    rows += [(case.probes[0].query, j) for j, case in enumerate(CASES)]
-    rows += [(case.probes[1].query, None) for case in CASES]
+def test_retrieval_is_trained_on_every_query_and_edit_but_those_of_the_same_fact(plain):
+    examples = plain.prepare(FACT_CASES)
+    keys = [vector(plain, case.edits[0]) for case in FACT_CASES]
+    threshold = sentinel(plain)
+    rows = [(case.edits[0], j) for j, case in enumerate(FACT_CASES)]
+    rows += [(case.probes[0].query, j) for j, case in enumerate(FACT_CASES)]
+    rows += [(case.probes[1].query, None) for case in FACT_CASES]
     neighbour, inside, outside = [], [], []
     for number, (query, own) in enumerate(rows):
         r = vector(plain, query)
-        rival = [query.fact == EDITS[e].fact and own != e and number - 4 != e for e in range(2)]
-        score = {e: float(r @ key) for e, key in enumerate(keys) if not rival[e]} | {
-            "sentinel": float(r @ threshold)
-        }
+        same_fact = [
+            query.fact == FACT_EDITS[e].fact and own != e and number - 4 != e for e in range(2)
+        ]
+        score = {e: float(r @ key) for e, key in enumerate(keys) if not same_fact[e]}
+        score["sentinel"] = float(r @ threshold)
         if own is not None:
             neighbour.append(log(sum(map(exp, score.values()))) - score[own])
         left = [value for name, value in score.items() if name != own]
-        if exp(score["sentinel"]) < 1.2 * max(
-            exp(v) for name, v in score.items() if name not in (own, "sentinel")
-        ):
-            (outside if own is None else inside).append(
-                log(sum(map(exp, left))) - score["sentinel"]
-            )
+        others = [exp(value) for e, value in score.items() if e not in (own, "sentinel")]
+        if exp(score["sentinel"]) < 1.2 * max(others):
+            terms = outside if own is None else inside
+            terms.append(log(sum(map(exp, left))) - score["sentinel"])
     got = {name: float(term.detach()) for name, term in plain.retrieval_terms(examples).items()}
     assert got["neighbour"] == pytest.approx(sum(neighbour) / len(neighbour), rel=1e-3)
     expected = sum(sum(some) / max(1, len(some)) for some in (inside, outside))
@@ -271,19 +225,19 @@ def test_retrieval_is_trained_on_every_query_and_edit_but_rivals(plain):
 
 
 def test_the_terms_trained_are_those_of_the_edited_model(editor):
-    patch = editor.edit(EDITS[:1])
-    [example] = editor.prepare(CASES[:1])
+    patch = editor.edit(FACT_EDITS[:1])
+    [example] = editor.prepare(FACT_CASES[:1])
     total, terms = editor.loss([example], torch.Generator())
     assert float(total.detach()) == pytest.approx(
         sum(float(term.detach()) for term in terms.values()), rel=1e-5
     )
-    always = Recipe(editor.vlm, RecipeConfig(**(SMALL | {"margin": -1e4})))
+    always = Recipe(editor.vlm, RecipeConfig(**(SETTINGS | {"margin": -1e4})))
     always.networks().load_state_dict(editor.networks().state_dict())
     patch = type(patch)(always, patch.bank)
     asked = {
-        "reliability": EDITS[0],
-        "generality": CASES[0].probes[0].query,
-        "locality": CASES[0].probes[1].query,
+        "reliability": FACT_EDITS[0],
+        "generality": FACT_CASES[0].probes[0].query,
+        "locality": FACT_CASES[0].probes[1].query,
     }
     for name, query in asked.items():
         batch = editor.vlm.encode([query])
@@ -291,7 +245,7 @@ def test_the_terms_trained_are_those_of_the_edited_model(editor):
         base = editor.vlm.logits(batch)[positions].log_softmax(-1)
         with editor.vlm.patched(patch), torch.no_grad():
             words = editor.vlm.logits(batch)[positions].log_softmax(-1)
-        assert fired_by(editor, patch, EDITS[:1])[0]
+        assert fired_under(patch, editor.vlm, FACT_EDITS[:1])[0]
         if name == "locality":
             expected = float((words.exp() * (words - base)).sum(-1).mean())
         else:
@@ -304,7 +258,7 @@ def test_the_terms_trained_are_those_of_the_edited_model(editor):
 
 def test_training_lowers_the_losses():
     editor = make(eos=True)
-    examples = editor.prepare(CASES)
+    examples = editor.prepare(FACT_CASES)
     optimizer = torch.optim.Adam(editor.networks().parameters(), lr=1e-2)
     seen = []
     for step in range(40):
@@ -316,7 +270,7 @@ def test_training_lowers_the_losses():
     assert seen[-1] < 0.7 * seen[0]
 
 
-def test_a_pretrained_encoder_may_read_the_text(tmp_path):
+def test_a_pretrained_encoder_may_encode_the_text(tmp_path):
     sizes = {
         "hidden_size": 24,
         "intermediate_size": 32,
@@ -331,13 +285,10 @@ def test_a_pretrained_encoder_may_read_the_text(tmp_path):
     tokenizer.save_pretrained(tmp_path / "encoder")
     for scope in ("text", "both"):
         editor = make(encoder=str(tmp_path / "encoder"), scope=scope)
-        patch = editor.edit(EDITS)
-        assert [[edit for edit, _ in row] for row in fired_by(editor, patch, EDITS)] == [
-            [0],
-            [1],
-            [2],
-        ]
-        loss, _ = editor.loss(editor.prepare(CASES), torch.Generator())
+        patch = editor.edit(FACT_EDITS)
+        fired = fired_under(patch, editor.vlm, FACT_EDITS)
+        assert [[edit for edit, _ in row] for row in fired] == [[0], [1], [2]]
+        loss, _ = editor.loss(editor.prepare(FACT_CASES), torch.Generator())
         loss.backward()
         assert editor.encoder.get_input_embeddings().weight.grad.abs().sum() > 0
         editor.save_pretrained(tmp_path / scope)
@@ -349,4 +300,4 @@ def test_a_pretrained_encoder_may_read_the_text(tmp_path):
 
 def test_an_encoder_that_is_not_there_is_refused(plain):
     with pytest.raises(BadInput, match="no model folder"):
-        Recipe(plain.vlm, RecipeConfig(**SMALL, encoder="/nowhere/roberta"))
+        Recipe(plain.vlm, RecipeConfig(**SETTINGS, encoder="/nowhere/roberta"))

@@ -7,58 +7,24 @@ from math import exp, log
 import pytest
 import torch
 import transformers
-from PIL import Image, ImageDraw
 
+from helpers.measures import fired_under, logits_under, target_loss
+from helpers.samples import FACT_CASES, FACT_EDITS, GREEN, MIXED, QUESTION, RED
+from helpers.tiny_settings import SMALL
 from liveedit.editors.common.attention import Part
 from liveedit.editors.serac import Serac, SeracConfig
 from liveedit.errors import BadInput
 from liveedit.models.batch import HiddenBatch
+from liveedit.models.conformance.reference import cut, raw_generate
 from liveedit.models.tiny import tiny
-from liveedit.types import Case, Probe, Query
+from liveedit.types import Query
 
-SMALL = {
-    "layer": 1,
-    "module_dim": 16,
-    "heads": 2,
-    "width": 16,
-    "depth": 2,
-    "tokens": 64,
-    "drop": 0.0,
-}
-
-
-def picture(colour):
-    image = Image.new("RGB", (32, 32), colour)
-    ImageDraw.Draw(image).ellipse((4, 8, 20, 24), fill="white")
-    return image
-
-
-RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
-ASKED = "What is the country with this flag?"
-EDITS = [
-    Query(ASKED, "Japan", RED, "red"),
-    Query("Which film is this?", "Rain", BLUE, "blue"),
-    Query("who sang", "Elvis"),
-]
-CASES = [
-    Case(
-        edit.prompt,
-        (edit,),
-        (
-            Probe(
-                "text_generality",
-                Query(f"Tell me: {edit.prompt}", edit.target, edit.image, edit.fact),
-            ),
-            Probe("image_locality", Query("Who is it?", "nobody", GREEN, "red"), "before"),
-        ),
-    )
-    for edit in EDITS[:2]
-]
+SETTINGS = SMALL["serac"] | {"layer": 1, "depth": 2, "tokens": 64, "drop": 0.0}
 
 
 def make(family="llava", **changes):
     torch.manual_seed(0)
-    editor = Serac(tiny(family), SeracConfig(**(SMALL | changes)))
+    editor = Serac(tiny(family), SeracConfig(**(SETTINGS | changes)))
     with torch.no_grad():
         editor.edit_features.sentinel.normal_(std=0.5)
         for scale in (editor.input_features.vision_scale, editor.input_features.text_scale):
@@ -76,23 +42,21 @@ def plain():
     return make()
 
 
-def logits(editor, patch, queries):
-    with editor.vlm.patched(patch), torch.no_grad():
-        return editor.vlm.logits(editor.vlm.encode(queries))
-
-
 @torch.no_grad()
 def scores(editor, patch, query):
     """g(z_e, x) of one query for each edit, one at a time, from σ(m) σ(z)."""
-    batch, bank, bar = editor.vlm.encode([query]), patch.bank, editor.input_features
-    span, found = batch.spans[0], []
+    batch = editor.vlm.encode([query])
+    bank = patch.bank
+    bar = editor.input_features
+    span = batch.spans[0]
+    found = []
     hidden = editor.vlm.hidden(batch, editor.config.layer).hidden
     if editor.config.scope == "text":
         hidden = editor.vlm.model.get_input_embeddings()(batch.inputs["input_ids"])
     part = torch.ones(1, hidden.shape[1], dtype=torch.bool)
     image, prompt = (
-        Part(hidden[:, start:stop], part[:, start:stop])
-        for start, stop in (span.image, span.prompt)
+        Part(hidden[:, slice(*where)], part[:, slice(*where)])
+        for where in (span.image, span.prompt)
     )
     for e in range(len(patch)):
         psi = bar.text_key(prompt).flatten()
@@ -112,29 +76,21 @@ def scores(editor, patch, query):
     return found
 
 
-def fired_by(editor, patch, queries):
-    """The edits that take part in answering each query."""
-    with editor.vlm.patched(patch), torch.no_grad():
-        batch = editor.vlm.encode(queries)
-        editor.vlm.logits(batch)
-    return batch.fired_by(patch)
-
-
 @pytest.mark.parametrize("scope", ["both", "text"])
 def test_the_scope_is_that_of_the_paper(scope):
-    editor = make(scope=scope, threshold=0.3)
-    patch = editor.edit(EDITS)
+    editor = make(scope=scope, threshold=0.9)
+    patch = editor.edit(FACT_EDITS)
     asked = [
-        *EDITS,
-        Query(ASKED, image=GREEN),
-        Query(ASKED),
+        *FACT_EDITS,
+        Query(QUESTION, image=GREEN),
+        Query(QUESTION),
         Query("Which film is this?", image=RED),
     ]
-    answered = fired_by(editor, patch, asked)
+    answered = fired_under(patch, editor.vlm, asked)
     for query, fired in zip(asked, answered, strict=True):
         expected = scores(editor, patch, query)
         best = max(range(len(patch)), key=expected.__getitem__)
-        if expected[best] > 0.3:
+        if expected[best] > 0.9:
             [(edit, score)] = fired
             assert edit == best
             assert score == pytest.approx(expected[best], abs=1e-4)
@@ -145,15 +101,10 @@ def test_the_scope_is_that_of_the_paper(scope):
 
 
 def test_out_of_scope_rows_of_a_mixed_batch_are_bit_equal(editor):
-    asked = [
-        EDITS[0],
-        Query("who sang the song of the film", "nobody"),
-        EDITS[1],
-        Query("Why?", "so", GREEN),
-    ]
-    patch = editor.edit(EDITS[:2])
-    edited, unedited = logits(editor, patch, asked), logits(editor, editor.empty(), asked)
-    fired = fired_by(editor, patch, asked)
+    patch = editor.edit(FACT_EDITS[:2])
+    edited = logits_under(patch, editor.vlm, MIXED)
+    unedited = logits_under(editor.empty(), editor.vlm, MIXED)
+    fired = fired_under(patch, editor.vlm, MIXED)
     assert fired[0]
     assert not fired[1]
     for row, found in enumerate(fired):
@@ -161,94 +112,80 @@ def test_out_of_scope_rows_of_a_mixed_batch_are_bit_equal(editor):
 
 
 def test_what_answers_is_the_counterfactual_model_on_edit_and_query(editor):
-    vlm, query = editor.vlm, EDITS[0]
+    vlm = editor.vlm
+    query = FACT_EDITS[0]
     patch = editor.edit([query])
-    got = logits(editor, patch, [query])
+    got = logits_under(patch, editor.vlm, [query])
     batch = vlm.encode([query])
-    span, ids = batch.spans[0], batch.inputs["input_ids"]
+    span = batch.spans[0]
+    ids = batch.inputs["input_ids"]
     taken = []
     handle = vlm.layers[0].register_forward_pre_hook(lambda _, args: taken.append(args[0]))
     vlm.logits(batch)
     handle.remove()
     words = vlm.model.get_input_embeddings()(ids[:, span.prompt[0] : span.answer[1]])
     whole = torch.cat([words, taken[0]], 1)
+    mask = torch.ones(whole.shape[:2], dtype=torch.long)
     with torch.no_grad():
-        states = editor.counterfactual(whole, torch.ones(whole.shape[:2], dtype=torch.long))[
-            :, words.shape[1] :
-        ]
+        states = editor.counterfactual(whole, mask)[:, words.shape[1] :]
         last = HiddenBatch(states, batch.inputs["attention_mask"], batch.labels, batch.spans)
         torch.testing.assert_close(got, vlm.resume(vlm.num_layers - 1, last), rtol=1e-4, atol=1e-4)
 
 
 def test_generation_in_mixed_batches_is_that_of_each_alone(editor):
-    asked = [
-        EDITS[0],
-        Query("who sang the song of the film", "nobody"),
-        EDITS[1],
-        Query("Why?", "so", GREEN),
-    ]
-    with editor.vlm.patched(editor.edit(EDITS[:2])):
-        together = editor.vlm.generate(asked, max_new_tokens=5)
-        assert together == [editor.vlm.generate([query], max_new_tokens=5)[0] for query in asked]
+    with editor.vlm.patched(editor.edit(FACT_EDITS[:2])):
+        together = editor.vlm.generate(MIXED, max_new_tokens=5)
+        assert together == [editor.vlm.generate([query], max_new_tokens=5)[0] for query in MIXED]
 
 
 def test_raw_generation_sees_the_edits(editor):
-    batch, limit = (
-        editor.vlm.encode([Query(ASKED, image=RED)]),
-        {"max_new_tokens": 4, "do_sample": False},
-    )
-    with editor.vlm.patched(editor.edit(EDITS)):
-        tokens = editor.vlm.model.generate(**batch.inputs, **limit)[:, batch.labels.shape[1] :]
-        text = editor.vlm.tokenizer.decode(
-            tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        assert text.strip() == editor.vlm.generate([Query(ASKED, image=RED)], max_new_tokens=4)[0]
+    vlm = editor.vlm
+    query = Query(QUESTION, image=RED)
+    unedited = vlm.generate([query], max_new_tokens=4)
+    with vlm.patched(editor.edit(FACT_EDITS)):
+        [tokens] = raw_generate(vlm, vlm.encode([query]), 4).tolist()
+        assert vlm.generate([query], max_new_tokens=4) == [cut(vlm, tokens)] != unedited
 
 
 def test_a_scope_of_text_confuses_images_and_one_of_both_does_not_without_them(plain):
     text = make(scope="text")
-    patch = text.edit(EDITS[:1])
+    patch = text.edit(FACT_EDITS[:1])
     for image in (RED, GREEN, None):
-        assert fired_by(text, patch, [Query(ASKED, image=image)])[0], (
+        assert fired_under(patch, text.vlm, [Query(QUESTION, image=image)])[0], (
             "the same question is in scope, whatever is shown"
         )
-    patch = plain.edit(EDITS[:1])
-    assert fired_by(plain, patch, [Query(ASKED)]) == [[]]
+    patch = plain.edit(FACT_EDITS[:1])
+    assert fired_under(patch, plain.vlm, [Query(QUESTION)]) == [[]]
 
 
 def test_the_likelihood_trained_is_that_of_the_edited_model(editor):
-    patch = editor.edit(EDITS[:1])
-    [example] = editor.prepare(CASES[:1])
+    patch = editor.edit(FACT_EDITS[:1])
+    [example] = editor.prepare(FACT_CASES[:1])
     total, terms = editor.loss([example], torch.Generator())
     assert float(total.detach()) == pytest.approx(
         sum(float(term.detach()) for term in terms.values()), rel=1e-5
     )
-    for kind, query in (("reliability", EDITS[0]), ("text_generality", CASES[0].probes[0].query)):
-        batch = editor.vlm.encode([query])
-        with editor.vlm.patched(patch), torch.no_grad():
-            words = editor.vlm.logits(batch)[batch.answer_positions()].log_softmax(-1)
-        assert batch.fired_by(patch)[0]
-        labels = batch.labels[batch.labels >= 0]
-        nll = -float(
-            torch.stack([row[label] for row, label in zip(words, labels, strict=True)]).mean()
-        )
+    queries = {"reliability": FACT_EDITS[0], "text_generality": FACT_CASES[0].probes[0].query}
+    for kind, query in queries.items():
+        assert fired_under(patch, editor.vlm, [query])[0]
+        with editor.vlm.patched(patch):
+            nll = target_loss(editor.vlm, [query])
         assert float(terms[kind].detach()) == pytest.approx(nll, rel=1e-3)
 
 
-def test_the_scope_is_trained_on_every_query_and_edit_but_rivals(plain):
-    examples = plain.prepare(CASES)
+def test_the_scope_is_trained_on_every_query_and_edit_but_those_of_the_same_fact(plain):
+    examples = plain.prepare(FACT_CASES)
     loss = 0.0
-    patch = plain.edit([case.edits[0] for case in CASES])
-    rows = [(case.edits[0], j) for j, case in enumerate(CASES)]
-    rows += [(case.probes[0].query, j) for j, case in enumerate(CASES)]
-    rows += [(case.probes[1].query, None) for case in CASES]
+    patch = plain.edit([case.edits[0] for case in FACT_CASES])
+    rows = [(case.edits[0], j) for j, case in enumerate(FACT_CASES)]
+    rows += [(case.probes[0].query, j) for j, case in enumerate(FACT_CASES)]
+    rows += [(case.probes[1].query, None) for case in FACT_CASES]
     for number, (query, own) in enumerate(rows):
         for edit, score in enumerate(scores(plain, patch, query)):
+            another_fact = query.fact != FACT_EDITS[edit].fact or (number - 4) == edit
             if own == edit:
                 loss -= log(score)
-            elif (
-                query.fact != EDITS[edit].fact or (number - 4) == edit
-            ):  # else a rival: it asks for what is edited
+            elif another_fact:
                 loss -= log(1 - score)
     got = plain.scope_term(examples, torch.Generator())
     assert float(got.detach()) == pytest.approx(loss / len(rows), rel=1e-4)
@@ -256,7 +193,7 @@ def test_the_scope_is_trained_on_every_query_and_edit_but_rivals(plain):
 
 def test_training_teaches_the_answer():
     editor = make(drop=0.2, eos=True)
-    examples = editor.prepare(CASES)
+    examples = editor.prepare(FACT_CASES)
     optimizer = torch.optim.Adam(editor.networks().parameters(), lr=1e-2)
     seen = []
     for step in range(30):
@@ -266,8 +203,8 @@ def test_training_teaches_the_answer():
         optimizer.step()
         seen.append(float(loss.detach()))
     assert seen[-1] < 0.3 * seen[0]
-    with editor.vlm.patched(editor.edit(EDITS[:2])):
-        assert editor.vlm.generate(EDITS[:2], max_new_tokens=8) == ["Japan", "Rain"]
+    with editor.vlm.patched(editor.edit(FACT_EDITS[:2])):
+        assert editor.vlm.generate(FACT_EDITS[:2], max_new_tokens=8) == ["Japan", "Rain"]
 
 
 def test_a_pretrained_language_model_may_answer(tmp_path):
@@ -277,16 +214,14 @@ def test_a_pretrained_language_model_may_answer(tmp_path):
     )
     transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
     editor = make(counterfactual=str(tmp_path / "opt"))
-    patch = editor.edit(EDITS)
+    patch = editor.edit(FACT_EDITS)
     with editor.vlm.patched(patch):
-        assert editor.vlm.generate(EDITS, max_new_tokens=4) == [
-            editor.vlm.generate([query], max_new_tokens=4)[0] for query in EDITS
+        assert editor.vlm.generate(FACT_EDITS, max_new_tokens=4) == [
+            editor.vlm.generate([query], max_new_tokens=4)[0] for query in FACT_EDITS
         ]
     editor.save_pretrained(tmp_path / "editor")
-    assert (
-        Serac.from_pretrained(editor.vlm, tmp_path / "editor", threshold=0.7).fingerprint
-        == editor.fingerprint
-    )
+    again = Serac.from_pretrained(editor.vlm, tmp_path / "editor", threshold=0.7)
+    assert again.fingerprint == editor.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -301,7 +236,7 @@ def test_a_pretrained_language_model_may_answer(tmp_path):
 )
 def test_wrong_settings_are_refused(plain, wrong, message):
     with pytest.raises(BadInput, match=message):
-        Serac(plain.vlm, SeracConfig(**(SMALL | wrong)))
+        Serac(plain.vlm, SeracConfig(**(SETTINGS | wrong)))
 
 
 def test_an_edit_with_too_long_a_text_is_refused(plain):

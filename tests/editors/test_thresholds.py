@@ -1,14 +1,18 @@
-"""Limits that methods draw: what lies just on one, who may meet whom, and what an edit begins with."""
+"""Limits of methods: values just on a threshold, images and texts, and how an edit starts."""
+
+from itertools import product
 
 import pytest
 import torch
 import transformers
-from PIL import Image, ImageDraw
+from helpers.measures import states_under
+from helpers.samples import BLUE, GREEN, QUESTION, RED
+from helpers.samples import ONE_QUESTION as EDITS
+from helpers.tiny_settings import SMALL
 
 from liveedit.editors import new_editor
 from liveedit.editors.common import retriever
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.branch import Recorder
 from liveedit.editors.common.gradient_transform import Factors
 from liveedit.editors.common.in_context import fact_text
 from liveedit.editors.common.retrieval import Match, best_match, compatible
@@ -20,30 +24,11 @@ from liveedit.editors.tpatcher import TPatcher, TPatcherConfig, TPatcherPatch
 from liveedit.editors.wise import WISE, WISEConfig
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.batch import find_spans
-from liveedit.models.tiny import tiny
+from liveedit.models.patch import Patch
 from liveedit.types import Query
 
-LIVEEDIT = {"module_dim": 16, "heads": 2, "layer": 1, "rank": 4}
-
-
-def picture(colour):
-    image = Image.new("RGB", (32, 32), colour)
-    ImageDraw.Draw(image).ellipse((4, 8, 20, 24), fill="white")
-    return image
-
-
-RED, BLUE = picture("red"), picture("blue")
-ASKED = "What is the country with this flag?"
-EDITS = [
-    Query(ASKED, "Japan", RED),
-    Query(ASKED, "Peru", BLUE),
-    Query("Who sang the song?", "Nobody"),
-]
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
+LIVEEDIT = SMALL["liveedit"] | {"layer": 1}
+SERAC = SMALL["serac"] | {"layer": 1}
 
 
 # On the limit itself
@@ -58,8 +43,8 @@ def test_an_edit_on_the_retrievers_threshold_is_not_found(vlm, sentence_encoder)
     keys = Retriever(vlm, sentence_encoder, "both").keys([edit.prompt for edit in EDITS], EDITS)
     text = float(keys["text_key"][2] @ keys["text_key"][2])
     image = float(keys["image_key"][0] @ keys["image_key"][0])
-    for threshold, least, found in ((text, 0.0, None), (text - 1e-3, 0.0, 2)):
-        one = Retriever(vlm, sentence_encoder, "both", threshold, least)
+    for threshold, found in ((text, None), (text - 1e-3, 2)):
+        one = Retriever(vlm, sentence_encoder, "both", threshold, 0.0)
         assert one.find(Bank(keys), EDITS[2]) == found
     for least, found in ((image, None), (image - 1e-3, 0)):
         one = Retriever(vlm, sentence_encoder, "both", 0.0, least)
@@ -70,10 +55,10 @@ def test_the_nearest_edit_is_the_nearest_by_text_and_image_together(vlm, sentenc
     nearest = Retriever(vlm, sentence_encoder, "both")
     held = Bank(nearest.keys([edit.prompt for edit in EDITS], EDITS))
     assert [nearest.find(held, edit) for edit in EDITS[:2]] == [0, 1]
-    assert nearest.find(held, Query(ASKED, image=[BLUE, RED])) == 0, (
+    assert nearest.find(held, Query(QUESTION, image=[BLUE, RED])) == 0, (
         "of two images the last is asked about"
     )
-    assert nearest.find(held, Query(ASKED, image=[BLUE, RED], about=0)) == 1
+    assert nearest.find(held, Query(QUESTION, image=[BLUE, RED], about=0)) == 1
 
 
 @torch.no_grad()
@@ -90,7 +75,7 @@ def test_an_expert_on_the_margin_is_not_kept(vlm):
         assert bool(type(patch)(other, patch.bank).route(hidden, batch.spans).keep[0, 0]) == kept
 
 
-def test_the_gate_of_both_asks_the_text_too(vlm):
+def test_the_gate_of_both_requires_the_text_too(vlm):
     above, z = torch.tensor([[2.0, 2.0]]), torch.tensor([[5.0, -5.0]])
     for gate, kept in (("both", [True, False]), ("vision", [True, True])):
         editor = new_editor(vlm, "pinpoint", LIVEEDIT | {"gate": gate, "margin": 1.0})
@@ -104,10 +89,10 @@ def test_the_margin_of_ke_falls_only_where_more_than_nine_in_ten_succeed(right, 
     assert round(float(constraint.margin) * 1e6) == margin
 
 
-# Who may meet whom
+# Images and texts
 
 
-def test_with_an_image_and_without_are_no_kin():
+def test_edits_with_an_image_fire_for_queries_with_one_alone():
     mask = torch.ones(2, 4)
     spans = find_spans(torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]]), mask)
     assert compatible(spans, torch.tensor([True, False])).tolist() == [[True, False], [False, True]]
@@ -115,29 +100,28 @@ def test_with_an_image_and_without_are_no_kin():
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "settings"), [("serac", {"width": 16, "depth": 1, "threshold": 0.01}), ("recipe", {})]
+    ("name", "settings"),
+    [("serac", {"threshold": 0.01}), ("recipe", {"margin": -100.0})],
 )
 def test_a_question_about_an_image_is_never_answered_by_an_edit_without_one(vlm, name, settings):
     torch.manual_seed(0)
-    sizes = {"module_dim": 16, "heads": 2} if name == "serac" else {"key_dim": 16, "margin": -100.0}
-    editor = new_editor(vlm, name, {"layer": 1} | sizes | settings)
-    text, shown = Query(ASKED, "Japan"), Query(ASKED, "Japan", RED)
-    for edit, meets in ((text, [True, False]), (shown, [False, True])):
-        for query, met in zip((text, shown), meets, strict=True):
-            batch = vlm.encode([query])
-            plain = vlm.logits(batch)
-            with vlm.patched(editor.edit([edit])):
-                assert torch.equal(vlm.logits(batch), plain) != met
+    editor = new_editor(vlm, name, SMALL[name] | {"layer": 1} | settings)
+    queries = [Query(QUESTION, "Japan"), Query(QUESTION, "Japan", RED)]
+    for edit, query in product(queries, queries):
+        batch = vlm.encode([query])
+        plain = vlm.logits(batch)
+        with vlm.patched(editor.edit([edit])):
+            assert torch.equal(vlm.logits(batch), plain) == (query is not edit)
 
 
-def test_only_edits_of_ones_own_are_taken_back(vlm, sentence_encoder):
+def test_only_an_editor_s_own_edits_are_taken_back(vlm, sentence_encoder):
     settings = {"liveedit": LIVEEDIT, "grace": {"steps": 0}, "t-patcher": {"steps": 0}}
     settings["ike"] = {"retriever": sentence_encoder}
     patches = {name: new_editor(vlm, name, some).edit(EDITS[:2]) for name, some in settings.items()}
     for name, some in settings.items():
-        stranger = next(patch for other, patch in patches.items() if other != name)
+        others = next(patch for other, patch in patches.items() if other != name)
         with pytest.raises(Mismatch, match="another editor"):
-            new_editor(vlm, name, some).select(stranger, [0])
+            new_editor(vlm, name, some).select(others, [0])
 
 
 # What methods count and draw
@@ -147,7 +131,8 @@ def test_a_token_has_a_gradient_where_both_its_factors_are_there():
     """MEND leaves all other tokens out of its statistics and of its change."""
     torch.manual_seed(0)
     u, delta = torch.randn(1, 4, 3), torch.randn(1, 4, 2)
-    u[0, 1], delta[0, 2] = 0, 0
+    u[0, 1] = 0
+    delta[0, 2] = 0
     network, alone = GradientTransform(2, 3, 2, 1), GradientTransform(2, 3, 2, 1)
     network.observe(Factors(u, delta))
     alone.observe(Factors(u[:, [0, 3]], delta[:, [0, 3]]))
@@ -163,9 +148,8 @@ def test_a_token_has_a_gradient_where_both_its_factors_are_there():
 
 def test_each_neuron_of_t_patcher_is_drawn_anew_and_by_the_seed(vlm):
     def keys(seed):
-        return (
-            TPatcher(vlm, TPatcherConfig(steps=0, seed=seed)).edit([EDITS[0], EDITS[0]]).bank["key"]
-        )
+        editor = TPatcher(vlm, TPatcherConfig(steps=0, seed=seed))
+        return editor.edit([EDITS[0], EDITS[0]]).bank["key"]
 
     assert not torch.equal(*keys(0))
     assert torch.equal(keys(0), keys(0))
@@ -224,10 +208,8 @@ def test_the_counterfactual_model_counts_places_from_the_first_real_token(vlm, t
     wanted = h.writes(h.model(inputs_embeds=h.reads(x)).last_hidden_state)
     mask = torch.ones(1, 5, dtype=torch.long)
     torch.testing.assert_close(h(x, mask), wanted, rtol=1e-4, atol=1e-5)
-    padded, gap = (
-        torch.cat([torch.zeros(1, 3, vlm.hidden_size), x], 1),
-        torch.zeros(1, 3, dtype=torch.long),
-    )
+    padded = torch.cat([torch.zeros(1, 3, vlm.hidden_size), x], 1)
+    gap = torch.zeros(1, 3, dtype=torch.long)
     torch.testing.assert_close(
         h(padded, torch.cat([gap, mask], 1))[:, 3:], wanted, rtol=1e-4, atol=1e-5
     )
@@ -241,7 +223,8 @@ def test_the_counterfactual_model_counts_places_from_the_first_real_token(vlm, t
 
 
 def test_before_the_second_token_mend_normalises_nothing():
-    network, one = GradientTransform(2, 3, 2, 1), Factors(torch.ones(1, 1, 3), torch.ones(1, 1, 2))
+    network = GradientTransform(2, 3, 2, 1)
+    one = Factors(torch.ones(1, 1, 3), torch.ones(1, 1, 2))
     network.observe(one)
     assert torch.equal(network(one, 0).u, one.u)
 
@@ -249,17 +232,15 @@ def test_before_the_second_token_mend_normalises_nothing():
 def test_t_patcher_acts_in_the_last_layer_and_keeps_tokens_that_predict_no_answer(vlm):
     editor = TPatcher(vlm, TPatcherConfig(steps=0, memory=8))
     assert editor.network.layer == vlm.num_layers - 1
-    patch, batch = editor.edit(EDITS[:1]), vlm.encode(EDITS[:1])
-    record = Recorder(editor.network.reads)
-    with vlm.patched(record), torch.no_grad():
-        vlm.logits(batch)
-    rest = record.seen[editor.network.reads][~batch.answer_positions()]
+    patch = editor.edit(EDITS[:1])
+    states, batch = states_under(Patch(), vlm, EDITS[:1], editor.network.reads)
+    rest = states[~batch.answer_positions()]
     near = torch.cdist(patch.bank["memory"][0], rest).min(1).values
     assert float(near.max()) < 1e-4
 
 
-def test_rates_of_their_own(vlm):
-    ke = new_editor(vlm, "ke", {"hidden": 8, "condition": 12, "multiplier_lr": 0.3})
+def test_networks_with_a_learning_rate_of_their_own(vlm):
+    ke = new_editor(vlm, "ke", SMALL["ke"] | {"multiplier_lr": 0.3})
     assert ke.rates() == {"constraint": 0.3}
     assert new_editor(vlm, "mend", {"rank": 4, "alpha_lr": 0.2}).rates() == {"alpha": 0.2}
     assert {"constraint", "learner"} == set(ke.networks())
@@ -267,12 +248,11 @@ def test_rates_of_their_own(vlm):
 
 def test_a_text_may_be_as_long_as_the_limit(vlm):
     """SERAC keeps the text of an edit, question and answer."""
-    small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
     span = vlm.encode(EDITS[:1]).spans[0]
     length = span.stop - span.prompt[0]
-    assert len(new_editor(vlm, "serac", small | {"tokens": length}).edit(EDITS[:1])) == 1
+    assert len(new_editor(vlm, "serac", SERAC | {"tokens": length}).edit(EDITS[:1])) == 1
     with pytest.raises(BadInput, match=f"{length} tokens"):
-        new_editor(vlm, "serac", small | {"tokens": length - 1}).edit(EDITS[:1])
+        new_editor(vlm, "serac", SERAC | {"tokens": length - 1}).edit(EDITS[:1])
 
 
 def test_facts_in_words_go_with_their_edits(vlm, sentence_encoder):
@@ -283,19 +263,18 @@ def test_facts_in_words_go_with_their_edits(vlm, sentence_encoder):
     assert len(set(patch.contexts)) == 3
 
 
-def test_no_more_looks_are_remembered_than_there_is_room_for(vlm, sentence_encoder, monkeypatch):
+def test_no_more_image_keys_are_remembered_than_there_is_room_for(vlm, sentence_encoder, monkeypatch):
     monkeypatch.setattr(retriever, "REMEMBERED", 2)
     one = Retriever(vlm, sentence_encoder, "both")
-    for image in (RED, BLUE, picture("green"), RED):
+    for image in (RED, BLUE, GREEN, RED):
         one.image_key(Query("?", image=image))
         assert 0 < len(one.image_keys) <= 2
 
 
 def test_inference_settings_leave_the_fingerprint_alone(vlm):
     torch.manual_seed(0)
-    small = {"layer": 1, "module_dim": 16, "heads": 2, "width": 16, "depth": 1}
     one, other, third = (
-        new_editor(vlm, "serac", small | {"threshold": limit, "eos": eos})
+        new_editor(vlm, "serac", SERAC | {"threshold": limit, "eos": eos})
         for limit, eos in ((0.5, False), (0.7, False), (0.5, True))
     )
     for editor in (other, third):

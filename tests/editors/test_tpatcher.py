@@ -2,43 +2,35 @@
 
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
-from liveedit.editors.common.branch import Recorder
+from helpers.measures import states_under, target_loss
+from helpers.samples import EDITS
 from liveedit.editors.tpatcher import TPatcher, TPatcherConfig
-from liveedit.models.tiny import tiny
-from liveedit.types import Query
+from liveedit.models.patch import Patch
 
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
+pytestmark = pytest.mark.families
+
 FAST = TPatcherConfig(lr=5e-2, steps=60)
 
 
-@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
-def vlm(request):
-    return tiny(request.param)
-
-
-def test_what_the_neurons_add(vlm):
+def test_every_neuron_adds_its_value_where_it_is_active(vlm):
     editor = TPatcher(vlm, FAST)
-    patch, place = editor.edit(EDITS), editor.network
-    batch = vlm.encode(EDITS)
-    plain, edited = Recorder(place.reads, place.writes), Recorder(place.writes)
-    with vlm.patched(plain):
-        vlm.logits(batch)
-    with vlm.patched(edited), vlm.patched(patch):
-        vlm.logits(batch)
-    q, bank = plain.seen[place.reads], patch.bank
-    expected = plain.seen[place.writes].clone()
+    patch = editor.edit(EDITS)
+    place = editor.network
+    q, _ = states_under(Patch(), vlm, EDITS, place.reads)
+    expected, _ = states_under(Patch(), vlm, EDITS, place.writes)
+    found, _ = states_under(patch, vlm, EDITS, place.writes)
     for row in range(q.shape[0]):
         for token in range(q.shape[1]):
-            for k, b, v in zip(bank["key"], bank["bias"], bank["value"], strict=True):
-                expected[row, token] += max(float(q[row, token] @ k + b), 0.0) * v
-    torch.testing.assert_close(edited.seen[place.writes], expected, rtol=1e-4, atol=1e-4)
+            expected[row, token] += slow_neurons(patch.bank, q[row, token])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def slow_neurons(bank, q):
+    """The sum of all neurons' outputs for one token."""
+    rows = zip(bank["key"], bank["bias"], bank["value"], strict=True)
+    return sum(max(float(q @ key + bias), 0.0) * value for key, bias, value in rows)
 
 
 def test_the_losses_against_loops():
@@ -55,16 +47,9 @@ def test_the_losses_against_loops():
 
 @pytest.mark.parametrize("query", EDITS, ids=lambda query: query.target)
 def test_an_edit_takes(vlm, query):
-    batch = vlm.encode([query])
-    target = batch.labels[batch.labels >= 0]
-
-    def loss():
-        with torch.no_grad():
-            return float(F.cross_entropy(vlm.logits(batch)[batch.answer_positions()], target))
-
-    before = loss()
+    before = target_loss(vlm, [query])
     with vlm.patched(TPatcher(vlm, FAST).edit([query])):
-        assert loss() < 0.75 * before
+        assert target_loss(vlm, [query]) < 0.75 * before
 
 
 def test_a_silent_neuron_leaves_the_model_bit_equal(vlm):
@@ -77,18 +62,16 @@ def test_a_silent_neuron_leaves_the_model_bit_equal(vlm):
         assert torch.equal(vlm.logits(batch), plain)
 
 
-def test_memory_keeps_it_silent_elsewhere(vlm):
+def test_the_memory_loss_keeps_a_neuron_silent_elsewhere(vlm):
     """A neuron trained with a heavy memory loss is less active on the question than one trained
     with none.
     """
 
     def activity(weight):
         editor = TPatcher(vlm, TPatcherConfig(lr=5e-2, steps=60, silent=weight))
-        patch, record = editor.edit(EDITS[:1]), Recorder(editor.network.reads)
-        batch = vlm.encode(EDITS[:1])
-        with vlm.patched(record):
-            vlm.logits(batch)
-        rest = record.seen[editor.network.reads][~batch.answer_positions()]
+        patch = editor.edit(EDITS[:1])
+        states, batch = states_under(Patch(), vlm, EDITS[:1], editor.network.reads)
+        rest = states[~batch.answer_positions()]
         return float(F.relu(rest @ patch.bank["key"].T + patch.bank["bias"]).mean())
 
     assert activity(1.0) < 0.5 * activity(0.0)

@@ -1,34 +1,17 @@
-"""WISE: activation, margins, routing, editing and merging against loops over the paper's equations."""
+"""WISE: activation, margins, routing, editing and merging against loops over its equations."""
 
 import pytest
 import torch
-from PIL import Image
 
-from liveedit.editors.common.branch import Recorder
+from helpers.measures import predicts_targets, states_under
+from helpers.samples import EDITS
 from liveedit.editors.wise import WISE, WISEConfig, WISEPatch, activation, ties
 from liveedit.errors import BadInput
 from liveedit.models.patch import INPUT, Patch
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-EDITS = [
-    Query("What is the country with this flag?", "Japan", Image.new("RGB", (32, 32), "red")),
-    Query("Which film is this?", "Casablanca", Image.new("RGB", (32, 32), "blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
-
-
-@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
-def vlm(request):
-    return tiny(request.param)
-
-
-def states(vlm, patch, site, queries):
-    """What is at a site under the patch, and the batch."""
-    batch, record = vlm.encode(queries), Recorder(site)
-    with vlm.patched(record), vlm.patched(patch), torch.no_grad():  # the later one acts first
-        vlm.logits(batch)
-    return record.seen[site], batch
+pytestmark = pytest.mark.families
 
 
 def noise(*shape, seed=0):
@@ -64,7 +47,7 @@ def test_the_margins_are_those_of_equation_5(own, other):
 def test_each_row_goes_to_the_most_active_memory_above_its_threshold(vlm):
     editor = WISE(vlm)
     deltas = 0.1 * noise(2, *editor.shape)
-    A, batch = states(vlm, Patch(), editor.down + INPUT, EDITS)
+    A, batch = states_under(Patch(), vlm, EDITS, editor.down + INPUT)
     found = [
         [slow_activation(A[row], delta, span) for delta in deltas]
         for row, span in enumerate(batch.spans)
@@ -74,22 +57,21 @@ def test_each_row_goes_to_the_most_active_memory_above_its_threshold(vlm):
         / editor.config.ratio
     )
     patch = WISEPatch(editor, {"delta": deltas, "least": least}, 2)
-    plain, _ = states(vlm, Patch(), editor.down, EDITS)
-    side, _ = states(vlm, patch, editor.down, EDITS)
-    gone = []
+    plain, _ = states_under(Patch(), vlm, EDITS, editor.down)
+    side, _ = states_under(patch, vlm, EDITS, editor.down)
+    thresholds = (editor.config.ratio * least).tolist()
+    chosen = []
     for row in range(3):
-        above = [
-            m for m in range(2) if found[row][m] > editor.config.ratio * float(least[m]) + 1e-6
-        ]
+        above = [m for m in range(2) if found[row][m] > thresholds[m] + 1e-6]
         best = max(above, key=found[row].__getitem__, default=None)
-        gone.append(best)
+        chosen.append(best)
         if best is None:
             assert torch.equal(side[row], plain[row])
         else:
             wanted = plain[row] + A[row] @ deltas[best].T
             torch.testing.assert_close(side[row], wanted, rtol=1e-4, atol=1e-5)
-    assert None in gone
-    assert len(set(gone)) > 1
+    assert None in chosen
+    assert len(set(chosen)) > 1
 
 
 class Copied(Patch):
@@ -103,15 +85,15 @@ class Copied(Patch):
 
 
 def slow_descent(editor, query):
-    """Δ of one edit, the loss before each step, and what the edit's tokens are at the layer."""
-    vlm, config, mask = editor.vlm, editor.config, editor.mask(0)
+    """Δ of one edit, the loss before each step, and the states of its tokens at the layer."""
+    vlm = editor.vlm
+    config = editor.config
+    mask = editor.mask(0)
     name = f"{vlm.decoder_path}.{editor.down}.weight"
     value = start = vlm.model.get_parameter(name).detach().clone()
-    [batch, strange] = [vlm.encode([each]) for each in (query, Query(config.irrelevant))]
-    own, other = (
-        states(vlm, Patch(), editor.down + INPUT, [each])[0][0]
-        for each in (query, Query(config.irrelevant))
-    )
+    [own], batch = states_under(Patch(), vlm, [query], editor.down + INPUT)
+    irrelevant = [Query(config.irrelevant)]
+    [other], unrelated = states_under(Patch(), vlm, irrelevant, editor.down + INPUT)
     losses = []
     for _ in range(config.steps):
         value = value.detach().requires_grad_()
@@ -123,7 +105,7 @@ def slow_descent(editor, query):
             for t in range(first, last)
         ]
         d_own = (own[: batch.spans[0].prompt[1]] @ (value - start).T).norm(dim=1).mean()
-        d_other = (other[: strange.spans[0].prompt[1]] @ (value - start).T).norm(dim=1).mean()
+        d_other = (other[: unrelated.spans[0].prompt[1]] @ (value - start).T).norm(dim=1).mean()
         loss = sum(likelihood) / len(likelihood) + (d_other - config.alpha).clamp(min=0)
         loss = (
             loss
@@ -140,10 +122,10 @@ def slow_descent(editor, query):
     return (value - start).detach(), losses, own
 
 
-@pytest.mark.parametrize("family", ["llava", "blip2"])
-def test_an_edit_is_masked_descent_on_a_copy_of_the_matrix(family):
+@pytest.mark.families("llava", "blip2")
+def test_an_edit_is_masked_descent_on_a_copy_of_the_matrix(vlm):
     config = WISEConfig(lr=0.3, steps=3, alpha=0.1, beta=2.0, gamma=1.5, clamp=0.2, mask=0.5)
-    editor = WISE(tiny(family), config)
+    editor = WISE(vlm, config)
     patch = editor.edit(EDITS[:1])
     delta, losses, own = slow_descent(editor, EDITS[0])
     assert len(losses) == 3
@@ -154,7 +136,7 @@ def test_an_edit_is_masked_descent_on_a_copy_of_the_matrix(family):
     )
 
 
-def test_an_edit_ends_once_its_loss_is_small_and_stands_still():
+def test_an_edit_ends_once_its_loss_is_small_and_no_longer_falls():
     vlm = tiny("llava")
     with torch.no_grad():
         vlm.model.get_output_embeddings().weight.mul_(4)  # or no answer would be sure enough
@@ -179,10 +161,11 @@ def test_only_a_shard_s_own_share_of_entries_moves(vlm):
 
 def test_the_least_activation_is_that_of_the_weakest_edit(vlm):
     editor = WISE(vlm, WISEConfig(steps=3))
-    made, least = None, []
+    made = None
+    least = []
     for query in EDITS:
         made = editor.edit([query], made)
-        A, batch = states(vlm, Patch(), editor.down + INPUT, [query])
+        A, batch = states_under(Patch(), vlm, [query], editor.down + INPUT)
         least.append(slow_activation(A[0], made.values["delta"][0], batch.spans[0]))
     assert len(made.values["delta"]) == 1
     assert float(made.values["least"][0]) == pytest.approx(min(least), rel=1e-4)
@@ -214,7 +197,8 @@ def test_merging_is_that_of_ties(weights):
 
 def test_what_was_trimmed_away_stays_away():
     apart = torch.zeros(2, 4, 4)
-    apart[0, 0], apart[1, 1] = 1.0, -2.0  # masks that do not meet
+    apart[0, 0] = 1.0
+    apart[1, 1] = -2.0  # masks that do not overlap
     torch.testing.assert_close(ties(apart, torch.tensor([0.5, 0.5]), 0.53), apart.sum(0))
 
 
@@ -222,8 +206,9 @@ def test_what_was_trimmed_away_stays_away():
 def test_shards_are_merged_and_kept_as_the_memory_says(memory):
     vlm = tiny("llava")
     config = WISEConfig(steps=2, shard=1, merge=2, memory=memory)
-    editor, made, shards = WISE(vlm, config), None, []
-    counts, least = [], []
+    editor = WISE(vlm, config)
+    made = None
+    counts, shards, least = [], [], []
     for query in [*EDITS, EDITS[0]]:
         made = editor.edit([query], made)
         counts.append(len(made.values["delta"]))
@@ -233,8 +218,8 @@ def test_shards_are_merged_and_kept_as_the_memory_says(memory):
         assert counts == [1, 1, 2, 1]
         old, third = shards[1][0], shards[2][1]
         assert torch.equal(shards[2][0], old)
-        strange = editor.read(Query(config.irrelevant))[1:]
-        fourth = editor.fit(torch.zeros(editor.shape), editor.mask(3), EDITS[0], *strange)
+        unrelated = editor.read(Query(config.irrelevant))[1:]
+        fourth = editor.fit(torch.zeros(editor.shape), editor.mask(3), EDITS[0], *unrelated)
         wanted = ties(
             torch.stack([old, third, fourth[0]]), torch.tensor([0.6, 0.2, 0.2]), config.density
         )
@@ -245,23 +230,29 @@ def test_shards_are_merged_and_kept_as_the_memory_says(memory):
         assert torch.equal(shards[3][0], shards[1][0])
 
 
-@pytest.mark.parametrize("family", ["llava", "blip2"])
-def test_an_edit_is_answered_with_its_target(family):
-    vlm = tiny(family)
-    batch = vlm.encode(EDITS[:1])
-    with vlm.patched(WISE(vlm, WISEConfig(steps=30)).edit(EDITS[:1])), torch.no_grad():
-        predicted = vlm.logits(batch).argmax(-1)[batch.answer_positions()]
-    assert predicted.tolist() == batch.labels.roll(-1, 1)[batch.answer_positions()].tolist()
+@pytest.mark.families("llava", "blip2")
+def test_an_edit_is_answered_with_its_target(vlm):
+    assert not predicts_targets(vlm, EDITS[:1])
+    with vlm.patched(WISE(vlm, WISEConfig(steps=30)).edit(EDITS[:1])):
+        assert predicts_targets(vlm, EDITS[:1])
 
 
 def test_the_layer_is_after_five_sixths_by_default(vlm):
     assert WISE(vlm).layer == 3
+    assert WISE(vlm).down.startswith("layers.3.")
     assert WISE(vlm, WISEConfig(layer=2)).down.startswith("layers.2.")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"shard": 0}, {"merge": 750}, {"memory": "none"}, {"layer": 0}, {"layer": 9}]
+    ("wrong", "message"),
+    [
+        ({"shard": 0}, "shard"),
+        ({"merge": 750}, "merge"),
+        ({"memory": "none"}, "memory"),
+        ({"layer": 0}, "layer"),
+        ({"layer": 9}, "layer"),
+    ],
 )
-def test_settings_that_cannot_be_are_refused(vlm, wrong):
-    with pytest.raises(BadInput):
+def test_settings_out_of_range_are_refused(vlm, wrong, message):
+    with pytest.raises(BadInput, match=message):
         WISE(vlm, WISEConfig(**wrong))

@@ -15,6 +15,8 @@ from liveedit.models.tiny import tiny
 from liveedit.train import TrainConfig, train
 from liveedit.types import Case, Probe, Query
 
+pytestmark = pytest.mark.families
+
 SETTINGS = {
     "mend": {"rank": 8, "alpha": 1e-3},
     "ke": {
@@ -57,11 +59,6 @@ class Exchange(Patch):
 
     def weights(self):
         return self.values
-
-
-@pytest.fixture(scope="module", params=["llava", "blip2", "qwen2_vl"])
-def vlm(request):
-    return tiny(request.param)
 
 
 def scatter(editor):

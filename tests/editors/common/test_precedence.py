@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from helpers.remembered import remember_edits
+from helpers.shipped import SHIPPED
 from liveedit import Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
@@ -26,7 +28,6 @@ def to(answer, image=FLAG):
     return Query(QUESTION, answer, image)
 
 
-SHIPPED = [name for name in EDITORS if embedded(name).is_dir()]
 POOLS = [name for name in SHIPPED if issubclass(resolve("editor", name, EDITORS), BankEditor)]
 EXACT = ["grace"]
 """Edits of these act on their own picture alone, so that no two pictures of a thing are in
@@ -40,8 +41,8 @@ of_pools = pytest.mark.parametrize("editor", POOLS, indirect=True)
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
-def editor(request, embedded_vlm):
-    return load_editor(embedded_vlm, embedded(request.param))
+def editor(request, shipped_editor):
+    return remember_edits(shipped_editor(request.param))
 
 
 @pytest.fixture

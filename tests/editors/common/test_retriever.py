@@ -19,11 +19,6 @@ EDITS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
 def retriever(vlm, encoder, **options):
     return Retriever(
         vlm, encoder, **{"by": "both", "threshold": 0.3, "image_threshold": 0.99} | options

@@ -267,11 +267,6 @@ def picture(seed: int) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
-@pytest.fixture(scope="module")
 def editor(vlm):
     return made(vlm)
 

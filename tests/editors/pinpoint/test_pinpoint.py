@@ -20,11 +20,6 @@ D, DM = 32, 16
 
 
 @pytest.fixture(scope="module")
-def vlm():
-    return tiny("llava")
-
-
-@pytest.fixture(scope="module")
 def edits(vlm):
     image = Image.new("RGB", (24, 24), "red")
     return [

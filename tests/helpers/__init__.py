@@ -1,0 +1,1 @@
+"""Queries, settings and measurements that several test modules share."""
