@@ -1,6 +1,6 @@
 """Editor: turns queries into a patch. TrainableEditor: an editor whose networks are trained first.
 
-A method is one file with one class, and one entry in ``liveedit.editors.EDITORS``.
+A method is one file or folder, and one entry in ``liveedit.editors.EDITORS``.
 """
 
 import json

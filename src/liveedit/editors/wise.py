@@ -1,8 +1,9 @@
 """WISE: edits train a side memory, a copy of one matrix; a router decides which queries use it.
 
 Wang, Li, Zhang, Xu, Yao, Jiang, Xie, Huang, Chen: "WISE: Rethinking the Knowledge Memory for
-Lifelong Model Editing of Large Language Models", NeurIPS 2024 (arXiv 2405.14768). With A(x) (H) the
-input of the down projection W_v (D × H) of one feed-forward network, and its copy W_v' = W_v + τ,
+Lifelong Model Editing of Large Language Models", NeurIPS 2024 (arXiv 2405.14768). With A(x), of
+length H, the input of the down projection W_v of one feed-forward network (H × D in the equations,
+stored as D × H), and its copy W_v' = W_v + τ,
 
     Δ(x) = ‖A(x) (W_v' − W_v)‖                                                               (Eq. 3)
     FFN(x) = A(x) W_v'  if Δ(x) > ε,  A(x) W_v  otherwise                                    (Eq. 4)
@@ -11,13 +12,13 @@ input of the down projection W_v (D × H) of one feed-forward network, and its c
     W_v' ← W_v' − η M ⊙ ∂L/∂W_v'      M a random mask, one for each shard of the edits       (Eq. 7)
     W_v' = W_v + Ties(τ_1, τ_2, …)    for the shards' τ                                      (Eq. 8)
 
-Δ of a query is the mean over its tokens; ε is the smallest Δ of an edit at the time it was made,
-times ``ratio``. As released in EasyEdit: a shard is full at 500 edits, and the next one starts at
-τ = 0 with a mask of its own; every 1,000 edits the shards since the last merge become one memory
-(TIES of Yadav et al., NeurIPS 2023, arXiv 2306.01708). ``memory="merge"`` merges that with what was
-merged before (0.4 and 0.6), ``"retrieve"`` keeps both. A query uses the memory with the largest Δ
-above its ε, if there is one. τ stays within ``clamp`` of 0. All numbers are those of EasyEdit's
-multimodal files.
+Δ of a query is the mean over its tokens; ε of a memory is ``ratio`` times the smallest Δ among its
+edits, each measured when it was made. As released in EasyEdit: a shard is full at 500 edits, and the
+next one starts at τ = 0 with a mask of its own; every 1,000 edits the shards since the last merge
+become one memory (TIES of Yadav et al., NeurIPS 2023, arXiv 2306.01708). ``memory="merge"`` merges
+that with what was merged before (0.6 for the earlier memory, 0.4 shared by the new shards),
+``"retrieve"`` keeps both. A query uses the memory with the largest Δ above its ε, if there is one. τ
+stays within ``clamp`` of 0. All numbers are those of EasyEdit's multimodal files.
 
 Departures from EasyEdit's code:
 

@@ -71,7 +71,11 @@ class CachedAnswers(dict[Patch, Answer]):
 
     @classmethod
     def of(cls, cache: Any) -> "CachedAnswers":
-        """The answers of ``cache``; the first call attaches an empty store to it."""
+        """The answers of ``cache``.
+
+        The first call attaches an empty store to the cache and wraps its methods in
+        :data:`ORDERS`, so that reordering the cache's rows, as beams do, reorders the answers.
+        """
         found: CachedAnswers | None = getattr(cache, ATTRIBUTE, None)
         if found is None:
             found = cls()

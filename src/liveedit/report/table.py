@@ -215,7 +215,7 @@ class _TableMaker:
             titled("Time and memory", self.protocol),
             tuple((cost.name, cost.heading) for cost in costs),
             tuple(lines),
-            note="Means, as measured in this run.",
+            note="Means as measured in this run; of peak memory the largest value.",
         )
 
     def forgetting(self, rows: Iterable[Row]) -> Table:

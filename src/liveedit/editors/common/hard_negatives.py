@@ -16,7 +16,8 @@ unrelated edit may be rejected by either, so that φ may specialise in images an
 sum is not averaged over the edits, because a single unrelated edit that fires is enough to change
 an answer. A query without image is compared with edits by ψ alone: m = ∞ and L = z.
 
-The gate "both" keeps the experts with L > 0 instead of those with m > 0 (Eq. 5).
+Pinpoint's gate "both" keeps the experts with L above its ``margin``, instead of those with m above
+it (Eq. 5).
 """
 
 import torch

@@ -226,7 +226,7 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         """The terms of the loss that train the routing."""
 
     def keeps(self, above: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
-        """The filter, Eq. 5: which experts act, boolean (B, E).
+        """The hard filter, Eq. 5: the experts that act, boolean (B, E).
 
         ``above`` (B, E) is how far each expert is above the sentinel in φ, ``z`` (B, E) its
         similarity in ψ.

@@ -1,4 +1,4 @@
-"""LiveEdit's routing: which experts act on an input (Eq. 5 and 7), and what they add (Eq. 6).
+"""LiveEdit's routing: which experts fire for an input (Eq. 5 and 7), and what they add (Eq. 6).
 
 Letters and equation numbers are those of Chen et al., CVPR 2025: φ vision key, ψ text key, Θ vision
 sentinel, U and V the two factors of an expert; a hat marks the side of the edit, a bar the side of
@@ -36,7 +36,10 @@ class Comparison(NamedTuple):
 
     @property
     def above(self) -> Tensor:
-        """How far each expert is above the sentinel, (B, E): Eq. 5 keeps an expert above 0."""
+        """How far each expert is above the sentinel, (B, E).
+
+        The hard filter, Eq. 5, compares it with 0, or with a margin (``ExpertEditor.keeps``).
+        """
         return self.vision - self.sentinel[:, None]
 
 

@@ -145,15 +145,15 @@ class Pinpoint(ExpertEditor):
         phi = inputs.vision_key(image, prompt)
         sentinel = own_similarity(phi, inputs.sentinel_key(prompt))
         phi_hat = self.edit_features.vision_key(edit_image, edit_prompt)
-        margin = similarity(phi, phi_hat) - sentinel[:, None]
+        above = similarity(phi, phi_hat) - sentinel[:, None]
         shown = with_image(rows.hidden.spans, self.device)
-        margin = margin.masked_fill(~shown[:, None], torch.inf)
+        above = above.masked_fill(~shown[:, None], torch.inf)
         psi_hat = self.edit_features.text_key(edit_prompt)
         z = similarity(inputs.text_key(prompt), psi_hat).masked_fill(rows.same_fact, NEVER)
         own = [-1 if kind in self.config.locality else j for kind, j in rows.names]
         owners = torch.tensor(own, device=self.device)
         has_own = owners >= 0
         return {
-            "acting": hard_negative_loss(log_odds(margin, z), owners),
+            "acting": hard_negative_loss(log_odds(above, z), owners),
             "soft_relative": info_nce(z[has_own], owners[has_own]),
         }

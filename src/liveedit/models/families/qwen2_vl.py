@@ -3,6 +3,9 @@
 The text decoder is given the prompt with the image in place of its placeholder, between two marks:
 one token per block of 2 × 2 patches, so their number depends on the image's size. Rotary positions
 have three parts (time, height, width), which the model computes from the type of each token.
+
+The base class counts the image tokens (``Encoder.picture``) and expands the placeholder
+(``Encoder.place``).
 """
 
 from typing import Any
