@@ -13,12 +13,12 @@ stored as D × H), and its copy W_v' = W_v + τ,
     W_v' = W_v + Ties(τ_1, τ_2, …)    for the shards' τ                                      (Eq. 8)
 
 Δ of a query is the mean over its tokens; ε of a memory is ``ratio`` times the smallest Δ among its
-edits, each measured when it was made. As released in EasyEdit: a shard is full at 500 edits, and the
-next one starts at τ = 0 with a mask of its own; every 1,000 edits the shards since the last merge
-become one memory (TIES of Yadav et al., NeurIPS 2023, arXiv 2306.01708). ``memory="merge"`` merges
-that with what was merged before (0.6 for the earlier memory, 0.4 shared by the new shards),
-``"retrieve"`` keeps both. A query uses the memory with the largest Δ above its ε, if there is one. τ
-stays within ``clamp`` of 0. All numbers are those of EasyEdit's multimodal files.
+edits, each measured when it was made. As released in EasyEdit: a shard is full at 500 edits, and
+the next one starts at τ = 0 with a mask of its own; every 1,000 edits the shards since the last
+merge become one memory (TIES of Yadav et al., NeurIPS 2023, arXiv 2306.01708). ``memory="merge"``
+merges that with what was merged before (0.6 for the earlier memory, 0.4 shared by the new shards),
+``"retrieve"`` keeps both. A query uses the memory with the largest Δ above its ε, if there is one.
+τ stays within ``clamp`` of 0. All numbers are those of EasyEdit's multimodal files.
 
 Departures from EasyEdit's code:
 

@@ -82,7 +82,11 @@ class Branch(ABC, Generic[R]):
         self.start = length
 
     def reorder(self, rows: Tensor) -> None:
-        """Continue with reordered rows: row i continues the former row ``rows[i]``."""
+        """Continue with reordered rows: row i continues the former row ``rows[i]``.
+
+        ``models/answers.py`` calls it when the rows of the cache change, as beams change them;
+        :attr:`input` is read anew by every call.
+        """
         if self.routing is not None:
             self.routing = self.picked(self.routing, rows)
 
