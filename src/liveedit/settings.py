@@ -11,7 +11,8 @@ number not a text. Values are checked but never converted, so that they are stor
 they were given.
 
 The docstring of a config lists its fields, one entry each, under a line ``Arguments:``.
-:func:`describe` returns them for ``--help``, ``liveedit editors NAME`` and the reference.
+:func:`describe` returns them for ``--help`` and ``liveedit editors NAME``; the reference shows the
+same lists.
 """
 
 import json
