@@ -62,7 +62,7 @@ class Patch:
         """The query to encode instead of ``query``, and the edits that it contains as context.
 
         Applied by ``VLM.encode`` and ``VLM.generate``; a raw Hugging Face call is refused, because
-        it brings token ids.
+        it contains token ids.
         """
         return query, []
 

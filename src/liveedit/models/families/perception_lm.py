@@ -23,7 +23,7 @@ class PerceptionLM(Generic):
     """PerceptionLM: the tiles of all images are concatenated into one tensor."""
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """Return the tiles (1, n, 3, H, W) of all images, and the text that stands for each."""
+        """Return the tiles (1, n, 3, H, W) of all images, and the text that represents each."""
         made = self.processor.image_processor(list(images))
         indices = range(len(images))
         texts = [self.processor.replace_image_token(made, index) for index in indices]
