@@ -94,9 +94,9 @@ class LEMoEPatch(ValuesPatch):
     """n experts of E edits.
 
     ``values`` hold, for each expert, ``A1`` (n, r, D), ``B1`` (n, H, r), ``A2`` (n, r, H), ``B2``
-    (n, D, r), ``key`` (n, D), ``down`` (n, D/4, D) and ``up`` (n, D, D/4); for each edit its ``e``
-    (E, D) and its ``expert`` (E,); and under names that begin with ``open.`` the hidden states of
-    the last batch's edits, as long as it is not full.
+    (n, D, r), ``key`` (n, D), ``down`` (n, D/4, D) and ``up`` (n, D, D/4). For each edit they hold
+    its ``e`` (E, D) and its ``expert`` (E,). While the last batch is not full, names that begin
+    with ``open.`` hold the hidden states of its edits.
     """
 
     FILE = "lemoe.safetensors"

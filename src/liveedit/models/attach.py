@@ -346,9 +346,9 @@ class Attachment:
     def hook(self) -> None:
         """Register hooks that run in every call of the model.
 
-        Token ids are taken from the model's call, or else from the input embedding's, and a batch
-        begins at the text decoder: embedding and decoder run in every call, also in ``generate`` of
-        models that never call their own ``forward``.
+        Token ids are taken from the model's call, or else from the input embedding's. A batch
+        begins at the text decoder, because embedding and decoder run in every call, also in
+        ``generate`` of models that never call their own ``forward``.
         """
         vlm = self.vlm
         undo = self.hooks
