@@ -20,11 +20,11 @@ Departures from the released code, which takes only batches of 20 and cannot ans
 - A batch need not be full. Its expert is trained again from its initial values whenever an edit
   joins the batch; until the batch is full the patch keeps the hidden states of its edits. So edits
   made one by one and edits made together give the same expert.
-- e is the mean over image and question; in their code it is over all tokens, also answer and
-padding.
+- e is the mean over image and question; in the released code over all tokens, also answer and
+  padding.
 - Top-1 as in the paper; the released code mixes all experts.
-- The key is trained; in the released code it stays random, and only its own batch uses it in
-training.
+- The key is trained; in the released code it stays random. While its batch is trained, only that
+  batch uses the key.
 - The task's loss does not train the router of the first expert, and for others it ignores earlier
   edits, so that the newest expert soon gets every query. The mean of −log g(own expert | x), over
   the batch and the remembered e of all earlier edits, is added. ``routing`` is its weight; with 0

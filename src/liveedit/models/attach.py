@@ -183,7 +183,7 @@ class Attachment:
 
     @contextmanager
     def holding(self, **changes: Any) -> Iterator[None]:
-        """Context in which this context has ``changes``."""
+        """Give this thread or task ``changes`` of its state within a block."""
         before = self.here
         depth = self.depth
         self.here = replace(before, **changes)
@@ -231,8 +231,7 @@ class Attachment:
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
-        """The scopes that raw calls from other threads may use: those of each context, by its last
-        one.
+        """The scopes that raw calls from other threads may use, for each context by its last scope.
 
         Scopes that were entered within ``unpatched`` are left out: they serve one caller's answer,
         or an edit that is being made.

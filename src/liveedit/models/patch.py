@@ -157,7 +157,7 @@ def act_before(
 
 
 def apply(function: SiteFn, states: Tensor, rows: int, device: torch.device) -> Tensor:
-    """Apply ``function`` on ``device`` to states (B, T, D); other forms are converted and back.
+    """Apply ``function`` on ``device`` to states (B, T, D); convert other forms to it and back.
 
     OPT's feed-forward network lays tokens end to end, (B · T, D). Layers with AltUp return several
     states of each token, (S, B, T, D), which the function gets as (B, T, S · D).
