@@ -68,7 +68,7 @@ def load(
 
 
 def _absolute(source: str | Path) -> str:
-    """The absolute path of a folder; a name or id as it is."""
+    """The absolute path of a folder; a name or id unchanged."""
     folder = expanded(source)
     return str(folder.absolute() if folder.is_dir() else source)
 

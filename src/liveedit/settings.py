@@ -174,7 +174,7 @@ def read_settings(kind: type[Config], values: object, where: str) -> Config:
 
 
 def _hashable(value: Any) -> Any:
-    """A list of JSON as a tuple, any other value as it is."""
+    """A list of JSON as a tuple, any other value unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -43,7 +43,7 @@ def evaluate(
     out: Annotated[
         Path,
         typer.Option(
-            parser=path, help="Folder for the records; those that it already holds are kept."
+            parser=path, help="Folder for the records; probes on record are not repeated."
         ),
     ],
     editors: Annotated[

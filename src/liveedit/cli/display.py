@@ -19,8 +19,7 @@ class Unshown(StorageError):
 
 
 class Output:
-    """Standard output that raises :class:`Unshown`, so that its errors do not look like disk
-    errors.
+    """Standard output whose errors are raised as :class:`Unshown`, not as errors of a disk.
 
     A closed pipe stays a ``BrokenPipeError``.
     """

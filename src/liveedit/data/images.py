@@ -14,9 +14,10 @@ palettes, CMYK, YCCK, LAB, HSV  their colours, without colour management
 MPO, PSD                        the one picture that viewers show
 ==============================  ==================================================================
 
-Refused are animations and files of several pages, floating point beyond 0 to 1, 32-bit integers,
-FITS of more than 8 bits, deep colours that use only a small part of their range, pictures without
-pixels or with more than Pillow opens, broken files, and anything that is not a file.
+These are refused: animations and files of several pages; floating point outside of 0 to 1; 32-bit
+integers; FITS of more than 8 bits; colours of more than 8 bits that use only a small part of their
+range; pictures without pixels or with more than Pillow opens; broken files, and anything that is
+not a file.
 """
 
 import os

@@ -318,10 +318,10 @@ class TrainableEditor(Editor[P], Generic[P, X]):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``editor.safetensors`` (see ``editor_files.py``).
 
-        With ``dtype`` trained values are stored in it; buffers, such as running sums, keep theirs.
-        An editor of this method that is there already is replaced whole. Raises :class:`BadInput`
-        for a folder with another method's editor or unrelated files of these names,
-        :class:`StorageError` where writing fails.
+        Trained values are stored in ``dtype``, if given; buffers, such as running sums, keep their
+        own. An editor of this method that is there already is replaced whole. Raises
+        :class:`BadInput` for a folder with another method's editor or unrelated files of these
+        names, :class:`StorageError` where writing fails.
         """
         folder = resolved_path(folder)
         info = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}

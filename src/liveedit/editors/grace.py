@@ -17,8 +17,8 @@ v minimises −(1/|o|) Σ_t log f(o_t | v, p, o_<t), by Adam. Rate, steps and ε
 
 Departures from the authors' code and from EasyEdit's, which continues it:
 
-- f is the whole network; in their code it is one matrix, the last one of Llama's network. So keys
-  are here as wide as the residual stream, for every model.
+- f is the whole network; in the authors' code it is one matrix, and in EasyEdit the last one of
+  Llama's network. So keys are here as wide as the residual stream, for every model.
 - v replaces the output at each row's own last prompt token, and generated tokens are left alone.
   The authors' setting for decoders replaces all tokens before that one, and EasyEdit replaces the
   position of the *last edit*, which is wrong for a query of another length.

@@ -20,11 +20,11 @@ Departures from the released code, which takes only batches of 20 and cannot ans
 - A batch need not be full. Its expert is trained again from its initial values whenever an edit
   joins the batch; until the batch is full the patch keeps the hidden states of its edits. So edits
   made one by one and edits made together give the same expert.
-- e is the mean over image and question; in their code it is over all tokens, also answer and
-padding.
+- e is the mean over image and question; in the released code over all tokens, also answer and
+  padding.
 - Top-1 as in the paper; the released code mixes all experts.
-- The key is trained; in the released code it stays random, and only its own batch uses it in
-training.
+- The key is trained; in the released code it stays random. While its batch is trained, only that
+  batch uses the key.
 - The task's loss does not train the router of the first expert, and for others it ignores earlier
   edits, so that the newest expert soon gets every query. The mean of −log g(own expert | x), over
   the batch and the remembered e of all earlier edits, is added. ``routing`` is its weight; with 0
@@ -94,9 +94,9 @@ class LEMoEPatch(ValuesPatch):
     """n experts of E edits.
 
     ``values`` hold, for each expert, ``A1`` (n, r, D), ``B1`` (n, H, r), ``A2`` (n, r, H), ``B2``
-    (n, D, r), ``key`` (n, D), ``down`` (n, D/4, D) and ``up`` (n, D, D/4); for each edit its ``e``
-    (E, D) and its ``expert`` (E,); and under names that begin with ``open.`` the hidden states of
-    the last batch's edits, as long as it is not full.
+    (n, D, r), ``key`` (n, D), ``down`` (n, D/4, D) and ``up`` (n, D, D/4). For each edit they hold
+    its ``e`` (E, D) and its ``expert`` (E,). While the last batch is not full, names that begin
+    with ``open.`` hold the hidden states of its edits.
     """
 
     FILE = "lemoe.safetensors"

@@ -11,9 +11,8 @@ model h,
 Here g(z, x) = σ(L), where L are the log-odds of ``common/hard_negatives.py`` that x resembles the
 edit both in its image and in its question. They are computed from unit keys of one extractor for
 both sides (``common/extractors.py``). h is a causal transformer. It reads the text of the edit,
-then the input of the VLM's first layer for the query, image included, and computes a replacement
-for the output of the VLM's last layer, so that the VLM's own norm and output embedding give the
-logits:
+then the input of the VLM's first layer for the query, image included. It computes a replacement for
+the output of the VLM's last layer, so that the VLM's own norm and output embedding give the logits:
 
     point         paper             released for VLMs               here
     scope reads   text, by BERT     the same                        image and text, from the VLM's

@@ -22,14 +22,14 @@ merges that with what was merged before (0.6 for the earlier memory, 0.4 shared 
 
 Departures from EasyEdit's code:
 
-- Δ is Eq. 3; their code compares SiLU(A W_v') with SiLU(A W_v).
+- Δ is Eq. 3; EasyEdit compares SiLU(A W_v') with SiLU(A W_v).
 - Each row has its own Δ, the mean over image and question; generated tokens use the memory that the
-  prompt chose. Their code averages over a batch, padding and answer included, so that all queries
-  of a batch share one memory; for prompts of more than 100 tokens it takes the maximum.
-- There is no weight decay; in their code it changes entries outside the mask.
+  prompt chose. EasyEdit averages over a batch, padding and answer included, so that all queries of
+  a batch share one memory; for prompts of more than 100 tokens it takes the maximum.
+- There is no weight decay; in EasyEdit it changes entries outside the mask.
 - Shards that have not been merged yet answer queries; inference does not merge.
-- x_i is the text ``irrelevant``, so that no data are needed; in their code it is the locality
-  prompt of the data set.
+- x_i is the text ``irrelevant``, so that no data are needed; in EasyEdit it is the locality prompt
+  of the data set.
 """
 
 from collections.abc import Sequence

@@ -120,8 +120,7 @@ class Evaluation:
         self._runs: list[_EditorRun] = []
 
     def add(self, editor: Editor, out: Path, label: str = "") -> None:
-        """Add an editor. Its records are in the folder ``out``, under ``label`` or the editor's
-        name.
+        """Add an editor. Its records are in the folder ``out``, under ``label`` or its own name.
 
         Probes on record in ``out`` are not evaluated again. Raises :class:`Mismatch` if ``out``
         belongs to another model, editor, benchmark or seed, :class:`BadInput` if its files are
@@ -203,8 +202,7 @@ class Evaluation:
         return list(found.values())
 
     def _share(self) -> None:
-        """Assign to each editor's run the requests of this process; tell the clock how much that
-        is.
+        """Assign this process's requests to the editors' runs, and tell the clock their number.
 
         The missing requests, editor after editor, are cut into as many pieces as there are
         processes, so that few sequences are edited twice.

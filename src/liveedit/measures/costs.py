@@ -62,7 +62,7 @@ class Cost:
 COSTS = (
     Cost(
         name="edit_seconds",
-        heading="Time an edit",
+        heading="Time per edit",
         meaning="Wall-clock time of the editor over all edits so far, divided by their number.",
         unit="seconds",
         formula=lambda used: used.edit_seconds / used.edits,
@@ -70,7 +70,7 @@ COSTS = (
     ),
     Cost(
         name="edit_bytes",
-        heading="Memory an edit",
+        heading="Memory per edit",
         meaning="Size of the patch, divided by the number of its edits.",
         unit="bytes",
         formula=lambda used: used.patch_bytes // max(1, used.patch_edits),
@@ -78,7 +78,7 @@ COSTS = (
     ),
     Cost(
         name="query_seconds",
-        heading="Time a query",
+        heading="Time per query",
         meaning="Wall-clock time of a greedy answer, without the vision tower where its output is "
         "cached.",
         unit="seconds",

@@ -147,9 +147,9 @@ class Checked:
     """Result of the contract on a tiny random model of a type.
 
     ``reason`` is why the type cannot be edited, ``None`` if every check holds. ``layers`` is the
-    path of the decoder's layers, ``image`` the rule for the number of image tokens, ``prompts`` the
-    prompt formats that were run, ``several`` whether a prompt may hold several images, ``note`` how
-    the tiny model differs from a checkpoint.
+    path of the decoder's layers, ``image`` the rule for the number of image tokens, ``prompts`` are
+    the prompt formats that were run. ``several`` says whether a prompt may hold several images,
+    ``note`` how the tiny model differs from a checkpoint.
     """
 
     family: str = ""

@@ -183,7 +183,7 @@ class Attachment:
 
     @contextmanager
     def holding(self, **changes: Any) -> Iterator[None]:
-        """Context in which this context has ``changes``."""
+        """Give this thread or task ``changes`` of its state within a block."""
         before = self.here
         depth = self.depth
         self.here = replace(before, **changes)
@@ -231,8 +231,7 @@ class Attachment:
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
-        """The scopes that raw calls from other threads may use: those of each context, by its last
-        one.
+        """The scopes that raw calls from other threads may use, for each context by its last scope.
 
         Scopes that were entered within ``unpatched`` are left out: they serve one caller's answer,
         or an edit that is being made.
@@ -346,9 +345,9 @@ class Attachment:
     def hook(self) -> None:
         """Register hooks that run in every call of the model.
 
-        Token ids are taken from the model's call, or else from the input embedding's, and a batch
-        begins at the text decoder: embedding and decoder run in every call, also in ``generate`` of
-        models that never call their own ``forward``.
+        Token ids are taken from the model's call, or else from the input embedding's. A batch
+        begins at the text decoder, because embedding and decoder run in every call, also in
+        ``generate`` of models that never call their own ``forward``.
         """
         vlm = self.vlm
         undo = self.hooks

@@ -107,7 +107,7 @@ class Call:
     def newest(self) -> Tensor:
         """The new tokens, (B, T') or (B, T', D).
 
-        Raises :class:`UnsupportedModel` where the call brings none.
+        Raises :class:`UnsupportedModel` where the call has none.
         """
         found = self.input_ids if self.embedded is None else self.embedded
         if found is None:

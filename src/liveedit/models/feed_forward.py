@@ -98,7 +98,8 @@ def down_projection(vlm: VLM, layer: int) -> str:
 def stacked_down_projections(vlm: VLM, layer: int) -> list[str]:
     """The parameter with the down projections of several experts of ``layer``, if there is one.
 
-    It is given by its path below the text decoder. If there are shared experts, it is theirs.
+    It is given by its path below the text decoder. If there are shared experts, it is the one of
+    the shared experts.
     """
     names = vlm.module_names
     wanted = re.compile(f"{names.containers}{names.stacked}")

@@ -62,7 +62,7 @@ class Patch:
         """The query to encode instead of ``query``, and the edits that it contains as context.
 
         Applied by ``VLM.encode`` and ``VLM.generate``; a raw Hugging Face call is refused, because
-        it brings token ids.
+        it contains token ids.
         """
         return query, []
 
@@ -89,10 +89,10 @@ class Patch:
         the prompt. The states are on the device of the VLM's inputs, whichever device the module is
         on. A function that returns its argument leaves the logits bit for bit unchanged.
 
-        A cache may be cut, and its rows reordered. A function's state follows if the function is a
-        method of an object with the methods ``rewind(length)``, called before each call that
-        continues a cache with the number of tokens in the cache, and ``reorder(rows)``: row i
-        continues the former row ``rows[i]``; ``rows`` is (B',) for any B'.
+        A cache may be cut, and its rows reordered. For a function that keeps state, make it a
+        method of an object with two further methods. ``rewind(length)`` is called before each call
+        that continues a cache, with the number of tokens in the cache. ``reorder(rows)`` means that
+        row i continues the former row ``rows[i]``; ``rows`` is (B',) for any B'.
 
         In a method of the VLM ``batch`` is that method's; in a raw Hugging Face call it holds
         ``input_ids`` and ``attention_mask`` only. In a raw call the spans are those of the VLM's
@@ -157,7 +157,7 @@ def act_before(
 
 
 def apply(function: SiteFn, states: Tensor, rows: int, device: torch.device) -> Tensor:
-    """Apply ``function`` on ``device`` to states (B, T, D); other forms are converted and back.
+    """Apply ``function`` on ``device`` to states (B, T, D); convert other forms to it and back.
 
     OPT's feed-forward network lays tokens end to end, (B · T, D). Layers with AltUp return several
     states of each token, (S, B, T, D), which the function gets as (B, T, S · D).

@@ -263,7 +263,7 @@ class ModelRunner(Encoder):
     def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name for a call of the model that was ``given`` those.
 
-        May be called again on its own result, and so has to leave that as it is.
+        It may be called again with its own result, and must then return it unchanged.
         """
         return given
 
@@ -391,7 +391,7 @@ class ModelRunner(Encoder):
     def hidden(self, batch: Batch, layer: int) -> HiddenBatch:
         """The output of decoder layer ``layer``, counted from 0; no layer above it runs.
 
-        Layer -1 stands for the first layer's input. ``batch.position_ids`` and ``batch.extra`` are
+        Layer -1 means the first layer's input. ``batch.position_ids`` and ``batch.extra`` are
         filled in on the way. Raises :class:`BadInput` for a layer that does not exist.
         """
         if layer != EMBEDDINGS:
@@ -476,7 +476,7 @@ class ModelRunner(Encoder):
     def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
         """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``.
 
-        Layer -1 stands for the first layer's input. Neither the vision tower runs, nor that layer,
+        Layer -1 means the first layer's input. Neither the vision tower runs, nor that layer,
         nor one below it; a patch acts above it only. ``positions``, boolean (B, T), limits the
         result to the logits (N, V) at these positions, row by row. Differentiable with respect to
         ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.

@@ -11,9 +11,7 @@ from torch import Tensor
 __all__ = ["cached", "digest"]
 
 IRRELEVANT = ("use_cache",)
-"""Arguments that transformers since 5.24 also passes to the vision tower, whose output does not
-depend on them.
-"""
+"""Arguments that transformers passes to the vision tower since 5.24; its output ignores them."""
 
 
 def cached(forward: Callable[..., Any], outputs: MutableMapping[str, Any]) -> Callable[..., Any]:

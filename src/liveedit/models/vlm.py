@@ -190,7 +190,7 @@ class VLM(ModelRunner, metaclass=Family):
     # Copying
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for a copy or a pickle, without that of calls under way.
+        """The state for a copy or a pickle, without that of running calls.
 
         Raises :class:`BadInput` while the model is patched, and where its ``forward`` is compiled:
         in a copy, the compiled code would still call this model.

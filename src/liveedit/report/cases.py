@@ -69,8 +69,8 @@ def cases_json(
     ``texts`` and ``outcomes`` are by number; an outcome is [text, whether it is right, percent of
     tokens or null, experts]. A member of ``cases`` is [benchmark, [question, target, picture],
     probes]. A probe is [metric, question, target or -1 for "as before", picture, answer of the
-    unedited model, whether that is right or null, answers]; its answers map the number of a setting
-    (protocol and N) to the number of each editor's outcome, -1 where there is none.
+    unedited model, whether that is right or null, answers]. The answers map the number of a
+    setting (protocol and N) to the number of each editor's outcome, -1 where there is none.
     """
     builder = _Builder(table, editors)
     for _, record in reading.pick(chosen(table)["number"]):

@@ -43,7 +43,7 @@ MAIN = (*AVERAGED, AVERAGE)
 FIRING: Mapping[str, tuple[str, Unit]] = {
     "fired": ("Probes where an expert fired", "percent"),
     "own": ("Probes where an expert of their own edit fired", "percent"),
-    "experts": ("Experts that fired, mean a probe", "count"),
+    "experts": ("Experts that fired, mean per probe", "count"),
 }
 """Title and unit of each table of firing."""
 REMEMBERED = {score.name: f"Rel, {score.short}" for score in HEADLINES}

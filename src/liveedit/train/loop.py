@@ -4,9 +4,9 @@ The backbone is frozen, so everything below the edit layer is computed once
 (:meth:`TrainableEditor.prepare`) and cached beside the checkpoints; a step then costs only the
 layers above. Without the cache each step computes what its own batch needs.
 
-accelerate manages devices and processes (``accelerate launch -m liveedit train …``): each process
-takes its share of every batch. The batch of a step depends only on the seed and the step, so a
-resumed run continues exactly as the uninterrupted one would have.
+The library accelerate manages devices and processes (``accelerate launch -m liveedit train …``):
+each process takes its share of every batch. The batch of a step depends only on the seed and the
+step, so a resumed run continues exactly as the uninterrupted one would have.
 
 Ctrl-C stops a run where nothing is lost: after a slice of hidden states, or after a step, with a
 checkpoint. A kill loses the current slice, or the steps since the last checkpoint.

@@ -2,8 +2,8 @@
 
 A wording is a frame ("Tell me {x}.") around a noun phrase ("the capital of {s}") around a subject
 ("the country with this flag", or a name when no image is shown). Each relation has 12 *seen*
-wordings, used to train the model and the editors, and 4 *unseen* ones, kept for text generality:
-two with a new frame, one with a new noun or subject, one with both a new frame and new parts.
+wordings, used to train the model and the editors, and 4 *unseen* ones, kept for text generality.
+Of the unseen wordings, two have a new frame, one a new noun or subject, and one both.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """Leaks of a published training split into its test split, and the split without them.
 
-Measured on the published files: every image-locality probe of E-VQA's and E-IC's test is in their
-training, and two in three of VLKEB's are; two in three of E-VQA's edited images are edited in
-training too; for every third edit of VLKEB another photo of the entity was edited to the same
-answer. So an editor trained on these is not comparable to one that was not.
+Measured on the published files, training contains every image-locality probe of the tests of E-VQA
+and E-IC, and two in three of VLKEB's. Two in three of the images that E-VQA's test edits are also
+edited in training. For every third edit of VLKEB's test, training edits another photo of the entity
+to the same answer. So an editor trained on these is not comparable to one that was not.
 
 Taking such cases out of the tests would leave none of E-VQA's and E-IC's and 769 of VLKEB's, too
 few for 1,000 edits. So the test stays as published, and :func:`clean` removes from training:

@@ -1,5 +1,4 @@
-"""Base classes for editors that store each edit separately: BankPatch, and BankEditor that makes
-it.
+"""Base classes for editors that store each edit separately: the patch and its editor.
 
 Such edits can be taken back one by one; of two edits of one question the later one wins.
 """

@@ -28,7 +28,7 @@ class ContextPatch(BankPatch):
     """Edits as texts: ``bank`` holds the retriever's keys, ``contexts`` the texts.
 
     The text of the edit that a query is about precedes the query's prompt. That is done where
-    queries are encoded, so a raw Hugging Face call, which brings token ids, is refused.
+    queries are encoded, so a raw Hugging Face call, which contains token ids, is refused.
     """
 
     FILE = "context.safetensors"

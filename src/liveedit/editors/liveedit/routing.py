@@ -1,8 +1,8 @@
 """LiveEdit's routing: which experts fire for an input (Eq. 5 and 7), and what they add (Eq. 6).
 
-Letters and equation numbers are those of Chen et al., CVPR 2025: φ vision key, ψ text key, Θ vision
-sentinel, U and V the two factors of an expert; a hat marks the side of the edit, a bar the side of
-the input.
+Letters and equation numbers are those of Chen et al., CVPR 2025: φ is a vision key, ψ a text key, Θ
+the vision sentinel, U and V are the two factors of an expert. A hat marks the side of the edit, a
+bar the side of the input.
 
 Shapes: B rows, T tokens, E experts in the patch, n experts that one row keeps at most, D width of
 the text decoder, d_m width of keys, k vectors of a key, r rank.

@@ -1,10 +1,10 @@
 """Pinpoint: experts aligned to the answer's tokens, found by image and question together.
 
 This package's own method, and the default of :func:`liveedit.load`. From LiveEdit (Chen et al.,
-CVPR 2025; ``editors/liveedit/``) it takes the bank of low-rank experts, one for each edit, made by
-a trained generator (Eq. 1); keys of an edit's image and question, compared with a sentinel (Eq. 3
-to 5); the residual and its weights (Eq. 6 and 7); and the loss terms of the answer (Eq. 8 to 11).
-What is new:
+CVPR 2025; ``editors/liveedit/``) it takes four parts: the bank of low-rank experts, one for each
+edit, made by a trained generator (Eq. 1); the keys of an edit's image and question, compared with a
+sentinel (Eq. 3 to 5); the residual and its weights (Eq. 6 and 7); and the loss terms of the answer
+(Eq. 8 to 11). What is new:
 
     part        LiveEdit                        pinpoint
     generator   attends to the edit as a set    row j of U and V belongs to token j of the

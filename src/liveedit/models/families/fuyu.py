@@ -54,7 +54,7 @@ class Fuyu(Generic):
         )
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """Return the patches, and the text that stands for each image, BOS included."""
+        """Return the patches, and the text that represents each image, BOS included."""
         made = self.processor(
             images=list(images),
             text=[""],

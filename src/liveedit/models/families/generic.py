@@ -337,7 +337,7 @@ class Generic(VLM):
         return torch.tensor(value)
 
     def tokens_of(self, counted: Any) -> int:
-        """Return the number of image tokens in the text ``counted`` that stands for an image."""
+        """Return the number of image tokens in the text ``counted`` that represents an image."""
         ids = self.tokenizer([counted], add_special_tokens=False, return_tensors="pt")["input_ids"]
         return int(self.image_tokens(ids).sum())
 
@@ -367,7 +367,7 @@ class Generic(VLM):
     ) -> tuple[list[list[int]], list[int]]:
         """Return the token ids of each row, and the number of answer tokens at its end.
 
-        ``counts`` hold, for each query, the texts that stand for its images.
+        ``counts`` hold, for each query, the texts that represent its images.
         """
         pairs = zip(queries, counts, strict=True)
         prompts = [self.expand(self.render(query), texts) for query, texts in pairs]

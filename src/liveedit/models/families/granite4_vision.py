@@ -1,10 +1,10 @@
 """Granite 4 Vision (IBM, 2026).
 
-The text decoder is given the prompt with zeros in place of the image, and adds projected features
-of the image to the hidden states before several of its layers, each layer's by a projector of its
-own (DeepStack). Here these features are kept with each row, so that ``resume`` can add them again.
-The first layer's features count as part of the embeddings. The decoder scales embeddings by a
-constant before it adds the image.
+The text decoder is given the prompt with zeros in place of the image. Before several of its layers
+it adds projected features of the image to the hidden states; each of these layers has its own
+projector (DeepStack). Here these features are kept with each row, so that ``resume`` can add them
+again. The first layer's features count as part of the embeddings. The decoder scales embeddings by
+a constant before it adds the image.
 """
 
 from dataclasses import replace

@@ -28,7 +28,7 @@ class Idefics2(Generic):
         return re.sub(before_word, f"{self.placeholder} ", super().render(query))
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """Return the pixels (1, n · parts, 3, H, W), and the text that stands for each image."""
+        """Return the pixels (1, n · parts, 3, H, W), and the text that represents each image."""
         inputs: dict[str, Tensor] = dict(
             self.processor.image_processor([list(images)], return_tensors="pt")
         )

@@ -1,8 +1,8 @@
 """MiniCPM-V 4.6, MiniCPM-V 4.7 and MiniCPM-OCR (OpenBMB).
 
 The text decoder is given the prompt with a resampled image in place of its placeholder. Images keep
-their own shapes: the processor lays the patches of all images end to end along the width of one
-long strip, so rows of a batch are joined along the last axis, not the first.
+their own shapes: the processor concatenates the patches of all images along the width, into one
+long strip. So rows of a batch are joined along the last axis, not the first.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """PerceptionLM (Cho et al., NeurIPS 2025, arXiv 2504.13180).
 
 The text decoder is given the prompt with the image in place of its placeholder: a thumbnail and as
-many tiles as the image needs. The processor makes one tensor of several images only where all have
-the same number of tiles; here the tiles of all images follow one another, which the model accepts
-because it treats every tile by itself.
+many tiles as the image needs. The processor makes one tensor of several images only if all have the
+same number of tiles. Here the tiles of all images are concatenated, which the model accepts because
+it processes every tile by itself.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class PerceptionLM(Generic):
     """PerceptionLM: the tiles of all images are concatenated into one tensor."""
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """Return the tiles (1, n, 3, H, W) of all images, and the text that stands for each."""
+        """Return the tiles (1, n, 3, H, W) of all images, and the text that represents each."""
         made = self.processor.image_processor(list(images))
         indices = range(len(images))
         texts = [self.processor.replace_image_token(made, index) for index in indices]

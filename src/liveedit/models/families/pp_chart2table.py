@@ -47,7 +47,7 @@ class PPChart2Table(Generic):
         return dict(self.processor(images=nested(query.images), text=[text], return_tensors="pt"))
 
     def picture(self, images: Sequence[Any]) -> Picture:
-        """Return the pixels (1, 3, H, W), and the text that stands for the image."""
+        """Return the pixels (1, 3, H, W), and the text that represents the image."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         return dict(inputs), [self.image_text]
 

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 IMAGE_TOKEN = "<ImageHere>"
-"""The placeholder of an image in a text, and the token that stands for each piece of it."""
+"""The placeholder of an image in a text, and the token that represents each piece of it."""
 
 CHAT = (
     "Give the following image: <Img>ImageContent</Img>. "

@@ -26,7 +26,7 @@ from liveedit.models.vlm import VLM
 __all__ = ["CHAT", "IMAGE", "MPlugOwl2", "MPlugOwl2ImageProcessor", "MPlugOwl2Processor"]
 
 IMAGE = "<|image|>"
-"""The placeholder of an image in a text, and the token that stands for each piece of it."""
+"""The placeholder of an image in a text, and the token that represents each piece of it."""
 
 CHAT = (
     "{% for message in messages %}"

@@ -450,7 +450,7 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):  #
     ) -> CausalLMOutputWithPast:
         """Return the logits (B, T, V), and the loss of ``labels`` (B, T) if they are given.
 
-        With ``logits_to_keep`` only those of so many last tokens.
+        ``logits_to_keep`` limits the logits to that many last tokens.
         """
         output = self.model(
             input_ids,
