@@ -1,4 +1,4 @@
-"""Editors and edits from when `liveedit` and `pinpoint` were one method open under today's names."""
+"""Editors and edits of the time when `liveedit` and `pinpoint` were one method."""
 
 import json
 from dataclasses import asdict

@@ -73,7 +73,7 @@ def gradient(editor, query, patch):
     names = [matrix.name for matrix in editor.matrices]
     with editor.vlm.patched(patch):
         values = {
-            name: dict_of(editor.vlm.model)[name].detach().clone().requires_grad_()
+            name: parameters_of(editor.vlm.model)[name].detach().clone().requires_grad_()
             for name in names
         }
         batch = editor.vlm.encode([query])
@@ -84,13 +84,13 @@ def gradient(editor, query, patch):
     )
 
 
-def dict_of(model):
+def parameters_of(model):
     """The parameters that the model has at the moment, those of a patch included."""
-    return {
-        f"{path}.{name}": value
-        for path, module in model.named_modules()
-        for name, value in module._parameters.items()
-    }
+    found = {}
+    for path, module in model.named_modules():
+        for name, value in module._parameters.items():
+            found[f"{path}.{name}"] = value
+    return found
 
 
 def test_factors_make_the_gradient_of_each_row(vlm):

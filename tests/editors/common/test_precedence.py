@@ -297,12 +297,8 @@ def test_what_is_superseded_does_not_act_on_other_pictures_either(model, editor)
 
 
 def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, editor):
-    batch = [
-        to("Canada"),
-        to("Kenya", ELSEWHERE),
-        to("Brazil", OTHER_ARTIST),
-        to("Peru", OTHER_ARTIST),
-    ]
+    batch = [to("Canada"), to("Kenya", ELSEWHERE)]
+    batch += [to("Brazil", OTHER_ARTIST), to("Peru", OTHER_ARTIST)]
     alone = EditableVLM(editor.vlm, editor)
     places = {}
     for query in batch:
