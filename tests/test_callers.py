@@ -18,9 +18,10 @@ from weakref import ref
 
 import pytest
 import torch
-from helpers.shipped import SHIPPED
 from transformers import CompileConfig, ContinuousBatchingConfig, DynamicCache, TextIteratorStreamer
 
+from helpers.samples import QUESTION
+from helpers.shipped import SHIPPED
 from liveedit import LiveEditError, Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM, embedded
@@ -30,14 +31,12 @@ from liveedit.models.calls import CACHE
 from liveedit.models.conformance.queries import QUERIES
 from liveedit.models.conformance.reference import cut, middle
 from liveedit.models.conformance.sample_patches import Nudged
+from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
 
-QUESTION = "What is the country with this flag?"
 FLAGS = [Emblem().drawing("twemoji", f"flag-{country}") for country in ("jp", "br", "fr", "it")]
 ASKED = [Query(QUESTION, image=flag) for flag in FLAGS]
-IN_CONTEXT = {"ike", "lte", "recipe"}
-"""Methods that change the question before it is encoded, so that raw calls are refused."""
 COMPILED = CompileConfig(backend="eager", mode=None)
 COMPILED._compile_all_devices = (
     True  # as a GPU compiles the calls of a static cache; "eager" needs no C++ compiler
@@ -76,6 +75,24 @@ def within(edited, ask):
             refusal = str(error)
     assert len(refusal.splitlines()) == 1
     return refusal
+
+
+def refuses_raw_calls(edited):
+    """Whether raw calls are refused: RECIPE puts vectors before the text."""
+    return type(edited.patch).prefix is not Patch.prefix
+
+
+def changes_prompts(edited):
+    """Whether the prompt changes before or as it is encoded: raw calls of others are refused."""
+    return refuses_raw_calls(edited) or type(edited.patch).rewrite is not Patch.rewrite
+
+
+def assert_answered_or_refused(edited, found, expected):
+    """Require the expected answers, or from a method that refuses raw calls the way out."""
+    if refuses_raw_calls(edited):
+        assert "ask by VLM.generate" in found
+    else:
+        assert found == expected
 
 
 def test_four_threads_ask_what_each_gets_alone(edited, alone):
@@ -119,7 +136,7 @@ def test_editors_of_several_threads_do_not_interfere(edited, alone, embedded_vlm
     ],
     ids=lambda options: "-".join(options) or "plain",
 )
-def test_raw_generate_in_each_way(edited, options):
+def test_raw_generate_answers_rows_together_as_alone(edited, options):
     """Rows together answer as they do alone, and without beams as the VLM does."""
     found = within(edited, lambda batch: raw(edited, batch, **options))
     single = within(
@@ -130,20 +147,18 @@ def test_raw_generate_in_each_way(edited, options):
         ],
     )
     assert found == single
-    if edited.editor.name == "recipe":
+    if refuses_raw_calls(edited):
         assert "ask by VLM.generate" in found
     elif "num_beams" not in options:
         assert found == edited.generate(ASKED[:2])
 
 
-def test_prompt_lookup(edited, alone):
-    found = within(
-        edited,
-        lambda _: raw(
-            edited, edited.vlm.encode(ASKED[:1], padding_side="left"), prompt_lookup_num_tokens=3
-        ),
-    )
-    assert found in (alone[:1], found if edited.editor.name == "recipe" else None)
+def test_prompt_lookup_changes_no_answer(edited, alone):
+    def look_up(_):
+        batch = edited.vlm.encode(ASKED[:1], padding_side="left")
+        return raw(edited, batch, prompt_lookup_num_tokens=3)
+
+    assert_answered_or_refused(edited, within(edited, look_up), alone[:1])
 
 
 def test_continuous_batching(edited):
@@ -178,18 +193,17 @@ def test_sampling_is_that_of_its_seed(edited):
 
 def test_sampling_from_the_likeliest_alone_is_greedy(edited, alone):
     found = within(edited, lambda batch: raw(edited, batch, do_sample=True, top_k=1))
-    assert found == alone[:2] or edited.editor.name == "recipe"
+    assert_answered_or_refused(edited, found, alone[:2])
 
 
 def test_an_assistant_changes_no_answer(edited, alone):
     unedited = copy.deepcopy(edited.vlm.model)
-    found = within(
-        edited,
-        lambda _: raw(
-            edited, edited.vlm.encode(ASKED[:1], padding_side="left"), assistant_model=unedited
-        ),
-    )
-    assert found == alone[:1] or edited.editor.name == "recipe"
+
+    def assisted(_):
+        batch = edited.vlm.encode(ASKED[:1], padding_side="left")
+        return raw(edited, batch, assistant_model=unedited)
+
+    assert_answered_or_refused(edited, within(edited, assisted), alone[:1])
 
 
 def test_beams_are_the_same_without_a_cache(edited):
@@ -225,8 +239,9 @@ def test_a_streamer_in_a_thread_of_its_own(edited, alone):
         thread.join()
         return [text]
 
-    if edited.editor.name != "recipe":  # refused, in a thread whose error nobody sees
-        assert within(edited, streamed) == alone[:1]
+    if refuses_raw_calls(edited):
+        pytest.skip("refused, in a thread whose error nobody sees")
+    assert within(edited, streamed) == alone[:1]
 
 
 def test_a_call_that_was_interrupted_leaves_nothing(edited, alone):
@@ -245,7 +260,7 @@ def test_a_call_that_was_interrupted_leaves_nothing(edited, alone):
                 **batch.inputs | {"input_ids": batch.inputs["input_ids"].clone()} | inputs
             ).logits
 
-    if edited.editor.name in IN_CONTEXT:
+    if changes_prompts(edited):
         with pytest.raises(LiveEditError, match=r"before it is encoded|vectors before the text"):
             asked(labels=labels)
         return
@@ -273,19 +288,19 @@ def written(vlm, tokens, mask, cache, count=4):
     return torch.cat(found, 1)
 
 
-def begun(vlm, batch):
+def prefill(vlm, batch):
     """The first tokens (B, 1) after a batch, its mask, and the cache to go on with."""
     cache = DynamicCache(config=vlm.model.config.get_text_config())
     return step(vlm, batch.inputs, cache), batch.inputs["attention_mask"], cache
 
 
-def rowwise(edited, moves):
+def rows_moved(edited, moves):
     """Tokens generated after a cache whose rows ``moves`` has reordered, and those expected."""
 
     def ask(batch):
         vlm = edited.vlm
-        where = written(vlm, *begun(vlm, batch))
-        tokens, mask, cache = begun(vlm, batch)
+        where = written(vlm, *prefill(vlm, batch))
+        tokens, mask, cache = prefill(vlm, batch)
         rows = torch.arange(len(batch))
         for name, given, order in moves:
             getattr(cache, name)(given)
@@ -319,8 +334,8 @@ ORDERS = {
 @pytest.mark.parametrize("moves", ORDERS.values(), ids=ORDERS)
 def test_the_state_of_a_row_follows_it(edited, moves):
     """Through all that loops do with the rows of a cache."""
-    found = rowwise(edited, moves)
-    if edited.editor.name == "recipe":
+    found = rows_moved(edited, moves)
+    if refuses_raw_calls(edited):
         assert "ask by VLM.generate" in found
     else:
         assert found[0].tolist() == found[1].tolist()
@@ -336,23 +351,23 @@ def test_experts_and_memories_of_single_edits_follow_their_row(name, settings, e
     asked = [ASKED[0], Query("Who wrote Hamlet?")]
     with embedded_vlm.patched(edited.patch), torch.no_grad():
         batch = embedded_vlm.encode(asked, padding_side="left")
-        expected = written(embedded_vlm, *begun(embedded_vlm, batch))[[1, 0]]
-        tokens, mask, cache = begun(embedded_vlm, batch)
+        expected = written(embedded_vlm, *prefill(embedded_vlm, batch))[[1, 0]]
+        tokens, mask, cache = prefill(embedded_vlm, batch)
         cache.reorder_cache(torch.tensor([1, 0]))
         found = written(embedded_vlm, tokens[[1, 0]], mask[[1, 0]], cache)
     assert found.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_tokens_of_the_prompt_read_again_behind_a_cache_that_was_cut(edited, count):
+def test_prompt_tokens_encoded_again_after_a_cropped_cache(edited, count):
     """The answers are the same, in reordered rows, too."""
 
     def ask(batch):
         vlm = edited.vlm
         ids = batch.inputs["input_ids"]
-        first, mask, cache = begun(vlm, batch)
+        first, mask, cache = prefill(vlm, batch)
         expected = written(vlm, first, mask, cache)[[1, 0]]
-        first, mask, cache = begun(vlm, batch)
+        first, mask, cache = prefill(vlm, batch)
         cache.reorder_cache(torch.tensor([1, 0]))
         cache.crop(-count)
         ids, mask = ids[[1, 0]], mask[[1, 0]]
@@ -362,15 +377,15 @@ def test_tokens_of_the_prompt_read_again_behind_a_cache_that_was_cut(edited, cou
         return written(vlm, first, mask, cache), expected
 
     found = within(edited, ask)
-    if edited.editor.name == "recipe":
+    if refuses_raw_calls(edited):
         assert "ask by VLM.generate" in found
     else:
         assert found[0].tolist() == found[1].tolist()
 
 
-def test_other_tokens_behind_a_cache_that_was_cut_are_another_prompt(edited):
+def test_other_tokens_after_a_cropped_cache_are_another_prompt(edited):
     def ask(batch):
-        _, mask, cache = begun(edited.vlm, batch)
+        _, mask, cache = prefill(edited.vlm, batch)
         cache.crop(-1)
         return step(
             edited.vlm,
@@ -379,15 +394,14 @@ def test_other_tokens_behind_a_cache_that_was_cut_are_another_prompt(edited):
         )
 
     found = within(edited, ask)
-    if edited.patch.weights() and edited.editor.name != "lte":
+    if edited.patch.weights() and not changes_prompts(edited):
         assert found.shape == (2, 1)
     else:
-        assert (
-            "ask by VLM.generate" if edited.editor.name == "recipe" else "make another prompt"
-        ) in found
+        refused_always = refuses_raw_calls(edited)
+        assert ("ask by VLM.generate" if refused_always else "make another prompt") in found
 
 
-def test_two_requests_each_begun_inside_the_other(edited, alone):
+def test_two_interleaved_requests(edited, alone):
     vlm = edited.vlm
 
     def interleaved(_):
@@ -402,13 +416,13 @@ def test_two_requests_each_begun_inside_the_other(edited, alone):
         return [cut(vlm, torch.cat(own, 1)[0].tolist()) for own in tokens]
 
     found = within(edited, interleaved)
-    assert found == alone[:2] if edited.editor.name != "recipe" else "ask by VLM.generate" in found
+    assert_answered_or_refused(edited, found, alone[:2])
 
 
 def test_raw_calls_of_what_was_encoded_elsewhere(edited, alone):
     batch = edited.vlm.encode(ASKED[:1], padding_side="left")
     found = within(edited, lambda _: raw(edited, batch))
-    if edited.editor.name in IN_CONTEXT:
+    if changes_prompts(edited):
         assert "ask by VLM.generate" in found
     else:
         assert found == alone[:1]
@@ -472,7 +486,7 @@ def test_copies_of_a_checkpoint_that_has_answered_do_too(family, tmp_path):
     assert model.generate(ASKED[0]) == answer
 
 
-def test_a_model_that_was_handed_over_twice_is_one(edited, alone, embedded_vlm):
+def test_two_wrappers_of_one_model_share_its_patches(edited, alone, embedded_vlm):
     twin = VLM(embedded_vlm.model, embedded_vlm.processor)
     other = EditableVLM(twin, load_editor(twin, embedded("ft-l")))
     other.edit(Query(QUESTION, "Peru", FLAGS[0]))
@@ -549,8 +563,8 @@ def test_raw_calls_route_by_the_prompt_whatever_answer_follows(edited, known_by)
         return edited.vlm.model(**inputs).logits, edited.vlm.logits(batch)
 
     found = within(edited, loss)
-    refusing = IN_CONTEXT if known_by == "labels" else {"recipe"}
-    if edited.editor.name in refusing:
+    refuses = changes_prompts if known_by == "labels" else refuses_raw_calls
+    if refuses(edited):
         assert "ask by VLM.generate" in found
     else:
         assert torch.equal(*found)

@@ -5,12 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.samples import QUESTION
 from liveedit.editable import EditableVLM, load
 from liveedit.editors import load_editor
 from liveedit.errors import BadInput
 from liveedit.types import Query
-
-QUESTION = "What is the country with this flag?"
 
 
 def logits(model, query):

@@ -1,33 +1,21 @@
 """Which edits fired and which are listed, where many edits fire on one question."""
 
 import pytest
-import torch
-from PIL import Image
 
+from helpers.samples import noise
+from helpers.tiny_settings import SMALL
 from liveedit.editable import EditableVLM
 from liveedit.editors import new_editor
-from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-
-def picture(seed):
-    pixels = torch.randint(
-        256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
-    return Image.fromarray(pixels.numpy())
-
-
-EDITS = [Query(f"What is number {i}?", f"answer {i}", picture(i)) for i in range(5)]
+EDITS = [Query(f"What is number {i}?", f"answer {i}", noise(i)) for i in range(5)]
 
 
 @pytest.fixture
-def model():
+def model(vlm):
     """A model on which every expert fires."""
-    torch.manual_seed(0)
-    vlm = tiny("llava")
-    return EditableVLM(
-        vlm, new_editor(vlm, "liveedit", {"module_dim": 16, "heads": 2, "layer": 1, "margin": -1e3})
-    )
+    settings = SMALL["liveedit"] | {"margin": -1e3}
+    return EditableVLM(vlm, new_editor(vlm, "liveedit", settings))
 
 
 def test_the_edit_that_weighs_most_is_named_first(model):

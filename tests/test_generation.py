@@ -1,9 +1,9 @@
 """Generation under an edit, by every editor that ships, on every version of transformers."""
 
 import pytest
+
 from helpers.samples import QUESTION
 from helpers.shipped import SHIPPED
-
 from liveedit import Query
 from liveedit.data.emblem import Emblem
 from liveedit.editable import EditableVLM

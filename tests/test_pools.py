@@ -16,12 +16,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from helpers.samples import QUESTION
 from liveedit.editable import EditableVLM
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
 from liveedit.store.listing import Edit, Listing
 from liveedit.types import Query
 
-QUESTION = "What is the country with this flag?"
 VERSION_1 = Path(__file__).parent / "assets" / "pool-version-1"
 FILES = [".liveedit.lock", "edits.json"]
 

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from helpers.tiny_settings import SMALL, TRAINABLE, small_settings
 from liveedit.editors import load_editor, new_editor
 from liveedit.editors.base import TrainableEditor
 from liveedit.editors.common.examples import Example
@@ -29,7 +30,7 @@ from liveedit.models.tiny import tiny
 from liveedit.train import TrainConfig, train
 from liveedit.types import Case, Probe, Query
 
-SETTINGS = {"module_dim": 16, "heads": 2, "layer": 2, "rank": 12}
+SETTINGS = SMALL["liveedit"] | {"rank": 12}
 
 
 def case(number):
@@ -61,7 +62,7 @@ def fresh(vlm, method):
 
 
 class Stopped(Exception):
-    """Stands for Ctrl-C."""
+    """Raised in the place of Ctrl-C."""
 
 
 def test_the_loss_falls(vlm, method, tmp_path):
@@ -272,7 +273,7 @@ def test_without_a_cache_the_same_is_learnt_and_nothing_is_kept(vlm, tmp_path):
     assert len(losses[False]) == 3
 
 
-def test_another_form_of_prompts_is_another_run(tmp_path):
+def test_another_prompt_format_is_another_run(tmp_path):
     asked = tiny("qwen2_vl")
     train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1, warmup=1), tmp_path)
     asked.prompt_format = "raw"
@@ -280,18 +281,11 @@ def test_another_form_of_prompts_is_another_run(tmp_path):
         train(fresh(asked, "liveedit"), CASES, replace(FAST, steps=1, warmup=1), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["liveedit", "pinpoint", "mend", "ke", "serac", "recipe", "lte"])
+@pytest.mark.parametrize("name", TRAINABLE)
 def test_every_method_is_trained_and_edits_in_half_precision(name, tmp_path, sentence_encoder):
     half = tiny("llava")
     half.model.bfloat16()
-    changes = {
-        "liveedit": SETTINGS,
-        "pinpoint": SETTINGS,
-        "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 32, "depth": 1},
-        "recipe": {"layer": 2, "key_dim": 16},
-        "lte": {"retriever": sentence_encoder},
-    }
-    editor = new_editor(half, name, changes.get(name, {}))
+    editor = new_editor(half, name, small_settings(name, sentence_encoder))
     train(editor, CASES, TrainConfig(steps=2, batch_size=2, cache=False), tmp_path)
     with half.patched(editor.edit([CASES[0].edits[0]])):
         assert half.logits(half.encode([CASES[0].edits[0]])).dtype == torch.bfloat16
@@ -439,7 +433,7 @@ def test_a_training_that_has_diverged_already_leaves_no_editor(vlm, tmp_path):
     assert not (tmp_path / "editor.safetensors").exists()
 
 
-def test_a_rate_at_which_nothing_is_learnt(vlm, method, tmp_path):
+def test_a_rate_at_which_training_diverges_is_refused(vlm, method, tmp_path):
     with pytest.raises(BadInput, match=r"(loss of|weight after) step \d is no finite number"):
         train(fresh(vlm, method), CASES, TrainConfig(steps=9, batch_size=4, lr=1e30), tmp_path)
     assert not (tmp_path / "editor.safetensors").exists()
@@ -455,7 +449,7 @@ def interrupt_at(stage, done):
     )
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_says_where_it_stands(vlm, tmp_path):
+def test_ctrl_c_leaves_a_checkpoint_and_reports_the_step(vlm, tmp_path):
     plan = {"steps": 1200, "checkpoint_every": 1000, "lr": 0.1}
     with pytest.raises(
         KeyboardInterrupt, match=r"stopped at step 3 of 1,200; run the same command to continue"
@@ -495,7 +489,7 @@ def test_ctrl_c_keeps_the_hidden_states_so_far(vlm, tmp_path, monkeypatch):
     assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 4
 
 
-def test_training_works_beside_the_main_thread(vlm, tmp_path):
+def test_training_works_in_another_thread_than_the_main_one(vlm, tmp_path):
     with ThreadPoolExecutor() as pool:
         assert len(pool.submit(trained_number, vlm, tmp_path, steps=2).result()[1]) == 2
 

@@ -1,4 +1,4 @@
-"""Editors and edits saved when `liveedit` and `pinpoint` were one method open under today's names."""
+"""Editors and edits of the time when `liveedit` and `pinpoint` were one method."""
 
 import json
 from dataclasses import asdict
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.samples import QUESTION
 from helpers.tiny_settings import SMALL
-
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import load_editor, new_editor
 from liveedit.errors import BadInput, Mismatch
-from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
 POOL = Path(__file__).parents[1] / "assets" / "pool-1"

@@ -61,7 +61,7 @@ def test_matrices_by_name(vlm, editor):
 
 @pytest.mark.parametrize("weights", ["down", "mlp"])
 def test_against_training_the_whole_model(vlm, weights):
-    """The same steps by whole forward passes on a copy of the model, every other parameter frozen."""
+    """The same steps by whole forward passes on a copy of the model, all else frozen."""
     config = FTLConfig(lr=1e-3, steps=4, weights=weights)
     made = FTL(vlm, config).edit(EDITS[:2])
     model = copy.deepcopy(vlm.model)

@@ -188,7 +188,7 @@ def stages(recording, editor):
 
 
 def operation(before, after):
-    """What an edit did to the radii of a codebook."""
+    """The operation that an edit did on the radii of a codebook."""
     if len(after) == len(before):
         return "expand"
     return "split" if bool((after[:-1] < before).any()) else "add"

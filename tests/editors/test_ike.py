@@ -1,8 +1,8 @@
 """IKE's prompts."""
 
 import pytest
-from helpers.samples import plain
 
+from helpers.samples import plain
 from liveedit.editors.ike import IKE, IKEConfig, case_demonstrations
 from liveedit.errors import UnknownName
 from liveedit.types import Case, Probe, Query

@@ -38,7 +38,8 @@ def test_the_transformation_against_a_loop():
     network.observe(factors)
     both = torch.cat([factors.u, factors.delta], dim=2)
     seen = torch.cat([both[0, :2], both[1]])
-    mean, std = seen.mean(0), seen.std(0)
+    mean = seen.mean(0)
+    std = seen.std(0)
     for mode in (0, 1):
         found = network(factors, mode)
         for b in (0, 1):

@@ -1,6 +1,4 @@
-"""What training reads of cases: which of several probes, with which end, what it does not see, and
-who is a rival.
-"""
+"""Training examples: which probes and tokens count, what is dropped, and edits of the same fact."""
 
 import math
 from itertools import combinations
@@ -9,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.samples import noise
+from helpers.tiny_settings import SMALL
 from liveedit.editors import new_editor
 from liveedit.editors.common.attention import Part, image_and_prompt, own_similarity, similarity
 from liveedit.editors.common.examples import EDIT, same_fact
@@ -19,42 +19,30 @@ from liveedit.models.batch import HiddenBatch
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
-SMALL = {
-    "ke": {"hidden": 8, "condition": 12, "generality": ("text_generality",)},
-    "liveedit": {"module_dim": 16, "heads": 2, "layer": 1, "rank": 8},
-    "mend": {"rank": 4},
-    "pinpoint": {
-        "module_dim": 16,
-        "heads": 2,
-        "layer": 1,
-        "rank": 12,
-        "eos": False,
-        "positions": "all",
-        "drop": 0.0,
-        "locality": ("image_locality",),
-    },
-    "serac": {"module_dim": 16, "heads": 2, "layer": 1, "width": 16, "depth": 1},
+PLAIN_TARGETS = {
+    "eos": False,
+    "positions": "all",
+    "drop": 0.0,
+    "locality": ("image_locality",),
+}
+SETTINGS = {
+    "ke": SMALL["ke"] | {"generality": ("text_generality",)},
+    "liveedit": SMALL["liveedit"] | {"layer": 1},
+    "mend": SMALL["mend"],
+    "pinpoint": SMALL["pinpoint"] | {"layer": 1, "rank": 12} | PLAIN_TARGETS,
+    "serac": SMALL["serac"] | {"layer": 1},
 }
 
 
-def picture(seed):
-    pixels = torch.randint(
-        256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
-    return Image.fromarray(pixels.numpy())
-
-
 def case(number, fact="", text=""):
-    """An edit of one fact, two wordings of it, another picture that must stay, and a question
-    without one.
-    """
-    edit = Query(f"Who is number {number}?", f"person {number}", picture(number), fact)
+    """An edit of one fact, two rewordings, a query about another image, and one without image."""
+    edit = Query(f"Who is number {number}?", f"person {number}", noise(number), fact)
     probes = [
         Probe("text_generality", Query("Name this one.", edit.target, edit.image, fact)),
         Probe("text_generality", Query("Tell me the name.", "somebody else", edit.image, fact)),
         Probe(
             "image_locality",
-            Query("Where is it?", "there", picture(10 + number), f"{number} other"),
+            Query("Where is it?", "there", noise(10 + number), f"{number} other"),
             "before",
         ),
         Probe("text_locality", Query("who sang the song", "a singer", fact=text), "before"),
@@ -64,7 +52,7 @@ def case(number, fact="", text=""):
 
 def make(vlm, name="liveedit", **settings):
     torch.manual_seed(0)
-    return new_editor(vlm, name, SMALL[name] | settings)
+    return new_editor(vlm, name, SETTINGS[name] | settings)
 
 
 def hard(vlm, **settings):
@@ -74,18 +62,18 @@ def hard(vlm, **settings):
     return editor
 
 
-def said(vlm, row):
+def answer_text(vlm, row):
     """The answer of a batch of one."""
     return vlm.tokenizer.decode(row.labels[row.labels >= 0]).strip()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_of_several_probes_of_a_metric_the_first_counts(vlm, name):
     [example] = make(vlm, name).prepare([case(0)])
-    assert said(vlm, example.rows["text_generality"]) == "person 0"
+    assert answer_text(vlm, example.rows["text_generality"]) == "person 0"
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_end_of_text_is_part_of_an_answer_where_it_is_asked_for(vlm, name):
     for eos in (False, True):
         [example] = make(vlm, name, eos=eos).prepare([case(0)])
@@ -93,7 +81,7 @@ def test_the_end_of_text_is_part_of_an_answer_where_it_is_asked_for(vlm, name):
             assert (int(row.labels[0, -1]) == vlm.tokenizer.eos_token_id) == eos
 
 
-def test_a_probe_without_image_is_read_only_where_edits_act_on_such(vlm):
+def test_a_probe_without_image_is_prepared_only_where_edits_act_on_such(vlm):
     kinds = {"locality": ("image_locality", "text_locality")}
     for text_only, read in (("never", False), ("text_key", True)):
         [example] = make(vlm, **kinds, text_only=text_only).prepare([case(0)])
@@ -115,14 +103,14 @@ def test_the_sentinel_is_as_long_as_an_image_of_336_pixels_square():
     assert make(vlm).input_features.sentinel.shape[1] == counts[336]
 
 
-def test_fresh_answers_are_made_of_plain_words(vlm):
+def test_fresh_answers_have_no_special_tokens(vlm):
     editor = make(vlm, "serac")
     special = set(vlm.tokenizer.all_special_ids)
     assert special
     assert set(editor.plain_tokens.tolist()) == set(range(len(vlm.tokenizer))) - special
 
 
-# What the objective of LiveEdit counts
+# The objective of LiveEdit
 
 
 def full(editor, examples, mixed):
@@ -132,20 +120,19 @@ def full(editor, examples, mixed):
 
 
 @torch.no_grad()
-def test_the_expert_of_a_rival_is_not_mixed_in(vlm):
-    """Two cases edit one fact: neither's rows, but for those about something else, mix the other's
-    expert.
-    """
+def test_the_expert_of_an_edit_of_the_same_fact_is_not_mixed_in(vlm):
+    """Two cases edit one fact: only rows about something else mix the other's expert."""
     editor = hard(vlm)
-    together, alone = torch.ones(2, 2, dtype=torch.bool), torch.eye(2, dtype=torch.bool)
-    for facts, rivals in ((("a", "a"), True), (("a", "b"), False), (("", ""), False)):
+    together = torch.ones(2, 2, dtype=torch.bool)
+    alone = torch.eye(2, dtype=torch.bool)
+    for facts, same in ((("a", "a"), True), (("a", "b"), False), (("", ""), False)):
         examples = editor.prepare([case(number, fact) for number, fact in enumerate(facts)])
         found, wanted = (
             replay(editor, examples, full(editor, examples, mixed))[1]
             for mixed in (together, alone)
         )
         for kind in (EDIT, "text_generality"):
-            assert torch.equal(found[kind], wanted[kind]) == rivals, (facts, kind)
+            assert torch.equal(found[kind], wanted[kind]) == same, (facts, kind)
         assert not torch.equal(found["image_locality"], wanted["image_locality"])
 
 
@@ -161,14 +148,15 @@ def sigmoid(x):
 
 
 @torch.no_grad()
-def test_a_query_without_image_meets_the_edits_by_its_text_alone(vlm):
+def test_a_query_without_image_is_routed_by_its_text_alone(vlm):
     editor = hard(
         vlm, text_only="text_key", generality=("text_generality",), locality=("text_locality",)
     )
     cases = [case(0, "a", text="b"), case(1, "b"), case(2, "c")]
     examples = editor.prepare(cases)
     _, terms = editor.loss(examples, torch.Generator().manual_seed(0))
-    patch, acting = editor.edit([case.edits[0] for case in cases]), 0.0
+    patch = editor.edit([case.edits[0] for case in cases])
+    acting = 0.0
     rows = [(case.edits[0], j) for j, case in enumerate(cases)]
     rows += [(case.probes[0].query, j) for j, case in enumerate(cases)]
     rows += [(case.probes[3].query, None) for case in cases]
@@ -190,6 +178,14 @@ def test_a_query_without_image_meets_the_edits_by_its_text_alone(vlm):
     assert float(terms["acting"]) == pytest.approx(acting / len(rows), rel=1e-4)
 
 
+def stacked(examples, kinds):
+    """The rows of all examples, one kind after another."""
+    rows = []
+    for kind in kinds:
+        rows += [example.rows[kind] for example in examples]
+    return HiddenBatch.stack(rows)
+
+
 def last_of(part):
     """The last state of each row alone; where there is none, as it is."""
     states = part.states[torch.arange(len(part.mask)), part.mask.sum(1) - 1][:, None]
@@ -197,15 +193,16 @@ def last_of(part):
 
 
 @torch.no_grad()
-def test_of_what_is_dropped_neither_side_sees_anything_but_the_last_state(vlm):
+def test_of_dropped_states_both_sides_use_the_last_alone(vlm):
     """With a share of 1 what is drawn does not matter."""
     editor = hard(vlm, drop=1.0)
     examples = editor.prepare([case(number, fact) for number, fact in enumerate("abc")])
     found = editor.loss(examples, torch.Generator().manual_seed(0))[1]
     kinds = (EDIT, "text_generality", "image_locality")
-    rows = HiddenBatch.stack([example.rows[kind] for kind in kinds for example in examples])
+    rows = stacked(examples, kinds)
     image, prompt = map(last_of, image_and_prompt(rows.hidden, rows.spans))
-    edits, own = torch.arange(3), torch.tensor([0, 1, 2, 0, 1, 2, -1, -1, -1])
+    edits = torch.arange(3)
+    own = torch.tensor([0, 1, 2, 0, 1, 2, -1, -1, -1])
     bar, hat = editor.input_features, editor.edit_features
     phi = bar.vision_key(image, prompt)
     margin = similarity(phi, hat.vision_key(image.pick(edits), prompt.pick(edits)))
@@ -219,7 +216,7 @@ def test_of_what_is_dropped_neither_side_sees_anything_but_the_last_state(vlm):
 
 
 @torch.no_grad()
-def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
+def test_of_dropped_states_the_scope_of_serac_uses_the_last_alone(vlm):
     editor = make(
         vlm, "serac", drop=1.0, locality=("image_locality",), generality=("text_generality",)
     )
@@ -227,9 +224,10 @@ def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
     examples = editor.prepare([case(number, fact) for number, fact in enumerate("abc")])
     found = editor.scope_term(examples, torch.Generator().manual_seed(0))
     kinds = (EDIT, "text_generality", "image_locality")
-    rows = HiddenBatch.stack([example.rows[kind] for kind in kinds for example in examples])
+    rows = stacked(examples, kinds)
     image, prompt = map(last_of, image_and_prompt(rows.hidden, rows.spans))
-    edits, own = torch.arange(3), torch.tensor([0, 1, 2, 0, 1, 2, -1, -1, -1])
+    edits = torch.arange(3)
+    own = torch.tensor([0, 1, 2, 0, 1, 2, -1, -1, -1])
     keys = editor.keys(image.pick(edits), prompt.pick(edits)) | {
         "pictured": torch.ones(3, dtype=torch.bool)
     }
@@ -237,7 +235,7 @@ def test_what_is_dropped_is_not_seen_by_the_scope_of_serac_either(vlm):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-# What is drawn, and what of a batch counts
+# Draws and batches
 
 
 def test_edits_and_probes_mix_experts_of_their_own():
@@ -252,7 +250,7 @@ def test_edits_and_probes_mix_experts_of_their_own():
 
 @torch.no_grad()
 def test_routing_terms_are_those_of_the_pairs_drawn(vlm):
-    """Eq. 13, 15 and 16 of one row after another; for a pair of strangers the sentinel is to win."""
+    """Eq. 13, 15 and 16 of one row after another; of an unrelated pair the sentinel is to win."""
     editor = make(vlm)
     examples = editor.prepare([case(number) for number in range(3)])
     near = Pairs(
@@ -274,7 +272,8 @@ def test_routing_terms_are_those_of_the_pairs_drawn(vlm):
     bar, hat = editor.input_features, editor.edit_features
     for name, pairs, wanted in (("hard_neighbour", near, range(3)), ("hard_sentinel", far, (2, 2))):
         hats = [keys(hat, edit) for edit in pairs.edits]
-        loss, texts = 0.0, []
+        loss = 0.0
+        texts = []
         for own, row in zip(wanted, pairs.inputs, strict=True):
             phi, psi, prompt = keys(bar, row)
             scores = [own_similarity(phi, vision) for vision, *_ in hats]
@@ -295,27 +294,26 @@ def test_routing_terms_are_those_of_the_pairs_drawn(vlm):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["pinpoint", "serac"])
 def test_the_first_examples_write_and_all_are_routed(vlm, name):
-    settings = SMALL[name] | {"drop": 0.0}
+    settings = SETTINGS[name] | {"drop": 0.0}
     editors = []
     for written in (1, None):
         torch.manual_seed(0)
         editors.append(new_editor(vlm, name, settings | {"written": written}))
     examples = editors[0].prepare([case(number, fact) for number, fact in enumerate("ab")])
-    dice = [torch.Generator().manual_seed(0) for _ in range(3)]
-    some, all = (editor.loss(examples, one)[1] for editor, one in zip(editors, dice, strict=False))
+    some, all = (editor.loss(examples, torch.Generator().manual_seed(0))[1] for editor in editors)
     routed = "acting" if name == "pinpoint" else "scope"
     assert torch.equal(some[routed], all[routed])
     if name == "serac":
-        alone = editors[1].loss(examples[:1], dice[2])[1]
+        alone = editors[1].loss(examples[:1], torch.Generator().manual_seed(0))[1]
         torch.testing.assert_close(some[EDIT], alone[EDIT])
     assert not torch.equal(some[EDIT], all[EDIT])
 
 
 @torch.no_grad()
 def test_rows_without_image_are_no_pairs_of_the_released_routing(vlm):
-    """Nothing is a stranger to these edits then, though what stays as it was is still written."""
+    """Then no row is unrelated to these edits, but rows that must not change are trained on."""
     settings = {"text_only": "text_key", "generality": ("text_generality",)}
-    for locality, strangers in (
+    for locality, unrelated in (
         (("text_locality",), False),
         (("image_locality", "text_locality"), True),
     ):
@@ -324,24 +322,24 @@ def test_rows_without_image_are_no_pairs_of_the_released_routing(vlm):
         total, terms = editor.loss(examples, torch.Generator().manual_seed(0))
         assert total.isfinite()
         assert "text_locality" in terms
-        assert ("hard_sentinel" in terms) == strangers
+        assert ("hard_sentinel" in terms) == unrelated
 
 
 def test_success_is_that_of_the_edits_alone_over_all_their_tokens(vlm):
-    """With a change that changes nothing, of a first edit that says what the model says, and
-    another that does not.
-    """
+    """With a change of zero: the first edit's target is the model's answer, the other's is not."""
     editor = make(vlm, "ke", max_scale=1e-9)
     examples = editor.prepare([case(0), case(11)])
     rows = [example.rows[EDIT] for example in examples]
     with torch.no_grad():
-        said = [vlm.resume(editor.below, row).argmax(-1)[row.answer_positions()] for row in rows]
-    rows[0].labels[rows[0].labels >= 0] = said[0]
+        predicted = [
+            vlm.resume(editor.below, row).argmax(-1)[row.answer_positions()] for row in rows
+        ]
+    rows[0].labels[rows[0].labels >= 0] = predicted[0]
     right = [
         int((row.labels[row.labels >= 0] == tokens).sum())
-        for row, tokens in zip(rows, said, strict=True)
+        for row, tokens in zip(rows, predicted, strict=True)
     ]
-    total = sum(map(len, said))
+    total = sum(map(len, predicted))
     assert 0 < sum(right) < total
     editor.loss(examples, torch.Generator())
     assert float(editor.constraint.right) == pytest.approx(2 * sum(right) / total)

@@ -33,7 +33,7 @@ def plain():
 
 
 def pooled(states):
-    """Summary, mean, greatest and least of states (n, D), by loops; the last state is the summary."""
+    """Last state, mean, greatest and least of states (n, D), by loops."""
     columns = list(zip(*states.tolist(), strict=True))
     means = [sum(column) / len(column) for column in columns]
     return torch.tensor([*states[-1].tolist(), *means, *map(max, columns), *map(min, columns)])

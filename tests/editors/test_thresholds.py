@@ -5,11 +5,11 @@ from itertools import product
 import pytest
 import torch
 import transformers
+
 from helpers.measures import states_under
 from helpers.samples import BLUE, GREEN, QUESTION, RED
 from helpers.samples import ONE_QUESTION as EDITS
 from helpers.tiny_settings import SMALL
-
 from liveedit.editors import new_editor
 from liveedit.editors.common import retriever
 from liveedit.editors.common.bank import Bank
@@ -65,7 +65,8 @@ def test_the_nearest_edit_is_the_nearest_by_text_and_image_together(vlm, sentenc
 def test_an_expert_on_the_margin_is_not_kept(vlm):
     torch.manual_seed(0)
     editor = new_editor(vlm, "liveedit", LIVEEDIT)
-    patch, batch = editor.edit(EDITS[:2]), vlm.encode(EDITS[:1])
+    patch = editor.edit(EDITS[:2])
+    batch = vlm.encode(EDITS[:1])
     hidden = vlm.hidden(batch, 1).hidden
     found = patch.route(hidden, batch.spans)
     above = float(found.vision[0, 0] - found.sentinel[0])
@@ -263,7 +264,7 @@ def test_facts_in_words_go_with_their_edits(vlm, sentence_encoder):
     assert len(set(patch.contexts)) == 3
 
 
-def test_no_more_image_keys_are_remembered_than_there_is_room_for(vlm, sentence_encoder, monkeypatch):
+def test_only_so_many_image_keys_are_remembered(vlm, sentence_encoder, monkeypatch):
     monkeypatch.setattr(retriever, "REMEMBERED", 2)
     one = Retriever(vlm, sentence_encoder, "both")
     for image in (RED, BLUE, GREEN, RED):

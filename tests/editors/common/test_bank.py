@@ -29,16 +29,19 @@ def test_append_adds_behind_and_leaves_the_old_bank():
 def test_two_futures_of_one_bank_do_not_meet():
     base = Bank(rows(0)).append(rows(1))
     left, right = base.append(rows(2)), base.append(rows(3))
-    left, right = left.append(rows(4)), right.append(rows(5))
+    left = left.append(rows(4))
+    right = right.append(rows(5))
     assert (values(base), values(left), values(right)) == ([0, 1], [0, 1, 2, 4], [0, 1, 3, 5])
 
 
 def test_appending_shares_storage():
     bank = Bank(rows(0))
-    moves, where = 0, bank["value"].data_ptr()
+    moves = 0
+    where = bank["value"].data_ptr()
     for value in range(1, 1000):
         bank = bank.append(rows(value))
-        moves, where = moves + (bank["value"].data_ptr() != where), bank["value"].data_ptr()
+        moves = moves + (bank["value"].data_ptr() != where)
+        where = bank["value"].data_ptr()
     assert values(bank) == list(range(1000))
     assert moves <= 10  # doublings
 

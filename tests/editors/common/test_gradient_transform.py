@@ -1,12 +1,11 @@
-"""What MEND and KE share: the gradient's factors, edits one after another, and the loss, each
-against its long form.
-"""
+"""MEND and KE: the gradient's factors, edits one after another and the loss, against long forms."""
 
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
+from helpers.samples import EDITS, plain
+from helpers.tiny_settings import SMALL
 from liveedit.editors import new_editor
 from liveedit.editors.common.gradient_transform import Factors
 from liveedit.errors import BadInput
@@ -18,10 +17,9 @@ from liveedit.types import Case, Probe, Query
 pytestmark = pytest.mark.families
 
 SETTINGS = {
-    "mend": {"rank": 8, "alpha": 1e-3},
-    "ke": {
-        "hidden": 8,
-        "condition": 12,
+    "mend": SMALL["mend"] | {"alpha": 1e-3},
+    "ke": SMALL["ke"]
+    | {
         "max_scale": 3.0,
         "generality": ("text_generality", "image_generality"),
         "locality": ("text_locality", "image_locality"),
@@ -29,24 +27,15 @@ SETTINGS = {
 }
 
 
-def colour(name):
-    return Image.new("RGB", (32, 32), name)
-
-
-EDITS = [
-    Query("What is the country with this flag?", "Japan", colour("red")),
-    Query("Which film is this?", "Casablanca", colour("blue")),
-    Query("who sang the song", "Elvis Presley"),
-]
 CASES = [
     Case(
         f"case-{number}",
         (edit,),
         (
             Probe("text_generality", Query("Tell me: " + edit.prompt, edit.target, edit.image)),
-            Probe("image_generality", Query(edit.prompt, edit.target, colour("orange"))),
+            Probe("image_generality", Query(edit.prompt, edit.target, plain("orange"))),
             Probe("text_locality", Query("who wrote the movie", "nobody"), "before"),
-            Probe("image_locality", Query("What is the film?", "a cup", colour("green")), "before"),
+            Probe("image_locality", Query("What is the film?", "a cup", plain("green")), "before"),
         )[number:],  # not every case has every probe
     )
     for number, edit in enumerate(EDITS)
@@ -54,6 +43,8 @@ CASES = [
 
 
 class Exchange(Patch):
+    """Weights in place of the model's own."""
+
     def __init__(self, values):
         self.values = values
 
@@ -78,11 +69,11 @@ def editor(request, vlm):
 
 
 def gradient(editor, query, patch):
-    """The gradient of an edit's mean negative log-likelihood by autograd on the weights themselves."""
+    """The gradient of an edit's loss by autograd on the weights themselves."""
     names = [matrix.name for matrix in editor.matrices]
     with editor.vlm.patched(patch):
         values = {
-            name: dict_of(editor.vlm.model)[name].detach().clone().requires_grad_()
+            name: parameters_of(editor.vlm.model)[name].detach().clone().requires_grad_()
             for name in names
         }
         batch = editor.vlm.encode([query])
@@ -93,13 +84,13 @@ def gradient(editor, query, patch):
     )
 
 
-def dict_of(model):
+def parameters_of(model):
     """The parameters that the model has at the moment, those of a patch included."""
-    return {
-        f"{path}.{name}": value
-        for path, module in model.named_modules()
-        for name, value in module._parameters.items()
-    }
+    found = {}
+    for path, module in model.named_modules():
+        for name, value in module._parameters.items():
+            found[f"{path}.{name}"] = value
+    return found
 
 
 def test_factors_make_the_gradient_of_each_row(vlm):
@@ -121,7 +112,8 @@ def test_padding_has_no_part_in_an_edit(vlm):
 
 
 def test_changes_add_up_each_from_the_model_that_those_before_left(editor):
-    patch, values = Patch(), {matrix.name: 0.0 for matrix in editor.matrices}
+    patch = Patch()
+    values = {matrix.name: 0.0 for matrix in editor.matrices}
     for query in EDITS:
         gradients = gradient(editor, query, patch)
         with editor.vlm.patched(patch):
@@ -145,7 +137,8 @@ def test_changes_add_up_each_from_the_model_that_those_before_left(editor):
 
 def explicit_terms(editor):
     """Each term of the loss, from real edits made one at a time and whole forward passes."""
-    terms, vlm = {}, editor.vlm
+    terms = {}
+    vlm = editor.vlm
     for case in CASES:
         patch = editor.edit([case.edits[0]])
         asked = [

@@ -1,6 +1,4 @@
-"""The owner's last word holds, for every editor that ships: a fact edited again, taken back, and in
-conflict.
-"""
+"""The most recent edit wins, for every editor that ships: edited again, taken back, in conflict."""
 
 from dataclasses import replace
 
@@ -9,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers.remembered import remember_edits
+from helpers.samples import QUESTION
 from helpers.shipped import SHIPPED
 from liveedit import Query
 from liveedit.data.emblem import Emblem
@@ -18,8 +17,7 @@ from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.registry import resolve
 from liveedit.store.listing import Listing
 
-QUESTION = "What is the country with this flag?"
-FLAG, OTHER_HAND = (Emblem().drawing(hand, "flag-jp") for hand in ("twemoji", "circle-flags"))
+FLAG, OTHER_ARTIST = (Emblem().drawing(artist, "flag-jp") for artist in ("twemoji", "circle-flags"))
 ELSEWHERE = Emblem().drawing("twemoji", "flag-fr")
 ASKED = Query(QUESTION, image=FLAG)
 
@@ -28,14 +26,14 @@ def to(answer, image=FLAG):
     return Query(QUESTION, answer, image)
 
 
-POOLS = [name for name in SHIPPED if issubclass(resolve("editor", name, EDITORS), BankEditor)]
+BANKS = [name for name in SHIPPED if issubclass(resolve("editor", name, EDITORS), BankEditor)]
 EXACT = ["grace"]
 """Edits of these act on their own picture alone, so that no two pictures of a thing are in
 conflict.
 """
 WEAK = ["ke", "liveedit", "t-patcher"]
 """These do not write every answer on the embedded model, and say so."""
-of_pools = pytest.mark.parametrize("editor", POOLS, indirect=True)
+of_banks = pytest.mark.parametrize("editor", BANKS, indirect=True)
 """For what holds of edits that are kept apart; weights that hold all of them give way in no order.
 """
 
@@ -118,7 +116,7 @@ def test_white_space_and_case_make_no_other_question(model, spelled):
     ("one", "other", "listed"), [(-2, 0, 0), (1, -1, -1), (np.int64(1), 1, -1), (None, None, None)]
 )
 def test_a_place_is_the_same_from_either_end(embedded_vlm, tmp_path, one, other, listed):
-    both = [OTHER_HAND, FLAG]
+    both = [OTHER_ARTIST, FLAG]
     model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")))
     model.edit(Query(QUESTION, "Canada", both, about=one))
     [newest] = model.edit(Query(QUESTION, "Brazil", both, about=other))
@@ -131,7 +129,7 @@ def test_a_place_is_the_same_from_either_end(embedded_vlm, tmp_path, one, other,
     assert kept == [replace(edit, superseded_by="", conflicts=()) for edit in model.history]
 
 
-def test_another_answer_about_another_of_the_same_images_is_a_conflict_where_they_are_read_alike(
+def test_another_answer_about_another_of_the_same_images_is_a_conflict_where_both_fire(
     model, editor
 ):
     both = [FLAG, ELSEWHERE]
@@ -175,37 +173,37 @@ def test_an_edit_says_whether_it_took(model):
 
 def test_another_answer_about_another_picture_of_the_thing_is_a_conflict(model):
     [older] = model.edit(to("Canada"))
-    asked = Query(QUESTION, image=OTHER_HAND)
+    asked = Query(QUESTION, image=OTHER_ARTIST)
     fires = model.generate(asked) == ["Canada"] or older.id in {
         edit.id for edit, _ in model.explain(asked)
     }
-    [newer] = model.edit(to("Brazil", OTHER_HAND))
+    [newer] = model.edit(to("Brazil", OTHER_ARTIST))
     assert fires == (model.editor.name not in EXACT)
     assert newer.conflicts == ((older.id,) if fires else ())
     assert len(model.edits) == 2
     if newer.took:
-        assert model.generate(Query(QUESTION, image=OTHER_HAND)) == ["Brazil"]
+        assert model.generate(Query(QUESTION, image=OTHER_ARTIST)) == ["Brazil"]
 
 
-@of_pools
-def test_the_last_of_two_in_conflict_alone_takes_part_where_both_fire(model):
+@of_banks
+def test_of_two_in_conflict_only_the_last_fires(model):
     [older] = model.edit(to("Canada"))
-    [newer] = model.edit(to("Brazil", OTHER_HAND))
-    for image in (FLAG, OTHER_HAND):
+    [newer] = model.edit(to("Brazil", OTHER_ARTIST))
+    for image in (FLAG, OTHER_ARTIST):
         fired = {edit.id for edit, _ in model.explain(Query(QUESTION, image=image))}
         assert len(fired & {older.id, newer.id}) <= 1
     assert bool(newer.conflicts) == (model.editor.name not in EXACT)
 
 
-@of_pools
-def test_who_supersedes_the_last_word_has_it_then(model):
+@of_banks
+def test_an_edit_that_supersedes_the_most_recent_one_wins_then(model):
     """Also over what that one was in conflict with, and did not let act."""
     [first] = model.edit(to("Canada"))
-    [second], [third] = (model.edit(to(answer, OTHER_HAND)) for answer in ("Brazil", "Peru"))
+    [second], [third] = (model.edit(to(answer, OTHER_ARTIST)) for answer in ("Brazil", "Peru"))
     assert (
         third.conflicts == second.conflicts == (() if model.editor.name in EXACT else (first.id,))
     )
-    fired = {edit.id for edit, _ in model.explain(Query(QUESTION, image=OTHER_HAND))}
+    fired = {edit.id for edit, _ in model.explain(Query(QUESTION, image=OTHER_ARTIST))}
     assert len(fired & {first.id, third.id}) <= 1
 
 
@@ -224,13 +222,13 @@ def dotted(*places):
     return picture
 
 
-@of_pools
-def test_who_overrules_others_keeps_to_it_when_those_between_are_taken_back(model):
+@of_banks
+def test_an_edit_overrules_others_also_when_those_between_are_taken_back(model):
     """Of three about pictures of a thing the last holds alone, also once what overruled the first
     is gone.
     """
     model.edit(to("Canada"))
-    [second] = model.edit(to("Brazil", OTHER_HAND))
+    [second] = model.edit(to("Brazil", OTHER_ARTIST))
     [third] = model.edit(to("Kenya", dotted(0)))
     model.forget(second.id)
     fired = [edit.id for edit, _ in model.explain(Query(QUESTION, image=dotted(0)))]
@@ -239,11 +237,11 @@ def test_who_overrules_others_keeps_to_it_when_those_between_are_taken_back(mode
     assert (model.generate(Query(QUESTION, image=dotted(0))) == ["Kenya"]) == third.took
 
 
-@of_pools
-def test_the_last_word_holds_when_one_between_that_said_the_same_is_taken_back(model):
+@of_banks
+def test_the_most_recent_edit_wins_when_one_of_the_same_answer_is_taken_back(model):
     alike = dotted(0)
     model.edit(to("Canada"))
-    [between] = model.edit(to("Brazil", OTHER_HAND))
+    [between] = model.edit(to("Brazil", OTHER_ARTIST))
     [last] = model.edit(to("Brazil", alike))
     model.forget(between.id)
     two = EditableVLM(model.vlm, model.editor)
@@ -259,8 +257,8 @@ def test_the_last_word_holds_when_one_between_that_said_the_same_is_taken_back(m
     assert last.took == two.edits[-1].took or not independent(model.editor)
 
 
-@of_pools
-def test_what_comes_back_gives_way_as_what_superseded_it_did(model):
+@of_banks
+def test_an_edit_that_comes_back_is_overruled_as_its_successor_was(model):
     [first] = model.edit(to("Canada"))
     [second] = model.edit(to("Peru"))
     [third] = model.edit(to("Kenya", dotted(0)))
@@ -273,9 +271,9 @@ def test_what_comes_back_gives_way_as_what_superseded_it_did(model):
     assert len(fired & {first.id, third.id}) <= 1
 
 
-@of_pools
+@of_banks
 def test_the_last_overrules_as_many_as_there_are(model):
-    older = [edit.id for place in range(6) for edit in model.edit(to("Canada", dotted(place)))]
+    older = [model.edit(to("Canada", dotted(place)))[0].id for place in range(6)]
     [newest] = model.edit(to("Brazil", dotted(0, 1, 2, 3, 4, 5)))
     assert 5 <= len(newest.conflicts) <= len(older)
     assert set(newest.conflicts) <= set(older)
@@ -285,7 +283,7 @@ def test_the_last_overrules_as_many_as_there_are(model):
 
 
 def test_what_is_superseded_does_not_act_on_other_pictures_either(model, editor):
-    images = (FLAG, OTHER_HAND, ELSEWHERE)
+    images = (FLAG, OTHER_ARTIST, ELSEWHERE)
     for answer in ("Canada", "Brazil"):
         model.edit(to(answer))
     alone = edited(editor, "Brazil")
@@ -299,8 +297,10 @@ def test_what_is_superseded_does_not_act_on_other_pictures_either(model, editor)
 
 
 def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, editor):
-    batch = [to("Canada"), to("Kenya", ELSEWHERE), to("Brazil", OTHER_HAND), to("Peru", OTHER_HAND)]
-    alone, places = EditableVLM(editor.vlm, editor), {}
+    batch = [to("Canada"), to("Kenya", ELSEWHERE)]
+    batch += [to("Brazil", OTHER_ARTIST), to("Peru", OTHER_ARTIST)]
+    alone = EditableVLM(editor.vlm, editor)
+    places = {}
     for query in batch:
         alone.edit(query)
     model.edit(batch)
@@ -310,7 +310,7 @@ def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, edito
     assert places[model] == places[alone]
     if not independent(editor):
         return
-    for image in (FLAG, OTHER_HAND, ELSEWHERE):
+    for image in (FLAG, OTHER_ARTIST, ELSEWHERE):
         assert model.generate(Query(QUESTION, image=image)) == alone.generate(
             Query(QUESTION, image=image)
         )
@@ -318,12 +318,12 @@ def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, edito
 
 def test_no_conflict_with_the_same_answer_or_another_thing(model):
     model.edit(to("Canada"))
-    [same] = model.edit(to("Canada", OTHER_HAND))
+    [same] = model.edit(to("Canada", OTHER_ARTIST))
     assert same.conflicts == ()
 
 
 def test_on_the_command_line(editor, tmp_path, monkeypatch):
-    """`edit` twice, `edits`, `ask`, `forget`: with one model in memory, as the command is the same."""
+    """`edit` twice, `edits`, `ask` and `forget`, with one model in memory."""
     from liveedit import editable
     from liveedit.cli import app
 

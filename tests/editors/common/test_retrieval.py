@@ -1,34 +1,29 @@
-"""What memory-based editors share: who belongs to whom, the best edit, and fresh answers in
-training.
-"""
+"""Memory-based editors: edits of the same fact, the best edit, and fresh answers in training."""
+
+from itertools import product
 
 import pytest
 import torch
-from PIL import Image
 
-from liveedit.editors import new_editor
+from helpers.samples import BLUE, QUESTION, RED
+from helpers.tiny_settings import SMALL, TRAINABLE
+from liveedit.editors import editor_class, new_editor
 from liveedit.editors.common.examples import same_fact
 from liveedit.editors.common.hard_negatives import NEVER
-from liveedit.editors.common.retrieval import Match, best_match, with_answers
+from liveedit.editors.common.retrieval import Match, RetrievalEditor, best_match, with_answers
 from liveedit.models.batch import IGNORED
 from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
-SMALL = {
-    "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
-    "recipe": {"key_dim": 16, "layer": 2},
-}
-RED, BLUE = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
-EDIT = Query("What is the country with this flag?", "Japan", RED, "red")
-REWORDED, STRANGER = (
-    Query("Name this country.", "Japan", RED, "red"),
-    Query("Who?", "nobody", BLUE, "blue"),
-)
+NAMES = [name for name in TRAINABLE if issubclass(editor_class(name), RetrievalEditor)]
+EDIT = Query(QUESTION, "Japan", RED, "red")
+REWORDED = Query("Name this country.", "Japan", RED, "red")
+UNRELATED = Query("Who?", "nobody", BLUE, "blue")
 CASES = [
     Case(
         "0",
         (EDIT,),
-        (Probe("text_generality", REWORDED), Probe("image_locality", STRANGER, "before")),
+        (Probe("text_generality", REWORDED), Probe("image_locality", UNRELATED, "before")),
     ),
     Case(
         "1",
@@ -40,7 +35,7 @@ CASES = [
 
 @pytest.fixture(
     scope="module",
-    params=[(e, f) for e in SMALL for f in ("llava", "blip2", "qwen2_vl")],
+    params=product(NAMES, ("llava", "blip2", "qwen2_vl")),
     ids="-".join,
 )
 def editor(request):
@@ -78,26 +73,28 @@ def test_replaced_answers_against_a_loop():
     assert with_answers(labels, fresh, 4).tolist() == expected
 
 
-def test_fresh_answers_stand_in_the_edit_and_in_all_that_asks_for_it(editor):
+def test_fresh_answers_replace_the_target_in_the_edit_and_in_its_probes(editor):
     examples = editor.prepare(CASES)
     names = [("reliability", 0), ("text_generality", 0), ("reliability", 1), ("text_generality", 1)]
     names += [("image_locality", 0)] * ("image_locality" in examples[0].inputs)
     end, special = editor.vlm.tokenizer.eos_token_id, editor.vlm.tokenizer.all_special_ids
     written = editor.answering(examples, names, torch.Generator().manual_seed(0))
-    said = [row[row >= 0].tolist() for row in written.answers]
-    assert said[0] != examples[0].answer.tolist()
-    assert len(said[0]) == len(examples[0].answer)
-    assert said[0][-1] == end
-    assert not set(said[0][:-1]) & set(special)
-    assert said[1] == examples[1].answer.tolist(), (
+    answers = [row[row >= 0].tolist() for row in written.answers]
+    assert answers[0] != examples[0].answer.tolist()
+    assert len(answers[0]) == len(examples[0].answer)
+    assert answers[0][-1] == end
+    assert not set(answers[0][:-1]) & set(special)
+    assert answers[1] == examples[1].answer.tolist(), (
         "a row wants another answer than the edit: nothing is exchanged"
     )
     labels = [row[row >= 0].tolist() for row in written.rows.labels]
-    assert labels[:3] == [said[0], said[0], said[1]]
-    assert written.texts[0][written.texts[0] >= 0].tolist()[-len(said[0]) :] == said[0]
+    assert labels[:3] == [answers[0], answers[0], answers[1]]
+    assert written.texts[0][written.texts[0] >= 0].tolist()[-len(answers[0]) :] == answers[0]
     for at, (kind, j) in enumerate(names):
-        before, after = examples[j].inputs[kind], written.rows
-        span, old = before.spans[0], examples[j].inputs[kind].labels
+        before = examples[j].inputs[kind]
+        after = written.rows
+        span = before.spans[0]
+        old = examples[j].inputs[kind].labels
         expected = before.hidden.clone()
         if at < 2:
             expected += (

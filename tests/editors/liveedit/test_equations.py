@@ -1,14 +1,12 @@
-"""The batched code against loops written from the paper, one sample and one expert at a time; and
-the options.
-"""
+"""LiveEdit against loops over the paper's equations, a sample and an expert at a time."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 
+from helpers.samples import noise
 from liveedit.editors import load_editor, new_editor
 from liveedit.editors.common import attention, extractors, losses
 from liveedit.editors.common.examples import EDIT
@@ -23,7 +21,7 @@ from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
 D, DM, HEADS, RANK, K, NV = 16, 8, 2, 3, 4, 5
-SMALL = LiveEditConfig(
+CONFIG = LiveEditConfig(
     module_dim=16, heads=4, layer=1, margin=-0.15
 )  # at which a query keeps from 0 to 9 experts
 
@@ -33,7 +31,9 @@ SMALL = LiveEditConfig(
 
 def slow_attention(net, x, y):
     """CA(x, y), Eq. 2, for one sample: (n, out)."""
-    q, k, v = net.query(x), net.key(y), net.value(y)
+    q = net.query(x)
+    k = net.key(y)
+    v = net.value(y)
     out = []
     for a in range(len(x)):
         parts = []
@@ -99,7 +99,8 @@ def part(h, span):
 
 def test_attention_eq2(hidden, spans):
     net = attention.CrossAttention(DM, D, 6, HEADS)
-    x, y = torch.randn(1, K, DM), attention.cut(hidden, [span.prompt for span in spans])
+    x = torch.randn(1, K, DM)
+    y = attention.cut(hidden, [span.prompt for span in spans])
     for row, span in enumerate(spans):
         torch.testing.assert_close(
             net(x, y)[row], slow_attention(net, x[0], part(hidden[row], span.prompt))
@@ -137,7 +138,8 @@ def test_features_eq3_4_and_sentinel(hidden, spans):
 def test_soft_routing_eq7_and_fusion_eq6():
     torch.manual_seed(1)
     E, T = 6, 7
-    z, keep = torch.randn(3, E), torch.rand(3, E) < 0.5
+    z = torch.randn(3, E)
+    keep = torch.rand(3, E) < 0.5
     keep[1] = False
     x, U, V = torch.randn(3, T, D), torch.randn(E, RANK, D), torch.randn(E, RANK, D)
     weight = routing.soft_routing(z, keep)
@@ -157,14 +159,14 @@ def test_soft_routing_eq7_and_fusion_eq6():
 
 def test_likelihood_and_divergence_eq9_to_11():
     torch.manual_seed(2)
-    V, lengths = 9, [2, 1, 4]
+    V = 9
+    lengths = [2, 1, 4]
     owner = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
-    logits, base, labels = (
-        torch.randn(7, V),
-        torch.randn(7, V).log_softmax(-1),
-        torch.randint(V, (7,)),
-    )
-    nll, kl = losses.nll(logits, labels, owner, 3), losses.kl(logits, base, owner, 3)
+    logits = torch.randn(7, V)
+    base = torch.randn(7, V).log_softmax(-1)
+    labels = torch.randint(V, (7,))
+    nll = losses.nll(logits, labels, owner, 3)
+    kl = losses.kl(logits, base, owner, 3)
     p = logits.exp() / logits.exp().sum(-1, keepdim=True)
     start = 0
     for row, length in enumerate(lengths):
@@ -200,20 +202,25 @@ def test_soft_routing_losses_eq15_16(keys):
 
 def test_hard_routing_losses_eq13_14(keys):
     phi, phi_hat, theta = keys
-    z, sentinel = attention.similarity(phi, phi_hat), attention.own_similarity(phi, theta)
-    own, foreign = torch.arange(4), torch.full((4,), 4)
+    z = attention.similarity(phi, phi_hat)
+    sentinel = attention.own_similarity(phi, theta)
+    own = torch.arange(4)
+    foreign = torch.full((4,), 4)
     expected = [slow_nce(phi[j], phi_hat[j], [*phi_hat, theta[j]]) for j in range(4)]
     torch.testing.assert_close(routing_losses.hard_routing(z, sentinel, own), sum(expected) / 4)
     expected = [slow_nce(phi[j], theta[j], [*phi_hat, theta[j]]) for j in range(4)]
     torch.testing.assert_close(routing_losses.hard_routing(z, sentinel, foreign), sum(expected) / 4)
 
 
-# What training draws
+# Draws of the training
 
 
 def test_draws_are_as_released():
-    B, generality, locality = 5, ("text_generality", "image_generality"), ("image_locality",)
-    inside, seen = {EDIT, *generality}, {"input": set(), "mixed": set(), "flip": set()}
+    B = 5
+    generality = ("text_generality", "image_generality")
+    locality = ("image_locality",)
+    inside = {EDIT, *generality}
+    seen = {"input": set(), "mixed": set(), "flip": set()}
     rows = [[EDIT, *generality, *locality]] * B
     for seed in range(200):
         drawn = draw(rows, generality, locality, torch.Generator().manual_seed(seed))
@@ -259,13 +266,6 @@ def test_examples_without_some_probes_are_drawn_for():
 # The editor on a tiny VLM
 
 
-def picture(seed: int) -> Image.Image:
-    pixels = torch.randint(
-        256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
-    return Image.fromarray(pixels.numpy())
-
-
 @pytest.fixture(scope="module")
 def editor(vlm):
     return made(vlm)
@@ -274,14 +274,14 @@ def editor(vlm):
 def made(vlm, **settings) -> LiveEdit:
     """An editor of reproducible random networks whose experts are strong enough to be seen."""
     torch.manual_seed(10)
-    editor = LiveEdit(vlm, replace(SMALL, scale=0.05, **settings))
+    editor = LiveEdit(vlm, replace(CONFIG, scale=0.05, **settings))
     with torch.no_grad():
         editor.input_features.sentinel.zero_()
     return editor
 
 
-EDITS = [Query(f"What is number {i}?", f"answer {i}", picture(i)) for i in range(9)]
-PLAIN = Query("Who is this?", "nobody", picture(100))
+EDITS = [Query(f"What is number {i}?", f"answer {i}", noise(i)) for i in range(9)]
+PLAIN = Query("Who is this?", "nobody", noise(100))
 TEXT = Query("Who sang the song?", "nobody")
 
 
@@ -293,14 +293,15 @@ def patch(editor):
 def slow_edited(editor, patch, query):
     """The edited output (T, D) of the edit layer for one query, and what fired."""
     hidden = editor.vlm.hidden(editor.vlm.encode([query]), editor.config.layer)
-    h, span, net = hidden.hidden[0], hidden.spans[0], editor.input_features
+    h = hidden.hidden[0]
+    span = hidden.spans[0]
+    net = editor.input_features
     h_v, h_p = part(h, span.image), part(h, span.prompt)
-    phi, psi, theta = (
-        slow_vision_key(net, h_v, h_p),
-        slow_text_key(net, h_p),
-        slow_vision_key(net, net.sentinel[0], h_p),
-    )
-    bank, threshold = patch.bank, slow_similarity(phi, theta) + editor.config.margin
+    phi = slow_vision_key(net, h_v, h_p)
+    psi = slow_text_key(net, h_p)
+    theta = slow_vision_key(net, net.sentinel[0], h_p)
+    bank = patch.bank
+    threshold = slow_similarity(phi, theta) + editor.config.margin
     kept = [
         e for e in range(len(patch)) if slow_similarity(phi, bank["vision_keys"][e]) > threshold
     ]
@@ -420,20 +421,20 @@ def test_positions_answer_leaves_the_prompt_alone(vlm, patch):
 
 
 @torch.no_grad()
-def test_text_only_queries_can_meet_edits(vlm):
+def test_edits_can_fire_for_text_only_queries(vlm):
     editor = made(vlm, text_only="text_key")
     mixed = editor.edit([*EDITS[:3], TEXT])
     hidden = vlm.hidden(vlm.encode([TEXT, EDITS[0]]), 1)
     found = mixed.route(hidden.hidden, hidden.spans)
     psi = editor.input_features.text_key(attention.image_and_prompt(hidden.hidden, hidden.spans)[1])
     assert torch.equal(found.keep[0], attention.similarity(psi, mixed.bank["text_keys"])[0] > 0)
-    assert not found.keep[1, 3]  # an edit without image is not met by an image
+    assert not found.keep[1, 3]  # an edit without image does not fire for an image
     with pytest.raises(BadInput, match="no image"):
         made(vlm).edit([TEXT])
 
 
 def editor_with(patch, vlm, **settings):
-    """The same edits and networks under other settings of query time."""
+    """The same edits and networks under other inference settings."""
     other = made(vlm, **settings)
     other.networks().load_state_dict(patch.editor.networks().state_dict())
     return type(patch)(other, patch.bank)
@@ -470,14 +471,14 @@ def test_editor_and_patch_are_saved_and_loaded(vlm, editor, patch, tmp_path):
         LiveEdit.from_pretrained(vlm, tmp_path / "editor", rank=2)
 
 
-def test_what_belongs_to_another_is_refused(vlm, editor, patch, tmp_path):
+def test_files_of_another_editor_or_model_are_refused(vlm, editor, patch, tmp_path):
     editor.save_pretrained(tmp_path / "editor")
     patch.save(tmp_path / "patch")
-    stranger = LiveEdit(vlm, editor.config)
+    other_editor = LiveEdit(vlm, editor.config)
     with pytest.raises(Mismatch, match="another editor"):
-        stranger.load_patch(tmp_path / "patch")
+        other_editor.load_patch(tmp_path / "patch")
     with pytest.raises(Mismatch, match="another editor"):
-        stranger.edit([PLAIN], patch)
+        other_editor.edit([PLAIN], patch)
     other = tiny("llava", seed=1)
     with pytest.raises(Mismatch, match="another model"):
         load_editor(other, tmp_path / "editor")
@@ -502,10 +503,10 @@ def cases(count=4):
             (
                 Probe("reliability", edit),
                 Probe("text_generality", Query(f"Tell me number {i}.", edit.target, edit.image)),
-                Probe("image_generality", Query(edit.prompt, edit.target, picture(50 + i))),
+                Probe("image_generality", Query(edit.prompt, edit.target, noise(50 + i))),
                 Probe(
                     "image_locality",
-                    Query("Where is this?", f"place {i}", picture(80 + i)),
+                    Query("Where is this?", f"place {i}", noise(80 + i)),
                     "before",
                 ),
                 Probe("text_locality", TEXT, "before"),

@@ -64,7 +64,7 @@ GENERALITY, LOCALITY = ("text_generality", "image_generality"), ("image_locality
 
 
 class Recording:
-    """What the folder holds, in our terms."""
+    """The recording in this package's terms."""
 
     def __init__(self, folder: Path) -> None:
         self.vlm = VLM.load(folder / "tiny-llava", prompt_format="raw")
@@ -80,7 +80,7 @@ class Recording:
         return Query(entry["prompt"], entry["target"], self.images[entry["image_index"]])
 
     def weights(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The weights recorded under ``prefix`` by our names."""
+        """The weights recorded under ``prefix``, by this package's names."""
         named = (
             (name.removeprefix(prefix), value)
             for name, value in self.tensors.items()
@@ -99,10 +99,8 @@ class Recording:
 
     def cases(self) -> list[Case]:
         train = self.facts["train"]
-        rephrase, locality = (
-            train["rephrase"],
-            [self.query(entry) for entry in train["image_locality"]],
-        )
+        rephrase = train["rephrase"]
+        locality = [self.query(entry) for entry in train["image_locality"]]
         offset = int(re.search(r"request k on image k\+(\d+)", train["samples"])[1])
         cases = []
         for k, edit in enumerate(self.requests[: len(rephrase)]):
@@ -253,11 +251,9 @@ def test_weights_after_one_step(recording, step):
     networks = step[2].networks()
     assert networks.state_dict().keys() == after.keys()
     for name, parameter in networks.named_parameters():
-        ours, theirs, gradient = (
-            parameter.detach() - before[name],
-            after[name] - before[name],
-            parameter.grad.abs(),
-        )
+        ours = parameter.detach() - before[name]
+        theirs = after[name] - before[name]
+        gradient = parameter.grad.abs()
         assert gradient.max() < 1e-6 or not name.endswith("key.bias")
         allowed = 0.02 + (2.0 if name.endswith("key.bias") else 1e-8 / (gradient + 1e-8))
         assert ((ours - theirs).abs() <= LR * allowed + 2e-7 * before[name].abs()).all(), name

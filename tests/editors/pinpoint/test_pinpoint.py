@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.samples import noise
 from liveedit.editors.common import attention, extractors
 from liveedit.editors.common.hard_negatives import hard_negative_loss, log_odds
 from liveedit.editors.pinpoint.editor import Pinpoint, PinpointConfig
 from liveedit.editors.pinpoint.generator import AlignedGenerator
 from liveedit.errors import BadInput
-from liveedit.models.tiny import tiny
 from liveedit.types import Case, Probe, Query
 
 D, DM = 32, 16
@@ -62,7 +62,9 @@ def test_equations_by_hand(vlm, edits, generator):
         w = generator.word_norm(words[hidden.labels[0, place]])
         z = generator.before(s) + generator.there(a) + generator.word(w) + generator.place.weight[j]
         attention = generator.context
-        q, k, v = attention.query(z), attention.key(signal), attention.value(signal)
+        q = attention.query(z)
+        k = attention.key(signal)
+        v = attention.value(signal)
         heads = []
         for n in range(attention.heads):
             part = slice(n * DM // attention.heads, (n + 1) * DM // attention.heads)
@@ -113,12 +115,12 @@ def test_contrast_wants_the_own_edit_in_and_the_others_out():
         assert part.sign().tolist() == [[-1.0, 1.0], [1.0, 1.0]]
 
 
-def test_a_stranger_that_one_of_the_two_turns_away_costs_little():
+def test_an_unrelated_query_that_one_of_the_two_excludes_costs_little():
     away, near = torch.tensor([[-9.0]]), torch.tensor([[9.0]])
-    stranger = torch.tensor([-1])
-    assert float(hard_negative_loss(log_odds(away, near), stranger)) < 1e-3
-    assert float(hard_negative_loss(log_odds(near, away), stranger)) < 1e-3
-    assert float(hard_negative_loss(log_odds(near, near), stranger)) > 5
+    unrelated = torch.tensor([-1])
+    assert float(hard_negative_loss(log_odds(away, near), unrelated)) < 1e-3
+    assert float(hard_negative_loss(log_odds(near, away), unrelated)) < 1e-3
+    assert float(hard_negative_loss(log_odds(near, near), unrelated)) > 5
 
 
 def test_without_an_image_the_text_key_alone_decides():
@@ -132,7 +134,8 @@ def test_without_an_image_the_text_key_alone_decides():
 def test_the_gate_of_both_keeps_what_is_likelier_than_not(vlm, edits):
     config = PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, margin=0.3)
     editor = Pinpoint(vlm, config)
-    patch, batch = editor.edit(edits), vlm.encode(edits)
+    patch = editor.edit(edits)
+    batch = vlm.encode(edits)
     with torch.no_grad():
         hidden = vlm.hidden(batch, 2).hidden
         routing = patch.route(hidden, batch.spans)
@@ -143,13 +146,6 @@ def test_the_gate_of_both_keeps_what_is_likelier_than_not(vlm, edits):
             p = sigmoid(float(routing.vision[q, e] - routing.sentinel[q])) * sigmoid(float(z[q, e]))
             assert bool(routing.keep[q, e]) == (math.log(p / (1 - p)) > 0.3)
     assert routing.keep.any()
-
-
-def drawing(seed):
-    pixels = torch.randint(
-        256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
-    return Image.fromarray(pixels.numpy())
 
 
 @torch.no_grad()
@@ -163,12 +159,12 @@ def test_hard_negatives_are_all_edits_of_the_batch_but_those_of_the_same_fact(vl
     editor.edit_features.sentinel.uniform_()
     facts = ["a", "b", "a"]
     edits = [
-        Query(f"Who is it {i}?", f"person {i}", drawing(i), fact) for i, fact in enumerate(facts)
+        Query(f"Who is it {i}?", f"person {i}", noise(i), fact) for i, fact in enumerate(facts)
     ]
     wordings = [
         Query(f"Name it {i}.", edit.target, edit.image, edit.fact) for i, edit in enumerate(edits)
     ]
-    others = [Query("Where is it?", "there", drawing(10 + i), fact) for i, fact in enumerate("xyb")]
+    others = [Query("Where is it?", "there", noise(10 + i), fact) for i, fact in enumerate("xyb")]
     cases = [
         Case(
             str(i),
@@ -186,7 +182,9 @@ def test_hard_negatives_are_all_edits_of_the_batch_but_those_of_the_same_fact(vl
         "acting",
         "soft_relative",
     }
-    patch, acting, relative = editor.edit(edits), 0.0, 0.0
+    patch = editor.edit(edits)
+    acting = 0.0
+    relative = 0.0
     for place, query in enumerate([*edits, *wordings, *others]):
         batch = vlm.encode([query])
         hidden = vlm.hidden(batch, 2).hidden
@@ -201,8 +199,8 @@ def test_hard_negatives_are_all_edits_of_the_batch_but_those_of_the_same_fact(vl
             elif query.fact != facts[e]:
                 acting -= math.log(1 - p)
         if own >= 0:
-            rivals = [float(z[e]) for e in range(3) if e == own or facts[e] != query.fact]
-            relative += math.log(sum(map(math.exp, rivals))) - float(z[own])
+            scores = [float(z[e]) for e in range(3) if e == own or facts[e] != query.fact]
+            relative += math.log(sum(map(math.exp, scores))) - float(z[own])
     assert float(terms["acting"]) == pytest.approx(acting / 9, rel=1e-4)
     assert float(terms["soft_relative"]) == pytest.approx(relative / 6, rel=1e-4, abs=1e-6)
 
@@ -223,10 +221,8 @@ def test_metric_features_are_scaled_cosines_with_thresholds(vlm, edits):
             bar.sentinel, torch.ones(bar.sentinel.shape[:2], dtype=torch.bool)
         )
         plain = extractors.FeatureExtractor  # the released keys, of the same weights
-        phi, psi = (
-            plain.vision_key(bar, image, prompt).flatten(1),
-            plain.text_key(bar, prompt).flatten(1),
-        )
+        phi = plain.vision_key(bar, image, prompt).flatten(1)
+        psi = plain.text_key(bar, prompt).flatten(1)
         theta = plain.vision_key(bar, everywhere, prompt).flatten(1)
         routing = patch.route(hidden, batch.spans)
         z = attention.similarity(bar.text_key(prompt), patch.bank["text_keys"])
@@ -249,7 +245,8 @@ def test_the_input_side_is_registered_once(vlm):
 
 
 def test_dropping_keeps_the_last_state_and_about_the_share_asked_for():
-    states, lengths = torch.zeros(400, 20, 1), torch.tensor([20, 5, 0, 12]).repeat(100)
+    states = torch.zeros(400, 20, 1)
+    lengths = torch.tensor([20, 5, 0, 12]).repeat(100)
     part = attention.Part(states, torch.arange(20) < lengths[:, None]).drop(
         0.25, torch.Generator().manual_seed(0)
     )
