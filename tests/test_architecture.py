@@ -1,4 +1,4 @@
-"""The direction of imports between rooms and within them, and the modules that are free of torch."""
+"""The direction of imports between rooms and within them, and modules that are free of torch."""
 
 import ast
 import subprocess
