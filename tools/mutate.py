@@ -10,7 +10,7 @@ the repository, where its tests run until one of them fails. A line is printed f
     slow       the tests did not end within the time limit; counts as noticed
     equal      the change has no effect, as the entry explains; it is not run and does not count
     STALE      the text does not occur exactly once, or a test file is missing: correct the entry
-    BROKEN     the tests fail without the change, so they can notice nothing
+    BROKEN     the tests fail, or are slow, without the change, so they can notice nothing
 
 and last the share of changes noticed. The exit status is 1 if it is below the goal, or if an entry
 is stale or broken.
