@@ -244,30 +244,42 @@ def test_a_streamer_in_a_thread_of_its_own(edited, alone):
     assert within(edited, streamed) == alone[:1]
 
 
+def ask_raw(edited, batch, **inputs):
+    """The logits of a raw call with token ids that the VLM did not encode."""
+    ids = batch.inputs["input_ids"].clone()
+    with edited.vlm.patched(edited.patch), torch.no_grad():
+        return edited.vlm.model(**batch.inputs | {"input_ids": ids} | inputs).logits
+
+
+def labelled(batch):
+    """Labels as if the last words of the question were the answer."""
+    labels = batch.inputs["input_ids"].clone()
+    labels[:, :-4] = -100
+    return labels
+
+
+def test_a_method_that_changes_prompts_refuses_labels(edited):
+    if not changes_prompts(edited):
+        pytest.skip("leaves prompts as they are")
+    batch = edited.vlm.encode(ASKED[:1], padding_side="left")
+    with pytest.raises(LiveEditError, match=r"before it is encoded|vectors before the text"):
+        ask_raw(edited, batch, labels=labelled(batch))
+
+
 def test_a_call_that_was_interrupted_leaves_nothing(edited, alone):
     """Ctrl-C in a forward pass with labels; then raw calls without, here and in another thread."""
+    if changes_prompts(edited):
+        pytest.skip("refuses such calls")
     vlm = edited.vlm
     batch = vlm.encode(ASKED[:1], padding_side="left")
-    labels = batch.inputs["input_ids"].clone()
-    labels[:, :-4] = -100  # as if the last words of the question were the answer
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    def asked(**inputs):
-        with vlm.patched(edited.patch), torch.no_grad():
-            return vlm.model(
-                **batch.inputs | {"input_ids": batch.inputs["input_ids"].clone()} | inputs
-            ).logits
-
-    if changes_prompts(edited):
-        with pytest.raises(LiveEditError, match=r"before it is encoded|vectors before the text"):
-            asked(labels=labels)
-        return
-    plain = asked()
+    plain = ask_raw(edited, batch)
     with pytest.raises(KeyboardInterrupt), vlm.layers[-1].register_forward_hook(interrupt):
-        asked(labels=labels)
-    assert torch.equal(asked(), plain)
+        ask_raw(edited, batch, labels=labelled(batch))
+    assert torch.equal(ask_raw(edited, batch), plain)
     with vlm.patched(edited.patch):
         encoded = vlm.encode(ASKED[:1], padding_side="left")
         with ThreadPoolExecutor(1) as pool:

@@ -79,7 +79,7 @@ def test_against_training_the_whole_model(vlm, weights):
         )
 
 
-def test_the_first_step_is_adamw_by_hand(vlm):
+def test_the_first_step_is_that_of_adamw(vlm):
     [(name, new)] = FTL(vlm, FTLConfig(lr=1e-3, steps=1)).edit(EDITS[:1]).weights().items()
     parameter = vlm.model.get_parameter(name)
     parameter.requires_grad_()

@@ -12,7 +12,7 @@ from liveedit.errors import BadInput
 
 @pytest.fixture(scope="module")
 def editors(embedded_vlm):
-    """The embedded editor, and one of other weights and another setting of query time."""
+    """The embedded editor, and one of other weights and another inference setting."""
     first = Pinpoint.from_pretrained(embedded_vlm, embedded("pinpoint"))
     second = Pinpoint.from_pretrained(embedded_vlm, embedded("pinpoint"), margin=0.75)
     next(second.networks().parameters()).data += 1
@@ -40,7 +40,7 @@ def test_a_kill_between_the_two_files_leaves_the_new_editor(editors, embedded_vl
     assert (again.fingerprint, again.config) == (second.fingerprint, second.config)
 
 
-def test_a_setting_changed_by_hand_counts(editors, embedded_vlm, tmp_path):
+def test_a_setting_changed_in_the_file_counts(editors, embedded_vlm, tmp_path):
     editors[0].save_pretrained(tmp_path)
     about = json.loads((tmp_path / "config.json").read_text())
     about["config"]["margin"] = 0.75
@@ -48,12 +48,13 @@ def test_a_setting_changed_by_hand_counts(editors, embedded_vlm, tmp_path):
     assert load_editor(embedded_vlm, tmp_path).config.margin == 0.75
 
 
-def test_an_editor_without_the_mark_is_replaced_too(editors, tmp_path):
+def test_an_editor_without_the_mark_is_replaced_too(editors, embedded_vlm, tmp_path):
     from safetensors.torch import load_file, save_file
 
     editors[0].save_pretrained(tmp_path)
     save_file(load_file(tmp_path / "editor.safetensors"), tmp_path / "editor.safetensors")
     editors[1].save_pretrained(tmp_path)
+    assert load_editor(embedded_vlm, tmp_path).fingerprint == editors[1].fingerprint
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_an_editor_without_the_mark_is_replaced_too(editors, tmp_path):
         ("editor.safetensors", "mine"),
     ],
 )
-def test_files_of_somebody_elses_stay(editors, tmp_path, name, content):
+def test_unrelated_files_are_not_replaced(editors, tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(BadInput, match="choose another folder") as caught:
         editors[0].save_pretrained(tmp_path)

@@ -49,7 +49,7 @@ def test_rows_are_made_for_each_answer_token_alone(vlm, edits, generator):
         assert not V1[0, stop - start :].any()
 
 
-def test_equations_by_hand(vlm, edits, generator):
+def test_factors_are_those_of_the_formulas(vlm, edits, generator):
     """U_j and V_j of one edit, token by token, from the formulas in the file's head."""
     words = vlm.model.get_output_embeddings().weight
     hidden = vlm.hidden(vlm.encode(edits[:1]), 2)
