@@ -90,7 +90,7 @@ class Evaluation:
         cases: The cases, in the order in which they are edited.
         protocol: The protocol.
         data: Name of the benchmark in the records.
-        seed: Seed of the order of the cases in the records.
+        seed: Seed with which the cases were ordered; it is only recorded.
         batch_size: Largest number of probes that go through the model together.
     """
 
@@ -202,10 +202,11 @@ class Evaluation:
         return list(found.values())
 
     def _share(self) -> None:
-        """Assign this process's requests to the editors' runs, and tell the clock their number.
+        """Divide the missing requests among the processes, and count the probes.
 
         The missing requests, editor after editor, are cut into as many pieces as there are
-        processes, so that few sequences are edited twice.
+        processes, so that few sequences are edited twice. ``done`` are the probes that the records
+        of all processes hold already; ``total`` adds those of this process.
         """
         missing = list(self._missing())
         with self.processes.split_between_processes(missing) as share:

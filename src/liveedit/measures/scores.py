@@ -172,7 +172,8 @@ EXACT_MATCH = Score(
     name="exact_match",
     heading="Exact match (free generation)",
     short="exact match",
-    meaning="Whether the model, generating freely, writes the wanted answer.",
+    meaning="Whether the model, generating freely, writes the wanted answer; case, spaces and a "
+    "final full stop do not count.",
     locality="the free answer is the unedited model's",
     of_record=exact_match,
 )

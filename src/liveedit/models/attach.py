@@ -71,7 +71,8 @@ class Host(Protocol):
 class Scope:
     """A patch that is on the model.
 
-    ``rest`` are the scopes that its context falls back to once all of its patches are off.
+    ``rest`` is what the context had before its first patch: ``None`` if nothing was entered, and
+    ``()`` within ``unpatched``. The context falls back to it once all of its patches are off.
     """
 
     patch: Patch

@@ -141,7 +141,8 @@ def correction_cases(
 class _CaseMaker:
     """Maker of cases, whose random choices all come from ``random``.
 
-    ``edited`` are the facts that all cases together edit.
+    ``edited`` are the facts that no other question may touch, those of all cases together. It is
+    empty in training, where a batch is edited at a time.
     """
 
     emblem: Emblem
@@ -256,7 +257,7 @@ class _CaseMaker:
         return Query(self.random.choice(wordings(relation, "seen", subject=subject)), answer)
 
     def _portability(self, relation: Relation, edit: Query, become: Entity | None) -> list[Probe]:
-        """Questions about the edit's drawing whose answers follow from it showing ``become``."""
+        """Questions about the drawing whose answers would be true if it showed ``become``."""
         if become is None:
             return []
         id = edit.fact.partition(":")[0]
