@@ -211,5 +211,7 @@ def test_the_training_describes_its_settings(config):
 @pytest.mark.parametrize("name", sorted(EDITORS))
 def test_every_editor_describes_its_settings(name):
     described = describe(resolve("editor", name, EDITORS).Config)
-    assert all(setting.description[0].isupper() for setting in described)
+    for setting in described:
+        first = setting.description.lstrip('`"')
+        assert first[0].isupper() or first != setting.description, setting
     assert all(setting.description.endswith(".") for setting in described)

@@ -483,7 +483,7 @@ def test_a_second_ctrl_c_does_not_wait(vlm, tmp_path):
 def test_ctrl_c_keeps_the_hidden_states_so_far(vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("liveedit.train.hidden_states.SLICE", 2)
     with pytest.raises(
-        KeyboardInterrupt, match="with the hidden states of 2 of 6 cases; the same command"
+        KeyboardInterrupt, match="with the hidden states of 2 of 6 cases; run the same command"
     ):
         trained_number(vlm, tmp_path, progress=interrupt_at("hidden states", 2), steps=1)
     assert trained_number(vlm, tmp_path, steps=1)[0].prepared == 4

@@ -33,8 +33,8 @@ def test_a_model_in_half_precision_is_known_as_it_was_before(dtype, before, tmp_
     assert not half.known_as("0" * 64)
     assert not full.known_as(before)
     editor = new_editor(half, "ft-l")
-    editor.claim({"editor": editor.fingerprint, "model": before}, tmp_path)
+    editor.require_same_origin({"editor": editor.fingerprint, "model": before}, tmp_path)
     with pytest.raises(Mismatch, match="another model"):
-        editor.claim({"editor": editor.fingerprint, "model": "0" * 64}, tmp_path)
+        editor.require_same_origin({"editor": editor.fingerprint, "model": "0" * 64}, tmp_path)
     with pytest.raises(Mismatch, match="another editor"):
-        editor.claim({"editor": "0" * 64, "model": before}, tmp_path)
+        editor.require_same_origin({"editor": "0" * 64, "model": before}, tmp_path)

@@ -132,9 +132,9 @@ def test_missing_fields_are_named_each(write):
 
 
 def test_the_first_fault_is_told_and_how_many_more_there_are(write):
-    with pytest.raises(BadInput, match=r"record 0: 'alt' is empty, and 2 more faults: mend"):
+    with pytest.raises(BadInput, match=r"record 0: 'alt' is empty, and 2 more faults: repair"):
         read(write([SOUND | {"alt": "", "loc": ""}, SOUND, SOUND | {"src": 1}]))
-    with pytest.raises(BadInput, match=r"record 1: 'alt' is empty: mend"):
+    with pytest.raises(BadInput, match=r"record 1: 'alt' is empty: repair"):
         read(write([SOUND, SOUND | {"alt": ""}]))
 
 
