@@ -81,6 +81,18 @@ def test_the_end_of_text_is_part_of_an_answer_where_it_is_asked_for(vlm, name):
             assert (int(row.labels[0, -1]) == vlm.tokenizer.eos_token_id) == eos
 
 
+@torch.no_grad()
+def test_the_end_of_text_is_part_of_an_expert_where_it_is_asked_for(vlm):
+    edit = case(0).edits[0]
+    for eos in (False, True):
+        editor = make(vlm, eos=eos)
+        hidden = vlm.hidden(vlm.encode([edit], eos=eos), editor.layer)
+        wanted = editor.experts(hidden)["expert_in"]
+        assert torch.equal(editor.edit([edit]).bank["expert_in"], wanted)
+        other = vlm.hidden(vlm.encode([edit], eos=not eos), editor.layer)
+        assert not torch.equal(editor.experts(other)["expert_in"], wanted)
+
+
 def test_a_probe_without_image_is_prepared_only_where_edits_act_on_such(vlm):
     kinds = {"locality": ("image_locality", "text_locality")}
     for text_only, read in (("never", False), ("text_key", True)):

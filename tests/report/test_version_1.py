@@ -43,6 +43,13 @@ def test_fields_become_scores_and_costs(lines):
         assert {name: new[name] for name in old} == old
 
 
+def test_a_score_of_zero_is_a_score(lines):
+    row = json.loads(lines[0]) | {"top1_kept": 0.0, "top10_kept": 0.0, "query_seconds": 0.0}
+    record = Record.from_json(json.dumps(row))
+    assert record.scores == {"top1_kept": 0.0, "top10_rank": 0.0}
+    assert record.costs["query_seconds"] == 0.0
+
+
 def test_the_same_report_is_made_of_the_records_in_the_new_form(tmp_path, lines):
     records = [Record.from_json(line) for line in lines]
     path = tmp_path / "records-0.jsonl"
