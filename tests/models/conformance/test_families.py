@@ -115,6 +115,9 @@ def test_a_saved_model_is_read_back_as_its_family(forms, tmp_path):
             pytest.skip("a checkpoint of it is read with torchvision")
         if "asks" in OVERRIDES.get(vlm.model.config.model_type, {}):
             pytest.skip("its processor reads smaller images than a saved one")
+        videos = getattr(vlm.processor, "video_processor", None)
+        if getattr(videos, "font", "") is None:
+            pytest.skip("its processor is saved with a font for videos, which the tiny one lacks")
         vlm.model.save_pretrained(tmp_path)
         vlm.processor.save_pretrained(tmp_path)
         with without_timm():

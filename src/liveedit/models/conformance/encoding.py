@@ -159,7 +159,7 @@ def images_of_a_batch_follow_one_another(vlm: ModelRunner) -> None:
     first_two = vlm.encode(pictured[:2])  # of different images, so that their order shows
     for name, value in image_inputs(first_two):
         if value.is_floating_point():  # integers may be counted on from one image to the next
-            own = [part[name] for part in parts[:2]]
+            own = [part[name] for part in parts[:2] if name in part]
             expect(holds_in_order(value, own), f"'{name}' has the images' parts in another order")
 
 
