@@ -147,7 +147,7 @@ class CodebookBranch(Branch[CodebookRoute]):
     def route(self, x: Tensor) -> CodebookRoute:
         """Find the entry within whose radius each row's last prompt token is."""
         column = self.batch.last_prompt_tokens()
-        entry = self.patch.nearest(x[torch.arange(len(x)), column])
+        entry = self.patch.nearest(x[torch.arange(len(x)), column].float())
         fired = [[(found, 1.0)] if found >= 0 else [] for found in entry.tolist()]
         self.batch.fired[self.patch] = fired
         return CodebookRoute(entry, column)

@@ -160,14 +160,14 @@ class MixtureBranch(Branch[MixtureRoute]):
 
     def route(self, x: Tensor) -> MixtureRoute:
         """Choose each row's expert."""
-        route = MixtureRoute(*self.patch.route(mean(x, self.batch.prompt_tokens())))
+        route = MixtureRoute(*self.patch.route(mean(x.float(), self.batch.prompt_tokens())))
         self.batch.fired[self.patch] = self.patch.members(*route)
         return route
 
     def change(self, x: Tensor, output: Tensor, routing: MixtureRoute) -> Tensor:
         """See :meth:`Branch.change`."""
         matrices = [self.patch.values[name][routing.expert] for name in MATRICES]
-        added = routing.weight[:, None, None] * run(x, *matrices)
+        added = routing.weight[:, None, None] * run(x.float(), *matrices)
         return output + added.to(output.dtype)
 
 

@@ -94,15 +94,16 @@ class NeuronBranch(Branch[Route]):
         self.patch = patch
         self.batch = batch
 
-    def route(self, x: Tensor) -> Route:
-        """Note the edits that fire; the neurons decide again for every token."""
-        last = self.batch.last_prompt_tokens()
-        self.batch.fired[self.patch] = shares(self.activation(x)[range(len(x)), last])
+    def route(self, x: Tensor) -> Route:  # noqa: ARG002
+        """Nothing to decide: the neurons are active, or not, at every token."""
         return ()
 
     def change(self, x: Tensor, output: Tensor, routing: Route) -> Tensor:  # noqa: ARG002
-        """See :meth:`Branch.change`."""
-        activation = self.activation(x)
+        """See :meth:`Branch.change`. The prompt's activations also say which edits fire."""
+        activation = self.activation(x.float())
+        if self.patch not in self.batch.fired:
+            last = self.batch.last_prompt_tokens()
+            self.batch.fired[self.patch] = shares(activation[range(len(x)), last])
         if not bool((activation > 0).any()):
             return output
         return output + (activation @ self.patch.bank["value"]).to(output.dtype)

@@ -146,14 +146,14 @@ class MemoryBranch(Branch[MemoryRoute]):
 
     def route(self, x: Tensor) -> MemoryRoute:
         """Choose each row's memory."""
-        return MemoryRoute(self.patch.route(x, self.batch.prompt_tokens()))
+        return MemoryRoute(self.patch.route(x.float(), self.batch.prompt_tokens()))
 
     def change(self, x: Tensor, output: Tensor, routing: MemoryRoute) -> Tensor:
         """See :meth:`Branch.change`."""
         for number, delta in enumerate(self.patch.values["delta"]):
             rows = (routing.memory == number).nonzero()[:, 0]
             if len(rows):
-                side = output[rows] + (x[rows] @ delta.T).to(output.dtype)
+                side = output[rows] + (x[rows].float() @ delta.T).to(output.dtype)
                 output = output.index_put((rows,), side)
         return output
 

@@ -38,7 +38,7 @@ class Branch(ABC, Generic[R]):
         self.reads = reads
         self.writes = writes
         self.input = torch.empty(0)
-        """The newest tokens at ``reads``, (B, T', ·), in float32."""
+        """The newest tokens at ``reads``, (B, T', ·), in the model's dtype."""
         self.routing: R | None = None
         self.start = 0
         """How many tokens of each row come before those of the current call."""
@@ -51,9 +51,9 @@ class Branch(ABC, Generic[R]):
 
     def read(self, x: Tensor) -> Tensor:
         """Keep ``x`` (B, T', ·), the state at ``reads``; for a prompt, route. Return ``x``."""
-        self.input = x.float()
+        self.input = x
         if self.routing is None:
-            self.routing = self.route(self.input)
+            self.routing = self.route(x)
         return x
 
     def write(self, output: Tensor) -> Tensor:
@@ -64,7 +64,9 @@ class Branch(ABC, Generic[R]):
 
     def read_and_write(self, output: Tensor) -> Tensor:
         """Read and write in one call, for a branch that reads the output that it changes."""
-        return self.write(self.read(output))
+        if self.routing is None:
+            self.routing = self.route(output)
+        return self.change(output, output, self.routing)
 
     @abstractmethod
     def route(self, x: Tensor) -> R:
@@ -98,7 +100,10 @@ class Branch(ABC, Generic[R]):
 
 
 class AddingBranch(Branch[Route]):
-    """Adds ``function(x)`` (B, T', D) to the output of a module with input ``x``, for every row."""
+    """Adds ``function(x)`` (B, T', D) to a module's output, for every row.
+
+    x is the module's input, in float32.
+    """
 
     def __init__(self, reads: str, writes: str, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__(reads, writes)
@@ -110,7 +115,7 @@ class AddingBranch(Branch[Route]):
 
     def change(self, x: Tensor, output: Tensor, routing: Route) -> Tensor:  # noqa: ARG002
         """See :meth:`Branch.change`."""
-        return output + self.function(x).to(output.dtype)
+        return output + self.function(x.float()).to(output.dtype)
 
 
 class BranchPatch(Patch):

@@ -148,6 +148,8 @@ class ExpertBranch(Branch[ExpertRoute]):
         super().__init__(site, site)
         self.patch = patch
         self.batch = batch
+        self.rows = torch.empty(0, dtype=torch.long)
+        """The rows that keep an expert; found once, since finding them waits for the device."""
 
     def route(self, x: Tensor) -> ExpertRoute:
         """Choose experts for the prompts, and note them in ``batch.fired``."""
@@ -160,15 +162,22 @@ class ExpertBranch(Branch[ExpertRoute]):
         ):
             fired.append(list(zip(row[:count], row_weights[:count], strict=True)))
         self.batch.fired[self.patch] = fired
+        self.rows = kept.nonzero()[:, 0]
         return ExpertRoute(experts, weights, kept, self.batch.last_prompt_tokens())
+
+    def reorder(self, rows: Tensor) -> None:
+        """See :meth:`Branch.reorder`."""
+        super().reorder(rows)
+        if self.routing is not None:
+            self.rows = self.routing.kept.nonzero()[:, 0]
 
     def change(self, x: Tensor, output: Tensor, routing: ExpertRoute) -> Tensor:
         """See :meth:`Branch.change`."""
-        rows = routing.kept.nonzero()[:, 0]
+        rows = self.rows
         if not len(rows):
             return output
         with torch.no_grad():
-            change = self.residuals(x[rows], routing.experts[rows], routing.weights[rows])
+            change = self.residuals(x[rows].float(), routing.experts[rows], routing.weights[rows])
             if self.patch.editor.config.positions == "answer":
                 first = routing.first[rows.to(routing.first.device)]
                 change *= reach(first, change, self.start)
