@@ -17,6 +17,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
+from liveedit.settings import own_descriptions
+
 __all__ = ["on_files", "on_post_page", "pages"]
 
 PYTHON: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -258,17 +260,14 @@ def field_row(each: "Field[Any]", meanings: Mapping[str, str]) -> tuple[str, ...
 
 ARGUMENTS = re.compile(r"^Arguments:\n((?:(?: {4}.*)?\n?)+)", re.MULTILINE)
 """The list of arguments in a docstring."""
-ENTRY = re.compile(r"^ {4}(\w+(?: and \w+)*):((?:.*\n?)(?:^(?: {8}.*)?\n?)*)", re.MULTILINE)
-"""One entry of the list, with its continuation lines."""
 
 
 def documented(kind: type) -> Documented:
     """Read the docstring of a class; fields of base classes have the meaning given there."""
     meanings: dict[str, str] = {}
     for each in reversed(kind.__mro__[:-1]):
-        listed = ARGUMENTS.search(f"{cleandoc(each.__doc__ or '')}\n")
-        for names, meaning in ENTRY.findall(listed[1] if listed else ""):
-            meanings |= dict.fromkeys(names.split(" and "), cell(plain(meaning)))
+        for name, meaning in own_descriptions(each).items():
+            meanings[name] = cell(plain(meaning))
     text = ARGUMENTS.sub("", f"{getdoc(kind) or ''}\n").strip()
     return Documented(plain(text), meanings)
 

@@ -11,8 +11,8 @@ number not a text. Values are checked but never converted, so that they are stor
 they were given.
 
 The docstring of a config lists its fields, one entry each, under a line ``Arguments:``.
-:func:`describe` returns them for ``--help`` and ``liveedit editors NAME``; the reference shows the
-same lists.
+:func:`describe` returns them for ``--help`` and ``liveedit editors NAME``, and
+:func:`own_descriptions` those of one class for the reference.
 """
 
 import json
@@ -45,6 +45,7 @@ __all__ = [
     "check_seed",
     "describe",
     "help_of",
+    "own_descriptions",
     "read_json",
     "read_settings",
 ]
@@ -88,7 +89,7 @@ def describe(config: type[Any]) -> tuple[Setting, ...]:
     types = get_type_hints(config, include_extras=True)
     descriptions: dict[str, str] = {}
     for base in reversed(config.__mro__):
-        descriptions |= _arguments(base)
+        descriptions |= own_descriptions(base)
     known = fields(config)
     if missing := [field.name for field in known if field.name not in descriptions]:
         raise ValueError(
@@ -106,8 +107,8 @@ def help_of(config: type[Any], name: str) -> str:
     return {setting.name: setting.description for setting in describe(config)}[name]
 
 
-def _arguments(config: type[Any]) -> dict[str, str]:
-    """The descriptions in a class's own docstring by the names of the fields."""
+def own_descriptions(config: type[Any]) -> dict[str, str]:
+    """The descriptions in a class's own docstring, by the names of the fields."""
     own = vars(config).get("__doc__") or ""
     _, _, listed = cleandoc(own).partition("\nArguments:\n")
     found: dict[str, str] = {}
