@@ -13,10 +13,10 @@ VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
 
-test: .venv/ready ## the test suite
+test: .venv/ready ## the test suite, within 8 minutes on two cores
 	$(BIN)/python -m pytest
 
-test-all: test ## and every editor on every family
+test-all: test ## and what is marked slow: every editor on every family, whole trainings
 	$(BIN)/python -m pytest -m slow --dist loadgroup
 
 test-newest: ## conformance and generation on the newest versions that can be had
@@ -30,6 +30,7 @@ check: .venv/ready ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/readable.py
+	$(BIN)/python tools/mutate.py --check
 	$(BIN)/mypy
 
 docs: .venv/docs ## the documentation, into site/; a warning is an error

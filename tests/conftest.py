@@ -15,6 +15,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FAMILIES = ("llava", "blip2", "qwen2_vl")
 """Families that differ in what editors depend on: decoder, image tokens and positions."""
+ONE_IN = 3
+"""By default a method runs one in so many of the tests that are marked ``of_every_method``."""
+DEMONSTRATIONS = 20
 
 
 def pytest_configure(config):
@@ -22,6 +25,39 @@ def pytest_configure(config):
         "markers",
         "families(*names): run with `vlm` a tiny model of each of these families, by default three",
     )
+    config.addinivalue_line(
+        "markers",
+        "of_every_method(parameter): it is the method; most pairs of method and test are slow",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leave most pairs of a method and a test marked ``of_every_method`` to ``make test-all``."""
+    from liveedit.editors import EDITORS
+
+    methods = list(EDITORS)
+    tests = sorted({_without_method(item) for item in items if _method(item)})
+    for item in items:
+        if method := _method(item):
+            number = tests.index(_without_method(item)) + methods.index(method)
+            if number % ONE_IN:
+                item.add_marker("slow")
+                item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{method}"))
+
+
+def _method(item):
+    """The method of a test that is marked ``of_every_method``; empty for others."""
+    marker = item.get_closest_marker("of_every_method")
+    if marker is None or not hasattr(item, "callspec"):
+        return ""
+    return item.callspec.params.get(*marker.args, "")
+
+
+def _without_method(item):
+    """The file, the name and the other parameters of a test."""
+    name, _, parameters = item.name.partition("[")
+    return str(item.path), name, parameters.replace(_method(item), "", 1)
 
 
 def pytest_generate_tests(metafunc):
@@ -60,37 +96,18 @@ def embedded_vlm():
 
 
 @pytest.fixture(scope="session")
-def encoded_demonstrations(embedded_vlm, tmp_path_factory):
-    """Encode IKE's demonstrations, which takes a minute, in one process of a test run only."""
-    import torch
-    from filelock import FileLock
+def shipped_editor(embedded_vlm):
+    """A function that loads an editor for the embedded model that ships with the package.
 
-    from liveedit.editable import embedded
-    from liveedit.editors import load_editor
-
-    ike = load_editor(embedded_vlm, embedded("ike"))
-    encoder = ike.retriever.sentences
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # which the workers share
-    file = folder / "demonstrations.pt"
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            encoder(ike.demonstrations)
-            torch.save(encoder.known, file)
-    encoder.known.update(torch.load(file))
-
-
-@pytest.fixture(scope="session")
-def shipped_editor(request, embedded_vlm):
-    """A function that loads an editor for the embedded model that ships with the package."""
+    IKE has one in ``DEMONSTRATIONS`` of its own only, because encoding all takes a minute.
+    """
     from liveedit.editable import embedded
     from liveedit.editors import load_editor
 
     def load(name):
         editor = load_editor(embedded_vlm, embedded(name))
         if getattr(editor.config, "demonstrations", ""):
-            request.getfixturevalue("encoded_demonstrations")
+            editor.demonstrations = editor.demonstrations[::DEMONSTRATIONS]
         return editor
 
     return load
@@ -167,9 +184,11 @@ def published(tmp_path, monkeypatch):
 @pytest.fixture
 def added(published):
     """The same, with all three added."""
-    from liveedit.data.published.places import add_place, locate
+    from liveedit.data.published.locations import add_location, locate
     from liveedit.data.published.sources import source
 
     for name, folder in (("e-vqa", "mmedit"), ("e-ic", "mmedit"), ("vlkeb", "vlkeb")):
-        add_place(name, locate(source(name), [published / folder], published / folder / "images"))
+        add_location(
+            name, locate(source(name), [published / folder], published / folder / "images")
+        )
     return published

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from liveedit.runinfo import digest, image_name
+from liveedit.runinfo import asked_image_name, digest
 from liveedit.types import Case, Probe, Query
 
 EDIT = Query("Who?", "Ann", "a.png")
@@ -24,13 +24,13 @@ def probed(metric="text_locality", prompt="What?", target="this", image=None, wa
 
 def test_an_image_is_called_by_its_path_or_its_name():
     picture = Image.new("RGB", (2, 2))
-    assert image_name(Query("?", image=picture)) == image_name(Query("?")) == ""
+    assert asked_image_name(Query("?", image=picture)) == asked_image_name(Query("?")) == ""
     picture.info["name"] = "emblem:hand/flag-jp"
-    assert image_name(Query("?", image=picture)) == "emblem:hand/flag-jp"
-    assert image_name(EDIT) == "a.png"
+    assert asked_image_name(Query("?", image=picture)) == "emblem:hand/flag-jp"
+    assert asked_image_name(EDIT) == "a.png"
     several = Query("?", image=["a.png", "b.png", "c.png"], about=1)
-    assert image_name(several) == "b.png"
-    assert image_name(replace(several, about=None)) == "c.png"
+    assert asked_image_name(several) == "b.png"
+    assert asked_image_name(replace(several, about=None)) == "c.png"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from methods import VLKEB_ONLY, method
 from rich.console import Console
 
 from liveedit.data.published.annotations import Annotation
-from liveedit.data.published.places import annotations
+from liveedit.data.published.locations import annotations
 from liveedit.data.published.sources import source
 
 __all__ = [

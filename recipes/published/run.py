@@ -41,7 +41,7 @@ from estimate import (
 from methods import LABELS, VLKEB_ONLY, Method, method
 from rich.console import Console
 
-from liveedit.data.published.places import place
+from liveedit.data.published.locations import location
 from liveedit.data.published.sources import source
 from liveedit.errors import LiveEditError
 
@@ -123,7 +123,7 @@ class Table:
 def plan(table: Table, labels: Sequence[str], device: Device) -> list[Step]:
     """All steps of a table. Raises :class:`BadInput` if the benchmark was not added."""
     at = load(table.shape, table.data)
-    files = place(table.data).files
+    files = location(table.data).files
     costs = {label: COSTS[label](at) for label in labels}
     steps = []
     for chosen in table.methods(labels):

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from liveedit.artifacts import locked, resolved_path, sync, writing
-from liveedit.data.images import open_image, picture_hash
+from liveedit.data.images import images_hash, open_image
 from liveedit.editors import load_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
-from liveedit.editors.common.precedence import about, entries, overruling
+from liveedit.editors.common.precedence import image_index, ledger_overruling, ledger_rows
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.runinfo import picture_name
+from liveedit.runinfo import image_name
 from liveedit.store.conflicts import PatchedModel, conflicts, is_target
 from liveedit.store.listing import FILE, Edit, Listing, history, spellings, tidy
 from liveedit.store.pictures import load_queries, save_queries
@@ -161,12 +161,12 @@ class EditableVLM:
         found = conflicts(model, self.patch, patch, edits, spelled)
         patch = _overruling(patch, found)
         took = self._took(patch, queries, spelled)
-        for number, places in enumerate(found, start=len(self._edits)):
+        for number, indices in enumerate(found, start=len(self._edits)):
             edits[number] = replace(
                 edits[number],
                 took=took[number - len(self._edits)],
                 held=held[number - len(self._edits)],
-                conflicts=tuple(edits[place].id for place in places),
+                conflicts=tuple(edits[index].id for index in indices),
             )
         self.patch = patch
         self._edits = edits
@@ -279,7 +279,7 @@ class EditableVLM:
         return all(edit.id in self._queries for edit in edits)
 
     def _find(self, id: str) -> int:
-        """The place of the edit that an id, or its beginning, names."""
+        """The index of the edit that an id, or its beginning, names."""
         found = [number for number, edit in enumerate(self._edits) if id and edit.id.startswith(id)]
         if not found:
             raise BadInput(f"no edit {id!r}: `edits` lists those in force")
@@ -342,10 +342,10 @@ class EditableVLM:
         were made with another model, editor or prompt format, which it names.
         """
         listing, editor, patch = self._read(folder)
-        held = sum(edit.held for edit in listing.edits)
-        if len(patch) != held:
+        listed = sum(edit.held for edit in listing.edits)
+        if len(patch) != listed:
             raise BadInput(
-                f"{resolved_path(folder) / FILE} is damaged, it lists {held} edits of "
+                f"{resolved_path(folder) / FILE} is damaged, it lists {listed} edits of "
                 f"{len(patch)}: restore it from a copy, or make the edits again elsewhere"
             )
         patch = _with_ledger(patch, listing.edits)
@@ -430,10 +430,10 @@ def _describe(query: Query, source: Query) -> Edit:
 
     The id is a hash of the edit and its time.
     """
-    image = picture_hash(query.images)
+    image = images_hash(query.images)
     time = datetime.now(UTC).isoformat(timespec="microseconds")
     id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[:8]
-    names = tuple(picture_name(image) for image in source.images)
+    names = tuple(image_name(image) for image in source.images)
     return Edit(
         id=id,
         prompt=query.prompt,
@@ -441,14 +441,14 @@ def _describe(query: Query, source: Query) -> Edit:
         image=image,
         time=time,
         names=names if any(names) else (),
-        about=about(query),
+        about=image_index(query),
     )
 
 
 def _last_of_each_question(edits: Sequence[Edit]) -> list[bool]:
     """Whether each edit is the last of its question."""
-    last = {edit.number: place for place, edit in enumerate(edits)}
-    return [last[edit.number] == place for place, edit in enumerate(edits)]
+    last = {edit.number: index for index, edit in enumerate(edits)}
+    return [last[edit.number] == index for index, edit in enumerate(edits)]
 
 
 def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
@@ -456,14 +456,16 @@ def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
     if not isinstance(patch, BankPatch) or not any(conflicts):
         return patch
     first = len(patch) - len(conflicts)
-    overruled = {number: places for number, places in enumerate(conflicts, start=first) if places}
-    return patch.with_ledger(overruling(patch.ledger, overruled))
+    overruled = {
+        number: indices for number, indices in enumerate(conflicts, start=first) if indices
+    }
+    return patch.with_ledger(ledger_overruling(patch.ledger, overruled))
 
 
 def _with_ledger(patch: Patch, edits: Sequence[Edit]) -> Patch:
     """The patch with the numbers of its questions, which patches of early versions lack."""
     if isinstance(patch, BankPatch) and bool((patch.ledger["asked"] < 0).any()):
-        return patch.with_ledger(Bank(entries([edit.number for edit in edits])))
+        return patch.with_ledger(Bank(ledger_rows([edit.number for edit in edits])))
     return patch
 
 

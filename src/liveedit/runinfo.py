@@ -8,18 +8,18 @@ from typing import Any
 
 from liveedit.types import Case, Query
 
-__all__ = ["digest", "image_name", "picture_name"]
+__all__ = ["asked_image_name", "digest", "image_name"]
 
 
-def image_name(query: Query) -> str:
+def asked_image_name(query: Query) -> str:
     """Name in records of the image that a query is about; "" without image.
 
     Where the query is about all of its images, this is the last one.
     """
-    return picture_name(query.asked[-1]) if query.asked else ""
+    return image_name(query.asked[-1]) if query.asked else ""
 
 
-def picture_name(image: Any) -> str:
+def image_name(image: Any) -> str:
     """An image's path, or the ``name`` in a picture's ``info``."""
     return str(image.info.get("name", "") if hasattr(image, "info") else os.fspath(image))
 
@@ -41,5 +41,5 @@ def digest(cases: Sequence[Case]) -> str:
 def _images(query: Query) -> Any:
     """The name of a query's image; of several, all names and the index of the one asked about."""
     if len(query.images) < 2:
-        return image_name(query)
-    return [[picture_name(image) for image in query.images], query.about]
+        return asked_image_name(query)
+    return [[image_name(image) for image in query.images], query.about]

@@ -207,6 +207,6 @@ def faults(kind: TypeAdapter[Any], value: object, name: str) -> list[str]:
 
 def _line(name: str, fault: ErrorDetails) -> str:
     """One fault that pydantic found, in words for people who write JSON."""
-    place = name + "".join(f"[{part}]" for part in fault["loc"])
+    field = name + "".join(f"[{part}]" for part in fault["loc"])
     message = fault["msg"].replace("Input", "it", 1).replace("tuple", "list")
-    return f"{place} is {shown(fault['input'])}: {message}"
+    return f"{field} is {shown(fault['input'])}: {message}"

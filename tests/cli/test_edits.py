@@ -199,6 +199,7 @@ def start(flag, tmp_path):
         shell.communicate()
 
 
+@pytest.mark.slow
 def test_edits_from_several_shells_at_once_are_all_kept(start, tmp_path):
     with locked(tmp_path / "edits"):
         shells = [start(target) for target in ("Brazil", "Peru")]
@@ -213,6 +214,7 @@ def test_edits_from_several_shells_at_once_are_all_kept(start, tmp_path):
 
 @pytest.mark.parametrize("words", [("edit", QUESTION, "Peru"), ("forget", "ID")])
 @pytest.mark.parametrize("output", ["> /dev/full", "| true"])
+@pytest.mark.slow
 def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, output):
     assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
     made = Listing.read(tmp_path / "edits").edits
@@ -241,6 +243,7 @@ def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, outp
 # Ctrl-C
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_another_process_writes(start, tmp_path):
     with locked(tmp_path / "edits"):
         shell = start("Peru")
@@ -278,7 +281,7 @@ def test_ctrl_c_in_any_other_command(run, monkeypatch):
     monkeypatch.setattr("liveedit.editable.load", stop)
     rc, out, err = run("ask", QUESTION)
     assert (rc, out, err) == (130, "", "stopped; nothing was changed\n")
-    monkeypatch.setattr("liveedit.data.published.places.places", stop)
+    monkeypatch.setattr("liveedit.data.published.locations.locations", stop)
     rc, _, err = run("data")
     assert (rc, err) == (130, "stopped; run the same command to continue\n")
 

@@ -120,7 +120,7 @@ def test_a_stream_asks_all_that_was_edited(cases):
     assert asked(cases(30), Stream((10, 1, 25))) == {
         (n, 0, tuple(range(n))): list(range(n)) for n in (1, 10, 25)
     }  # fmt: skip
-    assert all(request.later == request.point.edits - 1 - request.place for request in planned)
+    assert all(request.later == request.point.edits - 1 - request.index for request in planned)
     assert list(asked(cases(30), Stream((10, 25), ask=2)).values()) == [[0, 5], [0, 12]]
 
 
@@ -131,7 +131,7 @@ def test_a_gap_is_exact(cases):
     gaps = (2, 5)
     first = 6
     planned = [
-        (request.point.edits, request.place, request.later)
+        (request.point.edits, request.index, request.later)
         for request in plan(cases(20), Gap(gaps, first))
     ]
     slow = []
@@ -149,7 +149,7 @@ def test_a_gap_is_edited_case_by_case_and_ends_with_its_last_question(cases):
     [sequence] = {request.sequence for request in plan(cases(20), Gap((2, 5), 6))}
     assert len(sequence.cases) == 11
     assert sequence.steps[-2:] == [(9, 10), (10, 11)]
-    assert {request.place for request in plan(cases(20), Gap((2,), 6, ask=2))} == {0, 3}
+    assert {request.index for request in plan(cases(20), Gap((2,), 6, ask=2))} == {0, 3}
 
 
 def test_a_gap_of_cases_with_two_edits(cases):

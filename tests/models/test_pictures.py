@@ -45,7 +45,8 @@ def test_rows_of_a_small_picture_are_not_taken_for_colours(model_type, size):
     picture.paste((255, 0, 0), (0, 0, size[0] // 2, size[1]))
     vlm = tiny(model_type)
     small, large = (
-        vlm.look([image])[0] for image in (picture, picture.resize((size[0] * 8, size[1] * 8), 0))
+        vlm.open_and_process([image])[0]
+        for image in (picture, picture.resize((size[0] * 8, size[1] * 8), 0))
     )
     [name] = [name for name, value in large.items() if value.is_floating_point()]
     if small[name].shape == large[name].shape:

@@ -100,7 +100,7 @@ def test_flops_are_those_of_the_real_classes(backbone):
     name, vlm = backbone
     shape = BACKBONES[name]
     at = load(name)
-    pixels = vlm.picture([Image.new("RGB", (64, 48))])[0]["pixel_values"]
+    pixels = vlm.process_images([Image.new("RGB", (64, 48))])[0]["pixel_values"]
     with torch.no_grad():
         assert flops(lambda: look(vlm, pixels.shape[-1])) == pytest.approx(
             shape.vision.flops, rel=0.01

@@ -92,7 +92,7 @@ def evaluate(
         "max_cases": max_cases,
         "ask": ask,
     }
-    plan = new_protocol(protocol, options)
+    chosen = new_protocol(protocol, options)
 
     from liveedit.report import check_report
 
@@ -100,7 +100,7 @@ def evaluate(
     cases = benchmark.cases("test", seed)
     trained = out.absolute().parent / "editors" if trained is None else trained
     run_evaluation(
-        model, specs, cases, plan, out,
+        model, specs, cases, chosen, out,
         data=benchmark.data, trained=trained, seed=seed, loading=loading,
     )  # fmt: skip
 
@@ -129,7 +129,7 @@ def report(
 
 
 def _terminal_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
-    """A table whose first two columns (the editor and the number of edits) are never wrapped."""
+    """A table whose first two columns (the number of edits and the editor) are never wrapped."""
     table = Table(title=shown(title))
     for number, heading in enumerate(header):
         table.add_column(
@@ -178,7 +178,7 @@ def run_evaluation(
         return
     if any(out.rglob("records-*.jsonl")):
         report(out)
-    for line in loaded.left_out:
+    for line in loaded.left_out:  # once more, where it is seen after hours
         console.print(shown(line), soft_wrap=True)
     failed: list[str] = []
     for label in (*loaded.editors, *loaded.failed):

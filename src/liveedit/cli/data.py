@@ -16,7 +16,7 @@ from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
     from liveedit.data.published.checks import Check
-    from liveedit.data.published.places import Place
+    from liveedit.data.published.locations import Location
     from liveedit.models.input_checks import Reader
 
 __all__ = ["app"]
@@ -35,9 +35,9 @@ def overview(context: typer.Context) -> None:
     """List the benchmarks, and whether the published ones are on this machine."""
     if context.invoked_subcommand is not None:
         return
-    from liveedit.data.published.places import places
+    from liveedit.data.published.locations import locations
 
-    added = places()
+    added = locations()
     table = Table("name", "contents", "here", title="Benchmarks")
     for name, benchmark in BENCHMARKS.items():
         here = benchmark.files is None or benchmark.files in added
@@ -78,7 +78,7 @@ def add(
 
     Nothing is copied.
     """
-    from liveedit.data.published.places import locate
+    from liveedit.data.published.locations import locate
     from liveedit.data.published.sources import source
 
     _add(name, locate(source(name), annotations, images))
@@ -88,7 +88,7 @@ def add(
 def fetch(name: Name) -> None:
     """Download a published benchmark from the Hugging Face Hub, and check it."""
     from liveedit.data.published.hub import fetch as download
-    from liveedit.data.published.places import home
+    from liveedit.data.published.locations import home
     from liveedit.data.published.sources import source
 
     _add(name, download(source(name), home() / name))
@@ -106,9 +106,9 @@ def check(
     ] = None,
 ) -> None:
     """Check every record and every image of a benchmark that was added."""
-    from liveedit.data.published.places import place
+    from liveedit.data.published.locations import location
 
-    _check(name, place(name), model)
+    _check(name, location(name), model)
     Console().print(f"{name} is sound")
 
 
@@ -117,7 +117,7 @@ def leaks(name: Name) -> None:
     """Count the test cases that leak into the training split, as published and after cleaning."""
     from liveedit.data.published.leaks import clean, edited_locality_images
     from liveedit.data.published.leaks import leaks as measure
-    from liveedit.data.published.places import annotations
+    from liveedit.data.published.locations import annotations
     from liveedit.data.published.sources import source
 
     published = source(name)
@@ -141,16 +141,16 @@ def leaks(name: Name) -> None:
     console.print(f"images of locality probes that the test itself edits: {edited:,}")
 
 
-def _add(name: str, found: "Place") -> None:
+def _add(name: str, found: "Location") -> None:
     """Check a benchmark, and remember where it is."""
-    from liveedit.data.published.places import add_place
+    from liveedit.data.published.locations import add_location
 
     _check(name, found)
-    add_place(name, found)
+    add_location(name, found)
     Console().print(f"{name} is here: run `liveedit eval --data {name} --out DIR`", soft_wrap=True)
 
 
-def _check(name: str, found: "Place", model: str | None = None) -> None:
+def _check(name: str, found: "Location", model: str | None = None) -> None:
     """Print the findings of a check. Raises :class:`BadInput` if there are problems."""
     from liveedit.data.images import open_image
     from liveedit.data.published.checks import check
@@ -200,7 +200,7 @@ def _write_problems(name: str, result: "Check") -> Path:
     Raises :class:`BadInput` if a file of this name exists that LiveEdit did not write.
     """
     from liveedit.artifacts import write_files
-    from liveedit.data.published.places import NO_ROOM, home
+    from liveedit.data.published.locations import NO_ROOM, home
 
     file = f"{name}-problems.txt"
     lines = "".join(f"{line}\n" for line in result.problems)

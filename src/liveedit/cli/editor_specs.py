@@ -156,8 +156,8 @@ def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
     Raises :class:`Untrained`, with the command that trains it, for a method without one.
     """
     from liveedit.editable import EMBEDDED, embedded
-    from liveedit.editors import EDITORS, load_editor
-    from liveedit.registry import resolve
+    from liveedit.editors import EDITORS, editor_class, load_editor
+    from liveedit.editors.base import TrainableEditor
 
     if source not in EDITORS:
         return load_editor(vlm, source)
@@ -167,7 +167,7 @@ def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
     for folder in folders:
         if (folder / "config.json").is_file():
             return load_editor(vlm, folder)
-    if not hasattr(resolve("editor", source, EDITORS), "from_pretrained"):
+    if not issubclass(editor_class(source), TrainableEditor):
         return load_editor(vlm, source)
     words = ["liveedit", "train", str(trained / source), "--editor", source, "--model", model]
     raise Untrained(f"{source} has to be trained for this model first: {shlex.join(words)}")

@@ -107,14 +107,14 @@ def ask(
     query = question.query()
     with interrupt_message(UNCHANGED):
         folder = pool or DEFAULT
-        held = Listing.read(folder) if pool or (DEFAULT / FILE).exists() else None
-        edited = _load(held, setup, loading)
-        if held is not None:
+        listing = Listing.read(folder) if pool or (DEFAULT / FILE).exists() else None
+        edited = _load(listing, setup, loading)
+        if listing is not None:
             edited.load(folder)
         [answer] = edited.generate(query, max_new_tokens=max_new_tokens)
         console = Console(soft_wrap=True, highlight=False)
         console.print(shown(answer, lines=True))
-        if held is None:
+        if listing is None:
             note = f"no edits in ./{DEFAULT}: this is the unedited answer"
             Console(stderr=True).print(note, style="dim")
         for made, weight in edited.explain(query):
@@ -158,15 +158,15 @@ def forget(
         Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
 
 
-def _load(held: Listing | None, setup: Setup, loading: Loading) -> "EditableVLM":
+def _load(listing: Listing | None, setup: Setup, loading: Loading) -> "EditableVLM":
     """Load the model without edits: with the options given, else with those of the edits.
 
     Raises :class:`BadInput` where the edits name a folder that no longer exists.
     """
     made = {"model": "emblem", "editor": "pinpoint"}
-    if held is not None:
-        made |= {"editor": held.editor, **held.opens_with}
-        if held.editor_fingerprint in SHIPPED:
+    if listing is not None:
+        made |= {"editor": listing.editor, **listing.opens_with}
+        if listing.editor_fingerprint in SHIPPED:
             made["editor"] = "pinpoint"  # opens the edits of editors that shipped before it
     loading = replace(
         loading,

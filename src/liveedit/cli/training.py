@@ -96,14 +96,13 @@ def train(
 
 def _trainable(name: str) -> "type[TrainableEditor]":
     """The class of a method. Raises :class:`BadInput` for a method without training."""
-    from liveedit.editors import EDITORS
+    from liveedit.editors import editor_class
     from liveedit.editors.base import TrainableEditor
-    from liveedit.registry import resolve
 
-    method = resolve("editor", name, EDITORS)
+    method = editor_class(name)
     if not issubclass(method, TrainableEditor):
         raise BadInput(f"{name} has nothing to train: use it as it is")
-    return method  # type: ignore[no-any-return]
+    return method
 
 
 def _cases(benchmark: Benchmark, seeds: int) -> "list[Case]":

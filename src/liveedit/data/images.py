@@ -42,8 +42,8 @@ __all__ = [
     "faults",
     "image_key",
     "image_title",
+    "images_hash",
     "open_image",
-    "picture_hash",
     "reason",
 ]
 
@@ -347,7 +347,7 @@ def image_key(image: Source) -> int | str:
     return id(image) if isinstance(image, Image.Image) else os.fspath(image)
 
 
-def picture_hash(images: Sequence[Source]) -> str:
+def images_hash(images: Sequence[Source]) -> str:
     """Hash, of 16 digits, over sizes and pixels of images as they are shown; "" for none."""
     content = sha256()
     for picture in map(open_image, images):

@@ -142,8 +142,10 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
 
 def _untrained(vlm: "VLM", name: str) -> "Editor":
     """An editor of a method that needs no training, with its default settings."""
+    from liveedit.editors.base import TrainableEditor
+
     method = editor_class(name)
-    if hasattr(method, "from_pretrained"):
+    if issubclass(method, TrainableEditor):
         raise BadInput(
             f"{name} has to be trained for this model first: give the folder of a trained editor"
         )
@@ -152,13 +154,14 @@ def _untrained(vlm: "VLM", name: str) -> "Editor":
 
 def _open(vlm: "VLM", folder: Path) -> "Editor":
     """Load the editor in a folder."""
+    from liveedit.editors.base import TrainableEditor
     from liveedit.editors.editor_files import read_info
 
     info = read_info(folder)
-    method: Any = editor_class(info["editor"])
-    if hasattr(method, "from_pretrained"):
-        return method.from_pretrained(vlm, folder)  # type: ignore[no-any-return]
-    return method(vlm, method.settings(info["config"], f"{folder / 'config.json'}: config."))  # type: ignore[no-any-return]
+    method = editor_class(info["editor"])
+    if issubclass(method, TrainableEditor):
+        return method.from_pretrained(vlm, folder)
+    return method(vlm, method.settings(info["config"], f"{folder / 'config.json'}: config."))
 
 
 def _download(repo: str) -> Path:

@@ -104,8 +104,8 @@ class GracePatch(BankPatch):
         Superseded edits leave the codebook, because others may be merged into them.
         """
         made = super().with_ledger(ledger)
-        if not bool(made.standing.all()):
-            rows = made.standing.nonzero()[:, 0].cpu()
+        if not bool(made.not_superseded.all()):
+            rows = made.not_superseded.nonzero()[:, 0].cpu()
             made.radii = torch.full((len(made),), MERGED)
             made.radii[rows] = codebook(made.bank.select(rows), self.editor.config.radius)
         return made
@@ -186,10 +186,10 @@ class GRACE(BankEditor[GracePatch]):
         none = torch.empty(0, self.vlm.hidden_size, device=self.vlm.device)
         return GracePatch(self, Bank({"key": none, "value": none, "label": none[:, 0].long()}))
 
-    def extended(self, held: GracePatch, queries: Sequence[Query]) -> GracePatch:
+    def extended(self, patch: GracePatch, queries: Sequence[Query]) -> GracePatch:
         """See :meth:`BankEditor.extended`. Values are learned together, they are independent."""
-        bank = held.bank
-        radii = held.radii
+        bank = patch.bank
+        radii = patch.radii
         for chunk in chunks(queries):
             keys, values = self.learn(chunk)
             for query, key, value in zip(chunk, keys, values, strict=True):

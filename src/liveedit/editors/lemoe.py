@@ -208,7 +208,7 @@ class LEMoE(Editor[LEMoEPatch]):
         self.validate(queries, patch)
         made = self.empty() if patch is None else patch
         before = len(made)
-        order = self.plan(queries)
+        order = self.edit_order(queries)
         start = 0
         while start < len(queries):
             stop = start + self.config.batch - len(made) % self.config.batch
@@ -219,7 +219,7 @@ class LEMoE(Editor[LEMoEPatch]):
         by_edit = {name: made.values[name][as_given] for name in ("e", "expert")}
         return LEMoEPatch(self, made.values | by_edit, len(made))
 
-    def plan(self, queries: Sequence[Query]) -> list[int]:
+    def edit_order(self, queries: Sequence[Query]) -> list[int]:
         """The order in which edits are cut into batches."""
         size = self.config.batch
         if self.config.order == "given" or len(queries) <= size:

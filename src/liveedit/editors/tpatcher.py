@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.branch import AddingBranch, Branch, BranchPatch, Recorder, Route
-from liveedit.editors.common.precedence import extended, standing
+from liveedit.editors.common.precedence import latest_of_each_question, ledger_with
 from liveedit.models.batch import Batch, Firing
 from liveedit.models.feed_forward import FeedForward, feed_forward, highest_layer
 from liveedit.models.patch import SiteFn
@@ -142,17 +142,17 @@ class TPatcher(BankEditor[TPatcherPatch]):
         super().__init__(vlm, config)
         self.network: FeedForward = feed_forward(vlm, highest_layer(vlm, vlm.num_layers - 1))
 
-    def extended(self, held: TPatcherPatch, queries: Sequence[Query]) -> TPatcherPatch:
+    def extended(self, patch: TPatcherPatch, queries: Sequence[Query]) -> TPatcherPatch:
         """See :meth:`BankEditor.extended`. A neuron is trained beside the earlier ones in force."""
-        ledger = held.ledger
+        ledger = patch.ledger
         for query in queries:
-            ledger = extended(ledger, [query])
-            others = held.bank
-            in_force = standing(ledger)[:-1]
+            ledger = ledger_with(ledger, [query])
+            others = patch.bank
+            in_force = latest_of_each_question(ledger)[:-1]
             if not bool(in_force.all()):
-                others = held.bank.select(in_force)
-            held = TPatcherPatch(self, held.bank.append(self.neuron(others, query, len(held))))
-        return held
+                others = patch.bank.select(in_force)
+            patch = TPatcherPatch(self, patch.bank.append(self.neuron(others, query, len(patch))))
+        return patch
 
     def empty(self) -> TPatcherPatch:
         """A patch without edits."""

@@ -194,13 +194,14 @@ class WISE(Editor[WISEPatch]):
     def edit(self, queries: Sequence[Query], patch: WISEPatch | None = None) -> WISEPatch:
         """See :meth:`Editor.edit`. Each edit continues from the shard after the previous edit."""
         self.validate(queries, patch)
-        held = self.empty() if patch is None else patch
+        if patch is None:
+            patch = self.empty()
         if not queries:
-            return held
-        count = len(held)
-        deltas = list(held.values["delta"])
-        least = list(held.values["least"])
-        _, *irrelevant = self.read(Query(self.config.irrelevant))
+            return patch
+        count = len(patch)
+        deltas = list(patch.values["delta"])
+        least = list(patch.values["least"])
+        _, *irrelevant = self.read(Query(self.config.irrelevant))  # A and its prompt tokens
         mask = self.mask(count // self.config.shard)
         for query in queries:
             if count % self.config.shard == 0:

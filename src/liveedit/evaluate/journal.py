@@ -21,14 +21,14 @@ from liveedit.artifacts import draft, write_file
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError, shortage
 from liveedit.types import Case, Record
 
-__all__ = ["Journal", "Place", "note_failure"]
+__all__ = ["Journal", "RecordKey", "note_failure"]
 
 FAILED = "failed.json"
 FAILED_KEYS = {"editor", "stage", "error", "time", "traceback"}
 """Keys of a ``failed.json``."""
 UNRELATED = "was not written by LiveEdit: move it away, or choose another folder"
 
-Place = tuple[str, int, int, str, int]
+RecordKey = tuple[str, int, int, str, int]
 """Position of a record in an evaluation: protocol, number of edits, window, case, probe."""
 
 
@@ -60,12 +60,12 @@ class Journal:
         self.own = self.path.with_suffix(f".part{process}.jsonl") if process else self.path
         self._head = _head(origin["editor"])
         self._number = {case.id: number for number, case in enumerate(cases)}
-        self.done: set[Place] = set()
+        self.done: set[RecordKey] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not process:
                 self._open(dict(origin), dict(call))
-            self.done = {_place(record) for record in self._read(self.path)}
+            self.done = {_key(record) for record in self._read(self.path)}
         except OSError as error:
             raise self._failed(error) from None
 
@@ -81,7 +81,7 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._failed(error) from None
-        self.done |= {_place(record) for record in records}
+        self.done |= {_key(record) for record in records}
 
     def merge(self) -> None:
         """Merge the records of all processes into one file, each once, in the protocol's order.
@@ -91,13 +91,13 @@ class Journal:
         """
         try:
             parts = self._parts()
-            found: dict[Place, Record] = {}
+            found: dict[RecordKey, Record] = {}
             for file in (self.path, *parts):
-                found |= {_place(record): record for record in self._read(file)}
+                found |= {_key(record): record for record in self._read(file)}
             ordered = sorted(found, key=self._order)
             if parts or ordered != list(found):
                 with draft(self.path) as target:
-                    target.write_bytes(_lines([found[place] for place in ordered]))
+                    target.write_bytes(_lines([found[key] for key in ordered]))
             for part in parts:
                 part.unlink()
         except OSError as error:
@@ -108,9 +108,9 @@ class Journal:
         name = re.compile(rf"{re.escape(self.path.stem)}\.part[1-9][0-9]*\.jsonl")
         return sorted(file for file in self.folder.iterdir() if name.fullmatch(file.name))
 
-    def _order(self, place: Place) -> tuple[Any, ...]:
+    def _order(self, key: RecordKey) -> tuple[Any, ...]:
         """Sort key: the cases are in their given order."""
-        protocol, edits, window, case, probe = place
+        protocol, edits, window, case, probe = key
         return protocol, edits, window, self._number.get(case, -1), probe
 
     def _read(self, file: Path) -> list[Record]:
@@ -232,7 +232,7 @@ def _parsed(line: bytes, title: str) -> Record:
         raise BadInput(f"{title} is no record: delete that line to evaluate it again") from None
 
 
-def _place(record: Record) -> Place:
+def _key(record: Record) -> RecordKey:
     """Position of a record in an evaluation."""
     return record.protocol, record.edits, record.window, record.case, record.probe
 

@@ -18,17 +18,17 @@ class Request:
     Arguments:
         sequence: The edit sequence.
         point: The point.
-        place: Index of the case in the sequence.
+        index: Index of the case in the sequence.
     """
 
     sequence: EditSequence
     point: Point
-    place: int
+    index: int
 
     @property
     def case(self) -> Case:
         """The case to evaluate."""
-        return self.sequence.cases[self.place]
+        return self.sequence.cases[self.index]
 
     @property
     def images(self) -> list[Any]:
@@ -43,7 +43,7 @@ class Request:
     def own(self) -> range:
         """Indices, among the edits of the sequence, of those of the case."""
         edits_after = self.sequence.edits_after
-        return range(edits_after[self.place], edits_after[self.place + 1])
+        return range(edits_after[self.index], edits_after[self.index + 1])
 
     @property
     def later(self) -> int:
@@ -63,5 +63,5 @@ def plan(cases: Sequence[Case], protocol: Protocol) -> list[Request]:
     requests = []
     for sequence in protocol.sequences(cases):
         for point in sequence.points:
-            requests += [Request(sequence, point, place) for place in point.evaluated]
+            requests += [Request(sequence, point, index) for index in point.evaluated]
     return requests

@@ -34,7 +34,7 @@ from liveedit.measures.scores import scores_of
 from liveedit.models.input_checks import check_cases
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.runinfo import image_name
+from liveedit.runinfo import asked_image_name
 from liveedit.settings import check_seed
 from liveedit.types import Case, Firing, Query, Record, expanded
 
@@ -160,17 +160,17 @@ class Evaluation:
         :class:`StorageError` where writing fails and while another process writes to one of the
         folders; the records written so far stay.
         """
-        with ExitStack() as held:
+        with ExitStack() as locks:
             for run in self._runs:
-                held.enter_context(self._locked(run.journal.folder))
-            self._evaluate(watcher)
+                locks.enter_context(self._locked(run.journal.folder))
+            self._run_editors(watcher)
         return [run.journal.path for run in self._runs]
 
     def _locked(self, folder: Path) -> AbstractContextManager[None]:
         """Context in which no other run writes to ``folder``, which the first process locks."""
         return locked(folder, patience=0) if self.processes.is_main_process else nullcontext()
 
-    def _evaluate(self, watcher: Watcher | None) -> None:
+    def _run_editors(self, watcher: Watcher | None) -> None:
         """Evaluate the editors, in locked folders."""
         self.processes.wait_for_everyone()  # every process has read the records of earlier calls
         self._share()
@@ -194,7 +194,7 @@ class Evaluation:
         counts: dict[EditSequence, int] = {}
         for run in self._runs:
             for request in run.requests:
-                needed = max(request.point.cases_edited, request.place + 1)
+                needed = max(request.point.cases_edited, request.index + 1)
                 counts[request.sequence] = max(counts.get(request.sequence, 0), needed)
         found: dict[str, Case] = {}
         for sequence, count in counts.items():
@@ -208,12 +208,12 @@ class Evaluation:
         processes, so that few sequences are edited twice. ``done`` are the probes that the records
         of all processes hold already; ``total`` adds those of this process.
         """
-        missing = list(self._missing())
-        with self.processes.split_between_processes(missing) as share:
+        unfinished = list(self._unfinished())
+        with self.processes.split_between_processes(unfinished) as share:
             for run, request in share:
                 run.requests.append(request)
         probes = sum(len(request.case.probes) for request in self.requests) * len(self._runs)
-        self.done = probes - sum(len(run.missing(request)) for run, request in missing)
+        self.done = probes - sum(len(run.missing(request)) for run, request in unfinished)
         self.total = self.done + sum(len(run.missing(request)) for run, request in share)
         unknown = {request.case.id for _, request in share if not self.prober.knows(request.case)}
         self.clock.left["unedited", ""] = len(unknown)
@@ -224,7 +224,7 @@ class Evaluation:
                 for sequence, requests in _by_sequence(run.requests)
             )
 
-    def _missing(self) -> "Iterator[tuple[_EditorRun, Request]]":
+    def _unfinished(self) -> "Iterator[tuple[_EditorRun, Request]]":
         """The requests of each editor that have probes without a record."""
         for run in self._runs:
             for request in self.requests:
@@ -249,9 +249,9 @@ class _EditorRun:
     def missing(self, request: Request) -> list[int]:
         """Indices of the probes of a case that are not on record."""
         point = request.point
-        place = self.evaluation.protocol.name, point.edits, point.window, request.case.id
+        shared = self.evaluation.protocol.name, point.edits, point.window, request.case.id
         probes = range(len(request.case.probes))
-        return [probe for probe in probes if (*place, probe) not in self.journal.done]
+        return [probe for probe in probes if (*shared, probe) not in self.journal.done]
 
     def run(self, watcher: Watcher | None) -> None:
         """Evaluate the requests, sequence by sequence, until the editor fails."""
@@ -294,7 +294,7 @@ class _EditorRun:
             seconds += time.perf_counter() - began
             for request in requests:
                 if request.point.cases_edited == stop:
-                    self._evaluate(request, patch, seconds, memory)
+                    self._probe_edited(request, patch, seconds, memory)
 
     def _edit(self, queries: Sequence[Query], patch: Patch | None) -> Patch:
         """The patch with these edits added."""
@@ -304,7 +304,7 @@ class _EditorRun:
                 torch.cuda.synchronize()
         return edited
 
-    def _evaluate(
+    def _probe_edited(
         self, request: Request, patch: Patch, edit_seconds: float, memory: PeakMemory
     ) -> None:
         """Write the missing records of a case."""
@@ -318,7 +318,7 @@ class _EditorRun:
             edit_seconds=edit_seconds,
             patch_bytes=getattr(patch, "nbytes", 0),
             patch_edits=len(patch),
-            query_seconds=0.0,
+            query_seconds=0.0,  # each probe has its own, see _record
             peak_bytes=memory.rise(),
         )
         records = [self._record(request, probe, *responses[probe], used) for probe in missing]
@@ -343,7 +343,7 @@ class _EditorRun:
             wanted=probe.wanted,
             prompt=probe.query.prompt,
             target=probe.query.target,
-            image=image_name(probe.query),
+            image=asked_image_name(probe.query),
             note=probe.note,
             answer_before=before.answer,
             answer_after=after.answer,

@@ -279,7 +279,7 @@ def _cases_for(cases: Sequence[Case], n: int) -> int:
 def _count_cases(cases: Sequence[Case], n: int) -> int:
     """Number of first cases that hold ``n`` edits; 0 if all are too few."""
     edits = accumulate(len(case.edits) for case in cases)
-    return next((count for count, held in enumerate(edits, start=1) if held >= n), 0)
+    return next((count for count, made in enumerate(edits, start=1) if made >= n), 0)
 
 
 # How the report shows a protocol

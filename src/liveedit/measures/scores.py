@@ -120,7 +120,11 @@ def unedited_match(record: Record) -> float | None:
 
 
 def normalise(answer: str) -> str:
-    """``answer`` without outer spaces, repeated spaces, case and a final full stop."""
+    """``answer`` without outer spaces, repeated spaces, case and a final full stop.
+
+    An edit is checked by :func:`liveedit.store.conflicts.is_target`, which also lets sentences
+    follow the target.
+    """
     return " ".join(answer.split()).casefold().removesuffix(".").rstrip()
 
 

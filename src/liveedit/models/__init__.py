@@ -122,8 +122,8 @@ def family(model_type: str) -> Any:
 
 def check_authors(config: Mapping[str, Any], path: str | Path) -> None:
     """Raise :class:`UnsupportedModel` for the config of a checkpoint in its authors' own format."""
-    for theirs in set(config.get("architectures") or ()) & set(AUTHORS):
-        order = f"liveedit models convert {AUTHORS[theirs]} {path} OUT"
+    for architecture in set(config.get("architectures") or ()) & set(AUTHORS):
+        order = f"liveedit models convert {AUTHORS[architecture]} {path} OUT"
         raise UnsupportedModel(
             f"{path} is a checkpoint for its authors' code: make one for this with `{order}`"
         )

@@ -81,7 +81,9 @@ class Scope:
     @property
     def acts(self) -> bool:
         """Whether the patch acts in calls of the model, beyond changing weights."""
-        return any(overrides(self.patch, place) for place in ("rewrite", "prefix", "bind", "merge"))
+        return any(
+            overrides(self.patch, method) for method in ("rewrite", "prefix", "bind", "merge")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,7 @@ class Attachment:
         self.users = 0
         """The number of patches that are on; while it is above 0, the hooks are on."""
         self.call = local()
-        """The current call of each thread, see :meth:`enters` and :meth:`begins`."""
+        """The current call of each thread; see :meth:`on_model_call`, :meth:`on_decoder_call`."""
 
     # Contexts
 
@@ -219,16 +221,16 @@ class Attachment:
     @property
     def depth(self) -> int:
         """The number of nested calls of the model that are now running in this thread."""
-        return len(self.call.__dict__.get("tokens", ()))
+        return len(self.call.__dict__.get("resets", ()))
 
     def unwind(self, depth: int) -> None:
         """Leave all calls beyond ``depth``, which were interrupted: torch calls no hooks then."""
         if self.depth > depth:
             with suppress(ValueError):  # begun in another context
-                _CONTEXTS.reset(self.call.tokens[depth])
-            tokens = self.call.tokens[:depth]
+                _CONTEXTS.reset(self.call.resets[depth])
+            resets = self.call.resets[:depth]
             self.call.__dict__.clear()
-            self.call.tokens = tokens
+            self.call.resets = resets
 
     @property
     def open(self) -> dict[Scope, tuple[Scope, ...]]:
@@ -354,21 +356,32 @@ class Attachment:
         undo = self.hooks
         for model in {vlm.model, vlm.model.base_model}:
             # Runs before the family's own hook.
-            first = model.register_forward_pre_hook(self.enters, with_kwargs=True, prepend=True)
+            first = model.register_forward_pre_hook(
+                self.on_model_call, with_kwargs=True, prepend=True
+            )
             undo.callback(first.remove)
-            undo.callback(model.register_forward_hook(self.leaves, always_call=True).remove)
+            undo.callback(
+                model.register_forward_hook(self.on_model_return, always_call=True).remove
+            )
         embedding = vlm.model.get_input_embeddings()
         head = output_embedding(vlm.model)
-        undo.callback(embedding.register_forward_pre_hook(self.embeds).remove)
-        undo.callback(vlm.decoder.register_forward_pre_hook(self.begins, with_kwargs=True).remove)
-        undo.callback(vlm.decoder.register_forward_hook(self.ends, always_call=True).remove)
-        undo.callback(head.register_forward_hook(self.predicts).remove)
-        for name, replacement in (("generate", self.generates), ("save_pretrained", self.saves)):
+        undo.callback(embedding.register_forward_pre_hook(self.on_embedding_call).remove)
+        undo.callback(
+            vlm.decoder.register_forward_pre_hook(self.on_decoder_call, with_kwargs=True).remove
+        )
+        undo.callback(
+            vlm.decoder.register_forward_hook(self.on_decoder_return, always_call=True).remove
+        )
+        undo.callback(head.register_forward_hook(self.on_logits).remove)
+        for name, replacement in (
+            ("generate", self.patched_generate),
+            ("save_pretrained", self.patched_save_pretrained),
+        ):
             if name not in vars(vlm.model):
                 vars(vlm.model)[name] = partial(replacement, getattr(vlm.model, name))
                 undo.callback(vars(vlm.model).pop, name)
 
-    def generates(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def patched_generate(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in for the model's ``generate``, and keeps the length of a raw call's prompt.
 
         Raises :class:`BadInput` as :meth:`check_raw` and :meth:`check_assistant`.
@@ -386,7 +399,7 @@ class Attachment:
         with self.holding(scopes=scopes, prompt=None if ids is None else ids.shape[1]):
             return own(*args, **kwargs)
 
-    def saves(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def patched_save_pretrained(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in for the model's ``save_pretrained``.
 
         Raises :class:`BadInput` under a patch that is not in the weights.
@@ -425,11 +438,13 @@ class Attachment:
 
     # One call
 
-    def enters(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def on_model_call(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Before the model: decide which patches act, and keep ids and labels (B, T')."""
         scopes = self.asked_for()
-        tokens = self.call.__dict__.setdefault("tokens", [])
-        tokens.append(
+        resets = self.call.__dict__.setdefault("resets", [])
+        resets.append(
             _CONTEXTS.set({**_CONTEXTS.get(), id(self): replace(self.here, scopes=scopes)})
         )
         given = arguments(module.forward, args, kwargs) if args else kwargs
@@ -439,17 +454,19 @@ class Attachment:
         if isinstance(labels := given.get("labels"), Tensor):
             self.call.labels = labels
 
-    def leaves(self, *_: Any) -> None:
+    def on_model_return(self, *_: Any) -> None:
         """After the model, also if it raised."""
-        if tokens := self.call.__dict__.get("tokens"):
-            _CONTEXTS.reset(tokens.pop())
+        if resets := self.call.__dict__.get("resets"):
+            _CONTEXTS.reset(resets.pop())
 
-    def embeds(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+    def on_embedding_call(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         """Before the input embedding: keep the ids (B, T') where the model's call gave none."""
         if not getattr(self.call, "ids_given", False) and args and args[0].ndim == 2:
             self.call.ids = args[0]
 
-    def begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_decoder_call(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Before the text decoder: begin answers, or continue those after the call's cache.
 
         In a new batch, a patch's vectors before the text replace the embeddings of filler tokens.
@@ -462,7 +479,7 @@ class Attachment:
         call = Call.read(self.vlm.decoder, args, kwargs)
         ids = call.input_ids if call.input_ids is not None else getattr(self.call, "ids", None)
         if call.past:
-            self.call.answers = [self.behind(patch, call, ids) for patch in patches]
+            self.call.answers = [self.continued_answer(patch, call, ids) for patch in patches]
             return None
         self.check_prompt(call, ids)
         batch = self.batch(call, ids)
@@ -470,16 +487,16 @@ class Attachment:
         self.call.new = True
         for answer in self.call.answers:
             answer.functions = answer.patch.bind(batch)
-            self.watch(answer.functions)
-        self.follow(call.cache)
+            self.hook_sites(answer.functions)
+        self.keep_answers(call.cache)
         if batch.prefix:
             return args, kwargs | {"inputs_embeds": batch.embedded(kwargs["inputs_embeds"])}
         return None
 
-    def ends(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    def on_decoder_return(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """After the text decoder, also if it raised: keep the answers with the cache it made."""
         if self.call.__dict__.get("new") and output is not None:
-            self.follow(cache_in(output))
+            self.keep_answers(cache_in(output))
         self.call.ids = None
         self.call.labels = None
         self.call.ids_given = False
@@ -488,12 +505,12 @@ class Attachment:
         if not any(overrides(answer.patch, "merge") for answer in answers):
             self.call.answers = []
 
-    def follow(self, cache: Any) -> None:
+    def keep_answers(self, cache: Any) -> None:
         """Store the current answers with ``cache``, if there is one."""
         if cache is not None:
             CachedAnswers.of(cache).update({answer.patch: answer for answer in self.call.answers})
 
-    def behind(self, patch: Patch, call: Call, ids: Tensor | None) -> Answer:
+    def continued_answer(self, patch: Patch, call: Call, ids: Tensor | None) -> Answer:
         """The answer of ``patch`` that ``call`` continues.
 
         Raises :class:`BadInput` where the cache was filled without the patch, where the call's
@@ -576,7 +593,7 @@ class Attachment:
 
     # Sites
 
-    def watch(self, functions: Mapping[str, SiteFn]) -> None:
+    def hook_sites(self, functions: Mapping[str, SiteFn]) -> None:
         """Hook the sites of the functions, each once."""
         with self.lock:
             for site in functions.keys() - self.sites.keys():
@@ -628,7 +645,7 @@ class Attachment:
             args = act_before(function, args, rows, self.vlm.device)
         return args
 
-    def predicts(self, _module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> Tensor:
+    def on_logits(self, _module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> Tensor:
         """After the output embedding: merge the logits."""
         device: torch.device = self.vlm.device
         for answer in self.call.__dict__.get("answers", ()):

@@ -16,14 +16,14 @@ from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, find_spans
 from liveedit.models.chat_template import ChatTemplate
 from liveedit.types import Query, checked
 
-__all__ = ["Encoder", "Picture", "PromptFormat", "filled", "nested"]
+__all__ = ["Encoder", "ImageInputs", "PromptFormat", "filled", "nested"]
 
 PromptFormat = Literal["raw", "chat", "vlkeb"]
 """``raw`` is the bare prompt, as in LiveEdit's code; ``vlkeb`` is VLKEB's prompt; ``chat`` is the
 model's own template.
 """
 
-Picture = tuple[dict[str, Tensor], list[Any]]
+ImageInputs = tuple[dict[str, Tensor], list[Any]]
 """The model's inputs for the images of one query, along their first axis, and for each image the
 number of its tokens, or whatever else :meth:`Encoder.tokenize` needs.
 """
@@ -109,26 +109,27 @@ class Encoder:
         """The image tokens among the ids (B, T), as a boolean mask (B, T)."""
         return input_ids == self.image_token_id
 
-    def place(self, ids: list[int], counts: list[int]) -> list[int]:
+    def expand_image_tokens(self, ids: list[int], counts: list[int]) -> list[int]:
         """Token ids of a rendered text, with each placeholder repeated for its image's tokens.
 
         ``counts`` holds the number of tokens of each image.
         """
         self.check_placeholders(ids, len(counts))
+        image = self.image_token_id
         remaining = iter(counts)
-        placed: list[int] = []
+        expanded: list[int] = []
         for token in ids:
-            placed += [token] * (next(remaining) if token == self.image_token_id else 1)
-        return placed
+            expanded += [token] * (next(remaining) if token == image else 1)
+        return expanded
 
-    def picture(self, images: Sequence[Image]) -> Picture:
-        """The processor's inputs for the images of one query, which :meth:`look` has opened."""
+    def process_images(self, images: Sequence[Image]) -> ImageInputs:
+        """The processor's inputs for the opened images of one query."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
-        texts = [self.processor.replace_image_token(inputs, place) for place in range(len(images))]
+        texts = [self.processor.replace_image_token(inputs, index) for index in range(len(images))]
         return dict(inputs), [text.count(self.processor.image_token) for text in texts]
 
     def tokens_of(self, counted: Any) -> int:
-        """The number of an image's tokens, given its entry in the result of :meth:`picture`."""
+        """The number of an image's tokens, given its entry in :meth:`process_images`'s result."""
         return int(counted)
 
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -213,18 +214,18 @@ class Encoder:
             raise BadInput("there is no query to encode: give at least one")
         if padding_side not in get_args(PaddingSide):
             raise BadInput(f"rows are padded on the left or the right, not on {padding_side!r}")
-        pictures = self.pictures(queries)
-        rows, answers = self.tokenize(queries, [count for _, count in pictures], eos)
+        image_inputs = self.image_inputs(queries)
+        rows, answers = self.tokenize(queries, [count for _, count in image_inputs], eos)
         input_ids = pad_rows(rows, self.pad_token_id, padding_side)
         mask = pad_rows([[1] * len(row) for row in rows], 0, padding_side)
-        spans = find_spans(self.asked_about(input_ids, queries, pictures), mask, answers)
+        spans = find_spans(self.asked_about(input_ids, queries, image_inputs), mask, answers)
         labels = torch.full_like(input_ids, IGNORED)
         for row, span in enumerate(spans):
             labels[row, slice(*span.answer)] = input_ids[row, slice(*span.answer)]
         inputs = {
             "input_ids": input_ids,
             "attention_mask": mask,
-            **self.join([part for part, _ in pictures if part]),
+            **self.join([part for part, _ in image_inputs if part]),
         }
         inputs |= self.token_kinds(input_ids, spans) | self.also_read(queries)
         batch = Batch(
@@ -236,8 +237,8 @@ class Encoder:
     def check_texts(self, queries: Sequence[Query], counts: list[list[Any]] | None = None) -> None:
         """Raise :class:`BadInput` for texts that :meth:`encode` refuses with ``eos``.
 
-        ``counts`` holds, for the images of each query, what :meth:`look` returns of them; without
-        it the texts are checked alone.
+        ``counts`` holds, for the images of each query, what :meth:`open_and_process` returns of
+        them; without it the texts are checked alone.
         """
         queries = checked(queries)
         if counts is None:
@@ -300,26 +301,26 @@ class Encoder:
 
     # Images
 
-    def pictures(self, queries: Sequence[Query]) -> list[Picture]:
-        """The picture of each query, computed once for equal images; an empty one without image."""
-        done: dict[tuple[int | str, ...], Picture] = {(): ({}, [])}
+    def image_inputs(self, queries: Sequence[Query]) -> list[ImageInputs]:
+        """The image inputs of each query, computed once for equal images; empty without one."""
+        done: dict[tuple[int | str, ...], ImageInputs] = {(): ({}, [])}
         keys = [tuple(image_key(image) for image in query.images) for query in queries]
         for key, query in zip(keys, queries, strict=True):
             if len(key) > 1:
                 self.check_several()
             if key not in done:
-                done[key] = self.look(query.images)
+                done[key] = self.open_and_process(query.images)
         return [done[key] for key in keys]
 
-    def look(self, images: Sequence[Image | str | Path]) -> Picture:
-        """The picture of the images of one query, given as images or paths.
+    def open_and_process(self, images: Sequence[Image | str | Path]) -> ImageInputs:
+        """The image inputs of one query, given as images or paths.
 
         Raises :class:`BadInput`, in one line that names the image, for an image that cannot be read
         or that the processor refuses.
         """
         opened = [with_clear_channels(open_image(image)) for image in images]
         try:
-            return self.picture(opened)
+            return self.process_images(opened)
         except LiveEditError:
             raise
         except Exception as error:  # a processor may raise anything on an odd image
@@ -328,14 +329,14 @@ class Encoder:
     def refusal(self, images: Sequence[Image | str | Path], reason: str) -> LiveEditError:
         """The error for images that the processor refuses, or for a processor that refuses all."""
         try:
-            self.picture([new("RGB", (336, 336))])
+            self.process_images([new("RGB", (336, 336))])
         except Exception:  # as in `look`
             return UnsupportedModel(
                 f"the model's processor takes no image at all ({reason}): get all its files again"
             )
         if len(images) > 1:
             for image in images:
-                self.look([image])  # raises an error that names the image at fault
+                self.open_and_process([image])  # raises an error that names the image at fault
             return self.refuse_several(f"its processor says '{reason}'")
         title = image_title(images[0])
         return BadInput(
@@ -356,11 +357,11 @@ class Encoder:
         )
 
     def asked_about(
-        self, input_ids: Tensor, queries: Sequence[Query], pictures: Sequence[Picture]
+        self, input_ids: Tensor, queries: Sequence[Query], image_inputs: Sequence[ImageInputs]
     ) -> Tensor:
         """The tokens of the image that each row's query is about, as a boolean mask (B, T)."""
         marks = self.image_tokens(input_ids)
-        for row, query, (_, counted) in zip(marks, queries, pictures, strict=True):
+        for row, query, (_, counted) in zip(marks, queries, image_inputs, strict=True):
             if len(counted) > 1 and query.about is not None:
                 places = row.nonzero().flatten().split([self.tokens_of(each) for each in counted])
                 row[:] = False
@@ -388,7 +389,9 @@ class Encoder:
         """Each row's token ids, with image tokens, and its number of answer tokens at the end."""
         prompts = [self.render(query) for query in queries]
         rows, answers = self.join_texts(prompts, [query.target for query in queries], eos)
-        placed = [self.place(row, count) for row, count in zip(rows, counts, strict=True)]
+        placed = [
+            self.expand_image_tokens(row, count) for row, count in zip(rows, counts, strict=True)
+        ]
         return filled(placed), answers
 
     def join_texts(

@@ -53,7 +53,7 @@ class Reader:
 
     def look(self, image: Path) -> None:
         """Raise :class:`BadInput` for an image that the model's processor refuses."""
-        _, self._counts[image] = self.vlm.look([image])
+        _, self._counts[image] = self.vlm.open_and_process([image])
 
     def read(self, query: Query) -> None:
         """Raise :class:`BadInput` for a query that the model refuses.

@@ -559,7 +559,7 @@ class ModelRunner(Encoder):
 
     @contextmanager
     def vision_once(self, found: MutableMapping[str, Any] | None = None) -> Iterator[None]:
-        """Context in which the vision tower runs once for the same pictures; its output is reused.
+        """Context in which the vision tower runs once for the same images; its output is reused.
 
         ``found`` holds outputs by the digest of the tower's inputs: those of earlier contexts, and
         new ones from now on. A tower that holds the connector, too, runs every time.

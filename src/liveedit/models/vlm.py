@@ -72,7 +72,7 @@ class VLM(ModelRunner, metaclass=Family):
     ``VLM(model, processor)`` wraps a model that is loaded already; it is an instance of the family
     registered for the model's ``model_type``. A family sets class attributes, and overrides methods
     of :class:`Encoder` where its prompt or its image inputs differ (:meth:`render`,
-    :meth:`image_tokens`, :meth:`place`, :meth:`picture`, :meth:`join` …), and of
+    :meth:`process_images`, :meth:`expand_image_tokens`, :meth:`join` …), and of
     :class:`ModelRunner` where its model's calls do (:meth:`before_model`, :meth:`before_decoder`,
     :meth:`carry`, :meth:`stand_in` …).
     """

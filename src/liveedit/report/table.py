@@ -220,12 +220,12 @@ class _TableMaker:
 
     def forgetting(self, rows: Iterable[Row]) -> Table:
         """One row per (number of later edits, editor), one column per score."""
-        held: dict[tuple[int, str], dict[str, Cell]] = {}
+        cells_of: dict[tuple[int, str], dict[str, Cell]] = {}
         for row in sorted(self._own(rows), key=lambda row: float(row["later"])):
             cell = Cell(row["score"], row["value"], row["low"], row["high"])
-            held.setdefault((round(row["later"]), row["editor"]), {})[row["score"]] = cell
+            cells_of.setdefault((round(row["later"]), row["editor"]), {})[row["score"]] = cell
         lines = []
-        for (later, editor), cells in held.items():
+        for (later, editor), cells in cells_of.items():
             line = tuple(cells.get(name, Cell(name)) for name in REMEMBERED)
             lines.append(Line(later, editor, line))
         return self._table(

@@ -33,7 +33,10 @@ MORE_TOKENS = 3
 
 
 def is_target(answer: str, target: str) -> bool:
-    """Whether an answer is the target, up to case, white space and further sentences."""
+    """Whether an answer is the target, up to case, white space and further sentences.
+
+    Scores are stricter: :func:`liveedit.measures.scores.normalise`.
+    """
     found = question(answer)
     wanted = question(target)
     return found.startswith(wanted) and END.fullmatch(found.removeprefix(wanted)) is not None
@@ -91,7 +94,7 @@ def conflicts(
     edits: Sequence[Edit],
     queries: Sequence[Query],
 ) -> list[list[int]]:
-    """For each new edit the places, in ``edits``, of the earlier ones that it is in conflict with.
+    """For each new edit the indices, in ``edits``, of the earlier ones that it is in conflict with.
 
     ``edits`` are all edits, the new ones last, and ``queries`` those of the new ones. The patch
     ``before`` holds the earlier edits whose ``held`` is true; ``after``, for methods with a bank,
@@ -101,24 +104,24 @@ def conflicts(
         return _in_weights(model, before, edits, queries)
     competing = competitors(edits, len(edits) - len(queries))
     return [
-        _in_bank(model, model.editor, after, query, places)
-        for query, places in zip(queries, competing, strict=True)
+        _in_bank(model, model.editor, after, query, indices)
+        for query, indices in zip(queries, competing, strict=True)
     ]
 
 
 def competitors(edits: Sequence[Edit], first: int) -> list[set[int]]:
-    """For each edit from the place ``first`` on, the places of the earlier edits that compete.
+    """For each edit from index ``first`` on, the indices of the earlier edits that compete.
 
     Superseded edits are included. Edits without an image compete with none.
     """
     earlier: dict[str, list[_Answer]] = defaultdict(list)
     found: list[set[int]] = []
-    for place, edit in enumerate(edits):
+    for index, edit in enumerate(edits):
         same_question = earlier[question(edit.prompt)]
-        this = _Answer(place, edit.number, question(edit.target))
-        if place >= first:
+        this = _Answer(index, edit.number, question(edit.target))
+        if index >= first:
             others = same_question if edit.image else ()
-            found.append({other.place for other in others if this.competes(other)})
+            found.append({other.index for other in others if this.competes(other)})
         if edit.image:
             same_question.append(this)
     return found
@@ -126,9 +129,9 @@ def competitors(edits: Sequence[Edit], first: int) -> list[set[int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The answer of an edit: the place of the edit, and the number of its question."""
+    """The answer of an edit: the index of the edit, and the number of its question."""
 
-    place: int
+    index: int
     number: int
     text: str
 
@@ -156,38 +159,38 @@ def _in_weights(
     """The conflicts of a method whose weights hold all edits, with those in force."""
     first = len(edits) - len(queries)
     competing = [
-        places & force
-        for places, force in zip(competitors(edits, first), _in_force(edits, first), strict=True)
+        indices & force
+        for indices, force in zip(competitors(edits, first), _in_force(edits, first), strict=True)
     ]
     overruled = _overruled(edits, first)
     found: list[list[int]] = []
     for state in _one_by_one(model.editor, before, edits, queries, competing):
         acting = set(overruled[state.edit.number])
         if state.competing:
-            targets = {place: edits[place].target for place in state.competing}
+            targets = {index: edits[index].target for index in state.competing}
             fired, answered = model.fired_or_answered(state.patch, state.query, targets)
-            acting |= answered | {state.held[expert] for expert in fired}
+            acting |= answered | {state.in_patch[expert] for expert in fired}
         found.append(sorted(state.competing & acting))
         overruled[state.edit.number].update(found[-1])
     return found
 
 
 def _overruled(edits: Sequence[Edit], first: int) -> dict[int, set[int]]:
-    """By question number, the places of the edits that the last earlier edit of it overrules."""
-    places = {edit.id: place for place, edit in enumerate(edits)}
+    """By question number, the indices of the edits that the last earlier edit of it overrules."""
+    indices = {edit.id: index for index, edit in enumerate(edits)}
     found: dict[int, set[int]] = defaultdict(set)
     for edit in edits[:first]:
-        found[edit.number] = {places[id] for id in edit.conflicts if id in places}
+        found[edit.number] = {indices[id] for id in edit.conflicts if id in indices}
     return found
 
 
 def _in_force(edits: Sequence[Edit], first: int) -> Iterator[set[int]]:
-    """For each edit from the place ``first`` on, the places of the earlier ones then in force."""
+    """For each edit from index ``first`` on, the indices of the earlier ones then in force."""
     last: dict[int, int] = {}
-    for place, edit in enumerate(edits):
-        if place >= first:
+    for index, edit in enumerate(edits):
+        if index >= first:
             yield set(last.values())
-        last[edit.number] = place
+        last[edit.number] = index
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +201,14 @@ class _State:
         edit: The new edit.
         query: Its query.
         patch: A patch with the earlier edits.
-        held: The places of the edits in the patch.
-        competing: The places of the competitors in force.
+        in_patch: The indices of the edits in the patch.
+        competing: The indices of the competitors in force.
     """
 
     edit: Edit
     query: Query
     patch: Patch
-    held: Sequence[int]
+    in_patch: Sequence[int]
     competing: set[int]
 
 
@@ -223,9 +226,9 @@ def _one_by_one(
     first = len(edits) - len(queries)
     needed: set[int] = set().union(*competing)
     patch = before
-    held = [place for place, edit in enumerate(edits[:first]) if edit.held]
-    for place, (query, places) in enumerate(zip(queries, competing, strict=True), first):
-        yield _State(edits[place], query, patch, held, places)
-        if place in needed:
+    in_patch = [index for index, edit in enumerate(edits[:first]) if edit.held]
+    for index, (query, indices) in enumerate(zip(queries, competing, strict=True), first):
+        yield _State(edits[index], query, patch, in_patch, indices)
+        if index in needed:
             patch = editor.edit([query], patch)
-            held = [*held, place]
+            in_patch = [*in_patch, index]

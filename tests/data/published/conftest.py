@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from liveedit.data.published.places import locate
+from liveedit.data.published.locations import locate
 from liveedit.data.published.sources import source
 
 
 @pytest.fixture
 def located(published):
-    """The place of VLKEB's few records."""
+    """The location of VLKEB's few records."""
     return locate(source("vlkeb"), [published / "vlkeb"], published / "vlkeb" / "images")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from liveedit.data.published.checks import check
-from liveedit.data.published.places import locate
+from liveedit.data.published.locations import locate
 from liveedit.data.published.sources import source
 
 VLKEB = source("vlkeb")

@@ -7,7 +7,7 @@ import pytest
 from liveedit.data import load_cases
 from liveedit.data.published.annotations import FIELDS, Annotation, read
 from liveedit.data.published.leaks import clean, edited_locality_images, leaks
-from liveedit.data.published.places import annotations
+from liveedit.data.published.locations import annotations
 from liveedit.data.published.sources import source
 from liveedit.errors import BadInput
 

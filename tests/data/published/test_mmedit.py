@@ -190,13 +190,13 @@ def test_a_benchmark_that_was_not_added_says_how(published):
 def test_the_published_files_load_completely(
     published_files, name, folder, published_sizes, clean_sizes, tmp_path, monkeypatch
 ):
-    from liveedit.data.published.places import add_place, locate
+    from liveedit.data.published.locations import add_location, locate
     from liveedit.data.published.sources import source
 
     monkeypatch.setenv("LIVEEDIT_HOME", str(tmp_path))
     root = published_files / folder
     files = BENCHMARKS[name].files
-    add_place(files, locate(source(files), [root], tmp_path))
+    add_location(files, locate(source(files), [root], tmp_path))
     for split, sizes in (("paper", published_sizes), ("clean", clean_sizes)):
         assert (
             tuple(len(load_cases(name, part, split=split)) for part in ("train", "test")) == sizes

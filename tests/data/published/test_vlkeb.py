@@ -5,7 +5,7 @@ import json
 import pytest
 
 from liveedit.data import load_cases
-from liveedit.data.published.places import add_place, locate
+from liveedit.data.published.locations import add_location, locate
 from liveedit.data.published.sources import source
 
 FACT = ("What timezone does Fort Smith, Arkansas follow?", "Central Time Zone")
@@ -49,7 +49,7 @@ def multihop(published):
             for hop in hops
         ]
     (published / "vlkeb" / "eval_multihop.json").write_text(json.dumps(rows), encoding="utf-8")
-    add_place(
+    add_location(
         "vlkeb", locate(source("vlkeb"), [published / "vlkeb"], published / "vlkeb" / "images")
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from liveedit.data.images import faults, open_image
 from liveedit.data.published.annotations import IMAGES, Annotation, parse
-from liveedit.data.published.places import Place
+from liveedit.data.published.locations import Location
 from liveedit.data.published.sources import Source
 from liveedit.errors import BadInput
 from liveedit.types import Query
@@ -45,7 +45,7 @@ class Check:
 
 def check(
     source: Source,
-    place: Place,
+    location: Location,
     progress: Progress | None = None,
     look: Look = open_image,
     read: Read | None = None,
@@ -54,7 +54,7 @@ def check(
 
     Arguments:
         source: The benchmark.
-        place: Its files on this machine.
+        location: Its files on this machine.
         progress: Called after each image.
         look: Opens an image; by default it is decoded.
         read: Encodes a question and its answer; ``None``: texts are not encoded.
@@ -67,7 +67,7 @@ def check(
     problems: list[str] = []
     mentions: dict[str, str] = {}
     asked: list[tuple[str, Query]] = []
-    for role, file in place.files.items():
+    for role, file in location.files.items():
         rows, wrong = parse(file)
         records[file.name] = len(rows)
         problems += wrong
@@ -78,8 +78,8 @@ def check(
         for row in rows:
             for path, mention in _mentions(file, row):
                 mentions.setdefault(path, mention)
-            asked += _asked(file, row, place.images)
-    problems += _image_problems(place.images, mentions, progress, look)
+            asked += _asked(file, row, location.images)
+    problems += _image_problems(location.images, mentions, progress, look)
     if read is not None:
         problems += _text_problems(asked, read)
     return Check(records, len(mentions), notes, problems)

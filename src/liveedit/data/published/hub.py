@@ -9,7 +9,7 @@ from pathlib import Path
 
 from liveedit.artifacts import check_open, new_folder
 from liveedit.data.published.annotations import read
-from liveedit.data.published.places import NO_ROOM, Place, locate
+from liveedit.data.published.locations import NO_ROOM, Location, locate
 from liveedit.data.published.sources import Source
 from liveedit.errors import BadInput, StorageError
 
@@ -23,7 +23,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 """Error numbers of a folder that cannot be written to."""
 
 
-def fetch(source: Source, folder: Path) -> Place:
+def fetch(source: Source, folder: Path) -> Location:
     """Download a benchmark to ``folder`` and unpack its images, unless that is already done.
 
     Raises :class:`BadInput` if the Hub does not have the benchmark or cannot be reached, if the
@@ -37,8 +37,8 @@ def fetch(source: Source, folder: Path) -> Place:
     archives = chain.from_iterable(folder.glob(pattern) for pattern in ARCHIVES)
     for archive in sorted(archives):
         _unpack(archive)
-    place = locate(source, [folder], folder)
-    return Place(place.files, _images(folder, read(place.files["test"])[0].image))
+    location = locate(source, [folder], folder)
+    return Location(location.files, _images(folder, read(location.files["test"])[0].image))
 
 
 def _check_own(source: Source, folder: Path) -> None:

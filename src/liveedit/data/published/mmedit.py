@@ -43,8 +43,8 @@ from typing import Literal
 
 from liveedit.data.published.annotations import Annotation
 from liveedit.data.published.leaks import clean
+from liveedit.data.published.locations import annotations, location
 from liveedit.data.published.neighbours import Neighbours
-from liveedit.data.published.places import annotations, place
 from liveedit.data.published.sources import Source, source
 from liveedit.errors import BadInput
 from liveedit.types import Case, Probe, Query
@@ -120,7 +120,7 @@ def make_cases(
         train = clean(train, test, published) if part == "train" else train
         hard = Neighbours(published, train, test if part == "test" else ())
     templates = PAPER[name] if prompts == "paper" else Templates()
-    images = place(name).images
+    images = location(name).images
     maker = CaseMaker(published, images, templates, hard, plain=prompts != "paper")
     if part == "train":
         cases = [maker.case(row) for row in train]

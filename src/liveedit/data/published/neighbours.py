@@ -43,8 +43,8 @@ class Neighbours:
         self.subjects = {source.subject(row.image) for row in edited}
         self.by_image = _groups(asked, lambda row: row.image)
         # an editor trained on the clean split has seen no subject of the test's images
-        held = {source.subject(row.m_loc) for row in edited}
-        unseen = [row for row in probes if not edited or source.subject(row.image) in held]
+        clean = {source.subject(row.m_loc) for row in edited}
+        unseen = [row for row in probes if not edited or source.subject(row.image) in clean]
         self.by_question = _groups(unseen, lambda row: _plain(row.question))
 
     def same_image(self, row: Annotation) -> Asked | None:
@@ -80,5 +80,8 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Ro
 
 
 def _plain(text: str) -> str:
-    """Text in lower case, without surrounding spaces and a final full stop."""
+    """Text in lower case, without surrounding spaces and a final full stop.
+
+    The hard probes depend on it, so it stays as it is whatever form scores compare answers in.
+    """
     return text.strip().removesuffix(".").lower()

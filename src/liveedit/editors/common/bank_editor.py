@@ -14,7 +14,13 @@ from torch import Tensor
 
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.precedence import COLUMNS, extended, settled, standing, unknown
+from liveedit.editors.common.precedence import (
+    COLUMNS,
+    latest_of_each_question,
+    ledger_with,
+    unknown_ledger,
+    without_overruled,
+)
 from liveedit.models.patch import Patch
 from liveedit.types import Query
 
@@ -32,7 +38,7 @@ class BankPatch(Patch):
     def __init__(self, editor: Editor, bank: Bank) -> None:
         self.editor = editor
         self.bank = bank
-        self.ledger = unknown(len(bank))
+        self.ledger = unknown_ledger(len(bank))
 
     def __len__(self) -> int:
         return len(self.bank)
@@ -46,20 +52,20 @@ class BankPatch(Patch):
         """The same edits with another ledger."""
         made = copy(self)
         made.ledger = ledger
-        vars(made).pop("standing", None)
+        vars(made).pop("not_superseded", None)
         return made
 
     @cached_property
-    def standing(self) -> Tensor:
+    def not_superseded(self) -> Tensor:
         """The edits, boolean (E,), that no later one supersedes; on the bank's device."""
         device = next(iter(self.bank.tensors().values())).device
-        return standing(self.ledger).to(device)
+        return latest_of_each_question(self.ledger).to(device)
 
     def in_force(self, fires: Tensor) -> Tensor:
         """Of the edits that fire for each query, boolean (B, E), those neither superseded nor
         overruled.
         """
-        return settled(self.ledger, fires & self.standing)
+        return without_overruled(self.ledger, fires & self.not_superseded)
 
     def stored(self) -> Bank:
         """The bank with the ledger's columns, as it is saved."""
@@ -84,8 +90,8 @@ class BankEditor(Editor[B]):
     """Whether an edit does not depend on the edits made before it."""
 
     @abstractmethod
-    def extended(self, held: B, queries: Sequence[Query]) -> B:
-        """A patch with all edits of ``held``, then one for each query, at least one."""
+    def extended(self, patch: B, queries: Sequence[Query]) -> B:
+        """A patch with all edits of ``patch``, then one for each query, at least one."""
 
     @abstractmethod
     def empty(self) -> B:
@@ -94,10 +100,11 @@ class BankEditor(Editor[B]):
     def edit(self, queries: Sequence[Query], patch: B | None = None) -> B:
         """See :meth:`Editor.edit`. A question's later edit supersedes its earlier ones."""
         self.validate(queries, patch)
-        held = self.empty() if patch is None else patch
+        if patch is None:
+            patch = self.empty()
         if not queries:
-            return held
-        return self.extended(held, queries).with_ledger(extended(held.ledger, queries))
+            return patch
+        return self.extended(patch, queries).with_ledger(ledger_with(patch.ledger, queries))
 
     def select(self, patch: B, index: Sequence[int]) -> B:
         """See :meth:`Editor.select`."""

@@ -76,10 +76,10 @@ class WeightsPatch(ValuesPatch):
     @classmethod
     def load(cls, editor: Editor, folder: Path) -> Self:
         """See :meth:`ValuesPatch.load`. Names are this model's, with or without PEFT around it."""
-        held = super().load(editor, folder)
+        loaded = super().load(editor, folder)
         model = editor.vlm.model
-        values = {named_here(model, name): value for name, value in held.values.items()}
-        return cls(editor, values, held.count)
+        values = {named_here(model, name): value for name, value in loaded.values.items()}
+        return cls(editor, values, loaded.count)
 
     def weights(self) -> dict[str, Tensor]:
         """See :meth:`Patch.weights`."""
@@ -123,17 +123,18 @@ class FineTuningEditor(Editor[W]):
     def edit(self, queries: Sequence[Query], patch: W | None = None) -> W:
         """See :meth:`Editor.edit`."""
         self.validate(queries, patch)
-        held: W = self.patch_class(self, {}, 0) if patch is None else patch
+        if patch is None:
+            patch = self.patch_class(self, {}, 0)
         if not queries:
-            return held
+            return patch
         values = dict[str, Tensor]()
         for name, value in self.start().items():
-            known = held.values.get(name, value)
+            known = patch.values.get(name, value)
             values[name] = known.detach().float().clone().requires_grad_()
         for query in queries:
             self.fit(values, query)
         final = {name: value.detach() for name, value in values.items()}
-        made: W = self.patch_class(self, final, len(held) + len(queries))
+        made: W = self.patch_class(self, final, len(patch) + len(queries))
         return made
 
     @torch.enable_grad()

@@ -187,16 +187,17 @@ class GradientEditor(TrainableEditor[ChangePatch, Example]):
     def edit(self, queries: Sequence[Query], patch: ChangePatch | None = None) -> ChangePatch:
         """See :meth:`Editor.edit`. Each edit starts from the model with the earlier edits."""
         self.validate(queries, patch)
-        held = self.patch_class(self, {}, 0) if patch is None else patch
+        if patch is None:
+            patch = self.patch_class(self, {}, 0)
         for query in queries:
-            with self.vlm.patched(held):
+            with self.vlm.patched(patch):
                 batch = self.vlm.encode([query], eos=self.config.eos)
                 factors = self.gradients(self.vlm.hidden(batch, self.below))
                 descriptions = self.describe([query])
             values = self.values(self.changes(factors, descriptions))
-            summed = {name: value + held.values.get(name, 0.0) for name, value in values.items()}
-            held = self.patch_class(self, summed, len(held) + 1)
-        return held
+            summed = {name: value + patch.values.get(name, 0.0) for name, value in values.items()}
+            patch = self.patch_class(self, summed, len(patch) + 1)
+        return patch
 
     def values(self, changes: Mapping[str, Factors]) -> dict[str, Tensor]:
         """The tensors that one edit adds to the values of the patch."""

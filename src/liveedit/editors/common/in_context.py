@@ -50,7 +50,7 @@ class ContextPatch(BankPatch):
         used; then only superseded edits are left out.
         """
         if self.editor.retriever.threshold is None:
-            return fits & self.standing
+            return fits & self.not_superseded
         return self.in_force(fits)
 
     def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
@@ -90,11 +90,11 @@ class InContextEditor(BankEditor[C]):
         made: C = self.patch_class(self, Bank(self.retriever.no_keys))
         return made
 
-    def extended(self, held: C, queries: Sequence[Query]) -> C:
+    def extended(self, patch: C, queries: Sequence[Query]) -> C:
         """See :meth:`BankEditor.extended`."""
         keys = self.retriever.keys([query.prompt for query in queries], queries)
         contexts = [self.format_context(query) for query in queries]
-        made: C = self.patch_class(self, held.bank.append(keys), (*held.contexts, *contexts))
+        made: C = self.patch_class(self, patch.bank.append(keys), (*patch.contexts, *contexts))
         return made
 
     def selected(self, patch: C, index: Sequence[int]) -> C:

@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from liveedit.data.images import picture_hash
+from liveedit.data.images import images_hash
 from liveedit.editors.common.bank import Bank
 from liveedit.question import number
 from liveedit.types import Query
 
 __all__ = [
     "COLUMNS",
-    "about",
-    "asked",
-    "entries",
-    "extended",
-    "overruling",
-    "settled",
-    "standing",
-    "unknown",
+    "image_index",
+    "latest_of_each_question",
+    "ledger_overruling",
+    "ledger_rows",
+    "ledger_with",
+    "question_number",
+    "unknown_ledger",
+    "without_overruled",
 ]
 
 COLUMNS = ("asked", "overrules")
@@ -39,12 +39,12 @@ WIDTH = 4
 """W of a new ledger; it grows with the most edits that one overrules."""
 
 
-def asked(query: Query) -> int:
+def question_number(query: Query) -> int:
     """The number of a query's question and images (:func:`liveedit.question.number`)."""
-    return number(query.prompt, picture_hash(query.images), about(query))
+    return number(query.prompt, images_hash(query.images), image_index(query))
 
 
-def about(query: Query) -> int | None:
+def image_index(query: Query) -> int | None:
     """The image that a query is about, in one form: -1 for the last or only one, ``None`` for all.
 
     Other images are counted from 0.
@@ -57,7 +57,7 @@ def about(query: Query) -> int | None:
     return -1 if index == len(query.images) - 1 else index
 
 
-def entries(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
+def ledger_rows(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
     """A ledger's rows for edits with these numbers, which overrule none."""
     return {
         "asked": torch.tensor(numbers, dtype=torch.long),
@@ -65,13 +65,13 @@ def entries(numbers: Sequence[int], width: int = WIDTH) -> dict[str, Tensor]:
     }
 
 
-def extended(ledger: Bank, queries: Sequence[Query]) -> Bank:
+def ledger_with(ledger: Bank, queries: Sequence[Query]) -> Bank:
     """The ledger with edits of these queries after the others; they overrule none."""
-    numbers = [asked(query) for query in queries]
-    return ledger.append(entries(numbers, ledger["overrules"].shape[1]))
+    numbers = [question_number(query) for query in queries]
+    return ledger.append(ledger_rows(numbers, ledger["overrules"].shape[1]))
 
 
-def overruling(ledger: Bank, conflicts: Mapping[int, Sequence[int]]) -> Bank:
+def ledger_overruling(ledger: Bank, conflicts: Mapping[int, Sequence[int]]) -> Bank:
     """The ledger in which some edits, by index, overrule earlier ones."""
     overruled = dict[int, list[int]]()
     for edit, older in conflicts.items():
@@ -84,13 +84,13 @@ def overruling(ledger: Bank, conflicts: Mapping[int, Sequence[int]]) -> Bank:
     return Bank({"asked": ledger["asked"], "overrules": overrules})
 
 
-def unknown(count: int) -> Bank:
+def unknown_ledger(count: int) -> Bank:
     """The ledger of ``count`` edits about which nothing is known: all of them are in force."""
     own = -1 - torch.arange(count)
     return Bank({"asked": own, "overrules": torch.zeros(count, WIDTH, dtype=torch.long)})
 
 
-def standing(ledger: Bank) -> Tensor:
+def latest_of_each_question(ledger: Bank) -> Tensor:
     """The edits, boolean (E,), that are not superseded: the last of each question."""
     edits = torch.arange(len(ledger))
     if not len(ledger):
@@ -100,7 +100,7 @@ def standing(ledger: Bank) -> Tensor:
     return last[group] == edits
 
 
-def settled(ledger: Bank, fired: Tensor) -> Tensor:
+def without_overruled(ledger: Bank, fired: Tensor) -> Tensor:
     """Of the edits that fire for each query, boolean (B, E), those that none of them overrules."""
     overruling_edits = ledger["overrules"].any(1).nonzero()[:, 0].to(fired.device)
     if not len(overruling_edits) or not bool(fired[:, overruling_edits].any()):

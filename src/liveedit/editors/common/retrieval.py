@@ -110,9 +110,9 @@ class RetrievalEditor(TrainableEditor[M, X], BankEditor[M]):
         """The tensors of :meth:`entries` without a row."""
 
     @torch.no_grad()
-    def extended(self, held: M, queries: Sequence[Query]) -> M:
+    def extended(self, patch: M, queries: Sequence[Query]) -> M:
         """See :meth:`BankEditor.extended`."""
-        bank = held.bank
+        bank = patch.bank
         for chunk in chunks(queries):
             bank = bank.append(self.entries(chunk))
         made: M = self.patch_class(self, bank)

@@ -270,9 +270,9 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         )
 
     @torch.no_grad()
-    def extended(self, held: ExpertPatch, queries: Sequence[Query]) -> ExpertPatch:
+    def extended(self, patch: ExpertPatch, queries: Sequence[Query]) -> ExpertPatch:
         """See :meth:`BankEditor.extended`."""
-        bank = held.bank
+        bank = patch.bank
         for chunk in chunks(queries):
             batch = self.vlm.encode(chunk, eos=self.config.eos)
             bank = bank.append(self.experts(self.vlm.hidden(batch, self.layer)))

@@ -114,15 +114,15 @@ def unchanged(vlm: ModelRunner, batch: Batch) -> Iterator[None]:
     """Raise :class:`Broken` if anything about the model differs afterwards."""
     logits = vlm.logits(batch)
     hooked = hooks(vlm.model)
-    held = {
+    before = {
         name: (value, value.detach().clone())
         for name, value in vlm.model.named_parameters(remove_duplicate=False)
     }
     yield
     expect(hooks(vlm.model) == hooked, "a hook is left on the model")
     after = dict(vlm.model.named_parameters(remove_duplicate=False))
-    expect(list(after) == list(held), "the model has other parameters")
-    for name, (parameter, value) in held.items():
+    expect(list(after) == list(before), "the model has other parameters")
+    for name, (parameter, value) in before.items():
         same = after[name] is parameter and torch.equal(parameter, value)
         expect(same, f"the parameter {name} is not as it was")
     expect(torch.equal(vlm.logits(batch), logits), "the logits are not as they were")

@@ -190,13 +190,13 @@ def holds(value: Tensor, part: Tensor, axis: int, start: int) -> bool:
 
 def an_image_is_processed_once(vlm: ModelRunner) -> None:
     """The processor sees each distinct image of a batch once."""
-    own = vlm.picture
+    own = vlm.process_images
     calls = []
-    vlm.picture = lambda images: calls.append(images) or own(images)  # type: ignore[method-assign,func-returns-value]
+    vlm.process_images = lambda images: calls.append(images) or own(images)  # type: ignore[method-assign,func-returns-value]
     try:
         vlm.encode(QUERIES)
     finally:
-        del vlm.picture
+        del vlm.process_images
     expect(len(calls) == 2, f"two images were processed {len(calls)} times")
 
 

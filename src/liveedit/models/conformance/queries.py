@@ -6,17 +6,17 @@ from PIL import Image
 from liveedit.models.batch import PaddingSide
 from liveedit.types import Query
 
-__all__ = ["QUERIES", "SEVERAL", "SIDES", "SQUARE", "TEXTS", "WIDE", "picture"]
+__all__ = ["QUERIES", "SEVERAL", "SIDES", "SQUARE", "TEXTS", "WIDE", "random_image"]
 
 
-def picture(seed: int, width: int, height: int) -> Image.Image:
+def random_image(seed: int, width: int, height: int) -> Image.Image:
     """An image of random pixels."""
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-WIDE = picture(0, 60, 40)
-SQUARE = picture(1, 30, 30)
+WIDE = random_image(0, 60, 40)
+SQUARE = random_image(1, 30, 30)
 
 QUERIES = [
     Query("What is the country with this flag?", "Japan", WIDE),

@@ -13,7 +13,7 @@ from liveedit.models.conformance.assertions import (
     real,
     rows_close,
 )
-from liveedit.models.conformance.queries import SEVERAL, SIDES, SQUARE, WIDE, picture
+from liveedit.models.conformance.queries import SEVERAL, SIDES, SQUARE, WIDE, random_image
 from liveedit.models.conformance.reference import cut, greedy, middle
 from liveedit.models.runner import EMBEDDINGS, ModelRunner
 from liveedit.types import Query
@@ -64,7 +64,7 @@ def each_of_several_images_has_its_span(vlm: ModelRunner) -> None:
     expect(whole == (spans[0][0], spans[2][1]), "the span of all is not from the first to the last")
     spans_hold_image_tokens(spans, vlm.image_tokens(batch.inputs["input_ids"])[0])
 
-    exchanged = replace(queries[0], image=[WIDE, picture(2, 30, 30), WIDE])
+    exchanged = replace(queries[0], image=[WIDE, random_image(2, 30, 30), WIDE])
     one, another = (
         vlm.hidden(vlm.encode([query]), EMBEDDINGS).hidden[0] for query in (queries[0], exchanged)
     )

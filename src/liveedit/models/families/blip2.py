@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models.encoder import Picture, PromptFormat
+from liveedit.models.encoder import ImageInputs, PromptFormat
 from liveedit.models.vlm import VLM
 
 __all__ = ["Blip2"]
@@ -48,12 +48,12 @@ class Blip2(VLM):
             )
         super().__init__(model, processor, prompt_format)
 
-    def place(self, ids: list[int], counts: list[int]) -> list[int]:
+    def expand_image_tokens(self, ids: list[int], counts: list[int]) -> list[int]:
         """Put the image tokens before the token ids of the text; ``counts`` says how many."""
         self.check_placeholders(ids, 0)
         return [*[self.image_token_id] * sum(counts), *ids]
 
-    def picture(self, images: Sequence[Image]) -> Picture:
+    def process_images(self, images: Sequence[Image]) -> ImageInputs:
         """Return the pixels (n, 3, H, W) and, for each image, the number of Q-Former queries."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         return dict(inputs), [self.model.config.num_query_tokens] * len(images)

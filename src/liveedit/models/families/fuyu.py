@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from liveedit.errors import BadInput
-from liveedit.models.encoder import Picture, PromptFormat, nested
+from liveedit.models.encoder import ImageInputs, PromptFormat, nested
 from liveedit.models.families.generic import Generic
 from liveedit.types import Query
 
@@ -53,7 +53,7 @@ class Fuyu(Generic):
             )
         )
 
-    def picture(self, images: Sequence[Any]) -> Picture:
+    def process_images(self, images: Sequence[Any]) -> ImageInputs:
         """Return the patches, and the text that represents each image, BOS included."""
         made = self.processor(
             images=list(images),

@@ -25,7 +25,7 @@ from liveedit.errors import UnsupportedModel, shortage
 from liveedit.models import streams
 from liveedit.models.batch import Batch, HiddenBatch, Spans, common_prefix
 from liveedit.models.conformance.probe import STRUCTURE, probe
-from liveedit.models.encoder import Picture, PromptFormat, filled, nested
+from liveedit.models.encoder import ImageInputs, PromptFormat, filled, nested
 from liveedit.models.patch import main_output, output_embedding, side_by_side
 from liveedit.models.processor import load_processor
 from liveedit.models.vlm import VLM, states_of, uncarried
@@ -294,7 +294,7 @@ class Generic(VLM):
 
     # Encoding, by the model's own processor
 
-    def picture(self, images: Sequence[Any]) -> Picture:
+    def process_images(self, images: Sequence[Any]) -> ImageInputs:
         """Return the model's inputs for the images of a query, and the text written for each.
 
         Raises :class:`UnsupportedModel` if the processor does not report that text, or if one of

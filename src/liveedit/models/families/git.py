@@ -24,7 +24,7 @@ from transformers.masking_utils import create_causal_mask
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch
 from liveedit.models.calls import CACHE, arguments, cache_of
-from liveedit.models.encoder import Picture, PromptFormat, nested
+from liveedit.models.encoder import ImageInputs, PromptFormat, nested
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -133,7 +133,7 @@ class Git(VLM):
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
-    def place(self, ids: list[int], counts: list[int]) -> list[int]:
+    def expand_image_tokens(self, ids: list[int], counts: list[int]) -> list[int]:
         """Put the image tokens before the token ids of the text; ``counts`` says how many."""
         self.check_placeholders(ids, 0)
         return [*[self.image_token_id] * sum(counts), *ids]
@@ -142,7 +142,7 @@ class Git(VLM):
         """Return how many positions each row takes, (B,): as many as its text has tokens."""
         return super().positions(batch) - (batch.inputs["input_ids"] == self.image_token_id).sum(1)
 
-    def picture(self, images: Sequence[Image]) -> Picture:
+    def process_images(self, images: Sequence[Image]) -> ImageInputs:
         """Return the pixels (n, 3, H, W), and for each image the vision tower's positions."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         tower = self.model.git.image_encoder.vision_model
@@ -153,18 +153,18 @@ class Git(VLM):
 def use_common_names(git: Any) -> None:
     """Give the layers and their parts the names that editors look for; state dicts keep GIT's."""
     rename_part(git, "encoder.layer", "layers")
-    for layer, (theirs, ours) in product(git.layers, PARTS.items()):
-        rename_part(layer, theirs, ours)
+    for layer, (old, new) in product(git.layers, PARTS.items()):
+        rename_part(layer, old, new)
     git.register_state_dict_post_hook(restore_names)
 
 
-def rename_part(module: Any, theirs: str, ours: str) -> None:
-    """Move a submodule from path ``theirs`` to ``ours``; code that uses the old path still works.
+def rename_part(module: Any, old: str, new: str) -> None:
+    """Move a submodule from path ``old`` to ``new``; code that uses the old path still works.
 
     The old path becomes a plain attribute, which is not registered as a submodule.
     """
-    old_parent, _, old_name = theirs.rpartition(".")
-    new_parent, _, new_name = ours.rpartition(".")
+    old_parent, _, old_name = old.rpartition(".")
+    new_parent, _, new_name = new.rpartition(".")
     owner = module.get_submodule(old_parent)
     part = owner._modules.pop(old_name)
     vars(owner)[old_name] = part
@@ -177,9 +177,9 @@ def restore_names(git: Any, state: dict[str, Tensor], prefix: str, _metadata: An
         if not name.startswith(f"{prefix}layers."):
             continue
         number, _, rest = name.removeprefix(f"{prefix}layers.").partition(".")
-        for theirs, ours in reversed(PARTS.items()):
-            if rest.startswith(f"{ours}."):
-                rest = theirs + rest.removeprefix(ours)
+        for old, new in reversed(PARTS.items()):
+            if rest.startswith(f"{new}."):
+                rest = old + rest.removeprefix(new)
         state[f"{prefix}encoder.layer.{number}.{rest}"] = state.pop(name)
 
 

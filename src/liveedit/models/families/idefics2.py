@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from liveedit.models.encoder import Picture
+from liveedit.models.encoder import ImageInputs
 from liveedit.models.families.generic import Generic
 from liveedit.types import Query
 
@@ -27,7 +27,7 @@ class Idefics2(Generic):
         before_word = rf"{re.escape(self.placeholder)}(?=[^\s<])"
         return re.sub(before_word, f"{self.placeholder} ", super().render(query))
 
-    def picture(self, images: Sequence[Any]) -> Picture:
+    def process_images(self, images: Sequence[Any]) -> ImageInputs:
         """Return the pixels (1, n · parts, 3, H, W), and the text that represents each image."""
         inputs: dict[str, Tensor] = dict(
             self.processor.image_processor([list(images)], return_tensors="pt")

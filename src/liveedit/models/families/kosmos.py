@@ -19,7 +19,7 @@ from torch import Tensor
 
 from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, Spans
-from liveedit.models.encoder import Picture, PromptFormat, nested
+from liveedit.models.encoder import ImageInputs, PromptFormat, nested
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -102,13 +102,13 @@ class Kosmos(VLM):
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
-    def place(self, ids: list[int], counts: list[int]) -> list[int]:
+    def expand_image_tokens(self, ids: list[int], counts: list[int]) -> list[int]:
         """Put the image's token ids after the mark that precedes them; ``counts`` says how many."""
         self.check_placeholders(ids, len(counts))
         at = ids.index(self.image_token_id) + 1 if counts else 0
         return [*ids[:at], *self.fillers(sum(counts)), *ids[at:]]
 
-    def picture(self, images: Sequence[Image]) -> Picture:
+    def process_images(self, images: Sequence[Image]) -> ImageInputs:
         """Return the image under the model's name for it, and the number of its latent queries."""
         options = {"return_tensors": "pt"} | getattr(self.processor, "images_kwargs", {})
         inputs = self.processor.image_processor(images=list(images), **options)

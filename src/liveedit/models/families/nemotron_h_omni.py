@@ -8,7 +8,7 @@ processor is then asked for that text.
 from collections.abc import Sequence
 from typing import Any
 
-from liveedit.models.encoder import Picture
+from liveedit.models.encoder import ImageInputs
 from liveedit.models.families.generic import Generic
 
 __all__ = ["NemotronHOmni"]
@@ -17,7 +17,7 @@ __all__ = ["NemotronHOmni"]
 class NemotronHOmni(Generic):
     """Nemotron 3 Nano Omni: image processor and processor are called one after the other."""
 
-    def picture(self, images: Sequence[Any]) -> Picture:
+    def process_images(self, images: Sequence[Any]) -> ImageInputs:
         """Return the patches of the images, and the text that the processor writes for each."""
         inputs = dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
         indices = range(len(images))

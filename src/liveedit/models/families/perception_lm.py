@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liveedit.models.encoder import Picture, nested
+from liveedit.models.encoder import ImageInputs, nested
 from liveedit.models.families.generic import Generic
 from liveedit.types import Query
 
@@ -22,7 +22,7 @@ __all__ = ["PerceptionLM"]
 class PerceptionLM(Generic):
     """PerceptionLM: the tiles of all images are concatenated into one tensor."""
 
-    def picture(self, images: Sequence[Any]) -> Picture:
+    def process_images(self, images: Sequence[Any]) -> ImageInputs:
         """Return the tiles (1, n, 3, H, W) of all images, and the text that represents each."""
         made = self.processor.image_processor(list(images))
         indices = range(len(images))

@@ -9,7 +9,7 @@ text already.
 from collections.abc import Sequence
 from typing import Any
 
-from liveedit.models.encoder import Picture, nested
+from liveedit.models.encoder import ImageInputs, nested
 from liveedit.models.families.generic import Generic
 from liveedit.types import Query
 
@@ -46,7 +46,7 @@ class PPChart2Table(Generic):
         text = self.render(query).replace(self.placeholder, self.image_text)
         return dict(self.processor(images=nested(query.images), text=[text], return_tensors="pt"))
 
-    def picture(self, images: Sequence[Any]) -> Picture:
+    def process_images(self, images: Sequence[Any]) -> ImageInputs:
         """Return the pixels (1, 3, H, W), and the text that represents the image."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         return dict(inputs), [self.image_text]

@@ -4,8 +4,8 @@ The text decoder is given the prompt with the image in place of its placeholder,
 one token per block of 2 × 2 patches, so their number depends on the image's size. Rotary positions
 have three parts (time, height, width), which the model computes from the type of each token.
 
-The base class counts the image tokens (``Encoder.picture``) and expands the placeholder
-(``Encoder.place``).
+The base class counts the image tokens (``Encoder.process_images``) and expands the placeholder
+(``Encoder.expand_image_tokens``).
 """
 
 from typing import Any

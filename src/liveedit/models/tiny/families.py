@@ -124,11 +124,11 @@ def llava() -> tuple[Any, Any]:
         text_config={"model_type": "llama", "intermediate_size": 64, **text_settings(text)},
         image_token_index=text.convert_tokens_to_ids("<image>"),
     )
-    pictures = CLIPImageProcessorPil(
+    image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
     )
     processor = transformers.LlavaProcessor(
-        pictures,
+        image_processor,
         text,
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -162,8 +162,8 @@ def blip2() -> tuple[Any, Any]:
         image_token_index=text.convert_tokens_to_ids("<image>"),
         **qformer_settings(),
     )
-    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
-    processor = transformers.Blip2Processor(pictures, text, num_query_tokens=5)
+    image_processor = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    processor = transformers.Blip2Processor(image_processor, text, num_query_tokens=5)
     return transformers.Blip2ForConditionalGeneration(config), processor
 
 
@@ -175,9 +175,9 @@ def minigpt4() -> tuple[Any, Any]:
         image_token_index=text.convert_tokens_to_ids(IMAGE_TOKEN),
         **qformer_settings(),
     )
-    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    image_processor = BlipImageProcessorPil(size={"height": 24, "width": 24})
     return MiniGPT4ForConditionalGeneration(config), MiniGPT4Processor(
-        pictures, text, 5, MINIGPT4_CHAT
+        image_processor, text, 5, MINIGPT4_CHAT
     )
 
 
@@ -208,11 +208,11 @@ def qwen2_vl() -> tuple[Any, Any]:
         **{key: text.convert_tokens_to_ids(name) for key, name in names.items()},
     )
     sizes = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
-    pictures = Qwen2VLImageProcessorPil(
+    image_processor = Qwen2VLImageProcessorPil(
         patch_size=8, merge_size=2, temporal_patch_size=2, size=sizes
     )
     return transformers.Qwen2VLForConditionalGeneration(config), Qwen2VLProcessor(
-        pictures, text, chat_template=CHAT
+        image_processor, text, chat_template=CHAT
     )
 
 
@@ -229,11 +229,11 @@ def owl2() -> tuple[Any, Any]:
         abstractor_intermediate_size=48,
     )
     text.add_special_tokens({"extra_special_tokens": [mplug_owl2.IMAGE]})
-    pictures = mplug_owl2.MPlugOwl2ImageProcessor(
+    image_processor = mplug_owl2.MPlugOwl2ImageProcessor(
         size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
     )
     processor = mplug_owl2.MPlugOwl2Processor(
-        pictures, text, num_image_tokens=6, chat_template=mplug_owl2.CHAT
+        image_processor, text, num_image_tokens=6, chat_template=mplug_owl2.CHAT
     )
     return MPlugOwl2ForConditionalGeneration(config), processor
 
@@ -252,5 +252,7 @@ def qwen_vl() -> tuple[Any, Any]:
         image_seq_length=4,
         resampler_heads=HEADS,
     )
-    pictures = BlipImageProcessorPil(size={"height": 24, "width": 24})
-    return QwenVLForConditionalGeneration(config), QwenVLProcessor(pictures, text, 4, QWEN_VL_CHAT)
+    image_processor = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    return QwenVLForConditionalGeneration(config), QwenVLProcessor(
+        image_processor, text, 4, QWEN_VL_CHAT
+    )

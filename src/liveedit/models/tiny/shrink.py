@@ -196,7 +196,7 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
         kind = processor_class(name)
     wanted = inspect.signature(kind).parameters
     parts = {
-        "image_processor": pictures(model_type, special),
+        "image_processor": image_processor(model_type, special),
         "tokenizer": text,
         "qformer_tokenizer": text,
     }
@@ -214,10 +214,10 @@ def processing(model_type: str, text: PreTrainedTokenizerFast, special: Mapping[
     return processor
 
 
-def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
+def image_processor(model_type: str, special: Mapping[str, Any]) -> Any:
     """The type's image processor with sizes shrunk; one without torchvision where there is one."""
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
-    name = special.get("pictures_class") or names.get("pil") or names.get("torchvision")
+    name = special.get("image_processor_class") or names.get("pil") or names.get("torchvision")
     if name is None:
         raise UnsupportedModel(
             f"transformers has no image processor for the model type '{model_type}'"
@@ -237,7 +237,7 @@ def pictures(model_type: str, special: Mapping[str, Any]) -> Any:
                 settings[setting] = dict.fromkeys(value, PATCH)
         elif isinstance(value, int):
             settings[setting] = PATCH if setting == "patch_size" else SIDE
-    return kind(**settings | special.get("pictures", {}))
+    return kind(**settings | special.get("image_processor", {}))
 
 
 def small(edge: str, pixels: int) -> int:

@@ -76,7 +76,7 @@ INKLING = {
 }
 PIXTRAL: dict[str, Any] = {
     "config": {"vision_config": {"image_size": 64}},
-    "pictures": {"size": {"longest_edge": 64}},
+    "image_processor": {"size": {"longest_edge": 64}},
     "processor": {"spatial_merge_size": 2},
     "note": "needs torchvision",
 }
@@ -93,7 +93,7 @@ DOTS = {
 
 MERGED = {
     "config": {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}},
-    "pictures": {"scale_resolution": 64, "max_slice_nums": 1},
+    "image_processor": {"scale_resolution": 64, "max_slice_nums": 1},
 }
 
 SHARED = {  # upper layers of either type use keys and values of lower ones
@@ -114,11 +114,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "text_config": {"moe_num_shared_experts": 1},
             "projector_patch_to_query_dict": {49: 4},
         },
-        "pictures": {"max_image_size": 980},
+        "image_processor": {"max_image_size": 980},
         "processor": {"size_conversion": {980: 4}},
     },
     "aya_vision": {
-        "pictures": {"crop_to_patches": False},
+        "image_processor": {"crop_to_patches": False},
         "processor": {"img_size": 32, "downsample_factor": 2},
         "tokens": {"image_token_id": "<|IMG_PATCH|>"},
     },
@@ -141,7 +141,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             **{word: word for word in CHAMELEON},
         },
     },
-    "cohere2_vision": {"pictures": {"patch_size": 2}},
+    "cohere2_vision": {"image_processor": {"patch_size": 2}},
     "apertus1p5": {
         "config": {
             "vision_config": {
@@ -159,7 +159,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "image_token_offset": 400,
             "audio_token_offset": 416,
         },
-        "pictures": {"size": {"min_pixels": 1024, "max_pixels": 4096}},
+        "image_processor": {"size": {"min_pixels": 1024, "max_pixels": 4096}},
         "named": {"eol_token": "<eol>"},
     },
     "cohere_compass": {
@@ -181,7 +181,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_vl": {"processor": {"num_image_tokens": 16}},
     "deepseek_vl_hybrid": {
         "config": {"high_res_vision_config": {"global_attn_indexes": [0, 1]}},
-        "pictures": {"high_res_size": {"height": 32, "width": 32}},
+        "image_processor": {"high_res_size": {"height": 32, "width": 32}},
         "processor": {"num_image_tokens": 16},
     },
     "dots3_note": {
@@ -214,7 +214,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 "downsample_hidden_size": 8,
             },
         },
-        "pictures": {"temporal_patch_size": 1},
+        "image_processor": {"temporal_patch_size": 1},
     },
     "emu3": {
         "config": {
@@ -225,7 +225,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 "num_res_blocks": 1,
             }
         },
-        "pictures": {"min_pixels": 256, "max_pixels": 1024},
+        "image_processor": {"min_pixels": 256, "max_pixels": 1024},
         "named": {
             "boi_token": "<|image start|>",
             "eoi_token": "<|image end|>",
@@ -281,11 +281,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "config": {
             "text_config": SHARED | {"use_double_wide_mlp": True},
         },
-        "pictures": {"max_soft_tokens": 70},
+        "image_processor": {"max_soft_tokens": 70},
     },
     "gemma4_unified": {
         "config": {"vision_config": {"mm_embed_dim": 64, "output_proj_dims": 64}},
-        "pictures": {"max_soft_tokens": 70},
+        "image_processor": {"max_soft_tokens": 70},
     },
     "deepseek_ocr2": {
         "config": {
@@ -307,7 +307,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 }
             },
         },
-        "pictures": {"size": {"height": 64, "width": 64}, "tile_size": 48},
+        "image_processor": {"size": {"height": 64, "width": 64}, "tile_size": 48},
         "processor": {"patch_size": 1},
     },
     "ernie4_5_vl_moe": {
@@ -323,13 +323,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 "layer_type": "basic",
             }
         },
-        "pictures_class": "CLIPImageProcessorPil",
+        "image_processor_class": "CLIPImageProcessorPil",
         "processor_class": "LlavaProcessor",
         "note": "needs timm; the tiny model has another vision tower",
     },
     "fuyu": {
         "config": {"image_size": 32, "patch_size": 8},
-        "pictures_class": "FuyuImageProcessor",
+        "image_processor_class": "FuyuImageProcessor",
         "spaced": ["|SPEAKER|", "|NEWLINE|"],
     },
     "hunyuan_vl": {
@@ -345,11 +345,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "text_config": INKLING | {"n_layers_per_attn_res_block": 2},
             "vision_config": {"projection_hidden_dim": 64},
         },
-        "pictures": {"size": {"height": 16, "width": 16}},
+        "image_processor": {"size": {"height": 16, "width": 16}},
     },
     "inkling_mm_model": {
         "config": {"text_config": INKLING, "vision_config": {"patch_size": 11, "n_layers": 3}},
-        "pictures": {"size": {"height": 11, "width": 11}},
+        "image_processor": {"size": {"height": 11, "width": 11}},
     },
     "instructblip": {"processor": {"num_query_tokens": 32}},
     "kimi_k25": {
@@ -370,7 +370,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "tokens": {"image_token_id": "<|patch|>"},
     },
     "lfm2_vl": {
-        "pictures": {
+        "image_processor": {
             "encoder_patch_size": 8,
             "tile_size": 32,
             "min_image_tokens": 1,
@@ -383,7 +383,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "glm46v": {"config": GLM},
     "glm4v": {"config": GLM},
-    "glm4v_moe": {"config": HALF, "pictures_class": "Glm4vImageProcessorPil"},
+    "glm4v_moe": {"config": HALF, "image_processor_class": "Glm4vImageProcessorPil"},
     "glm5_next": {
         "config": {
             "text_config": {
@@ -401,7 +401,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "glm_ocr": {
         "config": HALF,
-        "pictures_class": "Glm46VImageProcessorPil",
+        "image_processor_class": "Glm46VImageProcessorPil",
         "processor_class": "Glm46VProcessor",
     },
     "glmga": {"config": HALF, "processor_class": "Glm46VProcessor"},
@@ -414,7 +414,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 "window_size": 4,
             }
         },
-        "pictures": {"size": {"height": 64, "width": 64}},
+        "image_processor": {"size": {"height": 64, "width": 64}},
     },
     "granite_docling": {
         "config": {"text_config": {"logits_scaling": 2.0}},
@@ -449,7 +449,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "minicpm_ocr": MERGED,
     "minicpmv4_6": MERGED,
     "minicpmv4_7": MERGED,
-    "minimax_m3_vl": {"pictures_class": "Qwen2VLImageProcessorPil", "note": "needs torchvision"},
+    "minimax_m3_vl": {
+        "image_processor_class": "Qwen2VLImageProcessorPil",
+        "note": "needs torchvision",
+    },
     "mistral3": PIXTRAL,
     "mistral_large4": PIXTRAL
     | {
@@ -458,7 +461,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "molmo2": {
         "config": {"adapter_config": {"vision_feature_layer": [1, 0]}},
-        "pictures": {"overlap_margins": [1, 1]},
+        "image_processor": {"overlap_margins": [1, 1]},
         "tokens": {"image_patch_id": "<im_patch>", "image_token_id": "<im_patch>"},
     },
     "muse_glimmer": {"config": {"out_hidden_size": 128, "projector_hidden_size": 64}},
@@ -500,7 +503,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         },
     },
     "paddleocr_vl": {"config": GLM},
-    "paligemma": {"config": {"projection_dim": 64}, "pictures": {"image_seq_length": 16}},
+    "paligemma": {"config": {"projection_dim": 64}, "image_processor": {"image_seq_length": 16}},
     "perception_lm": {
         "config": {
             "projector_pooling_ratio": 2,
@@ -515,7 +518,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 "num_attention_heads": 2,
             },
         },
-        "pictures": {"tile_size": 32, "max_num_tiles": 6},
+        "image_processor": {"tile_size": 32, "max_num_tiles": 6},
         "note": "needs torchvision and timm; its vision tower here is CLIP's",
     },
     "pp_chart2table": {
@@ -524,7 +527,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "qwen2_5_omni_thinker": {
         "processor_class": "Qwen2_5OmniProcessor",
-        "pictures_class": "Qwen2VLImageProcessorPil",
+        "image_processor_class": "Qwen2VLImageProcessorPil",
         "config": GLM,
         "tokens": {
             "vision_start_token_id": "<|vision_bos|>",
@@ -534,7 +537,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {"config": GLM},
     "qwen3_omni_moe_thinker": {
         "processor_class": "Qwen3OmniMoeProcessor",
-        "pictures_class": "Qwen2VLImageProcessorPil",
+        "image_processor_class": "Qwen2VLImageProcessorPil",
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
         "tokens": {
             "vision_start_token_id": "<|vision_bos|>",
@@ -544,7 +547,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen3_vl": {"config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}}},
     "qwen3_vl_moe": {
         "config": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
-        "pictures_class": "Qwen2VLImageProcessorPil",
+        "image_processor_class": "Qwen2VLImageProcessorPil",
     },
     "qwen4_exp": {
         "config": {
@@ -576,7 +579,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 "sliding_window": 512,
             },
         },
-        "pictures": {"patch_size": 16, "vision_patch_size": 4, "max_image_size": 256},
+        "image_processor": {"patch_size": 16, "vision_patch_size": 4, "max_image_size": 256},
     },
     "unlimited_ocr": {
         "config": {
@@ -588,10 +591,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                 },
             },
         },
-        "pictures": {"size": {"height": 64, "width": 64}, "tile_size": 32},
+        "image_processor": {"size": {"height": 64, "width": 64}, "tile_size": 32},
     },
     "video_llava": {
-        "pictures": {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+        "image_processor": {
+            "size": {"shortest_edge": 32},
+            "crop_size": {"height": 32, "width": 32},
+        },
     },
     "vipllava": {
         "config": {"vision_feature_layers": [-1, -2]},
@@ -604,7 +610,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 """Overrides by model type. Each may have these entries, all of them optional:
 
     config            settings of the configuration
-    pictures          settings of the image processor, of the class ``pictures_class`` if given
+    image_processor   settings of the image processor; ``image_processor_class`` names its class
     processor         settings of the processor, of the class ``processor_class`` if given
     asks              attributes to set on the processor afterwards
     tokens            the text of special tokens, by the configuration's setting that holds the id

@@ -70,7 +70,7 @@ def test_texts_are_read_as_the_authors_read_them(owls):
 
 def test_images_are_read_as_the_authors_read_them(owls, images, recorded):
     for image, pixels in zip(images, recorded["pixel_values"], strict=True):
-        close(owls["chat"].picture([image])[0]["pixel_values"][0], pixels)
+        close(owls["chat"].process_images([image])[0]["pixel_values"][0], pixels)
 
 
 @pytest.mark.parametrize("form", ["chat", "raw"])

@@ -40,7 +40,7 @@ def query(row):
 
 
 def inputs(vlm, row):
-    pictures = [vlm.picture([IMAGES[index]])[0] for index in row["images"]]
+    pictures = [vlm.process_images([IMAGES[index]])[0] for index in row["images"]]
     return {"input_ids": torch.tensor([row["input_ids"]]), **vlm.join(pictures)}
 
 

@@ -90,8 +90,8 @@ def assemble(weights: Path) -> tuple[Any, MiniGPT4Processor]:
     state = {name: pick(original, name, value, llama.dtype) for name, value in wanted.items()}
     model.load_state_dict(state, strict=False, assign=True)
     size = config.vision_config.image_size
-    pictures = BlipImageProcessorPil(size={"height": size, "width": size})
-    return model, MiniGPT4Processor(pictures, tokenizer, config.num_query_tokens, CHAT)
+    image_processor = BlipImageProcessorPil(size={"height": size, "width": size})
+    return model, MiniGPT4Processor(image_processor, tokenizer, config.num_query_tokens, CHAT)
 
 
 def read_weights(weights: Path) -> dict[str, Tensor]:

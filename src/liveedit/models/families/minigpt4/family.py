@@ -135,7 +135,7 @@ class MiniGPT4(Blip2):
     image_mark = f"{IMAGE_TOKEN}\n"
     vlkeb_mark = f"###Human: <Img>{IMAGE_TOKEN}</Img> {SEAM}"
     single = ""
-    place = VLM.place  # within the text, not before it as in BLIP-2
+    expand_image_tokens = VLM.expand_image_tokens  # within the text, not before it as in BLIP-2
 
     def render(self, query: Query) -> str:
         """Return the text up to the answer; in a chat the answer is tokenized by itself."""

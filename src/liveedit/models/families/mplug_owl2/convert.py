@@ -143,12 +143,12 @@ def model_config(settings: dict[str, Any], weights: Path) -> MPlugOwl2Config:
     with reading(weights / "config.json"):
         tower = settings["visual_config"]["visual_model"]
         abstractor = settings["visual_config"]["visual_abstractor"]
-        known = {ours: name for ours, name in ABSTRACTOR.items() if name in abstractor}
+        known = {new: name for new, name in ABSTRACTOR.items() if name in abstractor}
         config = MPlugOwl2Config(
             vision_config={name: tower.get(name, default) for name, default in VISION.items()},
             text_config={name: settings[name] for name in TEXT if name in settings},
             image_token_id=settings["vocab_size"],
-            **{ours: abstractor[name] for ours, name in known.items()},
+            **{new: abstractor[name] for new, name in known.items()},
         )
     config.architectures = [MPlugOwl2ForConditionalGeneration.__name__]
     return config
@@ -156,13 +156,15 @@ def model_config(settings: dict[str, Any], weights: Path) -> MPlugOwl2Config:
 
 def read_processor(weights: Path, config: MPlugOwl2Config) -> MPlugOwl2Processor:
     """Return the processor: the original's settings for images, and its tokenizer."""
-    pictures = MPlugOwl2ImageProcessor.from_dict(read_json(weights / "preprocessor_config.json"))
+    image_processor = MPlugOwl2ImageProcessor.from_dict(
+        read_json(weights / "preprocessor_config.json")
+    )
     tokenizer = read_tokenizer(weights)
     if len(tokenizer) != config.image_token_id:
         known = f"{len(tokenizer)} tokens, and the model {config.image_token_id}"
         raise BadInput(f"the tokenizer in {weights} has {known}: get the checkpoint's own files")
     tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE]})
-    return MPlugOwl2Processor(pictures, tokenizer, config.num_query_tokens + 1, CHAT)
+    return MPlugOwl2Processor(image_processor, tokenizer, config.num_query_tokens + 1, CHAT)
 
 
 def read_tokenizer(weights: Path) -> PreTrainedTokenizerFast:

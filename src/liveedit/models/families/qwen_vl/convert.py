@@ -105,9 +105,9 @@ def write(weights: Path, out: Path) -> None:
     config.image_token_id = text.convert_tokens_to_ids("<imgpad>")
     config.save_pretrained(out)
     size = config.vision_config.image_size
-    pictures = BlipImageProcessorPil(size={"height": size, "width": size})
+    image_processor = BlipImageProcessorPil(size={"height": size, "width": size})
     template = CHAT if chat else None
-    QwenVLProcessor(pictures, text, config.image_seq_length, template).save_pretrained(out)
+    QwenVLProcessor(image_processor, text, config.image_seq_length, template).save_pretrained(out)
     stops = text.convert_tokens_to_ids([TURN_END, TURN, END] if chat else [END])
     GenerationConfig(eos_token_id=stops, pad_token_id=text.pad_token_id).save_pretrained(out)
     write_weights(weights, out, config)

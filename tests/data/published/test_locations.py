@@ -5,19 +5,26 @@ import codecs
 import pytest
 
 from liveedit.data.published.checks import check
-from liveedit.data.published.places import Place, add_place, home, locate, place, places
+from liveedit.data.published.locations import (
+    Location,
+    add_location,
+    home,
+    locate,
+    location,
+    locations,
+)
 from liveedit.data.published.sources import source
 from liveedit.errors import BadInput, StorageError
 
 VLKEB = source("vlkeb")
 
 
-def test_a_place_is_remembered_beside_others(published, tmp_path, located):
+def test_a_location_is_remembered_beside_others(published, tmp_path, located):
     found = located
-    add_place("vlkeb", found)
-    add_place("e-vqa", Place({"train": tmp_path}, tmp_path))
-    assert place("vlkeb") == found
-    assert set(places()) == {"vlkeb", "e-vqa"}
+    add_location("vlkeb", found)
+    add_location("e-vqa", Location({"train": tmp_path}, tmp_path))
+    assert location("vlkeb") == found
+    assert set(locations()) == {"vlkeb", "e-vqa"}
     assert home() == tmp_path / "home"
     assert [path.name for path in home().iterdir()] == ["data.json"]
 
@@ -29,7 +36,7 @@ def test_a_place_is_remembered_beside_others(published, tmp_path, located):
 def test_somebody_elses_list_is_to_be_moved_away(content, tmp_path):
     home().mkdir()
     (home() / "data.json").write_text(content, encoding="utf-8")
-    for call in (places, lambda: add_place("e-vqa", Place({}, tmp_path))):
+    for call in (locations, lambda: add_location("e-vqa", Location({}, tmp_path))):
         with pytest.raises(
             BadInput, match=r"data\.json is damaged or no list of benchmarks: move it away"
         ):
@@ -40,10 +47,10 @@ def test_somebody_elses_list_is_to_be_moved_away(content, tmp_path):
 def test_files_that_an_editor_of_texts_has_marked_as_utf_8(published, located):
     for file in (published / "vlkeb").glob("*.json"):
         file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
-    add_place("vlkeb", located)
+    add_location("vlkeb", located)
     (home() / "data.json").write_bytes(codecs.BOM_UTF8 + (home() / "data.json").read_bytes())
-    assert place("vlkeb") == located
-    assert not check(VLKEB, place("vlkeb")).problems
+    assert location("vlkeb") == located
+    assert not check(VLKEB, location("vlkeb")).problems
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):
@@ -78,11 +85,11 @@ def test_a_damaged_list_is_named_and_kept(published, located):
     home().mkdir()
     (home() / "data.json").write_text("{")
     with pytest.raises(BadInput, match="is damaged"):
-        add_place("vlkeb", located)
+        add_location("vlkeb", located)
     assert (home() / "data.json").read_text() == "{"
 
 
 def test_a_home_that_cannot_be_written_is_named(published, monkeypatch, located):
     monkeypatch.setenv("LIVEEDIT_HOME", str(published / "vlkeb" / "eval.json" / "home"))
     with pytest.raises(StorageError, match="LIVEEDIT_HOME"):
-        add_place("vlkeb", located)
+        add_location("vlkeb", located)

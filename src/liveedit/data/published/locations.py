@@ -1,4 +1,4 @@
-"""Places of published benchmarks on this machine, kept in a small JSON file; data is not copied."""
+"""Locations of published benchmarks on this machine, in a small JSON file; no data is copied."""
 
 import json
 import os
@@ -13,14 +13,23 @@ from liveedit.data.published.sources import Role, Source, source
 from liveedit.errors import BadInput, StorageError
 from liveedit.types import expanded
 
-__all__ = ["NO_ROOM", "Place", "add_place", "annotations", "home", "locate", "place", "places"]
+__all__ = [
+    "NO_ROOM",
+    "Location",
+    "add_location",
+    "annotations",
+    "home",
+    "locate",
+    "location",
+    "locations",
+]
 
 NO_ROOM = "free some space, or set LIVEEDIT_HOME elsewhere"
 """Advice where the user's data folder cannot be written to."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """The annotation files of a benchmark by role, and the folder of its image paths."""
 
     files: dict[Role, Path]
@@ -34,8 +43,8 @@ def home() -> Path:
     return expanded(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "liveedit"
 
 
-def places() -> dict[str, Place]:
-    """The places of all benchmarks that were added, by name.
+def locations() -> dict[str, Location]:
+    """The locations of all benchmarks that were added, by name.
 
     Raises :class:`BadInput` if the file that lists them is damaged, :class:`StorageError` if it
     cannot be read.
@@ -57,19 +66,19 @@ def places() -> dict[str, Place]:
         ) from None
 
 
-def _parsed(row: dict[str, Any]) -> Place:
+def _parsed(row: dict[str, Any]) -> Location:
     files: dict[Role, Path] = {role: Path(path) for role, path in row["files"].items()}
-    return Place(files, Path(row["images"]))
+    return Location(files, Path(row["images"]))
 
 
-def _stored(place: Place) -> dict[str, Any]:
-    files = {role: str(path) for role, path in place.files.items()}
-    return {"files": files, "images": str(place.images)}
+def _stored(location: Location) -> dict[str, Any]:
+    files = {role: str(path) for role, path in location.files.items()}
+    return {"files": files, "images": str(location.images)}
 
 
-def place(name: str) -> Place:
-    """The place of a benchmark. Raises :class:`BadInput` if it was not added."""
-    found = places().get(source(name).name)
+def location(name: str) -> Location:
+    """The location of a benchmark. Raises :class:`BadInput` if it was not added."""
+    found = locations().get(source(name).name)
     if found is None:
         fetch = f" (`liveedit data fetch {name}` downloads it)" if source(name).repo else ""
         raise BadInput(
@@ -79,13 +88,13 @@ def place(name: str) -> Place:
     return found
 
 
-def add_place(name: str, found: Place) -> None:
-    """Store the place of a benchmark. Raises :class:`StorageError` if that cannot be written."""
-    rows = {known: _stored(place) for known, place in (places() | {name: found}).items()}
+def add_location(name: str, found: Location) -> None:
+    """Store the location of a benchmark. Raises :class:`StorageError` if that cannot be written."""
+    rows = {known: _stored(row) for known, row in (locations() | {name: found}).items()}
     write_file(home() / "data.json", json.dumps(rows, indent=1).encode(), NO_ROOM)
 
 
-def locate(published: Source, annotations: Sequence[Path], images: Path) -> Place:
+def locate(published: Source, annotations: Sequence[Path], images: Path) -> Location:
     """Find the annotation files of a benchmark.
 
     Arguments:
@@ -117,7 +126,7 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Plac
             raise BadInput(
                 f"no {name} in {', '.join(map(str, annotations))}: {published.name} needs it"
             )
-    return Place(files, images.resolve())
+    return Location(files, images.resolve())
 
 
 def _find(given: Path, name: str) -> set[Path]:
@@ -128,11 +137,11 @@ def _find(given: Path, name: str) -> set[Path]:
 
 
 def annotations(name: str, role: Role) -> list[Annotation]:
-    """Read the records of one file of a benchmark that was added.
+    """Read the annotations of one file of a benchmark that was added.
 
     Raises :class:`BadInput` if the benchmark or the file was not added, or the file is faulty.
     """
-    found = place(name)
+    found = location(name)
     if role not in found.files:
         missing = source(name).files[role]
         raise BadInput(
