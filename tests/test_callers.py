@@ -41,6 +41,8 @@ COMPILED = CompileConfig(backend="eager", mode=None)
 COMPILED._compile_all_devices = (
     True  # as a GPU compiles the calls of a static cache; "eager" needs no C++ compiler
 )
+pytestmark = pytest.mark.of_every_method("edited")
+
 STATIC = {"cache_implementation": "static", "compile_config": COMPILED}
 
 

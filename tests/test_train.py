@@ -246,6 +246,7 @@ def launch(folder, steps):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_editor_and_go_on_exactly(tmp_path):
     whole, ranks = launch(tmp_path / "whole", 4)
     for name, weight in whole.items():

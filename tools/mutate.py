@@ -59,7 +59,7 @@ PYTEST = [
     "-p",
     "no:cacheprovider",
     "-o",
-    "addopts=--import-mode=importlib -m 'not slow'",
+    "addopts=--import-mode=importlib -m 'not (slow and product)'",
 ]
 
 Forks = multiprocessing.context.ForkServerContext

@@ -52,6 +52,19 @@ def run(monkeypatch, capfd):
     return run
 
 
+@pytest.fixture
+def run_here(run, monkeypatch):
+    """Run a command in this process, as ``run_apart`` does in another one, which takes seconds."""
+
+    def run_here(*words, cwd="."):
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            status, out, err = run(*words)
+        return subprocess.CompletedProcess(words, status, out, err)
+
+    return run_here
+
+
 @pytest.fixture(scope="session")
 def run_apart():
     """Run a command in a process of its own."""

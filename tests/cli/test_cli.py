@@ -109,43 +109,41 @@ def test_lists(run_apart, command, shows):
     assert shows in done.stdout
 
 
-def test_edit_ask_list_forget(run_apart, flag, tmp_path):
+def test_edit_ask_list_forget(run_apart, run_here, flag, tmp_path):
     done = run_apart("edit", QUESTION, "Brazil", "--image", str(flag), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Brazil" in done.stdout
-    assert run_apart("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith(
-        "Brazil"
-    )
+    assert run_here("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Brazil")
     Image.new("RGB", (32, 32)).save(tmp_path / "other.png")
     shown = ("--image", "other.png", "--image", str(flag), "--pool", "several")
-    several = run_apart("edit", QUESTION, "Brazil", *shown, cwd=tmp_path)
+    several = run_here("edit", QUESTION, "Brazil", *shown, cwd=tmp_path)
     assert several.returncode == 0, several.stderr
     assert several.stdout.count("Brazil") == 2  # wanted and answered
-    beyond = run_apart("ask", QUESTION, *shown, "--about", "2", cwd=tmp_path)
+    beyond = run_here("ask", QUESTION, *shown, "--about", "2", cwd=tmp_path)
     assert beyond.returncode == 1
     assert "no image 2 among 2" in beyond.stderr
-    listed = run_apart("edits", cwd=tmp_path).stdout
+    listed = run_here("edits", cwd=tmp_path).stdout
     assert "Brazil" in listed
     id = next(
         word
         for word in listed.split()
         if len(word) == 8 and all(c in "0123456789abcdef" for c in word)
     )
-    assert run_apart("forget", id, cwd=tmp_path).returncode == 0
-    assert run_apart("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Japan")
+    assert run_here("forget", id, cwd=tmp_path).returncode == 0
+    assert run_here("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Japan")
 
 
-def test_a_model_in_8_bits_is_edited_and_asked(run_apart, flag, tmp_path):
+def test_a_model_in_8_bits_is_edited_and_asked(run_here, flag, tmp_path):
     pytest.importorskip("bitsandbytes")
-    done = run_apart(
+    done = run_here(
         "edit", QUESTION, "Brazil", "--image", str(flag), "--quantize", "8bit", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "Brazil" in done.stdout
-    assert run_apart("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith(
+    assert run_here("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith(
         "Brazil"
     )  # in full, the same edit
-    done = run_apart(
+    done = run_here(
         "edit",
         QUESTION,
         "Peru",
@@ -189,8 +187,8 @@ def test_a_model_in_8_bits_is_edited_and_asked(run_apart, flag, tmp_path):
         (["train", "x", "--config", "missing.json"], "missing.json"),
     ],
 )
-def test_a_mistake_is_one_line_and_a_failure(run_apart, words, names, flag, tmp_path):
-    done = run_apart(*[str(flag) if word == "FLAG" else word for word in words], cwd=tmp_path)
+def test_a_mistake_is_one_line_and_a_failure(run_here, words, names, flag, tmp_path):
+    done = run_here(*[str(flag) if word == "FLAG" else word for word in words], cwd=tmp_path)
     assert done.returncode == 1
     assert names in done.stderr
     assert "Traceback" not in done.stderr

@@ -58,6 +58,7 @@ def test_check_of_no_folder_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mplug_owl2", "qwen_vl"])
+@pytest.mark.slow
 def test_convert_makes_a_checkpoint_of_the_authors_files(name, tmp_path):
     done = run("models", "convert", name, str(PARITY / name), str(tmp_path / "out"))
     assert done.exit_code == 0, done.output

@@ -14,40 +14,9 @@ from safetensors.torch import load_file
 from liveedit.cli import main
 
 SETTINGS = {
-    "editor": {"layer": 5, "module_dim": 16, "heads": 4},
+    "editor": {"layer": 1, "module_dim": 16, "heads": 2, "rank": 32},
     "training": {"steps": 2, "batch_size": 2, "cache": False},
 }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The weights of trainings in processes of their own, with the default seed, 0 and 1."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = folder / "config.json"
-    config.write_text(json.dumps(SETTINGS), encoding="utf-8")
-    running = {}
-    for name, seed in {"default": None, "zero": 0, "one": 1}.items():
-        command = [sys.executable, "-m", "liveedit", "train", folder / name, "--config", config]
-        command += [] if seed is None else ["--seed", seed]
-        running[name] = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
-    assert [process.wait() for process in running.values()] == [0, 0, 0]
-    return {name: load_file(folder / name / "editor.safetensors") for name in running}
-
-
-def test_the_same_command_makes_the_same_editor_bit_for_bit(trained):
-    assert trained["default"].keys() == trained["zero"].keys()
-    assert all(
-        torch.equal(trained["default"][name], weight) for name, weight in trained["zero"].items()
-    )
-
-
-def test_another_seed_makes_another_editor(trained):
-    same = [
-        torch.equal(trained["one"][name], weight)
-        for name, weight in trained["zero"].items()
-        if weight.dim() > 1
-    ]
-    assert not any(same)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +35,40 @@ def small(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """The weights of trainings in processes of their own, with the default seed, 0 and 1."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = folder / "config.json"
+    config.write_text(json.dumps(SETTINGS), encoding="utf-8")
+    running = {}
+    for name, seed in {"default": None, "zero": 0, "one": 1}.items():
+        command = [sys.executable, "-m", "liveedit", "train", folder / name, "--config", config]
+        command += ["--model", small / "model"]
+        command += [] if seed is None else ["--seed", seed]
+        running[name] = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    assert [process.wait() for process in running.values()] == [0, 0, 0]
+    return {name: load_file(folder / name / "editor.safetensors") for name in running}
+
+
+@pytest.mark.slow
+def test_the_same_command_makes_the_same_editor_bit_for_bit(trained):
+    assert trained["default"].keys() == trained["zero"].keys()
+    assert all(
+        torch.equal(trained["default"][name], weight) for name, weight in trained["zero"].items()
+    )
+
+
+@pytest.mark.slow
+def test_another_seed_makes_another_editor(trained):
+    same = [
+        torch.equal(trained["one"][name], weight)
+        for name, weight in trained["zero"].items()
+        if weight.dim() > 1
+    ]
+    assert not any(same)
+
+
 def start(*words):
     command = [sys.executable, "-m", "liveedit", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -82,6 +85,7 @@ def stop(process, number, found):
     return said
 
 
+@pytest.mark.slow
 def test_a_stopped_or_killed_training_goes_on(small, tmp_path):
     """Ctrl-C among the hidden states; a kill behind a checkpoint; Ctrl-C among the steps."""
     out = tmp_path / "out"
@@ -111,6 +115,7 @@ def test_a_stopped_or_killed_training_goes_on(small, tmp_path):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
     out = tmp_path / "out"
     process = start(
@@ -185,6 +190,7 @@ def test_a_wrong_file_of_settings_is_one_line(content, says, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["liveedit", "serac"])
+@pytest.mark.slow
 def test_sizes_beyond_all_memory_are_one_line(name, small, tmp_path, monkeypatch, capsys):
     """Sizes beyond the addresses of any machine."""
     plan = {"editor": {"module_dim": 80_000_000}, "training": {"steps": 1, "batch_size": 2}}

@@ -221,6 +221,7 @@ def test_an_edit_takes_and_leaves_no_trace(vlm, name, sentence_encoder):
 
 
 @pytest.mark.slow
+@pytest.mark.product
 @pytest.mark.parametrize(("name", "vlm"), by_family(product(EDITORS, TYPES)), indirect=["vlm"])
 def test_every_pair(vlm, name, sentence_encoder):
     check_pair(vlm, name, sentence_encoder)

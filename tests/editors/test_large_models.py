@@ -17,6 +17,8 @@ from liveedit.models.conformance.reference import cut, greedy
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
+pytestmark = pytest.mark.of_every_method("method")
+
 ON_WIDER = {
     "grace": {"layer": 2},
     "ke": {"hidden": 64, "condition": 1024, "layers": 2},

@@ -73,6 +73,7 @@ def test_editors_of_one_method_are_told_apart_by_their_labels(whole):
     assert any(one.answer_after != two.answer_after for one, two in pairs)
 
 
+@pytest.mark.slow
 def test_two_processes_leave_what_one_leaves(whole, tmp_path):
     """They go on from what a run of one process has left, and share the rest."""
     script, out = tmp_path / "script.py", tmp_path / "out"

@@ -357,6 +357,7 @@ def test_the_embedded_model_is_wrong_about_corrections():
 # The data card
 
 
+@pytest.mark.slow
 def test_the_card_says_how_many_answers_return(cases):
     trained = set()
     for seed in range(3):

@@ -1,7 +1,7 @@
 """Every family keeps the contract. A new family is tested by being registered.
 
-Registered families run every check by default. A type without a family, which the generic family
-reads, runs one check in ``SHARE`` by default, each type others than its neighbours; ``make
+By default a registered family runs one check in ``SHARE``, and a type without a family, which the
+generic family reads, one in ``GENERIC_SHARE``; each type runs others than its neighbours. ``make
 test-all`` runs the rest.
 """
 
@@ -27,7 +27,8 @@ from liveedit.models.tiny.without_timm import without_timm
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-SHARE = 16
+SHARE = 3
+GENERIC_SHARE = 16
 TINY = {"blip-2": "blip2"}
 """Names of tiny models that differ from the model type."""
 PASSED = [name for name, record in checked().items() if record.reason is None]
@@ -40,8 +41,11 @@ PAPERS = [name for name in FAMILIES if family(name).vlkeb_mark is not None]
 def share(model_type, number):
     """The marks of test ``number`` of a type: those of a type in one process, and slow or not."""
     together = pytest.mark.xdist_group(model_type)
-    by_default = model_type in FAMILIES or (TYPES.index(model_type) + number) % SHARE == 0
-    return [together] if by_default else [together, pytest.mark.slow]
+    number += TYPES.index(model_type)
+    if model_type in FAMILIES:
+        return [together, pytest.mark.slow] if number % SHARE else [together]
+    marks = [together, pytest.mark.slow, pytest.mark.product]
+    return marks if number % GENERIC_SHARE else [together]
 
 
 def types(number):

@@ -41,6 +41,7 @@ def test_an_image_becomes_a_grid_of_tokens():
     torch.testing.assert_close(split, out.last_hidden_state)
 
 
+@pytest.mark.slow
 def test_auto_classes_read_the_embedded_checkpoint_after_importing_liveedit():
     code = (
         "import liveedit\n"
