@@ -232,6 +232,8 @@ def check(words):
             check_extras(parts)
         case ["python", script, *options] if script.endswith(".py"):
             check_script(script, options)
+        case ["python", "-m", "pytest", folder, *_]:
+            assert (ROOT / folder).exists(), folder
         case ["accelerate", "launch", *rest]:
             parse(rest[rest.index("liveedit") + 1 :])
         case ["git", "clone", *_] | ["cd", _]:

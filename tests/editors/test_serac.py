@@ -191,6 +191,23 @@ def test_the_scope_is_trained_on_every_query_and_edit_but_those_of_the_same_fact
     assert float(got.detach()) == pytest.approx(loss / len(rows), rel=1e-4)
 
 
+def test_tokens_of_edits_and_of_queries_are_hidden_in_training(plain, monkeypatch):
+    hidden = []
+    drop = Part.drop
+
+    def watched(part, share, generator):
+        assert share == plain.config.drop
+        found = drop(part, 1.0, generator)
+        hidden.append(found.mask.sum(1))
+        return found
+
+    monkeypatch.setattr(Part, "drop", watched)
+    plain.scope_term(plain.prepare(FACT_CASES), torch.Generator())
+    edits, rows = len(FACT_CASES), 3 * len(FACT_CASES)
+    assert [len(kept) for kept in hidden] == [edits, edits, rows, rows]  # images and prompts
+    assert all(bool((kept <= 1).all()) for kept in hidden)
+
+
 def test_training_teaches_the_answer():
     editor = make(drop=0.2, eos=True)
     examples = editor.prepare(FACT_CASES)

@@ -76,7 +76,7 @@ def test_one_hop_with_and_without_its_fact(record):
 
 @pytest.mark.parametrize("data", BENCHMARKS)
 def test_one_hop_is_shown_of_any_benchmark_that_asks_it(record, data):
-    records = [record(data=data, metric="portability_1hop", edits=n) for n in (1, 100)]
+    records = [record(data=data, metric="portability_1hop", edits=n) for n in (0, 1, 100)]
     blocks = one_hop(summary(records))
     assert [(block.data, block.score) for block in blocks] == [
         (data, "token_accuracy"),

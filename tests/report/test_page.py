@@ -88,6 +88,17 @@ def test_page_needs_nothing_from_elsewhere(run, draw):
     assert not re.findall(r"<(?:link|img|iframe)\b| src=", html)
 
 
+def test_the_legend_explains_what_the_report_shows_and_no_more(record, draw):
+    html, _ = draw([record(metric="reliability", protocol="windows")])
+    legend = htmllib.unescape(html[html.index('class="legend"') : html.index("</details>")])
+    explained = {
+        kind.name
+        for kind in (*METRICS, *SCORES, *PROTOCOLS.values())
+        if kind.meaning and kind.meaning in legend
+    }
+    assert explained == {"reliability", "windows", "token_accuracy", "exact_match", "contains"}
+
+
 def test_page_is_the_same_each_time(run, draw):
     assert draw(run(cases=2))[0] == draw(run(cases=2))[0]
 
