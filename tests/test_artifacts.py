@@ -330,7 +330,7 @@ def test_a_damaged_manifest_claims_nothing(tmp_path, damage):
 
 def test_a_new_folder_is_new(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(BadInput, match="is there already"), new_folder(tmp_path / "mine"):
+    with pytest.raises(BadInput, match="already exists"), new_folder(tmp_path / "mine"):
         pass
     (tmp_path / "link").symlink_to("far")
     with new_folder(tmp_path / "link") as part:

@@ -92,7 +92,7 @@ def changes_prompts(edited):
 def assert_answered_or_refused(edited, found, expected):
     """Require the expected answers, or from a method that refuses raw calls the way out."""
     if refuses_raw_calls(edited):
-        assert "ask by VLM.generate" in found
+        assert "use VLM.generate" in found
     else:
         assert found == expected
 
@@ -150,7 +150,7 @@ def test_raw_generate_answers_rows_together_as_alone(edited, options):
     )
     assert found == single
     if refuses_raw_calls(edited):
-        assert "ask by VLM.generate" in found
+        assert "use VLM.generate" in found
     elif "num_beams" not in options:
         assert found == edited.generate(ASKED[:2])
 
@@ -350,7 +350,7 @@ def test_the_state_of_a_row_follows_it(edited, moves):
     """Through all that loops do with the rows of a cache."""
     found = rows_moved(edited, moves)
     if refuses_raw_calls(edited):
-        assert "ask by VLM.generate" in found
+        assert "use VLM.generate" in found
     else:
         assert found[0].tolist() == found[1].tolist()
 
@@ -392,7 +392,7 @@ def test_prompt_tokens_encoded_again_after_a_cropped_cache(edited, count):
 
     found = within(edited, ask)
     if refuses_raw_calls(edited):
-        assert "ask by VLM.generate" in found
+        assert "use VLM.generate" in found
     else:
         assert found[0].tolist() == found[1].tolist()
 
@@ -412,7 +412,7 @@ def test_other_tokens_after_a_cropped_cache_are_another_prompt(edited):
         assert found.shape == (2, 1)
     else:
         refused_always = refuses_raw_calls(edited)
-        assert ("ask by VLM.generate" if refused_always else "make another prompt") in found
+        assert ("use VLM.generate" if refused_always else "differ from the prompt") in found
 
 
 def test_two_interleaved_requests(edited, alone):
@@ -437,7 +437,7 @@ def test_raw_calls_of_what_was_encoded_elsewhere(edited, alone):
     batch = edited.vlm.encode(ASKED[:1], padding_side="left")
     found = within(edited, lambda _: raw(edited, batch))
     if changes_prompts(edited):
-        assert "ask by VLM.generate" in found
+        assert "use VLM.generate" in found
     else:
         assert found == alone[:1]
 
@@ -579,7 +579,7 @@ def test_raw_calls_route_by_the_prompt_whatever_answer_follows(edited, known_by)
     found = within(edited, loss)
     refuses = changes_prompts if known_by == "labels" else refuses_raw_calls
     if refuses(edited):
-        assert "ask by VLM.generate" in found
+        assert "use VLM.generate" in found
     else:
         assert torch.equal(*found)
 

@@ -72,8 +72,8 @@ def test_what_fits_is_kept_as_it_was_given():
         ({"locality": "image"}, "locality is 'image': it should be a valid list"),
         ({"locality": ["a", 3]}, "locality[1] is 3: it should be a valid string"),
         ({"seed": 2**32}, "seed is 4294967296: it should be less than 4294967296"),
-        ({"laayer": 1}, "laayer is no setting: did you mean layer?"),
-        ({"zzz": 1}, "zzz is no setting: known: layer, rank"),
+        ({"laayer": 1}, "laayer is not a setting: did you mean layer?"),
+        ({"zzz": 1}, "zzz is not a setting: known: layer, rank"),
         (
             {"rank": 0, "lr": -1},
             "rank is 0: it should be greater than or equal to 1; f.json: editor.lr is -1",
@@ -97,7 +97,7 @@ def test_anything_but_settings_by_name_is_refused(values):
 def test_every_editor_checks_its_settings(name):
     editor = resolve("editor", name, EDITORS)
     assert editor.settings({}) == editor.Config()
-    with pytest.raises(BadInput, match=f"{name}.nonsense is no setting"):
+    with pytest.raises(BadInput, match=f"{name}.nonsense is not a setting"):
         editor.settings({"nonsense": 1})
     for setting in editor.Config.__dataclass_fields__:
         with pytest.raises(BadInput, match=f"^{name}.{setting} is "):

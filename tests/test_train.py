@@ -175,11 +175,11 @@ def test_another_runs_folder_is_refused(vlm, method, tmp_path):
     [
         (
             {"generality": ["text_generallity"]},
-            "generality has 'text_generallity', .* did you mean text_generality",
+            "generality: no case probes 'text_generallity': .*did you mean text_generality",
         ),
         (
             {"locality": ["nonsense"]},
-            "locality has 'nonsense', which no case asks: known: image_generality, ",
+            "locality: no case probes 'nonsense': known: image_generality, ",
         ),
     ],
 )
@@ -403,7 +403,7 @@ def test_a_loss_that_is_no_number_ends_the_training(vlm, tmp_path):
     reported = []
     gradients = (1.0, 1.0, 1e308)  # the last beyond float32
     with pytest.raises(
-        BadInput, match=r"^the loss of step 3 is no finite number: lower lr or set clip.*folder$"
+        BadInput, match=r"^the loss of step 3 is not finite: lower lr or set clip.*folder$"
     ):
         trained_number(
             vlm, tmp_path, gradients, lambda *at: reported.append(at), steps=9, checkpoint_every=1
@@ -415,7 +415,7 @@ def test_a_loss_that_is_no_number_ends_the_training(vlm, tmp_path):
 
 @pytest.mark.parametrize("plan", [{"steps": 1}, {"steps": 9, "checkpoint_every": 1}])
 def test_a_weight_that_is_no_number_ends_the_training(vlm, tmp_path, plan):
-    with pytest.raises(BadInput, match=r"^a weight after step 1 is no finite number: lower lr"):
+    with pytest.raises(BadInput, match=r"^a weight after step 1 is not finite: lower lr"):
         trained_number(vlm, tmp_path, lr=1e39, **plan)
     assert not {"checkpoints", "config.json", "editor.safetensors"} & {
         path.name for path in tmp_path.iterdir()
@@ -429,13 +429,13 @@ def test_a_training_that_has_diverged_already_leaves_no_editor(vlm, tmp_path):
     file = tmp_path / "checkpoints" / "step-0000001" / "model.safetensors"
     save_file({name: value * torch.nan for name, value in load_file(file).items()}, file)
     (file.parent / "sums.json").unlink()  # as in a checkpoint from before there was one
-    with pytest.raises(BadInput, match="a weight after step 1 is no finite number"):
+    with pytest.raises(BadInput, match="a weight after step 1 is not finite"):
         trained_number(vlm, tmp_path, steps=1)
     assert not (tmp_path / "editor.safetensors").exists()
 
 
 def test_a_rate_at_which_training_diverges_is_refused(vlm, method, tmp_path):
-    with pytest.raises(BadInput, match=r"(loss of|weight after) step \d is no finite number"):
+    with pytest.raises(BadInput, match=r"(loss of|weight after) step \d is not finite"):
         train(fresh(vlm, method), CASES, TrainConfig(steps=9, batch_size=4, lr=1e30), tmp_path)
     assert not (tmp_path / "editor.safetensors").exists()
 

@@ -35,7 +35,7 @@ def test_a_place_without_an_image_is_refused(about):
 
 
 def test_a_place_of_another_type_is_refused():
-    with pytest.raises(BadInput, match="`about` is the place of an image, not str: count from 0"):
+    with pytest.raises(BadInput, match="`about` is the index of an image, not str: count from 0"):
         Query("?", image="a.png", about="first")
     place = Query("?", image=["a.png", "b.png"], about=np.int64(0))
     assert (place.asked, type(place.about)) == (("a.png",), int)
@@ -82,7 +82,7 @@ ODD = {
     "a fact that is none": (Query("?", "7", None, 3), "the fact of a query is text, not int"),
     "half a character": (
         Query("\ud83d"),
-        "the prompt of a query holds characters that are no Unicode",
+        "the prompt of a query holds characters that are not Unicode",
     ),
     "an array": (
         Query("?", "7", np.zeros((2, 2, 3), np.uint8)),

@@ -156,7 +156,7 @@ def check_open(path: Path) -> None:
 def check_new(out: str | Path) -> None:
     """Raise :class:`BadInput` if ``out`` exists; called before any long work."""
     if resolved_path(out).exists():
-        raise BadInput(f"{out} is there already: choose another folder")
+        raise BadInput(f"{out} already exists: choose another folder")
 
 
 def check_folder(folder: str | Path, listing: str) -> None:
@@ -340,7 +340,7 @@ def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
             metadata = dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise BadInput(
-            f"{file} cannot be read ({error}): it is cut off or no safetensors file"
+            f"{file} cannot be read ({error}): it is truncated or not a safetensors file"
         ) from error
     metadata.pop(MARK, None)
     saved = metadata.pop(SUM, None)

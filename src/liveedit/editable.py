@@ -129,7 +129,7 @@ class EditableVLM:
     def edit(self, queries: Query | Sequence[Query]) -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
-        An edit of a question about an image that was edited before supersedes that edit, and is
+        An edit supersedes the earlier edit of the same question about the same image, and is
         made for the first spelling of the question. See :class:`Edit` for what is reported of each.
         Raises :class:`BadInput` for an empty prompt or target, for a target that the tokenizer
         cannot encode, and for an image that cannot be read; then none of the queries is edited.
@@ -175,7 +175,7 @@ class EditableVLM:
             self._drop_superseded(queries, spelled)
 
     def _drop_superseded(self, queries: Sequence[Query], spelled: Sequence[Query]) -> None:
-        """Make all edits in force again if the weights still hold a superseded one.
+        """Remake the edits that are in force if the weights still hold a superseded one.
 
         The last edits are those of ``queries``, which are then checked again.
         """
@@ -253,7 +253,7 @@ class EditableVLM:
         return taken
 
     def _remake(self, edits: Sequence[Edit]) -> None:
-        """Drop all edits, then make those of ``edits`` that are in force once more.
+        """Drop all edits, then remake those of ``edits`` that are in force.
 
         Raises :class:`BadInput` where their images are not kept.
         """

@@ -60,7 +60,7 @@ class StorageError(LiveEditError):
 
 
 def shortage(error: BaseException) -> str:
-    """The message for an error with which Python or torch ran out of memory; "" for any other."""
+    """The message for an out-of-memory error of Python or torch; "" for any other error."""
     if not _out_of_memory(error):
         return ""
     requested = MORE.search(str(error))

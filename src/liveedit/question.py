@@ -7,7 +7,7 @@ __all__ = ["number", "question"]
 
 
 def question(prompt: str) -> str:
-    """A prompt in normal form: without case, with single blanks, its accents composed (NFC).
+    """A prompt in normal form: case-folded, with single spaces, its accents composed (NFC).
 
     Answers are compared by :func:`liveedit.measures.scores.normalise` in scores, and by
     :func:`liveedit.store.conflicts.is_target` when an edit is checked.

@@ -1,4 +1,4 @@
-"""Fingerprints of a run's data: one digest of its cases, and the names of their images."""
+"""Identity of the cases of a run: one digest of them, and the names of their images."""
 
 import json
 import os

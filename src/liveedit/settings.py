@@ -149,7 +149,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name[:40]!r} is there more than once")
+            raise ValueError(f"{name[:40]!r} is given more than once")
         found[name] = value
     return found
 
@@ -167,7 +167,7 @@ def read_settings(kind: type[Config], values: object, where: str) -> Config:
         )
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if unknown := [str(name) for name in values if name not in known]:
-        lines = [f"{where}{name} is no setting: {nearest(name, known)}" for name in unknown]
+        lines = [f"{where}{name} is not a setting: {nearest(name, known)}" for name in unknown]
         raise BadInput("; ".join(lines))
     made = kind(**{name: _hashable(value) for name, value in values.items()})
     check(made, where)

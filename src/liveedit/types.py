@@ -64,7 +64,7 @@ class Query:
         if not isinstance(self.about, Integral):
             kind = type(self.about).__name__
             raise BadInput(
-                f"`about` is the place of an image, not {kind}: count from 0, or say None for all"
+                f"`about` is the index of an image, not {kind}: count from 0, or give None for all"
             )
         object.__setattr__(self, "about", int(self.about))  # JSON cannot store NumPy's integers
         count = len(self.images)
@@ -144,7 +144,7 @@ def check_unicode(title: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadInput(f"{title} holds characters that are no Unicode: read it as UTF-8") from None
+        raise BadInput(f"{title} holds characters that are not Unicode: read it as UTF-8") from None
 
 
 INVISIBLE = re.compile(
@@ -257,9 +257,10 @@ class Record:
     Arguments:
         editor: Label of the editor.
         data: Name of the benchmark.
-        edits: Number of edits that the model held.
+        edits: N, the number of edits that the protocol names; where cases have several, the model
+            may hold a few more.
         window: Index of the window of edits, counted from 0.
-        seed: Seed of the order of the cases.
+        seed: Seed of the order of the cases and of all random choices in them.
         case: Id of the case.
         probe: Index of the probe in its case, counted from 0.
         metric: Metric of the probe, such as ``reliability``.

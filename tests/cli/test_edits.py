@@ -230,8 +230,8 @@ def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, outp
     )
     assert (done.returncode, done.stdout) == (1, "")
     full = (
-        "error: the change is saved in edits; standard output takes nothing "
-        "(No space left on device): send it"
+        "error: the change is saved in edits; cannot write to standard output "
+        "(No space left on device): redirect it"
     )
     assert done.stderr.startswith(full) if "full" in output else done.stderr == ""
     assert done.stderr.count("\n") == ("full" in output)

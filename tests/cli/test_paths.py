@@ -145,7 +145,7 @@ def test_an_editor_that_was_replaced_or_is_gone_is_named(shelf, home, run):
     ), err
     shutil.rmtree(editor)
     rc, _, err = run("ask", QUESTION, *made)
-    assert (rc, f"the editor in {editor}, which is gone: give it by --editor" in err) == (
+    assert (rc, f"the editor in {editor}, which no longer exists: use --editor" in err) == (
         1,
         True,
     ), err

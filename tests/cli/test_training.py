@@ -134,7 +134,7 @@ def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
         ("[1,2]", "config.json is [1, 2]: give settings by name"),
         ("3", "config.json is 3: give settings by name"),
         ("null", "config.json is None: give settings by name"),
-        ('{"trainig": {}}', "config.json: trainig is no setting: did you mean training?"),
+        ('{"trainig": {}}', "config.json: trainig is not a setting: did you mean training?"),
         (
             '{"training": "fast"}',
             "config.json: training is 'fast': it should be a valid dictionary",
@@ -159,7 +159,7 @@ def test_a_stopped_evaluation_says_where_it_stands(small, tmp_path):
         ),
         (
             '{"training": {"stpes": 5}}',
-            "config.json: training.stpes is no setting: did you mean steps?",
+            "config.json: training.stpes is not a setting: did you mean steps?",
         ),
         ('{"training": {"schedule": "cosinus"}}', "it should be 'step' or 'cosine'"),
         (

@@ -423,7 +423,7 @@ REFUSED = {
     ),
     "dim colours": (
         written("a.tif", tiff(bytes(12), (16, 16, 16), t281=(4095, 4095, 4095))),
-        r"a\.tif holds colours of 16 bits up to 4095 alone: save it with 8 bits",
+        r"a\.tif has 16-bit colours but uses only 0 to 4095: save it with 8 bits",
     ),
     "no pixels": (lambda _: Image.new("RGB", (0, 4)), "the image of 0 × 4 pixels has no pixels"),
     "closed file": (closed, "closed.png is broken"),
@@ -460,16 +460,16 @@ REFUSED = {
     ),
     "http": (
         lambda _: "http://a.b/x.png",
-        "http://a.b/x.png is an address and no path: download it first",
+        "http://a.b/x.png is a URL, not a path: download it first",
     ),
     "https as a path": (
         lambda _: Path("https://a.b/x.png"),
-        "https:/a.b/x.png is an address and no path: download",
+        "https:/a.b/x.png is a URL, not a path: download",
     ),
-    "file://": (lambda _: "file:///a/x.png", "is an address and no path: leave 'file://' out"),
+    "file://": (lambda _: "file:///a/x.png", "is a URL, not a path: leave 'file://' out"),
     "data:": (
         lambda _: "data:image/png;base64,iVBORw0KGgo=",
-        "is an address and no path: download it first",
+        "is a URL, not a path: download it first",
     ),
     "array": (
         lambda _: np.zeros((2, 2, 3), np.uint8),

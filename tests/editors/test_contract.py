@@ -310,7 +310,7 @@ def test_an_edit_without_target_is_refused(editor):
 
 
 def test_an_unknown_setting_is_named(editor):
-    with pytest.raises(BadInput, match="colour is no setting"):
+    with pytest.raises(BadInput, match="colour is not a setting"):
         new_editor(editor.vlm, editor.name, {"colour": 1})
 
 

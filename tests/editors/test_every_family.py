@@ -70,7 +70,7 @@ OTHER_WIDTH = ("gemma3n", "glm5_next", "qwen4_exp")
 REFUSED = {
     **dict.fromkeys(product(("ke", "mend", "wise"), STACKED), "linear layers for every token"),
     **dict.fromkeys(product(("recipe",), READING), "layers? of .* reads? the tokens"),
-    **dict.fromkeys(product(("pinpoint",), OTHER_WIDTH), "states as wide as words"),
+    **dict.fromkeys(product(("pinpoint",), OTHER_WIDTH), "states as wide as word embeddings"),
     **dict.fromkeys(product(("ft-m",), UNCONNECTED), "between vision tower and text decoder"),
     ("serac", "glm5_next"): "several residual streams",
 }

@@ -243,7 +243,7 @@ def test_of_dropped_states_the_scope_of_serac_uses_the_last_alone(vlm):
     keys = editor.keys(image.pick(edits), prompt.pick(edits)) | {
         "pictured": torch.ones(3, dtype=torch.bool)
     }
-    wanted = hard_negative_loss(editor.odds(image, prompt, rows.spans, keys), own)
+    wanted = hard_negative_loss(editor.scope_log_odds(image, prompt, rows.spans, keys), own)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -203,7 +203,8 @@ def test_tokens_of_edits_and_of_queries_are_hidden_in_training(plain, monkeypatc
 
     monkeypatch.setattr(Part, "drop", watched)
     plain.scope_term(plain.prepare(FACT_CASES), torch.Generator())
-    edits, rows = len(FACT_CASES), 3 * len(FACT_CASES)
+    edits = len(FACT_CASES)
+    rows = 3 * edits
     assert [len(kept) for kept in hidden] == [edits, edits, rows, rows]  # images and prompts
     assert all(bool((kept <= 1).all()) for kept in hidden)
 

@@ -169,7 +169,7 @@ def test_a_gap_of_cases_with_two_edits(cases):
     ],
 )  # fmt: skip
 def test_numbers_start_at_one(cases, protocol):
-    with pytest.raises(BadInput, match="from 1 on"):
+    with pytest.raises(BadInput, match="must be at least 1"):
         plan(cases(3), protocol)
 
 

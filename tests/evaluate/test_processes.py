@@ -136,7 +136,7 @@ def test_a_damaged_part_is_named_and_nothing_is_lost(whole, vlm, cases, tmp_path
         (folder / file.name).write_bytes(file.read_bytes())
     content = (folder / "records-one.jsonl").read_bytes()
     (folder / "records-one.part1.jsonl").write_text("{}\n")
-    with pytest.raises(BadInput, match=r"part1\.jsonl, line 1 is no record"):
+    with pytest.raises(BadInput, match=r"part1\.jsonl, line 1 is not a record"):
         evaluate_editors(vlm, cases(4), tmp_path)
     assert (folder / "records-one.jsonl").read_bytes() == content
 

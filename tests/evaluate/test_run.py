@@ -427,7 +427,7 @@ def test_a_folder_is_evaluated_in_once_at_a_time(whole, made, vlm, tmp_path, run
 
 
 @pytest.mark.parametrize(
-    ("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is no record")]
+    ("file", "names"), [("run.json", "damaged"), ("records-firing.jsonl", "line 1 is not a record")]
 )
 def test_damaged_files_are_named(made, vlm, tmp_path, file, names, run):
     run(vlm, made, tmp_path, Firing(vlm), Windows((1,), 1))

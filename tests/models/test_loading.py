@@ -222,7 +222,7 @@ def test_load_keeps_what_is_asked_for(saved):
         ({"max_memory": 5}, "give a device_map, too"),
         ({"max_memory": {"cpu": "1GB"}}, "give a device_map, too"),
         ({"device_map": "auto", "max_memory": {"nowhere": "1GB"}}, "there is no device 'nowhere'"),
-        ({"device_map": "cuda"}, "there is no CUDA device here for 'cuda': say cpu"),
+        ({"device_map": "cuda"}, "there is no CUDA device here for 'cuda': use cpu"),
         ({"device_map": {"": "cuda:1"}}, "there is no CUDA device here for 'cuda:1'"),
     ],
 )

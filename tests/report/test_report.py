@@ -52,7 +52,7 @@ def test_a_report_again_in_its_own_folder_reads_records_alone(tmp_path, run, sav
 def test_a_damaged_record_is_one_line_and_leaves_no_report(tmp_path, record, save):
     path = save(tmp_path / "records-0.jsonl", [record()])
     path.write_text(f"nonsense\n{path.read_text()}")
-    with pytest.raises(BadInput, match="line 1 is no record") as caught:
+    with pytest.raises(BadInput, match="line 1 is not a record") as caught:
         write_report(tmp_path, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

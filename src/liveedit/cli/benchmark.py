@@ -70,7 +70,12 @@ def evaluate(
     max_cases: Annotated[int, typer.Option(min=1, help=setting_help(PROTOCOLS, "max_cases"))] = 200,
     ask: Annotated[int | None, typer.Option(min=1, help=setting_help(PROTOCOLS, "ask"))] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the cases.")
+        int,
+        typer.Option(
+            min=0,
+            max=LAST_SEED,
+            help="Seed of the cases: of their order and of all random choices.",
+        ),
     ] = 0,
     trained: Annotated[
         Path | None,
@@ -240,7 +245,7 @@ def _time_left(seconds: float | None) -> str:
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers of an option. Raises :class:`BadInput` for anything but numbers from 1 on."""
+    """The numbers of an option. Raises :class:`BadInput` for anything but numbers of at least 1."""
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -49,9 +49,7 @@ def _unshown() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise Unshown(
-            f"standard output takes nothing ({error.strerror}): send it elsewhere"
-        ) from None
+        raise Unshown(f"cannot write to standard output ({error.strerror}): redirect it") from None
 
 
 def shown(text: str, *, lines: bool = False, style: str = "") -> Text:

@@ -189,7 +189,7 @@ def _source(name: str, given: str | None, made: str) -> str:
         return given
     if Path(made).is_absolute() and not Path(made).exists():
         raise BadInput(
-            f"the edits were made with the {name} in {made}, which is gone: give it by --{name}"
+            f"the edits were made with the {name} in {made}, which no longer exists: use --{name}"
         )
     return made
 

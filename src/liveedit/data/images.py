@@ -142,7 +142,7 @@ def regular_file(image: str | os.PathLike[str]) -> Path:
     if stat.S_ISDIR(status.st_mode):
         raise BadInput(f"{title} is a folder: give the path of an image file")
     if not stat.S_ISREG(status.st_mode):
-        raise BadInput(f"{title} is a pipe or a device, no file: save the image as a file first")
+        raise BadInput(f"{title} is a pipe or a device, not a file: save the image as a file first")
     if not status.st_size:
         raise BadInput(f"{title} is empty: get the file again")
     return path
@@ -152,9 +152,9 @@ def nowhere(title: str) -> str:
     """The message for a path at which there is nothing."""
     path = title.removeprefix("the image ")
     if ADDRESS.match(path):
-        return f"{title} is an address and no path: download it first, then give the file's path"
+        return f"{title} is a URL, not a path: download it first, then give the file's path"
     if path.lower().startswith("file:"):
-        return f"{title} is an address and no path: leave 'file://' out"
+        return f"{title} is a URL, not a path: leave 'file://' out"
     return f"no image at {path}: check the path"
 
 
@@ -218,7 +218,7 @@ def check_white(image: Image.Image, tags: Any, title: str) -> None:
     bits = max(tags.get(BITS, (1,)))
     if bits > 8 and most(tags) < 2**bits - 1:
         raise BadInput(
-            f"{title} holds colours of {bits} bits up to {most(tags)} alone: save it with 8 bits"
+            f"{title} has {bits}-bit colours but uses only 0 to {most(tags)}: save it with 8 bits"
         )
 
 

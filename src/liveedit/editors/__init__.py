@@ -37,8 +37,8 @@ EDITORS: dict[str, Method] = {
     ),
     "grace": Method(
         "liveedit.editors.grace:GRACE",
-        "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Key-Value Adaptors, "
-        "NeurIPS 2023",
+        "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Discrete Key-Value "
+        "Adaptors, NeurIPS 2023",
     ),
     "ike": Method(
         "liveedit.editors.ike:IKE",

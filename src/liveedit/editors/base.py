@@ -41,7 +41,7 @@ X = TypeVar("X", bound=Example)
 
 
 class Editor(ABC, Generic[P]):
-    """A method for one VLM. With ``config=None`` it uses the defaults, which are the paper's."""
+    """An editing method for one VLM; ``config=None`` stands for the method's default settings."""
 
     name: ClassVar[str]
     """The method's name in the registry, in records and on the command line."""
@@ -159,7 +159,9 @@ class TrainableEditor(Editor[P], Generic[P, X]):
     """
 
     inference_settings: ClassVar[frozenset[str]] = frozenset()
-    """Settings that may change after the training: they do not count for the fingerprint."""
+    """Settings that the fingerprint leaves out: they shape the training alone, or may change after
+    it.
+    """
     example_class: ClassVar[type[Any]] = Example
     """The class of the method's training examples."""
 
@@ -356,7 +358,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
             except Exception as error:  # of whichever HTTP library the client uses
                 reason = str(error).partition("\n")[0]
                 raise StorageError(
-                    f"cannot put the editor on Hugging Face as {repo}: {reason}"
+                    f"cannot upload the editor to Hugging Face as {repo}: {reason}"
                 ) from error
         return str(found)
 

@@ -187,7 +187,7 @@ class GRACE(BankEditor[GracePatch]):
         return GracePatch(self, Bank({"key": none, "value": none, "label": none[:, 0].long()}))
 
     def extended(self, patch: GracePatch, queries: Sequence[Query]) -> GracePatch:
-        """See :meth:`BankEditor.extended`. Values are learned together, they are independent."""
+        """See :meth:`BankEditor.extended`. Values are independent, so they are learned together."""
         bank = patch.bank
         radii = patch.radii
         for chunk in chunks(queries):

@@ -9,9 +9,9 @@ layer at a token, and f_i the expert of the i-th batch of edits, the earlier one
     v_i = W_up,i SiLU(W_down,i e)     e the mean of the query's tokens, k_i the expert's key
     minimise −log f(o | v, p) over the new expert, its key and its projection      (the task's loss)
 
-Experts, sizes and rates are those released with LiveEdit: f_i(x) = B_2 A_2 ReLU(B_1 A_1 x) of rank
+As in LiveEdit's release: experts f_i(x) = B_2 A_2 ReLU(B_1 A_1 x) of rank
 32, a projection for each expert (the paper has one, which each batch trains further), e at the
-layer's own input (the paper: at the embedding), rank, rate and steps. Edits planned by clusters
+layer's own input (the paper: at the embedding), learning rate and steps. Edits planned by clusters
 (section 4.3) are ``order="clusters"``: k-means over e puts similar edits into one batch. It needs
 all edits at once, so the default is the order given.
 
@@ -184,9 +184,7 @@ class LEMoE(Editor[LEMoEPatch]):
     def __init__(self, vlm: VLM, config: LEMoEConfig | None = None) -> None:
         super().__init__(vlm, config)
         if self.config.batch < 1 or self.config.order not in ("given", "clusters"):
-            raise BadInput(
-                "lemoe needs batches of at least one edit, and an order that is given or clusters"
-            )
+            raise BadInput("lemoe needs a batch of at least 1 and the order 'given' or 'clusters'")
         layer = self.config.layer
         if layer is None:
             layer = highest_layer(vlm, vlm.num_layers - 2)

@@ -29,7 +29,7 @@ by Adam, α at a rate of its own, over edits made one at a time.
     statistics         matrix after matrix       matrix after matrix       all of a shape, then ΔW
     before two tokens  an error                  an error                  nothing is normalised
 
-With the mean, the change by N edits is N times smaller than with the sum: each further edit weakens
+With the mean, N edits change the weights by 1/N of the sum of their changes: each edit weakens
 the earlier ones.
 """
 
@@ -133,7 +133,7 @@ class GradientTransform(nn.Module):
         self.count.copy_(count)
 
     def normalised(self, z: Tensor) -> Tensor:
-        """``z`` less the mean, by the standard deviation; unchanged before the second token."""
+        """``z`` minus mean, divided by standard deviation; unchanged before the second token."""
         if self.count < 2:
             return z
         deviation = (self.spread / (self.count - 1)).sqrt()

@@ -163,7 +163,7 @@ def last_statistics(part: Part) -> Tensor:
 
 
 def sentinel_loss(similarity: Tensor, sentinel: Tensor, hinge: float) -> Tensor:
-    """(6) for ``similarity`` (R, E) to edits, ``NEVER`` at the own one, and ``sentinel`` (R,)."""
+    """(6) for ``similarity`` (R, E), ``NEVER`` at the query's own edit, and ``sentinel`` (R,)."""
     scores = torch.cat([sentinel[:, None], similarity], 1)
     share = scores.softmax(1)
     counted = share[:, 0] < hinge * share[:, 1:].amax(1)

@@ -4,7 +4,7 @@ Mitchell, Lin, Bosselut, Manning, Finn: "Memory-Based Model Editing at Scale", I
 2206.06520). With the stored edits z_e = (x_e, y_e), the scope classifier g and the counterfactual
 model h,
 
-    (1)  answer(x) = h(z_β, x)  if  g(z_β, x) ≥ ½,  else the model's own;    β = argmax_e g(z_e, x)
+    (1)  answer(x) = h(z_β, x)  if  g(z_β, x) > ½,  else the model's own;    β = argmax_e g(z_e, x)
     (2)  l(g) = −log g(z_e, x_in) − log(1 − g(z_e, x_out))
     (3)  l(h) = −log h(y_in | z_e, x_in)
 
@@ -245,8 +245,8 @@ class CounterfactualBranch(Branch[ScopeRoute]):
         """Find the edit in whose scope each row is, if there is one."""
         editor = self.patch.editor
         image, prompt = image_and_prompt(editor.evidence(x, self.batch), self.batch.spans)
-        odds = editor.odds(image, prompt, self.batch.spans, self.patch.bank.tensors())
-        match = self.patch.match(odds.sigmoid(), editor.config.threshold)
+        L = editor.scope_log_odds(image, prompt, self.batch.spans, self.patch.bank.tensors())
+        match = self.patch.match(L.sigmoid(), editor.config.threshold)
         self.batch.fired[self.patch] = match.fired
         edit = torch.full((len(x),), -1, device=x.device)
         edit[match.rows] = torch.tensor(match.edits, dtype=torch.long, device=x.device)
@@ -368,7 +368,7 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
         text = ids[span.prompt[0] : span.stop]
         if len(text) > self.config.tokens:
             raise BadInput(
-                f"an edit with a text of {len(text)} tokens: this editor keeps at most "
+                f"the text of the edit has {len(text)} tokens: shorten it to at most "
                 f"{self.config.tokens}"
             )
         return text
@@ -401,7 +401,7 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
             "text_keys": self.edit_features.text_key(prompt),
         }
 
-    def odds(
+    def scope_log_odds(
         self, image: Part, prompt: Part, spans: Sequence[Spans], edits: dict[str, Tensor]
     ) -> Tensor:
         """L (B, E): the log-odds that each query is in the scope of each of the edits."""
@@ -412,8 +412,8 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
         sentinel = own_similarity(phi, self.input_features.sentinel_key(prompt))
         margin = similarity(phi, edits["vision_keys"]) - sentinel[:, None]
         shown = edits["pictured"].expand_as(z)
-        odds = torch.where(shown, log_odds(margin, z), z)
-        return odds.masked_fill(~compatible(spans, edits["pictured"]), NEVER)
+        L = torch.where(shown, log_odds(margin, z), z)
+        return L.masked_fill(~compatible(spans, edits["pictured"]), NEVER)
 
     # Training
 
@@ -482,7 +482,7 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
         keys["pictured"] = with_image(rows.spans[: len(examples)], self.device)
         image = image.drop(c.drop, generator)
         prompt = prompt.drop(c.drop, generator)
-        odds = self.odds(image, prompt, rows.spans, keys)
-        odds = odds.masked_fill(same_fact(examples, names).to(self.device), NEVER)
+        L = self.scope_log_odds(image, prompt, rows.spans, keys)
+        L = L.masked_fill(same_fact(examples, names).to(self.device), NEVER)
         own = [-1 if self.must_stay(kind) else j for kind, j in names]
-        return hard_negative_loss(odds, torch.tensor(own, device=self.device))
+        return hard_negative_loss(L, torch.tensor(own, device=self.device))

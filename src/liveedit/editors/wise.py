@@ -125,8 +125,8 @@ class WISEPatch(ValuesPatch):
         """
         found = [activation(A, delta, tokens) for delta in self.values["delta"]]
         score = torch.stack(found, 1)
-        above = score > self.editor.config.ratio * self.values["least"]
-        most, memory = score.masked_fill(~above, -torch.inf).max(1)
+        epsilon = self.editor.config.ratio * self.values["least"]
+        most, memory = score.masked_fill(score <= epsilon, -torch.inf).max(1)
         return torch.where(most > -torch.inf, memory, -1)
 
 

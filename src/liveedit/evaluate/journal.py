@@ -229,7 +229,7 @@ def _parsed(line: bytes, title: str) -> Record:
     try:
         return Record.from_json(line.decode("utf-8-sig"))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadInput(f"{title} is no record: delete that line to evaluate it again") from None
+        raise BadInput(f"{title} is not a record: delete that line to evaluate it again") from None
 
 
 def _key(record: Record) -> RecordKey:

@@ -2,8 +2,8 @@
 
 The probes of a case go through the model together, whatever other edits the model holds. So the
 same rows are in the same batch before and after the edits, and at every number of edits. An answer
-that no edit changes is then equal bit for bit; in half precision, another batch alone would
-exchange tokens of close ranks. Times of queries are comparable, too. And the vision tower, which
+that no edit changes is then equal bit for bit; in half precision, a different batch would already
+swap tokens of similar probability. Query times are comparable, too. And the vision tower, which
 takes half the time of a small model, runs only once per batch for all editors.
 """
 

@@ -44,7 +44,7 @@ class Cost:
         meaning: One sentence that says what is measured.
         unit: Unit of its values.
         formula: Its value.
-        per: Unit of counting: each edit once, however many probes its case has, or each probe.
+        per: Whether it counts once per edit, however many probes its case has, or once per probe.
         pooled: Whether tables show the mean or the largest value.
         optional: Whether its column is left out where it was measured nowhere.
     """

@@ -92,7 +92,7 @@ class EditSequence:
 
 @dataclass(frozen=True)
 class Protocol(ABC):
-    """Base class of the protocols. The fields of a protocol are its options, from 1 on."""
+    """Base class of the protocols. The fields of a protocol are its options, all at least 1."""
 
     name: ClassVar[str] = ""
     """Name in records and on the command line."""
@@ -118,7 +118,7 @@ class Protocol(ABC):
             numbers = value if isinstance(value, tuple) else (value,)
             if not numbers or any(number is not None and number < 1 for number in numbers):
                 raise BadInput(
-                    "there is nothing to evaluate: give numbers of edits and of cases, from 1 on"
+                    "there is nothing to evaluate: numbers of edits and of cases must be at least 1"
                 )
 
 
@@ -208,7 +208,8 @@ class Gap(Protocol):
 
     name: ClassVar[str] = "gap"
     meaning: ClassVar[str] = (
-        "One growing sequence; a case is evaluated a gap of edits after its own."
+        "One growing sequence; a case is evaluated once a number of further cases are edited; "
+        "the gap is the number of their edits."
     )
     size_heading: ClassVar[str] = "Gap"
     size_field: ClassVar[Literal["edits", "later"]] = "later"
@@ -224,16 +225,16 @@ class Gap(Protocol):
         if total > len(cases):
             raise BadInput(
                 f"{len(cases)} cases are too few for {self.max_cases} and {largest} after them: "
-                "ask for less"
+                "lower max_cases or the gaps"
             )
         due: dict[int, list[int]] = {}
-        for place in spread(self.max_cases, self.ask):
+        for index in spread(self.max_cases, self.ask):
             for gap in set(self.gaps):
-                due.setdefault(place + 1 + gap, []).append(place)
+                due.setdefault(index + 1 + gap, []).append(index)
         edits = [0, *accumulate(len(case.edits) for case in cases[:total])]
         points = [
-            Point(edits[count], count, tuple(sorted(places)))
-            for count, places in sorted(due.items())
+            Point(edits[count], count, tuple(sorted(indices)))
+            for count, indices in sorted(due.items())
         ]
         return [_sequence(cases, points)]
 

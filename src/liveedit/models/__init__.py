@@ -87,10 +87,10 @@ REFUSED = {
     "evolla": "it reads proteins, not images",
     "instructblipvideo": "it reads videos alone",
     "mistral4": "it reads no images",
-    "pi0": "it puts out a robot's actions, not text",
-    "pp_formulanet": "text is written by a decoder that reads an encoder again in every layer",
+    "pi0": "it outputs robot actions, not text",
+    "pp_formulanet": "its decoder attends to the output of an encoder in every layer",
     "shieldgemma2": "it classifies by questions of its own",
-    "udop": "text is written by a decoder that reads an encoder again in every layer",
+    "udop": "its decoder attends to the output of an encoder in every layer",
     "vision-encoder-decoder": "text is written by a decoder that reads an encoder again in every "
     "layer",
 }
@@ -198,7 +198,9 @@ def check_files(folder: Path) -> None:
     """Raise :class:`BadInput` for a damaged JSON file in a checkpoint's folder."""
     for file in (folder / name for name in SETTINGS):
         if file.is_file() and not holds_object(file):
-            raise BadInput(f"cannot read the model {folder}: {file.name} is damaged, get it again")
+            raise BadInput(
+                f"cannot read the model {folder}: {file.name} is damaged, download it again"
+            )
 
 
 def holds_object(file: Path) -> bool:

@@ -48,7 +48,7 @@ class Answer:
             or not torch.equal(ids[within, 0], self.batch.inputs["input_ids"][within, call.past])
         ):
             raise BadInput(
-                "other tokens after a cut cache make another prompt: "
+                "the tokens after this cropped cache differ from the prompt it was filled with: "
                 f"give the whole text again, and generate without {LOOKUP}"
             )
         for rewind in self.methods("rewind"):

@@ -224,7 +224,7 @@ class Attachment:
         return len(self.call.__dict__.get("resets", ()))
 
     def unwind(self, depth: int) -> None:
-        """Leave all calls beyond ``depth``, which were interrupted: torch calls no hooks then."""
+        """Leave all calls beyond ``depth``: they were interrupted, and torch then runs no hooks."""
         if self.depth > depth:
             with suppress(ValueError):  # begun in another context
                 _CONTEXTS.reset(self.call.resets[depth])
@@ -420,12 +420,12 @@ class Attachment:
             name = type(patch).__name__
             if overrides(patch, "prefix"):
                 raise BadInput(
-                    f"{name} puts vectors before the text: ask by VLM.generate or VLM.logits"
+                    f"{name} puts vectors before the text: use VLM.generate or VLM.logits"
                 )
             if overrides(patch, "rewrite") and patch not in getattr(ids, "rewritten_by", ()):
                 raise BadInput(
                     f"{name} acts on a question before it is encoded: "
-                    "ask by VLM.generate or VLM.logits, or encode the question within `patched`"
+                    "use VLM.generate or VLM.logits, or encode the question within `patched`"
                 )
 
     def check_assistant(self, assistant: Any) -> None:
@@ -528,7 +528,7 @@ class Attachment:
         if call.length > 1 and not inside:
             raise BadInput(
                 f"{call.length} tokens after a cache may be an answer or another prompt: "
-                "give the whole text again, without a cache, or ask by generate"
+                "give the whole text again, without a cache, or use generate"
             )
         if call.rows != len(answer.batch):
             raise BadInput(
@@ -602,7 +602,7 @@ class Attachment:
                 self.hooks.callback(handle.remove)
 
     def hook_site(self, site: str) -> Any:
-        """Hook a site before the module's other hooks, which so see the patched states.
+        """Hook a site before the module's other hooks, so that they see the patched states.
 
         Raises :class:`UnsupportedModel` if the text decoder has no such module.
         """

@@ -48,9 +48,9 @@ def cache_of(given: Mapping[str, Any]) -> Any:
     found = [given[name] for name in NAMES if name in given]
     if not found:
         raise UnsupportedModel(
-            f"a call of the model names no cache ({' or '.join(NAMES)}) but {', '.join(given)}: "
-            "it cannot be told whether it begins a prompt; "
-            f"transformers is {transformers.__version__}, {TESTED} was tested"
+            f"the model was called without a cache argument ({' or '.join(NAMES)}), only with "
+            f"{', '.join(given)}, so the start of a prompt cannot be recognised: "
+            f"this is transformers {transformers.__version__}, {TESTED} was tested"
         )
     return next((cache for cache in found if cache is not None), None)
 
@@ -112,7 +112,7 @@ class Call:
         found = self.input_ids if self.embedded is None else self.embedded
         if found is None:
             raise UnsupportedModel(
-                "a call of the text decoder brings neither input_ids nor inputs_embeds"
+                "the text decoder was called with neither input_ids nor inputs_embeds"
             )
         return found
 

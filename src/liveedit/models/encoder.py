@@ -199,7 +199,7 @@ class Encoder:
     ) -> Batch:
         """The queries as one batch. Queries with and without images may be mixed.
 
-        One blank separates prompt and target, unless the prompt's format ends in white space or its
+        One space separates prompt and target, unless the prompt's format ends in white space or its
         template writes something else there. A prompt has the tokens that it has without target, so
         that generation continues where the answer begins. ``eos`` appends the token at which
         generation stops. A query without target has no answer. The image processor runs once for
@@ -437,7 +437,7 @@ class Encoder:
     def blank(self) -> str:
         """The separator between a prompt that does not end in white space and its answer.
 
-        In a chat it is the template's, if known; otherwise a blank.
+        In a chat it is the template's, if known; otherwise a space.
         """
         gap = None
         if self.template is not None and self.prompt_format == "chat":
@@ -445,7 +445,7 @@ class Encoder:
         return " " if gap is None else gap
 
     def within(self, text: str) -> list[int]:
-        """Token ids of a text within a longer one, without a blank that the tokenizer adds."""
+        """Token ids of a text within a longer one, without a space that the tokenizer adds."""
         before, both = self.tokenizer(["\n", f"\n{text}"], add_special_tokens=False)["input_ids"]
         if both[: len(before)] == before:
             return list(both[len(before) :])

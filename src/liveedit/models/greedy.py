@@ -35,7 +35,7 @@ def greedy(max_new_tokens: int, stops: list[int], pad_token_id: int) -> dict[str
     }
     none.pop("transformers_version", None)
     if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
-        raise BadInput(f"max_new_tokens is {max_new_tokens!r}: give a whole number from 1 on")
+        raise BadInput(f"max_new_tokens is {max_new_tokens!r}: give a whole number of at least 1")
     lengths = {
         "max_new_tokens": max_new_tokens,
         "eos_token_id": stops,

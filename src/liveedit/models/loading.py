@@ -81,7 +81,7 @@ def quantization_config(
     Raises :class:`BadInput` if its weights are quantised already.
     """
     if "quantization_config" in config:
-        raise BadInput(f"the weights of {path} are quantised already: leave the number of bits out")
+        raise BadInput(f"the weights of {path} are already quantised: leave out quantize")
     own = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     return quantization(bits, dtype or own)
 
@@ -116,7 +116,7 @@ def check_devices(device_map: object, max_memory: object) -> None:
                 f"there is no device {device!r}: choose {', '.join(SPREAD)}, cpu, cuda or disk"
             ) from None
         if found.type == "cuda" and not torch.cuda.is_available():
-            raise BadInput(f"there is no CUDA device here for {device!r}: say cpu, or leave it out")
+            raise BadInput(f"there is no CUDA device here for {device!r}: use cpu, or leave it out")
 
 
 def check_text_config(config: Mapping[str, Any], path: str | Path) -> None:

@@ -6,7 +6,7 @@ A patch overrides up to five methods, each of which changes one thing:
     prefix    vectors before the text of a row            (continuous prompts)
     bind      outputs or inputs of the decoder's modules  (routed experts, memory neurons)
     weights   parameters of the Hugging Face model        (fine-tuning and hyper-networks)
-    merge     the logits                                  (a second model beside the first)
+    merge     the logits                                  (a mixture with another model)
 
 Patches act only through ``attach.py``. Families may also hook their own model to adapt its calls;
 these hooks belong to the model and remain.
@@ -80,7 +80,7 @@ class Patch:
         """The functions to apply to this batch, by the site where each acts.
 
         A site is the path of a module below the text decoder: ``"layers.21"`` and
-        ``"layers.31.mlp"`` are the outputs of these modules, ``"layers.31.mlp@input"`` for an
+        ``"layers.31.mlp"`` are the outputs of these modules, ``"layers.31.mlp@input"`` is an
         input.
 
         Called once per batch, before its first layer runs. Each function is then called on the

@@ -28,7 +28,7 @@ def quantization(bits: Bits, dtype: torch.dtype | None) -> Any:
     Raises :class:`BadInput` for another number of bits, and without bitsandbytes.
     """
     if bits not in get_args(Bits):
-        raise BadInput(f"there are no weights of '{bits}': choose {' or '.join(get_args(Bits))}")
+        raise BadInput(f"cannot quantise to '{bits}': choose {' or '.join(get_args(Bits))}")
     if find_spec("bitsandbytes") is None:
         raise BadInput(f"{bits} weights need bitsandbytes: pip install 'liveedit[quantised]'")
     if bits == "8bit":

@@ -239,8 +239,7 @@ class ModelRunner(Encoder):
         """
         if not isinstance(patch, Patch):
             raise BadInput(
-                f"a model is patched with a patch, not with {type(patch).__name__}: "
-                "an editor makes one"
+                f"`patched` takes a Patch, not {type(patch).__name__}: make one with an editor"
             )
         with self.attachment.patched(patch):
             yield self
@@ -261,7 +260,7 @@ class ModelRunner(Encoder):
                 getattr(self, name).register_forward_pre_hook(hook, with_kwargs=True)
 
     def before_model(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name for a call of the model that was ``given`` those.
+        """The arguments, by name, to pass to the model in place of the arguments ``given``.
 
         It may be called again with its own result, and must then return it unchanged.
         """
@@ -325,7 +324,7 @@ class ModelRunner(Encoder):
     def image_states(self, image: Any) -> Tensor:
         """The first layer's inputs (n, D) for an image, or for several: one row for each token.
 
-        No patch rewrites anything. Raises :class:`BadInput` for an image that cannot be read.
+        Patches do not rewrite the query. Raises :class:`BadInput` for an image that cannot be read.
         """
         batch = super().encode([Query("?", image=image, about=None)])
         return self.hidden(batch, EMBEDDINGS).hidden[0, slice(*batch.spans[0].image)]
@@ -340,8 +339,7 @@ class ModelRunner(Encoder):
         """
         if not isinstance(batch, Batch):
             raise BadInput(
-                f"logits are those of a batch, not of {type(batch).__name__}: "
-                "make one with `encode`"
+                f"`logits` takes a Batch, not {type(batch).__name__}: make one with `encode`"
             )
         with self.prefixed(batch) as (longer, places), self.announce(longer):
             logits: Tensor = self.model(**longer.inputs, use_cache=False).logits.to(self.device)
@@ -476,8 +474,8 @@ class ModelRunner(Encoder):
     def resume(self, layer: int, hidden: HiddenBatch, positions: Tensor | None = None) -> Tensor:
         """The logits (B, T, V) that follow from ``hidden``, the output of decoder layer ``layer``.
 
-        Layer -1 means the first layer's input. Neither the vision tower runs, nor that layer,
-        nor one below it; a patch acts above it only. ``positions``, boolean (B, T), limits the
+        Layer -1 means the first layer's input. Runs neither the vision tower nor that layer
+        or any below it; a patch acts only above it. ``positions``, boolean (B, T), limits the
         result to the logits (N, V) at these positions, row by row. Differentiable with respect to
         ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
         """

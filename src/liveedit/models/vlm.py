@@ -179,7 +179,7 @@ class VLM(ModelRunner, metaclass=Family):
         """The error to raise in place of one from the probe."""
         here = (weight for weight in self.model.parameters() if not weight.is_meta)
         if not all(weight.isfinite().all() for weight in here if weight.is_floating_point()):
-            reason = "some of the model's weights are no finite numbers"
+            reason = "some of the model's weights are not finite"
             return BadInput(f"{reason}: get its files again, or save it again in another dtype")
         versions = f"with transformers {transformers.__version__} ({TESTED} was tested)"
         kind = self.model.config.model_type

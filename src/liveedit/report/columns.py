@@ -20,7 +20,7 @@ __all__ = ["Columns", "changes", "columns", "distinct"]
 TEXTS = ("data", "protocol", "editor", "case", "metric")
 """Texts of a record that the table holds as numbers."""
 INTEGERS = ("size", "seed", "window", "probe", "later", "experts", "own", "number")
-"""Integers of a row; ``size`` is N, ``own`` whether an expert of the own case fired."""
+"""Integers of a row; ``size`` is N, ``own`` whether an expert of the probe's own case fired."""
 KEY = ("data", "protocol", "size", "editor", "seed", "case", "window", "probe")
 """Columns that identify a record, in the order by which the rows are sorted."""
 

@@ -165,7 +165,7 @@ def _record(line: bytes) -> Record:
 
 
 def _broken(path: Path, number: int, error: Exception) -> BadInput:
-    return BadInput(f"{path}, line {number} is no record ({error}): repair or delete that line")
+    return BadInput(f"{path}, line {number} is not a record ({error}): repair or delete that line")
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:

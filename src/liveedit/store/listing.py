@@ -133,7 +133,7 @@ class Listing:
         """
         file = resolved_path(folder) / FILE
         if file.exists() and not file.is_file():
-            raise BadInput(f"{file} is no file: remove it, or give another folder")
+            raise BadInput(f"{file} is not a file: remove it, or give another folder")
         try:
             stored = json.loads(file.read_text(encoding="utf-8-sig"))
             if stored["version"] not in range(1, VERSION + 1):

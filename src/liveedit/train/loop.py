@@ -122,7 +122,7 @@ def _check_metrics(editor: TrainableEditor, cases: Sequence[Case]) -> None:
         for metric in getattr(editor.config, name, ()):
             if metric not in probed and metric not in defaults:
                 advice = nearest(metric, sorted(probed))
-                raise BadInput(f"{editor.name}.{name} has '{metric}', which no case asks: {advice}")
+                raise BadInput(f"{editor.name}.{name}: no case probes '{metric}': {advice}")
 
 
 def _run_steps(
@@ -133,7 +133,7 @@ def _run_steps(
     accelerator: Accelerator,
     progress: Progress,
 ) -> int:
-    """Train from the last checkpoint to the end or an interrupt; the number of steps done then."""
+    """Train from the last checkpoint to the end or an interrupt; return the steps done."""
     with deferred_interrupt() as interrupted:
         examples: list[Example] | None = None
         if config.cache:
@@ -265,4 +265,4 @@ def _check_weights(editor: TrainableEditor, step: int) -> None:
 
 def _diverged(what: str) -> BadInput:
     """The error for a training that has diverged."""
-    return BadInput(f"{what} is no finite number: lower lr or set clip, and train in a new folder")
+    return BadInput(f"{what} is not finite: lower lr or set clip, and train in a new folder")

@@ -58,9 +58,9 @@ def test_of_several_questions_of_a_hop_the_first_counts(write):
         ({"alt": " \n"}, "'alt' is empty"),
         ({"alt": "\u200b"}, "'alt' is empty"),
         ({"rephrase": "\ufeff \u2060\u202e\x07\ufe0f"}, "'rephrase' is empty"),
-        ({"alt": "\ud800"}, "'alt' holds characters that are no Unicode"),
-        ({"src": "half a \udc00?"}, "'src' holds characters that are no Unicode"),
-        ({"image": "\udcff.jpg"}, "'image' holds characters that are no Unicode"),
+        ({"alt": "\ud800"}, "'alt' holds characters that are not Unicode"),
+        ({"src": "half a \udc00?"}, "'src' holds characters that are not Unicode"),
+        ({"image": "\udcff.jpg"}, "'image' holds characters that are not Unicode"),
         ({"m_loc": None}, "'m_loc' is NoneType, not text"),
         ({"src": 3}, "'src' is int, not text"),
         ({"port_new": [{"port_type": "1-hop"}]}, "'port_new' has another form"),
@@ -75,7 +75,7 @@ def test_of_several_questions_of_a_hop_the_first_counts(write):
         ),
         (
             {"port_new": [{"port_type": "1-hop", "Q&A": {"Question": "\ud800", "Answer": "x"}}]},
-            "'port_new' holds characters that are no Unicode",
+            "'port_new' holds characters that are not Unicode",
         ),
         (
             {"port_new": [{"port_type": "9-hop", "Q&A": {"Question": "q", "Answer": "x"}}]},
@@ -103,14 +103,14 @@ def test_what_is_not_seen_may_stand_within_a_text(write, text):
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ('"alt": ', '"alt": "one", "alt": ', "'alt' is there more than once"),
-        ('"alt": ', '"alt": "one", "alt": "two", "alt": ', "'alt' is there more than once"),
-        ('"Answer": ', '"Answer": "one", "Answer": ', "'Answer' is there more than once"),
-        ('"src": ', '"new\\n": 1, "new\\n": 2, "src": ', r"'new\n' is there more than once"),
+        ('"alt": ', '"alt": "one", "alt": ', "'alt' is given more than once"),
+        ('"alt": ', '"alt": "one", "alt": "two", "alt": ', "'alt' is given more than once"),
+        ('"Answer": ', '"Answer": "one", "Answer": ', "'Answer' is given more than once"),
+        ('"src": ', '"new\\n": 1, "new\\n": 2, "src": ', r"'new\n' is given more than once"),
         (
             '"src": ',
             '"new": [[{"\\ud800": 1, "\\ud800": 2}]], "src": ',
-            r"'\ud800' is there more than once",
+            r"'\ud800' is given more than once",
         ),
     ],
 )
@@ -143,7 +143,8 @@ def test_an_old_answer_may_be_empty(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("[{", "cut off"), ("[]", "no list of records"), ("{}", "no list of")]
+    ("text", "says"),
+    [("[{", "truncated"), ("[]", "not hold a list of records"), ("{}", "not hold a list of")],
 )
 def test_a_broken_file_is_named(tmp_path, text, says):
     (tmp_path / "train.json").write_text(text, encoding="utf-8")

@@ -73,11 +73,11 @@ def test_what_cannot_be_located_is_named(published, tmp_path, located):
         locate(VLKEB, [tmp_path / "nowhere"], tmp_path)
     with pytest.raises(BadInput, match=r"no train\.json in"):
         locate(VLKEB, [published / "vlkeb" / "eval.json"], tmp_path)
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         locate(VLKEB, [published], published / "vlkeb" / "eval.json")
     (published / "copy").mkdir()
     (published / "copy" / "train.json").write_text("[]")
-    with pytest.raises(BadInput, match=r"train\.json is there more than once"):
+    with pytest.raises(BadInput, match=r"train\.json was found more than once"):
         locate(VLKEB, [published], tmp_path)
 
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path):
         Bank.load(file)
     Bank(rows(0, 1)).save(file, {})
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(BadInput, match="cut off"):
+    with pytest.raises(BadInput, match="truncated"):
         Bank.load(file)
 
 

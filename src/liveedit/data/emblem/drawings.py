@@ -126,7 +126,7 @@ class Emblem:
         self._add_neighbours(borders)
 
     def _add_neighbours(self, borders: dict[str, list[str]]) -> None:
-        """Add the facts that lead over borders; the first neighbour is the first by name."""
+        """Add the facts about neighbouring countries; the first neighbour is the first by name."""
         first: dict[str, Entity] = {}
         for id, others in borders.items():
             neighbours = [self.entities[other] for other in others]

@@ -91,7 +91,7 @@ def read(file: Path) -> list[Annotation]:
 def parse(file: Path) -> tuple[list[Annotation], list[str]]:
     """Read the valid records of a file, and one line for each fault of the others.
 
-    Raises :class:`BadInput` for a file that is missing, truncated or no list of records.
+    Raises :class:`BadInput` for a file that is missing, truncated or not a list of records.
     """
     rows = []
     faults = []
@@ -113,9 +113,9 @@ def _records(file: Path) -> list[Any]:
     except OSError as error:
         raise BadInput(f"cannot read {file} ({error.strerror}): check the path") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file} is cut off or no JSON ({error}): download it again") from None
+        raise BadInput(f"{file} is truncated or not JSON ({error}): download it again") from None
     if not isinstance(records, list) or not records:
-        raise BadInput(f"{file} holds no list of records: download it again")
+        raise BadInput(f"{file} does not hold a list of records: download it again")
     return records
 
 
@@ -144,7 +144,7 @@ def _faults(record: Any) -> list[str]:
     """The faults of one record."""
     if not isinstance(record, dict):
         return ["not a record but " + type(record).__name__]
-    faults = [f"{key[:40]!a} is there more than once" for key in _repeated(record)]
+    faults = [f"{key[:40]!a} is given more than once" for key in _repeated(record)]
     for name in FIELDS:
         if name not in record:
             faults.append(f"'{name}' is missing")

@@ -1,7 +1,7 @@
 """Leaks of a published training split into its test split, and the split without them.
 
 Measured on the published files, training contains every image-locality probe of the tests of E-VQA
-and E-IC, and two in three of VLKEB's. Two in three of the images that E-VQA's test edits are also
+and E-IC, and two in three of VLKEB's. Two in three of the images edited in E-VQA's test are also
 edited in training. For every third edit of VLKEB's test, training edits another photo of the entity
 to the same answer. So an editor trained on these is not comparable to one that was not.
 

@@ -82,7 +82,7 @@ def location(name: str) -> Location:
     if found is None:
         fetch = f" (`liveedit data fetch {name}` downloads it)" if source(name).repo else ""
         raise BadInput(
-            f"{name} is not here yet: "
+            f"{name} has not been added yet: "
             f"run `liveedit data add {name} --annotations DIR --images DIR`{fetch}"
         )
     return found
@@ -111,7 +111,7 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Loca
         if not path.exists():
             raise BadInput(f"there is nothing at {path}: check the path")
     if not images.is_dir():
-        raise BadInput(f"{images} is no folder: give the one that the image paths start from")
+        raise BadInput(f"{images} is not a folder: give the one that the image paths start from")
     files: dict[Role, Path] = {}
     for role, name in published.files.items():
         found = set[Path]()
@@ -119,7 +119,7 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Loca
             found |= _find(given.resolve(), name)
         if len(found) > 1:
             paths = " and ".join(map(str, sorted(found)))
-            raise BadInput(f"{name} is there more than once, {paths}: name one of them")
+            raise BadInput(f"{name} was found more than once, {paths}: name one of them")
         if found:
             files[role] = found.pop()
         elif role in ("train", "test"):

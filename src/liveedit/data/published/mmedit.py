@@ -31,7 +31,7 @@ look_alike_image           the edit's question, as another record asks it about 
 =========================  ======================================================  =========
 
 No test case edits a fact that a hard probe asks for, nor any question about that image with the
-same answer, which might be the same question in other words. Training contains none of them
+same answer, since that might be the same question reworded. Training contains none of these probes
 (:func:`liveedit.data.published.leaks.clean`).
 """
 

@@ -71,7 +71,7 @@ class TrainingQuery(Generic[X]):
 
 
 def first_probes(case: Case, kinds: Sequence[str]) -> dict[str, Query]:
-    """The case's first probe of each of the ``kinds``, in reverse order of the case."""
+    """The case's first probe of each of the ``kinds``, in the reverse order of its probes."""
     return {probe.metric: probe.query for probe in reversed(case.probes) if probe.metric in kinds}
 
 

@@ -11,7 +11,7 @@ loss is about whether an expert fires at all. With m its similarity in φ above 
     p_e = σ(m_e) σ(z_e),    of log-odds L_e = −log(e^−m + e^−z + e^−(m+z))
     l   = −log p_o − Σ_{e≠o} log(1 − p_e)
 
-where o is the query's own edit, if it has one. The own edit has to pass both tests (m and z); an
+where o is the query's own edit, if it has one. That edit has to pass both tests (m and z); an
 unrelated edit may be rejected by either, so that φ may specialise in images and ψ in questions. The
 sum is not averaged over the edits, because a single unrelated edit that fires is enough to change
 an answer. A query without image is compared with edits by ψ alone: m = ∞ and L = z.
@@ -38,11 +38,11 @@ def log_odds(margin: Tensor, z: Tensor) -> Tensor:
     return -torch.stack([-margin, -z, -margin - z]).logsumexp(0)
 
 
-def hard_negative_loss(odds: Tensor, own: Tensor) -> Tensor:
+def hard_negative_loss(L: Tensor, own: Tensor) -> Tensor:
     """The loss l above, averaged over the queries.
 
-    ``odds`` are L (Q, E) of queries and edits, ``own`` (Q,) is the column of each query's own edit,
-    -1 if it has none.
+    ``L`` (Q, E) are the log-odds of queries and edits, ``own`` (Q,) is the column of each query's
+    own edit, -1 if it has none.
     """
-    belongs = own[:, None] == torch.arange(odds.shape[1], device=odds.device)
-    return F.softplus(torch.where(belongs, -odds, odds)).sum(1).mean()
+    belongs = own[:, None] == torch.arange(L.shape[1], device=L.device)
+    return F.softplus(torch.where(belongs, -L, L)).sum(1).mean()

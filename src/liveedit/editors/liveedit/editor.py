@@ -19,7 +19,7 @@ with it, and it can be compared number for number:
     attention                 one head, no scale, bias   8 heads, 1/√d_head, biases, no output
     inner product             over k·d_m, / √d_m         mean over the k vectors, / √d_m
     divergence (11)           KL(base ‖ edited)          KL(edited ‖ base)
-    experts mixed (8)         the whole batch's          a random prefix of the batch's, and the own
+    experts mixed (8)         the whole batch's          a random prefix of the batch's, and its own
     negative (15)             random from both kinds     the example before in the batch
     candidates (16)           2B, from both kinds        B, one drawn for each example
     positives in (15, 16)     edits and generality       a third: locality probes with themselves

@@ -22,8 +22,8 @@ sentinel (Eq. 3 to 5); the residual and its weights (Eq. 6 and 7); and the loss 
                                                 training (common/attention.py)
     targets     end with the answer             end with the end-of-text token
 
-docs/explanation/results/ablations.md measures the effect of gate, margin and residual, and LiveEdit
-without them.
+docs/explanation/results/ablations.md measures the effect of gate, margin and residual; LiveEdit is
+shown for comparison.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ class Pinpoint(ExpertEditor):
     def __init__(self, vlm: VLM, config: PinpointConfig | None = None) -> None:
         if vlm.state_size != vlm.hidden_size:
             raise UnsupportedModel(
-                "pinpoint needs states as wide as words: edit this model with liveedit"
+                "pinpoint needs states as wide as word embeddings: edit this model with liveedit"
             )
         super().__init__(vlm, config)
 

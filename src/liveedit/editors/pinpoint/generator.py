@@ -56,7 +56,7 @@ class AlignedGenerator(nn.Module):
         lengths = [span.answer[1] - span.answer[0] for span in hidden.spans]
         if max(lengths) > self.rank:
             raise BadInput(
-                f"an answer of {max(lengths)} tokens, where this editor was trained for at most "
+                f"the answer has {max(lengths)} tokens, but this editor was trained for at most "
                 f"{self.rank}: shorten it, or take an editor without such a limit, such as ft-l"
             )
         states = self.state_norm(hidden.hidden.float())

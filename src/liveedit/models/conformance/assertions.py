@@ -31,7 +31,7 @@ class Broken(AssertionError):
 
 
 class NotApplicable(SkipTest):
-    """A check does not apply, because the model may refuse this and does. Pytest skips it."""
+    """A check does not apply: the model refuses the feature, as it may. Pytest skips it."""
 
 
 def expect(holds: bool, otherwise: str) -> None:

@@ -70,14 +70,14 @@ def labels_cover_the_answer(vlm: ModelRunner) -> None:
 
 
 def prompt_ends_before_the_answer(vlm: ModelRunner) -> None:
-    """A prompt keeps its tokens when a target follows; a blank or the template separates them."""
+    """A prompt keeps its tokens when a target follows; a space or the template separates them."""
     for query in QUERIES:
         full = whole_prompt(vlm, query)
         text = vlm.tokenizer.decode(full.inputs["input_ids"][0])
         joint = text.removesuffix(query.target.strip())
         expect(
             joint != text and (joint[-1].isspace() or joint[-1] == ">"),
-            f"no blank before the answer in '{text}'",
+            f"no space before the answer in '{text}'",
         )
 
 

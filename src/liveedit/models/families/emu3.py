@@ -19,7 +19,7 @@ __all__ = ["Emu3"]
 
 
 class Emu3(Generic):
-    """Emu3: each image is encoded without padding; the processor puts BOS, not the tokenizer."""
+    """Emu3: each image is encoded without padding; the processor adds BOS, not the tokenizer."""
 
     def __init__(
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None

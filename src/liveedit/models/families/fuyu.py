@@ -30,7 +30,7 @@ class Fuyu(Generic):
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
     ) -> None:
         if prompt_format == "chat":
-            raise BadInput("Fuyu answers single prompts: use the prompt format 'raw'")
+            raise BadInput("Fuyu has no chat template: use the prompt format 'raw'")
         super().__init__(model, processor, prompt_format or "raw")
 
     def marks(self, count: int) -> str:
@@ -79,7 +79,7 @@ class Fuyu(Generic):
         return ids
 
     def ids_with_image(self, text: str) -> list[int]:
-        """Return the token ids of a text with an image, less the blank put before the image."""
+        """Return the token ids of a text with an image, less the space put before the image."""
         patches, bos, prompt = text.partition(BOS)
         _blank, *image = self.ids(patches + bos, add_special_tokens=False)
         return [*image, *self.ids(prompt, add_special_tokens=False)]

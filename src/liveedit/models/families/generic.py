@@ -119,9 +119,7 @@ class Generic(VLM):
         Each layer must read nothing but the output of the one below it.
         """
         if self.model.config.is_encoder_decoder:
-            raise self.refuse(
-                "text is written by a decoder that reads an encoder again in every layer"
-            )
+            raise self.refuse("its decoder attends to the output of an encoder in every layer")
         names = [name for name, _ in self.model.get_decoder().named_modules()]
         for part in CROSS_ATTENTION:
             if any(part in name for name in names):
@@ -134,7 +132,7 @@ class Generic(VLM):
             raise self.refuse("its upper layers attend to the tokens that lower ones have chosen")
         if getattr(text, "loop_num_passes", 1) > 1:
             raise self.refuse(
-                "its layers run several times over, one round reading what the last put out"
+                "its layers run several times, each time on the output of the previous round"
             )
 
     @cached_property
@@ -287,8 +285,8 @@ class Generic(VLM):
         sizes = [*side_by_side(main_output(layer)).shape[2:]]
         if sizes != [self.state_size]:
             raise ValueError(
-                f"its layers put out {sizes} numbers of every token, "
-                "where editors read one row of them"
+                f"its layers return states of shape {sizes} for each token, "
+                "where editors read one vector"
             )
         return torch.equal(head, logits), len(layer) if isinstance(layer, tuple) else 0
 
@@ -308,7 +306,7 @@ class Generic(VLM):
         )
         replaced = made.pop("text_replacement_offsets", None)
         if not replaced or len(replaced[0]) != len(images):
-            raise self.refuse("its processor does not say what it puts for an image")
+            raise self.refuse("its processor does not report the text that it writes for an image")
         inputs = {}
         for name, value in made.items():
             if name in ("input_ids", "attention_mask", "labels", *TYPES):

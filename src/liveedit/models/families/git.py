@@ -56,7 +56,7 @@ class Git(VLM):
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
     ) -> None:
         if prompt_format == "chat":
-            raise BadInput("GIT answers single prompts: use the prompt format 'raw'")
+            raise BadInput("GIT has no chat template: use the prompt format 'raw'")
         tokenizer = processor.tokenizer
         tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
         if not hasattr(model.git, "layers"):

@@ -3,7 +3,7 @@
 The text decoder is given the prompt with the image in place of its placeholder: as many tokens as
 the resampler has latents, between two marks, once for each part that an image is cut into. The
 processor does not report the tokens that it writes for an image. Adjacent images share the mark
-between them, and a blank stands between an image and a word.
+between them, and a space stands between an image and a word.
 """
 
 import re
@@ -23,7 +23,7 @@ class Idefics2(Generic):
     """Idefics2: writes the image tokens and their marks as its processor does."""
 
     def render(self, query: Query) -> str:
-        """Return the text, with a blank between an image and a word that follows it."""
+        """Return the text, with a space between an image and a word that follows it."""
         before_word = rf"{re.escape(self.placeholder)}(?=[^\s<])"
         return re.sub(before_word, f"{self.placeholder} ", super().render(query))
 

@@ -49,7 +49,7 @@ class Kosmos(VLM):
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
     ) -> None:
         if prompt_format == "chat":
-            raise BadInput("Kosmos answers single prompts: use the prompt format 'raw'")
+            raise BadInput("Kosmos has no chat template: use the prompt format 'raw'")
         super().__init__(model, processor, prompt_format or "raw")
         self.begin, self.end = (getattr(processor, name) for name in self.ends)
 
@@ -127,7 +127,7 @@ class Kosmos(VLM):
 
 
 class Kosmos2(Kosmos):
-    """Kosmos-2: square images; a blank stands between image and prompt."""
+    """Kosmos-2: square images; a space stands between image and prompt."""
 
     pixels = "pixel_values"
     ends = ("boi_token", "eoi_token")

@@ -26,7 +26,7 @@ class PaliGemma(Generic):
         self, model: Any, processor: Any, prompt_format: PromptFormat | None = None
     ) -> None:
         if prompt_format == "chat":
-            raise BadInput("PaliGemma answers single prompts: use the prompt format 'raw'")
+            raise BadInput("PaliGemma has no chat template: use the prompt format 'raw'")
         super().__init__(model, processor, "raw")
 
     def render(self, query: Query) -> str:

@@ -14,7 +14,7 @@ __all__ = ["without_timm"]
 
 
 class Tower(ResNetModel):  # type: ignore[misc]
-    """ResNet whose output has the width of timm's tower, and an eighth of the image's sides."""
+    """ResNet with the width of timm's tower and an eighth of the image's height and width."""
 
     def __init__(self, config: Any) -> None:
         widths = [16, config.hidden_size]

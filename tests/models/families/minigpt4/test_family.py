@@ -189,7 +189,7 @@ def test_a_tokenizer_model_without_sentencepiece_is_refused(weights, tmp_path, m
 def test_a_folder_that_holds_something_is_left_alone(weights, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="already exists"):
         convert(weights, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
 

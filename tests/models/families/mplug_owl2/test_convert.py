@@ -130,7 +130,7 @@ def test_missing_weights(weights):
 def test_a_truncated_file(weights, name):
     content = (weights / name).read_bytes()
     (weights / name).write_bytes(content[: len(content) // 2])
-    refused(weights, "is damaged .*: get it again")
+    refused(weights, "is damaged .*: download it again")
 
 
 def test_a_truncated_file_of_safetensors(weights):
@@ -161,7 +161,7 @@ def test_weights_that_lack(weights, name, match):
 def test_weights_that_do_not_belong(weights):
     state = load_file(FOLDER / "model.safetensors")
     save_file(state | {"model.mm_projector.weight": torch.zeros(1)}, weights / "model.safetensors")
-    refused(weights, r"holds model\.mm_projector\.weight, which mPLUG-Owl2 has not")
+    refused(weights, r"holds model\.mm_projector\.weight, which mPLUG-Owl2 does not have")
 
 
 def test_weights_of_another_shape(weights):
@@ -193,7 +193,7 @@ def test_another_model(weights, values):
 
 def test_a_folder_that_is_there_already(weights, tmp_path):
     (tmp_path / "owl").mkdir()
-    with pytest.raises(BadInput, match="is there already: choose another folder"):
+    with pytest.raises(BadInput, match="already exists: choose another folder"):
         convert(weights, tmp_path / "owl")
     assert list((tmp_path / "owl").iterdir()) == []
 

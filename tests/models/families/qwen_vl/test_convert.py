@@ -146,7 +146,7 @@ def test_buffers_of_older_files_are_left_out(weights, tmp_path):
 def test_nothing_is_overwritten(weights, tmp_path):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "mine.txt").write_text("mine")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="already exists"):
         convert(weights, tmp_path / "ours")
     assert (tmp_path / "ours" / "mine.txt").read_text() == "mine"
 

@@ -117,7 +117,7 @@ def read_vicuna(vicuna: Path) -> tuple[Any, Any]:
         llama, report = transformers.LlamaForCausalLM.from_pretrained(
             vicuna, dtype="auto", output_loading_info=True
         )
-        # As in the authors' code, every part of a text gets a blank in front.
+        # As in the authors' code, every part of a text gets a space in front.
         tokenizer = transformers.LlamaTokenizer.from_pretrained(vicuna, legacy=True)
     if report["missing_keys"]:
         raise BadInput(
@@ -161,7 +161,7 @@ def read(file: Path, key: str | None = None) -> dict[str, Tensor]:
         AttributeError,
         TypeError,
     ) as error:
-        raise BadInput(f"{file} is damaged or another file: get it again") from error
+        raise BadInput(f"{file} is damaged or another file: download it again") from error
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 The text decoder is given BOS and the prompt with the image in place of its placeholder: 32 outputs
 of the Q-Former, projected by one linear map. The authors tokenize the text before the image, the
-text after it and the answer separately, each with the blank that Llama puts before a text. Here
+text after it and the answer separately, each with the space that Llama puts before a text. Here
 :data:`SEAM` marks where a rendered text is cut.
 
 The classes are transformers' BLIP-2, which also takes a Llama, under a ``model_type`` of their own.
@@ -55,7 +55,7 @@ TURN = "###"
 SEAM = "\x1f"
 """Where a rendered text is cut; each part is tokenized by itself.
 
-It is a white-space character, so no blank is put between it and the answer.
+It is a white-space character, so no space is put between it and the answer.
 """
 
 

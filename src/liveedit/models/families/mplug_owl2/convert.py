@@ -170,7 +170,7 @@ def read_processor(weights: Path, config: MPlugOwl2Config) -> MPlugOwl2Processor
 def read_tokenizer(weights: Path) -> PreTrainedTokenizerFast:
     """Return the original tokenizer, changed to read each piece of text between images by itself.
 
-    As SentencePiece does, it puts a blank before every piece.
+    As SentencePiece does, it puts a space before every piece.
     """
     check_tokenizer_files(weights)
     with reading(weights / "tokenizer.model"):
@@ -278,7 +278,7 @@ def check(state: dict[str, Tensor], config: MPlugOwl2Config, weights: Path) -> N
         raise BadInput(f"{weights} lacks the weights of {name}: get all of the checkpoint's files")
     for name in sorted(state.keys() - wanted.keys()):
         raise BadInput(
-            f"{weights} holds {name}, which mPLUG-Owl2 has not: "
+            f"{weights} holds {name}, which mPLUG-Owl2 does not have: "
             "give the folder of mplug-owl2-llama2-7b"
         )
     for name, shape in wanted.items():
@@ -302,4 +302,4 @@ def reading(path: Path) -> Iterator[None]:
         raise BadInput(f"there is no {path}: get all of the checkpoint's files") from None
     except Exception as error:  # of whichever library reads it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-        raise BadInput(f"{path} is damaged ({reason}): get it again") from error
+        raise BadInput(f"{path} is damaged ({reason}): download it again") from error

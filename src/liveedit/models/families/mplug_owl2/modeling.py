@@ -187,7 +187,7 @@ class AdaptiveLlama(LlamaModel):  # type: ignore[misc]
     def forward(self, *args: Any, position_ids: Tensor | None = None, **kwargs: Any) -> Any:
         """Return the output of :class:`LlamaModel`, with last states (B, T, D).
 
-        ``position_ids`` (2, B, T) hold positions and which tokens are images; with (B, T) none is.
+        ``position_ids`` (2, B, T) hold positions and image marks; with (B, T) all tokens are text.
         """
         image = None
         if position_ids is not None and position_ids.ndim == 3:
