@@ -72,7 +72,7 @@ def test_a_cache_by_another_name_is_noticed(folder, monkeypatch):
         monkeypatch,
         lambda kwargs: {"memory" if name == CACHE else name: kwargs[name] for name in kwargs},
     )
-    refused(folder, "names no cache")
+    refused(folder, "without a cache argument")
 
 
 def test_a_cache_that_is_lost_is_noticed(folder, monkeypatch):

@@ -126,7 +126,7 @@ def test_a_quantised_checkpoint_loads_as_another_model(
     again = VLM.load(tmp_path)
     again.logits(batch)  # which moves 8-bit weights
     assert again.fingerprint == before
-    with pytest.raises(BadInput, match="quantised already"):
+    with pytest.raises(BadInput, match="already quantised"):
         VLM.load(tmp_path, quantize="8bit")
 
 

@@ -44,7 +44,7 @@ from liveedit.editors.base import Editor
 from liveedit.editors.common.branch import AddingBranch, Branch, BranchPatch, Recorder
 from liveedit.editors.common.fine_tuning import ValuesPatch
 from liveedit.errors import BadInput
-from liveedit.models.batch import Batch, Firing, HiddenBatch, Spans
+from liveedit.models.batch import Batch, FiredEdit, HiddenBatch, Spans
 from liveedit.models.feed_forward import feed_forward, highest_layer, inner_width
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
@@ -112,7 +112,7 @@ class LEMoEPatch(ValuesPatch):
         weight, expert = scores(e, *router).softmax(1).max(1)
         return weight, expert
 
-    def members(self, weight: Tensor, expert: Tensor) -> list[list[Firing]]:
+    def members(self, weight: Tensor, expert: Tensor) -> list[list[FiredEdit]]:
         """For each query the edits of its ``expert`` (B,), each with the ``weight`` (B,)."""
         experts = self.values["expert"].tolist()
         rows = []

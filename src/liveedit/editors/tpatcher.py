@@ -35,7 +35,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.branch import AddingBranch, Branch, BranchPatch, Recorder, Route
 from liveedit.editors.common.precedence import latest_of_each_question, ledger_with
-from liveedit.models.batch import Batch, Firing
+from liveedit.models.batch import Batch, FiredEdit
 from liveedit.models.feed_forward import FeedForward, feed_forward, highest_layer
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
@@ -115,7 +115,7 @@ class NeuronBranch(Branch[Route]):
         return activation * self.patch.in_force((activation > 0).any(1))[:, None]
 
 
-def shares(activation: Tensor) -> list[list[Firing]]:
+def shares(activation: Tensor) -> list[list[FiredEdit]]:
     """For each row of activations (B, E) the active ones with their share of the sum, in order."""
     tiny = torch.finfo(activation.dtype).tiny
     share = activation / activation.sum(1, keepdim=True).clamp_min(tiny)

@@ -91,8 +91,7 @@ REFUSED = {
     "pp_formulanet": "its decoder attends to the output of an encoder in every layer",
     "shieldgemma2": "it classifies by questions of its own",
     "udop": "its decoder attends to the output of an encoder in every layer",
-    "vision-encoder-decoder": "text is written by a decoder that reads an encoder again in every "
-    "layer",
+    "vision-encoder-decoder": "its decoder attends to the output of an encoder in every layer",
 }
 """Model types of transformers that cannot be edited, and why.
 

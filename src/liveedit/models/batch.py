@@ -15,7 +15,7 @@ from torch.nn import functional as F
 __all__ = [
     "IGNORED",
     "Batch",
-    "Firing",
+    "FiredEdit",
     "HiddenBatch",
     "PaddingSide",
     "Spans",
@@ -28,7 +28,7 @@ __all__ = [
 
 PaddingSide = Literal["left", "right"]
 
-Firing = tuple[int, float]
+FiredEdit = tuple[int, float]
 """An edit that fired: its number in the patch, and its weight."""
 
 IGNORED = -100
@@ -202,12 +202,12 @@ class Batch(AnswerRows):
     position_ids: Tensor | None = None
     prefix: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
-    fired: dict[Hashable, list[list[Firing]]] = field(default_factory=dict)
+    fired: dict[Hashable, list[list[FiredEdit]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
 
-    def fired_by(self, patch: Hashable) -> list[list[Firing]]:
+    def fired_by(self, patch: Hashable) -> list[list[FiredEdit]]:
         """The edits of ``patch`` that fired in each row, with their weights, the heaviest first."""
         return self.fired.get(patch) or [[] for _ in self.spans]
 
@@ -242,7 +242,7 @@ class Batch(AnswerRows):
             if per_token(name):
                 inputs[name] = value[rows]
         prefix = {new: self.prefix[old] for new, old in enumerate(numbers) if old in self.prefix}
-        fired: dict[Hashable, list[list[Firing]]] = {}
+        fired: dict[Hashable, list[list[FiredEdit]]] = {}
         for patch, firings in self.fired.items():
             fired[patch] = [firings[row] for row in numbers]
         positions = self.position_ids

@@ -78,7 +78,7 @@ def quantization_config(
 ) -> Any:
     """The settings that quantise a checkpoint while it is read.
 
-    Raises :class:`BadInput` if its weights are quantised already.
+    Raises :class:`BadInput` if its weights are already quantised.
     """
     if "quantization_config" in config:
         raise BadInput(f"the weights of {path} are already quantised: leave out quantize")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liveedit.models.batch import Batch, Firing
+from liveedit.models.batch import Batch, FiredEdit
 from liveedit.types import Query
 
 __all__ = [
@@ -58,7 +58,7 @@ class Patch:
         """The size in bytes."""
         return 0
 
-    def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
+    def rewrite(self, query: Query) -> tuple[Query, list[FiredEdit]]:
         """The query to encode instead of ``query``, and the edits that it contains as context.
 
         Applied by ``VLM.encode`` and ``VLM.generate``; a raw Hugging Face call is refused, because

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.attach import Attachment
-from liveedit.models.batch import Batch, Firing, HiddenBatch, PaddingSide
+from liveedit.models.batch import Batch, FiredEdit, HiddenBatch, PaddingSide
 from liveedit.models.calls import CACHE, Call, arguments
 from liveedit.models.encoder import Encoder, PromptFormat
 from liveedit.models.fingerprint import HALF, checksum, weights_fingerprint
@@ -59,7 +59,7 @@ class Reply:
     """
 
     text: str
-    fired: tuple[Firing, ...]
+    fired: tuple[FiredEdit, ...]
 
 
 class LayerReached(Exception):
@@ -286,7 +286,7 @@ class ModelRunner(Encoder):
         Within :meth:`patched` the patch rewrites them first.
         """
         queries = checked(queries)
-        fired: dict[Any, list[list[Firing]]] = {}
+        fired: dict[Any, list[list[FiredEdit]]] = {}
         for patch in self.patches:
             if overrides(patch, "rewrite"):
                 rewritten = [patch.rewrite(query) for query in queries]

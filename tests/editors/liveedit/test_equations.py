@@ -488,7 +488,7 @@ def test_files_of_another_editor_or_model_are_refused(vlm, editor, patch, tmp_pa
         load_editor(vlm, tmp_path)
     with pytest.raises(BadInput, match="trained"):
         load_editor(vlm, "liveedit")
-    with pytest.raises(BadInput, match="no setting"):
+    with pytest.raises(BadInput, match="not a setting"):
         new_editor(vlm, "liveedit", {"widht": 3})
 
 

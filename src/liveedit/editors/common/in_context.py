@@ -13,7 +13,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.retriever import Retriever
 from liveedit.errors import BadInput
-from liveedit.models.batch import Firing
+from liveedit.models.batch import FiredEdit
 from liveedit.types import Query
 
 __all__ = ["ContextPatch", "InContextEditor", "fact_text"]
@@ -53,7 +53,7 @@ class ContextPatch(BankPatch):
             return fits & self.not_superseded
         return self.in_force(fits)
 
-    def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
+    def rewrite(self, query: Query) -> tuple[Query, list[FiredEdit]]:
         """See :meth:`Patch.rewrite`."""
         edit = self.editor.retriever.find(self.bank, query, self.eligible)
         if edit is None:

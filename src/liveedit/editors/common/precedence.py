@@ -2,9 +2,9 @@
 
 The most recent edit wins. An edit *supersedes* the earlier ones of the same question about the same
 images: they are kept, but never fire; once it is taken back, the latest of them is in force again.
-Two edits are in conflict if they give one question different answers about different images of the
-same thing. The later one *overrules* the earlier one: where both would fire, only the later one
-does.
+Two edits are in conflict if they give one question different answers about different images, and
+the earlier one fires on the later one's image (:mod:`liveedit.store.conflicts`). The later one
+*overrules* the earlier one: where both would fire, only the later one does.
 
 A ledger records this for every edit of a bank: ``asked`` (E,), a number for the question and its
 images, and ``overrules`` (E, W), the ``asked`` of the earlier edits that it overrules, 0 for none.

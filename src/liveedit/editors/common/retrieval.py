@@ -24,7 +24,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.examples import Example, RowName, chunks
 from liveedit.editors.common.hard_negatives import NEVER
-from liveedit.models.batch import IGNORED, Firing, HiddenBatch, Spans
+from liveedit.models.batch import IGNORED, FiredEdit, HiddenBatch, Spans
 from liveedit.types import Query
 
 __all__ = [
@@ -73,7 +73,7 @@ class Match:
 
     rows: list[int]
     edits: list[int]
-    fired: list[list[Firing]]
+    fired: list[list[FiredEdit]]
 
 
 class RetrievalPatch(BankPatch):
@@ -244,7 +244,7 @@ def best_match(score: Tensor, least: float) -> Match:
     values, best = score.max(1)
     rows = list[int]()
     edits = list[int]()
-    fired = list[list[Firing]]()
+    fired = list[list[FiredEdit]]()
     for row, (edit, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
         fires = value > least
         fired.append([(edit, value)] if fires else [])

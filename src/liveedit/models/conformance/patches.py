@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models.batch import Batch, Firing, HiddenBatch
+from liveedit.models.batch import Batch, FiredEdit, HiddenBatch
 from liveedit.models.conformance.assertions import (
     NotApplicable,
     expect,
@@ -216,7 +216,7 @@ def rewriting_queries(vlm: ModelRunner) -> None:
     """A patch that rewrites queries acts as if they had been given in that form."""
 
     class Context(Patch):
-        def rewrite(self, query: Query) -> tuple[Query, list[Firing]]:
+        def rewrite(self, query: Query) -> tuple[Query, list[FiredEdit]]:
             return replace(query, prompt=f"film? {query.prompt}"), []
 
     batch = vlm.encode(QUERIES)
