@@ -13,7 +13,7 @@ VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
 
-test: .venv/ready ## the test suite; within 8 minutes on two cores
+test: .venv/ready ## the test suite; its budget is 8 minutes on two cores
 	$(BIN)/python -m pytest
 
 test-all: test ## and what is marked slow: every editor on every family, whole trainings

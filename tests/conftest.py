@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -18,6 +19,7 @@ FAMILIES = ("llava", "blip2", "qwen2_vl")
 ONE_IN = 3
 """By default a method runs one in so many of the tests that are marked ``of_every_method``."""
 DEMONSTRATIONS = 20
+"""IKE has one in so many of its demonstrations: encoding all of them takes a minute."""
 
 
 def pytest_configure(config):
@@ -37,11 +39,11 @@ def pytest_collection_modifyitems(items):
     from liveedit.editors import EDITORS
 
     methods = list(EDITORS)
-    tests = sorted({_without_method(item) for item in items if _method(item)})
     for item in items:
         if method := _method(item):
-            number = tests.index(_without_method(item)) + methods.index(method)
-            if number % ONE_IN:
+            test, _, parameters = item.nodeid.partition("[")
+            test += parameters.replace(method, "", 1)
+            if (crc32(test.encode()) + methods.index(method)) % ONE_IN:
                 item.add_marker("slow")
                 item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{method}"))
 
@@ -52,12 +54,6 @@ def _method(item):
     if marker is None or not hasattr(item, "callspec"):
         return ""
     return item.callspec.params.get(*marker.args, "")
-
-
-def _without_method(item):
-    """The file, the name and the other parameters of a test."""
-    name, _, parameters = item.name.partition("[")
-    return str(item.path), name, parameters.replace(_method(item), "", 1)
 
 
 def pytest_generate_tests(metafunc):
@@ -97,10 +93,7 @@ def embedded_vlm():
 
 @pytest.fixture(scope="session")
 def shipped_editor(embedded_vlm):
-    """A function that loads an editor for the embedded model that ships with the package.
-
-    IKE has one in ``DEMONSTRATIONS`` of its own only, because encoding all takes a minute.
-    """
+    """A function that loads an editor for the embedded model that ships with the package."""
     from liveedit.editable import embedded
     from liveedit.editors import load_editor
 

@@ -9,11 +9,11 @@ layer at a token, and f_i the expert of the i-th batch of edits, the earlier one
     v_i = W_up,i SiLU(W_down,i e)     e the mean of the query's tokens, k_i the expert's key
     minimise −log f(o | v, p) over the new expert, its key and its projection      (the task's loss)
 
-As in LiveEdit's release: experts f_i(x) = B_2 A_2 ReLU(B_1 A_1 x) of rank
-32, a projection for each expert (the paper has one, which each batch trains further), e at the
-layer's own input (the paper: at the embedding), learning rate and steps. Edits planned by clusters
-(section 4.3) are ``order="clusters"``: k-means over e puts similar edits into one batch. It needs
-all edits at once, so the default is the order given.
+As in LiveEdit's release: experts f_i(x) = B_2 A_2 ReLU(B_1 A_1 x) of rank 32, a projection for each
+expert (the paper has one, which each batch trains further), e at the layer's own input (the paper:
+at the embedding), learning rate and steps. Edits planned by clusters (section 4.3) are
+``order="clusters"``: k-means over e puts similar edits into one batch. It needs all edits at once,
+so the default is the order given.
 
 Departures from the released code, which takes only batches of 20 and cannot answer between batches:
 

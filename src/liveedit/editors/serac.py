@@ -4,7 +4,7 @@ Mitchell, Lin, Bosselut, Manning, Finn: "Memory-Based Model Editing at Scale", I
 2206.06520). With the stored edits z_e = (x_e, y_e), the scope classifier g and the counterfactual
 model h,
 
-    (1)  answer(x) = h(z_β, x)  if  g(z_β, x) > ½,  else the model's own;    β = argmax_e g(z_e, x)
+    (1)  answer(x) = h(z_β, x)  if  g(z_β, x) ≥ ½,  else the model's own;    β = argmax_e g(z_e, x)
     (2)  l(g) = −log g(z_e, x_in) − log(1 − g(z_e, x_out))
     (3)  l(h) = −log h(y_in | z_e, x_in)
 
@@ -27,9 +27,9 @@ the output of the VLM's last layer, so that the VLM's own norm and output embedd
                                     embeddings of image and text    images
     locality      no term           KL from the VLM to h            no term: h answers only in scope
 
-With ``scope="both"`` a query without image never matches an edit with one, nor vice versa. In a
-decoder with several residual streams, h reads the first one, which starts as the embeddings, and
-writes all of them.
+g has to exceed ``threshold``, ½ by default. With ``scope="both"`` a query without image never
+matches an edit with one, nor vice versa. In a decoder with several residual streams, h reads the
+first one, which starts as the embeddings, and writes all of them.
 """
 
 from collections.abc import Sequence

@@ -354,25 +354,22 @@ class Attachment:
         """
         vlm = self.vlm
         undo = self.hooks
-        for model in {vlm.model, vlm.model.base_model}:
-            # Runs before the family's own hook.
-            first = model.register_forward_pre_hook(
-                self.on_model_call, with_kwargs=True, prepend=True
-            )
-            undo.callback(first.remove)
-            undo.callback(
-                model.register_forward_hook(self.on_model_return, always_call=True).remove
-            )
         embedding = vlm.model.get_input_embeddings()
         head = output_embedding(vlm.model)
-        undo.callback(embedding.register_forward_pre_hook(self.on_embedding_call).remove)
-        undo.callback(
-            vlm.decoder.register_forward_pre_hook(self.on_decoder_call, with_kwargs=True).remove
-        )
-        undo.callback(
-            vlm.decoder.register_forward_hook(self.on_decoder_return, always_call=True).remove
-        )
-        undo.callback(head.register_forward_hook(self.on_logits).remove)
+        handles = []
+        for model in {vlm.model, vlm.model.base_model}:
+            handles += [  # the first runs before the family's own hook
+                model.register_forward_pre_hook(self.on_model_call, with_kwargs=True, prepend=True),
+                model.register_forward_hook(self.on_model_return, always_call=True),
+            ]
+        handles += [
+            embedding.register_forward_pre_hook(self.on_embedding_call),
+            vlm.decoder.register_forward_pre_hook(self.on_decoder_call, with_kwargs=True),
+            vlm.decoder.register_forward_hook(self.on_decoder_return, always_call=True),
+            head.register_forward_hook(self.on_logits),
+        ]
+        for handle in handles:
+            undo.callback(handle.remove)
         for name, replacement in (
             ("generate", self.patched_generate),
             ("save_pretrained", self.patched_save_pretrained),

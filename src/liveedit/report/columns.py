@@ -135,11 +135,11 @@ def _integers(record: Record, number: int) -> tuple[int, ...]:
 
 
 def _set_aside(
-    columns: dict[str, "array[float]"], values: Mapping[str, float], number: int, missing: float
+    collected: dict[str, "array[float]"], values: Mapping[str, float], number: int, missing: float
 ) -> None:
     """Append the values of the record ``number`` that have no column in :data:`ROW`."""
     for name in values.keys() - KNOWN:
-        column = columns.setdefault(name, array("d"))
+        column = collected.setdefault(name, array("d"))
         _fill(column, number, missing)
         column.append(values[name])
 

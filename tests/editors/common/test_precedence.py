@@ -99,7 +99,9 @@ def test_other_edits_stand_when_one_is_superseded_and_taken_back(model, editor):
         assert model.generate(query) == alone.generate(query)
 
 
-@pytest.mark.parametrize("spelled", [f"  {QUESTION.upper()} ", QUESTION.replace(" ", "\t")])
+@pytest.mark.parametrize(
+    "spelled", [f"  {QUESTION.upper()} ", QUESTION.replace(" ", "\t"), QUESTION.title()]
+)
 def test_white_space_and_case_make_no_other_question(model, spelled):
     model.edit(to("Canada"))
     [newer] = model.edit(Query(spelled, "Brazil", FLAG))
