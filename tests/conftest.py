@@ -16,7 +16,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FAMILIES = ("llava", "blip2", "qwen2_vl")
 """Families that differ in what editors depend on: decoder, image tokens and positions."""
-ONE_IN = 3
+ONE_IN = 8
 """By default a method runs one in so many of the tests that are marked ``of_every_method``."""
 DEMONSTRATIONS = 20
 """IKE has one in so many of its demonstrations: encoding all of them takes a minute."""
@@ -31,15 +31,22 @@ def pytest_configure(config):
         "markers",
         "of_every_method(parameter): it is the method; most pairs of method and test are slow",
     )
+    config.addinivalue_line(
+        "markers", "one_in(n): of the test's parameters, all but one in n are slow"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Leave most pairs of a method and a test marked ``of_every_method`` to ``make test-all``."""
+    """Leave most tests that are marked ``of_every_method`` or ``one_in`` to ``make test-all``."""
     from liveedit.editors import EDITORS
 
     methods = list(EDITORS)
     for item in items:
+        share = item.get_closest_marker("one_in")
+        if share is not None and crc32(item.nodeid.encode()) % share.args[0]:
+            item.add_marker("slow")
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if method := _method(item):
             test, _, parameters = item.nodeid.partition("[")
             test += parameters.replace(method, "", 1)

@@ -126,6 +126,7 @@ def test_editors_of_several_threads_do_not_interfere(edited, alone, embedded_vlm
     assert other.generate(ASKED[1]) == ["Peru"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "options",
     [
@@ -481,6 +482,7 @@ def test_copies_answer_alike(edited, alone):
     assert len(edited.patch) == 2
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("family", ["llava", "gemma3", "emu3", "hunyuan_vl", "unlimited_ocr"])
 def test_copies_of_a_checkpoint_that_has_answered_do_too(family, tmp_path):
     """Hooks and methods that transformers and the family have set on the model do not matter."""
@@ -757,6 +759,7 @@ def compiled_forward(model):
     model.forward = torch.compile(model.forward, backend="eager")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("compiled", "options"),
     [(None, STATIC), (compiled_call, {}), (compiled_forward, {}), (compiled_forward, STATIC)],

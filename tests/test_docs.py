@@ -92,6 +92,19 @@ WITH_CODE = [
     page for page in TEXTS if any(block.language in ("python", "sh") for block in blocks(page))
 ]
 
+LONG = {
+    "docs/explanation/benchmarks.md",
+    "docs/how-to/add-a-benchmark.md",
+    "docs/how-to/add-a-score.md",
+    "docs/tutorials/compare-methods.md",
+    "docs/tutorials/your-own-model.md",
+}
+"""Pages whose code trains or evaluates, which takes many seconds."""
+RUN = [
+    pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] * (name_of(page) in LONG))
+    for page in WITH_CODE
+]
+
 
 @pytest.mark.parametrize("page", TEXTS, ids=name_of)
 def test_every_block_says_its_language(page):
@@ -135,7 +148,7 @@ def apart(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+@pytest.mark.parametrize("page", RUN)
 def test_the_code_of_a_page_runs(page, apart, monkeypatch, capfd):
     names = {"__name__": "page"}
     printed = ""
@@ -435,6 +448,7 @@ def test_arguments_of_a_docstring_become_meanings():
     assert "| `lr` | `float` | `0.1` | Learning rate of `Adam`. |" in section
 
 
+@pytest.mark.slow
 def test_the_example_editor_keeps_the_contract(tmp_path):
     for block in blocks(DOCS / "how-to" / "add-an-editor.md"):
         if file := block.marked("file"):

@@ -446,6 +446,7 @@ print("alive")
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_last_state_or_the_next(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "pool")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -135,6 +135,7 @@ def test_a_mistake_is_one_line_and_a_failure(run_here, words, names, published, 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_eval_runs_on_what_was_added(run_here, added, tmp_path):
     done = run_here(
         "eval", "--data", "vlkeb-onehop-edited", "--editors", "ft-l", "--edits", "2",

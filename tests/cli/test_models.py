@@ -33,6 +33,7 @@ def test_models_lists_families_and_what_was_checked():
     assert f"{len(CHECKS)} checks" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_check_reports_every_check(folder):
     done = run("models", "check", str(folder))
     assert done.exit_code == 0, done.output

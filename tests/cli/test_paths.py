@@ -59,6 +59,7 @@ def test_edits_in_the_home_folder(home, run):
     assert run("ask", QUESTION, "--pool=~/pool")[0] == 0
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_the_home_folder(home, run):
     rc, _, err = run(
         "eval", "--out=~/out", "--editors=a=~/editor,liveedit", "--model=~/tiny",
@@ -76,6 +77,7 @@ def test_an_evaluation_in_the_home_folder(home, run):
     assert (home / "out" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_training_in_the_home_folder(home, run):
     rc, _, err = run(
         "train",
@@ -182,6 +184,7 @@ def closed(shelf, run):
         yield closed
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", ["closed", "list"])
 @pytest.mark.parametrize(
     "words",

@@ -215,6 +215,7 @@ def check_pair(vlm, name, sentence_encoder):
     before.assert_unchanged()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "vlm"), by_family(QUICK), indirect=["vlm"])
 def test_an_edit_takes_and_leaves_no_trace(vlm, name, sentence_encoder):
     check_pair(vlm, name, sentence_encoder)
@@ -227,6 +228,7 @@ def test_every_pair(vlm, name, sentence_encoder):
     check_pair(vlm, name, sentence_encoder)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["liveedit", "pinpoint"])
 @pytest.mark.parametrize("strength", [0.0, 1.0, 10.0])
 @pytest.mark.parametrize("vlm", ["llava"], indirect=True)

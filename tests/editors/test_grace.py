@@ -127,6 +127,7 @@ def test_within_the_radius_the_value_replaces_the_state_of_the_last_prompt_token
     assert changed.nonzero().tolist() == [[0, int(spots[0])], [1, int(spots[1])]]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("query", EDITS, ids=lambda query: query.target)
 def test_an_edit_takes_and_learning_together_is_learning_alone(vlm, query):
     editor = GRACE(vlm, FAR)

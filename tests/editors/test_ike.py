@@ -41,6 +41,7 @@ def test_demonstrations_copy_reword_and_leave_alone():
     ]
 
 
+@pytest.mark.slow
 def test_the_k_most_similar_demonstrations_come_first(vlm, sentence_encoder):
     ike = editor(vlm, sentence_encoder, k=3, demonstrations="emblem")
     fact = "What is this? Japan"

@@ -322,6 +322,7 @@ def test_a_run_that_version_1_began_goes_on(whole, made, vlm, tmp_path, run, tim
     assert summary(found)["rows"] == summary(records)["rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 30, 400])
 def test_half_a_line_and_missing_probes_are_made_up_for(
     whole, made, vlm, tmp_path, cut, run, timeless
@@ -683,6 +684,7 @@ class Breaking(FTL):
         return made
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("breaks", "line"),
     [

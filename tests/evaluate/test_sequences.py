@@ -85,6 +85,7 @@ def test_every_case_is_asked_when_it_is_due(whole):
     assert [record.probe for record in records] == [0, 1, 2, 3] * len(asked)
 
 
+@pytest.mark.one_in(2)
 def test_against_one_edit_and_one_query_at_a_time(whole, made, vlm):
     _, records = whole
     editor = FTL(vlm, FT)
@@ -130,6 +131,7 @@ def test_the_pool_grows_and_is_never_made_anew(name, calls, vlm, made, tmp_path,
         )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("probes", [4, 8, 12])
 def test_a_killed_run_goes_on(whole, vlm, made, tmp_path, probes, run, timeless, stop_at):
     protocol, records = whole

@@ -112,6 +112,7 @@ def test_the_fingerprint_is_that_of_the_full_checkpoint(quantised):
     assert vlm.fingerprint == full.fingerprint
 
 
+@pytest.mark.one_in(2)
 @installed
 def test_a_quantised_checkpoint_loads_as_another_model(
     quantised, tmp_path, save_checkpoint, queries

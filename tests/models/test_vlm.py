@@ -32,6 +32,7 @@ VLM.load(sys.argv[1]).generate([query], max_new_tokens=2)
 """
 
 
+@pytest.mark.slow
 def test_qwen_needs_no_torchvision(tmp_path, save_checkpoint):
     folder = save_checkpoint(tiny("qwen2_vl"), tmp_path)
     command = [sys.executable, "-c", WITHOUT_TORCHVISION, str(folder)]

@@ -161,6 +161,7 @@ def adapters(kind, *names):
     )
 
 
+@pytest.mark.one_in(10)
 @pytest.mark.parametrize("family", ["llava", "blip2"])
 @pytest.mark.parametrize("editor", [name for name in EDITORS if name != "ike"])
 def test_every_editor_edits_beside_adapters_on_all_layers(editor, family):
@@ -196,6 +197,7 @@ def test_the_gradient_is_that_of_the_layer_within_adapters(kind, made):
     torch.testing.assert_close(found[matrix.site].product()[0], expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("editor", ["ft-l", "ft-m", "lora", "lte", "mend", "wise"])
 def test_edits_fit_the_same_model_with_adapters_that_are_off(editor, made, tmp_path):
     """Where the adapters are on, the edits are refused in one line."""

@@ -96,6 +96,7 @@ def test_parameters_are_those_of_the_real_classes(backbone):
     assert shape.decoder == count(vlm.decoder) + untied * head.numel()
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_the_real_classes(backbone):
     name, vlm = backbone
     shape = BACKBONES[name]

@@ -33,6 +33,7 @@ def test_report_writes_its_files(tmp_path, run, save):
     assert json.loads((page.parent / "summary.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_report_is_the_same_each_time(tmp_path, run, save):
     records = save(tmp_path / "records-0.jsonl", run(cases=3))
     reports = [write_report(records, tmp_path / name).parent for name in "ab"]
@@ -43,6 +44,7 @@ def test_report_is_the_same_each_time(tmp_path, run, save):
     assert contents[0] == contents[1]
 
 
+@pytest.mark.slow
 def test_a_report_again_in_its_own_folder_reads_records_alone(tmp_path, run, save):
     save(tmp_path / "seed-0" / "records-0.jsonl", run(cases=2))
     first = write_report(tmp_path, tmp_path).read_bytes()

@@ -142,6 +142,7 @@ def test_the_archive_holds_the_listed_drawings_and_no_clock(entities, drawings):
         assert entry.date_time == (1980, 1, 1, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_every_drawing_is_readable_and_not_blank(facts, drawings):
     for name in drawings.namelist():
         with Image.open(io.BytesIO(drawings.read(name))) as drawing:

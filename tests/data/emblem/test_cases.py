@@ -49,6 +49,7 @@ def probes(case):
 # Counts, order and splits
 
 
+@pytest.mark.one_in(2)
 def test_every_case_has_its_probes(made, part):
     counted = Counter()
     for case in made:
@@ -64,6 +65,7 @@ def test_ids_are_unique(made):
     assert len({case.id for case in made}) == len(made)
 
 
+@pytest.mark.slow
 def test_cases_are_the_same_every_time(cases):
     assert digest(load_cases("emblem", "val")) == digest(cases["val"])
     assert digest(load_cases("emblem", "val", 1)) != digest(cases["val"])

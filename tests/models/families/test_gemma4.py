@@ -76,6 +76,7 @@ def test_a_patch_sees_the_whole_prompt_in_a_layer_that_shares(vlm):
     assert patch.seen[0][1] > patch.seen[1][1] == 1
 
 
+@pytest.mark.slow
 def test_resume_agrees_with_a_whole_pass_in_bfloat16():
     half = tiny("gemma4")
     half = VLM(half.model.bfloat16(), half.processor)
@@ -88,6 +89,7 @@ def test_resume_agrees_with_a_whole_pass_in_bfloat16():
         )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "name",
     [

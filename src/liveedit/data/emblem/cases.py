@@ -36,6 +36,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 
 from PIL.Image import Image
@@ -70,16 +71,22 @@ Spare words make more answers available than there are entities.
 """
 
 
+@cache
+def shared_emblem() -> Emblem:
+    """The drawings, read and compared once a process."""
+    return Emblem()
+
+
 def counterfactuals(part: Part, seed: int) -> list[Case]:
     """The cases of the benchmark "emblem"."""
-    return counterfactual_cases(Emblem(), part, seed=seed)
+    return counterfactual_cases(shared_emblem(), part, seed=seed)
 
 
 def corrections(part: Part, seed: int) -> list[Case]:
     """The cases of the benchmark "emblem-corrections": the embedded model's measured mistakes."""
     file = files("liveedit.data.emblem") / "assets" / "wrong.json"
     wrong = [(row[0], row[1], row[2]) for row in json.loads(file.read_text(encoding="utf-8"))]
-    return correction_cases(Emblem(), part, wrong, seed=seed)
+    return correction_cases(shared_emblem(), part, wrong, seed=seed)
 
 
 def counterfactual_cases(emblem: Emblem, part: Part, *, seed: int = 0) -> list[Case]:
