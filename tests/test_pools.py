@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from helpers.samples import QUESTION
 from liveedit.editable import EditableVLM
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
-from liveedit.store.listing import Edit, Listing
+from liveedit.store.edit import Edit
+from liveedit.store.listing import Listing
 from liveedit.types import Query
 
 VERSION_1 = Path(__file__).parent / "assets" / "pool-version-1"

@@ -1,12 +1,11 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import as_file, files
-from itertools import compress
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -18,16 +17,19 @@ from liveedit.data.images import images_hash, open_image
 from liveedit.editors import load_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.bank_editor import BankEditor, BankPatch
-from liveedit.editors.common.precedence import image_index, ledger_overruling, ledger_rows
+from liveedit.editors.common.bank_editor import BankPatch
+from liveedit.editors.common.precedence import image_index, ledger_rows
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import image_name
-from liveedit.store.conflicts import PatchedModel, conflicts, is_target
-from liveedit.store.listing import FILE, Edit, Listing, history, spellings, tidy
+from liveedit.store.durable import Draft, DurablePool, image_file
+from liveedit.store.edit import Edit
+from liveedit.store.listing import FILE, Listing, tidy
 from liveedit.store.pictures import load_queries, save_queries
+from liveedit.store.pool import Pool
+from liveedit.store.store import Store
 from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
@@ -46,7 +48,10 @@ def embedded(name: str) -> Path:
 
 
 def load(
-    model: str | Path = EMBEDDED, editor: str | Path = "pinpoint", **options: Any
+    model: str | Path = EMBEDDED,
+    editor: str | Path = "pinpoint",
+    store: "Store | str | Path | None" = None,
+    **options: Any,
 ) -> "EditableVLM":
     """Load a VLM with an editor, ready to be edited.
 
@@ -57,14 +62,14 @@ def load(
     check_path(editor)
     vlm = load_vlm(model, **options)
     ships = model == EMBEDDED and embedded(str(editor)).is_dir()
-    loaded = EditableVLM(vlm, load_editor(vlm, embedded(str(editor)) if ships else editor))
-    loaded.opens_with = {
+    opens_with = {
         "model": EMBEDDED if model == EMBEDDED else _absolute(model),
         "editor": str(editor) if ships else _absolute(editor),
     }
     if options.get("dtype") is not None:
-        loaded.opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
-    return loaded
+        opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
+    loaded = load_editor(vlm, embedded(str(editor)) if ships else editor)
+    return EditableVLM(vlm, loaded, store, opens_with)
 
 
 def _absolute(source: str | Path) -> str:
@@ -87,34 +92,60 @@ def load_vlm(model: str | Path = EMBEDDED, **options: Any) -> VLM:
 class EditableVLM:
     """A VLM whose answers can be edited. Its own weights never change; the edits are a patch.
 
-    ``opens_with`` holds the arguments of :func:`load`, as far as the edits depend on them; a folder
-    of edits keeps it. Raises what :meth:`VLM.check_answers` raises.
+    With a ``store`` (:class:`liveedit.store.Store`, or its path or URL) every change is kept there
+    before it takes effect, and changes that others make there take effect with the next answer;
+    without one the edits last as long as this object. ``opens_with`` holds the arguments of
+    :func:`load`, as far as the edits depend on them; a store keeps it. Raises what
+    :meth:`VLM.check_answers` raises, and :class:`Mismatch` for the store of another model or
+    editor.
     """
 
-    def __init__(self, vlm: VLM, editor: Editor) -> None:
+    def __init__(
+        self,
+        vlm: VLM,
+        editor: Editor,
+        store: "Store | str | Path | None" = None,
+        opens_with: Mapping[str, str] | None = None,
+    ) -> None:
         vlm.check_answers()
         self.vlm = vlm
-        self.editor = editor
-        self.patch: Patch = editor.empty()
-        self.opens_with: dict[str, str] = {}
-        self._edits: list[Edit] = []
-        self._queries: dict[str, Query] = {}
-        """Queries of the edits by id, for methods that take one back by making the others again."""
+        self.opens_with = dict(opens_with or {})
+        self._pool = Pool.empty(vlm, editor)
+        self._durable: DurablePool | None = None
         self._known: dict[Path, set[str]] = {}
         """For each folder, the states that were loaded from it, saved to it or begun there."""
         self._lock = RLock()
+        if store is not None:
+            self._durable = _durable(store, self._pool, self._made_with)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        """The state for a copy, without the store: a copy has edits of its own from then on."""
+        state = {name: value for name, value in vars(self).items() if name != "_lock"}
+        return state | {"_pool": self.pool, "_durable": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._lock = RLock()
 
     @property
-    def _has_bank(self) -> bool:
-        """Whether the method keeps each edit by itself; otherwise its weights hold all of them."""
-        return isinstance(self.editor, BankEditor)
+    def store(self) -> "Store | None":
+        """The store that keeps the edits, if there is one."""
+        return self._durable.store if self._durable else None
+
+    @property
+    def pool(self) -> Pool:
+        """The edits with their patch; a store's as it is now."""
+        return self._durable.pool if self._durable else self._pool
+
+    @property
+    def editor(self) -> Editor:
+        """The editor."""
+        return self._pool.editor
+
+    @property
+    def patch(self) -> Patch:
+        """The patch with which the model answers."""
+        return self.pool.patch
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -124,15 +155,21 @@ class EditableVLM:
     @property
     def history(self) -> tuple[Edit, ...]:
         """All edits, oldest first; superseded ones name the edit that superseded them."""
-        return history(self._edits)
+        return self.pool.history
 
-    def edit(self, queries: Query | Sequence[Query]) -> list[Edit]:
+    @property
+    def _made_with(self) -> dict[str, str]:
+        """The known arguments of :func:`load`, the prompt format included."""
+        return self.opens_with | {"prompt_format": self.vlm.prompt_format}
+
+    def edit(self, queries: Query | Sequence[Query], *, who: str = "", why: str = "") -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
         An edit supersedes the earlier edit of the same question about the same image, and is
-        made for the first spelling of the question. See :class:`Edit` for what is reported of each.
-        Raises :class:`BadInput` for an empty prompt or target, for a target that the tokenizer
-        cannot encode, and for an image that cannot be read; then none of the queries is edited.
+        made for the first spelling of the question. See :class:`Edit` for what is reported of each;
+        ``who`` and ``why`` are kept with it. Raises :class:`BadInput` for an empty prompt or
+        target, for a target that the tokenizer cannot encode, and for an image that cannot be read;
+        then none of the queries is edited.
         """
         given = checked(queries)
         for query in given:
@@ -142,66 +179,29 @@ class EditableVLM:
                 )
             self.vlm.check_target(query.target)
         opened = [_opened(query) for query in given]
-        new = [_describe(query, source) for query, source in zip(opened, given, strict=True)]
-        with self._lock, self._editing():
-            self._add(new, opened)
-            return list(self.history[len(self._edits) - len(new) :])
-
-    def _add(self, new: Sequence[Edit], queries: Sequence[Query]) -> None:
-        """Make new edits, given as entries of the listing and as queries with opened images."""
-        edits = [*self._edits, *new]
-        first = spellings(edits)
-        spelled = [
-            replace(query, prompt=first[edit.number])
-            for query, edit in zip(queries, new, strict=True)
+        new = [
+            _describe(query, source, who, why) for query, source in zip(opened, given, strict=True)
         ]
-        held = [True] * len(new) if self._has_bank else _last_of_each_question(new)
-        patch = self.editor.edit(list(compress(spelled, held)), self.patch)
-        model = PatchedModel(self.vlm, self.editor)
-        found = conflicts(model, self.patch, patch, edits, spelled)
-        patch = _overruling(patch, found)
-        took = self._took(patch, queries, spelled)
-        for number, indices in enumerate(found, start=len(self._edits)):
-            edits[number] = replace(
-                edits[number],
-                took=took[number - len(self._edits)],
-                held=held[number - len(self._edits)],
-                conflicts=tuple(edits[index].id for index in indices),
-            )
-        self.patch = patch
-        self._edits = edits
-        if not self._has_bank:
-            self._queries |= {edit.id: query for edit, query in zip(new, queries, strict=True)}
-            self._drop_superseded(queries, spelled)
+        with self._editing(), self._changing("edit", who) as draft:
+            if self._durable:
+                draft.images = {
+                    edit.id: [image_file(image) for image in source.images]
+                    for edit, source in zip(new, given, strict=True)
+                }
+            draft.pool = draft.pool.with_edits(new, opened)
+            return list(draft.pool.history[len(draft.pool.edits) - len(new) :])
 
-    def _drop_superseded(self, queries: Sequence[Query], spelled: Sequence[Query]) -> None:
-        """Remake the edits that are in force if the weights still hold a superseded one.
-
-        The last edits are those of ``queries``, which are then checked again.
-        """
-        if not any(edit.superseded_by and edit.held for edit in self.history):
-            return
-        if not self._remembers(self.edits):
-            return
-        self._remake(self._edits)
-        first = len(self._edits) - len(queries)
-        took = self._took(self.patch, queries, spelled)
-        for number, answered in enumerate(took, start=first):
-            self._edits[number] = replace(self._edits[number], took=answered)
-
-    def _took(self, patch: Patch, queries: Sequence[Query], spelled: Sequence[Query]) -> list[bool]:
-        """Whether a patch gives each query its target, also in the first spelling of its prompt."""
-        again = [at for at, query in enumerate(queries) if query.prompt != spelled[at].prompt]
-        asked = [*queries, *(spelled[at] for at in again)]
-        model = PatchedModel(self.vlm, self.editor)
-        replies = model.answers(patch, asked, [query.target for query in queries])
-        answered = [
-            is_target(reply.text, query.target) for reply, query in zip(replies, asked, strict=True)
-        ]
-        took = answered[: len(queries)]
-        for at, in_first_spelling in zip(again, answered[len(queries) :], strict=True):
-            took[at] = took[at] and in_first_spelling
-        return took
+    @contextmanager
+    def _changing(self, kind: str, who: str) -> Iterator[Draft]:
+        """A change of the pool, which takes effect when the block ends without an error."""
+        with self._lock:
+            if self._durable:
+                with self._durable.changing(kind, who) as draft:
+                    yield draft
+            else:
+                draft = Draft(self._pool)
+                yield draft
+                self._pool = draft.pool
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
@@ -224,69 +224,25 @@ class EditableVLM:
     def explain(self, query: Query) -> list[tuple[Edit, float]]:
         """The edits that fire on ``query``, with their weights, the largest first."""
         [query] = checked([query])
-        with self._lock:
-            patch = self.patch
-            in_patch = [edit for edit in self.history if edit.held]
-        with self.vlm.unpatched(), self.vlm.patched(patch):
+        pool = self.pool
+        in_patch = [edit for edit in pool.history if edit.held]
+        with self.vlm.unpatched(), self.vlm.patched(pool.patch):
             [reply] = self.vlm.answers([query], max_new_tokens=1)
         fired = sorted(reply.fired, key=lambda pair: -pair[1])
         return [(in_patch[expert], weight) for expert, weight in fired]
 
-    def forget(self, ids: str | Iterable[str]) -> list[Edit]:
+    def forget(self, ids: str | Iterable[str], *, who: str = "") -> list[Edit]:
         """Take edits back, given by id or by a unique beginning of it; return them in their order.
 
         Raises :class:`BadInput` for an id that no edit has, and a beginning that several share;
         then none is taken back.
         """
         wanted = _ids(ids)
-        with self._lock:
-            gone = {self._find(id) for id in wanted}
-            kept = [number for number in range(len(self._edits)) if number not in gone]
-            taken = [self._edits[number] for number in sorted(gone)]
-            left = [self._edits[number] for number in kept]
-            if self._has_bank:
-                self.patch = self.editor.select(self.patch, kept)
-                self._edits = left
-            else:
-                with self._editing():
-                    self._remake(left)
-        return taken
-
-    def _remake(self, edits: Sequence[Edit]) -> None:
-        """Drop all edits, then remake those of ``edits`` that are in force.
-
-        Raises :class:`BadInput` where their images are not kept.
-        """
-        last = {edit.number: edit.id for edit in edits}
-        in_force = [edit for edit in edits if last[edit.number] == edit.id]
-        if not self._remembers(in_force):
-            raise BadInput(
-                f"{self.editor.name} takes an edit back by making the others again, and lacks "
-                "some of their images: restore the folder from a copy, or make the edits again "
-                "elsewhere"
-            )
-        patch = self.editor.empty()
-        if in_force:
-            first = spellings(edits)
-            patch = self.editor.edit(
-                [replace(self._queries[edit.id], prompt=first[edit.number]) for edit in in_force]
-            )
-        self.patch = patch
-        self._edits = [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
-
-    def _remembers(self, edits: Sequence[Edit]) -> bool:
-        """Whether the queries of these edits are kept."""
-        return all(edit.id in self._queries for edit in edits)
-
-    def _find(self, id: str) -> int:
-        """The index of the edit that an id, or its beginning, names."""
-        found = [number for number, edit in enumerate(self._edits) if id and edit.id.startswith(id)]
-        if not found:
-            raise BadInput(f"no edit {id!r}: `edits` lists those in force")
-        if len(found) > 1:
-            alike = ", ".join(self._edits[number].id for number in found)
-            raise BadInput(f"{id!r} may be any of {alike}: give more of the id")
-        return found[0]
+        with self._editing(), self._changing("forget", who) as draft:
+            edits = draft.pool.edits
+            gone = sorted({_find(edits, id) for id in wanted})
+            draft.pool = draft.pool.without(gone)
+        return [edits[index] for index in gone]
 
     def save(self, folder: str | Path) -> Path:
         """Write the edits to ``folder``, all or nothing: a failed save leaves the earlier state.
@@ -299,6 +255,7 @@ class EditableVLM:
         Listing.find(folder)
         target = resolved_path(folder)
         with self._lock, locked(target):
+            pool = self.pool
             before = Listing.find(target)
             known = self._known.setdefault(target, {before.tensors} if before else set())
             if before and before.tensors not in known:
@@ -306,9 +263,9 @@ class EditableVLM:
                     f"others have changed the edits in {folder}: "
                     "load them again, or choose another folder"
                 )
-            listing = self._listing()
+            listing = self._listing(pool)
             try:
-                self._save_tensors(target / listing.tensors, listing.origin)
+                _save_tensors(pool, target / listing.tensors, listing.origin)
                 with writing(folder):
                     sync(target)
                 known.add(listing.tensors)
@@ -317,30 +274,27 @@ class EditableVLM:
                 tidy(target, before)
         return target
 
-    def _listing(self) -> Listing:
+    def _listing(self, pool: Pool) -> Listing:
         """The listing of the present state."""
         return Listing(
             editor=self.editor.name,
             editor_fingerprint=self.editor.fingerprint,
             model_fingerprint=self.vlm.fingerprint,
-            edits=tuple(self._edits),
-            opens_with=self.opens_with | {"prompt_format": self.vlm.prompt_format},
+            edits=pool.edits,
+            opens_with=self._made_with,
         )
-
-    def _save_tensors(self, folder: Path, origin: dict[str, str]) -> None:
-        """Save the patch and, for methods that need them again, the images of the edits."""
-        self.patch.save(folder)
-        if not self._has_bank:
-            save_queries(folder, self._edits, self._queries, origin)
 
     @torch.inference_mode(False)
     def load(self, folder: str | Path) -> None:
         """Replace the edits by those of ``folder``; the editor too, if an earlier one made them.
 
         Earlier editors are those that shipped with a former version of the package. Raises
-        :class:`BadInput` if there are no edits or the files are damaged, :class:`Mismatch` if they
-        were made with another model, editor or prompt format, which it names.
+        :class:`BadInput` if there are no edits, the files are damaged, or a store keeps the edits;
+        :class:`Mismatch` if they were made with another model, editor or prompt format, which it
+        names.
         """
+        if self._durable:
+            raise BadInput(f"the edits are kept in {self.store}: load {folder} without a store")
         listing, editor, patch = self._read(folder)
         listed = sum(edit.held for edit in listing.edits)
         if len(patch) != listed:
@@ -351,10 +305,7 @@ class EditableVLM:
         patch = _with_ledger(patch, listing.edits)
         queries = load_queries(resolved_path(folder) / listing.tensors, listing.edits)
         with self._lock:
-            self.editor = editor
-            self.patch = patch
-            self._edits = list(listing.edits)
-            self._queries = queries
+            self._pool = Pool(self.vlm, editor, patch, listing.edits, queries)
             self._known[resolved_path(folder)] = {listing.tensors}
         self.opens_with = {**listing.opens_with, **self.opens_with}
 
@@ -425,8 +376,20 @@ def _opened(query: Query) -> Query:
     return replace(query, image=[open_image(image) for image in query.images])
 
 
-def _describe(query: Query, source: Query) -> Edit:
-    """The listing of a new edit. ``source`` is the query as given, with the names of its images.
+def _save_tensors(pool: Pool, folder: Path, origin: dict[str, str]) -> None:
+    """Save a patch and, for methods that need them again, the images of the edits."""
+    pool.patch.save(folder)
+    if not pool.has_bank:
+        save_queries(folder, pool.edits, pool.queries, origin)
+
+
+def _durable(store: Store | str | Path, empty: Pool, opens_with: dict[str, str]) -> DurablePool:
+    """The pool that a store keeps."""
+    return DurablePool(store if isinstance(store, Store) else Store(store), empty, opens_with)
+
+
+def _describe(query: Query, source: Query, who: str, why: str) -> Edit:
+    """The entry of a new edit. ``source`` is the query as given, with the names of its images.
 
     The id is a hash of the edit and its time.
     """
@@ -442,24 +405,20 @@ def _describe(query: Query, source: Query) -> Edit:
         time=time,
         names=names if any(names) else (),
         about=image_index(query),
+        who=who,
+        why=why,
     )
 
 
-def _last_of_each_question(edits: Sequence[Edit]) -> list[bool]:
-    """Whether each edit is the last of its question."""
-    last = {edit.number: index for index, edit in enumerate(edits)}
-    return [last[edit.number] == index for index, edit in enumerate(edits)]
-
-
-def _overruling(patch: Patch, conflicts: Sequence[Sequence[int]]) -> Patch:
-    """The patch in which the newest edits, one for each of ``conflicts``, overrule those edits."""
-    if not isinstance(patch, BankPatch) or not any(conflicts):
-        return patch
-    first = len(patch) - len(conflicts)
-    overruled = {
-        number: indices for number, indices in enumerate(conflicts, start=first) if indices
-    }
-    return patch.with_ledger(ledger_overruling(patch.ledger, overruled))
+def _find(edits: Sequence[Edit], id: str) -> int:
+    """The index of the edit that an id, or its beginning, names."""
+    found = [number for number, edit in enumerate(edits) if id and edit.id.startswith(id)]
+    if not found:
+        raise BadInput(f"no edit {id!r}: `edits` lists those in force")
+    if len(found) > 1:
+        alike = ", ".join(edits[number].id for number in found)
+        raise BadInput(f"{id!r} may be any of {alike}: give more of the id")
+    return found[0]
 
 
 def _with_ledger(patch: Patch, edits: Sequence[Edit]) -> Patch:

@@ -12,7 +12,8 @@ import pytest
 from rich.cells import cell_len
 
 from liveedit.artifacts import locked
-from liveedit.store.listing import Edit, Listing
+from liveedit.store.edit import Edit
+from liveedit.store.listing import Listing
 
 QUESTION = "What is the country with this flag?"
 COMMAND = [sys.executable, "-c", "from liveedit.cli import main; main()"]

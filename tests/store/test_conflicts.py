@@ -3,7 +3,7 @@
 import pytest
 
 from liveedit.store.conflicts import competitors, is_target
-from liveedit.store.listing import Edit
+from liveedit.store.edit import Edit
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from liveedit.cli.display import Unshown, interrupt_message, shown
 from liveedit.cli.options import Loading, Question, path, with_groups
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
-from liveedit.store.listing import FILE, Edit, Listing
+from liveedit.store.edit import Edit
+from liveedit.store.listing import FILE, Listing
 from liveedit.types import visible
 
 if TYPE_CHECKING:

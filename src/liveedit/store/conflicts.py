@@ -21,7 +21,7 @@ from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
 from liveedit.question import question
-from liveedit.store.listing import Edit
+from liveedit.store.edit import Edit
 from liveedit.types import Query
 
 __all__ = ["PatchedModel", "competitors", "conflicts", "is_target"]

@@ -7,7 +7,7 @@ listing.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -23,73 +23,13 @@ from liveedit.artifacts import (
     write_file,
 )
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
-from liveedit.question import number
+from liveedit.store.edit import Edit, history
 
-__all__ = ["FILE", "Edit", "Listing", "history", "spellings", "tidy"]
+__all__ = ["FILE", "Listing", "tidy"]
 
 FILE = "edits.json"
 VERSION = 2
 TENSORS = re.compile(r"tensors-[0-9a-f]{8}")
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """An entry of the listing: one edit.
-
-    Arguments:
-        id: Short id.
-        prompt: The question.
-        target: The answer to give.
-        image: Hash of the pixels of the images; empty without images.
-        time: When it was made, in ISO format.
-        names: Names of the images, where they have any.
-        about: Which of the images the question is about; -1 where there is only one.
-        took: Whether the model answered with the target once the edit was made.
-        conflicts: Ids of the earlier edits in force that it is in conflict with
-            (:mod:`liveedit.store.conflicts`). Where both fire, it overrules them.
-        held: Whether the patch still holds it. Methods without a bank drop superseded edits when
-            they are made again.
-        superseded_by: Id of the later edit of the same question about the same images.
-    """
-
-    id: str
-    prompt: str
-    target: str
-    image: str
-    time: str
-    names: tuple[str, ...] = ()
-    about: int | None = -1
-    took: bool | None = None
-    conflicts: tuple[str, ...] = ()
-    held: bool = True
-    superseded_by: str = ""
-
-    @property
-    def number(self) -> int:
-        """The number of its question (:func:`liveedit.question.number`)."""
-        return number(self.prompt, self.image, self.about)
-
-
-def spellings(edits: Sequence[Edit]) -> dict[int, str]:
-    """The first spelling of each question, by the number of the question."""
-    return {edit.number: edit.prompt for edit in reversed(edits)}
-
-
-def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """The edits in their order, with ``superseded_by``, and with conflicts among those in force."""
-    last = {edit.number: edit.id for edit in edits}
-    in_force = set(last.values())
-    found: list[Edit] = []
-    for edit in edits:
-        latest = last[edit.number]
-        found.append(
-            replace(
-                edit,
-                superseded_by="" if latest == edit.id else latest,
-                conflicts=tuple(id for id in edit.conflicts if id in in_force),
-            )
-        )
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from liveedit.artifacts import read_tensors, write_tensors
-from liveedit.store.listing import Edit
+from liveedit.store.edit import Edit
 from liveedit.types import Query
 
 __all__ = ["load_queries", "save_queries"]

@@ -34,6 +34,8 @@ class BankPatch(Patch):
     """
 
     FILE: ClassVar[str] = "edits.safetensors"
+    factors: ClassVar[tuple[str, ...]] = ()
+    """The tensors that are read only when an edit fires; all others route queries."""
 
     def __init__(self, editor: Editor, bank: Bank) -> None:
         self.editor = editor
@@ -66,6 +68,11 @@ class BankPatch(Patch):
         overruled.
         """
         return without_overruled(self.ledger, fires & self.not_superseded)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The text that the patch keeps of each edit; by default none."""
+        return [""] * len(self)
 
     def stored(self) -> Bank:
         """The bank with the ledger's columns, as it is saved."""
@@ -124,6 +131,11 @@ class BankEditor(Editor[B]):
         ledger = {name: tensors.pop(name) for name in COLUMNS if name in tensors}
         made = self.restored(Bank(tensors), metadata, folder)
         return made.with_ledger(Bank(ledger)) if ledger else made
+
+    def from_rows(self, bank: Bank, texts: Sequence[str]) -> B:  # noqa: ARG002
+        """The patch with these rows and :attr:`BankPatch.texts`, and without a ledger."""
+        made: B = self.patch_class(self, bank)
+        return made
 
     def restored(self, bank: Bank, metadata: dict[str, str], folder: Path) -> B:  # noqa: ARG002
         """The patch of a bank that was read from ``folder`` with its metadata."""

@@ -43,6 +43,11 @@ class ContextPatch(BankPatch):
         """Bytes of the keys and of the texts."""
         return self.bank.nbytes + sum(len(text.encode()) for text in self.contexts)
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """See :attr:`BankPatch.texts`."""
+        return self.contexts
+
     def eligible(self, fits: Tensor) -> Tensor:
         """Of the edits that fit a query, boolean (1, E), those in force.
 
@@ -101,6 +106,11 @@ class InContextEditor(BankEditor[C]):
         """See :meth:`BankEditor.selected`."""
         contexts = [patch.contexts[edit] for edit in index]
         made: C = self.patch_class(self, patch.bank.select(index), contexts)
+        return made
+
+    def from_rows(self, bank: Bank, texts: Sequence[str]) -> C:
+        """See :meth:`BankEditor.from_rows`."""
+        made: C = self.patch_class(self, bank, texts)
         return made
 
     def restored(self, bank: Bank, metadata: dict[str, str], folder: Path) -> C:

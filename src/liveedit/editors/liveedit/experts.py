@@ -83,9 +83,11 @@ class ExpertPatch(BankPatch):
     """
 
     FILE = "liveedit.safetensors"
-    editor: "ExpertEditor"
+    factors = ("expert_in", "expert_out")
+    editor: Any
+    """An :class:`ExpertEditor`, or another editor of experts."""
 
-    def __init__(self, editor: "ExpertEditor", bank: Bank) -> None:
+    def __init__(self, editor: Any, bank: Bank) -> None:
         super().__init__(editor, bank.to(editor.device))
 
     def __getitem__(self, index: slice) -> "ExpertPatch":
@@ -153,7 +155,7 @@ class ExpertBranch(Branch[ExpertRoute]):
 
     def route(self, x: Tensor) -> ExpertRoute:
         """Choose experts for the prompts, and note them in ``batch.fired``."""
-        routing = self.patch.route(x, self.batch.spans)
+        routing = self.routing_of(x)
         experts, weights = routing.ranked()
         kept = routing.keep.sum(1)
         fired = []
@@ -164,6 +166,10 @@ class ExpertBranch(Branch[ExpertRoute]):
         self.batch.fired[self.patch] = fired
         self.rows = kept.nonzero()[:, 0]
         return ExpertRoute(experts, weights, kept, self.batch.last_prompt_tokens())
+
+    def routing_of(self, x: Tensor) -> Routing:
+        """The router's decision for the prompts ``x`` (B, T, D)."""
+        return self.patch.route(x, self.batch.spans)
 
     def reorder(self, rows: Tensor) -> None:
         """See :meth:`Branch.reorder`."""

@@ -1,0 +1,271 @@
+"""DurablePool: the pool of one editor, kept in a store that others may change, too.
+
+Each change of the pool is one transaction. Before it, and before each answer, changes that other
+processes made are read; what is read is a fraction of the store: new rows only.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import RLock
+
+from PIL import Image
+
+from liveedit.data.images import Source, open_image
+from liveedit.editors.base import Editor
+from liveedit.editors.common.bank import Bank
+from liveedit.editors.common.bank_editor import BankEditor, BankPatch
+from liveedit.editors.common.precedence import ledger_overruling, ledger_rows
+from liveedit.errors import Mismatch
+from liveedit.models.patch import Patch
+from liveedit.store.edit import Edit
+from liveedit.store.pool import Pool
+from liveedit.store.store import Change, Kept, Maker, Store
+from liveedit.store.tensors import Layout
+from liveedit.types import Query
+
+__all__ = ["Draft", "DurablePool", "image_file"]
+
+THUMBNAIL = 160
+"""Longest side of a thumbnail, in pixels."""
+
+
+class DurablePool:
+    """The pool of one editor on one model, and the store that keeps it.
+
+    ``opens_with`` are the known arguments of :func:`liveedit.load`. Raises :class:`Mismatch` for a
+    store whose edits another model or editor made, which it names.
+    """
+
+    def __init__(self, store: Store, empty: Pool, opens_with: dict[str, str]) -> None:
+        self.store = store
+        self.empty = empty
+        self.maker = Maker(
+            empty.editor.name,
+            empty.editor.fingerprint,
+            empty.vlm.fingerprint,
+            opens_with,
+            _layout(empty.patch),
+        )
+        self._state = State(empty, (), 0)
+        self._lock = RLock()
+        check_makers(store, self.maker, empty)
+
+    @property
+    def pool(self) -> Pool:
+        """The pool with all changes that were kept until now."""
+        with self._lock:
+            self._state = self._read(self._state)
+            return self._state.pool
+
+    @contextmanager
+    def changing(self, kind: str, who: str = "") -> "Iterator[Draft]":
+        """A change of the pool: what the block puts into the draft is kept when it ends."""
+        with self._lock, self.store.change(kind, who) as change:
+            state = self._read(self._state)
+            draft = Draft(state.pool)
+            yield draft
+            after = self._write(change, state, draft)
+        self._state = after
+
+    def _read(self, state: "State") -> "State":
+        """The state with the changes that were kept since; the same if there are none."""
+        version, changed = self.store.changed_since(state.version)
+        if version == state.version:
+            return state
+        number = self._number()
+        own = {row.number: row for row in changed if row.maker == number}
+        if not own:
+            return replace(state, version=version)
+        known = {row.number: row for row in state.rows} | own
+        present = [row for _, row in sorted(known.items()) if row.forgotten_in is None]
+        return State(self._pool(state, present), tuple(present), version)
+
+    def _number(self) -> int:
+        """The number of this pool's maker in the store; 0 before its first edit."""
+        if not self.maker.number:
+            for known in self.store.makers():
+                if known.identity == self.maker.identity:
+                    self.maker = known
+        return self.maker.number
+
+    def _pool(self, state: "State", present: Sequence[Kept]) -> Pool:
+        """The pool of these edits; what ``state`` holds of them is not read again."""
+        editor = self.empty.editor
+        edits = tuple(row.edit for row in present)
+        if isinstance(editor, BankEditor):
+            return replace(self.empty, patch=self._bank_patch(editor, state, present), edits=edits)
+        content = self.store.weights(self.maker.number)
+        patch = editor.empty() if content is None else unpacked(editor, content)
+        queries = {row.edit.id: self._query(row) for row in present}
+        return replace(self.empty, patch=patch, edits=edits, queries=queries)
+
+    def _bank_patch(self, editor: BankEditor, state: "State", present: Sequence[Kept]) -> BankPatch:
+        """The patch of these edits, for a method that keeps each of them by itself."""
+        former = state.pool.patch
+        assert isinstance(former, BankPatch)
+        numbers = {row.number for row in present}
+        stay = [index for index, row in enumerate(state.rows) if row.number in numbers]
+        bank = former.bank.select(range(len(stay)) if len(stay) == len(former) else stay)
+        texts = [former.texts[index] for index in stay]
+        new = [row.number for row in present[len(stay) :]]
+        if new:
+            rows = self.maker.layout.part(False).unpack(self.store.rows(new, "keys"))
+            rows |= self.maker.layout.part(True).unpack(self.store.rows(new, "factors"))
+            device = next(iter(bank.tensors().values())).device
+            bank = bank.append({name: tensor.to(device) for name, tensor in rows.items()})
+            texts += self.store.texts(new)
+        patch: BankPatch = editor.from_rows(bank, texts)
+        return patch.with_ledger(_ledger([row.edit for row in present]))
+
+    def _query(self, row: Kept) -> Query:
+        """The query of an edit, with its images."""
+        images = [
+            open_image(Image.open(io.BytesIO(file))) for file in self.store.images(row.number)
+        ]
+        return Query(row.edit.prompt, row.edit.target, images, about=row.edit.about)
+
+    def _write(self, change: Change, state: "State", draft: "Draft") -> "State":
+        """Keep a draft, and return the state that it becomes."""
+        pool = draft.pool
+        self.maker = change.maker(self.maker)
+        kept = {row.edit.id: row for row in state.rows}
+        wanted = {edit.id for edit in pool.edits}
+        change.forget([row.number for id, row in kept.items() if id not in wanted])
+        rows = []
+        for index, edit in enumerate(pool.edits):
+            row = kept.get(edit.id)
+            if row is None:
+                row = self._add(change, edit, index, draft)
+            elif row.edit != edit:
+                change.update(row.number, edit)
+                row = replace(row, edit=edit)
+            rows.append(row)
+        if not isinstance(pool.patch, BankPatch):
+            change.set_weights(self.maker.number, packed(pool.patch))
+        return State(pool, tuple(rows), change.version)
+
+    def _add(self, change: Change, edit: Edit, index: int, draft: "Draft") -> Kept:
+        """Add the edit at ``index`` of a draft."""
+        patch = draft.pool.patch
+        files = draft.images.get(edit.id, [])
+        keys = factors = b""
+        text = ""
+        if isinstance(patch, BankPatch):
+            tensors = patch.bank.tensors()
+            keys = self.maker.layout.part(False).pack(tensors, index)
+            factors = self.maker.layout.part(True).pack(tensors, index)
+            text = patch.texts[index]
+        return change.add(
+            edit,
+            self.maker.number,
+            keys=keys,
+            factors=factors,
+            text=text,
+            images=files,
+            thumbnail=thumbnail(files[0]) if files else b"",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The store as it was last read.
+
+    Arguments:
+        pool: The pool.
+        rows: Its edits as the store keeps them, in the same order.
+        version: The version of the store.
+    """
+
+    pool: Pool
+    rows: tuple[Kept, ...]
+    version: int
+
+
+@dataclass
+class Draft:
+    """A change of a pool before it is kept.
+
+    Arguments:
+        pool: The pool, to be replaced.
+        images: The images of new edits, as files, by the edit's id.
+    """
+
+    pool: Pool
+    images: dict[str, list[bytes]] = field(default_factory=dict)
+
+
+def check_makers(store: Store, own: Maker, empty: Pool) -> None:
+    """Raise :class:`Mismatch` for a store whose edits another model or editor made."""
+    for maker in store.makers():
+        if maker.identity == own.identity:
+            continue
+        made = maker.opens_with
+        if not empty.vlm.known_as(maker.model_fingerprint):
+            named = " ".join(made[name] for name in ("model", "dtype") if name in made)
+            raise Mismatch(
+                f"the edits in {store} were made on another model "
+                f"({named or 'one that it does not name'}): load that one"
+            )
+        raise Mismatch(
+            f"the edits in {store} were made by another editor "
+            f"({made.get('editor', maker.editor)}): load that one"
+        )
+
+
+def _layout(patch: Patch) -> Layout:
+    """The layout of a patch's rows."""
+    if not isinstance(patch, BankPatch):
+        return Layout(())
+    return Layout.of(patch.bank.tensors(), patch.factors)
+
+
+def _ledger(edits: Sequence[Edit]) -> Bank:
+    """The ledger of edits: which of them ask the same, and which overrule which."""
+    ledger = Bank(ledger_rows([edit.number for edit in edits]))
+    index = {edit.id: number for number, edit in enumerate(edits)}
+    overruled = {}
+    for number, edit in enumerate(edits):
+        if found := [index[id] for id in edit.conflicts if id in index]:
+            overruled[number] = found
+    return ledger_overruling(ledger, overruled) if overruled else ledger
+
+
+def packed(patch: Patch) -> bytes:
+    """A patch as bytes: the files that it saves."""
+    stream = io.BytesIO()
+    with TemporaryDirectory() as folder, zipfile.ZipFile(stream, "w") as archive:
+        patch.save(Path(folder))
+        for file in sorted(Path(folder).iterdir()):
+            archive.write(file, file.name)
+    return stream.getvalue()
+
+
+def unpacked(editor: Editor, content: bytes) -> Patch:
+    """The patch that :func:`packed` turned into bytes."""
+    with TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(folder)
+        patch: Patch = editor.load_patch(Path(folder))
+        return patch
+
+
+def image_file(image: Source) -> bytes:
+    """An image as a file: the file itself, or a PNG of a picture in memory."""
+    if not isinstance(image, Image.Image):
+        return Path(image).read_bytes()
+    stream = io.BytesIO()
+    open_image(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def thumbnail(file: bytes) -> bytes:
+    """A small JPEG of an image."""
+    picture = open_image(Image.open(io.BytesIO(file)))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    picture.convert("RGB").save(stream, "JPEG", quality=85)
+    return stream.getvalue()

@@ -1,0 +1,461 @@
+"""Store: keeps edits durably, for any number of processes and threads.
+
+A change is one transaction (:class:`Change`): it is kept whole, or nothing of it is. Nothing that
+was kept is removed: an edit that is taken back stays on record, and each past state can be read.
+Readers see a change as soon as it is kept; :attr:`Store.version` tells whether there is one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, Table, and_, func, insert, or_, select, update
+
+from liveedit.errors import BadInput
+from liveedit.store import schema
+from liveedit.store.database import Database, store_url
+from liveedit.store.edit import Edit, history
+from liveedit.store.tensors import Layout, checksum
+
+__all__ = ["Change", "Hit", "Kept", "Maker", "Store", "now"]
+
+BATCH = 500
+"""Rows that one statement reads by their numbers; databases limit its length."""
+PIECE = 1 << 24
+"""Bytes of one row of weights."""
+HITS = 1000
+"""Hits of an edit that are kept, the newest; their count is kept of all."""
+
+
+def now() -> str:
+    """The present time in ISO format."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """An editor on a model, which made some of the edits.
+
+    Arguments:
+        editor: Name of the method.
+        editor_fingerprint: Fingerprint of the editor.
+        model_fingerprint: Fingerprint of the model.
+        opens_with: Known arguments of :func:`liveedit.load`.
+        layout: The tensors of each of its edits; empty for a method whose weights hold all edits.
+        number: Its number in the store.
+    """
+
+    editor: str
+    editor_fingerprint: str
+    model_fingerprint: str
+    opens_with: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout = field(default_factory=lambda: Layout(()))
+    number: int = 0
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The fingerprints, by which makers are told apart."""
+        return self.editor_fingerprint, self.model_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An edit as the store keeps it, without tensors and images.
+
+    Arguments:
+        number: Its number: edits are counted in the order in which they were made.
+        maker: Number of its maker.
+        edit: The edit.
+        made_in: Version of the store in which it was made.
+        forgotten_in: Version in which it was taken back; ``None`` while it is not.
+        hits: How often it fired.
+    """
+
+    number: int
+    maker: int
+    edit: Edit
+    made_in: int
+    forgotten_in: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One firing of an edit.
+
+    Arguments:
+        edit: Number of the edit.
+        weight: Its weight.
+        time: When it fired, in ISO format.
+        request: Id of the request, if there is one.
+    """
+
+    edit: int
+    weight: float
+    time: str
+    request: str = ""
+
+
+class Store:
+    """The edits in a database; see :func:`liveedit.store.database.store_url` for ``where``.
+
+    A missing store is created, unless ``create`` is false. Raises :class:`BadInput` where there is
+    none or something else is in its place, :class:`Mismatch` for a newer version's store, and
+    :class:`StorageError` where the database cannot be used; so does every method.
+    """
+
+    def __init__(
+        self, where: str | Path, *, create: bool = True, database: Database | None = None
+    ) -> None:
+        self.database = Database(store_url(where)) if database is None else database
+        try:
+            self._open(where, create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, where: str | Path, create: bool) -> None:
+        """Create the tables where they are missing, and bring older ones up to date."""
+        found = self.database.exists()
+        if not found and not create:
+            raise BadInput(f"no edits in {where}: check the path, or make one with `liveedit edit`")
+        if not found or not self.database.check_revision():
+            self.database.migrate()
+
+    def __str__(self) -> str:
+        return str(self.database)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.database.close()
+
+    # Reading
+
+    @property
+    def version(self) -> int:
+        """The number of the newest change; 0 before the first."""
+        with self.database.reading() as connection:
+            return _version(connection)
+
+    def version_at(self, time: datetime) -> int:
+        """The number of the newest change at a time."""
+        stamp = time.astimezone(UTC).isoformat(timespec="microseconds")
+        query = select(func.max(schema.changes.c.version)).where(schema.changes.c.time <= stamp)
+        with self.database.reading() as connection:
+            return connection.execute(query).scalar() or 0
+
+    def makers(self) -> list[Maker]:
+        """All makers, in the order of their first edits."""
+        with self.database.reading() as connection:
+            return _makers(connection)
+
+    def kept(self, at: int | None = None) -> list[Kept]:
+        """The edits not taken back, oldest first, at version ``at``; by default now."""
+        with self.database.reading() as connection:
+            return _kept(connection, at)
+
+    def edits(self, at: int | None = None) -> list[Edit]:
+        """The same edits with ``superseded_by``, and with conflicts among those in force."""
+        return list(history([row.edit for row in self.kept(at)]))
+
+    def changed_since(self, version: int) -> tuple[int, list[Kept]]:
+        """The present version, and the edits that were made or taken back after ``version``."""
+        table = schema.edits
+        query = _kept_query().where(or_(table.c.made_in > version, table.c.forgotten_in > version))
+        with self.database.reading() as connection:
+            rows = [_kept_row(row) for row in connection.execute(query)]
+            return _version(connection), rows
+
+    def find(self, id: str) -> Kept:
+        """The edit that an id, or a unique beginning of it, names, taken back or not."""
+        table = schema.edits
+        alike = table.c.id.startswith(id, autoescape=True)
+        query = select(table).where(alike).order_by(func.length(table.c.id)).limit(2)
+        with self.database.reading() as connection:
+            found = [_kept_row(row) for row in connection.execute(query)]
+        if not id or not found:
+            raise BadInput(f"no edit {id!r}: `edits` lists those in force")
+        exact = [row for row in found if row.edit.id == id]
+        if len(found) > 1 and not exact:
+            ids = ", ".join(row.edit.id for row in found)
+            raise BadInput(f"{id!r} may be any of {ids} …: give more of the id")
+        return (exact or found)[0]
+
+    def rows(self, numbers: Sequence[int], part: str) -> list[bytes]:
+        """The ``part``, "keys" or "factors", of each edit's tensors, in the order of ``numbers``.
+
+        Raises :class:`BadInput` for one that is missing or damaged.
+        """
+        table = schema.experts
+        value = table.c[part]
+        checked = table.c[f"{part}_checksum"]
+        found: dict[int, bytes] = {}
+        with self.database.reading() as connection:
+            for some in _batches(numbers):
+                query = select(table.c.edit, value, checked).where(table.c.edit.in_(some))
+                for number, content, expected in connection.execute(query):
+                    if checksum(content) != expected:
+                        raise self.damaged(connection, number, "its tensors are damaged")
+                    found[number] = content
+            for number in numbers:
+                if number not in found:
+                    raise self.damaged(connection, number, "its tensors are missing")
+        return [found[number] for number in numbers]
+
+    def texts(self, numbers: Sequence[int]) -> list[str]:
+        """The texts that the patch keeps of edits, in the order of ``numbers``."""
+        table = schema.experts
+        found: dict[int, str] = {}
+        with self.database.reading() as connection:
+            for some in _batches(numbers):
+                query = select(table.c.edit, table.c.text).where(table.c.edit.in_(some))
+                found |= {row.edit: row.text for row in connection.execute(query)}
+        return [found[number] for number in numbers]
+
+    def damaged(self, connection: Connection, number: int, what: str) -> BadInput:
+        """The error for an edit that cannot be read."""
+        query = select(schema.edits.c.id).where(schema.edits.c.number == number)
+        id = connection.execute(query).scalar()
+        return BadInput(
+            f"edit {id} in {self} is damaged ({what}): `liveedit forget {id}` and make it again, "
+            "or restore the store from a copy"
+        )
+
+    def images(self, number: int) -> list[bytes]:
+        """The images of an edit, as files, in their order."""
+        table = schema.images
+        query = select(table.c.content).where(table.c.edit == number).order_by(table.c.position)
+        with self.database.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def thumbnail(self, number: int) -> bytes | None:
+        """The thumbnail of an edit, a JPEG; ``None`` for an edit without image."""
+        table = schema.thumbnails
+        query = select(table.c.content).where(table.c.edit == number)
+        with self.database.reading() as connection:
+            return connection.execute(query).scalar()
+
+    def weights(self, maker: int) -> bytes | None:
+        """The weights that hold all edits of a maker; ``None`` where there are none."""
+        table = schema.weights
+        query = select(table.c.content).where(table.c.maker == maker).order_by(table.c.part)
+        with self.database.reading() as connection:
+            parts = list(connection.execute(query).scalars())
+        return b"".join(parts) if parts else None
+
+    # Writing
+
+    @contextmanager
+    def change(self, kind: str, who: str = "") -> "Iterator[Change]":
+        """A change, kept when the block ends without an error; other writers wait meanwhile."""
+        with self.database.writing() as connection:
+            row = {"time": now(), "kind": kind, "who": who}
+            yield Change(connection, _inserted(connection, schema.changes, row))
+
+    def record_hits(self, hits: Sequence[Hit]) -> None:
+        """Keep firings of edits."""
+        if not hits:
+            return
+        rows = [
+            {"edit": hit.edit, "time": hit.time, "weight": hit.weight, "request": hit.request}
+            for hit in hits
+        ]
+        with self.database.writing() as connection:
+            connection.execute(insert(schema.hits), rows)
+
+    def hits(self, number: int, limit: int = 100) -> list[Hit]:
+        """The newest firings of an edit, the newest first."""
+        table = schema.hits
+        query = select(table).where(table.c.edit == number).order_by(table.c.number.desc())
+        with self.database.reading() as connection:
+            return [
+                Hit(row.edit, row.weight, row.time, row.request)
+                for row in connection.execute(query.limit(limit))
+            ]
+
+    def hit_counts(self) -> dict[int, int]:
+        """How often each edit fired, by its number; those that never did are left out."""
+        table = schema.hits
+        query = select(table.c.edit, func.count().label("hits")).group_by(table.c.edit)
+        with self.database.reading() as connection:
+            return {row.edit: row.hits for row in connection.execute(query)}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that is being made: the transaction, and the version that it becomes."""
+
+    connection: Connection
+    version: int
+
+    @property
+    def before(self) -> int:
+        """The version that the change starts from."""
+        query = select(func.max(schema.changes.c.version)).where(
+            schema.changes.c.version < self.version
+        )
+        return self.connection.execute(query).scalar() or 0
+
+    def maker(self, maker: Maker) -> Maker:
+        """The maker with its number; a new one is added."""
+        for known in _makers(self.connection):
+            if known.identity == maker.identity:
+                return known
+        row = {
+            "editor": maker.editor,
+            "editor_fingerprint": maker.editor_fingerprint,
+            "model_fingerprint": maker.model_fingerprint,
+            "opens_with": dict(maker.opens_with),
+            "layout": maker.layout.to_json(),
+        }
+        return replace(maker, number=_inserted(self.connection, schema.makers, row))
+
+    def add(
+        self,
+        edit: Edit,
+        maker: int,
+        *,
+        keys: bytes = b"",
+        factors: bytes = b"",
+        text: str = "",
+        images: Sequence[bytes] = (),
+        thumbnail: bytes = b"",
+    ) -> Kept:
+        """Add an edit with its tensors and images."""
+        values = _values(edit) | {"maker": maker, "made_in": self.version}
+        number = _inserted(self.connection, schema.edits, values)
+        tensors = {
+            "edit": number,
+            "keys": keys,
+            "factors": factors,
+            "text": text,
+            "keys_checksum": checksum(keys),
+            "factors_checksum": checksum(factors),
+        }
+        self.connection.execute(insert(schema.experts).values(tensors))
+        for position, content in enumerate(images):
+            row = {"edit": number, "position": position, "content": content}
+            self.connection.execute(insert(schema.images).values(row))
+        if thumbnail:
+            row = {"edit": number, "content": thumbnail}
+            self.connection.execute(insert(schema.thumbnails).values(row))
+        return Kept(number, maker, edit, self.version)
+
+    def update(self, number: int, edit: Edit) -> None:
+        """Replace what is said about an edit: whether it took, is held, or is in conflict."""
+        table = schema.edits
+        self.connection.execute(update(table).where(table.c.number == number).values(_values(edit)))
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Take edits back; they stay on record."""
+        table = schema.edits
+        for some in _batches(numbers):
+            self.connection.execute(
+                update(table)
+                .where(and_(table.c.number.in_(some), table.c.forgotten_in.is_(None)))
+                .values(forgotten_in=self.version)
+            )
+
+    def set_weights(self, maker: int, content: bytes) -> None:
+        """Replace the weights that hold all edits of a maker."""
+        table = schema.weights
+        self.connection.execute(table.delete().where(table.c.maker == maker))
+        for part, start in enumerate(range(0, len(content), PIECE)):
+            row = {"maker": maker, "part": part, "content": content[start : start + PIECE]}
+            self.connection.execute(insert(table).values(row))
+
+
+def _inserted(connection: Connection, table: Table, row: Mapping[str, Any]) -> int:
+    """Insert a row, and return its number."""
+    key = connection.execute(insert(table).values(row)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _version(connection: Connection) -> int:
+    """The number of the newest change."""
+    return connection.execute(select(func.max(schema.changes.c.version))).scalar() or 0
+
+
+def _makers(connection: Connection) -> list[Maker]:
+    rows = connection.execute(select(schema.makers).order_by(schema.makers.c.number))
+    return [
+        Maker(
+            row.editor,
+            row.editor_fingerprint,
+            row.model_fingerprint,
+            row.opens_with,
+            Layout.from_json(row.layout),
+            row.number,
+        )
+        for row in rows
+    ]
+
+
+def _kept_query() -> Select[Any]:
+    return select(schema.edits).order_by(schema.edits.c.number)
+
+
+def _kept(connection: Connection, at: int | None) -> list[Kept]:
+    table = schema.edits
+    query = _kept_query()
+    if at is None:
+        query = query.where(table.c.forgotten_in.is_(None))
+    else:
+        gone = or_(table.c.forgotten_in.is_(None), table.c.forgotten_in > at)
+        query = query.where(and_(table.c.made_in <= at, gone))
+    return [_kept_row(row) for row in connection.execute(query)]
+
+
+def _values(edit: Edit) -> dict[str, Any]:
+    """The columns of an edit."""
+    return {
+        "id": edit.id,
+        "question": edit.prompt,
+        "answer": edit.target,
+        "image": edit.image,
+        "about": edit.about,
+        "names": list(edit.names),
+        "asked": edit.number,
+        "time": edit.time,
+        "who": edit.who,
+        "why": edit.why,
+        "took": edit.took,
+        "held": edit.held,
+        "conflicts": list(edit.conflicts),
+        "checksum": _sum(edit),
+    }
+
+
+def _sum(edit: Edit) -> int:
+    """Checksum of an edit's texts."""
+    texts = (edit.id, edit.prompt, edit.target, edit.image, edit.time, edit.who, edit.why)
+    return checksum("\x1f".join(texts).encode(errors="surrogatepass"))
+
+
+def _kept_row(row: Row[Any]) -> Kept:
+    """An edit as a row of the database says."""
+    edit = Edit(
+        id=row.id,
+        prompt=row.question,
+        target=row.answer,
+        image=row.image,
+        time=row.time,
+        names=tuple(row.names),
+        about=row.about,
+        took=row.took,
+        conflicts=tuple(row.conflicts),
+        held=row.held,
+        who=row.who,
+        why=row.why,
+    )
+    return Kept(row.number, row.maker, edit, row.made_in, row.forgotten_in)
+
+
+def _batches(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """The numbers in lists of at most :data:`BATCH`."""
+    known = list(numbers)
+    for start in range(0, len(known), BATCH):
+        yield known[start : start + BATCH]
