@@ -7,6 +7,7 @@ from liveedit.editors.base import TrainableEditor
 from liveedit.editors.common.in_context import InContextEditor
 
 SMALL = {
+    "direct": {"images": 16, "variants": 2, "steps": 10},
     "ke": {"hidden": 8, "condition": 12},
     "lemoe": {"batch": 2, "rank": 4, "steps": 4, "lr": 1e-2},
     "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},

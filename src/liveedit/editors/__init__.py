@@ -26,6 +26,10 @@ class Method:
 
 
 EDITORS: dict[str, Method] = {
+    "direct": Method(
+        "liveedit.editors.direct:Direct",
+        "this package: an expert fitted to each edit, for models without a trained editor",
+    ),
     "ft-l": Method(
         "liveedit.editors.ft:FTL",
         "fine-tuning of the last layer, the baseline of Chen et al., CVPR 2025, and Huang et al., "

@@ -480,15 +480,27 @@ class Attachment:
             return None
         self.check_prompt(call, ids)
         batch = self.batch(call, ids)
-        self.call.answers = [Answer(patch, batch) for patch in patches]
+        answers = [Answer(patch, batch) for patch in patches]
+        with self.call_within_a_call():
+            for answer in answers:
+                answer.functions = answer.patch.bind(batch)
+                self.hook_sites(answer.functions)
+        self.call.answers = answers
         self.call.new = True
-        for answer in self.call.answers:
-            answer.functions = answer.patch.bind(batch)
-            self.hook_sites(answer.functions)
         self.keep_answers(call.cache)
         if batch.prefix:
             return args, kwargs | {"inputs_embeds": batch.embedded(kwargs["inputs_embeds"])}
         return None
+
+    @contextmanager
+    def call_within_a_call(self) -> Iterator[None]:
+        """Context in which a patch may call the model while a call of it begins."""
+        before = dict(self.call.__dict__)
+        try:
+            yield
+        finally:
+            self.call.__dict__.clear()
+            self.call.__dict__.update(before)
 
     def on_decoder_return(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """After the text decoder, also if it raised: keep the answers with the cache it made."""

@@ -132,6 +132,18 @@ class Encoder:
         """The number of an image's tokens, given its entry in :meth:`process_images`'s result."""
         return int(counted)
 
+    def encode_tokens(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """Texts without images, given as token ids, as one batch: all of a text is its prompt."""
+        input_ids = pad_rows(rows, self.pad_token_id, "right")
+        mask = pad_rows([[1] * len(row) for row in rows], 0, "right")
+        spans = find_spans(torch.zeros_like(mask), mask)
+        inputs = {"input_ids": input_ids, "attention_mask": mask, **self.join([])}
+        inputs |= self.token_kinds(input_ids, spans) | self.also_read([Query("?")] * len(rows))
+        labels = torch.full_like(input_ids, IGNORED)
+        return Batch(
+            {name: self.put(value) for name, value in inputs.items()}, labels.to(self.device), spans
+        )
+
     def join(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The image inputs of a batch, joined from those of all rows that have images."""
         if not parts:

@@ -1,0 +1,245 @@
+"""Direct: an expert fitted to each edit by gradient descent; nothing has to be trained first.
+
+This package's own method, for a model without a trained editor. An edit becomes an expert of
+LiveEdit's form (Chen et al., CVPR 2025, Eq. 6) at one decoder layer:
+
+    expert      fitting.py     a few steps of gradient descent from the edit layer upwards, on the
+                               edit, its variants (variants.py) and noisy states, while background
+                               answers are held
+    keys        keys.py        the frozen model's features of image and question on the unit sphere
+    thresholds  threshold.py   set on a background, for a stated rate of false firing
+    routing     DirectPatch    of the edits above both thresholds the one nearest to the query acts
+
+The relatives: RILKE (arXiv 2511.20892) fits a low-rank residual at one layer with noisy states and
+finds it by the cosine of frozen features, for text; HoReN (arXiv 2605.08143) has keys of length one
+and takes the nearest. Departures from both: keys of two kinds, image and question; whitening and
+the removal of the image from the question's key; thresholds from a background instead of constants.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from liveedit.editors.common.bank import Bank
+from liveedit.editors.common.bank_editor import BankEditor
+from liveedit.editors.direct.background import (
+    Features,
+    background_queries,
+    features,
+    read_background,
+    read_features,
+    texts_alone,
+)
+from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
+from liveedit.editors.direct.keys import KeySpace
+from liveedit.editors.direct.threshold import conformal, image_threshold
+from liveedit.editors.direct.variants import seed_of, variants
+from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
+from liveedit.editors.liveedit.routing import Routing
+from liveedit.models.batch import Batch
+from liveedit.models.patch import SiteFn
+from liveedit.models.vlm import VLM
+from liveedit.settings import Count, Index, NotNegative, Positive, Share
+from liveedit.types import Query
+
+__all__ = ["Direct", "DirectConfig", "DirectPatch"]
+
+KEPT = 4
+"""Background queries whose answers are held while an expert is fitted."""
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """Settings of direct.
+
+    Arguments:
+        layer: Decoder layer whose output is edited, from 0; ``None``: after two thirds of them.
+        rank: Rank r of an expert.
+        steps: Steps of gradient descent for an edit.
+        lr: Learning rate of Adam, for factors in units of the states they read and write.
+        variants: Other wordings and views of an edit that its expert is fitted to, too.
+        noise: Standard deviation of the noise on their states, as a share of the states' own.
+        keep: Weight β of the background's answers in the loss.
+        false_firing: Stated rate at which an unrelated image, asked the question of an edit, makes
+            any edit fire.
+        other_question: Stated rate at which another question about an edit's image does.
+        background: Folder of images that an edit should not fire on, such as those that users ask
+            about; empty: the drawings that ship with the package.
+        images: Number of these images that are read, once for a model.
+        eos: Whether every target ends with the end-of-text token.
+        positions: Tokens that get the residual: ``"answer"``, from the last prompt token on.
+    """
+
+    layer: Index | None = None
+    rank: Count = 8
+    steps: Count = 25
+    lr: Positive = 0.05
+    variants: Index = 4
+    noise: NotNegative = 0.1
+    keep: NotNegative = 0.1
+    false_firing: Share = 0.01
+    other_question: Share = 0.02
+    background: str = ""
+    images: Count = 256
+    eos: bool = True
+    positions: Literal["answer"] = "answer"
+
+
+class DirectPatch(ExpertPatch):
+    """Experts with keys of frozen features: k_v and k_q in ``vision_keys`` and ``text_keys``."""
+
+    FILE = "direct.safetensors"
+    editor: "Direct"  # type: ignore[assignment]
+
+    def bind(self, batch: Batch) -> dict[str, SiteFn]:
+        """See :meth:`Patch.bind`."""
+        return DirectBranch(self, batch).sites() if len(self) else {}
+
+    def with_ledger(self, ledger: Bank) -> Self:
+        """See :meth:`BankPatch.with_ledger`."""
+        made = super().with_ledger(ledger)
+        vars(made).pop("threshold", None)
+        return made
+
+    @cached_property
+    def threshold(self) -> float:
+        """τ_v for the edits that are not superseded."""
+        index = self.not_superseded
+        return self.editor.image_threshold(
+            self.bank["vision_keys"][index, 0],
+            self.bank["text_keys"][index, 0],
+            self.ledger["asked"][index.cpu()],
+        )
+
+    @torch.no_grad()
+    def nearest(self, features: Features) -> Routing:
+        """Of the edits above both thresholds the nearest, with weight 1."""
+        image_keys, question_keys = self.editor.keys.keys(features)
+        vision_keys = self.bank["vision_keys"][:, 0]
+        image = image_keys @ vision_keys.T
+        question = question_keys @ self.bank["text_keys"][:, 0].T
+        without = image_keys[:, :1].isnan() & vision_keys[:, 0].isnan()
+        near = torch.where(without, True, image > self.threshold)
+        keep = self.in_force(near & (question > self.editor.reach))
+        score = (image.nan_to_num(0.0) + question).masked_fill(~keep, -torch.inf)
+        keep &= torch.zeros_like(keep).scatter(1, score.argmax(1, keepdim=True), True)
+        return Routing(image, torch.full_like(image[:, 0], self.threshold), keep, keep.float())
+
+
+class DirectBranch(ExpertBranch):
+    """Adds the residual of the nearest expert to the output of the edit layer."""
+
+    patch: DirectPatch
+
+    def __init__(self, patch: DirectPatch, batch: Batch) -> None:
+        super().__init__(patch, batch)
+        editor = patch.editor
+        self.alone = texts_alone(editor.vlm, editor.layer, batch)
+
+    def routing_of(self, x: Tensor) -> Routing:
+        """See :meth:`ExpertBranch.routing_of`."""
+        return self.patch.nearest(features(x, self.batch.spans, self.alone))
+
+
+class Direct(BankEditor[DirectPatch]):
+    """Fits an expert to each edit; the edits are found by frozen features."""
+
+    name = "direct"
+    Config = DirectConfig
+    patch_class = DirectPatch
+    config: DirectConfig
+
+    def __init__(self, vlm: VLM, config: DirectConfig | None = None) -> None:
+        super().__init__(vlm, config)
+        self.layer = 2 * vlm.num_layers // 3 if self.config.layer is None else self.config.layer
+        vlm.check_layer(self.layer)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the experts."""
+        return self.vlm.device
+
+    def norm(self, states: Tensor) -> Tensor:
+        """LN of Eq. 6, without parameters."""
+        return F.layer_norm(states, states.shape[-1:])
+
+    @cached_property
+    def background(self) -> dict[str, list[Query]]:
+        """The background's queries (:func:`background_queries`)."""
+        return background_queries(self.config.background, self.config.images)
+
+    @cached_property
+    def keys(self) -> KeySpace:
+        """The space of keys, from the background; read at the first use."""
+        return KeySpace(read_background(self.vlm, self.layer, self.background))
+
+    @cached_property
+    def reach(self) -> float:
+        """τ_q."""
+        first = self.keys.question_keys(self.keys.background.first)
+        second = self.keys.question_keys(self.keys.background.second)
+        return conformal((first * second).sum(1), self.config.other_question)
+
+    @cached_property
+    def kept(self) -> Kept:
+        """Some background queries with the model's own answers."""
+        asked = self.background["first"][:KEPT]
+        with self.vlm.unpatched():
+            replies = self.vlm.generate(asked)
+        answered = [
+            Query(query.prompt, reply or "?", query.image)
+            for query, reply in zip(asked, replies, strict=True)
+        ]
+        batch = self.vlm.encode(answered, eos=self.config.eos)
+        return kept_answers(self.vlm, self.layer, self.vlm.hidden(batch, self.layer))
+
+    def image_threshold(self, vision: Tensor, questions: Tensor, asked: Tensor) -> float:
+        """τ_v for edits with the keys ``vision`` and ``questions`` (E, D)."""
+        images = self.keys.image_keys(self.keys.background.first)
+        rate = self.config.false_firing
+        return image_threshold(images, vision, questions, asked, self.reach, rate)
+
+    # Editing
+
+    def empty(self) -> DirectPatch:
+        """A patch without edits."""
+        width = self.vlm.state_size
+        factor = torch.empty(0, self.config.rank, width)
+        return DirectPatch(
+            self,
+            Bank(
+                {
+                    "vision_keys": torch.empty(0, 1, width),
+                    "text_keys": torch.empty(0, 1, 2 * width),
+                    "expert_in": factor,
+                    "expert_out": factor,
+                }
+            ),
+        )
+
+    def extended(self, patch: DirectPatch, queries: Sequence[Query]) -> DirectPatch:
+        """See :meth:`BankEditor.extended`."""
+        bank = patch.bank
+        for query in queries:
+            bank = bank.append(self.expert(query))
+        return DirectPatch(self, bank)
+
+    def expert(self, query: Query) -> dict[str, Tensor]:
+        """The bank's row of an edit: its keys (1, 1, D) and factors (1, r, D)."""
+        c = self.config
+        asked = [query, *variants(query, c.variants)]
+        read, hidden = read_features(self.vlm, self.layer, self.vlm.encode(asked, eos=c.eos))
+        image_keys, question_keys = self.keys.keys(read)
+        settings = Fit(self.layer, c.rank, c.steps, c.lr, c.noise, c.keep)
+        U, V = fit(self.vlm, settings, hidden, self.kept, seed_of(query))
+        return {
+            "vision_keys": image_keys[:1, None],
+            "text_keys": question_keys[:1, None],
+            "expert_in": U[None],
+            "expert_out": V[None],
+        }

@@ -1,0 +1,70 @@
+"""Keys of direct: frozen features of image and question, as vectors of length one.
+
+Raw features of a language model are nearly parallel: a few directions that all inputs share carry
+most of their length. The mean of a background is subtracted, and for images the directions in which
+the background varies most are shrunk:
+
+    k_v = norm((v − μ_v) W),   W = I − Σ_i (1 − √(λ / (e_i + λ))) u_i u_iᵀ
+    k_q = (norm(t − μ_t) ⊕ norm(q − μ_q)) / √2
+
+v is the feature of the image; e_i and u_i are the eigenvalues and eigenvectors of the background's
+covariance, computed from its n × n Gram matrix, so that the width D of the decoder costs little. A
+question is read twice: t is its last state without the image, the same for every image, and q the
+one with it, which knows what is asked of this image even in other words. Texts without an image
+have a μ_t of their own, and t in place of q.
+
+Shapes: B rows, n rows of the background, D width of the text decoder.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from liveedit.editors.direct.background import Background, Features
+
+__all__ = ["KeySpace"]
+
+SHRINKAGE = 0.1
+"""λ, as a share of the mean eigenvalue over D."""
+
+
+class KeySpace:
+    """Turns features into keys, as learned from a background."""
+
+    def __init__(self, background: Background) -> None:
+        self.background = background
+        first = background.first
+        self.image_mean = first.image.mean(0)
+        self.asked_mean = first.asked.mean(0)
+        self.text_means = torch.stack([background.alone.alone.mean(0), first.alone.mean(0)])
+        values, self.axes = _spectrum(first.image - self.image_mean)
+        least = SHRINKAGE * values.sum() / len(self.image_mean)
+        self.shrinking = 1 - (least / (values + least)).sqrt()
+
+    def keys(self, features: Features) -> tuple[Tensor, Tensor]:
+        """k_v (B, D), NaN without an image, and k_q (B, 2 · D)."""
+        return self.image_keys(features), self.question_keys(features)
+
+    def image_keys(self, features: Features) -> Tensor:
+        """k_v (B, D); NaN without an image."""
+        centred = features.image - self.image_mean
+        return normalize(centred - (centred @ self.axes.T) * self.shrinking @ self.axes, dim=-1)
+
+    def question_keys(self, features: Features) -> Tensor:
+        """k_q (B, 2 · D)."""
+        shown = features.shown
+        text = normalize(features.alone - self.text_means[shown.long()], dim=-1)
+        asked = normalize(features.asked - self.asked_mean, dim=-1)
+        return torch.cat([text, torch.where(shown[:, None], asked, text)], 1) / sqrt(2)
+
+
+def _spectrum(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (n',) and eigenvectors (n', D) of the covariance of ``centred`` (n, D).
+
+    Directions without variance are left out.
+    """
+    values, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
+    kept = values > values[-1] * 1e-6
+    return values[kept], normalize(vectors[:, kept].T @ centred, dim=-1)
