@@ -32,7 +32,7 @@ from liveedit.store.pool import Pool
 from liveedit.store.store import Store
 from liveedit.types import Query, check_path, checked, expanded, visible
 
-__all__ = ["EMBEDDED", "Edit", "EditableVLM", "embedded", "load", "load_vlm"]
+__all__ = ["EMBEDDED", "Edit", "EditableVLM", "default_editor", "embedded", "load", "load_vlm"]
 
 EMBEDDED = "emblem"
 """The name of the model that ships with the package."""
@@ -49,16 +49,19 @@ def embedded(name: str) -> Path:
 
 def load(
     model: str | Path = EMBEDDED,
-    editor: str | Path = "pinpoint",
+    editor: str | Path | None = None,
     store: "Store | str | Path | None" = None,
     **options: Any,
 ) -> "EditableVLM":
     """Load a VLM with an editor, ready to be edited.
 
     ``model`` is "emblem" for the embedded one, a folder, or a Hugging Face id; ``editor`` the name
-    of a method, or the folder of a trained editor. ``options`` go to :meth:`VLM.load` (``dtype``,
-    ``device_map``, ``prompt_format`` …).
+    of a method, or the folder of a trained editor, by default :func:`default_editor`. With
+    ``store``, the path or URL of a database, the edits are kept there (:class:`EditableVLM`).
+    ``options`` go to :meth:`VLM.load` (``dtype``, ``device_map``, ``prompt_format`` …).
     """
+    if editor is None:
+        editor = default_editor(model)
     check_path(editor)
     vlm = load_vlm(model, **options)
     ships = model == EMBEDDED and embedded(str(editor)).is_dir()
@@ -70,6 +73,11 @@ def load(
         opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
     loaded = load_editor(vlm, embedded(str(editor)) if ships else editor)
     return EditableVLM(vlm, loaded, store, opens_with)
+
+
+def default_editor(model: str | Path) -> str:
+    """The name of a model's editor if none is given: a trained one only the embedded model has."""
+    return "pinpoint" if model == EMBEDDED else "direct"
 
 
 def _absolute(source: str | Path) -> str:

@@ -4,6 +4,7 @@ The folder also keeps the model, the editor, the type of the weights and the pro
 edits were made with. Options that are not given take these values.
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ __all__ = ["ask", "edit", "edits", "forget"]
 
 DEFAULT = Path("edits")
 UNCHANGED = "stopped; nothing was changed"
+DIRECT = "direct"
+"""The editor of models that have no trained one."""
 NOT_TAKEN = 3
 """Exit status of an edit after which the model does not answer with the target."""
 
@@ -52,7 +55,7 @@ class Setup:
         str | None,
         typer.Option(
             help="Name of a method, or folder of a trained editor. "
-            "Default: that of the edits, else pinpoint."
+            "Default: that of the edits, else pinpoint for the embedded model, direct for others."
         ),
     ] = None
 
@@ -73,7 +76,10 @@ def edit(
     """
     query = question.query(target)
     with interrupt_message(f"{UNCHANGED} in {pool}"):
-        edited = _load(Listing.find(pool), setup, loading)
+        listing = Listing.find(pool)
+        edited = _load(listing, setup, loading)
+        if listing is None and setup.editor is None and edited.editor.name == DIRECT:
+            _print_untrained(edited)
         with _changing(pool):
             if Listing.find(pool):
                 edited.load(pool)
@@ -164,7 +170,7 @@ def _load(listing: Listing | None, setup: Setup, loading: Loading) -> "EditableV
 
     Raises :class:`BadInput` where the edits name a folder that no longer exists.
     """
-    made = {"model": "emblem", "editor": "pinpoint"}
+    made = {"model": "emblem"}
     if listing is not None:
         made |= {"editor": listing.editor, **listing.opens_with}
         if listing.editor_fingerprint in SHIPPED:
@@ -177,10 +183,9 @@ def _load(listing: Listing | None, setup: Setup, loading: Loading) -> "EditableV
         ),
     )
     model = _source("model", setup.model, made["model"])
-    editor = _source("editor", setup.editor, made["editor"])
+    from liveedit.editable import default_editor, load
 
-    from liveedit.editable import load
-
+    editor = _source("editor", setup.editor, made.get("editor") or default_editor(model))
     return load(model, editor, **loading.arguments())
 
 
@@ -241,6 +246,15 @@ def _print_notes(made: Edit, history: tuple[Edit, ...]) -> None:
         Console(stderr=True, soft_wrap=True, highlight=False).print(
             f"the edit did not take: {advice}"
         )
+
+
+def _print_untrained(edited: "EditableVLM") -> None:
+    """Say which editor is used where no trained one is given, and how to train one."""
+    model = shlex.quote(edited.opens_with["model"])
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"no trained editor given: {DIRECT} fits each edit, which takes longer than a trained "
+        f"editor's single pass; to train one: liveedit train OUT --model {model}"
+    )
 
 
 def _images(edit: Edit) -> str:

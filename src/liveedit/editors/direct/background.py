@@ -1,7 +1,8 @@
 """The background: unrelated queries that show what a model's features look like without an edit.
 
-Each image of the background is asked two questions that differ in meaning. `direct` learns from
-them what is common to all images and questions, and sets its thresholds.
+From half of its images `direct` learns what is common to all images and questions. With the other
+half, each asked two questions that differ in meaning, it sets its thresholds: what was learned from
+an image fits it better than any other, so that a threshold set with it would be too low.
 """
 
 import random
@@ -77,14 +78,16 @@ class Background:
     """Features of n queries of each sort.
 
     Arguments:
-        first: The images with one question each.
-        second: The same images with other questions.
-        alone: The first questions without an image.
+        common: Half of the images with a question each.
+        alone: These questions without an image.
+        first: The other images with a question each.
+        second: The same with other questions.
     """
 
+    common: Features
+    alone: Features
     first: Features
     second: Features
-    alone: Features
 
 
 def read_features(vlm: VLM, layer: int, batch: Batch) -> tuple[Features, HiddenBatch]:
@@ -137,13 +140,18 @@ def background_queries(folder: str, most: int) -> dict[str, list[Query]]:
     ``most`` so many are taken, drawn at random.
     """
     chance = random.Random(0)
-    queries: dict[str, list[Query]] = {"first": [], "second": [], "alone": []}
-    for sort, image in _from_folder(expanded(folder), most) if folder else _shipped(most):
+    names = ("common", "alone", "first", "second")
+    queries: dict[str, list[Query]] = {name: [] for name in names}
+    images = _from_folder(expanded(folder), most) if folder else _shipped(most)
+    for number, (sort, image) in enumerate(images):
         relations = RELATIONS[sort or chance.choice(sorted(RELATIONS))]
         asked, other = (_question(name, chance) for name in chance.sample(relations, 2))
-        queries["first"].append(Query(asked, image=image))
-        queries["second"].append(Query(other, image=image))
-        queries["alone"].append(Query(asked))
+        if number % 2:
+            queries["common"].append(Query(asked, image=image))
+            queries["alone"].append(Query(asked))
+        else:
+            queries["first"].append(Query(asked, image=image))
+            queries["second"].append(Query(other, image=image))
     return queries
 
 

@@ -85,7 +85,7 @@ class DirectConfig:
     false_firing: Share = 0.01
     other_question: Share = 0.02
     background: str = ""
-    images: Count = 256
+    images: Count = 512
     eos: bool = True
     positions: Literal["answer"] = "answer"
 

@@ -35,11 +35,11 @@ class KeySpace:
 
     def __init__(self, background: Background) -> None:
         self.background = background
-        first = background.first
-        self.image_mean = first.image.mean(0)
-        self.asked_mean = first.asked.mean(0)
-        self.text_means = torch.stack([background.alone.alone.mean(0), first.alone.mean(0)])
-        values, self.axes = _spectrum(first.image - self.image_mean)
+        common = background.common
+        self.image_mean = common.image.mean(0)
+        self.asked_mean = common.asked.mean(0)
+        self.text_means = torch.stack([background.alone.alone.mean(0), common.alone.mean(0)])
+        values, self.axes = _spectrum(common.image - self.image_mean)
         least = SHRINKAGE * values.sum() / len(self.image_mean)
         self.shrinking = 1 - (least / (values + least)).sqrt()
 

@@ -1,0 +1,261 @@
+"""Direct: keys, thresholds and fitting against slow loops, and the rates that it states."""
+
+import math
+import random
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers.samples import BLUE, GREEN, QUESTION, RED, picture
+from helpers.tiny_settings import small_settings
+from liveedit.editors import new_editor
+from liveedit.editors.direct.background import Background, Features, read_features
+from liveedit.editors.direct.keys import SHRINKAGE, KeySpace
+from liveedit.editors.direct.threshold import conformal, image_threshold
+from liveedit.editors.direct.variants import seed_of, variants
+from liveedit.errors import BadInput
+from liveedit.types import Query
+
+EDITS = [Query(QUESTION, "Japan", RED), Query("Which film is this?", "Rain", BLUE)]
+
+
+@pytest.fixture(scope="module")
+def editor(vlm):
+    return new_editor(vlm, "direct", small_settings("direct"))
+
+
+@pytest.fixture(scope="module")
+def patch(editor):
+    """Two edits; no test may change it."""
+    return editor.edit(EDITS)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def features_like(rows, width, seed):
+    return Features(*(drawn(rows, width, seed=seed + part) for part in range(3)))
+
+
+# Keys
+
+
+def test_keys_against_dense_matrices():
+    rows, width = 6, 10
+    background = Background(*(features_like(rows, width, 10 * n) for n in range(4)))
+    asked = features_like(4, width, 77)
+    asked.image[1] = torch.nan
+    images, questions = KeySpace(background).keys(asked)
+    mean = background.common.image.mean(0)
+    covariance = torch.cov((background.common.image - mean).T, correction=0)
+    least = SHRINKAGE * covariance.trace() / width
+    values, vectors = torch.linalg.eigh(covariance)
+    # Directions without variance keep their length.
+    W = vectors @ torch.diag((least / (values.clamp(min=0) + least)).sqrt()) @ vectors.T
+    for row in (0, 2, 3):
+        torch.testing.assert_close(images[row], F.normalize((asked.image[row] - mean) @ W, dim=0))
+        text = F.normalize(asked.alone[row] - background.common.alone.mean(0), dim=0)
+        seen = F.normalize(asked.asked[row] - background.common.asked.mean(0), dim=0)
+        torch.testing.assert_close(questions[row], torch.cat([text, seen]) / math.sqrt(2))
+    assert images[1].isnan().all()
+    text = F.normalize(asked.alone[1] - background.alone.alone.mean(0), dim=0)
+    torch.testing.assert_close(questions[1], torch.cat([text, text]) / math.sqrt(2))
+    torch.testing.assert_close(questions.norm(dim=1), torch.ones(4))
+
+
+def test_a_question_is_read_without_the_image(editor, vlm):
+    """The same question about two images: the same text, other states."""
+    batch = vlm.encode([Query(QUESTION, image=RED), Query(QUESTION, image=GREEN), Query("Who?")])
+    read, _ = read_features(vlm, editor.layer, batch)
+    torch.testing.assert_close(read.alone[0], read.alone[1])
+    assert not torch.allclose(read.asked[0], read.asked[1])
+    assert read.shown.tolist() == [True, True, False]
+    alone, _ = read_features(vlm, editor.layer, vlm.encode([Query("Who?")]))
+    torch.testing.assert_close(read.alone[2], alone.alone[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(read.alone[2], read.asked[2], rtol=1e-4, atol=1e-5)
+
+
+# Thresholds
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.3])
+@pytest.mark.parametrize("count", [10, 99, 400])
+def test_a_further_score_exceeds_the_threshold_as_often_as_stated(rate, count):
+    chance = torch.Generator().manual_seed(count)
+    exceeded = 0
+    rounds = 2000
+    for _ in range(rounds):
+        scores = torch.rand(count + 1, generator=chance)
+        exceeded += bool(scores[-1] > conformal(scores[:-1], rate))
+    assert exceeded / rounds <= max(rate, 1 / (count + 1)) + 3 * math.sqrt(0.25 / rounds)
+
+
+def slow_threshold(images, vision, questions, numbers, reach, rate):
+    """For each image the nearest of the edits that one edit's question reaches; their quantile."""
+    nearest = []
+    for number, image in enumerate(images):
+        asked = min(range(len(vision)), key=lambda edit: slow_hash(int(numbers[edit]), number))
+        reached = [
+            float(image @ vision[edit])
+            for edit in range(len(vision))
+            if float(questions[asked] @ questions[edit]) > reach
+        ]
+        nearest.append(max(reached, default=-1.0))
+    exceeding = max(0, math.floor(rate * (len(images) + 1)) - 1)
+    return sorted(nearest, reverse=True)[exceeding]
+
+
+def slow_hash(number, image):
+    """The hash of an edit and an image, in 64 bits."""
+    bits = 2**64 - 1
+    value = (number + image * 0x9E3779B97F4A7C15 % 2**62) & bits
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        signed = value - 2**64 if value >= 2**63 else value
+        value = ((signed ^ (signed >> shift)) * factor) & bits
+    return value & (2**63 - 1)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2])
+def test_the_image_threshold_against_a_slow_loop(rate):
+    images, vision = (F.normalize(drawn(n, 6, seed=n), dim=1) for n in (60, 25))
+    questions = F.normalize(drawn(25, 12, seed=3), dim=1)
+    numbers = torch.tensor([random.Random(n).getrandbits(56) for n in range(25)])
+    found = image_threshold(images, vision, questions, numbers, 0.1, rate)
+    assert found == pytest.approx(slow_threshold(images, vision, questions, numbers, 0.1, rate))
+    order = torch.randperm(25, generator=torch.Generator().manual_seed(1))
+    again = image_threshold(images, vision[order], questions[order], numbers[order], 0.1, rate)
+    assert again == found
+
+
+def test_edits_without_an_image_have_no_threshold():
+    none = torch.full((2, 6), torch.nan)
+    numbers = torch.tensor([1, 2])
+    assert image_threshold(drawn(9, 6), none, drawn(2, 12), numbers, 0.1, 0.1) == 1.0
+
+
+# Routing
+
+
+def test_only_the_nearest_edit_above_both_thresholds_acts(editor, patch):
+    bank = patch.bank.tensors()
+    found = patch.nearest(own_features(editor, EDITS))
+    assert found.keep.tolist() == [[True, False], [False, True]]
+    assert found.weight.sum(1).tolist() == [1.0, 1.0]
+    far = patch.nearest(own_features(editor, [Query("Which film is this?", image=RED)]))
+    image = bank["vision_keys"][:, 0] @ bank["vision_keys"][0, 0]
+    assert far.keep[0, 1] == bool(image[1] > patch.threshold)
+
+
+def own_features(editor, queries):
+    read, _ = read_features(editor.vlm, editor.layer, editor.vlm.encode(queries))
+    return read
+
+
+def test_an_edit_of_a_text_acts_on_texts_alone(editor):
+    patch = editor.edit([Query("Who sang the song?", "Anna")])
+    routed = patch.nearest(
+        own_features(editor, [Query("Who sang the song?"), Query("Who sang the song?", image=RED)])
+    )
+    assert routed.keep.tolist() == [[True], [False]]
+
+
+def test_thresholds_follow_the_pool_and_come_back(editor, patch):
+    before = patch.threshold
+    more = editor.edit([Query(QUESTION, "Chad", picture("orange"))], patch)
+    assert more.threshold >= before
+    assert editor.select(more, [0, 1]).threshold == before
+
+
+# Fitting
+
+
+def test_an_edit_takes_also_in_its_variants(editor, patch, vlm):
+    for query in EDITS:
+        asked = [query, *variants(query, 2)]
+        batch = vlm.encode(asked, eos=True)
+        positions = batch.answer_positions()
+        before = F.cross_entropy(vlm.logits(batch)[positions], batch.answer_tokens())
+        with vlm.patched(editor.edit([query])):
+            after = F.cross_entropy(vlm.logits(batch)[positions], batch.answer_tokens())
+        assert after < before - 1
+
+
+def test_the_residual_begins_at_the_last_prompt_token(patch, vlm):
+    batch = vlm.encode(EDITS[:1], eos=True)
+    before = vlm.hidden(batch, patch.editor.layer).hidden
+    with vlm.patched(patch):
+        after = vlm.hidden(batch, patch.editor.layer).hidden
+    changed = (before != after).any(-1)[0]
+    first = batch.spans[0].prompt[1] - 1
+    assert not changed[:first].any()
+    assert changed[first]
+
+
+# Variants and background
+
+
+def test_variants_are_the_same_every_time():
+    made = variants(EDITS[0], 4)
+    again = variants(EDITS[0], 4)
+    assert [query.prompt for query in made] == [query.prompt for query in again]
+    for one, other in zip(made, again, strict=True):
+        assert [image.tobytes() for image in one.images] == [
+            image.tobytes() for image in other.images
+        ]
+    assert all(query.target == "Japan" for query in made)
+    assert [query.prompt == QUESTION for query in made] == [True, False, True, False]
+    assert seed_of(EDITS[0]) != seed_of(EDITS[1])
+    assert all(QUESTION in query.prompt for query in made)
+
+
+def test_variants_of_a_text_are_other_wordings():
+    made = variants(Query("Who sang?", "Anna"), 3)
+    assert len({query.prompt for query in made}) >= 2
+    assert all(query.image is None for query in made)
+
+
+def test_a_background_of_one_s_own(vlm, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    settings = small_settings("direct") | {"background": str(folder)}
+    for number in range(15):
+        picture((number, 90, 10 * number)).save(folder / f"{number}.png")
+    with pytest.raises(BadInput, match="has 15 images, too few"):
+        new_editor(vlm, "direct", settings).edit(EDITS[:1])
+    picture("pink").save(folder / "more.PNG")
+    editor = new_editor(vlm, "direct", settings)
+    assert len(editor.edit(EDITS[:1])) == 1
+    with pytest.raises(BadInput, match="no folder"):
+        new_editor(vlm, "direct", settings | {"background": "nowhere"}).edit(EDITS[:1])
+
+
+# The embedded model
+
+
+@pytest.mark.slow
+def test_the_stated_rate_of_false_firing_is_the_measured_one(embedded_vlm, emblem):
+    """Drawings of other entities by other artists, asked an edit's question: at most 1 % fire."""
+    editor = new_editor(embedded_vlm, "direct", {"steps": 1})
+    chance = random.Random(0)
+    entities = chance.sample(emblem.part("test"), 200)
+    edited, others = entities[:60], entities[60:]
+    edits = []
+    for entity in edited:
+        question = QUESTION if entity.sort == "flag" else "What is the thing in this picture?"
+        image = emblem.drawing(chance.choice(entity.seen_artists), entity.id)
+        edits.append(Query(question, "Brazil", image))
+    patch = editor.edit(edits)
+    asked = []
+    for entity in others:
+        for artist in entity.artists:
+            asked.append(
+                Query(chance.choice(edits).prompt, image=emblem.drawing(artist, entity.id))
+            )
+    fired = 0
+    for start in range(0, len(asked), 32):
+        routed = patch.nearest(own_features(editor, asked[start : start + 32]))
+        fired += int(routed.keep.any(1).sum())
+    assert len(asked) > 500
+    assert fired / len(asked) <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / len(asked))
