@@ -4,27 +4,38 @@ Every write, sync and truncation of a scenario fails once, alone or with all tha
 """
 
 import itertools
+import random
 import shutil
 from contextlib import suppress
+from io import BytesIO
 
 import pytest
+from PIL import Image
 from sqlalchemy import text
 
 from helpers.faulty_sqlite import Faults, FaultySystem, faulty_database
+from liveedit.data.images import images_hash
 from liveedit.errors import LiveEditError
 from liveedit.store.store import Store
+from liveedit.store.upkeep import compact, verify
 from store.conftest import MAKER, content, new_edit
 
-BIG = b"\1" * 40_000
-"""An image; it takes several pages."""
+
+def picture(number):
+    """A picture of edit ``number``, and its file of some pages."""
+    image = Image.frombytes("RGB", (120, 120), random.Random(number).randbytes(120 * 120 * 3))
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return image, stream.getvalue()
 
 
 def acknowledged(store, known, number):
     """Add an edit; what the store acknowledges goes into ``known``: the ids in force."""
-    edit = new_edit(number)
+    image, file = picture(number)
+    edit = new_edit(number, image=images_hash([image]))
     with store.change("edit") as change:
         maker = change.maker(MAKER).number
-        change.add(edit, maker, images=[BIG], **content(number))
+        change.add(edit, maker, images=[file], **content(number))
     known[edit.id] = number
     return edit.id
 
@@ -63,12 +74,13 @@ def check(file, known):
             assert id not in rows, "an edit that was taken back is there again"
         else:
             assert rows[id].edit.target == f"answer {number}"
+    assert verify(store) == []
     for row in rows.values():
         [keys] = store.rows([row.number], "keys")
         [factors] = store.rows([row.number], "factors")
         number = int(row.edit.target.split()[1])
         assert {"keys": keys, "factors": factors} == content(number)
-        assert store.images(row.number) == [BIG]
+        assert store.images(row.number) == [picture(number)[1]]
     store.close()
 
 
@@ -108,7 +120,7 @@ def copied(file, folder):
     return folder / file.name
 
 
-def sweep(file, known, tmp_path, kind, lasting, fail_from):
+def sweep(file, known, tmp_path, kind, lasting, fail_from, do=work):
     """Let each call in turn fail; ``fail_from`` is "opening" or "working". Return their number."""
     for at in itertools.count(1):
         copy = copied(file, tmp_path / str(at))
@@ -121,7 +133,7 @@ def sweep(file, known, tmp_path, kind, lasting, fail_from):
         try:
             store = Store(copy, database=database)
             system.faults = faults
-            work(store, told)
+            do(store, told)
         except LiveEditError as error:
             check_message(error, copy)
         finally:
@@ -133,6 +145,7 @@ def sweep(file, known, tmp_path, kind, lasting, fail_from):
     raise AssertionError
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("fail_from", ["working", "opening"])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("kind", ["error", "full", "short"])
@@ -142,6 +155,16 @@ def test_every_call_fails(kind, lasting, fail_from, begun, interrupted, tmp_path
     assert calls > 30
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize("kind", ["error", "full", "short"])
+def test_compacting_fails(kind, lasting, interrupted, tmp_path):
+    file, known = interrupted
+    calls = sweep(file, known, tmp_path, kind, lasting, "working", lambda store, _: compact(store))
+    assert calls > 30
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
 def test_creating_a_store_fails(lasting, tmp_path):
     for at in itertools.count(1):

@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from liveedit.store.store import Store
 from store.conftest import content
 
@@ -72,6 +74,7 @@ def killed_writer(url, start, delay):
     return dict(line.split() for line in lines if line.endswith("\n"))
 
 
+@pytest.mark.one_in(2)
 def test_every_acknowledged_edit_survives_kills(url):
     Store(url).close()
     readers = [Reader(url), Reader(url)]

@@ -120,6 +120,26 @@ def test_images_weights_and_hits(store):
     assert [hit.time for hit in store.hits(row.number)] == ["2026-01-02", "2026-01-01"]
 
 
+def test_many_create_a_store_together(url):
+    failures = []
+
+    def create():
+        try:
+            Store(url).close()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    store = Store(url, create=False)
+    assert store.kept() == []
+    store.close()
+
+
 def test_writers_take_turns(url):
     """Twenty threads, each with a store of its own, add to a count that they read first."""
     Store(url).close()

@@ -1,12 +1,16 @@
-"""Stores of edits: durable, for many processes, with history. Nothing heavy is imported here.
+"""Stores of edits: durable, for many processes, with history.
 
-store       Store: the edits in a database, and changes of them
-pool        Pool: the edits of one editor with their patch
-durable     DurablePool: a pool that a store keeps
-database    SQLite and PostgreSQL: connections, transactions, errors
-schema      the tables; migrations/ brings older ones up to date
-tensors     the tensors of an edit as bytes
-edit        Edit: what is said about an edit
-conflicts   edits that contradict each other
-listing     folders of edits, with pictures: the form before stores
+    store       Store: the edits in a database, and changes of them
+    pool        Pool: the edits of one editor with their patch
+    durable     DurablePool: a pool that a store keeps
+    exchange    edits as a file, and from one store into another
+    upkeep      verify and compact a store
+    database    SQLite and PostgreSQL: connections, transactions, errors
+    schema      the tables; migrations/ brings older ones up to date
+    tensors     the tensors of an edit as bytes
+    edit        Edit: what is said about an edit
+    conflicts   edits that contradict each other
+    listing     folders of edits, with pictures: the form before stores
+
+Importing this package loads nothing heavy.
 """

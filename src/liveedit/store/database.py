@@ -109,13 +109,20 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """A transaction that no other writer interleaves with; all or nothing is kept."""
         with self.errors(), self.engine.connect() as connection:
-            connection = connection.execution_options(liveedit_writing=True)
+            connection = connection.execution_options(liveedit_begins="BEGIN IMMEDIATE")
             with connection.begin():
                 if not self.sqlite:
                     wait = {"wait": str(int(1000 * PATIENCE))}
                     connection.execute(text("SELECT set_config('lock_timeout', :wait, true)"), wait)
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
                 yield connection
+
+    def vacuum(self) -> None:
+        """Give free pages of SQLite's file back to the disk, and shorten its log."""
+        with self.errors(), self.engine.connect() as connection:
+            alone = connection.execution_options(liveedit_begins="")
+            alone.exec_driver_sql("VACUUM")
+            alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close all connections."""
@@ -202,9 +209,10 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction of SQLite: a writer's takes the lock at once."""
-    writing = connection.get_execution_options().get("liveedit_writing", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    """Begin a transaction of SQLite: a writer's takes the lock at once, VACUUM needs none."""
+    statement = connection.get_execution_options().get("liveedit_begins", "BEGIN")
+    if statement:
+        connection.exec_driver_sql(statement)
 
 
 SQLITE_ERRORS: dict[int, tuple[type[LiveEditError], str]] = {

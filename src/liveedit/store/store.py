@@ -20,14 +20,14 @@ from liveedit.store.database import Database, store_url
 from liveedit.store.edit import Edit, history
 from liveedit.store.tensors import Layout, checksum
 
-__all__ = ["Change", "Hit", "Kept", "Maker", "Store", "now"]
+__all__ = ["HITS", "Change", "Hit", "Kept", "Maker", "Store", "now"]
 
 BATCH = 500
 """Rows that one statement reads by their numbers; databases limit its length."""
 PIECE = 1 << 24
 """Bytes of one row of weights."""
 HITS = 1000
-"""Hits of an edit that are kept, the newest; their count is kept of all."""
+"""Hits of an edit that compacting a store leaves, the newest."""
 
 
 def now() -> str:
@@ -167,6 +167,17 @@ class Store:
         with self.database.reading() as connection:
             rows = [_kept_row(row) for row in connection.execute(query)]
             return _version(connection), rows
+
+    def ids(self) -> set[str]:
+        """The ids of all edits, of those taken back, too."""
+        with self.database.reading() as connection:
+            return set(connection.execute(select(schema.edits.c.id)).scalars())
+
+    def texts_are_whole(self, row: Kept) -> bool:
+        """Whether the texts of an edit are those that were kept."""
+        query = select(schema.edits.c.checksum).where(schema.edits.c.number == row.number)
+        with self.database.reading() as connection:
+            return connection.execute(query).scalar() == _sum(row.edit)
 
     def find(self, id: str) -> Kept:
         """The edit that an id, or a unique beginning of it, names, taken back or not."""

@@ -1,0 +1,211 @@
+"""Exchange: edits of one store as a file, and into another store.
+
+A file is one safetensors file: the tensors of the edits, stacked, their images, and in its metadata
+the listing of edits and makers. What is there already, by its id, is left as it is.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liveedit.artifacts import check_new, read_tensors, write_tensors
+from liveedit.errors import BadInput
+from liveedit.store.edit import Edit
+from liveedit.store.store import Kept, Maker, Store
+from liveedit.store.tensors import Layout
+
+__all__ = ["export", "import_edits", "merge"]
+
+FORMAT = "edits-1"
+BATCH = 200
+"""Edits that are read from one store before they are written to the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All that a store keeps of an edit.
+
+    Arguments:
+        maker: The editor and the model that made it.
+        edit: The edit.
+        keys: Its keys, as bytes.
+        factors: Its factors, as bytes.
+        text: What its patch keeps of it as text.
+        images: Its images, as files.
+        thumbnail: Its thumbnail, or nothing.
+    """
+
+    maker: Maker
+    edit: Edit
+    keys: bytes
+    factors: bytes
+    text: str
+    images: tuple[bytes, ...]
+    thumbnail: bytes
+
+
+def export(store: Store, file: str | Path, ids: Sequence[str] | None = None) -> int:
+    """Write edits, by default all that are not taken back, to a new file; return their number.
+
+    ``ids`` are ids or unique beginnings of them. Raises :class:`BadInput` for an unknown id, an
+    existing file, and edits of a method whose weights hold all of them together.
+    """
+    check_new(file)
+    chosen = store.kept() if ids is None else [store.find(id) for id in ids]
+    contents: list[Content] = []
+    for part in _batches(chosen):
+        contents += _read(store, part)
+    tensors: dict[str, Tensor] = {}
+    for number, content in enumerate(contents):
+        for name, value in (("keys", content.keys), ("factors", content.factors)):
+            tensors[f"{number}.{name}"] = _bytes(value)
+        for position, image in enumerate(content.images):
+            tensors[f"{number}.image.{position}"] = _bytes(image)
+        tensors[f"{number}.thumbnail"] = _bytes(content.thumbnail)
+    makers = {content.maker.number: content.maker for content in contents}
+    listing = {
+        "format": FORMAT,
+        "makers": {number: _maker_json(maker) for number, maker in makers.items()},
+        "edits": [
+            asdict(content.edit) | {"maker": content.maker.number, "text": content.text}
+            for content in contents
+        ],
+    }
+    write_tensors(Path(file), tensors, {"listing": json.dumps(listing, ensure_ascii=False)})
+    return len(contents)
+
+
+def import_edits(store: Store, file: str | Path, who: str = "") -> int:
+    """Add the edits of a file that are not in the store; return their number.
+
+    Raises :class:`BadInput` for a damaged file and for any other.
+    """
+    tensors, metadata = read_tensors(Path(file))
+    try:
+        listing = json.loads(metadata["listing"])
+        _check_format(listing)
+        makers = {int(number): _maker(row) for number, row in listing["makers"].items()}
+        contents = [
+            _content(makers, tensors, number, dict(row))
+            for number, row in enumerate(listing["edits"])
+        ]
+    except (LookupError, ValueError, TypeError):
+        raise BadInput(
+            f"{file} is no file of exported edits, or damaged: export the edits again"
+        ) from None
+    return _add(store, contents, who)
+
+
+def merge(store: Store, other: Store, who: str = "") -> int:
+    """Add the edits of another store that are not in this one; return their number."""
+    added = 0
+    for part in _batches(other.kept()):
+        added += _add(store, list(_read(other, part)), who)
+    return added
+
+
+def _read(store: Store, rows: Sequence[Kept]) -> Iterator[Content]:
+    """All that a store keeps of edits."""
+    makers = {maker.number: maker for maker in store.makers()}
+    for row in rows:
+        if not makers[row.maker].layout.columns:
+            raise BadInput(
+                f"{makers[row.maker].editor} holds all edits in its weights: single edits cannot "
+                "be moved, make them again in the other store"
+            )
+    numbers = [row.number for row in rows]
+    keys = store.rows(numbers, "keys")
+    factors = store.rows(numbers, "factors")
+    texts = store.texts(numbers)
+    for row, key, factor, text in zip(rows, keys, factors, texts, strict=True):
+        yield Content(
+            makers[row.maker],
+            row.edit,
+            key,
+            factor,
+            text,
+            tuple(store.images(row.number)),
+            store.thumbnail(row.number) or b"",
+        )
+
+
+def _add(store: Store, contents: Sequence[Content], who: str) -> int:
+    """Add what is not in the store, in one change."""
+    known = store.ids()
+    new = [content for content in contents if content.edit.id not in known]
+    if not new:
+        return 0
+    with store.change("import", who) as change:
+        for content in new:
+            maker = change.maker(replace(content.maker, number=0))
+            change.add(
+                content.edit,
+                maker.number,
+                keys=content.keys,
+                factors=content.factors,
+                text=content.text,
+                images=content.images,
+                thumbnail=content.thumbnail,
+            )
+    return len(new)
+
+
+def _check_format(listing: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a listing of another form."""
+    if listing["format"] != FORMAT:
+        raise ValueError(listing["format"])
+
+
+def _content(
+    makers: Mapping[int, Maker], tensors: Mapping[str, Tensor], number: int, row: dict[str, Any]
+) -> Content:
+    """An edit of a file."""
+    maker = makers[row.pop("maker")]
+    text = row.pop("text")
+    edit = Edit(**row | {"names": tuple(row["names"]), "conflicts": tuple(row["conflicts"])})
+    keys, factors, thumbnail = (
+        tensors[f"{number}.{name}"].numpy().tobytes() for name in ("keys", "factors", "thumbnail")
+    )
+    sizes = (maker.layout.part(False).size, maker.layout.part(True).size)
+    if (len(keys), len(factors)) != sizes:
+        raise ValueError(number)
+    images: list[bytes] = []
+    while f"{number}.image.{len(images)}" in tensors:
+        images.append(tensors[f"{number}.image.{len(images)}"].numpy().tobytes())
+    return Content(maker, edit, keys, factors, text, tuple(images), thumbnail)
+
+
+def _maker_json(maker: Maker) -> dict[str, Any]:
+    """A maker as JSON."""
+    return {
+        "editor": maker.editor,
+        "editor_fingerprint": maker.editor_fingerprint,
+        "model_fingerprint": maker.model_fingerprint,
+        "opens_with": dict(maker.opens_with),
+        "layout": maker.layout.to_json(),
+    }
+
+
+def _maker(row: Mapping[str, Any]) -> Maker:
+    """The maker that :func:`_maker_json` wrote."""
+    return Maker(**{**row, "layout": Layout.from_json(row["layout"])})
+
+
+def _bytes(content: bytes) -> Tensor:
+    """Bytes as a tensor (n,)."""
+    return (
+        torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        if content
+        else torch.empty(0, dtype=torch.uint8)
+    )
+
+
+def _batches(rows: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
+    """The rows in parts."""
+    for start in range(0, len(rows), BATCH):
+        yield rows[start : start + BATCH]

@@ -1,0 +1,80 @@
+"""Upkeep: check that a store is whole, and give back the space of edits that were taken back."""
+
+from collections.abc import Iterator
+from io import BytesIO
+
+from PIL import Image
+from sqlalchemy import Connection, delete, func, select, text
+
+from liveedit.data.images import images_hash, open_image
+from liveedit.errors import BadInput
+from liveedit.store import schema
+from liveedit.store.store import HITS, Kept, Store
+
+__all__ = ["compact", "verify"]
+
+
+def verify(store: Store) -> list[str]:
+    """The damages of a store, one line each; none where it is whole.
+
+    Every edit's texts, tensors and images are read and compared with their checksums.
+    """
+    found = list(_database(store))
+    for row in store.kept():
+        found += _damages(store, row)
+    return found
+
+
+def _database(store: Store) -> Iterator[str]:
+    """Damages of a SQLite file; PostgreSQL checks its own."""
+    if store.database.sqlite:
+        with store.database.reading() as connection:
+            for [line] in connection.execute(text("PRAGMA integrity_check")):
+                if line != "ok":
+                    yield f"{store}: {line}: restore it from a copy"
+
+
+def _damages(store: Store, row: Kept) -> Iterator[str]:
+    """Damages of one edit."""
+    if not store.texts_are_whole(row):
+        yield f"edit {row.edit.id}: its texts are damaged: restore the store from a copy"
+    for part in ("keys", "factors"):
+        try:
+            store.rows([row.number], part)
+        except BadInput as error:
+            yield str(error)
+    try:
+        images = [open_image(Image.open(BytesIO(file))) for file in store.images(row.number)]
+        whole = images_hash(images) == row.edit.image
+    except (BadInput, OSError):
+        whole = False
+    if not whole:
+        yield f"edit {row.edit.id}: its images are damaged: restore the store from a copy"
+
+
+def compact(store: Store) -> int:
+    """Drop tensors and images of edits that were taken back, and all but the newest hits.
+
+    What is said about the edits stays, so history remains, but they cannot be put back. Returns the
+    number of these edits.
+    """
+    with store.database.writing() as connection:
+        gone = select(schema.edits.c.number).where(schema.edits.c.forgotten_in.is_not(None))
+        dropped = connection.execute(
+            select(func.count()).where(schema.experts.c.edit.in_(gone))
+        ).scalar()
+        for table in (schema.experts, schema.images, schema.thumbnails):
+            connection.execute(delete(table).where(table.c.edit.in_(gone)))
+        _drop_old_hits(connection)
+    if store.database.sqlite:
+        store.database.vacuum()
+    return dropped or 0
+
+
+def _drop_old_hits(connection: Connection) -> None:
+    """Keep the newest :data:`HITS` of each edit."""
+    table = schema.hits
+    newest = func.row_number().over(partition_by=table.c.edit, order_by=table.c.number.desc())
+    ranked = select(table.c.number, newest.label("place")).subquery()
+    old = select(ranked.c.number).where(ranked.c.place > HITS)
+    connection.execute(delete(table).where(table.c.number.in_(old)))

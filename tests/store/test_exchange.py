@@ -1,0 +1,190 @@
+"""Edits as a file, merged stores, damages found, space given back."""
+
+import random
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from sqlalchemy import text
+
+from liveedit.data.images import images_hash
+from liveedit.errors import BadInput
+from liveedit.store.exchange import export, import_edits, merge
+from liveedit.store.store import Hit, Maker, Store
+from liveedit.store.upkeep import compact, verify
+from store.conftest import MAKER, add, content, new_edit
+
+
+def picture(number):
+    """A picture and its file."""
+    image = Image.new("RGB", (8, 8), (number, 20, 90))
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return image, stream.getvalue()
+
+
+def add_shown(store, *numbers):
+    """Add edits with images."""
+    rows = []
+    with store.change("edit", "ann") as change:
+        maker = change.maker(MAKER).number
+        for number in numbers:
+            image, file = picture(number)
+            edit = new_edit(number, image=images_hash([image]), who="ann", why="wrong")
+            rows.append(
+                change.add(edit, maker, images=[file], thumbnail=b"t", text="x", **content(number))
+            )
+    return rows
+
+
+def whole(store):
+    """All that a store keeps of its edits."""
+    rows = store.kept()
+    numbers = [row.number for row in rows]
+    return [
+        (row.edit, keys, factors, words, store.images(row.number), store.thumbnail(row.number))
+        for row, keys, factors, words in zip(
+            rows,
+            store.rows(numbers, "keys"),
+            store.rows(numbers, "factors"),
+            store.texts(numbers),
+            strict=True,
+        )
+    ]
+
+
+@pytest.fixture
+def other(tmp_path):
+    made = Store(tmp_path / "other.db")
+    yield made
+    made.close()
+
+
+def test_a_file_brings_edits_into_another_store(store, other, tmp_path):
+    add_shown(store, 1, 2, 3)
+    file = tmp_path / "edits.safetensors"
+    assert export(store, file) == 3
+    assert import_edits(other, file) == 3
+    assert whole(other) == whole(store)
+    assert import_edits(other, file) == 0
+    assert import_edits(store, file) == 0
+    assert [maker.identity for maker in other.makers()] == [MAKER.identity]
+
+
+def test_a_selection_is_given_by_beginnings_of_ids(store, other, tmp_path):
+    _, second, third = add_shown(store, 1, 2, 3)
+    export(store, tmp_path / "some", [third.edit.id[:8], second.edit.id])
+    import_edits(other, tmp_path / "some")
+    assert [edit.id for edit in other.edits()] == [third.edit.id, second.edit.id]
+    with pytest.raises(BadInput, match="no edit 'zzz'"):
+        export(store, tmp_path / "more", ["zzz"])
+    assert not (tmp_path / "more").exists()
+
+
+def test_an_existing_file_is_not_replaced(store, tmp_path):
+    add_shown(store, 1)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(BadInput):
+        export(store, tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_damaged_files_are_refused_whole(store, other, tmp_path):
+    add_shown(store, 1, 2)
+    file = tmp_path / "edits"
+    export(store, file)
+    content = file.read_bytes()
+    chance = random.Random(0)
+    for number in range(20):
+        broken = bytearray(content)
+        if number % 2:
+            broken = broken[: chance.randrange(len(broken))]
+        else:
+            broken[chance.randrange(len(broken))] ^= 255
+        file.write_bytes(broken)
+        with pytest.raises(BadInput):
+            import_edits(other, file)
+        assert other.kept() == []
+
+
+def test_merging_adds_what_is_missing(store, other):
+    shared = add_shown(store, 1)
+    merge(other, store)
+    add_shown(store, 2)
+    add_shown(other, 3)
+    assert merge(store, other) == 1
+    assert merge(other, store) == 1
+    assert {row.edit.id for row in store.kept()} == {row.edit.id for row in other.kept()}
+    assert shared[0].edit.id in store.ids()
+    assert merge(store, other) == 0
+
+
+def test_what_was_taken_back_does_not_come_back(store, other):
+    [row] = add_shown(store, 1)
+    merge(other, store)
+    with store.change("forget") as change:
+        change.forget([row.number])
+    assert merge(store, other) == 0
+    assert store.kept() == []
+
+
+def test_weights_that_hold_all_edits_are_not_moved(store, tmp_path):
+    with store.change("edit") as change:
+        maker = change.maker(Maker("ft-l", "e", "m"))
+        change.add(new_edit(1), maker.number)
+    with pytest.raises(BadInput, match="ft-l holds all edits in its weights"):
+        export(store, tmp_path / "file")
+
+
+def test_a_whole_store_has_no_damages(store):
+    add_shown(store, 1, 2)
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE experts SET factors = keys WHERE edit = :number", "tensors are damaged"),
+        ("DELETE FROM experts WHERE edit = :number", "tensors are missing"),
+        ("UPDATE edits SET answer = 'other' WHERE number = :number", "texts are damaged"),
+        ("DELETE FROM images WHERE edit = :number", "images are damaged"),
+    ],
+)
+def test_damages_are_named(store, statement, message):
+    first, second = add_shown(store, 1, 2)
+    with store.database.writing() as connection:
+        connection.execute(text(statement), {"number": second.number})
+    found = verify(store)
+    assert found
+    assert all(message in line and second.edit.id in line for line in found)
+    assert first.edit.id not in "".join(found)
+
+
+def test_compacting_keeps_history_and_what_is_in_force(store):
+    first, second = add_shown(store, 1, 2)
+    with store.change("forget") as change:
+        change.forget([first.number])
+    store.record_hits([Hit(second.number, 1.0, str(time)) for time in range(1005)])
+    before = whole(store)
+    assert compact(store) == 1
+    assert compact(store) == 0
+    assert whole(store) == before
+    assert verify(store) == []
+    assert store.images(first.number) == []
+    assert [row.edit.id for row in store.kept(first.made_in)] == [first.edit.id, second.edit.id]
+    assert len(store.hits(second.number, 2000)) == 1000
+    assert store.hits(second.number, 1)[0].time == "1004"
+
+
+def test_compacting_makes_the_file_smaller(tmp_path):
+    store = Store(tmp_path / "edits.db")
+    rows = add(store, *range(3))
+    with store.change("edit") as change:
+        maker = change.maker(MAKER).number
+        large = change.add(new_edit(9), maker, images=[b"\1" * 3_000_000], **content(9))
+    with store.change("forget") as change:
+        change.forget([large.number])
+    compact(store)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000
+    assert len(store.kept()) == len(rows)
+    store.close()
