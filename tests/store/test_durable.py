@@ -85,6 +85,17 @@ def test_what_one_changes_the_other_sees_at_once(open_model, flag):
     assert other.generate(Query(QUESTION, image=flag)) == ["Brazil"]
 
 
+def test_what_weights_no_longer_hold_is_kept_as_such(open_model, flag):
+    """A superseded edit is dropped from weights that are made again."""
+    one = open_model("ft-l")
+    for answer in ("Brazil", "Norway"):
+        one.edit(Query(QUESTION, answer, flag))
+    assert [edit.held for edit in one.history] == [False, True]
+    other = open_model("ft-l")
+    assert other.history == one.history
+    assert other.generate(Query(QUESTION, image=flag)) == ["Norway"]
+
+
 def test_conflicts_are_those_of_one_process(open_model, model, flag, emblem):
     """Of two answers about images that look alike the later one overrules, in a store, too."""
     queries = [

@@ -11,6 +11,7 @@ from helpers.samples import BLUE, GREEN, QUESTION, RED, picture
 from helpers.tiny_settings import small_settings
 from liveedit.editors import new_editor
 from liveedit.editors.direct.background import Background, Features, read_features
+from liveedit.editors.direct.editor import DirectPatch
 from liveedit.editors.direct.keys import SHRINKAGE, KeySpace
 from liveedit.editors.direct.threshold import conformal, image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
@@ -146,6 +147,13 @@ def test_only_the_nearest_edit_above_both_thresholds_acts(editor, patch):
     far = patch.nearest(own_features(editor, [Query("Which film is this?", image=RED)]))
     image = bank["vision_keys"][:, 0] @ bank["vision_keys"][0, 0]
     assert far.keep[0, 1] == bool(image[1] > patch.threshold)
+
+
+def test_of_several_edits_that_are_near_one_acts(editor, patch):
+    twice = DirectPatch(editor, patch.bank.select([1, 0, 0, 0]))
+    found = twice.nearest(own_features(editor, EDITS))
+    assert found.keep.sum(1).tolist() == [1, 1]
+    assert found.keep[1].tolist() == [True, False, False, False]
 
 
 def own_features(editor, queries):
