@@ -162,7 +162,7 @@ def perform(group, run, request):
     return do(last)
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize(("group", "what", "run", "status", "answer"), ROWS)
 def test_an_odd_input(group, what, run, status, answer, request, here):
     done = perform(group, run, request)

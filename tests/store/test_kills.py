@@ -74,7 +74,7 @@ def killed_writer(url, start, delay):
     return dict(line.split() for line in lines if line.endswith("\n"))
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 def test_every_acknowledged_edit_survives_kills(url):
     Store(url).close()
     readers = [Reader(url), Reader(url)]

@@ -28,7 +28,7 @@ from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 SHARE = 6
-GENERIC_SHARE = 32
+GENERIC_SHARE = 48
 TINY = {"blip-2": "blip2"}
 """Names of tiny models that differ from the model type."""
 PASSED = [name for name, record in checked().items() if record.reason is None]
