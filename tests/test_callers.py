@@ -759,7 +759,7 @@ def compiled_forward(model):
     model.forward = torch.compile(model.forward, backend="eager")
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiled", "options"),
     [(None, STATIC), (compiled_call, {}), (compiled_forward, {}), (compiled_forward, STATIC)],

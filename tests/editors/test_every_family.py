@@ -228,7 +228,7 @@ def test_every_pair(vlm, name, sentence_encoder):
     check_pair(vlm, name, sentence_encoder)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["liveedit", "pinpoint"])
 @pytest.mark.parametrize("strength", [0.0, 1.0, 10.0])
 @pytest.mark.parametrize("vlm", ["llava"], indirect=True)

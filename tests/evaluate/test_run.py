@@ -284,6 +284,7 @@ def test_progress_counts_probes(made, vlm, tmp_path, run):
 # Going on after a stop
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("probes", [0, 4, 12, 20])
 def test_a_killed_run_goes_on(whole, made, vlm, tmp_path, probes, run, timeless, stop_at):
     with pytest.raises(KeyboardInterrupt):

@@ -85,7 +85,7 @@ def test_every_case_is_asked_when_it_is_due(whole):
     assert [record.probe for record in records] == [0, 1, 2, 3] * len(asked)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 def test_against_one_edit_and_one_query_at_a_time(whole, made, vlm):
     _, records = whole
     editor = FTL(vlm, FT)

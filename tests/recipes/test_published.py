@@ -52,6 +52,7 @@ def planned(backbone, data, out, processes=1, labels=methods.LABELS):
     return table, run.plan(table, labels, DEVICE)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("data", estimate.BENCHMARKS)
 @pytest.mark.parametrize("processes", [1, 4])

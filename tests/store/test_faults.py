@@ -145,7 +145,7 @@ def sweep(file, known, tmp_path, kind, lasting, fail_from, do=work):
     raise AssertionError
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("fail_from", ["working", "opening"])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("kind", ["error", "full", "short"])

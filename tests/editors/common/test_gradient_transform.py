@@ -179,7 +179,7 @@ def test_gradients_reach_every_weight(editor):
     assert not any(parameter.requires_grad for parameter in editor.vlm.model.parameters())
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mend", "ke"])
 def test_training_lowers_the_loss(name, tmp_path):
     torch.manual_seed(0)

@@ -200,6 +200,7 @@ def test_generation_ignores_the_checkpoints_sampling(own, monkeypatch):
     assert own.generate(QUERIES[:2], max_new_tokens=6) == expected
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "names",
     [
@@ -240,6 +241,7 @@ def test_fingerprint_tells_models_apart(own):
     assert another(own, seed=1).fingerprint != own.fingerprint
 
 
+@pytest.mark.slow
 def test_half_precision(own):
     half = VLM(another(own).model.bfloat16(), own.processor, own.prompt_format)
     batch = half.encode(QUERIES)
