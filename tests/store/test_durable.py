@@ -153,6 +153,13 @@ def test_another_editor_s_or_model_s_store_is_named(open_model, flag, file, vlm)
         EditableVLM(vlm, new_editor(vlm, "ft-l"), Store(file))
 
 
+def test_another_prompt_format_is_named(open_model, flag, file, monkeypatch):
+    open_model().edit(Query(QUESTION, "Brazil", flag))
+    monkeypatch.setattr(open_model().vlm, "prompt_format", "vlkeb")
+    with pytest.raises(Mismatch, match=r"another prompt format \(.*\)"):
+        open_model()
+
+
 def test_a_folder_is_not_loaded_over_a_store(open_model, model, flag, tmp_path):
     model.edit(Query(QUESTION, "Brazil", flag))
     folder = model.save(tmp_path / "folder")

@@ -66,10 +66,13 @@ class DurablePool:
     def changing(self, kind: str, who: str = "") -> "Iterator[Draft]":
         """A change of the pool: what the block puts into the draft is kept when it ends."""
         with self._lock, self.store.change(kind, who) as change:
+            check_makers(self.store, self.maker, self.empty)
             state = self._read(self._state)
             draft = Draft(state.pool)
             yield draft
-            after = self._write(change, state, draft)
+            maker = change.maker(self.maker)
+            after = self._write(change, state, draft, maker.number)
+        self.maker = maker
         self._state = after
 
     def _read(self, state: "State") -> "State":
@@ -129,10 +132,9 @@ class DurablePool:
         ]
         return Query(row.edit.prompt, row.edit.target, images, about=row.edit.about)
 
-    def _write(self, change: Change, state: "State", draft: "Draft") -> "State":
+    def _write(self, change: Change, state: "State", draft: "Draft", maker: int) -> "State":
         """Keep a draft, and return the state that it becomes."""
         pool = draft.pool
-        self.maker = change.maker(self.maker)
         kept = {row.edit.id: row for row in state.rows}
         wanted = {edit.id for edit in pool.edits}
         change.forget([row.number for id, row in kept.items() if id not in wanted])
@@ -140,16 +142,16 @@ class DurablePool:
         for index, edit in enumerate(pool.edits):
             row = kept.get(edit.id)
             if row is None:
-                row = self._add(change, edit, index, draft)
+                row = self._add(change, edit, index, draft, maker)
             elif row.edit != edit:
                 change.update(row.number, edit)
                 row = replace(row, edit=edit)
             rows.append(row)
         if not isinstance(pool.patch, BankPatch):
-            change.set_weights(self.maker.number, packed(pool.patch))
+            change.set_weights(maker, packed(pool.patch))
         return State(pool, tuple(rows), change.version)
 
-    def _add(self, change: Change, edit: Edit, index: int, draft: "Draft") -> Kept:
+    def _add(self, change: Change, edit: Edit, index: int, draft: "Draft", maker: int) -> Kept:
         """Add the edit at ``index`` of a draft."""
         patch = draft.pool.patch
         files = draft.images.get(edit.id, [])
@@ -162,7 +164,7 @@ class DurablePool:
             text = patch.texts[index]
         return change.add(
             edit,
-            self.maker.number,
+            maker,
             keys=keys,
             factors=factors,
             text=text,
@@ -200,11 +202,17 @@ class Draft:
 
 
 def check_makers(store: Store, own: Maker, empty: Pool) -> None:
-    """Raise :class:`Mismatch` for a store whose edits another model or editor made."""
+    """Raise :class:`Mismatch` for edits of another model, editor or prompt format."""
     for maker in store.makers():
+        made = maker.opens_with
+        form = made.get("prompt_format", empty.vlm.prompt_format)
+        if form != empty.vlm.prompt_format:
+            raise Mismatch(
+                f"the edits in {store} were made with another prompt format ({form}): "
+                "load the model with it"
+            )
         if maker.identity == own.identity:
             continue
-        made = maker.opens_with
         if not empty.vlm.known_as(maker.model_fingerprint):
             named = " ".join(made[name] for name in ("model", "dtype") if name in made)
             raise Mismatch(

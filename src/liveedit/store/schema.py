@@ -8,7 +8,6 @@
     weights     for methods whose weights hold all edits, the present weights
     changes     one row for each change; its number is the version of the store
     hits        how often, and when, an edit fired
-    settings    facts about the store, such as its id
 
 Listing edits never reads a tensor or an image. An edit is in force from ``made_in`` until
 ``forgotten_in``, which are versions, so that each past state can be read.
@@ -32,7 +31,7 @@ from sqlalchemy import (
 
 __all__ = [
     "APPLICATION", "HEAD", "changes", "edits", "experts", "hits", "images", "makers", "metadata",
-    "settings", "thumbnails", "weights",
+    "thumbnails", "weights",
 ]  # fmt: skip
 
 HEAD = "0001"
@@ -44,12 +43,6 @@ metadata = MetaData()
 # SQLite counts rows itself only if the type is INTEGER.
 Number = BigInteger().with_variant(Integer, "sqlite")
 
-settings = Table(
-    "settings",
-    metadata,
-    Column("name", String, primary_key=True),
-    Column("value", Text, nullable=False),
-)
 makers = Table(
     "makers",
     metadata,

@@ -71,7 +71,6 @@ class Kept:
         edit: The edit.
         made_in: Version of the store in which it was made.
         forgotten_in: Version in which it was taken back; ``None`` while it is not.
-        hits: How often it fired.
     """
 
     number: int

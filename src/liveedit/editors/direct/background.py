@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from liveedit.data.emblem import Emblem
+from liveedit.data.emblem.cases import shared_emblem
 from liveedit.data.emblem.wordings import IMAGE_RELATIONS, wordings
 from liveedit.data.images import open_image
 from liveedit.editors.common.attention import cut
@@ -162,7 +162,7 @@ def _question(relation: str, chance: random.Random) -> str:
 
 def _shipped(most: int) -> Iterator[tuple[str, Image.Image]]:
     """Drawings of training entities, each by one artist, with their sort."""
-    emblem = Emblem()
+    emblem = shared_emblem()
     chance = random.Random(0)
     entities = emblem.part("train")
     for entity in chance.sample(entities, min(most, len(entities))):

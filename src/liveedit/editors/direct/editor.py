@@ -12,8 +12,8 @@ LiveEdit's form (Chen et al., CVPR 2025, Eq. 6) at one decoder layer:
 
 The relatives: RILKE (arXiv 2511.20892) fits a low-rank residual at one layer with noisy states and
 finds it by the cosine of frozen features, for text; HoReN (arXiv 2605.08143) has keys of length one
-and takes the nearest. Departures from both: keys of two kinds, image and question; whitening and
-the removal of the image from the question's key; thresholds from a background instead of constants.
+and takes the nearest. Departures from both: keys of two kinds, image and question; a question read
+with and without its image; thresholds from a background instead of constants.
 """
 
 from collections.abc import Sequence

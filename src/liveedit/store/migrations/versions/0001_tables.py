@@ -13,11 +13,6 @@ Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 def upgrade() -> None:
     """Create all tables."""
     op.create_table(
-        "settings",
-        sa.Column("name", sa.String, primary_key=True),
-        sa.Column("value", sa.Text, nullable=False),
-    )
-    op.create_table(
         "makers",
         sa.Column("number", Number, primary_key=True),
         sa.Column("editor", sa.String, nullable=False),
