@@ -13,7 +13,7 @@ from liveedit.editors import new_editor
 from liveedit.editors.direct.background import Background, Features, read_features
 from liveedit.editors.direct.editor import DirectPatch
 from liveedit.editors.direct.keys import SHRINKAGE, KeySpace
-from liveedit.editors.direct.threshold import conformal, image_threshold
+from liveedit.editors.direct.threshold import OWN, conformal, image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.errors import BadInput
 from liveedit.types import Query
@@ -91,6 +91,10 @@ def test_a_further_score_exceeds_the_threshold_as_often_as_stated(rate, count):
         scores = torch.rand(count + 1, generator=chance)
         exceeded += bool(scores[-1] > conformal(scores[:-1], rate))
     assert exceeded / rounds <= max(rate, 1 / (count + 1)) + 3 * math.sqrt(0.25 / rounds)
+
+
+def test_features_that_tell_nothing_apart_leave_an_edit_within_reach_of_itself():
+    assert conformal(torch.ones(9), 0.1) == OWN
 
 
 def slow_threshold(images, vision, questions, numbers, reach, rate):

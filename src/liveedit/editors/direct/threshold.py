@@ -14,6 +14,9 @@ exceeded by a stated share of these. By the usual argument of split conformal pr
 al., 2005) an unrelated image that is asked an edit's question then makes the pool fire with at most
 the stated probability, as far as the background is like the images asked.
 
+Neither threshold exceeds :data:`OWN`, so that an edit always fires on its own query, also on a
+model whose features do not tell inputs apart; the stated rates cannot hold there.
+
 The draw is the edit with the smallest hash of (image, edit). It depends neither on the order of the
 edits nor on edits that were taken back.
 
@@ -25,10 +28,12 @@ from math import floor
 import torch
 from torch import Tensor
 
-__all__ = ["conformal", "image_threshold"]
+__all__ = ["OWN", "conformal", "image_threshold"]
 
 ODD = 0x9E3779B97F4A7C15
 """A multiplier that spreads small numbers over 64 bits."""
+OWN = 0.99
+"""Largest threshold: a key read again, in another batch or in bfloat16, is closer than this."""
 CHUNK = 4096
 """Edits that are compared with the background at a time."""
 
@@ -37,10 +42,10 @@ def conformal(scores: Tensor, rate: float) -> float:
     """The least threshold that a further score exceeds with at most probability ``rate``.
 
     ``scores`` (M,) are those of the background, exchangeable with the further one. Where M is too
-    small for the rate, it is the largest of them.
+    small for the rate, it is the largest of them; it never exceeds :data:`OWN`.
     """
     exceeding = max(0, floor(rate * (len(scores) + 1)) - 1)
-    return float(scores.sort(descending=True).values[exceeding])
+    return min(OWN, float(scores.sort(descending=True).values[exceeding]))
 
 
 def image_threshold(
