@@ -24,8 +24,9 @@ from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import image_name
-from liveedit.store.durable import Draft, DurablePool, image_file
+from liveedit.store.durable import Draft, DurablePool, State, image_file
 from liveedit.store.edit import Edit
+from liveedit.store.exchange import import_edits
 from liveedit.store.listing import FILE, Listing, tidy
 from liveedit.store.pictures import load_queries, save_queries
 from liveedit.store.pool import Pool
@@ -141,6 +142,11 @@ class EditableVLM:
         return self._durable.store if self._durable else None
 
     @property
+    def kept(self) -> "State | None":
+        """The edits as the store keeps them, as it is now; ``None`` without a store."""
+        return self._durable.state if self._durable else None
+
+    @property
     def pool(self) -> Pool:
         """The edits with their patch; a store's as it is now."""
         return self._durable.pool if self._durable else self._pool
@@ -251,6 +257,16 @@ class EditableVLM:
             gone = sorted({_find(edits, id) for id in wanted})
             draft.pool = draft.pool.without(gone)
         return [edits[index] for index in gone]
+
+    def import_edits(self, file: str | Path, *, who: str = "") -> int:
+        """Add the exported edits of a file to the store; return the number of those added.
+
+        Raises :class:`BadInput` without a store and for any other file, and :class:`Mismatch` for
+        edits of another model or editor.
+        """
+        if self._durable is None:
+            raise BadInput("edits are imported into a store: load the model with one")
+        return import_edits(self._durable.store, file, who, self._durable.check)
 
     def save(self, folder: str | Path) -> Path:
         """Write the edits to ``folder``, all or nothing: a failed save leaves the earlier state.
