@@ -12,7 +12,10 @@ from pydantic import BaseModel, Field
 from liveedit.errors import BadInput
 from liveedit.serve.problems import Problem
 from liveedit.serve.service import Given, Service
+from liveedit.steering.explaining import Firing
+from liveedit.steering.trying import probes
 from liveedit.store.browsing import Listed, listed, page, story
+from liveedit.store.durable import image_file, thumbnail
 from liveedit.store.exchange import export
 from liveedit.store.store import Kept
 from liveedit.types import Query
@@ -111,6 +114,45 @@ class HitList(BaseModel):
 
     count: int
     data: list[HitBody]
+
+
+class Change(BaseModel):
+    """A question whose answer an edit would change."""
+
+    question: str
+    image: str | None
+    before: str
+    after: str
+
+
+class TrialBody(BaseModel):
+    """The effects that an edit would have; it is not kept."""
+
+    before: str
+    after: str
+    took: bool | None
+    asked: int
+    changes: list[Change]
+
+
+class FiringBody(BaseModel):
+    """An edit that fired, or nearly did; a score fires above its threshold."""
+
+    edit: EditBody
+    weight: float
+    image: float | None
+    image_threshold: float | None
+    question: float | None
+    question_threshold: float | None
+
+
+class ExplanationBody(BaseModel):
+    """The reasons for an answer."""
+
+    answer: str
+    unedited: str
+    fired: list[FiringBody]
+    near: list[FiringBody]
 
 
 class Chosen(BaseModel):
@@ -217,6 +259,69 @@ def take_out(body: Chosen, service: Given) -> Response:
             media_type=FILE,
             headers={"Content-Disposition": 'attachment; filename="edits.safetensors"'},
         )
+
+
+@routes.post("/try")
+async def attempt(body: NewEdit, service: Given) -> TrialBody:
+    """Try an edit without keeping it, among the last questions and some unrelated ones."""
+    return await service.heavy.run(lambda: tried(service, body))
+
+
+def tried(service: Service, body: NewEdit) -> TrialBody:
+    """The effects that an edit would have."""
+    query = body.query(service, body.answer)
+    unrelated = probes(service.model.editor.background_folder, [])
+    among = [*service.engine.recent, *unrelated]
+    tokens = service.check_tokens(ANSWER)
+    trial = service.model.try_edit(query, among, max_new_tokens=tokens)
+    return TrialBody(
+        before=trial.before,
+        after=trial.after,
+        took=trial.edit.took,
+        asked=trial.asked,
+        changes=[
+            Change(
+                question=change.query.prompt,
+                image=shown(change.query),
+                before=change.before,
+                after=change.after,
+            )
+            for change in trial.changes
+        ],
+    )
+
+
+def shown(query: Query) -> str | None:
+    """A thumbnail of a question's image, as a data URL."""
+    if not query.asked:
+        return None
+    small = thumbnail(image_file(query.asked[0]))
+    return f"data:image/jpeg;base64,{b64encode(small).decode()}"
+
+
+@routes.post("/explain")
+async def explain(body: Asking, service: Given) -> ExplanationBody:
+    """Explain an answer: the edits that fired, those that nearly did, the unedited answer."""
+    return await service.heavy.run(lambda: explained(service, body))
+
+
+def explained(service: Service, body: Asking) -> ExplanationBody:
+    """The reasons for an answer."""
+    query = body.query(service)
+    found = service.model.explain(query, max_new_tokens=service.check_tokens(ANSWER))
+    return ExplanationBody(
+        answer=found.answer,
+        unedited=found.unedited,
+        fired=[firing(service, each) for each in found.fired],
+        near=[firing(service, each) for each in found.near],
+    )
+
+
+def firing(service: Service, found: Firing) -> FiringBody:
+    """An edit that fired, or nearly did, as JSON."""
+    edit = one(service, service.store.find(found.edit.id))
+    scores = {name: value for name, value in asdict(found).items() if name != "edit"}
+    return FiringBody(edit=edit, **scores)
 
 
 BINARY = {
