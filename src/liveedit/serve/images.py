@@ -13,7 +13,7 @@ from liveedit.serve.fetching import fetch
 
 __all__ = ["Pictures"]
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are read: none of them runs a program or reads another file."""
 PREFIX = "data:"
 
@@ -31,6 +31,7 @@ class Pictures:
         self.pixels = pixels
         self.most = most
         self.hosts = hosts
+        Image.init()  # registers all formats, of which FORMATS are used
 
     def open(self, url: str) -> Image.Image:
         """The picture at a URL, in RGB. Raises :class:`BadInput` for any other."""
