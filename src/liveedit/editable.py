@@ -23,6 +23,7 @@ from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
+from liveedit.question import number
 from liveedit.runinfo import image_name
 from liveedit.store.durable import DurablePool, check_maker, image_file
 from liveedit.store.edit import Edit
@@ -167,6 +168,12 @@ class EditableVLM:
     def history(self) -> tuple[Edit, ...]:
         """All edits, oldest first; superseded ones name the edit that superseded them."""
         return self.pool.history
+
+    def edit_of(self, query: Query) -> Edit | None:
+        """The edit in force of this question about these images."""
+        opened = _opened(query)
+        asked = number(query.prompt, images_hash(opened.images), image_index(opened))
+        return next((edit for edit in self.edits if edit.number == asked), None)
 
     @property
     def _made_with(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from PIL import Image
 from helpers.samples import QUESTION
 from helpers.shipped import SHIPPED
 from liveedit.editable import EditableVLM
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.errors import Mismatch, StorageError
 from liveedit.store.store import Change, Store
 from liveedit.store.upkeep import verify
 from liveedit.types import Query
