@@ -25,6 +25,9 @@ from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.question import number
 from liveedit.runinfo import image_name
+from liveedit.steering.explaining import Explanation, explained
+from liveedit.steering.switch import is_off, off
+from liveedit.steering.trying import RECENT, Trial, probes, tried
 from liveedit.store.durable import DurablePool, check_maker, image_file
 from liveedit.store.edit import Edit
 from liveedit.store.listing import FILE, Listing, tidy
@@ -190,6 +193,23 @@ class EditableVLM:
         then none of the queries is edited.
         """
         given = checked(queries)
+        new, opened = self._prepared(given, who, why)
+        images = {}
+        if self._durable:
+            for edit, source in zip(new, given, strict=True):
+                images[edit.id] = [image_file(image) for image in source.images]
+        with self._editing():
+            pool = self._change("edit", who, lambda pool: pool.with_edits(new, opened), images)
+        return list(pool.history[len(pool.edits) - len(new) :])
+
+    def _prepared(
+        self, queries: Sequence[Query], who: str, why: str
+    ) -> tuple[list[Edit], list[Query]]:
+        """The entries of new edits, and their queries with opened images.
+
+        Raises :class:`BadInput` as :meth:`edit` does.
+        """
+        given = checked(queries)
         for query in given:
             if not visible(query.prompt) or not visible(query.target):
                 raise BadInput(
@@ -200,13 +220,7 @@ class EditableVLM:
         new = [
             _describe(query, source, who, why) for query, source in zip(opened, given, strict=True)
         ]
-        images = {}
-        if self._durable:
-            for edit, source in zip(new, given, strict=True):
-                images[edit.id] = [image_file(image) for image in source.images]
-        with self._editing():
-            pool = self._change("edit", who, lambda pool: pool.with_edits(new, opened), images)
-        return list(pool.history[len(pool.edits) - len(new) :])
+        return new, opened
 
     def _change(
         self,
@@ -229,7 +243,9 @@ class EditableVLM:
             yield
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
-        """Greedy answers of the edited model."""
+        """Greedy answers of the edited model; within :meth:`disabled` of the unedited one."""
+        if is_off(self):
+            return self.unedited(queries, max_new_tokens=max_new_tokens)
         asked = checked(queries)
         with self.vlm.unpatched(), self.vlm.patched(self.patch):
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
@@ -240,15 +256,49 @@ class EditableVLM:
         with self.vlm.unpatched():
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
-    def explain(self, query: Query) -> list[tuple[Edit, float]]:
-        """The edits that fire on ``query``, with their weights, the largest first."""
+    # Seeing and steering
+
+    def explain(self, query: Query, *, max_new_tokens: int = 16) -> Explanation:
+        """The edits that fire on ``query`` with their scores, those that nearly do, and the answers
+        with and without edits.
+        """
         [query] = checked([query])
+        return explained(self.pool, query, max_new_tokens)
+
+    def try_edit(
+        self, query: Query, among: Sequence[Query] | None = None, *, max_new_tokens: int = 16
+    ) -> Trial:
+        """Try an edit without keeping it: its answer, and the other answers that it would change.
+
+        Those are looked for ``among`` some questions, by default unrelated ones and those of the
+        newest edits whose images are kept. Raises what :meth:`edit` raises.
+        """
+        [edit], [opened] = self._prepared([query], "", "")
         pool = self.pool
-        in_patch = [edit for edit in pool.history if edit.held]
-        with self.vlm.unpatched(), self.vlm.patched(pool.patch):
-            [reply] = self.vlm.answers([query], max_new_tokens=1)
-        fired = sorted(reply.fired, key=lambda pair: -pair[1])
-        return [(in_patch[expert], weight) for expert, weight in fired]
+        if among is None:
+            among = probes(pool.editor.background_folder, self._others(pool, edit))
+        with self._editing():
+            return tried(pool, edit, opened, checked(among), max_new_tokens)
+
+    def _others(self, pool: Pool, edit: Edit) -> Sequence[Query]:
+        """The queries of the newest edits about other questions, as far as they are kept."""
+        others = [other for other in pool.history if not other.superseded_by]
+        newest = [other for other in others if other.number != edit.number][-RECENT:]
+        return list(self._kept_queries(pool, newest).values())
+
+    def _kept_queries(self, pool: Pool, edits: Sequence[Edit]) -> dict[str, Query]:
+        """The queries of edits by id, as far as their images are kept."""
+        return self._durable.queries(edits) if self._durable else pool.queries_of(edits)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Context in which this thread or asyncio task gets the answers of the unedited model.
+
+        This holds for :meth:`generate`, for ``vlm``, and for the Hugging Face model itself; others
+        get edited answers meanwhile. May be nested.
+        """
+        with off(self), self.vlm.unpatched():
+            yield
 
     def forget(self, ids: str | Iterable[str], *, who: str = "") -> list[Edit]:
         """Take edits back, given by id or by a unique beginning of it; return them in their order.

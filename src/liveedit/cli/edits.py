@@ -4,7 +4,7 @@ A store keeps the edits (:mod:`liveedit.cli.opening`).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -33,6 +33,7 @@ from liveedit.types import Query
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
+    from liveedit.steering.explaining import Firing
     from liveedit.store.edit import Edit
     from liveedit.store.entries import Entry
     from liveedit.store.store import Store
@@ -143,7 +144,7 @@ def ask(
     with interrupt_message(UNCHANGED):
         edited = open_edited(store or DEFAULT, setup, loading, create=store is None)
         [answer] = edited.generate(query, max_new_tokens=max_new_tokens)
-        fired = edited.explain(query)
+        fired = edited.explain(query, max_new_tokens=1).fired
         _record_hits(edited, fired)
         if as_json:
             _print_json(_reply(query, answer, fired))
@@ -153,8 +154,9 @@ def ask(
             return
         if not edited.store or not edited.store.exists:
             note(f"no edits in {store or DEFAULT}: this is the unedited answer")
-        for made, weight in fired:
-            line = f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}"
+        for firing in fired:
+            made = firing.edit
+            line = f"  edit {made.id} (weight {firing.weight:.2f}): {made.prompt} → {made.target}"
             Console(soft_wrap=True, highlight=False).print(shown(line, style="dim"))
 
 
@@ -259,7 +261,7 @@ def _query_of(store: "Store", id: str, target: str) -> Query:
     return Query(row.edit.prompt, target, images, about=row.edit.about)
 
 
-def _record_hits(edited: "EditableVLM", fired: "list[tuple[Edit, float]]") -> None:
+def _record_hits(edited: "EditableVLM", fired: "Sequence[Firing]") -> None:
     """Count the edits that fired; a store that cannot be written still answers."""
     from liveedit.store.store import Hit, now
 
@@ -267,7 +269,7 @@ def _record_hits(edited: "EditableVLM", fired: "list[tuple[Edit, float]]") -> No
     if store is not None and store.exists:
         with suppress(StorageError):
             store.record_hits(
-                [Hit(store.find(made.id).number, weight, now()) for made, weight in fired]
+                [Hit(store.find(one.edit.id).number, one.weight, now()) for one in fired]
             )
 
 
@@ -313,14 +315,19 @@ def _change(
     }
 
 
-def _reply(query: Query, answer: str, fired: "list[tuple[Edit, float]]") -> dict[str, Any]:
+def _reply(query: Query, answer: str, fired: "Sequence[Firing]") -> dict[str, Any]:
     """An answer with the edits that fired."""
     return {
         "question": query.prompt,
         "answer": answer,
         "fired": [
-            {"id": made.id, "question": made.prompt, "answer": made.target, "weight": weight}
-            for made, weight in fired
+            {
+                "id": firing.edit.id,
+                "question": firing.edit.prompt,
+                "answer": firing.edit.target,
+                "weight": firing.weight,
+            }
+            for firing in fired
         ],
     }
 

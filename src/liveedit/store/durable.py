@@ -135,6 +135,17 @@ class DurablePool:
         patch: BankPatch = editor.from_rows(bank, texts)
         return patch.with_ledger(_ledger([row.edit for row in present]))
 
+    def queries(self, edits: Sequence[Edit]) -> dict[str, Query]:
+        """The queries of edits by id, as far as their images are kept."""
+        wanted = {edit.id for edit in edits}
+        found = {}
+        for row in self._state.rows:
+            if row.edit.id in wanted:
+                query = self._query(row)
+                if query.images or not row.edit.image:
+                    found[row.edit.id] = query
+        return found
+
     def _query(self, row: Kept) -> Query:
         """The query of an edit, with its images."""
         images = [
