@@ -8,9 +8,9 @@ stated, firing is a finding only if it is more frequent than that and chance exp
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from math import comb
 from typing import Literal
 
@@ -78,7 +78,7 @@ def _asked_again(
     """Edits that do not take and contradictions; those are on record, or seen on asking again."""
     force = pool.in_force
     place = {edit.id: index for index, edit in enumerate(force)}
-    pairs = {(place[edit.id], place[other]) for edit in force for other in edit.conflicts}
+    pairs = set(_on_record(force, place))
     in_patch = [edit for edit in pool.history if edit.held]
     model = PatchedModel(pool.vlm, pool.editor)
     done = 0
@@ -98,6 +98,13 @@ def _asked_again(
         progress(ASKING, done, len(force))
     for later, earlier in sorted(pairs):
         yield _contradiction(force[later], force[earlier])
+
+
+def _on_record(force: Sequence[Edit], place: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    """The places of each edit and those that it is in conflict with."""
+    for edit in force:
+        for other in edit.conflicts:
+            yield place[edit.id], place[other]
 
 
 def _untaken(edit: Edit, reply: Reply) -> str:
@@ -128,7 +135,7 @@ def _on_background(pool: Pool, folder: str, progress: Progress) -> Iterator[Find
     if stated is not None and chance_of(fired, len(drawn), stated) > SIGNIFICANT:
         return
     in_patch = [edit for edit in pool.history if edit.held]
-    counts = Counter(index for reply in replies for index, _ in reply.fired)
+    counts = Counter(index for index, _ in chain.from_iterable(reply.fired for reply in replies))
     for index, count in counts.most_common():
         yield _false_firing(in_patch[index], count, len(asked), stated)
 
@@ -142,7 +149,7 @@ def _background(force: Sequence[Edit], folder: str) -> tuple[list[Query], list[Q
         Query(chance.choice(shown).prompt, image=query.image)
         for query in (*sets["common"], *sets["first"])
     ]
-    return [query for some in sets.values() for query in some], drawn
+    return [*chain.from_iterable(sets.values())], drawn
 
 
 def _replies(pool: Pool, asked: Sequence[Query], progress: Progress) -> list[Reply]:
