@@ -7,6 +7,7 @@ import pytest
 from liveedit.steering import checking, trying
 
 QUESTION = "What is the country with this flag?"
+OTHER = "What is the capital of the country with this flag?"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_explain_shows_scores_against_thresholds(run):
     assert (rc, err) == (0, "")
     assert out.split()[:4] == ["answer", "Brazil", "unedited", "Japan"]
     assert out.count(" > ") == 2
-    found = json.loads(run("explain", "What is this?", "--image", "flag.png", "--json")[1])
+    found = json.loads(run("explain", OTHER, "--image", "flag.png", "--json")[1])
     assert found["fired"] == []
     [near] = found["near"]
     assert near["edit"]["answer"] == "Brazil"
@@ -54,7 +55,7 @@ def test_check_ends_with_4_where_it_finds_something(run):
     run("edit", QUESTION, "Brazil", "--image", "flag.png")
     rc, out, err = run("check")
     assert (rc, out) == (0, "")
-    assert "0 findings about 1 edits" in err
+    assert "findings: 0, edits: 1" in err
     assert run("check", "--json") == (0, "[]\n", "")
     run("edit", QUESTION, "Kenya", "--image", "another.png")
     rc, out, _ = run("check")
