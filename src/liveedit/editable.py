@@ -25,6 +25,7 @@ from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.question import number
 from liveedit.runinfo import image_name
+from liveedit.steering.checking import Finding, Progress, findings
 from liveedit.steering.explaining import Explanation, explained
 from liveedit.steering.switch import is_off, off
 from liveedit.steering.trying import RECENT, Trial, probes, tried
@@ -165,7 +166,7 @@ class EditableVLM:
     @property
     def edits(self) -> tuple[Edit, ...]:
         """The edits in force, oldest first."""
-        return tuple(edit for edit in self.history if not edit.superseded_by)
+        return self.pool.in_force
 
     @property
     def history(self) -> tuple[Edit, ...]:
@@ -282,13 +283,27 @@ class EditableVLM:
 
     def _others(self, pool: Pool, edit: Edit) -> Sequence[Query]:
         """The queries of the newest edits about other questions, as far as they are kept."""
-        others = [other for other in pool.history if not other.superseded_by]
-        newest = [other for other in others if other.number != edit.number][-RECENT:]
-        return list(self._kept_queries(pool, newest).values())
+        newest = [other for other in pool.in_force if other.number != edit.number][-RECENT:]
+        return [query for _, query in self._kept_queries(pool, newest)]
 
-    def _kept_queries(self, pool: Pool, edits: Sequence[Edit]) -> dict[str, Query]:
-        """The queries of edits by id, as far as their images are kept."""
+    def _kept_queries(self, pool: Pool, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
+        """Edits with their queries, as far as their images are kept."""
         return self._durable.queries(edits) if self._durable else pool.queries_of(edits)
+
+    def check(
+        self, background: str | Path | None = None, *, progress: Progress | None = None
+    ) -> tuple[Finding, ...]:
+        """Look for edits that do not take, that contradict each other, or fire where none should.
+
+        Edits whose images are not kept cannot be asked again. ``background`` is a folder of images
+        that no edit is about, by default the editor's own or drawings that ship with the package.
+        ``progress`` is called as :data:`liveedit.steering.checking.Progress` says.
+        """
+        pool = self.pool
+        kept = self._kept_queries(pool, pool.in_force)
+        folder = pool.editor.background_folder if background is None else str(background)
+        with self.vlm.unpatched():
+            return tuple(findings(pool, kept, folder, progress or _silent))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -420,6 +435,10 @@ def _opening(editor: Editor, maker: Maker) -> Editor:
     assert isinstance(former, TrainableEditor)
     former.adopt_fingerprint(maker.editor_fingerprint)
     return former
+
+
+def _silent(stage: str, done: int, of: int) -> None:
+    """Report no progress."""
 
 
 def _opened(query: Query) -> Query:

@@ -2,6 +2,7 @@
 
     edits           edit, replace, ask, edits, forget
     bulk            edit --from
+    steering        explain, try, check
     store           store export, import, merge, verify, compact
     doctor          doctor
     opening         --store, --model and --editor, and what they open
@@ -38,6 +39,7 @@ from liveedit.cli import (
     editors,
     edits,
     models,
+    steering,
     store,
     training,
 )
@@ -95,6 +97,9 @@ app.command("demo")(demo.demo)
 app.command("edit")(edits.edit)
 app.command("replace")(edits.replace)
 app.command("ask")(edits.ask)
+app.command("explain")(steering.explain)
+app.command("try")(steering.try_edit)
+app.command("check")(steering.check)
 app.command("edits")(edits.edits)
 app.command("forget")(edits.forget)
 app.command("train")(training.train)

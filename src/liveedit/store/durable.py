@@ -6,7 +6,7 @@ processes made are read; what is read is a fraction of the store: new rows only.
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -135,16 +135,14 @@ class DurablePool:
         patch: BankPatch = editor.from_rows(bank, texts)
         return patch.with_ledger(_ledger([row.edit for row in present]))
 
-    def queries(self, edits: Sequence[Edit]) -> dict[str, Query]:
-        """The queries of edits by id, as far as their images are kept."""
-        wanted = {edit.id for edit in edits}
-        found = {}
-        for row in self._state.rows:
-            if row.edit.id in wanted:
-                query = self._query(row)
-                if query.images or not row.edit.image:
-                    found[row.edit.id] = query
-        return found
+    def queries(self, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
+        """Edits with their queries, as far as their images are kept; read one by one."""
+        rows = {row.edit.id: row for row in self._state.rows}
+        for edit in edits:
+            if edit.id in rows:
+                query = self._query(rows[edit.id])
+                if query.images or not edit.image:
+                    yield edit, query
 
     def _query(self, row: Kept) -> Query:
         """The query of an edit, with its images."""
