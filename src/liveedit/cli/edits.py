@@ -258,6 +258,8 @@ def _query_of(store: "Store", id: str, target: str) -> Query:
             f"the images of edit {row.edit.id} are not kept: `liveedit edit` it with its images"
         )
     images = [open_image(Image.open(BytesIO(file))) for file in files]
+    for image, name in zip(images, row.edit.names, strict=False):
+        image.info["name"] = name
     return Query(row.edit.prompt, target, images, about=row.edit.about)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from liveedit.artifacts import resolved_path
 from liveedit.cli.display import shown
 from liveedit.cli.options import Loading
 from liveedit.editors.former_names import SHIPPED
@@ -120,7 +121,7 @@ def _path(where: str) -> str | Path:
     if "://" in where:
         return where
     path = expanded(where)
-    return path / DEFAULT if (path / FILE).is_file() else path
+    return path / DEFAULT if _is_former(path) else path
 
 
 def _former(where: str) -> Path | None:
@@ -129,9 +130,12 @@ def _former(where: str) -> Path | None:
         return None
     path = expanded(where)
     folder = FORMER if where == DEFAULT and not path.exists() else path
-    if not (folder / FILE).is_file() or find_store(where):
-        return None
-    return folder
+    return None if not _is_former(folder) or find_store(where) else folder
+
+
+def _is_former(folder: Path) -> bool:
+    """Whether a folder holds the edits of a former version."""
+    return (resolved_path(folder) / FILE).exists()
 
 
 def _made_with(listing: Listing | None, makers: "list[Maker]") -> dict[str, str]:
