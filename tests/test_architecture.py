@@ -43,7 +43,9 @@ LIGHT = [
     "liveedit.measures.scores",
     "liveedit.report",
     "liveedit.cli",
+    "liveedit.store.entries",
     "liveedit.store.listing",
+    "liveedit.store.store",
 ]
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -29,7 +29,7 @@ from liveedit.cli.options import (
     with_groups,
 )
 from liveedit.errors import BadInput, StorageError
-from liveedit.types import Query
+from liveedit.types import Query, visible
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
@@ -93,6 +93,11 @@ def edit(
             )
     else:
         query = question.query(target)
+        if not visible(query.prompt) or not visible(target):
+            raise BadInput(
+                "an edit needs a question and a target: give both as text that is not empty, or "
+                "--from FILE"
+            )
         with interrupt_message(f"{UNCHANGED} in {store}"):
             edited = open_edited(store, setup, loading)
             took = _edit(edited, query, who, why, max_new_tokens, as_json=as_json, quiet=quiet)
@@ -141,6 +146,8 @@ def ask(
 ) -> None:
     """Ask the edited model, and show which edits fired."""
     query = question.query()
+    if not visible(query.prompt):
+        raise BadInput("the question is empty: ask something")
     with interrupt_message(UNCHANGED):
         edited = open_edited(store or DEFAULT, setup, loading, create=store is None)
         [answer] = edited.generate(query, max_new_tokens=max_new_tokens)
