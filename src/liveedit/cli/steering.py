@@ -266,4 +266,4 @@ def _print_findings(edited: "EditableVLM", found: "Sequence[Finding]", asked: in
         Console(soft_wrap=True, highlight=False).print(shown(finding.text))
     count = len(edited.edits)
     missing = f"; the images of {count - asked} are not kept" if asked < count else ""
-    note(f"{len(found)} findings about {count} edits{missing}")
+    note(f"findings: {len(found)}, edits: {count}{missing}")
