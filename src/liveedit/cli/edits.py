@@ -3,7 +3,6 @@
 A store keeps the edits (:mod:`liveedit.cli.opening`).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from liveedit.cli.bulk import Reporter, edit_all
-from liveedit.cli.display import Unshown, interrupt_message, shown
+from liveedit.cli.display import Unshown, interrupt_message, print_json, shown
 from liveedit.cli.opening import DEFAULT, Setup, Where, note, open_edited, open_store
 from liveedit.cli.options import (
     AsJson,
@@ -154,7 +153,7 @@ def ask(
         fired = edited.explain(query, max_new_tokens=1).fired
         _record_hits(edited, fired)
         if as_json:
-            _print_json(_reply(query, answer, fired))
+            print_json(_reply(query, answer, fired))
             return
         Console(soft_wrap=True, highlight=False).print(shown(answer, lines=True))
         if quiet:
@@ -183,7 +182,7 @@ def edits(
     if not everything:
         found = [entry for entry in found if entry.state != "taken_back"]
     if as_json:
-        _print_json([entry.as_json() for entry in found])
+        print_json([entry.as_json() for entry in found])
     else:
         _print_entries(found)
 
@@ -238,7 +237,7 @@ def _edit(
     superseded = [other for other in edited.history if other.superseded_by == made.id]
     with _showing_change(kept):
         if as_json:
-            _print_json(_change(kept, made, before, after, superseded))
+            print_json(_change(kept, made, before, after, superseded))
         elif not quiet:
             table = _table("edit", "before", "wanted", "after")
             table.add_row(shown(made.id), shown(before), shown(query.target), shown(after))
@@ -304,11 +303,6 @@ def _showing_change(store: "Store") -> Iterator[None]:
 
 
 # Printing
-
-
-def _print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def _change(
