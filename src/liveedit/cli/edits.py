@@ -33,8 +33,8 @@ from liveedit.types import Query, visible
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
     from liveedit.steering.explaining import Firing
+    from liveedit.store.browsing import Listed
     from liveedit.store.edit import Edit
-    from liveedit.store.entries import Entry
     from liveedit.store.store import Store
 
 __all__ = ["ask", "edit", "edits", "forget", "replace"]
@@ -175,16 +175,14 @@ def edits(
     as_json: AsJson = False,
 ) -> None:
     """List the edits, those superseded included."""
-    from liveedit.store.entries import entries
+    from liveedit.store.browsing import page
 
-    found = entries(open_store(store), search=search)
-    found.reverse()
-    if not everything:
-        found = [entry for entry in found if entry.state != "taken_back"]
+    found, _ = page(open_store(store), state=None, search=search, limit=None)
+    chosen = [edit for edit in reversed(found) if everything or edit.state != "taken_back"]
     if as_json:
-        print_json([entry.as_json() for entry in found])
+        print_json([edit.as_json() for edit in chosen])
     else:
-        _print_entries(found)
+        _print_edits(chosen)
 
 
 @with_groups
@@ -309,9 +307,10 @@ def _change(
     store: "Store", made: "Edit", before: str, after: str, superseded: "list[Edit]"
 ) -> dict[str, Any]:
     """A new edit with the answers before and after."""
-    from liveedit.store.entries import entry
+    from liveedit.store.browsing import listed
 
-    return entry(store, made.id).as_json() | {
+    [told] = listed(store, [store.find(made.id).number])
+    return told.as_json() | {
         "before": before,
         "after": after,
         "supersedes": [other.id for other in superseded],
@@ -335,17 +334,18 @@ def _reply(query: Query, answer: str, fired: "Sequence[Firing]") -> dict[str, An
     }
 
 
-def _print_entries(found: "list[Entry]") -> None:
+def _print_edits(found: "Sequence[Listed]") -> None:
     """Print a table of edits."""
     table = _table("edit", "question", "answer", "image", "made")
-    for entry in found:
+    for told in found:
+        edit = told.kept.edit
         table.add_row(
-            shown(entry.edit.id),
-            shown(entry.edit.prompt),
-            shown(entry.edit.target),
-            shown(_images(entry.edit), lines=True),
-            shown(_made(entry), lines=True),
-            style="" if entry.state == "in_force" else "dim",
+            shown(edit.id),
+            shown(edit.prompt),
+            shown(edit.target),
+            shown(_images(edit), lines=True),
+            shown(_made(told), lines=True),
+            style="" if told.state == "in_force" else "dim",
         )
     Console().print(table)
 
@@ -374,13 +374,13 @@ def _images(edit: "Edit") -> str:
     return "\n".join([*names, edit.image]) or "–"
 
 
-def _made(entry: "Entry") -> str:
+def _made(told: "Listed") -> str:
     """The day of an edit, who made it and why, and its relation to others."""
-    edit = entry.edit
+    edit = told.kept.edit
     lines = [edit.time[:10], " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))]
-    if edit.superseded_by:
-        lines.append(f"superseded by {edit.superseded_by}")
-    if entry.state == "taken_back":
+    if told.superseded_by:
+        lines.append(f"superseded by {told.superseded_by}")
+    if told.state == "taken_back":
         lines.append("taken back")
     lines += [f"overrules {id}" for id in edit.conflicts]
     return "\n".join(filter(None, lines))
