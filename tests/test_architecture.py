@@ -14,9 +14,11 @@ LAYERS = {  # each part may import from itself, from parts of a lower number, an
     "data": 2, "models": 2, "report": 2,
     "editors": 3,
     "store": 4, "train": 4, "evaluate": 4,
-    "editable": 5,
-    "cli": 6,
-    "__main__": 7,
+    "steering": 5,
+    "editable": 6,
+    "serve": 7,
+    "cli": 8,
+    "__main__": 9,
 }  # fmt: skip
 SIDEWAYS = {
     ("models", "data"),  # a model opens the images of a query

@@ -32,8 +32,8 @@ def test_an_edit_of_the_image_asked_about(model, emblem, flag):
     [edit] = model.edit(Query(QUESTION, "Brazil", [other, flag]))
     [first] = model.edit(Query(QUESTION, "Norway", [other, flag], about=0))
     assert model.generate([Query(QUESTION, image=[other, flag])]) == ["Brazil"]
-    fired = dict(model.explain(Query(QUESTION, image=[other, flag])))
-    assert edit in fired
+    explanation = model.explain(Query(QUESTION, image=[other, flag]))
+    assert edit in [firing.edit for firing in explanation.fired]
     assert edit.image == first.image != ""
 
 
@@ -56,9 +56,10 @@ def test_another_drawing_is_left_alone(model, emblem, flag):
 
 def test_explain_names_the_edit_that_fired(model, flag):
     [edit] = model.edit(Query(QUESTION, "Brazil", flag))
-    [(fired, weight)] = model.explain(Query(QUESTION, image=flag))
-    assert fired == edit
-    assert 0.5 < weight <= 1
+    explanation = model.explain(Query(QUESTION, image=flag))
+    [firing] = explanation.fired
+    assert firing.edit == edit
+    assert 0.5 < firing.weight <= 1
 
 
 def test_edits_are_listed_in_order(model, emblem, flag):

@@ -22,12 +22,12 @@ def test_the_edit_that_weighs_most_is_named_first(model):
     made = model.edit(EDITS)
     orders = []
     for query in EDITS:
-        fired = model.explain(query)
-        assert {edit.id for edit, _ in fired} == {edit.id for edit in made}
-        weights = [weight for _, weight in fired]
+        fired = model.explain(query).fired
+        assert {firing.edit.id for firing in fired} == {edit.id for edit in made}
+        weights = [firing.weight for firing in fired]
         assert weights == sorted(weights, reverse=True)
         assert len(set(weights)) > 1
-        orders.append([edit.id for edit, _ in fired])
+        orders.append([firing.edit.id for firing in fired])
     assert orders != [[edit.id for edit in made]] * len(EDITS), (
         "else the order made would do as well"
     )
@@ -45,9 +45,10 @@ def test_what_is_left_is_listed_and_explained_as_if_the_rest_had_never_been(mode
     if left:
         other.edit([EDITS[place] for place in left])
     for query in EDITS[:2]:
-        found = model.explain(query)
-        wanted = other.explain(query)
-        assert [edit.target for edit, _ in found] == [edit.target for edit, _ in wanted]
-        assert [weight for _, weight in found] == pytest.approx(
-            [weight for _, weight in wanted], rel=1e-4
+        found = model.explain(query).fired
+        wanted = other.explain(query).fired
+        targets = [firing.edit.target for firing in wanted]
+        assert [firing.edit.target for firing in found] == targets
+        assert [firing.weight for firing in found] == pytest.approx(
+            [firing.weight for firing in wanted], rel=1e-4
         )

@@ -24,8 +24,12 @@ from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.runinfo import image_name
-from liveedit.store.durable import Draft, DurablePool, image_file
+from liveedit.steering.explaining import Explanation, explained
+from liveedit.steering.switch import is_off, off
+from liveedit.steering.trying import RECENT, Trial, probes, tried
+from liveedit.store.durable import Draft, DurablePool, State, image_file
 from liveedit.store.edit import Edit
+from liveedit.store.exchange import import_edits
 from liveedit.store.listing import FILE, Listing, tidy
 from liveedit.store.pictures import load_queries, save_queries
 from liveedit.store.pool import Pool
@@ -141,6 +145,11 @@ class EditableVLM:
         return self._durable.store if self._durable else None
 
     @property
+    def kept(self) -> "State | None":
+        """The edits as the store keeps them, as it is now; ``None`` without a store."""
+        return self._durable.state if self._durable else None
+
+    @property
     def pool(self) -> Pool:
         """The edits with their patch; a store's as it is now."""
         return self._durable.pool if self._durable else self._pool
@@ -180,6 +189,24 @@ class EditableVLM:
         then none of the queries is edited.
         """
         given = checked(queries)
+        new, opened = self._prepared(given, who, why)
+        with self._editing(), self._changing("edit", who) as draft:
+            if self._durable:
+                draft.images = {
+                    edit.id: [image_file(image) for image in source.images]
+                    for edit, source in zip(new, given, strict=True)
+                }
+            draft.pool = draft.pool.with_edits(new, opened)
+            return list(draft.pool.history[len(draft.pool.edits) - len(new) :])
+
+    def _prepared(
+        self, queries: Sequence[Query], who: str, why: str
+    ) -> tuple[list[Edit], list[Query]]:
+        """The entries of new edits, and their queries with opened images.
+
+        Raises :class:`BadInput` as :meth:`edit` does.
+        """
+        given = checked(queries)
         for query in given:
             if not visible(query.prompt) or not visible(query.target):
                 raise BadInput(
@@ -190,14 +217,7 @@ class EditableVLM:
         new = [
             _describe(query, source, who, why) for query, source in zip(opened, given, strict=True)
         ]
-        with self._editing(), self._changing("edit", who) as draft:
-            if self._durable:
-                draft.images = {
-                    edit.id: [image_file(image) for image in source.images]
-                    for edit, source in zip(new, given, strict=True)
-                }
-            draft.pool = draft.pool.with_edits(new, opened)
-            return list(draft.pool.history[len(draft.pool.edits) - len(new) :])
+        return new, opened
 
     @contextmanager
     def _changing(self, kind: str, who: str) -> Iterator[Draft]:
@@ -218,7 +238,9 @@ class EditableVLM:
             yield
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
-        """Greedy answers of the edited model."""
+        """Greedy answers of the edited model; within :meth:`disabled` of the unedited one."""
+        if is_off(self):
+            return self.unedited(queries, max_new_tokens=max_new_tokens)
         asked = checked(queries)
         with self.vlm.unpatched(), self.vlm.patched(self.patch):
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
@@ -229,15 +251,49 @@ class EditableVLM:
         with self.vlm.unpatched():
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
 
-    def explain(self, query: Query) -> list[tuple[Edit, float]]:
-        """The edits that fire on ``query``, with their weights, the largest first."""
+    # Seeing and steering
+
+    def explain(self, query: Query, *, max_new_tokens: int = 16) -> Explanation:
+        """The edits that fire on ``query`` with their scores, those that nearly do, and the answers
+        with and without edits.
+        """
         [query] = checked([query])
+        return explained(self.pool, query, max_new_tokens)
+
+    def try_edit(
+        self, query: Query, among: Sequence[Query] | None = None, *, max_new_tokens: int = 16
+    ) -> Trial:
+        """Try an edit without keeping it: its answer, and the other answers that it would change.
+
+        Those are looked for ``among`` some questions, by default unrelated ones and those of the
+        newest edits whose images are kept. Raises what :meth:`edit` raises.
+        """
+        [edit], [opened] = self._prepared([query], "", "")
         pool = self.pool
-        in_patch = [edit for edit in pool.history if edit.held]
-        with self.vlm.unpatched(), self.vlm.patched(pool.patch):
-            [reply] = self.vlm.answers([query], max_new_tokens=1)
-        fired = sorted(reply.fired, key=lambda pair: -pair[1])
-        return [(in_patch[expert], weight) for expert, weight in fired]
+        if among is None:
+            among = probes(pool.editor.background_folder, self._others(pool, edit))
+        with self._editing():
+            return tried(pool, edit, opened, checked(among), max_new_tokens)
+
+    def _others(self, pool: Pool, edit: Edit) -> Sequence[Query]:
+        """The queries of the newest edits about other questions, as far as they are kept."""
+        others = [other for other in pool.history if not other.superseded_by]
+        newest = [other for other in others if other.number != edit.number][-RECENT:]
+        return list(self._kept_queries(pool, newest).values())
+
+    def _kept_queries(self, pool: Pool, edits: Sequence[Edit]) -> dict[str, Query]:
+        """The queries of edits by id, as far as their images are kept."""
+        return self._durable.queries(edits) if self._durable else pool.queries_of(edits)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Context in which this thread or asyncio task gets the answers of the unedited model.
+
+        This holds for :meth:`generate`, for ``vlm``, and for the Hugging Face model itself; others
+        get edited answers meanwhile. May be nested.
+        """
+        with off(self), self.vlm.unpatched():
+            yield
 
     def forget(self, ids: str | Iterable[str], *, who: str = "") -> list[Edit]:
         """Take edits back, given by id or by a unique beginning of it; return them in their order.
@@ -251,6 +307,16 @@ class EditableVLM:
             gone = sorted({_find(edits, id) for id in wanted})
             draft.pool = draft.pool.without(gone)
         return [edits[index] for index in gone]
+
+    def import_edits(self, file: str | Path, *, who: str = "") -> int:
+        """Add the exported edits of a file to the store; return the number of those added.
+
+        Raises :class:`BadInput` without a store and for any other file, and :class:`Mismatch` for
+        edits of another model or editor.
+        """
+        if self._durable is None:
+            raise BadInput("edits are imported into a store: load the model with one")
+        return import_edits(self._durable.store, file, who, self._durable.check)
 
     def save(self, folder: str | Path) -> Path:
         """Write the edits to ``folder``, all or nothing: a failed save leaves the earlier state.

@@ -70,7 +70,9 @@ def test_edits_of_the_former_shipped_editor_open_and_can_be_added_to(embedded_vl
     assert model.generate([*asked, Query(QUESTION, image=second)]) == ["Papua New Guinea"] * 2 + [
         "Brazil"
     ]
-    [(made, weight)] = model.explain(asked[0])
+    [firing] = model.explain(asked[0]).fired
+    made = firing.edit
+    weight = firing.weight
     assert (made.id, weight) == ("177e377d", pytest.approx(0.9968, abs=1e-3))
     third = emblem.drawing("twemoji", "flag-fr")
     model.edit(Query(QUESTION, "Norway", third))

@@ -5,7 +5,7 @@ import torch
 
 from liveedit.editors.common.branch import Recorder
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
-from liveedit.models.patch import Patch, main_output, site_layer
+from liveedit.models.patch import Patch, Rewritten, main_output, site_layer
 from liveedit.models.raw_calls import unpadded
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
@@ -46,7 +46,7 @@ def test_the_base_class_is_the_empty_patch(vlm):
     batch = vlm.encode(QUERIES)
     logits = torch.zeros(2, 1, 3)
     assert len(patch) == 0
-    assert patch.rewrite(QUERIES[0]) == (QUERIES[0], [])
+    assert patch.rewrite(QUERIES[0]) == Rewritten(QUERIES[0])
     assert patch.bind(batch) == patch.weights() == patch.prefix(batch) == {}
     assert patch.merge(batch, logits) is logits
 

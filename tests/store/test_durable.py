@@ -77,7 +77,7 @@ def test_what_one_changes_the_other_sees_at_once(open_model, flag):
     other = open_model()
     [edit] = one.edit(Query(QUESTION, "Brazil", flag))
     assert other.generate(Query(QUESTION, image=flag)) == ["Brazil"]
-    assert [made for made, _ in other.explain(Query(QUESTION, image=flag))] == [edit]
+    assert [firing.edit for firing in other.explain(Query(QUESTION, image=flag)).fired] == [edit]
     [later] = other.edit(Query(QUESTION, "Norway", flag))
     assert one.generate(Query(QUESTION, image=flag)) == ["Norway"]
     assert [row.superseded_by for row in one.history] == [later.id, ""]

@@ -1,6 +1,7 @@
 """The command line: one file for each group of commands.
 
     edits           edit, ask, edits, forget
+    serve           serve
     training        train
     benchmark       eval, report
     demo            demo
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from liveedit.cli import benchmark, data, demo, editors, edits, models, training
+from liveedit.cli import benchmark, data, demo, editors, edits, models, serve, training
 from liveedit.cli.display import Output, shown
 from liveedit.errors import LiveEditError, shortage
 
@@ -64,6 +65,7 @@ app.command("edit")(edits.edit)
 app.command("ask")(edits.ask)
 app.command("edits")(edits.edits)
 app.command("forget")(edits.forget)
+app.command("serve", context_settings={"auto_envvar_prefix": "LIVEEDIT"})(serve.serve)
 app.command("train")(training.train)
 app.command("eval")(benchmark.evaluate)
 app.command("report")(benchmark.report)

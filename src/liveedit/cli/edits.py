@@ -124,8 +124,9 @@ def ask(
         if listing is None:
             note = f"no edits in ./{DEFAULT}: this is the unedited answer"
             Console(stderr=True).print(note, style="dim")
-        for made, weight in edited.explain(query):
-            line = f"  edit {made.id} (weight {weight:.2f}): {made.prompt} → {made.target}"
+        for firing in edited.explain(query, max_new_tokens=1).fired:
+            made = firing.edit
+            line = f"  edit {made.id} (weight {firing.weight:.2f}): {made.prompt} → {made.target}"
             console.print(shown(line, style="dim"))
 
 

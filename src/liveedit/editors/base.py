@@ -83,6 +83,18 @@ class Editor(ABC, Generic[P]):
         raise BadInput(f"{self.name} cannot take back single edits: start again without them")
 
     @property
+    def background_folder(self) -> str:
+        """Folder of images that edits should not fire on; empty: drawings that ship."""
+        return ""
+
+    @property
+    def false_firing(self) -> float | None:
+        """Stated rate at which an unrelated image that is asked an edit's question makes any edit
+        fire; ``None`` for a method that states none.
+        """
+        return None
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over everything that shapes a patch: the name and the settings."""
         return sha256(

@@ -49,7 +49,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.branch import Branch, Recorder
 from liveedit.editors.common.examples import chunks
-from liveedit.models.batch import Batch
+from liveedit.models.batch import Batch, Scores
 from liveedit.models.feed_forward import FeedForward, feed_forward, highest_layer
 from liveedit.models.patch import Patch, SiteFn
 from liveedit.models.vlm import VLM
@@ -114,11 +114,23 @@ class GracePatch(BankPatch):
         """See :meth:`Patch.bind`. The sites are input and output of the feed-forward network."""
         return CodebookBranch(self, batch).sites() if len(self) else {}
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """The entry (B,) within whose radius each ``x`` (B, D) is, -1 for none."""
+    def distance(self, x: Tensor) -> Tensor:
+        """The distance (B, E) of each ``x`` (B, D) from each key."""
         exact = "donot_use_mm_for_euclid_dist"
-        distance = torch.cdist(x, self.bank["key"], compute_mode=exact)
-        radii = self.radii.to(x.device)
+        return torch.cdist(x, self.bank["key"], compute_mode=exact)
+
+    def scores(self, distance: Tensor) -> list[Scores]:
+        """How near each query came, given :meth:`distance`: its negative, against minus the radius.
+
+        An input at the very radius fires.
+        """
+        radii = self.radii.to(distance)
+        above = (radii - distance).masked_fill(radii < 0, -torch.inf)
+        return Scores.of_rows(above, question=-distance, question_threshold=-radii)
+
+    def nearest(self, distance: Tensor) -> Tensor:
+        """The entry (B,) within whose radius each query is, -1 for none, given :meth:`distance`."""
+        radii = self.radii.to(distance.device)
         near = self.in_force((distance <= radii) & (radii >= 0))
         least, entry = distance.masked_fill(~near, torch.inf).min(1)
         return torch.where(least < torch.inf, entry, -1)
@@ -147,9 +159,11 @@ class CodebookBranch(Branch[CodebookRoute]):
     def route(self, x: Tensor) -> CodebookRoute:
         """Find the entry within whose radius each row's last prompt token is."""
         column = self.batch.last_prompt_tokens()
-        entry = self.patch.nearest(x[torch.arange(len(x)), column].float())
+        distance = self.patch.distance(x[torch.arange(len(x)), column].float())
+        entry = self.patch.nearest(distance)
         fired = [[(found, 1.0)] if found >= 0 else [] for found in entry.tolist()]
         self.batch.fired[self.patch] = fired
+        self.batch.scores[self.patch] = self.patch.scores(distance)
         return CodebookRoute(entry, column)
 
     def change(self, x: Tensor, output: Tensor, routing: CodebookRoute) -> Tensor:  # noqa: ARG002

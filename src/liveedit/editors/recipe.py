@@ -241,10 +241,7 @@ class RecipePatch(RetrievalPatch):
         editor = self.editor
         key = editor.retriever(editor.features(editor.questions(batch)))
         score = editor.above(key, self.bank["keys"])
-        if editor.config.scope == "both":
-            score = score.masked_fill(~compatible(batch.spans, self.bank["pictured"]), NEVER)
-        match = self.match(score, editor.config.margin)
-        batch.fired[self] = match.fired
+        match = self.match(batch, score, editor.config.margin)
         return dict(zip(match.rows, self.bank["prompts"][match.edits], strict=True))
 
 

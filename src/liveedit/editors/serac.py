@@ -246,8 +246,7 @@ class CounterfactualBranch(Branch[ScopeRoute]):
         editor = self.patch.editor
         image, prompt = image_and_prompt(editor.evidence(x, self.batch), self.batch.spans)
         L = editor.scope_log_odds(image, prompt, self.batch.spans, self.patch.bank.tensors())
-        match = self.patch.match(L.sigmoid(), editor.config.threshold)
-        self.batch.fired[self.patch] = match.fired
+        match = self.patch.match(self.batch, L.sigmoid(), editor.config.threshold)
         edit = torch.full((len(x),), -1, device=x.device)
         edit[match.rows] = torch.tensor(match.edits, dtype=torch.long, device=x.device)
         return ScopeRoute(edit)

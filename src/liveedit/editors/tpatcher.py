@@ -35,7 +35,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.branch import AddingBranch, Branch, BranchPatch, Recorder, Route
 from liveedit.editors.common.precedence import latest_of_each_question, ledger_with
-from liveedit.models.batch import Batch, FiredEdit
+from liveedit.models.batch import Batch, FiredEdit, Scores
 from liveedit.models.feed_forward import FeedForward, feed_forward, highest_layer
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
@@ -104,14 +104,23 @@ class NeuronBranch(Branch[Route]):
         if self.patch not in self.batch.fired:
             last = self.batch.last_prompt_tokens()
             self.batch.fired[self.patch] = shares(activation[range(len(x)), last])
+            self.batch.scores[self.patch] = self.scores(x[range(len(x)), last].float())
         if not bool((activation > 0).any()):
             return output
         return output + (activation @ self.patch.bank["value"]).to(output.dtype)
 
+    def scores(self, last: Tensor) -> list[Scores]:
+        """How near each neuron is to being active at the last prompt tokens ``last`` (B, D)."""
+        above = self.before_relu(last)
+        return Scores.of_rows(above, question=above, question_threshold=torch.zeros_like(above))
+
+    def before_relu(self, x: Tensor) -> Tensor:
+        """The values q · k + b (…, E) at the tokens ``x`` (…, D)."""
+        return x @ self.patch.bank["key"].T + self.patch.bank["bias"]
+
     def activation(self, x: Tensor) -> Tensor:
         """The activations (B, T', E) of the neurons in force at ``x`` (B, T', D), 0 for others."""
-        bank = self.patch.bank
-        activation = F.relu(x @ bank["key"].T + bank["bias"])
+        activation = F.relu(self.before_relu(x))
         return activation * self.patch.in_force((activation > 0).any(1))[:, None]
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "FiredEdit",
     "HiddenBatch",
     "PaddingSide",
+    "Scores",
     "Spans",
     "common_prefix",
     "find_spans",
@@ -30,6 +31,38 @@ PaddingSide = Literal["left", "right"]
 
 FiredEdit = tuple[int, float]
 """An edit that fired: its number in the patch, and its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How near one query came to each of the E edits of a patch.
+
+    A score or threshold is NaN where the method has none for this query and edit.
+
+    Arguments:
+        above: How far each edit is above what it needs to fire, (E,); below 0 if it does not fire,
+            and -inf for an edit that is never about such a query.
+        image: Its score by the image, (E,).
+        image_threshold: What that score has to exceed, given the other score, (E,).
+        question: Its score by the question, or by question and image together, (E,).
+        question_threshold: What that score has to exceed, (E,).
+    """
+
+    above: Tensor
+    image: Tensor | None = None
+    image_threshold: Tensor | None = None
+    question: Tensor | None = None
+    question_threshold: Tensor | None = None
+
+    @classmethod
+    def of_rows(cls, above: Tensor, **parts: Tensor) -> "list[Scores]":
+        """The scores of each row, given those of all (B, E); ``parts`` may be broadcast to that."""
+        spread = {name: part.expand_as(above) for name, part in parts.items()}
+        return [
+            cls(above[row], **{name: part[row] for name, part in spread.items()})
+            for row in range(len(above))
+        ]
+
 
 IGNORED = -100
 """Label of a token that is not part of the answer."""
@@ -192,8 +225,9 @@ class Batch(AnswerRows):
     ``VLM.hidden`` fills in: the positions, ``None`` where the decoder counts them itself, and all
     others (B, T, …) by name. ``prefix`` holds, by the row, vectors (n, D) that a patch has put
     before the text: the first n tokens of that row's prompt are fillers, whose embeddings they
-    replace. ``fired`` holds, by the patch, the edits that fired in each row; it is filled in while
-    the batch is encoded and while it goes through the model.
+    replace. ``fired`` holds, by the patch, the edits that fired in each row, and ``scores`` how
+    near each row came to every edit, for methods that have scores; both are filled in while the
+    batch is encoded and while it goes through the model.
     """
 
     inputs: dict[str, Tensor]
@@ -203,6 +237,7 @@ class Batch(AnswerRows):
     prefix: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     fired: dict[Hashable, list[list[FiredEdit]]] = field(default_factory=dict)
+    scores: dict[Hashable, list[Scores]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -210,6 +245,10 @@ class Batch(AnswerRows):
     def fired_by(self, patch: Hashable) -> list[list[FiredEdit]]:
         """The edits of ``patch`` that fired in each row, with their weights, the heaviest first."""
         return self.fired.get(patch) or [[] for _ in self.spans]
+
+    def scores_of(self, patch: Hashable) -> list[Scores] | list[None]:
+        """The scores of ``patch`` for each row; ``None`` where it has none."""
+        return self.scores.get(patch) or [None for _ in self.spans]
 
     def extended(self, input_ids: Tensor) -> "Batch":
         """The batch followed by generated tokens ``input_ids`` (B, T'), which are in no span."""
@@ -245,6 +284,7 @@ class Batch(AnswerRows):
         fired: dict[Hashable, list[list[FiredEdit]]] = {}
         for patch, firings in self.fired.items():
             fired[patch] = [firings[row] for row in numbers]
+        scores = {patch: [rows[row] for row in numbers] for patch, rows in self.scores.items()}
         positions = self.position_ids
         return Batch(
             inputs=inputs,
@@ -254,6 +294,7 @@ class Batch(AnswerRows):
             prefix=prefix,
             extra={name: value[rows] for name, value in self.extra.items()},
             fired=fired,
+            scores=scores,
         )
 
     def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":
@@ -290,7 +331,8 @@ class Batch(AnswerRows):
             for span, gap, more in zip(self.spans, padding[:, 0], count[:, 0], strict=True)
         ]
         labels = spread(self.labels, IGNORED)
-        return Batch(inputs, labels, spans, prefix=prefix, fired=self.fired), places
+        made = Batch(inputs, labels, spans, prefix=prefix, fired=self.fired, scores=self.scores)
+        return made, places
 
     def embedded(self, embeddings: Tensor) -> Tensor:
         """``embeddings`` (B, T, D) with the vectors of :attr:`prefix` in place of the fillers'."""

@@ -12,19 +12,20 @@ Patches act only through ``attach.py``. Families may also hook their own model t
 these hooks belong to the model and remain.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from liveedit.models.batch import Batch, FiredEdit
+from liveedit.models.batch import Batch, FiredEdit, Scores
 from liveedit.types import Query
 
 __all__ = [
     "INPUT",
     "Patch",
+    "Rewritten",
     "SiteFn",
     "act",
     "act_before",
@@ -46,6 +47,20 @@ INPUT = "@input"
 """Suffix of a site that is a module's input; without it, a site is the output."""
 
 
+class Rewritten(NamedTuple):
+    """The query to encode instead of another.
+
+    Arguments:
+        query: The query.
+        fired: The edits that it contains as context.
+        scores: How near the query before came to each edit, if the method has scores.
+    """
+
+    query: Query
+    fired: Sequence[FiredEdit] = ()
+    scores: Scores | None = None
+
+
 class Patch:
     """Learnt edits as a value, which use never changes; this base class is the empty patch."""
 
@@ -58,13 +73,13 @@ class Patch:
         """The size in bytes."""
         return 0
 
-    def rewrite(self, query: Query) -> tuple[Query, list[FiredEdit]]:
-        """The query to encode instead of ``query``, and the edits that it contains as context.
+    def rewrite(self, query: Query) -> Rewritten:
+        """The query to encode instead of ``query``.
 
         Applied by ``VLM.encode`` and ``VLM.generate``; a raw Hugging Face call is refused, because
         it contains token ids.
         """
-        return query, []
+        return Rewritten(query)
 
     def prefix(self, batch: Batch) -> dict[int, Tensor]:  # noqa: ARG002
         """Vectors (n, D) to put before the text of some rows, like embeddings of n more tokens.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models.attach import Attachment
-from liveedit.models.batch import Batch, FiredEdit, HiddenBatch, PaddingSide
+from liveedit.models.batch import Batch, FiredEdit, HiddenBatch, PaddingSide, Scores
 from liveedit.models.calls import CACHE, Call, arguments
 from liveedit.models.encoder import Encoder, PromptFormat
 from liveedit.models.fingerprint import HALF, checksum, weights_fingerprint
@@ -55,11 +55,12 @@ class Reply:
     """Answer to a query.
 
     ``fired`` are the edits of the innermost patch that fired, with their weights, the heaviest
-    first.
+    first, and ``scores`` how near the query came to each edit, if the method has scores.
     """
 
     text: str
     fired: tuple[FiredEdit, ...]
+    scores: Scores | None = None
 
 
 class LayerReached(Exception):
@@ -287,12 +288,15 @@ class ModelRunner(Encoder):
         """
         queries = checked(queries)
         fired: dict[Any, list[list[FiredEdit]]] = {}
+        scores: dict[Any, list[Scores]] = {}
         for patch in self.patches:
             if overrides(patch, "rewrite"):
                 rewritten = [patch.rewrite(query) for query in queries]
-                queries = [query for query, _ in rewritten]
-                fired[patch] = [firings for _, firings in rewritten]
-        batch = replace(super().encode(queries, padding_side=padding_side, eos=eos), fired=fired)
+                queries = [row.query for row in rewritten]
+                fired[patch] = [list(row.fired) for row in rewritten]
+                scores[patch] = [row.scores for row in rewritten if row.scores is not None]
+        encoded = super().encode(queries, padding_side=padding_side, eos=eos)
+        batch = replace(encoded, fired=fired, scores=scores)
         ids: Any = batch.inputs["input_ids"]
         ids.rewritten_by = tuple(fired)  # read when a raw call contains these ids
         ids.spans = batch.spans
@@ -379,9 +383,13 @@ class ModelRunner(Encoder):
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-        patches = self.patches
-        fired = batch.fired_by(patches[-1]) if patches else [[] for _ in asked]
-        return [Reply(text.strip(), tuple(edits)) for text, edits in zip(texts, fired, strict=True)]
+        innermost = self.patches[-1] if self.patches else None
+        fired = batch.fired_by(innermost)
+        scores = batch.scores_of(innermost)
+        return [
+            Reply(text.strip(), tuple(edits), near)
+            for text, edits, near in zip(texts, fired, scores, strict=True)
+        ]
 
     # Parts of a forward pass: up to a layer, and from there on
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import RLock
+from threading import Lock, RLock
 
 from PIL import Image
 
@@ -28,7 +28,7 @@ from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
 from liveedit.types import Query
 
-__all__ = ["Draft", "DurablePool", "image_file"]
+__all__ = ["Draft", "DurablePool", "State", "image_file", "thumbnail"]
 
 THUMBNAIL = 160
 """Longest side of a thumbnail, in pixels."""
@@ -53,27 +53,34 @@ class DurablePool:
         )
         self._state = State(empty, (), 0)
         self._lock = RLock()
+        self._reading = Lock()
         check_makers(store, self.maker, empty)
 
     @property
     def pool(self) -> Pool:
         """The pool with all changes that were kept until now."""
-        with self._lock:
+        return self.state.pool
+
+    @property
+    def state(self) -> "State":
+        """The store with all changes that were kept until now; a change going on is not awaited."""
+        with self._reading:
             self._state = self._read(self._state)
-            return self._state.pool
+            return self._state
 
     @contextmanager
     def changing(self, kind: str, who: str = "") -> "Iterator[Draft]":
         """A change of the pool: what the block puts into the draft is kept when it ends."""
         with self._lock, self.store.change(kind, who) as change:
             check_makers(self.store, self.maker, self.empty)
-            state = self._read(self._state)
+            state = self.state
             draft = Draft(state.pool)
             yield draft
             maker = change.maker(self.maker)
             after = self._write(change, state, draft, maker.number)
-        self.maker = maker
-        self._state = after
+        with self._reading:
+            self.maker = maker
+            self._state = after
 
     def _read(self, state: "State") -> "State":
         """The state with the changes that were kept since; the same if there are none."""
@@ -87,6 +94,10 @@ class DurablePool:
         known = {row.number: row for row in state.rows} | own
         present = [row for _, row in sorted(known.items()) if row.forgotten_in is None]
         return State(self._pool(state, present), tuple(present), version)
+
+    def check(self, maker: Maker) -> None:
+        """Raise :class:`Mismatch` for edits, not yet in the store, that others made than these."""
+        check_maker("the file", maker, self.maker, self.empty)
 
     def _number(self) -> int:
         """The number of this pool's maker in the store; 0 before its first edit."""
@@ -124,6 +135,17 @@ class DurablePool:
             texts += self.store.texts(new)
         patch: BankPatch = editor.from_rows(bank, texts)
         return patch.with_ledger(_ledger([row.edit for row in present]))
+
+    def queries(self, edits: Sequence[Edit]) -> dict[str, Query]:
+        """The queries of edits by id, as far as their images are kept."""
+        wanted = {edit.id for edit in edits}
+        found = {}
+        for row in self._state.rows:
+            if row.edit.id in wanted:
+                query = self._query(row)
+                if query.images or not row.edit.image:
+                    found[row.edit.id] = query
+        return found
 
     def _query(self, row: Kept) -> Query:
         """The query of an edit, with its images."""
@@ -204,25 +226,30 @@ class Draft:
 def check_makers(store: Store, own: Maker, empty: Pool) -> None:
     """Raise :class:`Mismatch` for edits of another model, editor or prompt format."""
     for maker in store.makers():
-        made = maker.opens_with
-        form = made.get("prompt_format", empty.vlm.prompt_format)
-        if form != empty.vlm.prompt_format:
-            raise Mismatch(
-                f"the edits in {store} were made with another prompt format ({form}): "
-                "load the model with it"
-            )
-        if maker.identity == own.identity:
-            continue
-        if not empty.vlm.known_as(maker.model_fingerprint):
-            named = " ".join(made[name] for name in ("model", "dtype") if name in made)
-            raise Mismatch(
-                f"the edits in {store} were made on another model "
-                f"({named or 'one that it does not name'}): load that one"
-            )
+        check_maker(store, maker, own, empty)
+
+
+def check_maker(where: object, maker: Maker, own: Maker, empty: Pool) -> None:
+    """Raise :class:`Mismatch` unless ``maker`` made its edits, kept in ``where``, as ``own``."""
+    made = maker.opens_with
+    form = made.get("prompt_format", empty.vlm.prompt_format)
+    if form != empty.vlm.prompt_format:
         raise Mismatch(
-            f"the edits in {store} were made by another editor "
-            f"({made.get('editor', maker.editor)}): load that one"
+            f"the edits in {where} were made with another prompt format ({form}): "
+            "load the model with it"
         )
+    if maker.identity == own.identity:
+        return
+    if not empty.vlm.known_as(maker.model_fingerprint):
+        named = " ".join(made[name] for name in ("model", "dtype") if name in made)
+        raise Mismatch(
+            f"the edits in {where} were made on another model "
+            f"({named or 'one that it does not name'}): load that one"
+        )
+    raise Mismatch(
+        f"the edits in {where} were made by another editor "
+        f"({made.get('editor', maker.editor)}): load that one"
+    )
 
 
 def _layout(patch: Patch) -> Layout:

@@ -7,6 +7,7 @@ hold all of them: these methods take an edit back by making the others again, fr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import compress
 
 from liveedit.editors.base import Editor
@@ -50,7 +51,7 @@ class Pool:
         """Whether the method keeps each edit by itself; otherwise its weights hold all of them."""
         return isinstance(self.editor, BankEditor)
 
-    @property
+    @cached_property
     def history(self) -> tuple[Edit, ...]:
         """All edits, oldest first; superseded ones name the edit that superseded them."""
         return history(self.edits)
@@ -147,6 +148,16 @@ class Pool:
             )
         held = [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
         return replace(self, patch=patch, edits=tuple(held))
+
+    def queries_of(self, edits: Sequence[Edit]) -> dict[str, Query]:
+        """The queries of edits by id, as far as their images are kept."""
+        found = {}
+        for edit in edits:
+            if edit.id in self.queries:
+                found[edit.id] = self.queries[edit.id]
+            elif not edit.image:
+                found[edit.id] = Query(edit.prompt, edit.target)
+        return found
 
     def remembers(self, edits: Sequence[Edit]) -> bool:
         """Whether the queries of these edits are kept."""

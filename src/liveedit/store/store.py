@@ -20,7 +20,7 @@ from liveedit.store.database import Database, store_url
 from liveedit.store.edit import Edit, history
 from liveedit.store.tensors import Layout, checksum
 
-__all__ = ["HITS", "Change", "Hit", "Kept", "Maker", "Store", "now"]
+__all__ = ["HITS", "Change", "Hit", "Kept", "Maker", "Store", "kept_row", "now"]
 
 BATCH = 500
 """Rows that one statement reads by their numbers; databases limit its length."""
@@ -164,7 +164,7 @@ class Store:
         table = schema.edits
         query = _kept_query().where(or_(table.c.made_in > version, table.c.forgotten_in > version))
         with self.database.reading() as connection:
-            rows = [_kept_row(row) for row in connection.execute(query)]
+            rows = [kept_row(row) for row in connection.execute(query)]
             return _version(connection), rows
 
     def ids(self) -> set[str]:
@@ -184,7 +184,7 @@ class Store:
         alike = table.c.id.startswith(id, autoescape=True)
         query = select(table).where(alike).order_by(func.length(table.c.id)).limit(2)
         with self.database.reading() as connection:
-            found = [_kept_row(row) for row in connection.execute(query)]
+            found = [kept_row(row) for row in connection.execute(query)]
         if not id or not found:
             raise BadInput(f"no edit {id!r}: `edits` lists those in force")
         exact = [row for row in found if row.edit.id == id]
@@ -416,7 +416,7 @@ def _kept(connection: Connection, at: int | None) -> list[Kept]:
     else:
         gone = or_(table.c.forgotten_in.is_(None), table.c.forgotten_in > at)
         query = query.where(and_(table.c.made_in <= at, gone))
-    return [_kept_row(row) for row in connection.execute(query)]
+    return [kept_row(row) for row in connection.execute(query)]
 
 
 def _values(edit: Edit) -> dict[str, Any]:
@@ -445,7 +445,7 @@ def _sum(edit: Edit) -> int:
     return checksum("\x1f".join(texts).encode(errors="surrogatepass"))
 
 
-def _kept_row(row: Row[Any]) -> Kept:
+def kept_row(row: Row[Any]) -> Kept:
     """An edit as a row of the database says."""
     edit = Edit(
         id=row.id,

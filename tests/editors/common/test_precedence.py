@@ -178,7 +178,7 @@ def test_another_answer_about_another_picture_of_the_thing_is_a_conflict(model):
     [older] = model.edit(to("Canada"))
     asked = Query(QUESTION, image=OTHER_ARTIST)
     fires = model.generate(asked) == ["Canada"] or older.id in {
-        edit.id for edit, _ in model.explain(asked)
+        firing.edit.id for firing in model.explain(asked).fired
     }
     [newer] = model.edit(to("Brazil", OTHER_ARTIST))
     assert fires == (model.editor.name not in EXACT)
@@ -193,7 +193,7 @@ def test_of_two_in_conflict_only_the_last_fires(model):
     [older] = model.edit(to("Canada"))
     [newer] = model.edit(to("Brazil", OTHER_ARTIST))
     for image in (FLAG, OTHER_ARTIST):
-        fired = {edit.id for edit, _ in model.explain(Query(QUESTION, image=image))}
+        fired = {firing.edit.id for firing in model.explain(Query(QUESTION, image=image)).fired}
         assert len(fired & {older.id, newer.id}) <= 1
     assert bool(newer.conflicts) == (model.editor.name not in EXACT)
 
@@ -206,7 +206,7 @@ def test_an_edit_that_supersedes_the_most_recent_one_wins_then(model):
     assert (
         third.conflicts == second.conflicts == (() if model.editor.name in EXACT else (first.id,))
     )
-    fired = {edit.id for edit, _ in model.explain(Query(QUESTION, image=OTHER_ARTIST))}
+    fired = {firing.edit.id for firing in model.explain(Query(QUESTION, image=OTHER_ARTIST)).fired}
     assert len(fired & {first.id, third.id}) <= 1
 
 
@@ -234,7 +234,7 @@ def test_an_edit_overrules_others_also_when_those_between_are_taken_back(model):
     [second] = model.edit(to("Brazil", OTHER_ARTIST))
     [third] = model.edit(to("Kenya", dotted(0)))
     model.forget(second.id)
-    fired = [edit.id for edit, _ in model.explain(Query(QUESTION, image=dotted(0)))]
+    fired = [firing.edit.id for firing in model.explain(Query(QUESTION, image=dotted(0))).fired]
     assert third.conflicts
     assert fired in ([third.id], [])
     assert (model.generate(Query(QUESTION, image=dotted(0))) == ["Kenya"]) == third.took
@@ -270,7 +270,7 @@ def test_an_edit_that_comes_back_is_overruled_as_its_successor_was(model):
     [first_again, third_again] = model.edits
     assert (first_again.id, third_again.id) == (first.id, third.id)
     assert third_again.conflicts == (first.id,)
-    fired = {edit.id for edit, _ in model.explain(Query(QUESTION, image=dotted(0)))}
+    fired = {firing.edit.id for firing in model.explain(Query(QUESTION, image=dotted(0))).fired}
     assert len(fired & {first.id, third.id}) <= 1
 
 
@@ -281,7 +281,10 @@ def test_the_last_overrules_as_many_as_there_are(model):
     assert 5 <= len(newest.conflicts) <= len(older)
     assert set(newest.conflicts) <= set(older)
     assert newest.took
-    fired = [edit.id for edit, _ in model.explain(Query(QUESTION, image=dotted(0, 1, 2, 3, 4, 5)))]
+    fired = [
+        firing.edit.id
+        for firing in model.explain(Query(QUESTION, image=dotted(0, 1, 2, 3, 4, 5))).fired
+    ]
     assert not set(fired) & set(newest.conflicts)
 
 
@@ -296,7 +299,9 @@ def test_what_is_superseded_does_not_act_on_other_pictures_either(model, editor)
             model.generate(asked) == alone.generate(asked) or editor.name == "t-patcher"
         )  # whose neurons are drawn
         superseded = {edit.id for edit in model.history if edit.superseded_by}
-        assert not superseded & {edit.id for edit, _ in model.explain(Query(QUESTION, image=image))}
+        assert not superseded & {
+            firing.edit.id for firing in model.explain(Query(QUESTION, image=image)).fired
+        }
 
 
 def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, editor):

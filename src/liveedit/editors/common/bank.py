@@ -42,6 +42,12 @@ class _Buffer:
                 self.used = stop
             return free
 
+    def release(self, start: int, stop: int) -> None:
+        """Free the rows ``start`` to ``stop``, unless rows after them are in use."""
+        with self.lock:
+            if self.used == stop:
+                self.used = start
+
 
 class Bank:
     """An immutable list of experts, each a row of every tensor.
@@ -94,6 +100,10 @@ class Bank:
         for name, tensor in rows.items():
             buffer.tensors[name][len(self) : stop] = tensor.detach()
         return self._prefix(buffer, stop)
+
+    def give_back(self, length: int) -> None:
+        """Free the rows after the first ``length``, when no bank with them is used any more."""
+        self._buffer.release(length, len(self))
 
     def _check(self, rows: Mapping[str, Tensor]) -> None:
         own = {name: tuple(tensor.shape[1:]) for name, tensor in self.tensors().items()}

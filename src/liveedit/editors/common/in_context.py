@@ -13,7 +13,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.retriever import Retriever
 from liveedit.errors import BadInput
-from liveedit.models.batch import FiredEdit
+from liveedit.models.patch import Rewritten
 from liveedit.types import Query
 
 __all__ = ["ContextPatch", "InContextEditor", "fact_text"]
@@ -58,13 +58,13 @@ class ContextPatch(BankPatch):
             return fits & self.not_superseded
         return self.in_force(fits)
 
-    def rewrite(self, query: Query) -> tuple[Query, list[FiredEdit]]:
+    def rewrite(self, query: Query) -> Rewritten:
         """See :meth:`Patch.rewrite`."""
-        edit = self.editor.retriever.find(self.bank, query, self.eligible)
+        edit, scores = self.editor.retriever.search(self.bank, query, self.eligible)
         if edit is None:
-            return query, []
+            return Rewritten(query, scores=scores)
         prompt = self.editor.apply_context(self.contexts[edit], query.prompt)
-        return replace(query, prompt=prompt), [(edit, 1.0)]
+        return Rewritten(replace(query, prompt=prompt), [(edit, 1.0)], scores)
 
     def save(self, folder: Path) -> None:
         """See :meth:`BankPatch.save`."""

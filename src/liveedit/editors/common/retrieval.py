@@ -24,7 +24,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.examples import Example, RowName, chunks
 from liveedit.editors.common.hard_negatives import NEVER
-from liveedit.models.batch import IGNORED, FiredEdit, HiddenBatch, Spans
+from liveedit.models.batch import IGNORED, Batch, FiredEdit, HiddenBatch, Scores, Spans
 from liveedit.types import Query
 
 __all__ = [
@@ -77,14 +77,29 @@ class Match:
 
 
 class RetrievalPatch(BankPatch):
-    """A bank of edits on the networks' device; the weight of a firing is its score."""
+    """A bank of edits on the networks' device; the weight of a firing is its score.
+
+    ``bank`` holds ``pictured`` (E,), whether an edit has an image.
+    """
 
     def __init__(self, editor: "RetrievalEditor", bank: Bank) -> None:
         super().__init__(editor, bank.to(editor.device))
 
-    def match(self, score: Tensor, least: float) -> Match:
-        """The edits in force that score above ``least``, given all scores (B, E)."""
-        return best_match(score.masked_fill(~self.in_force(score > least), NEVER), least)
+    def match(self, batch: Batch, score: Tensor, least: float) -> Match:
+        """The edits in force that score above ``least``, given all scores (B, E).
+
+        They are noted in ``batch``. By image and text, a query without image matches no edit with
+        one, nor vice versa.
+        """
+        if self.editor.config.scope == "both":
+            score = score.masked_fill(~compatible(batch.spans, self.bank["pictured"]), -torch.inf)
+        found = best_match(score.masked_fill(~self.in_force(score > least), NEVER), least)
+        threshold = torch.full_like(score, least)
+        batch.fired[self] = found.fired
+        batch.scores[self] = Scores.of_rows(
+            score - least, question=score, question_threshold=threshold
+        )
+        return found
 
 
 M = TypeVar("M", bound=RetrievalPatch)

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from liveedit.data.images import open_image
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.sentences import SentenceEncoder, find_encoder
+from liveedit.models.batch import Scores
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -102,21 +103,54 @@ class Retriever:
         ``None`` if there is none. ``eligible`` leaves out, of the edits that fit (1, E), those that
         are overruled by others.
         """
+        return self.search(bank, query, eligible)[0]
+
+    def search(
+        self, bank: Bank, query: Query, eligible: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[int | None, Scores | None]:
+        """The edit of :meth:`find`, and how near the query came to each edit."""
         if not len(bank):
-            return None
-        score = bank["text_key"] @ self.sentences([query.prompt])[0]
-        fits = torch.ones_like(score, dtype=torch.bool)
+            return None, None
+        text = bank["text_key"] @ self.sentences([query.prompt])[0]
+        likeness = torch.full_like(text, torch.nan)
+        score = text
+        fits = torch.ones_like(text, dtype=torch.bool)
         if self.threshold is not None:
-            fits = score > self.threshold
+            fits = text > self.threshold
         if self.by == "both":
             likeness = bank["image_key"] @ self.image_key(query)
-            score = score + likeness
+            score = text + likeness
             if self.threshold is not None:
                 fits &= self._image_fits(bank, query, likeness)
         if eligible is not None:
             fits = eligible(fits[None])[0]
         best = int(score.masked_fill(~fits, -torch.inf).argmax())
-        return best if bool(fits[best]) else None
+        return best if bool(fits[best]) else None, self._scores(bank, query, text, likeness)
+
+    def _scores(self, bank: Bank, query: Query, text: Tensor, likeness: Tensor) -> Scores:
+        """The scores of a query, given both cosines (E,); without a threshold, the distance from
+        the nearest edit counts.
+        """
+        if self.threshold is None:
+            score = text + likeness.nan_to_num(0.0)
+            return Scores(score - score.max(), image=likeness, question=text)
+        above = text - self.threshold
+        if self.by == "both":
+            above = self._above(bank, query, above, likeness - self.image_threshold)
+        return Scores(
+            above,
+            image=likeness,
+            image_threshold=torch.full_like(text, self.image_threshold),
+            question=text,
+            question_threshold=torch.full_like(text, self.threshold),
+        )
+
+    def _above(self, bank: Bank, query: Query, by_text: Tensor, by_image: Tensor) -> Tensor:
+        """How far each edit (E,) is above both thresholds, given how far it is above each."""
+        with_image = bank["image_key"].any(1)
+        if query.image is None:
+            return by_text.masked_fill(with_image, -torch.inf)
+        return torch.minimum(by_text, by_image).masked_fill(~with_image, -torch.inf)
 
     def _image_fits(self, bank: Bank, query: Query, likeness: Tensor) -> Tensor:
         """The edits (E,) whose image, or lack of one, fits that of ``query``."""

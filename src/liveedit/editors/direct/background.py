@@ -5,43 +5,26 @@ half, each asked two questions that differ in meaning, it sets its thresholds: w
 an image fits it better than any other, so that a threshold set with it would be too low.
 """
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from liveedit.data.emblem.cases import shared_emblem
-from liveedit.data.emblem.wordings import IMAGE_RELATIONS, wordings
-from liveedit.data.images import open_image
 from liveedit.editors.common.attention import cut
 from liveedit.editors.common.examples import chunks
-from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, HiddenBatch, Spans
 from liveedit.models.vlm import VLM
-from liveedit.types import Query, expanded
+from liveedit.types import Query
 
 __all__ = [
     "Background",
     "Features",
-    "background_queries",
     "features",
     "read_background",
     "read_features",
     "texts_alone",
 ]
-
-LEAST = 16
-"""Images that a background must have."""
-RELATIONS = {
-    sort: [name for name, relation in IMAGE_RELATIONS.items() if relation.sort == sort]
-    for sort in ("emoji", "flag")
-}
-"""The relations that are asked about a sort of drawing, which are harder to tell apart."""
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,62 +116,9 @@ def _texts(vlm: VLM, batch: Batch) -> list[tuple[int, ...]]:
     return texts
 
 
-def background_queries(folder: str, most: int) -> dict[str, list[Query]]:
-    """The queries of the background, by the names of the fields of :class:`Background`.
-
-    ``folder`` holds the user's images; empty stands for the drawings that ship with the package. At
-    ``most`` so many are taken, drawn at random.
-    """
-    chance = random.Random(0)
-    names = ("common", "alone", "first", "second")
-    queries: dict[str, list[Query]] = {name: [] for name in names}
-    images = _from_folder(expanded(folder), most) if folder else _shipped(most)
-    for number, (sort, image) in enumerate(images):
-        relations = RELATIONS[sort or chance.choice(sorted(RELATIONS))]
-        asked, other = (_question(name, chance) for name in chance.sample(relations, 2))
-        if number % 2:
-            queries["common"].append(Query(asked, image=image))
-            queries["alone"].append(Query(asked))
-        else:
-            queries["first"].append(Query(asked, image=image))
-            queries["second"].append(Query(other, image=image))
-    return queries
-
-
-def _question(relation: str, chance: random.Random) -> str:
-    """A wording of a relation's question."""
-    return chance.choice(wordings(IMAGE_RELATIONS[relation], "seen"))
-
-
-def _shipped(most: int) -> Iterator[tuple[str, Image.Image]]:
-    """Drawings of training entities, each by one artist, with their sort."""
-    emblem = shared_emblem()
-    chance = random.Random(0)
-    entities = emblem.part("train")
-    for entity in chance.sample(entities, min(most, len(entities))):
-        yield entity.sort, emblem.drawing(chance.choice(entity.seen_artists), entity.id)
-
-
-def _from_folder(folder: Path, most: int) -> Iterator[tuple[str, Image.Image]]:
-    """At ``most`` so many images of a folder.
-
-    Raises :class:`BadInput` where there are too few.
-    """
-    if not folder.is_dir():
-        raise BadInput(f"no folder {folder}: give one with images of what users ask about")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if len(found) < LEAST:
-        raise BadInput(
-            f"{folder} has {len(found)} images, too few for a threshold: give at least {LEAST}, "
-            "or leave background empty"
-        )
-    for file in random.Random(0).sample(found, min(most, len(found))):
-        yield "", open_image(file)
-
-
 @torch.no_grad()
 def read_background(vlm: VLM, layer: int, queries: Mapping[str, Sequence[Query]]) -> Background:
-    """The features of :func:`background_queries` at ``layer`` of a model, on its device."""
+    """The features of a background's ``queries`` at ``layer`` of a model, on its device."""
     with vlm.unpatched():
         return Background(**{name: _read(vlm, layer, queries[name]) for name in queries})
 

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from liveedit.data.background import background_queries
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.editors.direct.background import (
     Features,
-    background_queries,
     features,
     read_background,
     read_features,
@@ -41,7 +41,7 @@ from liveedit.editors.direct.threshold import conformal, image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
 from liveedit.editors.liveedit.routing import Routing
-from liveedit.models.batch import Batch
+from liveedit.models.batch import Batch, Scores
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.settings import Count, Index, NotNegative, Positive, Share
@@ -128,7 +128,25 @@ class DirectPatch(ExpertPatch):
         keep = self.in_force(near & (question > self.editor.reach))
         score = (image.nan_to_num(0.0) + question).masked_fill(~keep, -torch.inf)
         keep &= torch.zeros_like(keep).scatter(1, score.argmax(1, keepdim=True), True)
-        return Routing(image, torch.full_like(image[:, 0], self.threshold), keep, keep.float())
+        threshold = torch.full_like(image, self.threshold)
+        scores = self.cosines(image, threshold, question, without)
+        return Routing(image, threshold[:, 0], keep, keep.float(), scores)
+
+    def cosines(
+        self, image: Tensor, threshold: Tensor, question: Tensor, without: Tensor
+    ) -> list[Scores]:
+        """How near each row came to each edit, given the cosines of images and questions, τ_v, and
+        the pairs without an image, each (B, E).
+        """
+        reach = torch.full_like(question, self.editor.reach)
+        by_image = (image - threshold).nan_to_num(-torch.inf).masked_fill(without, torch.inf)
+        return Scores.of_rows(
+            torch.minimum(by_image, question - reach),
+            image=image,
+            image_threshold=threshold.masked_fill(image.isnan(), torch.nan),
+            question=question,
+            question_threshold=reach,
+        )
 
 
 class DirectBranch(ExpertBranch):
@@ -167,6 +185,16 @@ class Direct(BankEditor[DirectPatch]):
     def norm(self, states: Tensor) -> Tensor:
         """LN of Eq. 6, without parameters."""
         return F.layer_norm(states, states.shape[-1:])
+
+    @property
+    def background_folder(self) -> str:
+        """See :attr:`Editor.background_folder`."""
+        return self.config.background
+
+    @property
+    def false_firing(self) -> float:
+        """See :attr:`Editor.false_firing`."""
+        return self.config.false_firing
 
     @cached_property
     def background(self) -> dict[str, list[Query]]:

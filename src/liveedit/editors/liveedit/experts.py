@@ -22,10 +22,17 @@ from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.branch import Branch
 from liveedit.editors.common.examples import Example, chunks
 from liveedit.editors.common.extractors import EditSide, FeatureExtractor, InputExtractor
-from liveedit.editors.liveedit.routing import Routing, compare, reach, residual, soft_routing
+from liveedit.editors.liveedit.routing import (
+    Comparison,
+    Routing,
+    compare,
+    reach,
+    residual,
+    soft_routing,
+)
 from liveedit.editors.liveedit.sampling import Draws
 from liveedit.errors import BadInput
-from liveedit.models.batch import Batch, HiddenBatch, Spans
+from liveedit.models.batch import Batch, HiddenBatch, Scores, Spans
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.settings import Count, Index, Positive
@@ -123,7 +130,21 @@ class ExpertPatch(BankPatch):
             most = min(editor.config.top_k, len(self))
             best = z.masked_fill(~keep, -torch.inf).topk(most, dim=1).indices
             keep &= torch.zeros_like(keep).scatter(1, best, True)
-        return Routing(found.vision, found.sentinel, keep, soft_routing(z, keep))
+        scores = self.scores(found, shown)
+        return Routing(found.vision, found.sentinel, keep, soft_routing(z, keep), scores)
+
+    def scores(self, found: Comparison, shown: Tensor) -> list[Scores]:
+        """How near each row came to every expert; ``shown`` (B, 1) are the rows with an image."""
+        sentinel = found.sentinel[:, None]
+        above = self.editor.score(found.above, found.text) - self.editor.config.margin
+        least, question_threshold = self.editor.thresholds(found.text)
+        return Scores.of_rows(
+            torch.where(shown, above, found.text).nan_to_num(-torch.inf),
+            image=found.vision.masked_fill(~shown, torch.nan),
+            image_threshold=(sentinel + least).masked_fill(~shown, torch.nan),
+            question=found.text,
+            question_threshold=torch.where(shown, question_threshold, 0.0),
+        )
 
 
 class ExpertRoute(NamedTuple):
@@ -164,6 +185,7 @@ class ExpertBranch(Branch[ExpertRoute]):
         ):
             fired.append(list(zip(row[:count], row_weights[:count], strict=True)))
         self.batch.fired[self.patch] = fired
+        self.batch.scores[self.patch] = routing.scores
         self.rows = kept.nonzero()[:, 0]
         return ExpertRoute(experts, weights, kept, self.batch.last_prompt_tokens())
 
@@ -240,13 +262,24 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
     def routing_terms(self, examples: Sequence[Example], draws: Draws) -> dict[str, Tensor]:
         """The terms of the loss that train the routing."""
 
-    def keeps(self, above: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+    def keeps(self, above: Tensor, z: Tensor) -> Tensor:
         """The hard filter, Eq. 5: the experts that act, boolean (B, E).
 
         ``above`` (B, E) is how far each expert is above the sentinel in φ, ``z`` (B, E) its
         similarity in ψ.
         """
-        return above > self.config.margin
+        return self.score(above, z) > self.config.margin
+
+    def score(self, above: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        """The values (B, E) that the hard filter compares with the margin."""
+        return above
+
+    def thresholds(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The least distance above the sentinel, and the least z, that the filter lets pass.
+
+        Both are (B, E); NaN where any will do.
+        """
+        return torch.full_like(z, self.config.margin), torch.full_like(z, torch.nan)
 
     def writing(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples of a batch that train the generated experts, which is the expensive part."""

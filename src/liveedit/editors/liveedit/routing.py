@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from liveedit.editors.common.attention import Part, own_similarity, similarity
 from liveedit.editors.common.extractors import InputExtractor
+from liveedit.models.batch import Scores
 
 __all__ = ["Comparison", "Routing", "compare", "reach", "residual", "soft_routing"]
 
@@ -68,12 +69,14 @@ class Routing:
         sentinel: Similarity in φ to the sentinel, (B,).
         keep: The experts that act, boolean (B, E).
         weight: Their fusion weights, (B, E), 0 for experts that do not act.
+        scores: How near each row came to every expert.
     """
 
     vision: Tensor
     sentinel: Tensor
     keep: Tensor
     weight: Tensor
+    scores: list[Scores]
 
     def ranked(self) -> tuple[Tensor, Tensor]:
         """Experts and weights, each (B, n), the heaviest first.

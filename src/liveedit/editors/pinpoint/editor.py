@@ -114,10 +114,23 @@ class Pinpoint(ExpertEditor):
         both_sides = UnitKeyExtractor(*sizes, c.queries, image_tokens(self.vlm))
         return generator, both_sides, EditSide(both_sides)
 
-    def keeps(self, above: Tensor, z: Tensor) -> Tensor:
-        """See :meth:`ExpertEditor.keeps`; the gate "both" compares log-odds with the margin."""
-        score = above if self.config.gate == "vision" else log_odds(above, z)
-        return score > self.config.margin
+    def score(self, above: Tensor, z: Tensor) -> Tensor:
+        """See :meth:`ExpertEditor.score`; that of the gate "both" are log-odds."""
+        return above if self.config.gate == "vision" else log_odds(above, z)
+
+    def thresholds(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`ExpertEditor.thresholds`.
+
+        With the gate "both" z has to exceed the margin τ itself, and the distance above the
+        sentinel log(1 + e^−z) − log(e^−τ − e^−z), which is L > τ solved for m; it is τ where z does
+        not suffice.
+        """
+        least, question = super().thresholds(z)
+        if self.config.gate == "vision":
+            return least, question
+        rest = (-least).exp() - (-z).exp()
+        needed = (-z).exp().log1p() - rest.clamp(min=torch.finfo(z.dtype).tiny).log()
+        return torch.where(rest > 0, needed, least), least
 
     def writing(self, examples: Sequence[Example]) -> Sequence[Example]:
         """See :meth:`ExpertEditor.writing`: the first ``config.written``."""

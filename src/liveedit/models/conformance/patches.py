@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from liveedit.errors import UnsupportedModel
-from liveedit.models.batch import Batch, FiredEdit, HiddenBatch
+from liveedit.models.batch import Batch, HiddenBatch
 from liveedit.models.conformance.assertions import (
     NotApplicable,
     expect,
@@ -22,7 +22,7 @@ from liveedit.models.conformance.logits import rows_are_equal_alone_and_in_a_bat
 from liveedit.models.conformance.queries import QUERIES
 from liveedit.models.conformance.reference import middle
 from liveedit.models.conformance.sample_patches import Prefix, Routed, Weights
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.patch import Patch, Rewritten, SiteFn
 from liveedit.models.runner import ModelRunner
 from liveedit.types import Query
 
@@ -216,11 +216,11 @@ def rewriting_queries(vlm: ModelRunner) -> None:
     """A patch that rewrites queries acts as if they had been given in that form."""
 
     class Context(Patch):
-        def rewrite(self, query: Query) -> tuple[Query, list[FiredEdit]]:
-            return replace(query, prompt=f"film? {query.prompt}"), []
+        def rewrite(self, query: Query) -> Rewritten:
+            return Rewritten(replace(query, prompt=f"film? {query.prompt}"))
 
     batch = vlm.encode(QUERIES)
-    rewritten = [Context().rewrite(query)[0] for query in QUERIES]
+    rewritten = [Context().rewrite(query).query for query in QUERIES]
     expected = vlm.encode(rewritten).inputs["input_ids"]
     answers = vlm.generate(rewritten, max_new_tokens=3)
     with unchanged(vlm, batch), vlm.patched(Context()):

@@ -1,0 +1,83 @@
+"""The background: unrelated queries, which no edit should change.
+
+They show what a model makes of inputs without an edit, and what an edit does where it should not.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from liveedit.data.emblem.cases import shared_emblem
+from liveedit.data.emblem.drawings import Part
+from liveedit.data.emblem.wordings import IMAGE_RELATIONS, wordings
+from liveedit.data.images import open_image
+from liveedit.errors import BadInput
+from liveedit.types import Query, expanded
+
+__all__ = ["background_queries"]
+
+LEAST = 16
+"""Images that a background must have."""
+RELATIONS = {
+    sort: [name for name, relation in IMAGE_RELATIONS.items() if relation.sort == sort]
+    for sort in ("emoji", "flag")
+}
+"""The relations that are asked about a sort of drawing, which are harder to tell apart."""
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def background_queries(folder: str, most: int, part: Part = "train") -> dict[str, list[Query]]:
+    """The queries of the background.
+
+    Half of the images are asked one question, under "common", and this question is asked without
+    them, under "alone"; the other half two questions that differ in meaning, "first" and "second".
+    ``folder`` holds the user's images; empty stands for drawings that ship with the package, of the
+    entities in ``part``. At ``most`` so many are taken, drawn at random.
+    """
+    chance = random.Random(0)
+    names = ("common", "alone", "first", "second")
+    queries: dict[str, list[Query]] = {name: [] for name in names}
+    images = _from_folder(expanded(folder), most) if folder else _shipped(most, part)
+    for number, (sort, image) in enumerate(images):
+        relations = RELATIONS[sort or chance.choice(sorted(RELATIONS))]
+        asked, other = (_question(name, chance) for name in chance.sample(relations, 2))
+        if number % 2:
+            queries["common"].append(Query(asked, image=image))
+            queries["alone"].append(Query(asked))
+        else:
+            queries["first"].append(Query(asked, image=image))
+            queries["second"].append(Query(other, image=image))
+    return queries
+
+
+def _question(relation: str, chance: random.Random) -> str:
+    """A wording of a relation's question."""
+    return chance.choice(wordings(IMAGE_RELATIONS[relation], "seen"))
+
+
+def _shipped(most: int, part: Part) -> Iterator[tuple[str, Image.Image]]:
+    """Drawings of entities, each by one artist, with their sort."""
+    emblem = shared_emblem()
+    chance = random.Random(0)
+    entities = emblem.part(part)
+    for entity in chance.sample(entities, min(most, len(entities))):
+        yield entity.sort, emblem.drawing(chance.choice(entity.seen_artists), entity.id)
+
+
+def _from_folder(folder: Path, most: int) -> Iterator[tuple[str, Image.Image]]:
+    """At ``most`` so many images of a folder.
+
+    Raises :class:`BadInput` where there are too few.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"no folder {folder}: give one with images of what users ask about")
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if len(found) < LEAST:
+        raise BadInput(
+            f"{folder} has {len(found)} images, too few for a threshold: give at least {LEAST}, "
+            "or leave background empty"
+        )
+    for file in random.Random(0).sample(found, min(most, len(found))):
+        yield "", open_image(file)
