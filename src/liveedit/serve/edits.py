@@ -1,6 +1,7 @@
 """/v1/edits: make edits, look through them, take them back, and move them."""
 
 import tempfile
+from base64 import b64encode
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -272,8 +273,7 @@ def tried(service: Service, body: NewEdit) -> TrialBody:
     query = body.query(service, body.answer)
     unrelated = probes(service.model.editor.background_folder, [])
     among = [*service.engine.recent, *unrelated]
-    tokens = service.check_tokens(ANSWER)
-    trial = service.model.try_edit(query, among, max_new_tokens=tokens)
+    trial = service.model.try_edit(query, among, max_new_tokens=service.check_tokens(ANSWER))
     return TrialBody(
         before=trial.before,
         after=trial.after,
@@ -346,7 +346,12 @@ def imported(service: Service, content: bytes) -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "edits.safetensors"
         file.write_bytes(content)
-        return service.model.import_edits(file)
+        try:
+            return service.model.import_edits(file)
+        except BadInput:  # whose message names the temporary file
+            raise BadInput(
+                "that is no file of exported edits, or damaged: export the edits again"
+            ) from None
 
 
 @routes.get("/{id}")
