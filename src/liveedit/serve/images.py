@@ -13,7 +13,7 @@ from liveedit.serve.fetching import fetch
 
 __all__ = ["Pictures"]
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are read: none of them runs a program or reads another file."""
 PREFIX = "data:"
 
