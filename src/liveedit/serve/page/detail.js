@@ -11,14 +11,17 @@ export const showDetail = (id) =>
   attempt(async () => {
     const paths = [editPath(id), `${editPath(id)}/hits`];
     const [edit, hits] = await Promise.all(paths.map((path) => call("GET", path)));
-    openDialog(byId("detail"), top(edit), facts(edit), log(edit), firings(hits), actions(edit));
+    const told = el("p", { class: "answer" }, edit.answer);
+    const parts = [top(edit, told), facts(edit), log(edit), firings(hits), actions(edit)];
+    openDialog(byId("detail"), parts);
+    const { unedited, answer } = await call("GET", `${editPath(id)}/answers`);
+    told.replaceChildren(change(unedited, answer));
   });
 
-function top(edit) {
-  const answer = edit.before == null ? edit.answer : change(edit.before, edit.answer);
+function top(edit, told) {
   const words = el("div", {},
     el("h2", { id: "detail-title" }, edit.question),
-    el("p", { class: "answer" }, answer),
+    told,
     el("p", { class: "chips" }, badge(STATES[edit.state], edit.state), untaken(edit)));
   return el("div", { class: "shown" }, edit.thumbnail && thumbnail(edit, "Its image"), words);
 }

@@ -5,7 +5,7 @@
 export const byId = (id) => document.getElementById(id);
 
 /**
- * A new element. Properties named "on…" are listeners, others attributes; false ones are left out.
+ * A new element. Properties named "on…" are listeners, others attributes. None for false.
  * @param {string} tag
  * @param {Record<string, any>} properties
  * @param {...any} children nodes and texts, also in lists; false and missing ones are left out

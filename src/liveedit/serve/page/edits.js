@@ -2,7 +2,7 @@
 /** The list of edits: pictures, search, states and pages; export and import. */
 
 import { call, changeToken, edited, send } from "./api.js";
-import { badge, button, byId, change, count, editLink, el, moment } from "./dom.js";
+import { badge, button, byId, count, editLink, el, moment } from "./dom.js";
 import { attempt, notify } from "./notices.js";
 
 const PAGE = 30;
@@ -91,11 +91,11 @@ function notAllowed() {
 
 function row(edit) {
   const state = edit.state !== "in_force" && badge(STATES[edit.state]);
-  const answer = edit.before == null ? edit.answer : change(edit.before, edit.answer);
   const words = el("span", { class: "words" },
     el("span", { class: "quiet" }, edit.question),
-    el("span", { class: "given" }, answer, state, untaken(edit)));
-  const about = [edit.who && `${edit.who} · `, moment(edit.made), ` · ${count(edit.hits, "hit")}`];
+    el("span", { class: "given" }, edit.answer, state, untaken(edit)));
+  const hits = count(edit.hits, "hit");
+  const about = [edit.who && `${edit.who} · `, moment(edit.made), ` · ${hits}`];
   const meta = el("span", { class: "quiet meta" }, about);
   return el("li", {}, editLink(edit.id, "", thumbnail(edit, ""), words, meta));
 }
