@@ -30,12 +30,9 @@ export async function changeToken() {
 }
 
 /**
- * Send a request; ask for a token as often as needed. Raises `Refused` for a bad response.
- * @param {string} method
- * @param {string} path
- * @param {any} [body] a file, or what becomes JSON
- * @param {AbortSignal} [signal]
- * @returns {Promise<Response>}
+ * Send a request; ask for a token as often as needed. Throws `Refused` for a bad response.
+ * The body is a file, or becomes JSON.
+ * @type {(method: string, path: string, body?: any, signal?: AbortSignal) => Promise<Response>}
  */
 export async function send(method, path, body, signal) {
   const token = sessionStorage.getItem(TOKEN);
@@ -44,16 +41,14 @@ export async function send(method, path, body, signal) {
   if (body) headers.set("Content-Type", file ? "application/octet-stream" : "application/json");
   const content = file ? body : body && JSON.stringify(body);
   const response = await fetch(path, { method, headers, signal, body: content }).catch(unreached);
-  if (response.ok) return response;
-  if (response.status === 401) {
-    const outdated = token !== sessionStorage.getItem(TOKEN);
-    if (outdated || (await changeToken())) return send(method, path, body, signal);
-    throw new Refused("The server asks for a token.", 401);
+  const { ok, status } = response;
+  if (ok) return response;
+  if (status === 403) document.dispatchEvent(new Event("may-only-ask"));
+  if (status === 401 && (token !== sessionStorage.getItem(TOKEN) || (await changeToken()))) {
+    return send(method, path, body, signal);
   }
-  if (response.status === 403) document.dispatchEvent(new Event("may-only-ask"));
   const said = await response.json().catch(() => null);
-  const message = said?.error?.message ?? `The server failed (${response.status}).`;
-  throw new Refused(message, response.status);
+  throw new Refused(said?.error?.message ?? `The server failed (${status}).`, status);
 }
 
 /** @returns {never} */
@@ -62,13 +57,8 @@ function unreached(error) {
   throw new Refused("The server cannot be reached. Check that it is running.", 0);
 }
 
-/**
- * As `send`, with the response read as JSON.
- * @param {string} method @param {string} path @param {any} [body] @param {AbortSignal} [signal]
- * @returns {Promise<any>}
- */
-export const call = async (method, path, body, signal) =>
-  (await send(method, path, body, signal)).json();
+/** As `send`, read as JSON. @type {(...request: Parameters<typeof send>) => Promise<any>} */
+export const call = async (...request) => (await send(...request)).json();
 
 /** The address of an edit. @param {string} id */
 export const editPath = (id) => `/v1/edits/${encodeURIComponent(id)}`;
@@ -98,9 +88,7 @@ async function chat({ image, question }, suffix) {
 
 /**
  * Ask, and yield the pieces of the answer as they come. Returns what fired.
- * @param {Question} question
- * @param {AbortSignal} signal
- * @returns {AsyncGenerator<string, Fired[]>}
+ * @type {(question: Question, signal: AbortSignal) => AsyncGenerator<string, Fired[]>}
  */
 export async function* ask(question, signal) {
   const body = { ...(await chat(question, "")), stream: true };
@@ -133,7 +121,7 @@ async function* events(response) {
 
 /**
  * The answer of the model without any edit.
- * @param {Question} question @param {AbortSignal} signal @returns {Promise<string>}
+ * @type {(question: Question, signal: AbortSignal) => Promise<string>}
  */
 export async function unedited(question, signal) {
   const body = await chat(question, ":base");

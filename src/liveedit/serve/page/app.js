@@ -22,13 +22,10 @@ async function route() {
   }
   byId("detail").close();
   view = name === "edits" ? "edits" : "ask";
-  document.title = view === "ask" ? "LiveEdit" : "Edits · LiveEdit";
-  for (const link of document.querySelectorAll("nav a")) {
-    const named = link.getAttribute("href") === `#${view}`;
-    link.setAttribute("aria-current", named ? "page" : "false");
+  for (const name of ["ask", "edits"]) {
+    byId(name).hidden = view !== name;
+    byId(`to-${name}`).ariaCurrent = view === name ? "page" : "false";
   }
-  byId("ask").hidden = view !== "ask";
-  byId("edits").hidden = view !== "edits";
   if (view === "edits") await showEdits();
 }
 
@@ -40,9 +37,9 @@ function leaveDetail() {
 /** Ask for a token. @param {boolean} known whether one was given that the server refuses */
 tokens.ask = (known) => {
   const dialog = byId("token-dialog");
-  byId("token-reason").textContent = known
-    ? "The one given is not known here."
-    : "Its owner can give you one.";
+  const reason = known ? "The one given is not known here." : "Its owner can give you one.";
+  byId("token-reason").textContent = reason;
+  byId("token-form").reset();
   let given = "";
   byId("token-form").onsubmit = () => (given = byId("token").value.trim());
   byId("token-cancel").onclick = () => dialog.close();

@@ -117,6 +117,7 @@ class Card {
     const form = correction(this.question, this.text.textContent, done, leave);
     this.whole.classList.add("correcting");
     this.live.after(form);
+    byId("right").focus();
     byId("right").select();
   }
 
@@ -148,12 +149,11 @@ async function chip({ id, weight }) {
 
 /** Which edits fired and which nearly did. */
 function explanation({ answer, unedited, fired, near }) {
-  const groups = [["Fired", fired], ["Nearest of those that did not fire", near]];
-  const lists = groups.filter(([, found]) => found.length).map(([title, found]) =>
-    [el("h3", {}, title), el("ul", { class: "lines" }, found.map(scored))]);
-  const none = !lists.length && el("p", { class: "quiet" }, "There is no edit to compare with.");
-  const summary = el("p", {}, "Without and with edits: ", change(unedited, answer));
-  return el("section", { class: "why", role: "status" }, summary, lists, none);
+  const list = (title, found) => found.length > 0 &&
+    [el("h3", {}, title), el("ul", { class: "lines" }, found.map(scored))];
+  return el("section", { class: "why", role: "status" },
+    el("p", {}, "Without and with edits: ", change(unedited, answer)),
+    list("Fired", fired), list("Nearest of those that did not fire", near));
 }
 
 function scored({ edit, weight, ...scores }) {

@@ -50,7 +50,6 @@ async function untaken() {
   const failed = found.filter(({ took }) => took === false);
   const lines = failed.map(({ id, question, answer }) =>
     el("li", {}, editLink(id, "", question), ` ${answer}`));
-  const number = failed.length || "None";
-  const title = `${number} of the newest ${count(found.length, "edit")} did not take`;
+  const title = `${failed.length || "None"} of ${count(found.length, "edit")} did not take`;
   return [el("h3", {}, title), el("ul", { class: "lines" }, lines)];
 }

@@ -8,12 +8,9 @@ import { attempt } from "./notices.js";
 const WHO = "liveedit.who";
 
 /**
- * The form that corrects an answer.
- * @param {import("./api.js").Question} question
- * @param {string} wrong the answer given
- * @param {(kept: any) => void} done called with the edit once it is kept
- * @param {() => void} leave called when the reader gives up
- * @returns {HTMLFormElement}
+ * The form that corrects a wrong answer. It calls `done` with the edit that was kept, or `leave`.
+ * @param {import("./api.js").Question} question @param {string} wrong
+ * @param {(kept: any) => void} done @param {() => void} leave
  */
 export function correction(question, wrong, done, leave) {
   const trial = el("div", { class: "trial", role: "status" });
@@ -53,7 +50,7 @@ export function correction(question, wrong, done, leave) {
     if (!succeeded) trial.replaceChildren();
     (succeeded ? keeps : byId("right"))?.focus();
   };
-  form.onkeydown = ({ key }) => key === "Escape" && leave();
+  form.addEventListener("keydown", ({ key }) => key === "Escape" && leave());
   form.oninput = () => (trial.replaceChildren(), mark(false));
   return form;
 }

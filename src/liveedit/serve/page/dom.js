@@ -4,12 +4,19 @@
 /** @param {string} id @returns {any} the element with that id */
 export const byId = (id) => document.getElementById(id);
 
+/** Act on each file that is chosen. @param {string} id @param {(file: File) => void} act */
+export function onFile(id, act) {
+  byId(id).onchange = () => {
+    const [file] = byId(id).files;
+    byId(id).value = ""; // the same file can be chosen again
+    if (file) act(file);
+  };
+}
+
 /**
- * A new element. Properties named "on…" are listeners, others attributes. None for false.
- * @param {string} tag
- * @param {Record<string, any>} properties
- * @param {...any} children nodes and texts, also in lists; false and missing ones are left out
- * @returns {any}
+ * A new element. Properties named "on…" are listeners, others attributes; children are nodes and
+ * texts, also in lists. What is false or missing is left out.
+ * @type {(tag: string, properties: Record<string, any>, ...children: any) => any}
  */
 export function el(tag, properties, ...children) {
   const made = document.createElement(tag);

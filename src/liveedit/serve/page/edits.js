@@ -2,7 +2,7 @@
 /** The list of edits: pictures, search, states and pages; export and import. */
 
 import { call, changeToken, edited, send } from "./api.js";
-import { badge, button, byId, count, editLink, el, moment } from "./dom.js";
+import { badge, button, byId, count, editLink, el, moment, onFile } from "./dom.js";
 import { attempt, notify } from "./notices.js";
 
 const PAGE = 30;
@@ -10,9 +10,8 @@ const PAGE = 30;
 const PAUSE = 200;
 export const STATES = { in_force: "In force", superseded: "Superseded", taken_back: "Taken back" };
 
-/** The id of the last edit shown, and the number of those shown. */
+/** The id of the last edit shown. */
 let last = "";
-let shown = 0;
 /** @type {AbortController | null} */
 let loading = null;
 
@@ -28,11 +27,7 @@ export function startEdits() {
   byId("more").onclick = () => attempt(nextPage);
   byId("export").onclick = () => attempt(() => download(null));
   byId("import").onclick = () => byId("import-file").click();
-  byId("import-file").onchange = () => {
-    const [file] = byId("import-file").files;
-    if (file) attempt(() => upload(file));
-    byId("import-file").value = "";
-  };
+  onFile("import-file", (file) => attempt(() => upload(file)));
 }
 
 /** Show the list from its beginning. */
@@ -50,12 +45,11 @@ async function nextPage() {
   const query = new URLSearchParams(Object.entries(wanted).filter(([, value]) => value));
   const page = await call("GET", `/v1/edits?limit=${PAGE}&${query}`, null, loading.signal);
   if (first) byId("list").replaceChildren();
-  if (first) shown = 0;
   const rows = page.data.map(row);
   byId("list").append(...rows);
   if (!first) rows[0]?.firstChild.focus();
   last = page.data.at(-1)?.id ?? last;
-  shown += rows.length;
+  const shown = byId("list").children.length;
   byId("more").hidden = !page.has_more;
   byId("found").textContent = `${shown.toLocaleString()} of ${count(page.total, "edit")}`;
   byId("nothing").hidden = shown > 0;
@@ -68,10 +62,8 @@ function empty(title, words, action) {
   byId("found").textContent = "";
   byId("more").hidden = true;
   byId("nothing").hidden = false;
-  const told = [el("h2", {}, title), el("p", { class: "quiet" }, words)];
-  byId("nothing").replaceChildren(...told, action);
+  byId("nothing").replaceChildren(el("h2", {}, title), el("p", {}, words), action);
 }
-
 
 function nothingFound() {
   if (byId("search").value.trim() || byId("state").value !== "in_force") {
@@ -94,8 +86,7 @@ function row(edit) {
   const words = el("span", { class: "words" },
     el("span", { class: "quiet" }, edit.question),
     el("span", { class: "given" }, edit.answer, state, untaken(edit)));
-  const hits = count(edit.hits, "hit");
-  const about = [edit.who && `${edit.who} · `, moment(edit.made), ` · ${hits}`];
+  const about = [edit.who && `${edit.who} · `, moment(edit.made), " · ", count(edit.hits, "hit")];
   const meta = el("span", { class: "quiet meta" }, about);
   return el("li", {}, editLink(edit.id, "", thumbnail(edit, ""), words, meta));
 }

@@ -4,21 +4,18 @@
 import { Refused } from "./api.js";
 import { button, byId, el } from "./dom.js";
 
-/** Milliseconds for which a message that says no more than that something was done is shown. */
+/** Milliseconds for which a message is shown that tells of no failure. */
 const SHOWN = 6000;
 let timer = 0;
 
 /**
  * Show a message in place of the one before.
- * @param {string} message
- * @param {boolean} [failed]
- * @param {() => void} [retry]
+ * @type {(message: string, failed?: boolean, retry?: () => void) => void}
  */
 export function notify(message, failed = false, retry) {
   clearNotice();
   const region = byId("notices");
-  const parent = document.querySelector("dialog[open]") ?? document.body;
-  if (region.parentNode !== parent) parent.append(region); // around a dialog all is inert
+  document.querySelector("dialog[open]")?.append(region); // around a dialog all is inert
   const again = retry && button("Retry", () => (clearNotice(), retry()), "act");
   const close = el("button", { class: "close", "aria-label": "Close", onclick: clearNotice }, "×");
   region.append(el("div", { class: failed ? "notice failed" : "notice" }, message, again, close));
@@ -48,18 +45,13 @@ export async function attempt(work) {
   }
 }
 
-/**
- * Show a dialog with new content. Its button, Escape and a click beside it close it.
- * @param {HTMLDialogElement} dialog
- * @param {...any} content
- */
+/** Show a dialog with new content. @param {HTMLDialogElement} dialog @param {...any} content */
 export function openDialog(dialog, ...content) {
   const close = () => dialog.close();
   const cross = el("button", { class: "close", "aria-label": "Close", onclick: close }, "×");
   dialog.replaceChildren(el("div", { class: "sheet" }, cross, content));
   if (dialog.open) return;
   clearNotice();
-  dialog.onclick = (event) => event.target === dialog && close();
   dialog.addEventListener("close", () => document.body.append(byId("notices")), { once: true });
   dialog.showModal();
 }

@@ -2,7 +2,7 @@
 /** The image that is asked about: chosen, dropped, pasted or photographed. */
 
 import { Refused } from "./api.js";
-import { byId } from "./dom.js";
+import { byId, onFile } from "./dom.js";
 import { attempt } from "./notices.js";
 
 /** Longest side in pixels, and bytes, up to which an image is sent as it is. */
@@ -59,13 +59,10 @@ async function dataUrl(file) {
 
 /** Make buttons, drops and pastes work. */
 export function startPicture() {
-  for (const [button, input] of [["choose", "file"], ["photograph", "camera"]]) {
-    byId(button).onclick = () => byId(input).click();
-    byId(input).onchange = () => {
-      takeImage(byId(input).files[0]);
-      byId(input).value = ""; // the same file can be chosen again
-    };
-  }
+  byId("choose").onclick = () => byId("file").click();
+  byId("photograph").onclick = () => byId("camera").click();
+  onFile("file", takeImage);
+  onFile("camera", takeImage);
   byId("remove").onclick = () => {
     show(null);
     byId("choose").focus();
