@@ -43,7 +43,10 @@ export async function send(method, path, body, signal) {
   const response = await fetch(path, { method, headers, signal, body: content }).catch(unreached);
   const { ok, status } = response;
   if (ok) return response;
-  if (status === 403) document.dispatchEvent(new Event("may-only-ask"));
+  if (status === 403) {
+    document.body.classList.add("only-ask");
+    edited();
+  }
   if (status === 401 && (token !== sessionStorage.getItem(TOKEN) || (await changeToken()))) {
     return send(method, path, body, signal);
   }
@@ -68,6 +71,9 @@ export async function takeBack(id) {
   await call("DELETE", editPath(id));
   edited();
 }
+
+/** Whether the reader may edit, as far as is known. */
+export const mayEdit = () => !document.body.classList.contains("only-ask");
 
 /** Tell all parts of the page that the edits have changed. */
 export const edited = () => document.dispatchEvent(new Event("edited"));

@@ -53,10 +53,6 @@ const learnRights = () =>
     if (error.status !== 403) throw error;
   });
 
-document.addEventListener("may-only-ask", () => {
-  document.body.classList.add("only-ask");
-  if (view === "edits") showEdits();
-});
 document.addEventListener("edited", () => view === "edits" && showEdits());
 byId("detail").addEventListener("close", leaveDetail);
 addEventListener("hashchange", route);

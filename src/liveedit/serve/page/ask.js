@@ -1,7 +1,7 @@
 // @ts-check
 /** Asking: the question, the answer as it comes, what fired, and why. */
 
-import { ask, call, editPath, send, takeBack, unedited } from "./api.js";
+import { ask, call, editPath, mayEdit, send, takeBack, unedited } from "./api.js";
 import { correction } from "./correct.js";
 import { button, byId, change, editLink, el } from "./dom.js";
 import { attempt, clearNotice, notify } from "./notices.js";
@@ -41,107 +41,89 @@ async function askNow() {
   notify("Write a question first.");
 }
 
-/** Ask, and show the answer, above it the edit that was just kept, if one was. */
-async function answer(question, kept = null) {
+/**
+ * Ask, and show the answer with what fired, and the edit that was just kept, if one was.
+ * @param {import("./api.js").Question} question @param {any} [kept]
+ */
+async function answer(question, kept) {
   running?.abort();
   clearNotice();
-  const card = new Card(question, kept);
-  byId("answers").replaceChildren(card.whole);
-  await attempt(() => stream(card));
+  const text = el("p", { class: "answer" });
+  const live = el("div", { "aria-live": "polite", "aria-atomic": "true" }, text);
+  const below = el("div", { class: "below" });
+  const title = el("h2", {}, question.question);
+  const card = el("article", { class: "card" }, title, live, kept && strip(question, kept), below);
+  byId("answers").replaceChildren(card);
+  await attempt(async () => {
+    text.replaceChildren();
+    const { fired, plain } = await stream(question, live, text);
+    text.textContent = text.textContent.trim();
+    if (fired.length && plain.trim() !== text.textContent) {
+      below.append(el("p", {}, "Without edits: ", el("q", {}, plain)));
+    }
+    const chips = await Promise.all(fired.map(chip));
+    if (!fired.length) chips.push(el("span", { class: "quiet" }, "No edit fired."));
+    below.append(el("div", { class: "chips" }, chips), actions(question, card, text, below));
+  });
 }
 
-async function stream(card) {
+/** Write an answer into `text` as it comes. Returns what fired, and the answer without it. */
+async function stream(question, live, text) {
   const own = (running = new AbortController());
   byId("send").textContent = "Stop";
-  card.begin();
+  live.ariaBusy = "true";
   try {
-    const pieces = ask(card.question, own.signal);
+    const pieces = ask(question, own.signal);
     let piece = await pieces.next();
-    for (; !piece.done; piece = await pieces.next()) card.text.append(piece.value);
+    for (; !piece.done; piece = await pieces.next()) text.append(piece.value);
     const fired = piece.value;
-    const plain = fired.length ? await unedited(card.question, own.signal) : null;
-    card.end(await Promise.all(fired.map(chip)), plain);
+    return { fired, plain: fired.length ? await unedited(question, own.signal) : "" };
   } finally {
-    card.live.ariaBusy = "false";
+    live.ariaBusy = "false";
     if (running === own) running = null;
     if (!running) byId("send").textContent = "Ask";
   }
 }
 
-/** A question with its answer. */
-class Card {
-  /** @param {import("./api.js").Question} question @param {any} kept */
-  constructor(question, kept) {
-    this.question = question;
-    this.text = el("p", { class: "answer" });
-    this.live = el("div", { "aria-live": "polite", "aria-atomic": "true" }, this.text);
-    this.below = el("div", { class: "below" });
-    const parts = [el("h2", {}, question.question), this.live, kept && this.strip(kept)];
-    this.whole = el("article", { class: "card" }, parts, this.below);
-  }
-
-  /** Wait for the first piece. */
-  begin() {
-    this.live.ariaBusy = "true";
-    this.text.replaceChildren();
-    this.below.replaceChildren();
-  }
-
-  /** Show what fired, and the plain answer if it differs. */
-  end(chips, plain) {
-    const text = (this.text.textContent = this.text.textContent.trim());
-    if (plain !== null && plain.trim() !== text) {
-      this.below.append(el("p", {}, "Without edits: ", el("q", {}, plain)));
-    }
-    const none = !chips.length && el("span", { class: "quiet" }, "No edit fired.");
-    const correct = button("Correct this answer", () => this.correct());
-    const why = button("Why?", () => attempt(() => this.explain()), "plain");
-    this.below.append(el("div", { class: "chips" }, chips, none));
-    this.below.append(el("div", { class: "row needs-edit" }, correct, why));
-  }
-
-  async explain() {
-    const found = await call("POST", "/v1/edits/explain", this.question);
-    this.below.querySelector(".why")?.remove();
-    this.below.append(explanation(found));
-  }
-
-  /** Put a field in the place of the answer. */
-  correct() {
-    const leave = () => {
-      form.remove();
-      this.whole.classList.remove("correcting");
-      this.below.querySelector("button").focus();
-    };
-    const done = (kept) => answer(this.question, kept);
-    const form = correction(this.question, this.text.textContent, done, leave);
-    this.whole.classList.add("correcting");
-    this.live.after(form);
+/** Buttons to correct an answer, in its place, and to explain it. */
+function actions(question, card, text, below) {
+  const leave = () => {
+    card.querySelector("form").remove();
+    card.classList.remove("correcting");
+    correct.focus();
+  };
+  const correct = button("Correct this answer", () => {
+    const done = (kept) => answer(question, kept);
+    below.before(correction(question, text.textContent, done, leave));
+    card.classList.add("correcting");
     byId("right").focus();
     byId("right").select();
-  }
+  });
+  const why = button("Why?", () => attempt(async () => {
+    const found = await call("POST", "/v1/edits/explain", question);
+    below.querySelector(".why")?.remove();
+    below.append(explanation(found));
+  }), "plain");
+  return el("div", { class: "row needs-edit" }, correct, why);
+}
 
-  /** A line on the edit that was kept, with a way back. */
-  strip({ id, took, before, after, answer: wanted }) {
-    const failed = took === false;
-    const words = failed ? "Kept, but it did not take: " : "Kept: ";
-    const line = el("span", {}, words, change(before, failed ? after : wanted));
-    const undo = button("Undo", () => attempt(() => this.undo(id)));
-    return el("div", { class: failed ? "strip warn" : "strip", role: "status" }, line, undo);
-  }
-
-  async undo(id) {
+/** A line on the edit that was kept, with a way back. */
+function strip(question, { id, took, before, after, answer: wanted }) {
+  const failed = took === false;
+  const words = failed ? "Kept, but it did not take: " : "Kept: ";
+  const line = el("span", {}, words, change(before, failed ? after : wanted));
+  const undo = button("Undo", () => attempt(async () => {
     await takeBack(id);
-    await answer(this.question);
+    await answer(question);
     notify("Taken back. The model answers as if this edit had never been made.");
-  }
+  }));
+  return el("div", { class: failed ? "strip warn" : "strip", role: "status" }, line, undo);
 }
 
 /** An edit that fired, named where the reader may see it. */
 async function chip({ id, weight }) {
-  const share = el("span", { title: "Weight in the answer" }, weight.toFixed(2));
-  const hidden = document.body.classList.contains("only-ask");
-  const edit = hidden ? null : await call("GET", editPath(id)).catch(() => null);
+  const share = el("span", { title: "Weight in the answer" }, fixed(weight));
+  const edit = mayEdit() && (await call("GET", editPath(id)).catch(() => null));
   if (!edit) return el("span", { class: "chip" }, "An edit fired", share);
   const words = el("span", { class: "cut" }, `Edit: ${edit.question} ${edit.answer}`);
   return editLink(id, "chip", words, share);

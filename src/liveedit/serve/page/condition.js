@@ -1,7 +1,7 @@
 // @ts-check
 /** How the server and its edits are: the line in the header, and its dialog. */
 
-import { call } from "./api.js";
+import { call, mayEdit } from "./api.js";
 import { byId, count, editLink, el, fact } from "./dom.js";
 import { attempt, openDialog } from "./notices.js";
 
@@ -35,7 +35,7 @@ async function showCondition() {
     el("dl", { class: "facts" }, Object.entries(facts).map(([title, value]) => fact(title, value))),
     failed,
     el("p", {}, el("a", { href: "/docs" }, "HTTP interface")));
-  if (!document.body.classList.contains("only-ask")) failed.append(...(await untaken()));
+  if (mayEdit()) failed.append(...(await untaken()));
 }
 
 /** The edits in force that did not take. */

@@ -62,8 +62,8 @@ function field(id, label, value = "") {
 
 /** What a trial found. */
 function outcome({ before, after, took, asked, changes }) {
-  const failed = el("p", { class: "warn" }, `It would not take: the answer would be “${after}”.`);
-  const here = took === false ? failed : el("p", {}, "This question: ", change(before, after));
+  const words = took === false ? "It would not take: " : "This question: ";
+  const here = el("p", { class: took === false && "warn" }, words, change(before, after));
   const others = count(asked, "other question");
   const summary = changes.length
     ? `${changes.length} of ${others} would change, too:`

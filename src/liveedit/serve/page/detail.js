@@ -62,5 +62,5 @@ function actions({ id, state }) {
   };
   const save = button("Export", () => attempt(() => download([id])));
   const back = button("Take back", () => attempt(undo), "danger");
-  return state === "in_force" && el("div", { class: "row end" }, save, back);
+  return state === "in_force" && el("div", { class: "row" }, save, back);
 }

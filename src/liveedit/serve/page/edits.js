@@ -1,7 +1,7 @@
 // @ts-check
 /** The list of edits: pictures, search, states and pages; export and import. */
 
-import { call, changeToken, edited, send } from "./api.js";
+import { call, changeToken, edited, mayEdit, send } from "./api.js";
 import { badge, button, byId, count, editLink, el, moment, onFile } from "./dom.js";
 import { attempt, notify } from "./notices.js";
 
@@ -33,7 +33,7 @@ export function startEdits() {
 /** Show the list from its beginning. */
 export async function showEdits() {
   last = "";
-  if (document.body.classList.contains("only-ask")) return notAllowed();
+  if (!mayEdit()) return notAllowed();
   await attempt(nextPage);
 }
 
