@@ -68,7 +68,6 @@ def application(
         lifespan=life,
         docs_url=None,
         redoc_url=None,
-        max_body_size=limits.body,
         responses=problems.FAILURES,
         dependencies=[Security(HTTPBearer(auto_error=False))],
     )
@@ -77,7 +76,7 @@ def application(
         name, model, store, limits, engine, pictures, metrics, Turnstile(limits.queue)
     )
     problems.install(app)
-    app.add_middleware(Gate, rights=rights, metrics=metrics, local=local)
+    app.add_middleware(Gate, rights=rights, metrics=metrics, most=limits.body, local=local)
     for routes in (chat.routes, edits.routes, own, reference.routes):
         app.include_router(routes)
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))

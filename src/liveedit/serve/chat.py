@@ -20,7 +20,7 @@ from liveedit.serve.generation import Asked
 from liveedit.serve.problems import answered
 from liveedit.serve.sampling import Sampling
 from liveedit.serve.service import Given, Id, Service
-from liveedit.types import Query, Role, Turn
+from liveedit.types import Query, Role, Turn, visible
 
 __all__ = ["routes"]
 
@@ -246,6 +246,8 @@ async def answer(
     body: Choices, queries: Sequence[Query], request: Request, service: Service, form: Form, id: str
 ) -> Any:
     """The answers to queries: whole, or the only one in parts as they come."""
+    if not all(visible(query.prompt) or query.images for query in queries):
+        raise BadInput("a question is empty: give it a text or an image")
     jobs = [service.engine.ask(body.asked(query, service), id) for query in queries]
     if not body.stream:
         return await whole(jobs, request, form)

@@ -3,9 +3,10 @@
 import io
 import tempfile
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as Parameter
@@ -29,6 +30,7 @@ from liveedit.types import Query
 __all__ = ["routes"]
 
 routes = APIRouter(prefix="/v1/edits", tags=["Edits"])
+Result = TypeVar("Result")
 ANSWER = 64
 """Tokens of an answer before and after an edit, at most."""
 LONGEST = 10_000
@@ -219,10 +221,20 @@ def one(service: Service, kept: Kept) -> EditBody:
     return described(row)
 
 
+async def heavy(service: Service, task: Callable[[], Result]) -> Result:
+    """The result of a task that asks about the same images again and again."""
+
+    def once() -> Result:
+        with service.model.vlm.vision_once():
+            return task()
+
+    return await service.heavy.run(once)
+
+
 @routes.post("", status_code=201)
 async def make(body: NewEdit, service: Given) -> MadeEdit:
     """Make an edit. It acts on the next request, and is kept."""
-    return await service.heavy.run(lambda: made(service, body))
+    return await heavy(service, lambda: made(service, body))
 
 
 def made(service: Service, body: NewEdit) -> MadeEdit:
@@ -277,7 +289,7 @@ def take_out(body: Chosen, service: Given) -> Response:
 @routes.post("/try")
 async def attempt(body: NewEdit, service: Given) -> TrialBody:
     """Try an edit without keeping it, among the last questions and some unrelated ones."""
-    return await service.heavy.run(lambda: tried(service, body))
+    return await heavy(service, lambda: tried(service, body))
 
 
 def tried(service: Service, body: NewEdit) -> TrialBody:
@@ -321,7 +333,7 @@ def shown(query: Query) -> str | None:
 @routes.post("/explain")
 async def explain(body: Asking, service: Given) -> ExplanationBody:
     """Explain an answer: the edits that fired, those that nearly did, the unedited answer."""
-    return await service.heavy.run(lambda: explained(service, body))
+    return await heavy(service, lambda: explained(service, body))
 
 
 def explained(service: Service, body: Asking) -> ExplanationBody:

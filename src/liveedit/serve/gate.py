@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liveedit.serve.metrics import Metrics
@@ -31,13 +32,17 @@ class Gate:
     """Wraps an application.
 
     With tokens each route under /v1, and /metrics, needs one. Without, everything is allowed, and
-    ``local`` refuses what a web page of another origin may send to this machine.
+    ``local`` refuses what a web page of another origin may send to this machine. A body may have
+    ``most`` bytes.
     """
 
-    def __init__(self, app: ASGIApp, rights: Rights, metrics: Metrics, local: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, rights: Rights, metrics: Metrics, most: int, local: bool
+    ) -> None:
         self.app = app
         self.rights = rights
         self.metrics = metrics
+        self.most = most
         self.local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,6 +55,14 @@ class Gate:
         id = given if ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = id
         status = 0
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            self.check_length(received)
+            return message
 
         async def stamped(message: Message) -> None:
             nonlocal status
@@ -61,7 +74,8 @@ class Gate:
         begun = perf_counter()
         try:
             self.check(scope, headers)
-            await self.app(scope, receive, stamped)
+            self.check_length(int(headers.get("content-length", "0")))
+            await self.app(scope, counted, stamped)
         except Exception as error:
             if status:  # the answer has begun: its end is all that can be cut
                 raise
@@ -70,6 +84,11 @@ class Gate:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status or 499)).inc()
             self.metrics.seconds.labels(route).observe(perf_counter() - begun)
+
+    def check_length(self, length: int) -> None:
+        """Raise the error for a body of too many bytes."""
+        if length > self.most:
+            raise HTTPException(413, f"a request may have {self.most:,} bytes")
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raise :class:`Problem` for a request that may not be answered."""

@@ -34,7 +34,8 @@ class GrowingText:
         self.stopped = cut >= 0
         if self.stopped:
             return self._send(text[:cut].rstrip())
-        return self._send(text[: len(text) - self._held(text)].rstrip().rstrip(UNFINISHED))
+        text = text.rstrip(UNFINISHED)
+        return self._send(text[: len(text) - self._held(text)].rstrip())
 
     def end(self) -> str:
         """The rest of the text, once no token follows."""

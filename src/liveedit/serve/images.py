@@ -31,6 +31,7 @@ class Pictures:
         self.pixels = pixels
         self.most = most
         self.hosts = hosts
+        Image.init()  # registers all formats, of which FORMATS are used
 
     def open(self, url: str) -> Image.Image:
         """The picture at a URL, in RGB. Raises :class:`BadInput` for any other."""

@@ -72,6 +72,10 @@ def answered(error: Exception) -> Problem:
     """The problem to report for an error; one that no user can cause is logged."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, HTTPException):
+        code = CODES.get(error.status_code)
+        headers = dict(error.headers or {})
+        return Problem(error.status_code, error.detail, code=code, headers=headers)
     if isinstance(error, StorageError):
         return Problem(503, str(error), code="storage", headers={"Retry-After": "1"})
     if isinstance(error, LiveEditError):
@@ -94,16 +98,9 @@ def install(app: FastAPI) -> None:
         place = ".".join(str(part) for part in first["loc"][1:])
         return Problem(400, f"{place or 'the request'}: {first['msg']}", param=place).response()
 
-    async def http(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        code = CODES.get(error.status_code)
-        headers = dict(error.headers or {})
-        return Problem(error.status_code, error.detail, code=code, headers=headers).response()
-
-    app.add_exception_handler(Problem, known)
-    app.add_exception_handler(LiveEditError, known)
+    for kind in (Problem, LiveEditError, HTTPException):
+        app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
 
 
 FAILURES: dict[int | str, dict[str, Any]] = {

@@ -65,11 +65,11 @@ def page(
     ``state`` ``None`` is all; ``search`` is looked for in question, answer, reason, author and id;
     ``after`` is the id of the last edit of the page before.
     """
-    wanted = and_(*_conditions(state, search))
-    query = _listing().where(wanted).order_by(EDITS.c.number.desc()).limit(limit)
+    wanted = _conditions(state, search)
+    query = _listing().where(*wanted).order_by(EDITS.c.number.desc()).limit(limit)
     if after:
         query = query.where(EDITS.c.number < store.find(after).number)
-    count = select(func.count()).select_from(EDITS).where(wanted)
+    count = select(func.count()).select_from(EDITS).where(*wanted)
     with store.database.reading() as connection:
         rows = [_listed(row) for row in connection.execute(query)]
         return rows, connection.execute(count).scalar() or 0
