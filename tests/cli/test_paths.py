@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 import liveedit
-from liveedit.data.published.locations import home as data_home
+from liveedit.data.home import home as data_home
 from liveedit.editors import new_editor
 from liveedit.errors import BadInput
 from liveedit.evaluate import Windows, evaluate
