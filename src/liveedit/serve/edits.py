@@ -1,5 +1,6 @@
 """/v1/edits: make edits, look through them, take them back, and move them."""
 
+import io
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable
@@ -9,9 +10,13 @@ from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as Parameter
+from PIL import Image
 from pydantic import BaseModel, Field
 
+from liveedit.data.images import images_hash, open_image
+from liveedit.editors.common.precedence import image_index
 from liveedit.errors import BadInput
+from liveedit.question import number
 from liveedit.serve.problems import Problem
 from liveedit.serve.service import Given, Service
 from liveedit.steering.explaining import Firing
@@ -158,6 +163,13 @@ class ExplanationBody(BaseModel):
     near: list[FiringBody]
 
 
+class Answers(BaseModel):
+    """The answers that the question of an edit gets now."""
+
+    unedited: str
+    answer: str
+
+
 class Chosen(BaseModel):
     """Ids of edits; none for all that are not taken back."""
 
@@ -172,22 +184,8 @@ class Imported(BaseModel):
 
 def described(row: Listed) -> EditBody:
     """An edit as JSON."""
-    edit = row.kept.edit
-    return EditBody(
-        id=edit.id,
-        question=edit.prompt,
-        answer=edit.target,
-        names=list(edit.names),
-        who=edit.who,
-        why=edit.why,
-        made=edit.time,
-        took=edit.took,
-        state=row.state,
-        superseded_by=row.superseded_by or None,
-        overrules=list(edit.conflicts),
-        hits=row.hits,
-        thumbnail=f"/v1/edits/{edit.id}/thumbnail" if row.thumbnail else None,
-    )
+    thumbnail = f"/v1/edits/{row.kept.edit.id}/thumbnail" if row.thumbnail else None
+    return EditBody(**row.as_json(), thumbnail=thumbnail)
 
 
 def found(id: str, service: Given) -> Kept:
@@ -284,7 +282,9 @@ def tried(service: Service, body: NewEdit) -> TrialBody:
     """The effects that an edit would have."""
     query = body.query(service, body.answer)
     unrelated = probes(service.model.editor.background_folder, [])
-    among = [*service.engine.recent, *unrelated]
+    others = {number_of(recent): recent for recent in service.engine.recent}
+    others.pop(number_of(query), None)
+    among = [*others.values(), *unrelated]
     trial = service.model.try_edit(query, among, max_new_tokens=service.check_tokens(ANSWER))
     return TrialBody(
         before=trial.before,
@@ -301,6 +301,11 @@ def tried(service: Service, body: NewEdit) -> TrialBody:
             for change in trial.changes
         ],
     )
+
+
+def number_of(query: Query) -> int:
+    """The number of a question, the same for all its spellings."""
+    return number(query.prompt, images_hash(query.images), image_index(query))
 
 
 def shown(query: Query) -> str | None:
@@ -394,6 +399,23 @@ def hits(
     newest = service.store.hits(kept.number, limit)
     data = [HitBody(time=hit.time, weight=hit.weight, request=hit.request) for hit in newest]
     return HitList(count=one(service, kept).hits, data=data)
+
+
+@routes.get("/{id}/answers")
+async def ask_again(kept: Found, service: Given) -> Answers:
+    """The answers that the question of an edit gets now, without any edit and with all of them."""
+    return await service.heavy.run(lambda: answers(service, kept))
+
+
+def answers(service: Service, kept: Kept) -> Answers:
+    """Ask the question of an edit again."""
+    files = service.store.images(kept.number)
+    images = [open_image(Image.open(io.BytesIO(file))) for file in files]
+    query = Query(kept.edit.prompt, "", images, about=kept.edit.about)
+    tokens = service.check_tokens(ANSWER)
+    [unedited] = service.model.unedited(query, max_new_tokens=tokens)
+    [answer] = service.model.generate(query, max_new_tokens=tokens)
+    return Answers(unedited=unedited, answer=answer)
 
 
 @routes.delete("/{id}")
