@@ -296,8 +296,10 @@ def narrow(page):
 
 @pytest.mark.parametrize(
     "options",
-    [WIDE | {"color_scheme": "dark"}, PHONE | {"color_scheme": "light"}],
-    ids=["wide and dark", "narrow and light"],
+    [
+        pytest.param(PHONE | {"color_scheme": "light"}, id="narrow and light"),
+        pytest.param(WIDE | {"color_scheme": "dark"}, id="wide and dark", marks=pytest.mark.slow),
+    ],
 )
 def test_every_view_is_accessible_and_as_wide_as_the_screen(visit, served, options):
     address, _ = served
