@@ -195,6 +195,7 @@ def test_a_superseded_edit_leads_to_the_later_one(visit, served):
     expect(detail).to_contain_text("In force")
 
 
+@pytest.mark.slow
 def test_edits_go_from_one_server_to_another(corrected, visit, embedded_vlm, tmp_path):
     corrected.get_by_role("link", name=re.compile("^Edits")).click()
     with corrected.expect_download() as download:
