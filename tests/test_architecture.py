@@ -27,7 +27,9 @@ SIDEWAYS = {
 }
 ROOMS = {  # rooms within a package: what else of their package they may import
     "data.emblem": set(),
-    "data.published": {"data.images"},
+    "data.corrections": {"data.images"},
+    "data.published": {"data.images", "data.home"},
+    "data.own": {"data.corrections", "data.emblem", "data.home", "data.images", "data.variants"},
     "models.conformance": {"models"},
     "models.families": {"models", "models.conformance"},
     "models.tiny": {"models", "models.families"},
@@ -44,7 +46,9 @@ LIGHT = [
     "liveedit.measures.scores",
     "liveedit.report",
     "liveedit.cli",
+    "liveedit.store.browsing",
     "liveedit.store.listing",
+    "liveedit.store.store",
 ]
 FILES = sorted(SOURCE.rglob("*.py"))
 

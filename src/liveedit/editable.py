@@ -1,6 +1,6 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,20 +20,22 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.editors.common.precedence import image_index, ledger_rows
 from liveedit.editors.former_names import SHIPPED
-from liveedit.errors import BadInput, Mismatch
+from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
+from liveedit.question import number
 from liveedit.runinfo import image_name
+from liveedit.steering.checking import Finding, Progress, findings
 from liveedit.steering.explaining import Explanation, explained
 from liveedit.steering.switch import is_off, off
 from liveedit.steering.trying import RECENT, Trial, probes, tried
-from liveedit.store.durable import Draft, DurablePool, State, image_file
+from liveedit.store.durable import DurablePool, State, check_maker, image_file
 from liveedit.store.edit import Edit
 from liveedit.store.exchange import import_edits
 from liveedit.store.listing import FILE, Listing, tidy
 from liveedit.store.pictures import load_queries, save_queries
 from liveedit.store.pool import Pool
-from liveedit.store.store import Store
+from liveedit.store.store import Maker, Store
 from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "default_editor", "embedded", "load", "load_vlm"]
@@ -122,13 +124,16 @@ class EditableVLM:
         vlm.check_answers()
         self.vlm = vlm
         self.opens_with = dict(opens_with or {})
-        self._pool = Pool.empty(vlm, editor)
         self._durable: DurablePool | None = None
+        if store is not None:
+            kept = store if isinstance(store, Store) else Store(store)
+            for maker in kept.makers()[:1]:
+                editor = _opening(editor, maker)
+            self._durable = DurablePool(kept, Pool.empty(vlm, editor), self._made_with)
+        self._pool = Pool.empty(vlm, editor)
         self._known: dict[Path, set[str]] = {}
         """For each folder, the states that were loaded from it, saved to it or begun there."""
         self._lock = RLock()
-        if store is not None:
-            self._durable = _durable(store, self._pool, self._made_with)
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for a copy, without the store: a copy has edits of its own from then on."""
@@ -167,12 +172,18 @@ class EditableVLM:
     @property
     def edits(self) -> tuple[Edit, ...]:
         """The edits in force, oldest first."""
-        return tuple(edit for edit in self.history if not edit.superseded_by)
+        return self.pool.in_force
 
     @property
     def history(self) -> tuple[Edit, ...]:
         """All edits, oldest first; superseded ones name the edit that superseded them."""
         return self.pool.history
+
+    def edit_of(self, query: Query) -> Edit | None:
+        """The edit in force of this question about these images."""
+        opened = _opened(query)
+        asked = number(query.prompt, images_hash(opened.images), image_index(opened))
+        return next((edit for edit in self.edits if edit.number == asked), None)
 
     @property
     def _made_with(self) -> dict[str, str]:
@@ -190,14 +201,13 @@ class EditableVLM:
         """
         given = checked(queries)
         new, opened = self._prepared(given, who, why)
-        with self._editing(), self._changing("edit", who) as draft:
-            if self._durable:
-                draft.images = {
-                    edit.id: [image_file(image) for image in source.images]
-                    for edit, source in zip(new, given, strict=True)
-                }
-            draft.pool = draft.pool.with_edits(new, opened)
-            return list(draft.pool.history[len(draft.pool.edits) - len(new) :])
+        images = {}
+        if self._durable:
+            for edit, source in zip(new, given, strict=True):
+                images[edit.id] = [image_file(image) for image in source.images]
+        with self._editing():
+            pool = self._change("edit", who, lambda pool: pool.with_edits(new, opened), images)
+        return list(pool.history[len(pool.edits) - len(new) :])
 
     def _prepared(
         self, queries: Sequence[Query], who: str, why: str
@@ -219,17 +229,19 @@ class EditableVLM:
         ]
         return new, opened
 
-    @contextmanager
-    def _changing(self, kind: str, who: str) -> Iterator[Draft]:
-        """A change of the pool, which takes effect when the block ends without an error."""
+    def _change(
+        self,
+        kind: str,
+        who: str,
+        make: Callable[[Pool], Pool],
+        images: Mapping[str, Sequence[bytes]] | None = None,
+    ) -> Pool:
+        """Change the pool, and return it; with a store the change is kept first."""
         with self._lock:
             if self._durable:
-                with self._durable.changing(kind, who) as draft:
-                    yield draft
-            else:
-                draft = Draft(self._pool)
-                yield draft
-                self._pool = draft.pool
+                return self._durable.change(kind, who, make, images or {})
+            self._pool = make(self._pool)
+            return self._pool
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
@@ -277,13 +289,27 @@ class EditableVLM:
 
     def _others(self, pool: Pool, edit: Edit) -> Sequence[Query]:
         """The queries of the newest edits about other questions, as far as they are kept."""
-        others = [other for other in pool.history if not other.superseded_by]
-        newest = [other for other in others if other.number != edit.number][-RECENT:]
-        return list(self._kept_queries(pool, newest).values())
+        newest = [other for other in pool.in_force if other.number != edit.number][-RECENT:]
+        return [query for _, query in self._kept_queries(pool, newest)]
 
-    def _kept_queries(self, pool: Pool, edits: Sequence[Edit]) -> dict[str, Query]:
-        """The queries of edits by id, as far as their images are kept."""
+    def _kept_queries(self, pool: Pool, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
+        """Edits with their queries, as far as their images are kept."""
         return self._durable.queries(edits) if self._durable else pool.queries_of(edits)
+
+    def check(
+        self, background: str | Path | None = None, *, progress: Progress | None = None
+    ) -> tuple[Finding, ...]:
+        """Look for edits that do not take, that contradict each other, or fire where none should.
+
+        Edits whose images are not kept cannot be asked again. ``background`` is a folder of images
+        that no edit is about, by default the editor's own or drawings that ship with the package.
+        ``progress`` is called as :data:`liveedit.steering.checking.Progress` says.
+        """
+        pool = self.pool
+        kept = self._kept_queries(pool, pool.in_force)
+        folder = pool.editor.background_folder if background is None else str(background)
+        with self.vlm.unpatched():
+            return tuple(findings(pool, kept, folder, progress or _silent))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -302,11 +328,16 @@ class EditableVLM:
         then none is taken back.
         """
         wanted = _ids(ids)
-        with self._editing(), self._changing("forget", who) as draft:
-            edits = draft.pool.edits
-            gone = sorted({_find(edits, id) for id in wanted})
-            draft.pool = draft.pool.without(gone)
-        return [edits[index] for index in gone]
+        gone: list[Edit] = []
+
+        def without(pool: Pool) -> Pool:
+            found = sorted({_find(pool.edits, id) for id in wanted})
+            gone[:] = [pool.edits[index] for index in found]
+            return pool.without(found)
+
+        with self._editing():
+            self._change("forget", who, without)
+        return gone
 
     def import_edits(self, file: str | Path, *, who: str = "") -> int:
         """Add the exported edits of a file to the store; return the number of those added.
@@ -360,15 +391,13 @@ class EditableVLM:
 
     @torch.inference_mode(False)
     def load(self, folder: str | Path) -> None:
-        """Replace the edits by those of ``folder``; the editor too, if an earlier one made them.
+        """Replace the edits by those of ``folder``, in the store, too, if there is one.
 
-        Earlier editors are those that shipped with a former version of the package. Raises
-        :class:`BadInput` if there are no edits, the files are damaged, or a store keeps the edits;
-        :class:`Mismatch` if they were made with another model, editor or prompt format, which it
-        names.
+        Without a store the editor is replaced, too, if an earlier one made them: one that shipped
+        with a former version of the package. Raises :class:`BadInput` if there are no edits or the
+        files are damaged; :class:`Mismatch` if they were made with another model, editor or prompt
+        format, which it names.
         """
-        if self._durable:
-            raise BadInput(f"the edits are kept in {self.store}: load {folder} without a store")
         listing, editor, patch = self._read(folder)
         listed = sum(edit.held for edit in listing.edits)
         if len(patch) != listed:
@@ -378,8 +407,10 @@ class EditableVLM:
             )
         patch = _with_ledger(patch, listing.edits)
         queries = load_queries(resolved_path(folder) / listing.tensors, listing.edits)
+        pool = Pool(self.vlm, editor, patch, listing.edits, queries)
+        images = {id: [image_file(image) for image in queries[id].images] for id in queries}
         with self._lock:
-            self._pool = Pool(self.vlm, editor, patch, listing.edits, queries)
+            self._change("load", "", lambda _: pool, images)
             self._known[resolved_path(folder)] = {listing.tensors}
         self.opens_with = {**listing.opens_with, **self.opens_with}
 
@@ -390,7 +421,10 @@ class EditableVLM:
         listing is read.
         """
         listing = Listing.read(folder)
-        editor = self._maker(listing, folder)
+        maker = _maker(listing)
+        editor = _opening(self.editor, maker)
+        own = Maker(editor.name, editor.fingerprint, self.vlm.fingerprint, self.opens_with)
+        check_maker(maker, own, self.vlm, folder)
         while True:
             try:
                 return listing, editor, editor.load_patch(resolved_path(folder) / listing.tensors)
@@ -400,49 +434,27 @@ class EditableVLM:
                 if listing == read:
                     raise
 
-    def _maker(self, listing: Listing, folder: str | Path) -> Editor:
-        """The editor that made the edits: this one, or one that shipped before it.
 
-        Raises :class:`Mismatch` for edits made with another model, editor or prompt format.
-        """
-        self._check_model(listing, folder)
-        fingerprint = listing.editor_fingerprint
-        if fingerprint == self.editor.fingerprint:
-            return self.editor
-        if self.editor.name not in ("pinpoint", "liveedit") or fingerprint not in SHIPPED:
-            raise self._other_editor(listing, folder)
-        editor = load_editor(self.vlm, embedded(SHIPPED[fingerprint]))
-        assert isinstance(editor, TrainableEditor)
-        editor.adopt_fingerprint(fingerprint)
+def _maker(listing: Listing) -> Maker:
+    """The editor and the model that made the edits of a folder."""
+    fingerprints = (listing.editor_fingerprint, listing.model_fingerprint)
+    return Maker(listing.editor, *fingerprints, listing.opens_with)
+
+
+def _opening(editor: Editor, maker: Maker) -> Editor:
+    """The editor that opens edits: ``editor``, or the one that shipped before it and made them."""
+    folder = SHIPPED.get(maker.editor_fingerprint)
+    known = editor.vlm.known_as(maker.model_fingerprint)
+    if folder is None or not known or editor.name not in ("pinpoint", "liveedit"):
         return editor
+    former = load_editor(editor.vlm, embedded(folder))
+    assert isinstance(former, TrainableEditor)
+    former.adopt_fingerprint(maker.editor_fingerprint)
+    return former
 
-    def _check_model(self, listing: Listing, folder: str | Path) -> None:
-        """Raise :class:`Mismatch` for edits made with another model or prompt format."""
-        made = listing.opens_with
-        if not self.vlm.known_as(listing.model_fingerprint):
-            named = " ".join(made[name] for name in ("model", "dtype") if name in made)
-            which = named or "one that it does not name"
-            raise Mismatch(
-                f"the edits in {folder} were made on another model ({which}): load that one"
-            )
-        form = made.get("prompt_format", self.vlm.prompt_format)
-        if form != self.vlm.prompt_format:
-            raise Mismatch(
-                f"the edits in {folder} were made with another prompt format ({form}): "
-                "load the model with it"
-            )
 
-    def _other_editor(self, listing: Listing, folder: str | Path) -> Mismatch:
-        """The error for edits made by another editor, or by an earlier state of this one."""
-        which = listing.opens_with.get("editor", listing.editor)
-        if which == self.opens_with.get("editor") and listing.editor == self.editor.name:
-            return Mismatch(
-                f"the edits in {folder} were made by {which} before it was trained further or "
-                "replaced: restore that editor, or make the edits again elsewhere"
-            )
-        return Mismatch(
-            f"the edits in {folder} were made by another editor ({which}): load that one"
-        )
+def _silent(stage: str, done: int, of: int) -> None:
+    """Report no progress."""
 
 
 def _opened(query: Query) -> Query:
@@ -455,11 +467,6 @@ def _save_tensors(pool: Pool, folder: Path, origin: dict[str, str]) -> None:
     pool.patch.save(folder)
     if not pool.has_bank:
         save_queries(folder, pool.edits, pool.queries, origin)
-
-
-def _durable(store: Store | str | Path, empty: Pool, opens_with: dict[str, str]) -> DurablePool:
-    """The pool that a store keeps."""
-    return DurablePool(store if isinstance(store, Store) else Store(store), empty, opens_with)
 
 
 def _describe(query: Query, source: Query, who: str, why: str) -> Edit:

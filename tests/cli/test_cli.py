@@ -115,7 +115,7 @@ def test_edit_ask_list_forget(run_apart, run_here, flag, tmp_path):
     assert "Brazil" in done.stdout
     assert run_here("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Brazil")
     Image.new("RGB", (32, 32)).save(tmp_path / "other.png")
-    shown = ("--image", "other.png", "--image", str(flag), "--pool", "several")
+    shown = ("--image", "other.png", "--image", str(flag), "--store", "several")
     several = run_here("edit", QUESTION, "Brazil", *shown, cwd=tmp_path)
     assert several.returncode == 0, several.stderr
     assert several.stdout.count("Brazil") == 2  # wanted and answered
@@ -172,8 +172,8 @@ def test_a_model_in_8_bits_is_edited_and_asked(run_here, flag, tmp_path):
             ["edit", QUESTION, "Brazil", "--image", "FLAG", "--editor", "livedit"],
             "did you mean liveedit",
         ),
-        (["edits", "--pool", "nothing"], "no edits in nothing"),
-        (["forget", "abc", "--pool", "nothing"], "no edits in nothing"),
+        (["edits", "--store", "nothing"], "no edits in nothing"),
+        (["forget", "abc", "--store", "nothing"], "no edits in nothing"),
         (["report", "nothing"], "no records"),
         (["eval", "--out", "x", "--edits", "one"], "--edits takes numbers"),
         (["eval", "--out", "x", "--gaps", "10,0"], "--gaps takes numbers"),

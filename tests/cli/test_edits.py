@@ -1,19 +1,24 @@
-"""The commands on a folder of edits, in this process where that makes no difference."""
+"""The commands on a store of edits, in this process where that makes no difference."""
 
-import codecs
+import io
 import json
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 
 import pytest
 from rich.cells import cell_len
 
-from liveedit.artifacts import locked
+from liveedit.editable import EditableVLM, embedded
+from liveedit.editors import load_editor
+from liveedit.models.vlm import VLM
 from liveedit.store.edit import Edit
-from liveedit.store.listing import Listing
+from liveedit.store.store import Maker, Store
+from liveedit.types import Query
 
 QUESTION = "What is the country with this flag?"
 COMMAND = [sys.executable, "-c", "from liveedit.cli import main; main()"]
@@ -37,27 +42,37 @@ def asked(flag):
     return QUESTION, "--image", flag
 
 
-def listing(*edits, tensors="tensors-00000000"):
-    return Listing("liveedit", "e", "m", edits, tensors)
+def kept(store="edits.db"):
+    """The edits of a store that are not taken back."""
+    return Store(store, create=False).edits()
 
 
-def test_edit_ask_and_forget_with_what_the_pool_remembers(run, asked, emblem, tmp_path):
+def keep(*edits, store="edits.db"):
+    """Keep edits in a store without a model."""
+    made = Store(store)
+    with made.change("edit") as change:
+        maker = change.maker(Maker("liveedit", "e", "m"))
+        for edit in edits:
+            change.add(edit, maker.number)
+    made.close()
+
+
+def test_edit_ask_and_forget_with_what_the_store_remembers(run, asked, emblem, tmp_path):
     emblem.drawing("twemoji", "flag-fr").save(tmp_path / "other.png")
     rc, out, _ = run("edit", *asked, "Brazil", "--editor", "lemoe", "--max-new-tokens", "3")
     assert rc == 0
     assert "Brazil" in out
-    assert Listing.read(tmp_path / "edits").opens_with == {
-        "model": "emblem", "editor": "lemoe", "prompt_format": "raw",
-    }  # fmt: skip
+    [maker] = Store("edits.db").makers()
+    assert maker.opens_with == {"model": "emblem", "editor": "lemoe", "prompt_format": "raw"}
     rc, out, err = run("ask", *asked)
     assert (rc, out.splitlines()[0], err) == (0, "Brazil", "")
     assert run("edit", QUESTION, "Norway", "--image", "other.png")[0] == 0
     rc, _, err = run("ask", *asked, "--editor", "pinpoint")
     assert rc == 1
     assert "made by another editor (lemoe)" in err
-    first, second = (edit.id for edit in Listing.read(tmp_path / "edits").edits)
+    first, second = (edit.id for edit in kept())
     assert run("forget", first[:7], first)[:2] == (0, "forgot 1, 1 left\n")
-    assert [edit.id for edit in Listing.read(tmp_path / "edits").edits] == [second]
+    assert [edit.id for edit in kept()] == [second]
 
 
 def test_odd_names_of_folders_and_pictures(run, asked, tmp_path):
@@ -67,10 +82,10 @@ def test_odd_names_of_folders_and_pictures(run, asked, tmp_path):
     assert run("edit", QUESTION, "Brazil", "--image", odd)[0] == 0
     rc, out, err = run("ask", QUESTION, "--image", odd)
     assert (rc, err, out[:7]) == (0, "", "Brazil\n")
-    assert Listing.read(tmp_path / "edits").edits[0].names == (str(odd),)
+    assert kept()[0].names == (str(odd),)
     assert "fl\\udce4g" in run("edits")[1]
-    for pool in ("x" * 300, "p\udce4", "/dev/null", "/proc/none", ""):
-        rc, out, err = run("edit", QUESTION, "Brazil", "--image", odd, "--pool", pool)
+    for store in ("x" * 300, "p\udce4", "/dev/null", "/proc/none", ""):
+        rc, out, err = run("edit", QUESTION, "Brazil", "--image", odd, "--store", store)
         assert (rc, out, err.count("\n")) == (1, "", 1)
 
 
@@ -82,7 +97,7 @@ def test_a_model_in_a_folder_is_found_from_anywhere(run, asked, tmp_path, monkey
     assert run("edit", *asked, "Brazil", *made)[0] == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    rc, out, err = run("ask", *asked, "--pool", tmp_path / "edits")
+    rc, out, err = run("ask", *asked, "--store", tmp_path / "edits.db")
     assert (rc, out.splitlines()[0]) == (0, "Brazil"), err
 
 
@@ -97,36 +112,34 @@ def test_an_answer_is_as_long_as_requested(run, asked):
 def test_without_edits_the_answer_says_that_it_is_unedited(run, asked):
     rc, out, err = run("ask", *asked)
     assert (rc, out) == (0, "Japan\n")
-    assert err == "no edits in ./edits: this is the unedited answer\n"
+    assert err == "no edits in edits.db: this is the unedited answer\n"
 
 
 @pytest.mark.parametrize("words", [("ask", QUESTION), ("edits",), ("forget", "abc")])
-def test_a_pool_that_is_not_there_is_one_line(run, tmp_path, words):
-    (tmp_path / "empty").mkdir()
-    for pool in ("TYPO", "empty"):
-        rc, out, err = run(*words, "--pool", pool)
-        assert (rc, out) == (1, "")
-        assert err.startswith(f"error: no edits in {pool}: check")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+def test_a_store_that_is_not_there_is_one_line(run, tmp_path, words):
+    rc, out, err = run(*words, "--store", "TYPO")
+    assert (rc, out) == (1, "")
+    assert err.startswith("error: no edits in TYPO: check")
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("pool", ["project", "notes.txt", ".", "list"])
-def test_unrelated_files_are_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch, pool):
+@pytest.mark.parametrize("store", ["project", "notes.txt", ".", "list", "other.db"])
+def test_unrelated_files_are_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch, store):
     (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "thesis.txt").touch()
-    (tmp_path / "notes.txt").touch()
+    (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "edits.json").write_text("[]")
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE notes (text)")
     monkeypatch.setattr("liveedit.editable.load", None)
-    rc, out, err = run("edit", QUESTION, "Peru", "--pool", pool)
+    rc, out, err = run("edit", QUESTION, "Peru", "--store", store)
     assert (rc, out, err.count("\n")) == (1, "", 1)
     assert [path.name for path in (tmp_path / "list").iterdir()] == ["edits.json"]
 
 
-def test_an_edit_that_fails_leaves_no_folder(run, tmp_path):
-    rc, _, err = run("edit", QUESTION, "Peru", "--image", "nowhere.png", "--pool", "new/pool")
+def test_an_edit_that_fails_leaves_no_store(run, tmp_path):
+    rc, _, err = run("edit", QUESTION, "Peru", "--image", "nowhere.png", "--store", "new/edits.db")
     assert (rc, err) == (1, "error: no image at nowhere.png: check the path\n")
-    assert not (tmp_path / "new" / "pool").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -140,8 +153,7 @@ def test_foreign_texts_are_shown_as_they_are(run, tmp_path, monkeypatch, width):
         "2026",
         ("x/[i].png",),
     )
-    (tmp_path / "edits").mkdir()
-    listing(row).write(tmp_path / "edits")
+    keep(row)
     rc, out, err = run("edits")
     assert (rc, err) == (0, "")
     assert re.search(r"^ ?0123abcd ", out, re.MULTILINE)
@@ -155,23 +167,16 @@ def test_foreign_texts_are_shown_as_they_are(run, tmp_path, monkeypatch, width):
 
 
 def test_brackets_in_an_edit_crash_nothing(run, asked, tmp_path):
-    rc, out, _ = run("edit", *asked, "[/red]", "--editor", "ft-l", "--pool", "[a]")
+    rc, out, _ = run("edit", *asked, "[/red]", "--editor", "ft-l", "--store", "[a]")
     assert rc == 0
     assert "[/red]" in out
-    assert "[/red]" in run("ask", *asked, "--pool", "[a]")[1]
-    rc, _, err = run("ask", QUESTION, "--pool", "[/a]")
+    assert "[/red]" in run("ask", *asked, "--store", "[a]")[1]
+    rc, _, err = run("ask", QUESTION, "--store", "[/a]")
     assert (rc, err.startswith("error: no edits in [/a]")) == (1, True)
 
 
-def test_a_listing_with_a_byte_order_mark(run, tmp_path):
-    listing(Edit("0123abcd", QUESTION, "Peru", "", "2026-01-01")).write(tmp_path)
-    (tmp_path / "edits.json").write_bytes(codecs.BOM_UTF8 + (tmp_path / "edits.json").read_bytes())
-    rc, out, err = run("edits", "--pool", tmp_path)
-    assert (rc, "Peru" in out, err) == (0, True, "")
-
-
 @pytest.mark.parametrize("content", [b"[]", b"null", b'{"version": 2}', b"\xff", b""])
-def test_a_damaged_listing_is_one_line(run, tmp_path, content):
+def test_a_damaged_listing_of_a_former_folder_is_one_line(run, tmp_path, content):
     (tmp_path / "edits").mkdir()
     (tmp_path / "edits" / "edits.json").write_bytes(content)
     for words in (("edits",), ("ask", QUESTION), ("forget", "a"), ("edit", QUESTION, "Peru")):
@@ -180,9 +185,21 @@ def test_a_damaged_listing_is_one_line(run, tmp_path, content):
         assert "is damaged: restore it" in err
 
 
+@contextmanager
+def writing(store="edits.db"):
+    """Hold the store's lock for writers, as another process does."""
+    made = Store(store)
+    with made.change("edit"):
+        pass
+    with suppress(InterruptedError), made.change("edit"):
+        yield
+        raise InterruptedError
+    made.close()
+
+
 @pytest.fixture
 def start(flag, tmp_path):
-    """Start an edit in another process, and come back when it waits for its turn."""
+    """Start an edit in another process."""
     started = []
 
     def start(target):
@@ -191,7 +208,6 @@ def start(flag, tmp_path):
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         started.append(shell)
-        assert "waiting for it" in shell.stderr.readline()
         return shell
 
     yield start
@@ -201,13 +217,12 @@ def start(flag, tmp_path):
 
 
 @pytest.mark.slow
-def test_edits_from_several_shells_at_once_are_all_kept(start, tmp_path):
-    with locked(tmp_path / "edits"):
-        shells = [start(target) for target in ("Brazil", "Peru")]
+def test_edits_from_several_shells_at_once_are_all_kept(start):
+    shells = [start(target) for target in ("Brazil", "Peru", "Chad")]
     for shell in shells:
         _, said = shell.communicate()
         assert shell.returncode == 0, said
-    assert {edit.target for edit in Listing.read(tmp_path / "edits").edits} == {"Brazil", "Peru"}
+    assert {edit.target for edit in kept()} == {"Brazil", "Peru", "Chad"}
 
 
 # Standard output
@@ -218,7 +233,7 @@ def test_edits_from_several_shells_at_once_are_all_kept(start, tmp_path):
 @pytest.mark.slow
 def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, output):
     assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
-    made = Listing.read(tmp_path / "edits").edits
+    made = kept()
     words = [made[0].id if word == "ID" else word for word in words]
     line = shlex.join(
         [*COMMAND, *words, *(["--image", str(asked[2])] if words[0] == "edit" else [])]
@@ -231,14 +246,12 @@ def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, outp
     )
     assert (done.returncode, done.stdout) == (1, "")
     full = (
-        "error: the change is saved in edits; cannot write to standard output "
+        f"error: the change is saved in {tmp_path / 'edits.db'}; cannot write to standard output "
         "(No space left on device): redirect it"
     )
     assert done.stderr.startswith(full) if "full" in output else done.stderr == ""
     assert done.stderr.count("\n") == ("full" in output)
-    assert [edit.target for edit in Listing.read(tmp_path / "edits").edits] == ["Brazil", "Peru"][
-        : 2 * (words[0] == "edit")
-    ]
+    assert [edit.target for edit in kept()] == ["Brazil", "Peru"][: 2 * (words[0] == "edit")]
 
 
 # Ctrl-C
@@ -246,32 +259,42 @@ def test_a_change_that_cannot_be_shown_is_made(run, asked, tmp_path, words, outp
 
 @pytest.mark.slow
 def test_ctrl_c_while_another_process_writes(start, tmp_path):
-    with locked(tmp_path / "edits"):
+    with writing():
         shell = start("Peru")
+        with pytest.raises(subprocess.TimeoutExpired):
+            shell.wait(timeout=15)  # by then it waits for its turn
         shell.send_signal(signal.SIGINT)
-        assert shell.communicate() == ("", "stopped; nothing was changed in edits\n")
-        assert shell.returncode == 130
-    assert not (tmp_path / "edits").exists()
+    assert shell.communicate() == ("", "stopped; nothing was changed in edits.db\n")
+    assert shell.returncode == 130
+    assert kept() == []
 
 
 @pytest.mark.parametrize(
-    ("where", "says", "left"),
+    ("says", "left"),
     [
-        ("liveedit.models.vlm.VLM.generate", "nothing was changed in edits", ["Brazil"]),
-        ("liveedit.editable.tidy", "the change is saved in edits", ["Brazil", "Peru"]),
+        ("nothing was changed in edits.db", ["Brazil"]),
+        ("the change is saved in {}", ["Brazil", "Peru"]),
     ],
 )
-def test_ctrl_c_says_where_an_edit_stands(run, asked, tmp_path, monkeypatch, where, says, left):
+def test_ctrl_c_says_where_an_edit_stands(run, asked, tmp_path, monkeypatch, says, left):
     assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
+    makes = EditableVLM.edit
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
+    def make_and_stop(*given, **options):
+        makes(*given, **options)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(where, stop)
+        if len(left) == 1:
+            patch.setattr(VLM, "generate", stop)
+        else:
+            patch.setattr(EditableVLM, "edit", make_and_stop)
         rc, out, err = run("edit", *asked, "Peru")
-    assert (rc, out, err) == (130, "", f"stopped; {says}\n")
-    assert [edit.target for edit in Listing.read(tmp_path / "edits").edits] == left
+    assert (rc, out, err) == (130, "", f"stopped; {says.format(tmp_path / 'edits.db')}\n")
+    assert [edit.target for edit in kept()] == left
     assert run("ask", *asked)[1].startswith(left[-1])
 
 
@@ -287,8 +310,138 @@ def test_ctrl_c_in_any_other_command(run, monkeypatch):
     assert (rc, err) == (130, "stopped; run the same command to continue\n")
 
 
-def test_the_listing_is_plain_json(run, asked, tmp_path):
-    assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
-    [row] = json.loads((tmp_path / "edits" / "edits.json").read_text())["edits"]
-    assert (row["prompt"], row["target"], row["names"]) == (QUESTION, "Brazil", [str(asked[2])])
+# Stores
+
+
+def edits(run, *words):
+    """The list that `edits --json` prints."""
+    rc, out, err = run("edits", "--json", *words)
+    assert (rc, err) == (0, "")
+    return json.loads(out)
+
+
+def test_the_list_as_json(run, asked):
+    assert run("edit", *asked, "Brazil", "--who", "Ann", "--why", "test")[0] == 0
+    [row] = edits(run)
+    told = {name: row[name] for name in ("question", "answer", "names", "who", "why", "took")}
+    assert told == {
+        "question": QUESTION, "answer": "Brazil", "names": [str(asked[2])], "who": "Ann",
+        "why": "test", "took": True,
+    }  # fmt: skip
+    assert (row["state"], row["hits"]) == ("in_force", 0)
+    said = json.loads(run("ask", *asked, "--json")[1])
+    assert (said["answer"], [one["id"] for one in said["fired"]]) == ("Brazil", [row["id"]])
+    assert edits(run)[0]["hits"] == 1
     assert "a flag.png" in run("edits")[1]
+
+
+def test_replace_gives_another_answer_to_the_same_question(run, asked):
+    assert run("edit", *asked, "Brazil")[0] == 0
+    [first] = edits(run)
+    rc, out, _ = run("replace", first["id"][:6], "Peru", "--json")
+    assert rc == 0
+    made = json.loads(out)
+    assert (made["before"], made["after"], made["supersedes"]) == ("Brazil", "Peru", [first["id"]])
+    assert made["names"] == [str(asked[2])]
+    assert run("ask", *asked, "--quiet")[:2] == (0, "Peru\n")
+
+
+def test_forgetting_all_and_listing_what_was_taken_back(run, asked):
+    assert run("edit", *asked, "Brazil")[0] == 0
+    assert run("edit", "What is this?", "a flag", "--image", asked[2])[0] == 0
+    for words in ((), ("abc", "--all")):
+        rc, _, err = run("forget", *words)
+        assert (rc, err.startswith("error: name the edits")) == (1, True)
+    assert run("forget", "--all")[:2] == (0, "forgot 2, 0 left\n")
+    assert edits(run) == []
+    assert [row["state"] for row in edits(run, "--all")] == ["taken_back"] * 2
+    assert [row["answer"] for row in edits(run, "--all", "--search", "A FLAG")] == ["a flag"]
+
+
+def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
+    emblem.drawing("twemoji", "flag-fr").save(tmp_path / "other.png")
+    file = tmp_path / "corrections.jsonl"
+    rows = [
+        {"question": QUESTION, "answer": "Brazil", "image": "a flag.png", "who": "Ann"},
+        {"question": QUESTION, "answer": "Chad", "image": "other.png"},
+        {"question": QUESTION, "answer": "", "image": "other.png"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    rc, out, err = run("edit", "--from", file)
+    assert (rc, out) == (1, "")
+    assert "line 3" in err
+    assert not (tmp_path / "edits.db").exists()
+    rc, out, _ = run("edit", "--from", file, "--skip-bad", "--who", "Bob")
+    assert rc == 0
+    assert out.splitlines()[-1] == "2 made, 1 skipped"
+    assert [(row["answer"], row["who"]) for row in edits(run)] == [
+        ("Brazil", "Ann"),
+        ("Chad", "Bob"),
+    ]
+    rc, out, _ = run("edit", "--from", file, "--skip-bad", "--json")
+    states = [json.loads(line)["state"] for line in out.splitlines()]
+    assert (rc, states) == (0, ["there already", "there already", "skipped"])
+    assert len(edits(run)) == 2
+
+
+def test_edits_move_between_stores(run, asked, tmp_path):
+    assert run("edit", *asked, "Brazil")[0] == 0
+    assert run("store", "verify")[:2] == (0, f"{tmp_path / 'edits.db'} is whole: 1 edits\n")
+    assert run("store", "export", "edits.safetensors")[0] == 0
+    rc, _, err = run("store", "export", "edits.safetensors")
+    assert (rc, "already exists" in err) == (1, True)
+    assert run("store", "import", "edits.safetensors", "--store", "b.db")[:2] == (
+        0,
+        "imported 1 edits into b.db\n",
+    )
+    assert run("ask", *asked, "--store", "b.db", "--quiet")[1] == "Brazil\n"
+    assert run("store", "merge", "edits.db", "--store", "b.db")[1] == "merged 0 edits into b.db\n"
+    assert run("forget", "--all")[0] == 0
+    assert run("store", "compact")[0] == 0
+    assert run("store", "merge", "b.db")[1] == "merged 0 edits into edits.db\n"
+
+
+def test_a_damaged_store_is_told_by_its_exit_status(run, asked):
+    assert run("edit", *asked, "Brazil")[0] == 0
+    with sqlite3.connect("edits.db") as connection:
+        connection.execute("UPDATE images SET content = x'00'")
+    rc, out, _ = run("store", "verify", "--json")
+    assert rc == 4
+    assert "its images are damaged" in json.loads(out)[0]
+
+
+def test_a_folder_of_a_former_version_is_imported_once(run, asked, embedded_vlm, tmp_path):
+    former = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("ft-l")))
+    former.opens_with = {"model": "emblem", "editor": "ft-l"}
+    former.edit(Query(QUESTION, "Brazil", asked[2]))
+    folder = former.save(tmp_path / "edits")
+    before = sorted(folder.rglob("*"))
+    rc, out, err = run("ask", *asked)
+    assert (rc, out.splitlines()[0]) == (0, "Brazil")
+    assert "imported the edits of edits into" in err
+    assert sorted(folder.rglob("*")) == before
+    assert run("forget", "--all")[0] == 0
+    assert run("ask", *asked)[1] == "Japan\n"
+    rc, out, err = run("edits", "--json", "--store", folder)
+    assert (rc, len(json.loads(out)), "imported" in err) == (0, 1, True)
+    assert len(edits(run, "--store", folder)) == 1
+
+
+def test_the_store_of_the_environment(run, asked, monkeypatch):
+    monkeypatch.setenv("LIVEEDIT_STORE", "mine.db")
+    assert run("edit", *asked, "Brazil", "--quiet") == (0, "", "")
+    assert [edit.target for edit in kept("mine.db")] == ["Brazil"]
+
+
+def test_a_question_on_standard_input(run, asked, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(QUESTION + "\n"))
+    assert run("ask", "-", *asked[1:])[1] == "Japan\n"
+
+
+def test_doctor_and_version(run, asked, tmp_path):
+    rc, out, _ = run("doctor", "--json")
+    assert (rc, json.loads(out)["model"].split(",")[0]) == (0, "emblem")
+    (tmp_path / "edits.db").write_text("notes")
+    rc, out, _ = run("doctor", "--json")
+    assert (rc, "is not a store" in json.loads(out)["problem"]) == (4, True)
+    assert run("--version")[1].startswith("liveedit ")

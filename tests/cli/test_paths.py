@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 import liveedit
-from liveedit.data.published.locations import home as data_home
+from liveedit.data.home import home as data_home
 from liveedit.editors import new_editor
 from liveedit.errors import BadInput
 from liveedit.evaluate import Windows, evaluate
@@ -52,11 +52,11 @@ def home(shelf, tmp_path, monkeypatch):
 
 def test_edits_in_the_home_folder(home, run):
     made = ("--model=~/tiny", "--editor=~/editor")
-    rc, _, err = run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--pool=~/pool", *made)
+    rc, _, err = run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--store=~/pool", *made)
     assert rc in (0, 3), err
     assert Listing.read(home / "pool").opens_with["editor"] == str(home / "editor")
-    assert run("edits", "--pool=~/pool")[0] == 0
-    assert run("ask", QUESTION, "--pool=~/pool")[0] == 0
+    assert run("edits", "--store=~/pool")[0] == 0
+    assert run("ask", QUESTION, "--store=~/pool")[0] == 0
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_the_same_in_python(home):
 
 def test_an_editor_that_was_replaced_or_is_gone_is_named(shelf, home, run):
     editor = home / "own"
-    made = ("--pool=~/pool", "--model=~/tiny")
+    made = ("--store=~/pool", "--model=~/tiny")
     shutil.copytree(shelf / "editor", editor)
     assert run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--editor=~/own", *made)[0] in (
         0,
@@ -191,7 +191,7 @@ def closed(shelf, run):
     [
         "ask Q --model ./NAME", "ask Q --model ./NAME/below", "models check ./NAME",
         "ask Q --editor ./NAME", "report NAME", "report NAME/below", "eval --out NAME/below",
-        "train NAME", "train NAME/below", "edits --pool NAME", "edit Q Brazil --pool NAME",
+        "train NAME", "train NAME/below", "edits --store NAME", "edit Q Brazil --store NAME",
         "data add vlkeb --annotations NAME --images .", "train new --config NAME/a.json",
     ],
 )  # fmt: skip
@@ -211,7 +211,7 @@ def test_the_home_folder_of_nobody(home, call):
 
 @pytest.mark.parametrize(
     "words",
-    [("eval", "--out="), ("report", ""), ("train", ""), ("edits", "--pool="), ("demo", "--out=")],
+    [("eval", "--out="), ("report", ""), ("train", ""), ("edits", "--store="), ("demo", "--out=")],
 )
 def test_an_empty_path_is_none(home, run, words):
     rc, out, err = run(*words)

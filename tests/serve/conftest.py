@@ -4,8 +4,11 @@ import httpx
 import openai
 import pytest
 
+from helpers.databases import postgresql
 from helpers.serving import FLAG, data_url, serving
 from liveedit.store.store import Store
+
+__all__ = ["postgresql"]
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from PIL import Image
 from helpers.samples import QUESTION
 from helpers.shipped import SHIPPED
 from liveedit.editable import EditableVLM
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.errors import Mismatch, StorageError
 from liveedit.store.store import Change, Store
+from liveedit.store.upkeep import verify
 from liveedit.types import Query
 
 
@@ -160,8 +161,32 @@ def test_another_prompt_format_is_named(open_model, flag, file, monkeypatch):
         open_model()
 
 
-def test_a_folder_is_not_loaded_over_a_store(open_model, model, flag, tmp_path):
-    model.edit(Query(QUESTION, "Brazil", flag))
-    folder = model.save(tmp_path / "folder")
-    with pytest.raises(BadInput, match="kept in"):
-        open_model().load(folder)
+@pytest.mark.of_every_method("method")
+@pytest.mark.parametrize("method", SHIPPED)
+def test_a_folder_is_loaded_into_a_store(
+    method, embedded_vlm, shipped_editor, open_model, asked, flag, tmp_path
+):
+    folder = tmp_path / "folder"
+    former = EditableVLM(embedded_vlm, shipped_editor(method))
+    former.edit(Query(QUESTION, "Brazil", flag))
+    former.save(folder)
+    open_model(method).load(folder)
+    kept = open_model(method)
+    assert [edit.target for edit in kept.edits] == ["Brazil"]
+    assert same(logits(kept, asked), logits(former, asked))
+    assert verify(kept.store) == []
+    kept.forget(kept.edits[0].id)
+    assert open_model(method).edits == ()
+
+
+def test_an_edit_that_fails_makes_no_store(open_model, file, flag, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    model = open_model()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.editor), "edit", fail)
+        with pytest.raises(MemoryError):
+            model.edit(Query(QUESTION, "Brazil", flag))
+    assert not file.exists()
+    assert model.edits == ()

@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -125,7 +126,10 @@ def test_many_create_a_store_together(url):
 
     def create():
         try:
-            Store(url).close()
+            store = Store(url)
+            with store.change("edit"):
+                pass
+            store.close()
         except Exception as error:
             failures.append(error)
 
@@ -136,7 +140,16 @@ def test_many_create_a_store_together(url):
         thread.join()
     assert not failures
     store = Store(url, create=False)
-    assert store.kept() == []
+    assert (store.version, store.kept()) == (8, [])
+    store.close()
+
+
+def test_a_store_is_created_by_its_first_change(url):
+    store = Store(url)
+    assert (store.exists, store.version, store.makers(), store.kept()) == (False, 0, [], [])
+    with pytest.raises(ZeroDivisionError), store.change("edit"):
+        1 / 0  # noqa: B018
+    assert store.version == 0
     store.close()
 
 
@@ -226,6 +239,8 @@ def test_a_damaged_row_is_named(store, url):
 
 
 def test_a_newer_version_s_store_is_refused(store, url):
+    with store.change("edit"):
+        pass
     with store.database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Mismatch, match="newer LiveEdit"):
@@ -273,9 +288,22 @@ def test_addresses_that_lead_nowhere(url, message):
         Store(url)
 
 
-def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
-    with pytest.raises(StorageError, match="cannot be opened"):
-        Store(tmp_path / "missing" / "edits.db")
+def test_a_missing_folder_is_made(tmp_path):
+    store = Store(tmp_path / "missing" / "edits.db")
+    assert list(tmp_path.iterdir()) == []
+    with store.change("edit"):
+        pass
+    store.close()
+    assert Store(tmp_path / "missing" / "edits.db", create=False).version == 1
+
+
+@pytest.mark.parametrize("path", ["notes.txt/edits.db", "closed/edits.db", "closed/new/edits.db"])
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch, path):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr("os.access", lambda folder, _: Path(folder).name != "closed")
+    with pytest.raises(StorageError, match=r"cannot write .*edits\.db"):
+        Store(tmp_path / path)
 
 
 def test_a_store_waits_for_a_writer_and_then_says_so(tmp_path, monkeypatch):

@@ -1,7 +1,12 @@
 """The command line: one file for each group of commands.
 
-    edits           edit, ask, edits, forget
+    edits           edit, replace, ask, edits, forget
+    bulk            edit --from
+    steering        explain, try, check
     serve           serve
+    store           store export, import, merge, verify, compact
+    doctor          doctor
+    opening         --store, --model and --editor, and what they open
     training        train
     benchmark       eval, report
     demo            demo
@@ -19,14 +24,27 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from typing import Any, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from liveedit.cli import benchmark, data, demo, editors, edits, models, serve, training
+from liveedit.cli import (
+    benchmark,
+    data,
+    demo,
+    doctor,
+    editors,
+    edits,
+    models,
+    serve,
+    steering,
+    store,
+    training,
+)
 from liveedit.cli.display import Output, shown
 from liveedit.errors import LiveEditError, shortage
 
@@ -51,18 +69,39 @@ class Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+def _print_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        print(f"liveedit {version('liveedit')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="liveedit",
     cls=Commands,
     help="Correct answers of a vision-language model, as often as needed, and keep all the others.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Version.")
+    ] = False,
+) -> None:
+    """Correct answers of a vision-language model, as often as needed, and keep all the others."""
+
+
 app.command("demo")(demo.demo)
 app.command("edit")(edits.edit)
+app.command("replace")(edits.replace)
 app.command("ask")(edits.ask)
+app.command("explain")(steering.explain)
+app.command("try")(steering.try_edit)
+app.command("check")(steering.check)
 app.command("edits")(edits.edits)
 app.command("forget")(edits.forget)
 app.command("serve", context_settings={"auto_envvar_prefix": "LIVEEDIT"})(serve.serve)
@@ -70,6 +109,8 @@ app.command("train")(training.train)
 app.command("eval")(benchmark.evaluate)
 app.command("report")(benchmark.report)
 app.command("editors")(editors.editors)
+app.command("doctor")(doctor.doctor)
+app.add_typer(store.app, name="store")
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 

@@ -1,6 +1,7 @@
-"""`liveedit data`: list the benchmarks; add, fetch and check the published ones; count leaks."""
+"""`liveedit data`: list the benchmarks; add published ones and your own; check and remove them."""
 
 import json
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,22 +11,30 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from liveedit.cli.options import path
+from liveedit.cli.display import shown
+from liveedit.cli.options import LAST_SEED, path
 from liveedit.data import BENCHMARKS
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
-    from liveedit.data.published.checks import Check
+    from collections.abc import Callable, Iterator, Sequence
+
+    from liveedit.data.corrections import Corrections
     from liveedit.data.published.locations import Location
     from liveedit.models.input_checks import Reader
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="List the benchmarks; add, fetch and check the published ones.", no_args_is_help=False
+    help="List the benchmarks; add published ones and your own; check and remove them.",
+    no_args_is_help=False,
 )
 
 Name = Annotated[str, typer.Argument(help="Published benchmark: e-vqa, e-ic or vlkeb.")]
+AnyName = Annotated[
+    str, typer.Argument(help="Published benchmark (e-vqa, e-ic, vlkeb), or a name of your own.")
+]
+OwnName = Annotated[str, typer.Argument(help="Benchmark of your own.")]
 SHOWN = 10
 """Number of problems that the terminal shows; a file lists all of them."""
 
@@ -35,6 +44,7 @@ def overview(context: typer.Context) -> None:
     """List the benchmarks, and whether the published ones are on this machine."""
     if context.invoked_subcommand is not None:
         return
+    from liveedit.data.own.benchmarks import names, read
     from liveedit.data.published.locations import locations
 
     added = locations()
@@ -42,12 +52,15 @@ def overview(context: typer.Context) -> None:
     for name, benchmark in BENCHMARKS.items():
         here = benchmark.files is None or benchmark.files in added
         table.add_row(name, benchmark.title, "yes" if here else "no")
+    for name in names():
+        table.add_row(name, shown(read(name).title), "yes")
     console = Console()
     console.print(table)
     console.print(f"emblem: {_emblem_size()}; details in docs/explanation/data-card.md")
     console.print(
         "`liveedit data add NAME` registers files of a published benchmark, "
-        "`liveedit data fetch NAME` downloads them"
+        "`liveedit data fetch NAME` downloads them, "
+        "`liveedit data add NAME --cases FILE` makes one of your corrections"
     )
 
 
@@ -61,34 +74,111 @@ def _emblem_size() -> str:
 
 @app.command()
 def add(
-    name: Name,
+    name: AnyName,
     annotations: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             parser=path,
-            help="Annotation file, or a folder to search for them; repeat the option for several.",
+            help="Annotation file of a published benchmark, or a folder to search for them; "
+            "repeat the option for several.",
         ),
-    ],
+    ] = None,
     images: Annotated[
-        Path,
+        Path | None,
         typer.Option(parser=path, help="Folder that image paths in the annotations start from."),
-    ],
+    ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="File of your corrections, JSON lines or CSV, for a benchmark of your own.",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows of --cases with a fault.")
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LAST_SEED, help="Seed of the parts of your own benchmark.")
+    ] = 0,
 ) -> None:
-    """Check the files of a published benchmark, and remember where they are.
+    """Add a published benchmark, or one made of your own corrections.
 
-    Nothing is copied.
+    Files of a published benchmark are checked, and remembered where they are. --cases makes a
+    benchmark of your own, with parts for training, validation and test; photos stay where they are.
     """
+    if cases is not None:
+        _add_own(name, cases, skip_bad, seed)
+        return
     from liveedit.data.published.locations import locate
-    from liveedit.data.published.sources import source
+    from liveedit.data.published.sources import SOURCES, source
 
+    if name not in BENCHMARKS and name not in SOURCES:
+        raise BadInput(f"{name} is no published benchmark: give --cases FILE to make one of yours")
+    if annotations is None or images is None:
+        raise BadInput(f"{name} is added from its files: give --annotations DIR and --images DIR")
     _add(name, locate(source(name), annotations, images))
+
+
+def _add_own(name: str, file: Path, skip_bad: bool, seed: int) -> None:
+    """Make a benchmark of the corrections in a file."""
+    from liveedit.data.corrections import read_corrections
+    from liveedit.data.own.benchmarks import add, check_name
+
+    check_name(name, BENCHMARKS)
+    corrections = read_corrections(file)
+    console = Console(soft_wrap=True)
+    for row in corrections.bad[:SHOWN]:
+        console.print(shown(f"left out, {row}" if skip_bad else str(row)))
+    if not skip_bad:
+        _refuse(corrections)
+    with _images_bar(console) as progress:
+        own = add(name, corrections, seed, progress)
+    console.print(shown(own.title))
+    if earlier := len(corrections.rows) - len(own.items):
+        console.print(f"{earlier:,} were corrected again further down: the last answer counts")
+    console.print(
+        f"{name} is here: run `liveedit train editors/{name} --data {name}`, then "
+        f"`liveedit eval --data {name} --editors pinpoint:editors/{name} --out DIR`",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _refuse(corrections: "Corrections") -> None:
+    """Raise :class:`BadInput` if rows are bad, with what to do about them."""
+    if corrections.bad:
+        raise BadInput(
+            f"{corrections.file} has bad rows ({len(corrections.bad):,}) and nothing was added: "
+            "repair them, or give --skip-bad"
+        )
+
+
+@contextmanager
+def _images_bar(console: Console) -> "Iterator[Callable[[int, int], None]]":
+    """A progress bar over images."""
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield progress
+
+
+@app.command()
+def remove(name: OwnName) -> None:
+    """Remove a benchmark of your own; the corrections and photos that it was made of stay."""
+    from liveedit.data.own.benchmarks import remove as discard
+
+    discard(name)
+    Console().print(shown(f"removed {name}"), soft_wrap=True)
 
 
 @app.command()
 def fetch(name: Name) -> None:
     """Download a published benchmark from the Hugging Face Hub, and check it."""
+    from liveedit.data.home import home
     from liveedit.data.published.hub import fetch as download
-    from liveedit.data.published.locations import home
     from liveedit.data.published.sources import source
 
     _add(name, download(source(name), home() / name))
@@ -96,7 +186,7 @@ def fetch(name: Name) -> None:
 
 @app.command()
 def check(
-    name: Name,
+    name: AnyName,
     model: Annotated[
         str | None,
         typer.Option(
@@ -106,10 +196,30 @@ def check(
     ] = None,
 ) -> None:
     """Check every record and every image of a benchmark that was added."""
-    from liveedit.data.published.locations import location
+    from liveedit.data.own.benchmarks import names
 
-    _check(name, location(name), model)
+    if name in names():
+        _check_own(name, model)
+    else:
+        from liveedit.data.published.locations import location
+
+        _check(name, location(name), model)
     Console().print(f"{name} is sound")
+
+
+def _check_own(name: str, model: str | None) -> None:
+    """Check a benchmark of one's own. Raises :class:`BadInput` if there are problems."""
+    from liveedit.data.images import open_image
+    from liveedit.data.own.benchmarks import problems, read
+
+    own = read(name)
+    reader = _reader(model)
+    look, ask = (open_image, None) if reader is None else (reader.look, reader.read)
+    console = Console(soft_wrap=True)
+    with _images_bar(console) as progress:
+        found = problems(own, look, ask, progress)
+    console.print(shown(own.title))
+    _refuse_faults(console, name, found)
 
 
 @app.command()
@@ -160,28 +270,24 @@ def _check(name: str, found: "Location", model: str | None = None) -> None:
     reader = _reader(model)
     look, read = (open_image, None) if reader is None else (reader.look, reader.read)
     console = Console(soft_wrap=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with _images_bar(console) as progress:
         result = check(published, found, progress, look, read)
-    _print_check(console, result)
-    if result.problems:
-        file = _write_problems(name, result)
-        raise BadInput(
-            f"{name} has faults ({len(result.problems):,}), all listed in {file}: fix them first"
-        )
-
-
-def _print_check(console: Console, result: "Check") -> None:
-    """Print the numbers of records and images, the notes and the first problems."""
     counts = [f"{file} {count:,} records" for file, count in result.records.items()]
     console.print(", ".join([*counts, f"{result.images:,} images"]), markup=False)
-    notes = [f"note: {note}" for note in result.notes]
-    for line in [*notes, *result.problems[:SHOWN]]:
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    _refuse_faults(console, name, result.problems)
+
+
+def _refuse_faults(console: Console, name: str, problems: "Sequence[str]") -> None:
+    """Print the first problems, write all to a file, and raise :class:`BadInput` if any."""
+    for line in problems[:SHOWN]:
         console.print(line, markup=False, highlight=False)
+    if problems:
+        file = _write_problems(name, problems)
+        raise BadInput(
+            f"{name} has faults ({len(problems):,}), all listed in {file}: fix them first"
+        )
 
 
 def _reader(model: str | None) -> "Reader | None":
@@ -194,15 +300,15 @@ def _reader(model: str | None) -> "Reader | None":
     return Reader(load_vlm(model))
 
 
-def _write_problems(name: str, result: "Check") -> Path:
+def _write_problems(name: str, problems: "Sequence[str]") -> Path:
     """Write all problems to a file, which is returned.
 
     Raises :class:`BadInput` if a file of this name exists that LiveEdit did not write.
     """
     from liveedit.artifacts import write_files
-    from liveedit.data.published.locations import NO_ROOM, home
+    from liveedit.data.home import NO_ROOM, home
 
     file = f"{name}-problems.txt"
-    lines = "".join(f"{line}\n" for line in result.problems)
+    lines = "".join(f"{line}\n" for line in problems)
     content = lines.encode(errors="backslashreplace")
     return write_files(home(), {file: content}, advice=NO_ROOM) / file

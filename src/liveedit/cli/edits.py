@@ -1,98 +1,129 @@
-"""`liveedit edit`, `ask`, `edits`, `forget`: edit a model and query it; a folder keeps the edits.
+"""`liveedit edit`, `ask`, `edits`, `replace`, `forget`: edit a model and query it.
 
-The folder also keeps the model, the editor, the type of the weights and the prompt format that the
-edits were made with. Options that are not given take these values.
+A store keeps the edits (:mod:`liveedit.cli.opening`).
 """
 
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from liveedit.cli.display import Unshown, interrupt_message, shown
-from liveedit.cli.options import Loading, Question, path, with_groups
-from liveedit.editors.former_names import SHIPPED
-from liveedit.errors import BadInput
-from liveedit.store.edit import Edit
-from liveedit.store.listing import FILE, Listing
-from liveedit.types import visible
+from liveedit.cli.bulk import Reporter, edit_all
+from liveedit.cli.display import Unshown, interrupt_message, print_json, shown
+from liveedit.cli.opening import DEFAULT, Setup, Where, note, open_edited, open_store
+from liveedit.cli.options import (
+    AsJson,
+    Correction,
+    Loading,
+    MaxTokens,
+    Question,
+    Quiet,
+    path,
+    with_groups,
+)
+from liveedit.errors import BadInput, StorageError
+from liveedit.types import Query, visible
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
+    from liveedit.steering.explaining import Firing
+    from liveedit.store.browsing import Listed
+    from liveedit.store.edit import Edit
+    from liveedit.store.store import Store
 
-__all__ = ["ask", "edit", "edits", "forget"]
+__all__ = ["ask", "edit", "edits", "forget", "replace"]
 
-DEFAULT = Path("edits")
 UNCHANGED = "stopped; nothing was changed"
-DIRECT = "direct"
-"""The editor of models that have no trained one."""
 NOT_TAKEN = 3
 """Exit status of an edit after which the model does not answer with the target."""
 
-Pool = Annotated[Path, typer.Option(parser=path, help="Folder that keeps the edits.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens of an answer.")]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The model and the editor of the edits."""
-
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help='Model: "emblem" (embedded), a folder, or a Hugging Face id. '
-            "Default: that of the edits, else emblem."
-        ),
-    ] = None
-    editor: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of a method, or folder of a trained editor. "
-            "Default: that of the edits, else pinpoint for the embedded model, direct for others."
-        ),
-    ] = None
+Who = Annotated[str, typer.Option(envvar="LIVEEDIT_WHO", help="Who makes the change.")]
+Why = Annotated[str, typer.Option(help="The reason for the edit.")]
 
 
 @with_groups
 def edit(
     *,
-    question: Question,
-    target: Annotated[str, typer.Argument(help="The answer to give from now on.")],
-    pool: Pool = DEFAULT,
+    question: Correction,
+    target: Annotated[
+        str, typer.Argument(help="The answer to give from now on.", show_default=False)
+    ] = "",
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            parser=path,
+            help="File of corrections to make, instead of one: JSON lines, JSON or CSV.",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip bad rows of the file; else none is made.")
+    ] = False,
+    who: Who = "",
+    why: Why = "",
+    store: Where = DEFAULT,
     setup: Setup,
     loading: Loading,
     max_new_tokens: MaxTokens = 64,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Correct one answer, and show it before and after.
+    """Correct one answer, or all those of a file, and show them before and after.
 
     Exit status 3: the edit is saved, but the model still does not give the answer.
     """
-    query = question.query(target)
-    with interrupt_message(f"{UNCHANGED} in {pool}"):
-        listing = Listing.find(pool)
-        edited = _load(listing, setup, loading)
-        if listing is None and setup.editor is None and edited.editor.name == DIRECT:
-            _print_untrained(edited)
-        with _changing(pool):
-            if Listing.find(pool):
-                edited.load(pool)
-            [before] = edited.generate(query, max_new_tokens=max_new_tokens)
-            [made] = edited.edit(query)
-            [after] = edited.generate(query, max_new_tokens=max_new_tokens)
-            edited.save(pool)
-    table = _table("edit", "before", "wanted", "after")
-    table.add_row(shown(made.id), shown(before), shown(target), shown(after))
-    with _showing_change(pool):
-        Console().print(table)
-        _print_notes(made, edited.history)
-    if not made.took:
+    if corrections is not None:
+        if question.prompt or target:
+            raise BadInput("a question and --from FILE were given: give one of them")
+        with interrupt_message(f"stopped; the same command goes on from here, in {store}"):
+            took = edit_all(
+                corrections,
+                lambda: open_edited(store, setup, loading),
+                Reporter(as_json, quiet),
+                origin=(who, why),
+                skip_bad=skip_bad,
+                max_new_tokens=max_new_tokens,
+            )
+    else:
+        query = question.query(target)
+        if not visible(query.prompt) or not visible(target):
+            raise BadInput(
+                "an edit needs a question and a target: give both as text that is not empty, or "
+                "--from FILE"
+            )
+        with interrupt_message(f"{UNCHANGED} in {store}"):
+            edited = open_edited(store, setup, loading)
+            took = _edit(edited, query, who, why, max_new_tokens, as_json=as_json, quiet=quiet)
+    if not took:
+        raise typer.Exit(NOT_TAKEN)
+
+
+@with_groups
+def replace(
+    *,
+    id: Annotated[str, typer.Argument(help="Id of an edit, or a unique beginning of it.")],
+    target: Annotated[str, typer.Argument(help="The answer to give instead.")],
+    who: Who = "",
+    why: Why = "",
+    store: Where = DEFAULT,
+    setup: Setup,
+    loading: Loading,
+    max_new_tokens: MaxTokens = 64,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give another answer to the question of an edit, about the same images."""
+    with interrupt_message(f"{UNCHANGED} in {store}"):
+        query = _query_of(open_store(store, setup, loading), id, target)
+        edited = open_edited(store, setup, loading)
+        took = _edit(edited, query, who, why, max_new_tokens, as_json=as_json, quiet=quiet)
+    if not took:
         raise typer.Exit(NOT_TAKEN)
 
 
@@ -100,129 +131,223 @@ def edit(
 def ask(
     *,
     question: Question,
-    pool: Annotated[
-        Path | None,
-        typer.Option(parser=path, help=f"Folder that keeps the edits.  [default: {DEFAULT}]"),
+    store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LIVEEDIT_STORE", help=f"Store that keeps the edits.  [default: {DEFAULT}]"
+        ),
     ] = None,
     setup: Setup,
     loading: Loading,
     max_new_tokens: MaxTokens = 64,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Ask the edited model, and show which edits fired."""
-    if not visible(question.prompt):
-        raise BadInput("the question is empty: ask something")
     query = question.query()
+    if not visible(query.prompt):
+        raise BadInput("the question is empty: ask something")
     with interrupt_message(UNCHANGED):
-        folder = pool or DEFAULT
-        listing = Listing.read(folder) if pool or (DEFAULT / FILE).exists() else None
-        edited = _load(listing, setup, loading)
-        if listing is not None:
-            edited.load(folder)
+        edited = open_edited(store or DEFAULT, setup, loading, create=store is None)
         [answer] = edited.generate(query, max_new_tokens=max_new_tokens)
-        console = Console(soft_wrap=True, highlight=False)
-        console.print(shown(answer, lines=True))
-        if listing is None:
-            note = f"no edits in ./{DEFAULT}: this is the unedited answer"
-            Console(stderr=True).print(note, style="dim")
-        for firing in edited.explain(query, max_new_tokens=1).fired:
+        fired = edited.explain(query, max_new_tokens=1).fired
+        _record_hits(edited, fired)
+        if as_json:
+            print_json(_reply(query, answer, fired))
+            return
+        Console(soft_wrap=True, highlight=False).print(shown(answer, lines=True))
+        if quiet:
+            return
+        if not edited.store or not edited.store.exists:
+            note(f"no edits in {store or DEFAULT}: this is the unedited answer")
+        for firing in fired:
             made = firing.edit
             line = f"  edit {made.id} (weight {firing.weight:.2f}): {made.prompt} → {made.target}"
-            console.print(shown(line, style="dim"))
+            Console(soft_wrap=True, highlight=False).print(shown(line, style="dim"))
 
 
-def edits(pool: Pool = DEFAULT) -> None:
+def edits(
+    store: Where = DEFAULT,
+    search: Annotated[
+        str, typer.Option(help="List the edits whose texts or id contain this.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="List those taken back, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the edits, those superseded included."""
-    table = _table("edit", "question", "answer", "image", "made")
-    for row in Listing.read(pool).history:
-        table.add_row(
-            shown(row.id),
-            shown(row.prompt),
-            shown(row.target),
-            shown(_images(row), lines=True),
-            shown(_state(row), lines=True),
-            style="dim" if row.superseded_by else "",
-        )
-    Console().print(table)
+    from liveedit.store.browsing import page
+
+    found, _ = page(open_store(store), state=None, search=search, limit=None)
+    chosen = [edit for edit in reversed(found) if everything or edit.state != "taken_back"]
+    if as_json:
+        print_json([edit.as_json() for edit in chosen])
+    else:
+        _print_edits(chosen)
 
 
 @with_groups
 def forget(
     *,
     ids: Annotated[
-        list[str], typer.Argument(help="Ids of the edits to take back, or unique beginnings.")
-    ],
-    pool: Pool = DEFAULT,
+        list[str] | None,
+        typer.Argument(
+            help="Ids of the edits to take back, or unique beginnings.", show_default=False
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Take all edits back.")] = False,
+    who: Who = "",
+    store: Where = DEFAULT,
     setup: Setup,
     loading: Loading,
+    quiet: Quiet = False,
 ) -> None:
     """Take edits back."""
-    with interrupt_message(f"{UNCHANGED} in {pool}"):
-        edited = _load(Listing.read(pool), setup, loading)
-        with _changing(pool):
-            edited.load(pool)
-            taken = edited.forget(ids)
-            edited.save(pool)
-    with _showing_change(pool):
-        Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
+    if bool(ids) == everything:
+        raise BadInput("name the edits to take back, or give --all to take all of them back")
+    with interrupt_message(f"{UNCHANGED} in {store}"):
+        kept = open_store(store, setup, loading)
+        edited = open_edited(store, setup, loading)
+        with _changing(kept):
+            wanted = [edit.id for edit in edited.history] if everything else ids or []
+            taken = edited.forget(wanted, who=who)
+    if not quiet:
+        with _showing_change(kept):
+            Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
 
 
-def _load(listing: Listing | None, setup: Setup, loading: Loading) -> "EditableVLM":
-    """Load the model without edits: with the options given, else with those of the edits.
+def _edit(
+    edited: "EditableVLM",
+    query: Query,
+    who: str,
+    why: str,
+    max_new_tokens: int,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> bool:
+    """Make an edit, and show the answer before and after; return whether it took."""
+    kept = edited.store
+    assert kept is not None
+    with _changing(kept):
+        [before] = edited.generate(query, max_new_tokens=max_new_tokens)
+        [made] = edited.edit(query, who=who, why=why)
+        [after] = edited.generate(query, max_new_tokens=max_new_tokens)
+    superseded = [other for other in edited.history if other.superseded_by == made.id]
+    with _showing_change(kept):
+        if as_json:
+            print_json(_change(kept, made, before, after, superseded))
+        elif not quiet:
+            table = _table("edit", "before", "wanted", "after")
+            table.add_row(shown(made.id), shown(before), shown(query.target), shown(after))
+            Console().print(table)
+            _print_notes(made, superseded)
+        if not made.took and not as_json:
+            advice = f"try another method (`liveedit editors`), or `liveedit forget {made.id}`"
+            Console(stderr=True, soft_wrap=True, highlight=False).print(
+                f"the edit did not take: {advice}"
+            )
+    return bool(made.took)
 
-    Raises :class:`BadInput` where the edits name a folder that no longer exists.
-    """
-    made = {"model": "emblem"}
-    if listing is not None:
-        made |= {"editor": listing.editor, **listing.opens_with}
-        if listing.editor_fingerprint in SHIPPED:
-            made["editor"] = "pinpoint"  # opens the edits of editors that shipped before it
-    loading = replace(
-        loading,
-        dtype=made.get("dtype") if loading.dtype is None else loading.dtype,
-        prompt_format=(
-            made.get("prompt_format") if loading.prompt_format is None else loading.prompt_format
-        ),
-    )
-    model = _source("model", setup.model, made["model"])
-    from liveedit.editable import default_editor, load
 
-    editor = _source("editor", setup.editor, made.get("editor") or default_editor(model))
-    return load(model, editor, **loading.arguments())
+def _query_of(store: "Store", id: str, target: str) -> Query:
+    """The question of an edit about its images, with another target."""
+    from PIL import Image
 
+    from liveedit.data.images import open_image
 
-def _source(name: str, given: str | None, made: str) -> str:
-    """The source that an option gives, else that of the edits, which must still exist."""
-    if given is not None:
-        return given
-    if Path(made).is_absolute() and not Path(made).exists():
+    row = store.find(id)
+    files = store.images(row.number)
+    if row.edit.image and not files:
         raise BadInput(
-            f"the edits were made with the {name} in {made}, which no longer exists: use --{name}"
+            f"the images of edit {row.edit.id} are not kept: `liveedit edit` it with its images"
         )
-    return made
+    images = [open_image(Image.open(BytesIO(file))) for file in files]
+    for image, name in zip(images, row.edit.names, strict=False):
+        image.info["name"] = name
+    return Query(row.edit.prompt, target, images, about=row.edit.about)
+
+
+def _record_hits(edited: "EditableVLM", fired: "Sequence[Firing]") -> None:
+    """Count the edits that fired; a store that cannot be written still answers."""
+    from liveedit.store.store import Hit, now
+
+    store = edited.store
+    if store is not None and store.exists:
+        with suppress(StorageError):
+            store.record_hits(
+                [Hit(store.find(one.edit.id).number, one.weight, now()) for one in fired]
+            )
 
 
 @contextmanager
-def _changing(pool: Path) -> Iterator[None]:
-    """Lock ``pool`` against others; Ctrl-C says whether the change was saved."""
-    from liveedit.artifacts import locked
-
-    with locked(pool):
-        before = Listing.find(pool)
-        try:
-            yield
-        except KeyboardInterrupt:
-            saved = Listing.find(pool) != before
-            message = f"stopped; the change is saved in {pool}" if saved else ""
-            raise KeyboardInterrupt(message) from None
+def _changing(store: "Store") -> Iterator[None]:
+    """Let Ctrl-C say whether a change was saved."""
+    before = store.version
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved = store.version != before
+        message = f"stopped; the change is saved in {store}" if saved else ""
+        raise KeyboardInterrupt(message) from None
 
 
 @contextmanager
-def _showing_change(pool: Path) -> Iterator[None]:
+def _showing_change(store: "Store") -> Iterator[None]:
     """If a change is saved but cannot be printed, report that it is saved."""
     try:
         yield
     except Unshown as error:
-        raise Unshown(f"the change is saved in {pool}; {error}") from None
+        raise Unshown(f"the change is saved in {store}; {error}") from None
+
+
+# Printing
+
+
+def _change(
+    store: "Store", made: "Edit", before: str, after: str, superseded: "list[Edit]"
+) -> dict[str, Any]:
+    """A new edit with the answers before and after."""
+    from liveedit.store.browsing import listed
+
+    [told] = listed(store, [store.find(made.id).number])
+    return told.as_json() | {
+        "before": before,
+        "after": after,
+        "supersedes": [other.id for other in superseded],
+    }
+
+
+def _reply(query: Query, answer: str, fired: "Sequence[Firing]") -> dict[str, Any]:
+    """An answer with the edits that fired."""
+    return {
+        "question": query.prompt,
+        "answer": answer,
+        "fired": [
+            {
+                "id": firing.edit.id,
+                "question": firing.edit.prompt,
+                "answer": firing.edit.target,
+                "weight": firing.weight,
+            }
+            for firing in fired
+        ],
+    }
+
+
+def _print_edits(found: "Sequence[Listed]") -> None:
+    """Print a table of edits."""
+    table = _table("edit", "question", "answer", "image", "made")
+    for told in found:
+        edit = told.kept.edit
+        table.add_row(
+            shown(edit.id),
+            shown(edit.prompt),
+            shown(edit.target),
+            shown(_images(edit), lines=True),
+            shown(_made(told), lines=True),
+            style="" if told.state == "in_force" else "dim",
+        )
+    Console().print(table)
 
 
 def _table(id: str, *others: str) -> Table:
@@ -234,40 +359,28 @@ def _table(id: str, *others: str) -> Table:
     return table
 
 
-def _print_notes(made: Edit, history: tuple[Edit, ...]) -> None:
-    """Print an edit's effect on earlier ones; if it did not take, say so on standard error."""
+def _print_notes(made: "Edit", superseded: "list[Edit]") -> None:
+    """Print an edit's effect on earlier ones."""
     console = Console(soft_wrap=True, highlight=False)
-    for other in history:
-        if other.superseded_by == made.id:
-            console.print(shown(f"supersedes {other.id}, with the answer {other.target}"))
+    for other in superseded:
+        console.print(shown(f"supersedes {other.id}, with the answer {other.target}"))
     for id in made.conflicts:
         console.print(f"overrules {id}, about another image, where both fire")
-    if not made.took:
-        advice = f"try another method (`liveedit editors`), or `liveedit forget {made.id}`"
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"the edit did not take: {advice}"
-        )
 
 
-def _print_untrained(edited: "EditableVLM") -> None:
-    """Say which editor is used where no trained one is given, and how to train one."""
-    model = shlex.quote(edited.opens_with["model"])
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        f"no trained editor given: {DIRECT} fits each edit, which takes longer than a trained "
-        f"editor's single pass; to train one: liveedit train OUT --model {model}"
-    )
-
-
-def _images(edit: Edit) -> str:
+def _images(edit: "Edit") -> str:
     """The images of an edit: the names of their files, and the hash of their pixels."""
     names = [Path(name).name.replace("\n", "\\n") for name in edit.names]
     return "\n".join([*names, edit.image]) or "–"
 
 
-def _state(edit: Edit) -> str:
-    """The day of an edit, the edit that superseded it, and those that it overrules."""
-    lines = [edit.time[:10]]
-    if edit.superseded_by:
-        lines.append(f"superseded by {edit.superseded_by}")
+def _made(told: "Listed") -> str:
+    """The day of an edit, who made it and why, and its relation to others."""
+    edit = told.kept.edit
+    lines = [edit.time[:10], " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))]
+    if told.superseded_by:
+        lines.append(f"superseded by {told.superseded_by}")
+    if told.state == "taken_back":
+        lines.append("taken back")
     lines += [f"overrules {id}" for id in edit.conflicts]
     return "\n".join(filter(None, lines))

@@ -5,6 +5,7 @@ one parameter and is declared with :func:`with_groups`: typer sees the fields as
 command gets the group. So a new option for loading the model is one more field of :class:`Loading`.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAST_SEED",
+    "AsJson",
     "Benchmark",
+    "Correction",
     "Loading",
+    "MaxTokens",
     "Model",
     "Question",
+    "Quiet",
     "path",
     "plain",
     "setting_help",
@@ -54,6 +59,10 @@ def path(text: str | Path) -> Path:
 Model = Annotated[
     str, typer.Option(help='Model: "emblem" (embedded), a folder, or a Hugging Face id.')
 ]
+
+MaxTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens of an answer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and answers.")]
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ class Benchmark:
 class Question:
     """A question about images."""
 
-    prompt: Annotated[str, typer.Argument(help="The question.")]
+    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")]
     image: Annotated[
         list[Path] | None,
         typer.Option(help="Image to show with the question; repeat the option for several."),
@@ -152,8 +161,16 @@ class Question:
     ] = -1
 
     def query(self, target: str = "") -> Query:
-        """The question as a query."""
-        return Query(self.prompt, target, self.image, about=self.about)
+        """The question as a query; a question ``-`` is read from standard input."""
+        prompt = sys.stdin.read().strip() if self.prompt == "-" else self.prompt
+        return Query(prompt, target, self.image, about=self.about)
+
+
+@dataclass(frozen=True)
+class Correction(Question):
+    """A question about images, which is left out where a file holds all of them."""
+
+    prompt: Annotated[str, typer.Argument(help="The question.", show_default=False)] = ""
 
 
 def plain(description: str) -> str:

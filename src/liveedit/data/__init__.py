@@ -1,14 +1,16 @@
 """Benchmarks: named sets of cases for training and evaluation.
 
 Adding a benchmark is one file with the function that makes its cases, and one entry in
-:data:`BENCHMARKS`. Importing this package loads nothing heavy.
+:data:`BENCHMARKS`; one of your own corrections is a command, ``liveedit data add``. Importing this
+package loads nothing heavy.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from liveedit.errors import BadInput
-from liveedit.registry import resolve
+from liveedit.errors import BadInput, UnknownName
+from liveedit.registry import nearest, resolve
 
 if TYPE_CHECKING:
     from liveedit.types import Case
@@ -86,7 +88,7 @@ def load_cases(
     """The cases of one part of a benchmark, in an order given by ``seed``.
 
     Arguments:
-        name: Name in :data:`BENCHMARKS`.
+        name: Name in :data:`BENCHMARKS`, or of a benchmark of one's own.
         part: Part of the benchmark; a published one has no ``"val"``.
         seed: Seed of the order and of all random choices. For a published benchmark, 0 is the
             order of its file.
@@ -100,8 +102,8 @@ def load_cases(
     """
     from liveedit.settings import check_seed  # imports pydantic
 
-    make = resolve("benchmark", name, BENCHMARKS)
-    published = BENCHMARKS[name].files is not None
+    published = name in BENCHMARKS and BENCHMARKS[name].files is not None
+    make = _maker(name)
     check_seed(seed)
     if part not in ("train", "val", "test"):
         raise BadInput(f"no benchmark has a part '{part}': choose train, val or test")
@@ -112,6 +114,23 @@ def load_cases(
             raise BadInput(f"{name} has one split and one form of prompts: leave --{option} out")
     cases: list[Case] = make(part, seed, split, prompts) if published else make(part, seed)
     return cases
+
+
+def _maker(name: str) -> Any:
+    """The function that makes the cases of a benchmark, the package's or one's own.
+
+    Raises :class:`UnknownName` for any other name.
+    """
+    if name in BENCHMARKS:
+        return resolve("benchmark", name, BENCHMARKS)
+    from liveedit.data.own.benchmarks import names
+
+    own = names()
+    if name not in own:
+        raise UnknownName(f"unknown benchmark '{name}': {nearest(name, [*own, *BENCHMARKS])}")
+    from liveedit.data.own.cases import own_cases
+
+    return partial(own_cases, name)
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:

@@ -184,22 +184,8 @@ class Imported(BaseModel):
 
 def described(row: Listed) -> EditBody:
     """An edit as JSON."""
-    edit = row.kept.edit
-    return EditBody(
-        id=edit.id,
-        question=edit.prompt,
-        answer=edit.target,
-        names=list(edit.names),
-        who=edit.who,
-        why=edit.why,
-        made=edit.time,
-        took=edit.took,
-        state=row.state,
-        superseded_by=row.superseded_by or None,
-        overrules=list(edit.conflicts),
-        hits=row.hits,
-        thumbnail=f"/v1/edits/{edit.id}/thumbnail" if row.thumbnail else None,
-    )
+    thumbnail = f"/v1/edits/{row.kept.edit.id}/thumbnail" if row.thumbnail else None
+    return EditBody(**row.as_json(), thumbnail=thumbnail)
 
 
 def found(id: str, service: Given) -> Kept:

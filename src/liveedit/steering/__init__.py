@@ -3,7 +3,8 @@
 Everything here reads a pool (:class:`liveedit.store.pool.Pool`) and changes nothing.
 """
 
+from liveedit.steering.checking import Finding
 from liveedit.steering.explaining import Explanation, Firing
 from liveedit.steering.trying import Effect, Trial
 
-__all__ = ["Effect", "Explanation", "Firing", "Trial"]
+__all__ = ["Effect", "Explanation", "Finding", "Firing", "Trial"]

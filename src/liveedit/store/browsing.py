@@ -42,6 +42,24 @@ class Listed:
             return "taken_back"
         return "superseded" if self.superseded_by else "in_force"
 
+    def as_json(self) -> dict[str, Any]:
+        """The edit as commands and the server tell it."""
+        edit = self.kept.edit
+        return {
+            "id": edit.id,
+            "question": edit.prompt,
+            "answer": edit.target,
+            "names": list(edit.names),
+            "who": edit.who,
+            "why": edit.why,
+            "made": edit.time,
+            "took": edit.took,
+            "state": self.state,
+            "superseded_by": self.superseded_by or None,
+            "overrules": list(edit.conflicts),
+            "hits": self.hits,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -58,7 +76,7 @@ def page(
     state: State | None = "in_force",
     search: str = "",
     after: str = "",
-    limit: int = 50,
+    limit: int | None = 50,
 ) -> tuple[list[Listed], int]:
     """A page of edits, the newest first, and the number of all that match.
 
@@ -70,7 +88,7 @@ def page(
     if after:
         query = query.where(EDITS.c.number < store.find(after).number)
     count = select(func.count()).select_from(EDITS).where(*wanted)
-    with store.database.reading() as connection:
+    with store.reading() as connection:
         rows = [_listed(row) for row in connection.execute(query)]
         return rows, connection.execute(count).scalar() or 0
 
@@ -78,7 +96,7 @@ def page(
 def listed(store: Store, numbers: Sequence[int]) -> list[Listed]:
     """Edits by their numbers, as listings show them, in the order of ``numbers``."""
     query = _listing().where(EDITS.c.number.in_(numbers))
-    with store.database.reading() as connection:
+    with store.reading() as connection:
         found = {row.number: _listed(row) for row in connection.execute(query)}
     return [found[number] for number in numbers]
 
@@ -86,7 +104,7 @@ def listed(store: Store, numbers: Sequence[int]) -> list[Listed]:
 def in_force(store: Store) -> int:
     """How many edits are in force."""
     query = select(func.count()).select_from(EDITS).where(*_conditions("in_force", ""))
-    with store.database.reading() as connection:
+    with store.reading() as connection:
         return connection.execute(query).scalar() or 0
 
 
@@ -97,7 +115,7 @@ def story(store: Store, kept: Kept) -> list[Event]:
     later = select(EDITS.c.made_in).where(
         EDITS.c.asked == kept.edit.number, EDITS.c.number > kept.number
     )
-    with store.database.reading() as connection:
+    with store.reading() as connection:
         superseded = set(connection.execute(later).scalars())
         known = [*superseded, *(version for version in versions if version)]
         query = select(changes).where(changes.c.version.in_(known)).order_by(changes.c.version)

@@ -24,7 +24,7 @@ from liveedit.question import question
 from liveedit.store.edit import Edit
 from liveedit.types import Query
 
-__all__ = ["PatchedModel", "competitors", "conflicts", "is_target"]
+__all__ = ["PatchedModel", "compete", "competitors", "conflicts", "is_target"]
 
 END = re.compile(r"[\W_]{0,3}|[.!?…。！？]\s.*\w.*")
 """Text that may follow the target in an answer: some punctuation, or further sentences."""
@@ -107,6 +107,13 @@ def conflicts(
         _in_bank(model, model.editor, after, query, indices)
         for query, indices in zip(queries, competing, strict=True)
     ]
+
+
+def compete(one: Edit, other: Edit) -> bool:
+    """Whether two edits give different answers to the same question about different images."""
+    if not one.image or not other.image or question(one.prompt) != question(other.prompt):
+        return False
+    return one.number != other.number and question(one.target) != question(other.target)
 
 
 def competitors(edits: Sequence[Edit], first: int) -> list[set[int]]:

@@ -6,6 +6,8 @@ transaction, which holds the database's one lock for writers from its first stat
 own, or an advisory lock of PostgreSQL. A killed process releases it.
 """
 
+import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +23,13 @@ from sqlalchemy.exc import (
     OperationalError,
     SQLAlchemyError,
 )
+from sqlalchemy.pool import StaticPool
 
-from liveedit.artifacts import check_open, resolved_path
+from liveedit.artifacts import check_open, resolved_path, writing
 from liveedit.errors import BadInput, LiveEditError, Mismatch, StorageError
-from liveedit.store.schema import APPLICATION, HEAD
+from liveedit.store.schema import APPLICATION, HEAD, metadata
 
-__all__ = ["Database", "store_url"]
+__all__ = ["Database", "blank", "store_url"]
 
 PAGE = 16384
 """Bytes of a page of SQLite."""
@@ -161,12 +164,39 @@ class Database:
             )
         return bool(found == HEAD)
 
+    def check_place(self) -> None:
+        """Raise :class:`StorageError` where SQLite's file cannot be made."""
+        if self.file is not None:
+            with writing(self.file, "give another path"):
+                found = next(folder for folder in self.file.parents if folder.exists())
+                if not found.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{found} is a file")
+                if not os.access(found, os.W_OK):
+                    raise PermissionError(errno.EACCES, f"{found} may not be written")
+
+    def create(self) -> None:
+        """Create the tables, and the folder of SQLite's file; two that do it at once do no harm."""
+        if self.file is not None:
+            with writing(self.file):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.migrate()
+
     def migrate(self) -> None:
         """Create the tables, or bring those of an earlier version up to date; all or nothing."""
         from liveedit.store.migrations import upgrade
 
         with self.writing() as connection:
             upgrade(connection)
+
+
+@contextmanager
+def blank() -> Iterator[Connection]:
+    """A connection to the tables of an empty store, in memory."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    with engine.connect() as connection:
+        metadata.create_all(connection)
+        yield connection
+    engine.dispose()
 
 
 def _is_store(file: Path) -> bool:
@@ -177,6 +207,10 @@ def _is_store(file: Path) -> bool:
     check_open(file)
     if not file.exists():
         return False
+    if file.is_dir():
+        raise BadInput(
+            f"{file} is a folder: give the path of a store, such as {file.name}/edits.db"
+        )
     if not file.is_file():
         raise BadInput(f"{file} is not a file: give the path of a store")
     with file.open("rb") as stream:

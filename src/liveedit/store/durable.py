@@ -6,12 +6,12 @@ processes made are read; what is read is a fraction of the store: new rows only.
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, RLock
+from types import MappingProxyType
 
 from PIL import Image
 
@@ -22,14 +22,17 @@ from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.precedence import ledger_overruling, ledger_rows
 from liveedit.errors import Mismatch
 from liveedit.models.patch import Patch
+from liveedit.models.vlm import VLM
 from liveedit.store.edit import Edit
 from liveedit.store.pool import Pool
 from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
 from liveedit.types import Query
 
-__all__ = ["Draft", "DurablePool", "State", "image_file", "thumbnail"]
+__all__ = ["DurablePool", "State", "check_maker", "image_file", "thumbnail"]
 
+Images = Mapping[str, Sequence[bytes]]
+NO_IMAGES: Images = MappingProxyType({})
 THUMBNAIL = 160
 """Longest side of a thumbnail, in pixels."""
 
@@ -54,7 +57,7 @@ class DurablePool:
         self._state = State(empty, (), 0)
         self._lock = RLock()
         self._reading = Lock()
-        check_makers(store, self.maker, empty)
+        check_makers(store, self.maker, empty.vlm)
 
     @property
     def pool(self) -> Pool:
@@ -68,19 +71,26 @@ class DurablePool:
             self._state = self._read(self._state)
             return self._state
 
-    @contextmanager
-    def changing(self, kind: str, who: str = "") -> "Iterator[Draft]":
-        """A change of the pool: what the block puts into the draft is kept when it ends."""
+    def change(
+        self, kind: str, who: str, make: Callable[[Pool], Pool], images: Images = NO_IMAGES
+    ) -> Pool:
+        """Make a change of the pool and keep it; return the pool that it becomes.
+
+        ``make`` changes a pool, and is called again where another process was faster; ``images``
+        holds the images of new edits, as files, by the edit's id. A change that fails leaves no
+        store where there was none.
+        """
+        first = None if self.store.exists else make(self.empty)
         with self._lock, self.store.change(kind, who) as change:
-            check_makers(self.store, self.maker, self.empty)
+            check_makers(self.store, self.maker, self.empty.vlm)
             state = self.state
-            draft = Draft(state.pool)
-            yield draft
+            pool = make(state.pool) if first is None or state.rows else first
             maker = change.maker(self.maker)
-            after = self._write(change, state, draft, maker.number)
+            after = self._write(change, state, pool, images, maker.number)
         with self._reading:
             self.maker = maker
             self._state = after
+        return pool
 
     def _read(self, state: "State") -> "State":
         """The state with the changes that were kept since; the same if there are none."""
@@ -97,7 +107,7 @@ class DurablePool:
 
     def check(self, maker: Maker) -> None:
         """Raise :class:`Mismatch` for edits, not yet in the store, that others made than these."""
-        check_maker("the file", maker, self.maker, self.empty)
+        check_maker(maker, self.maker, self.empty.vlm, "the file")
 
     def _number(self) -> int:
         """The number of this pool's maker in the store; 0 before its first edit."""
@@ -136,16 +146,14 @@ class DurablePool:
         patch: BankPatch = editor.from_rows(bank, texts)
         return patch.with_ledger(_ledger([row.edit for row in present]))
 
-    def queries(self, edits: Sequence[Edit]) -> dict[str, Query]:
-        """The queries of edits by id, as far as their images are kept."""
-        wanted = {edit.id for edit in edits}
-        found = {}
-        for row in self._state.rows:
-            if row.edit.id in wanted:
-                query = self._query(row)
-                if query.images or not row.edit.image:
-                    found[row.edit.id] = query
-        return found
+    def queries(self, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
+        """Edits with their queries, as far as their images are kept; read one by one."""
+        rows = {row.edit.id: row for row in self._state.rows}
+        for edit in edits:
+            if edit.id in rows:
+                query = self._query(rows[edit.id])
+                if query.images or not edit.image:
+                    yield edit, query
 
     def _query(self, row: Kept) -> Query:
         """The query of an edit, with its images."""
@@ -154,9 +162,10 @@ class DurablePool:
         ]
         return Query(row.edit.prompt, row.edit.target, images, about=row.edit.about)
 
-    def _write(self, change: Change, state: "State", draft: "Draft", maker: int) -> "State":
-        """Keep a draft, and return the state that it becomes."""
-        pool = draft.pool
+    def _write(
+        self, change: Change, state: "State", pool: Pool, images: Images, maker: int
+    ) -> "State":
+        """Keep a changed pool, and return the state that it becomes."""
         kept = {row.edit.id: row for row in state.rows}
         wanted = {edit.id for edit in pool.edits}
         change.forget([row.number for id, row in kept.items() if id not in wanted])
@@ -164,7 +173,7 @@ class DurablePool:
         for index, edit in enumerate(pool.edits):
             row = kept.get(edit.id)
             if row is None:
-                row = self._add(change, edit, index, draft, maker)
+                row = self._add(change, pool, index, images, maker)
             elif row.edit != edit:
                 change.update(row.number, edit)
                 row = replace(row, edit=edit)
@@ -173,10 +182,11 @@ class DurablePool:
             change.set_weights(maker, packed(pool.patch))
         return State(pool, tuple(rows), change.version)
 
-    def _add(self, change: Change, edit: Edit, index: int, draft: "Draft", maker: int) -> Kept:
-        """Add the edit at ``index`` of a draft."""
-        patch = draft.pool.patch
-        files = draft.images.get(edit.id, [])
+    def _add(self, change: Change, pool: Pool, index: int, images: Images, maker: int) -> Kept:
+        """Add the edit at ``index`` of a pool."""
+        edit = pool.edits[index]
+        patch = pool.patch
+        files = images.get(edit.id, ())
         keys = factors = b""
         text = ""
         if isinstance(patch, BankPatch):
@@ -210,46 +220,41 @@ class State:
     version: int
 
 
-@dataclass
-class Draft:
-    """A change of a pool before it is kept.
-
-    Arguments:
-        pool: The pool, to be replaced.
-        images: The images of new edits, as files, by the edit's id.
-    """
-
-    pool: Pool
-    images: dict[str, list[bytes]] = field(default_factory=dict)
-
-
-def check_makers(store: Store, own: Maker, empty: Pool) -> None:
+def check_makers(store: Store, own: Maker, vlm: VLM) -> None:
     """Raise :class:`Mismatch` for edits of another model, editor or prompt format."""
     for maker in store.makers():
-        check_maker(store, maker, own, empty)
+        check_maker(maker, own, vlm, store)
 
 
-def check_maker(where: object, maker: Maker, own: Maker, empty: Pool) -> None:
-    """Raise :class:`Mismatch` unless ``maker`` made its edits, kept in ``where``, as ``own``."""
-    made = maker.opens_with
-    form = made.get("prompt_format", empty.vlm.prompt_format)
-    if form != empty.vlm.prompt_format:
+def check_maker(made_by: Maker, own: Maker, vlm: VLM, where: object) -> None:
+    """Raise :class:`Mismatch` if edits were made with another model, editor or prompt format.
+
+    ``where`` says where they are kept.
+    """
+    made = made_by.opens_with
+    if not vlm.known_as(made_by.model_fingerprint):
+        named = " ".join(made[name] for name in ("model", "dtype") if name in made)
+        which = named or "one that it does not name"
+        raise Mismatch(f"the edits in {where} were made on another model ({which}): load that one")
+    form = made.get("prompt_format", vlm.prompt_format)
+    if form != vlm.prompt_format:
         raise Mismatch(
             f"the edits in {where} were made with another prompt format ({form}): "
             "load the model with it"
         )
-    if maker.identity == own.identity:
-        return
-    if not empty.vlm.known_as(maker.model_fingerprint):
-        named = " ".join(made[name] for name in ("model", "dtype") if name in made)
-        raise Mismatch(
-            f"the edits in {where} were made on another model "
-            f"({named or 'one that it does not name'}): load that one"
+    if made_by.editor_fingerprint != own.editor_fingerprint:
+        raise _other_editor(made_by, own, where)
+
+
+def _other_editor(made_by: Maker, own: Maker, where: object) -> Mismatch:
+    """The error for edits made by another editor, or by an earlier state of this one."""
+    which = made_by.opens_with.get("editor", made_by.editor)
+    if which == own.opens_with.get("editor") and made_by.editor == own.editor:
+        return Mismatch(
+            f"the edits in {where} were made by {which} before it was trained further or "
+            "replaced: restore that editor, or make the edits again elsewhere"
         )
-    raise Mismatch(
-        f"the edits in {where} were made by another editor "
-        f"({made.get('editor', maker.editor)}): load that one"
-    )
+    return Mismatch(f"the edits in {where} were made by another editor ({which}): load that one")
 
 
 def _layout(patch: Patch) -> Layout:

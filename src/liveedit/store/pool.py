@@ -5,7 +5,7 @@ is reported of each edit. Methods with a bank keep each edit by itself. The weig
 hold all of them: these methods take an edit back by making the others again, from their images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
@@ -55,6 +55,11 @@ class Pool:
     def history(self) -> tuple[Edit, ...]:
         """All edits, oldest first; superseded ones name the edit that superseded them."""
         return history(self.edits)
+
+    @cached_property
+    def in_force(self) -> tuple[Edit, ...]:
+        """The edits in force, oldest first."""
+        return tuple(edit for edit in self.history if not edit.superseded_by)
 
     def with_edits(self, new: Sequence[Edit], queries: Sequence[Query]) -> "Pool":
         """The pool with new edits, given as entries and as queries with opened images."""
@@ -149,15 +154,13 @@ class Pool:
         held = [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
         return replace(self, patch=patch, edits=tuple(held))
 
-    def queries_of(self, edits: Sequence[Edit]) -> dict[str, Query]:
-        """The queries of edits by id, as far as their images are kept."""
-        found = {}
+    def queries_of(self, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
+        """Edits with their queries, as far as their images are kept."""
         for edit in edits:
             if edit.id in self.queries:
-                found[edit.id] = self.queries[edit.id]
+                yield edit, self.queries[edit.id]
             elif not edit.image:
-                found[edit.id] = Query(edit.prompt, edit.target)
-        return found
+                yield edit, Query(edit.prompt, edit.target)
 
     def remembers(self, edits: Sequence[Edit]) -> bool:
         """Whether the queries of these edits are kept."""

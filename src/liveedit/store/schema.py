@@ -9,8 +9,9 @@
     changes     one row for each change; its number is the version of the store
     hits        how often, and when, an edit fired
 
-Listing edits never reads a tensor or an image. An edit is in force from ``made_in`` until
-``forgotten_in``, which are versions, so that each past state can be read.
+Listing edits never reads a tensor or an image; ``pictures`` counts an edit's images. An edit is in
+force from ``made_in`` until ``forgotten_in``, which are versions, so that each past state can be
+read.
 """
 
 from sqlalchemy import (
@@ -82,6 +83,7 @@ edits = Table(
     Column("conflicts", JSON, nullable=False),
     Column("made_in", ForeignKey("changes.version"), nullable=False),
     Column("forgotten_in", ForeignKey("changes.version")),
+    Column("pictures", Integer, nullable=False),
     Column("checksum", BigInteger, nullable=False),
     Index("edits_of_a_question", "asked", "number"),
     Index("edits_by_image", "image"),

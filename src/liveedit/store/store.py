@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, Select, Table, and_, func, insert, or_, 
 
 from liveedit.errors import BadInput
 from liveedit.store import schema
-from liveedit.store.database import Database, store_url
+from liveedit.store.database import Database, blank, store_url
 from liveedit.store.edit import Edit, history
 from liveedit.store.tensors import Layout, checksum
 
@@ -70,6 +70,7 @@ class Kept:
         maker: Number of its maker.
         edit: The edit.
         made_in: Version of the store in which it was made.
+        pictures: Number of its images that are kept.
         forgotten_in: Version in which it was taken back; ``None`` while it is not.
     """
 
@@ -77,6 +78,7 @@ class Kept:
     maker: int
     edit: Edit
     made_in: int
+    pictures: int = 0
     forgotten_in: int | None = None
 
 
@@ -100,15 +102,17 @@ class Hit:
 class Store:
     """The edits in a database; see :func:`liveedit.store.database.store_url` for ``where``.
 
-    A missing store is created, unless ``create`` is false. Raises :class:`BadInput` where there is
-    none or something else is in its place, :class:`Mismatch` for a newer version's store, and
-    :class:`StorageError` where the database cannot be used; so does every method.
+    A missing store is empty, and its first change creates it, unless ``create`` is false. Raises
+    :class:`BadInput` where there is none or something else is in its place, :class:`Mismatch` for a
+    newer version's store, and :class:`StorageError` where the database cannot be used; so does
+    every method.
     """
 
     def __init__(
         self, where: str | Path, *, create: bool = True, database: Database | None = None
     ) -> None:
         self.database = Database(store_url(where)) if database is None else database
+        self._exists = False
         try:
             self._open(where, create)
         except BaseException:
@@ -116,12 +120,36 @@ class Store:
             raise
 
     def _open(self, where: str | Path, create: bool) -> None:
-        """Create the tables where they are missing, and bring older ones up to date."""
-        found = self.database.exists()
-        if not found and not create:
-            raise BadInput(f"no edits in {where}: check the path, or make one with `liveedit edit`")
-        if not found or not self.database.check_revision():
+        """Bring tables of an earlier version up to date, or check that a store can be made."""
+        if not self.database.exists():
+            if not create:
+                raise BadInput(
+                    f"no edits in {where}: check the path, or make one with `liveedit edit`"
+                )
+            self.database.check_place()
+        elif not self.exists:
             self.database.migrate()
+
+    @property
+    def exists(self) -> bool:
+        """Whether the database holds the tables of this version."""
+        if not self._exists:
+            self._exists = self.database.exists() and self.database.check_revision()
+        return self._exists
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state; of a store that does not exist yet, an empty one."""
+        with self.database.reading() if self.exists else blank() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that no other writer interleaves with; creates the tables if need be."""
+        if not self.exists:
+            self.database.create()
+        with self.database.writing() as connection:
+            yield connection
 
     def __str__(self) -> str:
         return str(self.database)
@@ -135,24 +163,24 @@ class Store:
     @property
     def version(self) -> int:
         """The number of the newest change; 0 before the first."""
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return _version(connection)
 
     def version_at(self, time: datetime) -> int:
         """The number of the newest change at a time."""
         stamp = time.astimezone(UTC).isoformat(timespec="microseconds")
         query = select(func.max(schema.changes.c.version)).where(schema.changes.c.time <= stamp)
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return connection.execute(query).scalar() or 0
 
     def makers(self) -> list[Maker]:
         """All makers, in the order of their first edits."""
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return _makers(connection)
 
     def kept(self, at: int | None = None) -> list[Kept]:
         """The edits not taken back, oldest first, at version ``at``; by default now."""
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return _kept(connection, at)
 
     def edits(self, at: int | None = None) -> list[Edit]:
@@ -163,19 +191,19 @@ class Store:
         """The present version, and the edits that were made or taken back after ``version``."""
         table = schema.edits
         query = _kept_query().where(or_(table.c.made_in > version, table.c.forgotten_in > version))
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             rows = [kept_row(row) for row in connection.execute(query)]
             return _version(connection), rows
 
     def ids(self) -> set[str]:
         """The ids of all edits, of those taken back, too."""
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return set(connection.execute(select(schema.edits.c.id)).scalars())
 
     def texts_are_whole(self, row: Kept) -> bool:
         """Whether the texts of an edit are those that were kept."""
         query = select(schema.edits.c.checksum).where(schema.edits.c.number == row.number)
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return connection.execute(query).scalar() == _sum(row.edit)
 
     def find(self, id: str) -> Kept:
@@ -183,7 +211,7 @@ class Store:
         table = schema.edits
         alike = table.c.id.startswith(id, autoescape=True)
         query = select(table).where(alike).order_by(func.length(table.c.id)).limit(2)
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             found = [kept_row(row) for row in connection.execute(query)]
         if not id or not found:
             raise BadInput(f"no edit {id!r}: `edits` lists those in force")
@@ -202,7 +230,7 @@ class Store:
         value = table.c[part]
         checked = table.c[f"{part}_checksum"]
         found: dict[int, bytes] = {}
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             for some in _batches(numbers):
                 query = select(table.c.edit, value, checked).where(table.c.edit.in_(some))
                 for number, content, expected in connection.execute(query):
@@ -218,7 +246,7 @@ class Store:
         """The texts that the patch keeps of edits, in the order of ``numbers``."""
         table = schema.experts
         found: dict[int, str] = {}
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             for some in _batches(numbers):
                 query = select(table.c.edit, table.c.text).where(table.c.edit.in_(some))
                 found |= {row.edit: row.text for row in connection.execute(query)}
@@ -237,21 +265,21 @@ class Store:
         """The images of an edit, as files, in their order."""
         table = schema.images
         query = select(table.c.content).where(table.c.edit == number).order_by(table.c.position)
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return list(connection.execute(query).scalars())
 
     def thumbnail(self, number: int) -> bytes | None:
         """The thumbnail of an edit, a JPEG; ``None`` for an edit without image."""
         table = schema.thumbnails
         query = select(table.c.content).where(table.c.edit == number)
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return connection.execute(query).scalar()
 
     def weights(self, maker: int) -> bytes | None:
         """The weights that hold all edits of a maker; ``None`` where there are none."""
         table = schema.weights
         query = select(table.c.content).where(table.c.maker == maker).order_by(table.c.part)
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             parts = list(connection.execute(query).scalars())
         return b"".join(parts) if parts else None
 
@@ -260,7 +288,7 @@ class Store:
     @contextmanager
     def change(self, kind: str, who: str = "") -> "Iterator[Change]":
         """A change, kept when the block ends without an error; other writers wait meanwhile."""
-        with self.database.writing() as connection:
+        with self.writing() as connection:
             row = {"time": now(), "kind": kind, "who": who}
             yield Change(connection, _inserted(connection, schema.changes, row))
 
@@ -272,14 +300,14 @@ class Store:
             {"edit": hit.edit, "time": hit.time, "weight": hit.weight, "request": hit.request}
             for hit in hits
         ]
-        with self.database.writing() as connection:
+        with self.writing() as connection:
             connection.execute(insert(schema.hits), rows)
 
     def hits(self, number: int, limit: int = 100) -> list[Hit]:
         """The newest firings of an edit, the newest first."""
         table = schema.hits
         query = select(table).where(table.c.edit == number).order_by(table.c.number.desc())
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return [
                 Hit(row.edit, row.weight, row.time, row.request)
                 for row in connection.execute(query.limit(limit))
@@ -289,7 +317,7 @@ class Store:
         """How often each edit fired, by its number; those that never did are left out."""
         table = schema.hits
         query = select(table.c.edit, func.count().label("hits")).group_by(table.c.edit)
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return {row.edit: row.hits for row in connection.execute(query)}
 
 
@@ -334,7 +362,11 @@ class Change:
         thumbnail: bytes = b"",
     ) -> Kept:
         """Add an edit with its tensors and images."""
-        values = _values(edit) | {"maker": maker, "made_in": self.version}
+        values = _values(edit) | {
+            "maker": maker,
+            "made_in": self.version,
+            "pictures": len(images),
+        }
         number = _inserted(self.connection, schema.edits, values)
         tensors = {
             "edit": number,
@@ -351,7 +383,7 @@ class Change:
         if thumbnail:
             row = {"edit": number, "content": thumbnail}
             self.connection.execute(insert(schema.thumbnails).values(row))
-        return Kept(number, maker, edit, self.version)
+        return Kept(number, maker, edit, self.version, len(images))
 
     def update(self, number: int, edit: Edit) -> None:
         """Replace what is said about an edit: whether it took, is held, or is in conflict."""
@@ -461,7 +493,7 @@ def kept_row(row: Row[Any]) -> Kept:
         who=row.who,
         why=row.why,
     )
-    return Kept(row.number, row.maker, edit, row.made_in, row.forgotten_in)
+    return Kept(row.number, row.maker, edit, row.made_in, row.pictures, row.forgotten_in)
 
 
 def _batches(numbers: Iterable[int]) -> Iterator[list[int]]:

@@ -28,7 +28,7 @@ def verify(store: Store) -> list[str]:
 def _database(store: Store) -> Iterator[str]:
     """Damages of a SQLite file; PostgreSQL checks its own."""
     if store.database.sqlite:
-        with store.database.reading() as connection:
+        with store.reading() as connection:
             for [line] in connection.execute(text("PRAGMA integrity_check")):
                 if line != "ok":
                     yield f"{store}: {line}: restore it from a copy"
@@ -43,13 +43,20 @@ def _damages(store: Store, row: Kept) -> Iterator[str]:
             store.rows([row.number], part)
         except BadInput as error:
             yield str(error)
-    try:
-        images = [open_image(Image.open(BytesIO(file))) for file in store.images(row.number)]
-        whole = images_hash(images) == row.edit.image
-    except (BadInput, OSError):
-        whole = False
-    if not whole:
+    if not _images_are_whole(store, row):
         yield f"edit {row.edit.id}: its images are damaged: restore the store from a copy"
+
+
+def _images_are_whole(store: Store, row: Kept) -> bool:
+    """Whether the images of an edit are those that were kept; a former folder's may lack them."""
+    found = store.images(row.number)
+    if len(found) != row.pictures:
+        return False
+    try:
+        images = [open_image(Image.open(BytesIO(file))) for file in found]
+    except (BadInput, OSError):
+        return False
+    return not found or images_hash(images) == row.edit.image
 
 
 def compact(store: Store) -> int:
@@ -58,7 +65,7 @@ def compact(store: Store) -> int:
     What is said about the edits stays, so history remains, but they cannot be put back. Returns the
     number of these edits.
     """
-    with store.database.writing() as connection:
+    with store.writing() as connection:
         gone = select(schema.edits.c.number).where(schema.edits.c.forgotten_in.is_not(None))
         dropped = connection.execute(
             select(func.count()).where(schema.experts.c.edit.in_(gone))

@@ -4,11 +4,11 @@ import codecs
 
 import pytest
 
+from liveedit.data.home import home
 from liveedit.data.published.checks import check
 from liveedit.data.published.locations import (
     Location,
     add_location,
-    home,
     locate,
     location,
     locations,

@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from liveedit.artifacts import check_open, new_folder
+from liveedit.data.home import NO_ROOM
 from liveedit.data.published.annotations import read
-from liveedit.data.published.locations import NO_ROOM, Location, locate
+from liveedit.data.published.locations import Location, locate
 from liveedit.data.published.sources import Source
 from liveedit.errors import BadInput, StorageError
 

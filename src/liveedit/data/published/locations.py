@@ -1,31 +1,26 @@
 """Locations of published benchmarks on this machine, in a small JSON file; no data is copied."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from liveedit.artifacts import check_open, write_file
+from liveedit.data.home import NO_ROOM, home
 from liveedit.data.published.annotations import Annotation, read
 from liveedit.data.published.sources import Role, Source, source
 from liveedit.errors import BadInput, StorageError
 from liveedit.types import expanded
 
 __all__ = [
-    "NO_ROOM",
     "Location",
     "add_location",
     "annotations",
-    "home",
     "locate",
     "location",
     "locations",
 ]
-
-NO_ROOM = "free some space, or set LIVEEDIT_HOME elsewhere"
-"""Advice where the user's data folder cannot be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +29,6 @@ class Location:
 
     files: dict[Role, Path]
     images: Path
-
-
-def home() -> Path:
-    """The user's data folder: ``$LIVEEDIT_HOME``, or ``liveedit`` in ``$XDG_DATA_HOME``."""
-    if own := os.environ.get("LIVEEDIT_HOME"):
-        return expanded(own)
-    return expanded(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "liveedit"
 
 
 def locations() -> dict[str, Location]:

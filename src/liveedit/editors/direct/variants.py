@@ -5,28 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from liveedit.data.images import Source, open_image
+from liveedit.data.variants import SEEN_FRAMES, view
 from liveedit.types import Query
 
 __all__ = ["seed_of", "variants"]
-
-FRAMES = (
-    "Please answer: {q}",
-    "{q} Answer briefly.",
-    "Look at the image. {q}",
-    "I would like to know this. {q}",
-    "Question: {q} Answer:",
-    "Can you tell me? {q}",
-)
-"""Frames around a question that leave its meaning as it is."""
-SMALLEST_CROP = 0.85
-"""Smallest side of a view, as a share of the image's."""
-STRONGEST = 0.3
-"""Largest change of brightness, contrast and colour."""
-ANGLE = 10.0
-"""Largest rotation, in degrees."""
 
 
 def seed_of(query: Query) -> int:
@@ -41,7 +26,7 @@ def variants(query: Query, count: int) -> list[Query]:
     An edit without image has other frames only.
     """
     chance = random.Random(seed_of(query))
-    frames = chance.sample(FRAMES, len(FRAMES))
+    frames = chance.sample(SEEN_FRAMES, len(SEEN_FRAMES))
     made = []
     for number in range(count):
         frame = frames[number // 2 % len(frames)]
@@ -55,19 +40,3 @@ def variants(query: Query, count: int) -> list[Query]:
 def _views(images: Sequence[Source], chance: random.Random) -> list[Image.Image]:
     """Another view of each image."""
     return [view(open_image(image), chance) for image in images]
-
-
-def view(image: Image.Image, chance: random.Random) -> Image.Image:
-    """The image cropped, turned and recoloured a little; never mirrored, for text and flags."""
-    width, height = image.size
-    share = chance.uniform(SMALLEST_CROP, 1.0)
-    left = chance.uniform(0, width * (1 - share))
-    top = chance.uniform(0, height * (1 - share))
-    turned = image.rotate(
-        chance.uniform(-ANGLE, ANGLE), Image.Resampling.BILINEAR, fillcolor="white"
-    )
-    box = (left, top, left + width * share, top + height * share)
-    changed = turned.resize(image.size, Image.Resampling.BILINEAR, box=box)
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        changed = enhance(changed).enhance(chance.uniform(1 - STRONGEST, 1 + STRONGEST))
-    return changed

@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("conflicts", sa.JSON, nullable=False),
         sa.Column("made_in", sa.BigInteger, sa.ForeignKey("changes.version"), nullable=False),
         sa.Column("forgotten_in", sa.BigInteger, sa.ForeignKey("changes.version")),
+        sa.Column("pictures", sa.Integer, nullable=False),
         sa.Column("checksum", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
     )

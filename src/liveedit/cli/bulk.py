@@ -1,0 +1,134 @@
+"""`liveedit edit --from FILE`: make all corrections of a file, one after another.
+
+Each correction is kept by itself, and one that is in force already is not made again, so the same
+command goes on where it was stopped.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+from rich.progress import track
+
+from liveedit.cli.display import shown
+from liveedit.errors import BadInput
+
+if TYPE_CHECKING:
+    from liveedit.data.corrections import Correction
+    from liveedit.editable import EditableVLM
+
+__all__ = ["Reporter", "edit_all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome for one row of the file.
+
+    Arguments:
+        line: Line of the file.
+        state: What became of it.
+        question: The question.
+        answer: The answer to give.
+        id: Id of the edit; empty for a row that was skipped.
+        before: The answer before.
+        after: The answer after.
+        took: Whether that is the one to give.
+        reason: Why the row was skipped.
+    """
+
+    line: int
+    state: Literal["made", "there already", "skipped"]
+    question: str = ""
+    answer: str = ""
+    id: str = ""
+    before: str = ""
+    after: str = ""
+    took: bool | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.state == "skipped":
+            return f"line {self.line}: skipped, {self.reason}"
+        if self.state == "there already":
+            return f"line {self.line}: {self.id} is there already"
+        failed = "" if self.took else f", but the answer is {self.after}"
+        return f"line {self.line}: {self.id}, {self.before} → {self.answer}{failed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """Prints reports, for people or as one line of JSON each."""
+
+    as_json: bool
+    quiet: bool
+
+    def show(self, report: Report) -> None:
+        """Print a report."""
+        if self.as_json:
+            print(json.dumps(asdict(report), ensure_ascii=False), flush=True)
+        elif not self.quiet:
+            Console(soft_wrap=True, highlight=False).print(shown(str(report)))
+
+    def show_sum(self, counts: Counter[str]) -> None:
+        """Print how many rows became what."""
+        if not self.as_json and not self.quiet:
+            print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
+
+
+def edit_all(
+    file: Path,
+    open_model: "Callable[[], EditableVLM]",
+    reporter: Reporter,
+    *,
+    origin: tuple[str, str],
+    skip_bad: bool,
+    max_new_tokens: int,
+) -> bool:
+    """Make the corrections of a file, report each, and return whether all of them took.
+
+    ``origin`` says who made them and why, where a row does not. Without ``skip_bad`` a bad row
+    raises :class:`BadInput`, before anything is changed if the file alone shows it.
+    """
+    from liveedit.data.corrections import read_corrections
+
+    found = read_corrections(file)
+    if not skip_bad:
+        found.check()
+    edited = open_model()
+    counts: Counter[str] = Counter()
+    took = True
+    for row in track(found.rows, "editing", console=Console(stderr=True), transient=True):
+        try:
+            report = _made(edited, row, origin, max_new_tokens)
+        except BadInput as error:
+            if not skip_bad:
+                raise BadInput(f"{file}, line {row.line}: {error}") from None
+            report = Report(row.line, "skipped", reason=str(error))
+        counts[report.state] += 1
+        took = took and report.took is not False
+        reporter.show(report)
+    for bad in found.bad:
+        counts["skipped"] += 1
+        reporter.show(Report(bad.line, "skipped", reason=bad.message))
+    reporter.show_sum(counts)
+    return took
+
+
+def _made(
+    edited: "EditableVLM", row: "Correction", origin: tuple[str, str], max_new_tokens: int
+) -> Report:
+    """Make one correction, unless it is in force already."""
+    query = row.query
+    texts = (query.prompt, query.target)
+    known = edited.edit_of(query)
+    if known and known.target == query.target:
+        return Report(row.line, "there already", *texts, known.id)
+    who, why = origin
+    [before] = edited.generate(query, max_new_tokens=max_new_tokens)
+    [made] = edited.edit(query, who=row.who or who, why=row.why or why)
+    [after] = edited.generate(query, max_new_tokens=max_new_tokens)
+    return Report(row.line, "made", *texts, made.id, before, after, made.took)
