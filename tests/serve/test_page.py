@@ -22,7 +22,7 @@ EVIL = "<img src=/evil onerror=document.title='caught'>"
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 WIDE = {"viewport": {"width": 1200, "height": 800}}
 EXPECTED = re.compile("status of (400|401|403)|ERR_INTERNET_DISCONNECTED")
-"""What the browser itself logs about requests that are meant to fail."""
+"""Messages of the browser itself about requests that are meant to fail."""
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ def test_the_keyboard_is_enough(page, model):
 
 
 def accessible(page):
-    """What axe finds that is serious or critical."""
+    """The faults that axe finds serious or critical."""
     found = Axe().run(page).response["violations"]
     grave = [each for each in found if each["impact"] in ("serious", "critical")]
     return [(each["id"], [node["html"] for node in each["nodes"]]) for each in grave]
