@@ -16,8 +16,9 @@ LAYERS = {  # each part may import from itself, from parts of a lower number, an
     "store": 4, "train": 4, "evaluate": 4,
     "steering": 5,
     "editable": 6,
-    "cli": 7,
-    "__main__": 8,
+    "serve": 7,
+    "cli": 8,
+    "__main__": 9,
 }  # fmt: skip
 SIDEWAYS = {
     ("models", "data"),  # a model opens the images of a query
@@ -45,7 +46,9 @@ LIGHT = [
     "liveedit.measures.scores",
     "liveedit.report",
     "liveedit.cli",
+    "liveedit.store.browsing",
     "liveedit.store.listing",
+    "liveedit.store.store",
 ]
 FILES = sorted(SOURCE.rglob("*.py"))
 

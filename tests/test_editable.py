@@ -168,6 +168,7 @@ def test_every_method_refuses_values_of_other_types_in_one_line(model, odd):
         model.generate,
         model.unedited,
         model.explain,
+        model.try_edit,
         vlm.encode,
         vlm.generate,
         vlm.logits,

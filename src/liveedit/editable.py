@@ -29,8 +29,9 @@ from liveedit.steering.checking import Finding, Progress, findings
 from liveedit.steering.explaining import Explanation, explained
 from liveedit.steering.switch import is_off, off
 from liveedit.steering.trying import RECENT, Trial, probes, tried
-from liveedit.store.durable import DurablePool, check_maker, image_file
+from liveedit.store.durable import DurablePool, State, check_maker, image_file
 from liveedit.store.edit import Edit
+from liveedit.store.exchange import import_edits
 from liveedit.store.listing import FILE, Listing, tidy
 from liveedit.store.pictures import load_queries, save_queries
 from liveedit.store.pool import Pool
@@ -147,6 +148,11 @@ class EditableVLM:
     def store(self) -> "Store | None":
         """The store that keeps the edits, if there is one."""
         return self._durable.store if self._durable else None
+
+    @property
+    def kept(self) -> "State | None":
+        """The edits as the store keeps them, as it is now; ``None`` without a store."""
+        return self._durable.state if self._durable else None
 
     @property
     def pool(self) -> Pool:
@@ -332,6 +338,16 @@ class EditableVLM:
         with self._editing():
             self._change("forget", who, without)
         return gone
+
+    def import_edits(self, file: str | Path, *, who: str = "") -> int:
+        """Add the exported edits of a file to the store; return the number of those added.
+
+        Raises :class:`BadInput` without a store and for any other file, and :class:`Mismatch` for
+        edits of another model or editor.
+        """
+        if self._durable is None:
+            raise BadInput("edits are imported into a store: load the model with one")
+        return import_edits(self._durable.store, file, who, self._durable.check)
 
     def save(self, folder: str | Path) -> Path:
         """Write the edits to ``folder``, all or nothing: a failed save leaves the earlier state.

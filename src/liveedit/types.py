@@ -1,4 +1,4 @@
-"""The nouns that every part shares: Query, Probe, Case, Record. Plain values, no torch.
+"""The nouns that every part shares: Query, Turn, Probe, Case, Record. Plain values, no torch.
 
 A **Query** is a question to a VLM about the images that it contains (none, one or several), with
 the answer wanted. A **Case** holds edits (queries) and **probes**, which test what must change and
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from liveedit.errors import BadInput
 
@@ -21,12 +21,31 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "Case", "Firing", "Probe", "Query", "Record", "Wanted",
+    "Case", "Firing", "Probe", "Query", "Record", "Role", "Turn", "Wanted",
     "check_image", "check_path", "check_unicode", "checked", "expanded", "visible",
 ]  # fmt: skip
 
 Wanted = Literal["target", "before"]
 """The answer that counts as right: the probe's target, or the unedited model's answer."""
+
+
+Role = Literal["system", "user", "assistant"]
+"""Who speaks in a turn of a chat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of a chat before the question.
+
+    Arguments:
+        role: Who speaks.
+        text: What is said.
+        images: How many of the query's images the turn shows: the next ones in their order.
+    """
+
+    role: Role
+    text: str
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +64,8 @@ class Query:
             about one fact have the same answer, whatever their wordings and images.
         about: Index of the image that the question is about, counted as Python does: the last by
             default. ``None``: all of them, as for the frames of a video.
+        earlier: The turns of the chat before this question. They show the first images; the rest
+            stands before the prompt.
 
     Raises :class:`BadInput` for an index that no image has. The other values are checked when the
     query is used (:func:`checked`).
@@ -55,6 +76,7 @@ class Query:
     image: "Image | str | Path | Sequence[Image | str | Path] | None" = None
     fact: str = ""
     about: int | None = -1
+    earlier: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         if _several(self.image):
@@ -121,7 +143,20 @@ def checked(queries: Query | Iterable[Query]) -> list[Query]:
             _check_text(part, getattr(query, part))
         for image in query.images:
             check_image(image)
+        _check_turns(query)
     return found
+
+
+def _check_turns(query: Query) -> None:
+    """Raise :class:`BadInput` for earlier turns of another form, or with more images than given."""
+    for turn in query.earlier:
+        if not isinstance(turn, Turn) or turn.role not in get_args(Role):
+            raise BadInput(
+                f"an earlier turn is a Turn of {', '.join(get_args(Role))}, not {turn!r:.80}"
+            )
+        _check_text("earlier turn", turn.text)
+    if sum(turn.images for turn in query.earlier) > len(query.images):
+        raise BadInput("the earlier turns show more images than the query has: give all of them")
 
 
 def _no_query(value: object) -> BadInput:

@@ -314,7 +314,7 @@ def test_ctrl_c_in_any_other_command(run, monkeypatch):
 
 
 def edits(run, *words):
-    """What `edits --json` prints."""
+    """The list that `edits --json` prints."""
     rc, out, err = run("edits", "--json", *words)
     assert (rc, err) == (0, "")
     return json.loads(out)

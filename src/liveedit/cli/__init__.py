@@ -3,6 +3,7 @@
     edits           edit, replace, ask, edits, forget
     bulk            edit --from
     steering        explain, try, check
+    serve           serve
     store           store export, import, merge, verify, compact
     doctor          doctor
     opening         --store, --model and --editor, and what they open
@@ -39,6 +40,7 @@ from liveedit.cli import (
     editors,
     edits,
     models,
+    serve,
     steering,
     store,
     training,
@@ -102,6 +104,7 @@ app.command("try")(steering.try_edit)
 app.command("check")(steering.check)
 app.command("edits")(edits.edits)
 app.command("forget")(edits.forget)
+app.command("serve", context_settings={"auto_envvar_prefix": "LIVEEDIT"})(serve.serve)
 app.command("train")(training.train)
 app.command("eval")(benchmark.evaluate)
 app.command("report")(benchmark.report)

@@ -26,7 +26,7 @@ __all__ = ["Reporter", "edit_all"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one row of the file.
+    """The outcome for one row of the file.
 
     Arguments:
         line: Line of the file.

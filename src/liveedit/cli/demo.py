@@ -1,5 +1,7 @@
 """`liveedit demo`: corrections of the embedded model before and after, then the lifelong test."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,13 +24,10 @@ __all__ = ["demo"]
 
 EDITORS = "pinpoint,liveedit,ft-l"
 CORRECTIONS = 8
-HEADINGS = (
-    "drawing and question",
-    "before",
-    "edit to",
-    "after",
-    "other artist's drawing",
-    "look-alike",
+HEADINGS = ("before", "after", "redrawn", "look-alike")
+LEGEND = (
+    "after: the answer once it is corrected; redrawn: the answer about another artist's drawing "
+    "of the same thing; look-alike: the answer about a similar drawing, which should not change"
 )
 
 
@@ -38,7 +37,7 @@ def demo(
     ] = Path("runs/demo"),
     cases: Annotated[
         int, typer.Option(min=1, help="Cases to evaluate at each number of edits.")
-    ] = 60,
+    ] = 30,
 ) -> None:
     """Correct the embedded model, then run the lifelong test with up to 1,000 edits."""
     from liveedit.data import load_cases
@@ -49,6 +48,10 @@ def demo(
     protocol = Windows(max_cases=cases, ask=cases)
     drawn = load_cases("emblem", "test")
     run_evaluation("emblem", parse_specs(EDITORS), drawn, protocol, out, data="emblem", trained=out)
+    command = shlex.quote(sys.argv[0])
+    Console(soft_wrap=True, highlight=False).print(
+        f"correct it yourself in a page: {command} serve"
+    )
 
 
 def _show_corrections(console: Console) -> None:
@@ -59,11 +62,12 @@ def _show_corrections(console: Console) -> None:
 
     console.print("loading the embedded model …")
     edited = load()
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=LEGEND, caption_justify="left")
+    table.add_column("question about a drawing", overflow="fold", ratio=1)
     for heading in HEADINGS:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", min_width=len(heading))
     for case in counterfactual_cases(Emblem(), "test")[:CORRECTIONS]:
-        table.add_row(*(shown(cell, lines=True) for cell in _correction(edited, case)))
+        table.add_row(*(shown(cell) for cell in _correction(edited, case)))
     console.print(table)
 
 
@@ -77,12 +81,10 @@ def _correction(edited: "EditableVLM", case: "Case") -> tuple[str, ...]:
     before = edited.unedited(queries)
     edited.edit(edit)
     after = edited.generate(queries)
-    drawing = edit.image.info["name"].removeprefix("emblem:")  # type: ignore[union-attr]
     return (
-        f"{drawing.replace('/', ' ')}\n{edit.prompt}\n",
+        edit.prompt,
         before[0],
-        edit.target,
         after[0],
         after[2] if len(after) > 2 else "–",
-        f"{before[1]} → {after[1]}",
+        after[1] if after[1] == before[1] else f"{before[1]} → {after[1]}",
     )

@@ -1,5 +1,6 @@
 """Output of commands: escapes texts for the terminal, reports output errors, handles Ctrl-C."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -8,7 +9,7 @@ from rich.text import Text
 
 from liveedit.errors import StorageError
 
-__all__ = ["JOINERS", "Output", "Unshown", "interrupt_message", "shown"]
+__all__ = ["JOINERS", "Output", "Unshown", "interrupt_message", "print_json", "shown"]
 
 JOINERS = "\u200c\u200d"
 """Invisible characters that words of some scripts and emoji need."""
@@ -61,6 +62,11 @@ def shown(text: str, *, lines: bool = False, style: str = "") -> Text:
     kept = JOINERS + "\n" if lines else JOINERS
     escaped = (sign if sign.isprintable() or sign in kept else ascii(sign)[1:-1] for sign in text)
     return Text("".join(escaped), style)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """`liveedit doctor`: what this installation is made of, and whether it works."""
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from liveedit.cli.display import shown
+from liveedit.cli.display import print_json, shown
 from liveedit.cli.opening import DEFAULT, Setup, Where, find_store, open_edited
 from liveedit.cli.options import AsJson, Loading, with_groups
 from liveedit.errors import LiveEditError
@@ -40,7 +39,7 @@ def doctor(
     except LiveEditError as error:
         problems["problem"] = str(error)
     if as_json:
-        print(json.dumps(rows | problems, ensure_ascii=False, indent=1))
+        print_json(rows | problems)
     else:
         _print_rows(rows | problems)
     if problems:

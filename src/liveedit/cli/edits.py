@@ -3,7 +3,6 @@
 A store keeps the edits (:mod:`liveedit.cli.opening`).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from liveedit.cli.bulk import Reporter, edit_all
-from liveedit.cli.display import Unshown, interrupt_message, shown
+from liveedit.cli.display import Unshown, interrupt_message, print_json, shown
 from liveedit.cli.opening import DEFAULT, Setup, Where, note, open_edited, open_store
 from liveedit.cli.options import (
     AsJson,
@@ -29,13 +28,13 @@ from liveedit.cli.options import (
     with_groups,
 )
 from liveedit.errors import BadInput, StorageError
-from liveedit.types import Query
+from liveedit.types import Query, visible
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
     from liveedit.steering.explaining import Firing
+    from liveedit.store.browsing import Listed
     from liveedit.store.edit import Edit
-    from liveedit.store.entries import Entry
     from liveedit.store.store import Store
 
 __all__ = ["ask", "edit", "edits", "forget", "replace"]
@@ -93,6 +92,11 @@ def edit(
             )
     else:
         query = question.query(target)
+        if not visible(query.prompt) or not visible(target):
+            raise BadInput(
+                "an edit needs a question and a target: give both as text that is not empty, or "
+                "--from FILE"
+            )
         with interrupt_message(f"{UNCHANGED} in {store}"):
             edited = open_edited(store, setup, loading)
             took = _edit(edited, query, who, why, max_new_tokens, as_json=as_json, quiet=quiet)
@@ -141,13 +145,15 @@ def ask(
 ) -> None:
     """Ask the edited model, and show which edits fired."""
     query = question.query()
+    if not visible(query.prompt):
+        raise BadInput("the question is empty: ask something")
     with interrupt_message(UNCHANGED):
         edited = open_edited(store or DEFAULT, setup, loading, create=store is None)
         [answer] = edited.generate(query, max_new_tokens=max_new_tokens)
         fired = edited.explain(query, max_new_tokens=1).fired
         _record_hits(edited, fired)
         if as_json:
-            _print_json(_reply(query, answer, fired))
+            print_json(_reply(query, answer, fired))
             return
         Console(soft_wrap=True, highlight=False).print(shown(answer, lines=True))
         if quiet:
@@ -169,16 +175,14 @@ def edits(
     as_json: AsJson = False,
 ) -> None:
     """List the edits, those superseded included."""
-    from liveedit.store.entries import entries
+    from liveedit.store.browsing import page
 
-    found = entries(open_store(store), search=search)
-    found.reverse()
-    if not everything:
-        found = [entry for entry in found if entry.state != "taken_back"]
+    found, _ = page(open_store(store), state=None, search=search, limit=None)
+    chosen = [edit for edit in reversed(found) if everything or edit.state != "taken_back"]
     if as_json:
-        _print_json([entry.as_json() for entry in found])
+        print_json([edit.as_json() for edit in chosen])
     else:
-        _print_entries(found)
+        _print_edits(chosen)
 
 
 @with_groups
@@ -231,7 +235,7 @@ def _edit(
     superseded = [other for other in edited.history if other.superseded_by == made.id]
     with _showing_change(kept):
         if as_json:
-            _print_json(_change(kept, made, before, after, superseded))
+            print_json(_change(kept, made, before, after, superseded))
         elif not quiet:
             table = _table("edit", "before", "wanted", "after")
             table.add_row(shown(made.id), shown(before), shown(query.target), shown(after))
@@ -299,18 +303,14 @@ def _showing_change(store: "Store") -> Iterator[None]:
 # Printing
 
 
-def _print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
-
-
 def _change(
     store: "Store", made: "Edit", before: str, after: str, superseded: "list[Edit]"
 ) -> dict[str, Any]:
     """A new edit with the answers before and after."""
-    from liveedit.store.entries import entry
+    from liveedit.store.browsing import listed
 
-    return entry(store, made.id).as_json() | {
+    [told] = listed(store, [store.find(made.id).number])
+    return told.as_json() | {
         "before": before,
         "after": after,
         "supersedes": [other.id for other in superseded],
@@ -334,17 +334,18 @@ def _reply(query: Query, answer: str, fired: "Sequence[Firing]") -> dict[str, An
     }
 
 
-def _print_entries(found: "list[Entry]") -> None:
+def _print_edits(found: "Sequence[Listed]") -> None:
     """Print a table of edits."""
     table = _table("edit", "question", "answer", "image", "made")
-    for entry in found:
+    for told in found:
+        edit = told.kept.edit
         table.add_row(
-            shown(entry.edit.id),
-            shown(entry.edit.prompt),
-            shown(entry.edit.target),
-            shown(_images(entry.edit), lines=True),
-            shown(_made(entry), lines=True),
-            style="" if entry.state == "in_force" else "dim",
+            shown(edit.id),
+            shown(edit.prompt),
+            shown(edit.target),
+            shown(_images(edit), lines=True),
+            shown(_made(told), lines=True),
+            style="" if told.state == "in_force" else "dim",
         )
     Console().print(table)
 
@@ -373,13 +374,13 @@ def _images(edit: "Edit") -> str:
     return "\n".join([*names, edit.image]) or "–"
 
 
-def _made(entry: "Entry") -> str:
+def _made(told: "Listed") -> str:
     """The day of an edit, who made it and why, and its relation to others."""
-    edit = entry.edit
+    edit = told.kept.edit
     lines = [edit.time[:10], " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))]
-    if edit.superseded_by:
-        lines.append(f"superseded by {edit.superseded_by}")
-    if entry.state == "taken_back":
+    if told.superseded_by:
+        lines.append(f"superseded by {told.superseded_by}")
+    if told.state == "taken_back":
         lines.append("taken back")
     lines += [f"overrules {id}" for id in edit.conflicts]
     return "\n".join(filter(None, lines))

@@ -16,7 +16,7 @@ import typer
 
 from liveedit.errors import BadInput
 from liveedit.settings import help_of
-from liveedit.types import Query, expanded, visible
+from liveedit.types import Query, expanded
 
 if TYPE_CHECKING:
     from liveedit.models.vlm import VLM
@@ -163,8 +163,6 @@ class Question:
     def query(self, target: str = "") -> Query:
         """The question as a query; a question ``-`` is read from standard input."""
         prompt = sys.stdin.read().strip() if self.prompt == "-" else self.prompt
-        if not visible(prompt):
-            raise BadInput("the question is empty: ask something")
         return Query(prompt, target, self.image, about=self.about)
 
 

@@ -1,6 +1,5 @@
 """`liveedit explain`, `try`, `check`: what the edits do, and what one more would do."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from liveedit.cli.display import interrupt_message, shown
+from liveedit.cli.display import interrupt_message, print_json, shown
 from liveedit.cli.opening import DEFAULT, Setup, Where, note, open_edited
 from liveedit.cli.options import AsJson, Loading, MaxTokens, Question, path, with_groups
 from liveedit.types import Query
@@ -53,7 +52,7 @@ def explain(
         edited = open_edited(store, setup, loading, create=False)
         found = edited.explain(query, max_new_tokens=max_new_tokens)
     if as_json:
-        _print_json({"question": query.prompt, **_explanation(found)})
+        print_json({"question": query.prompt, **_explanation(found)})
     else:
         _print_explanation(found)
 
@@ -87,7 +86,7 @@ def try_edit(
         edited = open_edited(store, setup, loading)
         trial = edited.try_edit(query, others, max_new_tokens=max_new_tokens)
     if as_json:
-        _print_json(_trial(trial))
+        print_json(_trial(trial))
     else:
         _print_trial(trial)
     if not trial.edit.took:
@@ -119,7 +118,7 @@ def check(
         with _bars() as (watch, asked):
             found = edited.check(background, progress=watch)
     if as_json:
-        _print_json([_finding(finding) for finding in found])
+        print_json([_finding(finding) for finding in found])
     else:
         _print_findings(edited, found, asked.get("edits", 0))
     if found:
@@ -156,11 +155,6 @@ def _bars() -> Iterator[tuple["Watcher", dict[str, int]]]:
 
 
 # Printing
-
-
-def _print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def _explanation(found: "Explanation") -> dict[str, Any]:
@@ -266,4 +260,4 @@ def _print_findings(edited: "EditableVLM", found: "Sequence[Finding]", asked: in
         Console(soft_wrap=True, highlight=False).print(shown(finding.text))
     count = len(edited.edits)
     missing = f"; the images of {count - asked} are not kept" if asked < count else ""
-    note(f"{len(found)} findings about {count} edits{missing}")
+    note(f"findings: {len(found)}, edits: {count}{missing}")

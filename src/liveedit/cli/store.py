@@ -1,12 +1,11 @@
 """`liveedit store`: move edits between stores, check a store, and give back its space."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from liveedit.cli.display import interrupt_message
+from liveedit.cli.display import interrupt_message, print_json
 from liveedit.cli.opening import DEFAULT, Where, open_store
 from liveedit.cli.options import AsJson, path
 
@@ -76,7 +75,7 @@ def verify_command(store: Where = DEFAULT, as_json: AsJson = False) -> None:
     kept = open_store(store)
     damages = verify(kept)
     if as_json:
-        print(json.dumps(damages, ensure_ascii=False))
+        print_json(damages)
     else:
         print("\n".join(damages) or f"{kept} is whole: {len(kept.kept()):,} edits")
     if damages:

@@ -129,12 +129,16 @@ class ChatTemplate:
         """Render one message of the user, up to where the answer begins."""
         return self.apply([{"role": "user", "content": content}])
 
-    def render(self, prompt: str, marks: str, count: int) -> str:
-        """Render a prompt about ``count`` images up to the answer.
+    def message(self, role: str, text: str, marks: str, count: int) -> dict[str, Any]:
+        """One turn about ``count`` images, as the template takes it.
 
         ``marks`` is the text for the images, where the template does not write that itself.
         """
-        return self.asked(self.form(prompt, marks, count)) + self.closing
+        return {"role": role, "content": self.form(text, marks, count)}
+
+    def chat(self, messages: Sequence[dict[str, Any]]) -> str:
+        """Render turns, the question last, up to the answer."""
+        return self.apply(messages) + self.closing
 
     @cached_property
     def form(self) -> Callable[[str, str, int], Content]:

@@ -14,7 +14,7 @@ from liveedit.data.images import image_key, image_title, open_image, reason
 from liveedit.errors import BadInput, LiveEditError, UnsupportedModel
 from liveedit.models.batch import IGNORED, Batch, PaddingSide, Spans, find_spans, pad_rows
 from liveedit.models.chat_template import ChatTemplate
-from liveedit.types import Query, checked
+from liveedit.types import Query, Turn, checked
 
 __all__ = ["Encoder", "ImageInputs", "PromptFormat", "filled", "nested"]
 
@@ -44,6 +44,8 @@ class Encoder:
     """The text for an image in a raw prompt."""
     vlkeb_mark: ClassVar[str | None] = None
     """The text for an image in VLKEB's prompt; ``None`` where VLKEB does not cover the model."""
+    ends: ClassVar[tuple[str, ...]] = ()
+    """Texts with which the model itself goes on after an answer: the answer ends before them."""
     single: ClassVar[str] = ""
     """The reason why a prompt may hold one image only; empty where it may hold several."""
 
@@ -85,12 +87,35 @@ class Encoder:
     # Methods that a family may override
 
     def render(self, query: Query) -> str:
-        """The text of a query before its answer, with one placeholder for each image."""
+        """The text of a query before its answer, with one placeholder for each image.
+
+        Without a chat template earlier turns have become part of the prompt (:meth:`flat`).
+        """
         prompt = query.prompt.rstrip()
-        marks = self.marks(len(query.images))
         if self.prompt_format != "chat" or self.template is None:
-            return f"{marks}{prompt}"
-        return self.template.render(prompt, marks, len(query.images))
+            return f"{self.marks(len(query.images))}{prompt}"
+        left = len(query.images) - sum(turn.images for turn in query.earlier)
+        turns = [*query.earlier, Turn("user", prompt, left)]
+        template = self.template
+        return template.chat(
+            [
+                template.message(turn.role, turn.text, self.marks(turn.images), turn.images)
+                for turn in turns
+            ]
+        )
+
+    def flat(self, query: Query) -> Query:
+        """The query with earlier turns in its prompt, unless a chat template renders them.
+
+        All images come first. Each text stands on a line, but an answer follows its question after
+        a space.
+        """
+        if not query.earlier or (self.prompt_format == "chat" and self.template is not None):
+            return query
+        said = ""
+        for turn in query.earlier:
+            said += turn.text.strip() + (" " if turn.role == "user" else "\n")
+        return replace(query, prompt=said + query.prompt, earlier=())
 
     def marks(self, count: int) -> str:
         """The text for ``count`` images before a prompt without template."""
@@ -399,7 +424,7 @@ class Encoder:
         self, queries: Sequence[Query], counts: list[list[Any]], eos: bool
     ) -> tuple[list[list[int]], list[int]]:
         """Each row's token ids, with image tokens, and its number of answer tokens at the end."""
-        prompts = [self.render(query) for query in queries]
+        prompts = [self.render(self.flat(query)) for query in queries]
         rows, answers = self.join_texts(prompts, [query.target for query in queries], eos)
         placed = [
             self.expand_image_tokens(row, count) for row, count in zip(rows, counts, strict=True)

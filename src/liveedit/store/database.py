@@ -207,6 +207,10 @@ def _is_store(file: Path) -> bool:
     check_open(file)
     if not file.exists():
         return False
+    if file.is_dir():
+        raise BadInput(
+            f"{file} is a folder: give the path of a store, such as {file.name}/edits.db"
+        )
     if not file.is_file():
         raise BadInput(f"{file} is not a file: give the path of a store")
     with file.open("rb") as stream:

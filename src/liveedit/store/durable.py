@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import RLock
+from threading import Lock, RLock
 from types import MappingProxyType
 
 from PIL import Image
@@ -29,7 +29,7 @@ from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
 from liveedit.types import Query
 
-__all__ = ["DurablePool", "check_maker", "image_file"]
+__all__ = ["DurablePool", "State", "check_maker", "image_file", "thumbnail"]
 
 Images = Mapping[str, Sequence[bytes]]
 NO_IMAGES: Images = MappingProxyType({})
@@ -56,14 +56,20 @@ class DurablePool:
         )
         self._state = State(empty, (), 0)
         self._lock = RLock()
+        self._reading = Lock()
         check_makers(store, self.maker, empty.vlm)
 
     @property
     def pool(self) -> Pool:
         """The pool with all changes that were kept until now."""
-        with self._lock:
+        return self.state.pool
+
+    @property
+    def state(self) -> "State":
+        """The store with all changes that were kept until now; a change going on is not awaited."""
+        with self._reading:
             self._state = self._read(self._state)
-            return self._state.pool
+            return self._state
 
     def change(
         self, kind: str, who: str, make: Callable[[Pool], Pool], images: Images = NO_IMAGES
@@ -77,12 +83,13 @@ class DurablePool:
         first = None if self.store.exists else make(self.empty)
         with self._lock, self.store.change(kind, who) as change:
             check_makers(self.store, self.maker, self.empty.vlm)
-            state = self._read(self._state)
+            state = self.state
             pool = make(state.pool) if first is None or state.rows else first
             maker = change.maker(self.maker)
             after = self._write(change, state, pool, images, maker.number)
-        self.maker = maker
-        self._state = after
+        with self._reading:
+            self.maker = maker
+            self._state = after
         return pool
 
     def _read(self, state: "State") -> "State":
@@ -97,6 +104,10 @@ class DurablePool:
         known = {row.number: row for row in state.rows} | own
         present = [row for _, row in sorted(known.items()) if row.forgotten_in is None]
         return State(self._pool(state, present), tuple(present), version)
+
+    def check(self, maker: Maker) -> None:
+        """Raise :class:`Mismatch` for edits, not yet in the store, that others made than these."""
+        check_maker(maker, self.maker, self.empty.vlm, "the file")
 
     def _number(self) -> int:
         """The number of this pool's maker in the store; 0 before its first edit."""

@@ -5,7 +5,7 @@ the listing of edits and makers. What is there already, by its id, is left as it
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,16 @@ def export(store: Store, file: str | Path, ids: Sequence[str] | None = None) -> 
     return len(contents)
 
 
-def import_edits(store: Store, file: str | Path, who: str = "") -> int:
+def import_edits(
+    store: Store,
+    file: str | Path,
+    who: str = "",
+    check: Callable[[Maker], object] | None = None,
+) -> int:
     """Add the edits of a file that are not in the store; return their number.
 
-    Raises :class:`BadInput` for a damaged file and for any other.
+    Raises :class:`BadInput` for a damaged file and for any other, and what ``check`` raises for the
+    maker of some of its edits; then none is added.
     """
     tensors, metadata = read_tensors(Path(file))
     try:
@@ -98,6 +104,9 @@ def import_edits(store: Store, file: str | Path, who: str = "") -> int:
         raise BadInput(
             f"{file} is no file of exported edits, or damaged: export the edits again"
         ) from None
+    if check is not None:
+        for maker in makers.values():
+            check(maker)
     return _add(store, contents, who)
 
 

@@ -7,11 +7,12 @@ with every query, or a *factor*, which is read when the edit fires.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # listing a store shall not wait for torch
+    import torch
+    from torch import Tensor
 
 __all__ = ["Column", "Layout", "checksum"]
 
@@ -34,8 +35,10 @@ class Column:
     factor: bool
 
     @property
-    def type(self) -> torch.dtype:
+    def type(self) -> "torch.dtype":
         """Its type."""
+        import torch
+
         found: torch.dtype = getattr(torch, self.dtype)
         return found
 
@@ -52,7 +55,7 @@ class Layout:
     columns: tuple[Column, ...]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], factors: Sequence[str]) -> "Layout":
+    def of(cls, tensors: "Mapping[str, Tensor]", factors: Sequence[str]) -> "Layout":
         """The layout of a bank's tensors (E, …); ``factors`` names those that are factors."""
         columns = []
         for name, tensor in sorted(tensors.items()):
@@ -78,16 +81,20 @@ class Layout:
         """Bytes of one row."""
         return sum(column.size for column in self.columns)
 
-    def pack(self, tensors: Mapping[str, Tensor], row: int) -> bytes:
+    def pack(self, tensors: "Mapping[str, Tensor]", row: int) -> bytes:
         """One row of tensors (E, …) as bytes."""
+        import torch
+
         parts = []
         for column in self.columns:
             value = tensors[column.name][row : row + 1].detach().cpu().contiguous()
             parts.append(value.view(torch.uint8).numpy().tobytes())
         return b"".join(parts)
 
-    def unpack(self, rows: Sequence[bytes]) -> dict[str, Tensor]:
+    def unpack(self, rows: Sequence[bytes]) -> "dict[str, Tensor]":
         """Rows of bytes as tensors (E, …)."""
+        import torch
+
         size = self.size
         if not size:
             return {c.name: torch.empty(len(rows), *c.shape, dtype=c.type) for c in self.columns}

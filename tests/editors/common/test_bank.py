@@ -46,6 +46,19 @@ def test_appending_shares_storage():
     assert moves <= 10  # doublings
 
 
+def test_rows_that_are_given_back_are_used_again():
+    base = Bank(rows(0)).append(rows(1)).append(rows(2))  # room for one more
+    tried = base.append(rows(3))
+    where = tried["value"].data_ptr()
+    tried.give_back(len(base))
+    kept = base.append(rows(4))
+    assert kept["value"].data_ptr() == where
+    base.give_back(2)  # too late: the row after it is in use
+    assert base["value"].data_ptr() == where
+    other = base.select(range(2)).append(rows(5))
+    assert (values(kept), values(other)) == ([0, 1, 2, 4], [0, 1, 5])
+
+
 def test_threads_that_append_to_one_bank_get_their_own():
     base = Bank(rows(0)).append(rows(1)).append(rows(2))  # room for one more
     futures: list[Bank | None] = [None] * 16

@@ -134,6 +134,7 @@ class MiniGPT4(Blip2):
     decoder_path = "language_model.model"
     image_mark = f"{IMAGE_TOKEN}\n"
     vlkeb_mark = f"###Human: <Img>{IMAGE_TOKEN}</Img> {SEAM}"
+    ends = (TURN,)
     single = ""
     expand_image_tokens = VLM.expand_image_tokens  # within the text, not before it as in BLIP-2
 

@@ -1,0 +1,19 @@
+"""The HTTP server: answers in OpenAI's form, with the edits of a store, and edits over HTTP.
+
+    app         the application: routes, life time, headers
+    settings    limits and rights of a server
+    chat        /v1/chat/completions, /v1/completions, /v1/models
+    edits       /v1/edits
+    engine      one thread that answers waiting requests together
+    generation  answers to one batch, each row with its own limits
+    sampling    a row's choice of the next token
+    growing     the text of a row while it grows: what may be sent, and where it stops
+    hits        keeps which edits fired
+    images      pictures in requests; fetching: from other hosts
+    gate        what every request passes: rights, origin, request id, headers
+    problems    errors in OpenAI's form
+    metrics     counts for Prometheus
+    reference   /docs, which needs no outside resource
+
+Importing this package loads nothing heavy.
+"""

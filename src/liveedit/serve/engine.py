@@ -1,0 +1,205 @@
+"""Engine: one thread answers the waiting requests, together, with the edits of a store.
+
+A batch takes the edits as they are when it begins, so that an edit acts on the next request; it is
+made in another thread meanwhile. Questions to the unedited model form batches of their own.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Condition, Thread
+
+from PIL.Image import Image
+
+from liveedit.editable import EditableVLM
+from liveedit.models.batch import Batch
+from liveedit.serve.generation import Asked, Ended, encoded, generate
+from liveedit.serve.hits import Hits
+from liveedit.serve.metrics import Metrics
+from liveedit.serve.problems import Problem
+from liveedit.serve.settings import Limits
+from liveedit.store.durable import State
+from liveedit.store.store import Hit, Kept, now
+from liveedit.types import Query
+
+__all__ = ["Engine", "Job", "Reply"]
+
+REMEMBERED = 64_000_000
+"""Pixels of the recent questions that are remembered, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer's end, the edits that fired with their weights, and the state of the edits."""
+
+    ended: Ended
+    fired: tuple[tuple[Kept, float], ...]
+    fingerprint: str
+
+
+class Job:
+    """A request: its question, and its answer as it grows."""
+
+    def __init__(self, asked: Asked, id: str) -> None:
+        self.asked = asked
+        self.id = id
+        self.cancelled = False
+        self.reply: Reply | None = None
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[str | Reply | Exception] = asyncio.Queue()
+
+    def put(self, event: str | Reply | Exception) -> None:
+        """Hand on a part of the answer, its end or an error, from the engine's thread."""
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer."""
+        self.cancelled = True
+
+    async def parts(self) -> AsyncIterator[str]:
+        """The parts of the answer; :attr:`reply` is there afterwards. Raises its error."""
+        try:
+            while True:
+                event = await self._events.get()
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, Reply):
+                    self.reply = event
+                    return
+                yield event
+        finally:
+            self.cancel()
+
+
+class Engine:
+    """Answers requests with a model whose edits a store keeps."""
+
+    def __init__(self, model: EditableVLM, limits: Limits, metrics: Metrics, hits: Hits) -> None:
+        self.model = model
+        self.limits = limits
+        self.metrics = metrics
+        self.hits = hits
+        self._waiting: deque[Job] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._recent: deque[Query] = deque(maxlen=limits.questions)
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def ask(self, asked: Asked, id: str) -> Job:
+        """Queue a question. Raises :class:`Problem` where too many wait."""
+        job = Job(asked, id)
+        with self._changed:
+            if self._closed or len(self._waiting) >= self.limits.queue:
+                raise Problem(
+                    503,
+                    "too many requests wait: try again later",
+                    code="overloaded",
+                    headers={"Retry-After": "1"},
+                )
+            self._waiting.append(job)
+            self._changed.notify()
+        return job
+
+    @property
+    def queued(self) -> int:
+        """How many questions wait."""
+        return len(self._waiting)
+
+    @property
+    def recent(self) -> list[Query]:
+        """The questions answered last by the edited model, the newest first."""
+        with self._changed:
+            return list(reversed(self._recent))
+
+    def close(self) -> None:
+        """Answer what waits, then stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while jobs := self._next():
+            self._answer(jobs)
+
+    def _next(self) -> list[Job]:
+        """The jobs to answer together, the oldest first; none once the engine is closed."""
+        with self._changed:
+            while True:
+                self._waiting = deque(job for job in self._waiting if not job.cancelled)
+                if self._waiting or self._closed:
+                    break
+                self._changed.wait()
+            alike = [
+                job for job in self._waiting if job.asked.edited == self._waiting[0].asked.edited
+            ][: self.limits.batch]
+            for job in alike:
+                self._waiting.remove(job)
+            return alike
+
+    def _answer(self, jobs: Sequence[Job]) -> None:
+        """Answer jobs together; where one of them cannot be encoded, each by itself."""
+        try:
+            state = self.model.kept
+            assert state is not None
+            patch = state.pool.patch if jobs[0].asked.edited else None
+            with encoded(self.model.vlm, patch, [job.asked for job in jobs]) as batch:
+                self._generate(state, jobs, batch)
+        except Exception as error:  # whatever it is, it is this request's
+            if len(jobs) == 1:
+                jobs[0].put(error)
+                return
+            for job in jobs:
+                self._answer([job])
+
+    def _generate(self, state: State, jobs: Sequence[Job], batch: Batch) -> None:
+        """Answer an encoded batch."""
+        edited = jobs[0].asked.edited
+        patch = state.pool.patch if edited else None
+        try:
+            ends = generate(
+                self.model.vlm,
+                patch,
+                batch,
+                [job.asked for job in jobs],
+                [job.put for job in jobs],
+                [lambda job=job: job.cancelled for job in jobs],  # type: ignore[misc]
+            )
+        except Exception as error:  # parts may be sent already, so none is asked again
+            for job in jobs:
+                job.put(error)
+            return
+        self.metrics.batch.observe(len(jobs))
+        for job, ended in zip(jobs, ends, strict=True):
+            self._end(state, job, ended)
+
+    def _end(self, state: State, job: Job, ended: Ended) -> None:
+        """Hand on the end of an answer, and count it."""
+        held = [row for row in state.rows if row.edit.held] if ended.fired else []
+        fired = tuple((held[number], weight) for number, weight in ended.fired)
+        fingerprint = f"edits-{state.version}" if job.asked.edited else "base"
+        job.put(Reply(ended, fired, fingerprint))
+        self.metrics.tokens.labels("prompt").inc(ended.prompt_tokens)
+        self.metrics.tokens.labels("answer").inc(ended.tokens)
+        self.metrics.firings.inc(len(fired))
+        time = now()
+        self.hits.add(Hit(row.number, weight, time, job.id) for row, weight in fired)
+        if job.asked.edited:
+            self._remember(job.asked.query)
+
+    def _remember(self, query: Query) -> None:
+        """Remember a question, as long as those remembered have not too many pixels."""
+        with self._changed:
+            self._recent.append(query)
+            while len(self._recent) > 1 and sum(map(_pixels, self._recent)) > REMEMBERED:
+                self._recent.popleft()
+
+
+def _pixels(query: Query) -> int:
+    """The pixels of a query's images, which are opened."""
+    sizes = [image.size for image in query.images if isinstance(image, Image)]
+    return sum(width * height for width, height in sizes)

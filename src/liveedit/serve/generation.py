@@ -1,0 +1,180 @@
+"""Answers to one batch of requests, each row with its own limits; rows send their text as it grows.
+
+A row ends with the model's end of text, a stop text, its limit, or when nobody waits for it. The
+batch ends with its last row.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from liveedit.models.batch import Batch, FiredEdit
+from liveedit.models.greedy import greedy
+from liveedit.models.patch import Patch
+from liveedit.models.vlm import VLM
+from liveedit.serve.growing import GrowingText
+from liveedit.serve.sampling import Sampling
+from liveedit.types import Query
+
+__all__ = ["Asked", "Ended", "Finish", "encoded", "generate"]
+
+Finish = Literal["stop", "length"]
+"""Why an answer ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question and how it is to be answered.
+
+    Arguments:
+        query: The question.
+        tokens: The most tokens of the answer.
+        sampling: How tokens are chosen.
+        stops: Texts at which the answer ends.
+        edited: Whether the edits act.
+    """
+
+    query: Query
+    tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    edited: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An answer's end.
+
+    Arguments:
+        finish: Why it ended.
+        prompt_tokens: Tokens of the question, image and template included.
+        tokens: Tokens of the answer, the end of text included.
+        fired: The edits of the patch that fired, by number, with weights.
+    """
+
+    finish: Finish
+    prompt_tokens: int
+    tokens: int
+    fired: tuple[FiredEdit, ...]
+
+
+class Row:
+    """One row of a batch: its answer so far."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        vlm: VLM,
+        limit: int,
+        send: Callable[[str], None],
+        gone: Callable[[], bool],
+    ) -> None:
+        decode = partial(
+            vlm.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        self.text = GrowingText(decode, (*asked.stops, *vlm.ends))
+        self.sampling = asked.sampling
+        self.ends = frozenset(vlm.stops)
+        self.limit = limit
+        self.send = send
+        self.gone = gone
+        self.finish: Finish | None = None
+
+    def add(self, token: int) -> None:
+        """Take the next token."""
+        new = self.text.add(token)
+        if token in self.ends or self.text.stopped:
+            self.finish = "stop"
+        elif len(self.text.tokens) >= self.limit or self.gone():
+            self.finish = "length"
+        if self.finish:
+            new += self.text.end()
+        if new:
+            self.send(new)
+
+
+class Rows:
+    """The rows of a batch, as Hugging Face's ``generate`` asks after each step."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def choose(self, _ids: Tensor, scores: Tensor) -> Tensor:
+        """A logits processor: of rows that draw, only the drawn token stays possible."""
+        for row, its in zip(self.rows, scores, strict=True):
+            if row.sampling.temperature and not row.finish:
+                token = row.sampling.draw(its)
+                its[:] = -torch.inf
+                its[token] = 0
+        return scores
+
+    def ended(self, ids: Tensor, _scores: object, **_options: object) -> Tensor:
+        """A stopping criterion: which rows have ended (B,), given all tokens (B, T) so far."""
+        for row, token in zip(self.rows, ids[:, -1].tolist(), strict=True):
+            if not row.finish:
+                row.add(token)
+        return torch.tensor([row.finish is not None for row in self.rows], device=ids.device)
+
+
+@contextmanager
+def encoded(vlm: VLM, patch: Patch | None, asked: Sequence[Asked]) -> Iterator[Batch]:
+    """A context in which the model answers with the patch, and its batch of the questions.
+
+    Raises what :meth:`VLM.encode` raises, and :class:`BadInput` where no token has room.
+    """
+    with vlm.unpatched(), torch.no_grad():
+        if patch is None:
+            yield _encoded(vlm, asked)
+        else:
+            with vlm.patched(patch):
+                yield _encoded(vlm, asked)
+
+
+def _encoded(vlm: VLM, asked: Sequence[Asked]) -> Batch:
+    batch = vlm.encode([each.query for each in asked], padding_side="left")
+    vlm.check_room(batch, 1)
+    return batch
+
+
+def generate(
+    vlm: VLM,
+    patch: Patch | None,
+    batch: Batch,
+    asked: Sequence[Asked],
+    sends: Sequence[Callable[[str], None]],
+    gone: Sequence[Callable[[], bool]],
+) -> list[Ended]:
+    """Answer a batch in the context of :func:`encoded`; each row's text goes to its ``sends``.
+
+    ``gone`` tells of each row whether nobody waits for it any more.
+    """
+    lengths = batch.inputs["attention_mask"].sum(1).tolist()
+    with vlm.prefixed(batch) as (longer, _), vlm.announce(longer):
+        positions = vlm.positions(longer).tolist()
+        rows = [
+            Row(each, vlm, limit(vlm, each, taken), send, left)
+            for each, taken, send, left in zip(asked, positions, sends, gone, strict=True)
+        ]
+        watched = Rows(rows)
+        most = max(row.limit for row in rows)
+        vlm.model.generate(
+            **longer.inputs,
+            **greedy(most, vlm.stops, vlm.pad_token_id),
+            logits_processor=[watched.choose],
+            stopping_criteria=[watched.ended],
+        )
+    fired = [[] for _ in rows] if patch is None else longer.fired_by(patch)
+    return [
+        Ended(row.finish or "length", length, len(row.text.tokens), tuple(edits))
+        for row, length, edits in zip(rows, lengths, fired, strict=True)
+    ]
+
+
+def limit(vlm: VLM, asked: Asked, taken: int) -> int:
+    """The most tokens of an answer after ``taken`` positions: as asked, as far as there is room."""
+    return asked.tokens if vlm.room is None else max(1, min(asked.tokens, vlm.room - taken))

@@ -1,0 +1,110 @@
+"""Errors in OpenAI's form, ``{"error": {"message", "type", "param", "code"}}``; no traceback."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from liveedit.errors import LiveEditError, StorageError, shortage
+
+__all__ = ["FAILURES", "ErrorBody", "Problem", "answered", "install"]
+
+LOG = logging.getLogger("liveedit.serve")
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+class Error(BaseModel):
+    """A failure: a message that names the remedy, and the parameter at fault."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The answer to a request that failed."""
+
+    error: Error
+
+
+class Problem(Exception):
+    """A request that cannot be answered: the status, and what OpenAI's form says of it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON."""
+        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = Error(
+            message=str(self),
+            type=kinds.get(self.status, kind),
+            param=self.param,
+            code=self.code,
+        )
+        return ErrorBody(error=error).model_dump()
+
+    def response(self) -> JSONResponse:
+        """The answer to the request."""
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def answered(error: Exception) -> Problem:
+    """The problem to report for an error; one that no user can cause is logged."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        code = CODES.get(error.status_code)
+        headers = dict(error.headers or {})
+        return Problem(error.status_code, error.detail, code=code, headers=headers)
+    if isinstance(error, StorageError):
+        return Problem(503, str(error), code="storage", headers={"Retry-After": "1"})
+    if isinstance(error, LiveEditError):
+        return Problem(400, str(error))
+    if shortage(error):
+        return Problem(503, "out of memory: send fewer or smaller images", code="out_of_memory")
+    LOG.error("a request failed", exc_info=error)
+    return Problem(500, "the server failed; its log has the reason", code="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Let an application answer every error in this form."""
+
+    async def known(_request: Request, error: Exception) -> JSONResponse:
+        return answered(error).response()
+
+    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return Problem(400, f"{place or 'the request'}: {first['msg']}", param=place).response()
+
+    for kind in (Problem, LiveEditError, HTTPException):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+FAILURES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request is at fault"},
+    "5XX": {"model": ErrorBody, "description": "The server cannot answer now"},
+}
+"""The failures of every route, for its description."""

@@ -1,0 +1,170 @@
+"""Pages through the edits of a store, whatever their number, and tells what happened to one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select
+
+from liveedit.store import schema
+from liveedit.store.store import Kept, Store, kept_row
+
+__all__ = ["Event", "Listed", "State", "in_force", "listed", "page", "story"]
+
+State = Literal["in_force", "superseded", "taken_back"]
+"""An edit's state."""
+
+EDITS = schema.edits
+LATER = schema.edits.alias()
+"""Later edits of the same question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An edit in a listing.
+
+    Arguments:
+        kept: The edit.
+        superseded_by: Id of the edit that superseded it; empty if none did.
+        hits: How often it fired.
+        thumbnail: Whether it has a thumbnail.
+    """
+
+    kept: Kept
+    superseded_by: str
+    hits: int
+    thumbnail: bool
+
+    @property
+    def state(self) -> State:
+        """Its state."""
+        if self.kept.forgotten_in is not None:
+            return "taken_back"
+        return "superseded" if self.superseded_by else "in_force"
+
+    def as_json(self) -> dict[str, Any]:
+        """The edit as commands and the server tell it."""
+        edit = self.kept.edit
+        return {
+            "id": edit.id,
+            "question": edit.prompt,
+            "answer": edit.target,
+            "names": list(edit.names),
+            "who": edit.who,
+            "why": edit.why,
+            "made": edit.time,
+            "took": edit.took,
+            "state": self.state,
+            "superseded_by": self.superseded_by or None,
+            "overrules": list(edit.conflicts),
+            "hits": self.hits,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to an edit: when, what, and who did it."""
+
+    time: str
+    kind: str
+    who: str
+
+
+def page(
+    store: Store,
+    *,
+    state: State | None = "in_force",
+    search: str = "",
+    after: str = "",
+    limit: int | None = 50,
+) -> tuple[list[Listed], int]:
+    """A page of edits, the newest first, and the number of all that match.
+
+    ``state`` ``None`` is all; ``search`` is looked for in question, answer, reason, author and id;
+    ``after`` is the id of the last edit of the page before.
+    """
+    wanted = _conditions(state, search)
+    query = _listing().where(*wanted).order_by(EDITS.c.number.desc()).limit(limit)
+    if after:
+        query = query.where(EDITS.c.number < store.find(after).number)
+    count = select(func.count()).select_from(EDITS).where(*wanted)
+    with store.reading() as connection:
+        rows = [_listed(row) for row in connection.execute(query)]
+        return rows, connection.execute(count).scalar() or 0
+
+
+def listed(store: Store, numbers: Sequence[int]) -> list[Listed]:
+    """Edits by their numbers, as listings show them, in the order of ``numbers``."""
+    query = _listing().where(EDITS.c.number.in_(numbers))
+    with store.reading() as connection:
+        found = {row.number: _listed(row) for row in connection.execute(query)}
+    return [found[number] for number in numbers]
+
+
+def in_force(store: Store) -> int:
+    """How many edits are in force."""
+    query = select(func.count()).select_from(EDITS).where(*_conditions("in_force", ""))
+    with store.reading() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def story(store: Store, kept: Kept) -> list[Event]:
+    """The events of an edit, in order: it was made, superseded, taken back."""
+    changes = schema.changes
+    versions = {kept.made_in: "made", kept.forgotten_in: "taken_back"}
+    later = select(EDITS.c.made_in).where(
+        EDITS.c.asked == kept.edit.number, EDITS.c.number > kept.number
+    )
+    with store.reading() as connection:
+        superseded = set(connection.execute(later).scalars())
+        known = [*superseded, *(version for version in versions if version)]
+        query = select(changes).where(changes.c.version.in_(known)).order_by(changes.c.version)
+        return [
+            Event(row.time, versions.get(row.version, "superseded"), row.who)
+            for row in connection.execute(query)
+            if kept.forgotten_in is None or row.version <= kept.forgotten_in
+        ]
+
+
+def _superseding() -> Any:
+    """Whether another edit in force is a later one of the same question."""
+    return and_(
+        LATER.c.asked == EDITS.c.asked,
+        LATER.c.number > EDITS.c.number,
+        LATER.c.forgotten_in.is_(None),
+    )
+
+
+def _conditions(state: State | None, search: str) -> list[ColumnElement[bool]]:
+    """The conditions on an edit in this state that matches a search."""
+    found: list[ColumnElement[bool]] = []
+    if state == "taken_back":
+        found.append(EDITS.c.forgotten_in.is_not(None))
+    elif state is not None:
+        superseded = exists().where(_superseding())
+        found.append(EDITS.c.forgotten_in.is_(None))
+        found.append(superseded if state == "superseded" else ~superseded)
+    if search:
+        texts = [EDITS.c[name] for name in ("question", "answer", "why", "who", "id")]
+        found.append(or_(*(text.icontains(search, autoescape=True) for text in texts)))
+    return found
+
+
+def _listing() -> Select[Any]:
+    """The query for edits with all that listings say of them."""
+    newest = select(LATER.c.id).where(_superseding()).order_by(LATER.c.number.desc()).limit(1)
+    hits = select(func.count()).where(schema.hits.c.edit == EDITS.c.number)
+    pictured = exists().where(schema.thumbnails.c.edit == EDITS.c.number)
+    return select(
+        EDITS,
+        newest.scalar_subquery().label("superseded_by"),
+        hits.scalar_subquery().label("hits"),
+        pictured.label("thumbnail"),
+    )
+
+
+def _listed(row: Row[Any]) -> Listed:
+    """A row of :func:`_listing`."""
+    kept = kept_row(row)
+    superseded_by = row.superseded_by if kept.forgotten_in is None else None
+    return Listed(kept, superseded_by or "", row.hits, bool(row.thumbnail))
