@@ -1,12 +1,17 @@
 """Edits over HTTP: making them, looking through them, taking them back and moving them."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import httpx
 import pytest
 from PIL import Image
 
 from helpers.serving import FLAG, data_url, question, serving, until
+from liveedit.editable import EditableVLM, embedded
+from liveedit.editors import load_editor
+from liveedit.errors import Mismatch
 from liveedit.store.store import Store
 
 
@@ -176,3 +181,37 @@ def test_two_servers_on_one_store_see_each_others_edits(http, url, edit, served,
         assert answer(http, url) == "Lemuria"
         http.delete(f"/v1/edits/{edit['id']}")
         assert other.get(f"/v1/edits/{edit['id']}").json()["state"] == "taken_back"
+
+
+def test_questions_are_answered_while_an_edit_is_made(http, url, model, monkeypatch):
+    begun, go_on = Event(), Event()
+    edit = model.editor.edit
+
+    def waiting(*given, **options):
+        begun.set()
+        go_on.wait(20)
+        return edit(*given, **options)
+
+    monkeypatch.setattr(model.editor, "edit", waiting)
+    with ThreadPoolExecutor(1) as threads:
+        making = threads.submit(make, http, url, "Atlantis")
+        begun.wait(20)
+        try:
+            assert answer(http, url) == "Japan"
+            assert http.get("/v1/edits").json()["total"] == 0
+            assert not making.done()
+        finally:
+            go_on.set()
+        assert making.result()["after"] == "Atlantis"
+    assert answer(http, url) == "Atlantis"
+
+
+def test_edits_of_another_editor_are_not_imported(http, url, edit, embedded_vlm, tmp_path):
+    file = tmp_path / "edits.safetensors"
+    file.write_bytes(http.post("/v1/edits/export", json={}).content)
+    editor = load_editor(embedded_vlm, embedded("liveedit"))
+    other = EditableVLM(embedded_vlm, editor, tmp_path / "other.db")
+    with pytest.raises(Mismatch, match="made by another editor"):
+        other.import_edits(file)
+    assert other.store.kept() == []
+    other.store.close()
