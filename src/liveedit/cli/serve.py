@@ -118,10 +118,11 @@ def _announce(address: str) -> None:
 
 def _load(model: str | None, where: str, editor: str | None, loading: Loading) -> "EditableVLM":
     """Load the model with the edits of a store; what is not given is as the store says."""
-    from liveedit.editable import load
     from liveedit.store.store import Store
 
     store = Store(where)
+    from liveedit.editable import load  # which takes seconds
+
     makers = store.makers()
     made = dict(makers[-1].opens_with) if makers and model is None else {}
     loading = replace(

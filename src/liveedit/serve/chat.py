@@ -248,7 +248,7 @@ async def answer(
     """The answers to queries: whole, or the only one in parts as they come."""
     if not all(visible(query.prompt) or query.images for query in queries):
         raise BadInput("a question is empty: give it a text or an image")
-    jobs = [service.engine.ask(body.asked(query, service), id) for query in queries]
+    jobs = service.engine.ask([body.asked(query, service) for query in queries], id)
     if not body.stream:
         return await whole(jobs, request, form)
     parts = jobs[0].parts()
@@ -264,12 +264,12 @@ async def whole(jobs: Sequence[Job], request: Request, form: Form) -> Any:
     answers = asyncio.gather(*map(collected, jobs))
     left = asyncio.ensure_future(hung_up(request))
     waited: set[asyncio.Future[Any]] = {answers, left}
-    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-    left.cancel()
-    if not answers.done():
+    try:
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        return form.whole(answers.result()) if answers.done() else Response(status_code=HUNG_UP)
+    finally:  # frees the rows of whoever left, also when the server stops
         answers.cancel()
-        return Response(status_code=HUNG_UP)
-    return form.whole(answers.result())
+        left.cancel()
 
 
 async def collected(job: Job) -> tuple[str, Reply]:

@@ -89,20 +89,20 @@ class Engine:
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def ask(self, asked: Asked, id: str) -> Job:
-        """Queue a question. Raises :class:`Problem` where too many wait."""
-        job = Job(asked, id)
+    def ask(self, asked: Sequence[Asked], id: str) -> list[Job]:
+        """Queue the questions of a request. Raises :class:`Problem` where too many wait."""
+        jobs = [Job(each, id) for each in asked]
         with self._changed:
-            if self._closed or len(self._waiting) >= self.limits.queue:
+            if self._closed or len(self._waiting) + len(jobs) > self.limits.queue:
                 raise Problem(
                     503,
                     "too many requests wait: try again later",
                     code="overloaded",
                     headers={"Retry-After": "1"},
                 )
-            self._waiting.append(job)
+            self._waiting += jobs
             self._changed.notify()
-        return job
+        return jobs
 
     @property
     def queued(self) -> int:
