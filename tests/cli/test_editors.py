@@ -1,5 +1,6 @@
 """`liveedit editors`: the methods, and the settings of one."""
 
+import json
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
@@ -8,7 +9,8 @@ import pytest
 from rich.cells import cell_len
 
 from liveedit.cli.editors import type_name
-from liveedit.editors import EDITORS
+from liveedit.editors import EDITORS, editor_class, training_command
+from liveedit.editors.base import TrainableEditor
 from liveedit.settings import Count, Index, Positive, Seed, Share
 
 
@@ -31,6 +33,30 @@ def test_all_methods_are_listed(run):
     status, out, _ = run("editors")
     assert status == 0
     assert all(f"│ {name} " in out for name in EDITORS)
+
+
+@pytest.mark.parametrize("name", sorted(EDITORS))
+def test_the_registry_says_which_methods_are_trained(name):
+    assert EDITORS[name].trained == issubclass(editor_class(name), TrainableEditor)
+
+
+def test_the_list_says_what_each_is_ready_for(run, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "editor.safetensors").touch()
+    status, out, _ = run("editors", "--json", "--trained", tmp_path)
+    assert status == 0
+    ready = {row["name"]: row["ready_for"] for row in json.loads(out)}
+    assert ready["direct"] == ready["ft-l"] == ["any model"]
+    assert ready["pinpoint"] == ready["mend"] == ["emblem"]
+
+
+def test_a_command_that_trains_names_all_that_the_model_was_loaded_with(embedded_vlm):
+    command = training_command(embedded_vlm, "mend", "my editors/x", "emblem")
+    dtype = str(embedded_vlm.dtype).removeprefix("torch.")
+    assert command == (
+        "liveedit train 'my editors/x' --editor mend --model emblem "
+        f"--dtype {dtype} --prompt-format {embedded_vlm.prompt_format}"
+    )
 
 
 def test_the_settings_of_a_method_fit_80_columns(run, monkeypatch):

@@ -7,7 +7,6 @@ no training, its default settings are used.
 """
 
 import re
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,7 +155,7 @@ def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
     Raises :class:`Untrained`, with the command that trains it, for a method without one.
     """
     from liveedit.editable import EMBEDDED, embedded
-    from liveedit.editors import EDITORS, editor_class, load_editor
+    from liveedit.editors import EDITORS, editor_class, load_editor, training_command
     from liveedit.editors.base import TrainableEditor
 
     if source not in EDITORS:
@@ -169,5 +168,5 @@ def _load(vlm: "VLM", model: str, source: str, trained: Path) -> "Editor":
             return load_editor(vlm, folder)
     if not issubclass(editor_class(source), TrainableEditor):
         return load_editor(vlm, source)
-    words = ["liveedit", "train", str(trained / source), "--editor", source, "--model", model]
-    raise Untrained(f"{source} has to be trained for this model first: {shlex.join(words)}")
+    command = training_command(vlm, source, str(trained / source), model)
+    raise Untrained(f"{source} has to be trained for this model first: {command}")

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -10,8 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from liveedit.cli.options import plain
+from liveedit.cli.display import shown
+from liveedit.cli.options import AsJson, path, plain
 from liveedit.editors import EDITORS
+from liveedit.errors import BadInput
 from liveedit.registry import resolve
 from liveedit.settings import Setting, describe
 
@@ -27,18 +30,68 @@ def editors(
     name: Annotated[
         str | None, typer.Argument(help="Method whose settings to list.", show_default=False)
     ] = None,
+    trained: Annotated[
+        Path, typer.Option(parser=path, help="Folder with one subfolder per trained editor.")
+    ] = Path("editors"),
+    as_json: AsJson = False,
 ) -> None:
-    """List the editing methods, or the settings of one of them."""
+    """List the editing methods and what each is ready for, or the settings of one of them."""
     if name is None:
-        table = Table("name", "paper", title="Editors")
-        for method in sorted(EDITORS):
-            table.add_row(method, EDITORS[method].paper)
-        Console().print(table)
+        _list(trained, as_json)
         return
     editor = resolve("editor", name, EDITORS)
     console = Console(highlight=False)
     console.print(f"{name}: {EDITORS[name].paper}", markup=False)
     console.print(settings_table(describe(editor.Config)))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method in the list: what it needs, and what it is ready for."""
+
+    name: str
+    needs_training: bool
+    ready_for: list[str]
+    paper: str
+
+
+def _list(trained: Path, as_json: bool) -> None:
+    """List the methods, as a table or as JSON."""
+    rows = [
+        Row(name, EDITORS[name].trained, ready_for(name, trained), EDITORS[name].paper)
+        for name in sorted(EDITORS)
+    ]
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], ensure_ascii=False))
+        return
+    table = Table("name", "training", "ready for", "paper", title="Editors")
+    for row in rows:
+        ready = shown("\n".join(row.ready_for), lines=True)
+        table.add_row(row.name, "once" if row.needs_training else "none", ready, row.paper)
+    console = Console()
+    console.print(table)
+    console.print(
+        "training once: `liveedit train OUT --editor NAME --model MODEL` makes an editor for a "
+        "model; the others edit any model at once"
+    )
+
+
+def ready_for(name: str, trained: Path) -> list[str]:
+    """The models that a method can edit now: any, the embedded one, or that of a trained folder."""
+    if not EDITORS[name].trained:
+        return ["any model"]
+    from liveedit.editable import embedded
+    from liveedit.editors.editor_files import WEIGHTS, read_info
+
+    ready = ["emblem"] if (embedded(name) / WEIGHTS).is_file() else []
+    for file in sorted(trained.glob(f"*/{WEIGHTS}")):
+        try:
+            method = read_info(file.parent)["editor"]
+        except BadInput:
+            continue  # a training that has not ended, or something else
+        if method == name:
+            ready.append(f"the model of {file.parent}")
+    return ready
 
 
 def settings_table(settings: tuple[Setting, ...]) -> Table:

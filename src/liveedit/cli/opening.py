@@ -5,7 +5,6 @@ edits were made with. Options that are not given take these values. A folder of 
 versions wrote, is imported into a store at its first use; the folder itself stays as it is.
 """
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -175,8 +174,10 @@ def _source(name: str, given: str | None, made: str) -> str:
 
 def _print_untrained(edited: "EditableVLM") -> None:
     """Say which editor is used where no trained one is given, and how to train one."""
-    model = shlex.quote(edited.opens_with["model"])
+    from liveedit.editors import training_command
+
+    command = training_command(edited.vlm, model=edited.opens_with["model"])
     note(
         f"no trained editor given: {DIRECT} fits each edit, which takes longer than a trained "
-        f"editor's single pass; to train one: liveedit train OUT --model {model}"
+        f"editor's single pass; to train one: {command}"
     )

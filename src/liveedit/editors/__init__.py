@@ -1,5 +1,6 @@
 """Editing methods by name. Importing this package loads neither torch nor transformers."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,29 @@ if TYPE_CHECKING:
     from liveedit.editors.base import Editor
     from liveedit.models.vlm import VLM
 
-__all__ = ["EDITORS", "Method", "editor_class", "load_editor", "new_editor"]
+__all__ = [
+    "EDITORS",
+    "Method",
+    "editor_class",
+    "load_editor",
+    "new_editor",
+    "training_command",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """An editing method: its class as "module:Class", and where it was published."""
+    """An editing method.
+
+    Arguments:
+        where: Its class as "module:Class".
+        paper: Where it was published.
+        trained: Whether it has networks, which are trained once for a model.
+    """
 
     where: str
     paper: str
+    trained: bool = False
 
 
 EDITORS: dict[str, Method] = {
@@ -51,6 +66,7 @@ EDITORS: dict[str, Method] = {
     "ke": Method(
         "liveedit.editors.ke:KE",
         "De Cao et al., Editing Factual Knowledge in Language Models, EMNLP 2021",
+        trained=True,
     ),
     "lemoe": Method(
         "liveedit.editors.lemoe:LEMoE",
@@ -61,6 +77,7 @@ EDITORS: dict[str, Method] = {
         "liveedit.editors.liveedit:LiveEdit",
         "Chen et al., Lifelong Knowledge Editing for Vision Language Models with Low-Rank MoE, "
         "CVPR 2025",
+        trained=True,
     ),
     "lora": Method(
         "liveedit.editors.lora:LoRA",
@@ -69,23 +86,28 @@ EDITORS: dict[str, Method] = {
     "lte": Method(
         "liveedit.editors.lte:LTE",
         "Jiang et al., Learning to Edit: Aligning LLMs with Knowledge Editing, ACL 2024",
+        trained=True,
     ),
     "mend": Method(
         "liveedit.editors.mend:MEND",
         "Mitchell et al., Fast Model Editing at Scale, ICLR 2022",
+        trained=True,
     ),
     "pinpoint": Method(
         "liveedit.editors.pinpoint:Pinpoint",
         "this package: LiveEdit with experts aligned to the answer and a stricter router",
+        trained=True,
     ),
     "recipe": Method(
         "liveedit.editors.recipe:Recipe",
         "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt "
         "Learning, EMNLP 2024",
+        trained=True,
     ),
     "serac": Method(
         "liveedit.editors.serac:Serac",
         "Mitchell et al., Memory-Based Model Editing at Scale, ICML 2022",
+        trained=True,
     ),
     "t-patcher": Method(
         "liveedit.editors.tpatcher:TPatcher",
@@ -97,6 +119,10 @@ EDITORS: dict[str, Method] = {
         "NeurIPS 2024",
     ),
 }
+
+
+QUANTISED = {"llm_int8": "8bit", "nf4": "4bit"}
+"""Options of the command line by the methods of quantisation; others are the checkpoint's own."""
 
 
 def editor_class(name: str) -> "type[Editor]":
@@ -144,6 +170,25 @@ def load_editor(vlm: "VLM", source: str | Path) -> "Editor":
         return _untrained(vlm, str(source))
 
 
+def training_command(vlm: "VLM", name: str = "", folder: str = "", model: str = "") -> str:
+    """The command that trains an editor for a model as it is loaded.
+
+    Arguments:
+        vlm: The model.
+        name: The method; by default ``pinpoint``, or ``liveedit`` for a model that it cannot edit.
+        folder: Folder for the editor; by default one named after the method.
+        model: Name or folder of the model; by default where it was loaded from.
+    """
+    method = name or ("pinpoint" if vlm.state_size == vlm.hidden_size else "liveedit")
+    words = ["liveedit", "train", folder or f"editors/{method}", "--editor", method]
+    words += ["--model", model or str(vlm.model.name_or_path or "MODEL")]
+    if vlm.quantised in QUANTISED:
+        words += ["--quantize", QUANTISED[vlm.quantised]]
+    elif not vlm.quantised:
+        words += ["--dtype", str(vlm.dtype).removeprefix("torch.")]
+    return shlex.join([*words, "--prompt-format", vlm.prompt_format])
+
+
 def _untrained(vlm: "VLM", name: str) -> "Editor":
     """An editor of a method that needs no training, with its default settings."""
     from liveedit.editors.base import TrainableEditor
@@ -151,7 +196,8 @@ def _untrained(vlm: "VLM", name: str) -> "Editor":
     method = editor_class(name)
     if issubclass(method, TrainableEditor):
         raise BadInput(
-            f"{name} has to be trained for this model first: give the folder of a trained editor"
+            f"{name} has to be trained for this model first: run `{training_command(vlm, name)}`, "
+            "or use direct, which needs no training"
         )
     return method(vlm)
 

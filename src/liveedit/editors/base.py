@@ -183,6 +183,19 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         if getattr(self.config, "layer", 0) is None:
             self.config = replace(self.config, layer=2 * vlm.num_layers // 3)
 
+    @classmethod
+    def fitted(cls, vlm: VLM, cases: Sequence[Case]) -> dict[str, Any]:  # noqa: ARG003
+        """Settings that suit a model and the cases to train on, where the defaults do not.
+
+        The defaults are those published for models of 7 billion parameters.
+        """
+        return {"eos": True}
+
+    @classmethod
+    def learns_from(cls, case: Case) -> bool:
+        """Whether the method can be trained on a case: one edit."""
+        return len(case.edits) == 1
+
     @property
     def layer(self) -> int:
         """The decoder layer, from 0, whose output the method reads or edits.
@@ -338,7 +351,13 @@ class TrainableEditor(Editor[P], Generic[P, X]):
         names, :class:`StorageError` where writing fails.
         """
         folder = resolved_path(folder)
-        info = {"editor": self.name, "model": self.vlm.fingerprint, "config": asdict(self.config)}
+        info = {
+            "editor": self.name,
+            "model": self.vlm.fingerprint,
+            "dtype": _dtype(self.vlm),
+            "prompt_format": self.vlm.prompt_format,
+            "config": asdict(self.config),
+        }
         state_id = json.dumps([self.fingerprint, str(dtype), info], sort_keys=True)
         trained = dict(self.networks().named_parameters(remove_duplicate=False))
         state = dict[str, Tensor]()
@@ -387,12 +406,7 @@ class TrainableEditor(Editor[P], Generic[P, X]):
             raise Mismatch(
                 f"{folder} holds an editor of the method '{info['editor']}', not '{cls.name}'"
             )
-        if not vlm.known_as(info.get("model")):
-            reason = "another model, or for this one in another dtype"
-            raise Mismatch(
-                f"the editor in {folder} was trained for {reason}: load that one, or train an "
-                "editor"
-            )
+        _check_model(vlm, info, folder)
         if wrong := sorted(changes.keys() - cls.inference_settings):
             allowed = ", ".join(sorted(cls.inference_settings))
             raise BadInput(f"{', '.join(wrong)} cannot differ from the training: only {allowed}")
@@ -404,6 +418,34 @@ class TrainableEditor(Editor[P], Generic[P, X]):
                 f"the weights in {folder} do not fit its {CONFIG}: take both from one training"
             ) from error
         return editor
+
+
+def _check_model(vlm: VLM, info: Mapping[str, Any], folder: Path) -> None:
+    """Raise :class:`Mismatch` for an editor of another model, dtype or prompt format.
+
+    ``info`` is the content of its ``config.json``; older ones name no dtype and no format.
+    """
+    form = info.get("prompt_format", vlm.prompt_format)
+    if not vlm.known_as(info.get("model")):
+        dtype = info.get("dtype")
+        if dtype not in (None, _dtype(vlm)):
+            advice = f"this one is in {_dtype(vlm)}, that was in {dtype}: try --dtype {dtype}"
+        else:
+            advice = "load that one"
+        raise Mismatch(
+            f"the editor in {folder} was trained for another model, or for this one in another "
+            f"dtype: {advice}, or train an editor"
+        )
+    if form != vlm.prompt_format:
+        raise Mismatch(
+            f"the editor in {folder} was trained with the prompt format {form}, not "
+            f"{vlm.prompt_format}: give --prompt-format {form}, or train an editor"
+        )
+
+
+def _dtype(vlm: VLM) -> str:
+    """The type of a model's weights as options name it."""
+    return str(vlm.dtype).removeprefix("torch.")
 
 
 def _version(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:

@@ -68,11 +68,12 @@ from liveedit.editors.common.retrieval import (
     Scope,
     compatible,
 )
+from liveedit.editors.common.widths import multiple
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch
 from liveedit.models.vlm import EMBEDDINGS, VLM, reading
 from liveedit.settings import Count, Index, Share
-from liveedit.types import Query
+from liveedit.types import Case, Query
 
 __all__ = ["Recipe", "RecipeConfig", "RecipePatch", "sentinel_loss", "statistics"]
 
@@ -257,6 +258,12 @@ class Recipe(RetrievalEditor[RecipePatch, RecipeExample]):
     example_class = RecipeExample
     inference_settings = frozenset({"margin", "generality", "locality"})
     config: RecipeConfig
+
+    @classmethod
+    def fitted(cls, vlm: VLM, cases: Sequence[Case]) -> dict[str, Any]:
+        """See :meth:`TrainableEditor.fitted`: r is no wider than the model's states."""
+        key_dim = min(cls.Config().key_dim, multiple(vlm.state_size))
+        return {**super().fitted(vlm, cases), "key_dim": key_dim}
 
     def __init__(self, vlm: VLM, config: RecipeConfig | None = None) -> None:
         super().__init__(vlm, config)

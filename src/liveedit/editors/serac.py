@@ -34,7 +34,7 @@ first one, which starts as the embeddings, and writes all of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import transformers
@@ -67,6 +67,7 @@ from liveedit.editors.common.retrieval import (
     Scope,
     compatible,
 )
+from liveedit.editors.common.widths import multiple
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch, HiddenBatch, Spans, going_on
@@ -75,10 +76,12 @@ from liveedit.models.patch import INPUT, SiteFn
 from liveedit.models.streams import apart_at_first
 from liveedit.models.vlm import VLM, reading
 from liveedit.settings import Count, Index, Share
-from liveedit.types import Query
+from liveedit.types import Case, Query
 
 __all__ = ["Counterfactual", "Serac", "SeracConfig", "SeracPatch"]
 
+SHALLOW = 2
+"""Layers of h for a model that is narrower than h would be by default."""
 FIRST_INPUT = f"layers.0{INPUT}"
 """The site of the first layer's input."""
 
@@ -308,6 +311,19 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
     patch_class = SeracPatch
     inference_settings = frozenset({"threshold", "generality", "locality"})
     config: SeracConfig
+
+    @classmethod
+    def fitted(cls, vlm: VLM, cases: Sequence[Case]) -> dict[str, Any]:
+        """See :meth:`TrainableEditor.fitted`: h and the keys are no wider than the model."""
+        width = multiple(vlm.state_size)
+        default = cls.Config()
+        small = width < default.width
+        return {
+            **super().fitted(vlm, cases),
+            "module_dim": min(default.module_dim, width),
+            "width": min(default.width, width),
+            "depth": SHALLOW if small else default.depth,
+        }
 
     def __init__(self, vlm: VLM, config: SeracConfig | None = None) -> None:
         super().__init__(vlm, config)

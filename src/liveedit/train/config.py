@@ -10,12 +10,17 @@ from annotated_types import Interval
 from liveedit.errors import BadInput
 from liveedit.settings import Count, Index, Positive, Seed, check
 
-__all__ = ["Progress", "TrainConfig", "TrainFile", "check_config"]
+__all__ = ["Progress", "TrainConfig", "TrainFile", "check_config", "fitted"]
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with the stage ("hidden states" or "training"), the amount of it that is done, its total
 amount, and the losses by name.
 """
+
+NARROW = 1024
+"""Width of states below which a model is a small one."""
+LEAST_STEPS = 500
+STEPS_A_CASE = 20
 
 Draws = Annotated[int, Interval(ge=1, le=100)]
 """A number of seeds. All cases are in memory: some 150 MB for each seed of emblem."""
@@ -65,6 +70,19 @@ class TrainFile:
     editor: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     cases: Draws = 1
+
+
+def fitted(width: int, count: int) -> dict[str, Any]:
+    """Settings that suit a model whose states are ``width`` wide, and ``count`` cases.
+
+    The published ones are for models of 7 billion parameters and thousands of cases. Fewer cases
+    take fewer steps; narrow models larger batches and steps.
+    """
+    narrow = width < NARROW
+    steps = min(TrainConfig.steps, max(LEAST_STEPS, STEPS_A_CASE * count))
+    batch_size = min(32 if narrow else TrainConfig.batch_size, count)
+    chosen = {"steps": steps, "batch_size": batch_size}
+    return chosen | {"lr": 5e-4, "clip": 1.0} if narrow else chosen
 
 
 def check_config(config: TrainConfig, where: str) -> None:

@@ -22,6 +22,7 @@ from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.branch import Branch
 from liveedit.editors.common.examples import Example, chunks
 from liveedit.editors.common.extractors import EditSide, FeatureExtractor, InputExtractor
+from liveedit.editors.common.widths import multiple
 from liveedit.editors.liveedit.routing import (
     Comparison,
     Routing,
@@ -250,6 +251,21 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         self._networks = nn.ModuleDict({name: getattr(self, name) for name in parts})
         self._networks.to(vlm.device)
 
+    @classmethod
+    def fitted(cls, vlm: VLM, cases: Sequence[Case]) -> dict[str, Any]:
+        """See :meth:`TrainableEditor.fitted`: keys as wide as the model's states, up to 1,024."""
+        width = vlm.state_size
+        return {
+            **super().fitted(vlm, cases),
+            "module_dim": min(cls.Config().module_dim, multiple(width)),
+            "heads": max(heads for heads in (1, 2, 4, 8) if width % heads == 0),
+        }
+
+    @classmethod
+    def learns_from(cls, case: Case) -> bool:
+        """See :meth:`TrainableEditor.learns_from`: the edit needs an image."""
+        return super().learns_from(case) and bool(case.edits[0].images)
+
     @abstractmethod
     def parts(self) -> tuple[nn.Module, InputExtractor, FeatureExtractor | EditSide]:
         """Generator of experts, and the feature extractors of input and edit.
@@ -343,8 +359,8 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         super().check(query)
         if query.image is None and self.config.text_only == "never":
             raise BadInput(
-                f"the edit '{query.prompt}' has no image: add one, take an editor that needs none, "
-                "such as ft-l, or set text_only to 'text_key'"
+                f"the edit '{query.prompt}' has no image: add one, or take an editor that needs "
+                "none, such as direct"
             )
 
     def training_queries(self, case: Case) -> dict[str, Query]:

@@ -28,7 +28,7 @@ shown for comparison.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ from liveedit.editors.pinpoint.generator import AlignedGenerator
 from liveedit.errors import UnsupportedModel
 from liveedit.models.vlm import VLM
 from liveedit.settings import Count, Share
+from liveedit.types import Case
 
 __all__ = ["Pinpoint", "PinpointConfig"]
 
@@ -105,6 +106,15 @@ class Pinpoint(ExpertEditor):
                 "pinpoint needs states as wide as word embeddings: edit this model with liveedit"
             )
         super().__init__(vlm, config)
+
+    @classmethod
+    def fitted(cls, vlm: VLM, cases: Sequence[Case]) -> dict[str, Any]:
+        """See :meth:`ExpertEditor.fitted`: the rank covers the longest answer, its end included."""
+        edits = [case.edits[0] for case in cases]
+        prompts = [vlm.render(edit) for edit in edits]
+        _, lengths = vlm.join_texts(prompts, [edit.target for edit in edits], eos=True)
+        rank = max(cls.Config().rank, *lengths)
+        return {**super().fitted(vlm, cases), "rank": rank}
 
     def parts(self) -> tuple[nn.Module, InputExtractor, FeatureExtractor | EditSide]:
         """See :meth:`ExpertEditor.parts`."""

@@ -57,7 +57,7 @@ class AlignedGenerator(nn.Module):
         if max(lengths) > self.rank:
             raise BadInput(
                 f"the answer has {max(lengths)} tokens, but this editor was trained for at most "
-                f"{self.rank}: shorten it, or take an editor without such a limit, such as ft-l"
+                f"{self.rank}: shorten it, or take an editor without such a limit, such as direct"
             )
         states = self.state_norm(hidden.hidden.float())
         before = cut(states, [(span.answer[0] - 1, span.answer[1] - 1) for span in hidden.spans])
