@@ -276,12 +276,20 @@ def test_the_keyboard_is_enough(page, model):
     expect(page.get_by_role("button", name="Keep")).to_be_focused()
     page.keyboard.press("Enter")
     shows_answer(page, RIGHT)
-    page.get_by_label("Question").focus()
+    expect(page.get_by_role("button", name="Undo")).to_be_focused()
     tab_to(page, "Correct this answer")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     assert focused(page) == "Correct this answer"
     assert len(model.edits) == 1
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text(RIGHT)
+    tab_to(page, "Take back")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Taken back.")).to_be_visible()
+    expect(page.get_by_role("dialog").get_by_role("button", name="Close").first).to_be_focused()
+    assert not model.edits
 
 
 def accessible(page):

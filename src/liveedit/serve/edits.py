@@ -404,7 +404,7 @@ def hits(
 @routes.get("/{id}/answers")
 async def ask_again(kept: Found, service: Given) -> Answers:
     """The answers that the question of an edit gets now, without any edit and with all of them."""
-    return await service.heavy.run(lambda: answers(service, kept))
+    return await heavy(service, lambda: answers(service, kept))
 
 
 def answers(service: Service, kept: Kept) -> Answers:

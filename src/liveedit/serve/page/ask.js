@@ -54,6 +54,7 @@ async function answer(question, kept) {
   const title = el("h2", {}, question.question);
   const card = el("article", { class: "card" }, title, live, kept && strip(question, kept), below);
   byId("answers").replaceChildren(card);
+  (card.querySelector("button") ?? byId("question")).focus();
   await attempt(async () => {
     text.replaceChildren();
     const { fired, plain } = await stream(question, live, text);

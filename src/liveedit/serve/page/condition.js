@@ -8,7 +8,7 @@ import { attempt, openDialog } from "./notices.js";
 /** Milliseconds between two looks. */
 const EVERY = 15_000;
 /** Among so many of the newest edits those that did not take are found. */
-const SEARCHED = 1000;
+const SEARCHED = 500;
 
 /** Look now and from time to time. */
 export function startCondition() {
@@ -38,20 +38,14 @@ async function showCondition() {
   if (mayEdit()) failed.append(...(await untaken()));
 }
 
-/** The edits in force that did not take. */
+/** The edits that did not take, of the newest in force. */
 async function untaken() {
-  const found = [];
-  let page = { data: [], has_more: true };
-  while (page.has_more && found.length < SEARCHED) {
-    const after = found.length ? `&after=${encodeURIComponent(found.at(-1).id)}` : "";
-    page = await call("GET", `/v1/edits?limit=100${after}`);
-    found.push(...page.data);
-  }
-  const failed = found.filter(({ took }) => took === false);
+  const { data } = await call("GET", `/v1/edits?limit=${SEARCHED}`);
+  const failed = data.filter(({ took }) => took === false);
   const lines = failed.map(({ id, question, answer }) =>
     el("li", {}, editLink(id, "", question), ` ${answer}`));
   const title = failed.length
-    ? `${failed.length} of the newest ${count(found.length, "edit")} did not take`
+    ? `${failed.length} of the newest ${count(data.length, "edit")} did not take`
     : "Every edit took";
   return [el("h3", {}, title), el("ul", { class: "lines" }, lines)];
 }

@@ -50,7 +50,7 @@ export function openDialog(dialog, ...content) {
   const close = () => dialog.close();
   const cross = el("button", { class: "close", "aria-label": "Close", onclick: close }, "×");
   dialog.replaceChildren(el("div", { class: "sheet" }, cross, content));
-  if (dialog.open) return;
+  if (dialog.open) return cross.focus();
   clearNotice();
   dialog.addEventListener("close", () => document.body.append(byId("notices")), { once: true });
   dialog.showModal();
