@@ -28,6 +28,10 @@ def recorded():
     return VLM.load(FOLDER / "tiny-llava"), queries, golden, tensors
 
 
+UNEDITED = 8
+"""Queries whose logits are recorded: the first so many."""
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_and_hidden_states(recorded, side):
     vlm, queries, golden, tensors = recorded
@@ -37,9 +41,10 @@ def test_logits_and_hidden_states(recorded, side):
     for index, (row, span) in enumerate(zip(golden, batch.spans, strict=True)):
         real = slice(span.start, span.stop)
         assert span.shift(-span.start).image == tuple(row["vision_range"])
-        torch.testing.assert_close(
-            logits[index, real], tensors[f"q{index:02d}.base_logits"][0], atol=1e-4, rtol=0
-        )
+        if index < UNEDITED:
+            torch.testing.assert_close(
+                logits[index, real], tensors[f"q{index:02d}.base_logits"][0], atol=1e-4, rtol=0
+            )
         torch.testing.assert_close(
             hidden[index, real], tensors[f"q{index:02d}.layer_hidden"][0], atol=1e-5, rtol=0
         )

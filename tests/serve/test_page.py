@@ -22,7 +22,7 @@ EVIL = "<img src=/evil onerror=document.title='caught'>"
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 WIDE = {"viewport": {"width": 1200, "height": 800}}
 EXPECTED = re.compile("status of (400|401|403)|ERR_INTERNET_DISCONNECTED")
-"""What the browser itself logs about requests that are meant to fail."""
+"""Messages of the browser itself about requests that are meant to fail."""
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,7 @@ def test_a_superseded_edit_leads_to_the_later_one(visit, served):
     expect(detail).to_contain_text("In force")
 
 
+@pytest.mark.slow
 def test_edits_go_from_one_server_to_another(corrected, visit, embedded_vlm, tmp_path):
     corrected.get_by_role("link", name=re.compile("^Edits")).click()
     with corrected.expect_download() as download:
@@ -284,7 +285,7 @@ def test_the_keyboard_is_enough(page, model):
 
 
 def accessible(page):
-    """What axe finds that is serious or critical."""
+    """The faults that axe finds serious or critical."""
     found = Axe().run(page).response["violations"]
     grave = [each for each in found if each["impact"] in ("serious", "critical")]
     return [(each["id"], [node["html"] for node in each["nodes"]]) for each in grave]
@@ -296,8 +297,10 @@ def narrow(page):
 
 @pytest.mark.parametrize(
     "options",
-    [WIDE | {"color_scheme": "dark"}, PHONE | {"color_scheme": "light"}],
-    ids=["wide and dark", "narrow and light"],
+    [
+        pytest.param(PHONE | {"color_scheme": "light"}, id="narrow and light"),
+        pytest.param(WIDE | {"color_scheme": "dark"}, id="wide and dark", marks=pytest.mark.slow),
+    ],
 )
 def test_every_view_is_accessible_and_as_wide_as_the_screen(visit, served, options):
     address, _ = served

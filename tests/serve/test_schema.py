@@ -6,9 +6,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from helpers.serving import serving
-from liveedit.serve.settings import Limits
+from liveedit.serve.settings import Limits, Rights
 from liveedit.store.store import Store
 
+RIGHTS = Rights.of([], ["secret"])
+BEARER = {"Authorization": "Bearer secret"}
 pytestmark = pytest.mark.slow
 
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.slow
 def described(embedded_vlm, tmp_path_factory):
     """The description of a server that answers shortly."""
     store = Store(tmp_path_factory.mktemp("described") / "edits.db")
-    with serving(embedded_vlm, store, limits=Limits(tokens=4)) as (address, _):
+    with serving(embedded_vlm, store, limits=Limits(tokens=4), rights=RIGHTS) as (address, _):
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
@@ -33,7 +35,7 @@ def test_every_answer_is_as_described(described):
         )
         @given(case=operation.as_strategy())
         def check(case):
-            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+            case.call_and_validate(headers=BEARER, excluded_checks=[positive_data_acceptance])
 
         check()
         checked += 1

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 
@@ -346,5 +346,9 @@ def is_report(folder: str | Path) -> bool:
 
 
 def as_json(made: Summary) -> bytes:
-    """The content of ``summary.json``."""
-    return (json.dumps(made, indent=1, ensure_ascii=False) + "\n").encode()
+    """The content of ``summary.json``, with a row a line."""
+    parts = []
+    for name, rows in cast("dict[str, list[object]]", made).items():
+        lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+        parts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
+    return ("{\n" + ",\n".join(parts) + "\n}\n").encode()

@@ -28,6 +28,8 @@ from liveedit.store.browsing import in_force
 __all__ = ["application"]
 
 PAGE = Path(__file__).parent / "page"
+TOKEN = [Security(HTTPBearer(auto_error=False))]
+"""Says in the description that a route needs a token; the gate checks it."""
 own = APIRouter()
 
 
@@ -69,7 +71,6 @@ def application(
         docs_url=None,
         redoc_url=None,
         responses=problems.FAILURES,
-        dependencies=[Security(HTTPBearer(auto_error=False))],
     )
     pictures = Pictures(limits.pixels, limits.body, image_hosts)
     app.state.service = Service(
@@ -77,7 +78,9 @@ def application(
     )
     problems.install(app)
     app.add_middleware(Gate, rights=rights, metrics=metrics, most=limits.body, local=local)
-    for routes in (chat.routes, edits.routes, own, reference.routes):
+    for routes in (chat.routes, edits.routes):
+        app.include_router(routes, dependencies=TOKEN)
+    for routes in (own, reference.routes):
         app.include_router(routes)
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
     return app
@@ -95,7 +98,7 @@ def health(service: Given) -> dict[str, Any]:
     }
 
 
-@own.get("/metrics", tags=["Server"], response_class=Response)
+@own.get("/metrics", tags=["Server"], response_class=Response, dependencies=TOKEN)
 def counts(service: Given) -> Response:
     """Counts for Prometheus."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

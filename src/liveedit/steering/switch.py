@@ -13,11 +13,12 @@ _OFF: ContextVar[frozenset[object]] = ContextVar("liveedit.off", default=frozens
 @contextmanager
 def off(owner: object) -> Iterator[None]:
     """Turn off the edits of ``owner`` within a block; may be nested."""
-    token = _OFF.set(_OFF.get() | {owner})
+    before = _OFF.get()
+    _OFF.set(before | {owner})
     try:
         yield
     finally:
-        _OFF.reset(token)
+        _OFF.set(before)  # not by a token: a generator may be left in another context
 
 
 def is_off(owner: object) -> bool:

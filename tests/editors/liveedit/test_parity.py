@@ -184,6 +184,10 @@ def check_routing(recording, index, found, row=None):
     close(found.weight[row][found.keep[row]][None], recorded(recording, index, "fuse"))
 
 
+UNEDITED = 8
+"""Queries whose unedited logits are recorded: the first so many."""
+
+
 def test_unedited_queries(recording, editor):
     for index, query in enumerate(recording.queries):
         batch = recording.vlm.encode([query])
@@ -192,7 +196,8 @@ def test_unedited_queries(recording, editor):
             recording.vlm.hidden(batch, editor.config.layer).hidden,
             recorded(recording, index, "layer_hidden"),
         )
-        close(recording.vlm.logits(batch), recorded(recording, index, "base_logits"))
+        if index < UNEDITED:
+            close(recording.vlm.logits(batch), recorded(recording, index, "base_logits"))
 
 
 def test_queries_one_by_one(recording, patch):
@@ -215,7 +220,8 @@ def test_queries_in_one_padded_batch(recording, patch, side):
     for index, span in enumerate(batch.spans):
         check_routing(recording, index, found)
         real = slice(span.start, span.stop)
-        close(base[index : index + 1, real], recorded(recording, index, "base_logits"))
+        if index < UNEDITED:
+            close(base[index : index + 1, real], recorded(recording, index, "base_logits"))
         close(edited[index : index + 1, real], recorded(recording, index, "edited_logits"))
 
 

@@ -50,6 +50,8 @@ async function untaken() {
   const failed = found.filter(({ took }) => took === false);
   const lines = failed.map(({ id, question, answer }) =>
     el("li", {}, editLink(id, "", question), ` ${answer}`));
-  const title = `${failed.length || "None"} of ${count(found.length, "edit")} did not take`;
+  const title = failed.length
+    ? `${failed.length} of the newest ${count(found.length, "edit")} did not take`
+    : "Every edit took";
   return [el("h3", {}, title), el("ul", { class: "lines" }, lines)];
 }
