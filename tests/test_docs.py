@@ -97,6 +97,7 @@ LONG = {
     "docs/how-to/add-a-benchmark.md",
     "docs/how-to/add-a-score.md",
     "docs/tutorials/compare-methods.md",
+    "docs/tutorials/your-own-data.md",
     "docs/tutorials/your-own-model.md",
 }
 """Pages whose code trains or evaluates, which takes many seconds."""

@@ -26,7 +26,10 @@ PYTHON: dict[str, tuple[str, tuple[str, ...]]] = {
         "Load and edit a model",
         ("liveedit.editable", "liveedit.types", "liveedit.steering.*", "liveedit.store.listing"),
     ),
-    "data": ("Benchmarks and images", ("liveedit.data", "liveedit.data.emblem")),
+    "data": (
+        "Benchmarks and images",
+        ("liveedit.data", "liveedit.data.corrections", "liveedit.data.emblem"),
+    ),
     "models": (
         "Models, batches, patches",
         (

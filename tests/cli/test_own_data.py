@@ -41,6 +41,8 @@ def test_add_list_check_remove(run_here, own):
     assert "corrections.jsonl: 9 train, 1 val, 4 test" in done.stdout
     listed = run_here("data").stdout
     assert [line.split()[-2] for line in listed.splitlines() if "│ mine " in line] == ["yes"]
+    rows = json.loads(run_here("data", "--json").stdout)
+    assert (rows[-1]["name"], rows[-1]["here"]) == ("mine", True)
     assert "mine is sound" in run_here("data", "check", "mine").stdout
     assert "there already" in add(run_here, own).stderr
     Image.new("RGB", (24, 24), "white").save(own / "3.png")

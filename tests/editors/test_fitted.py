@@ -17,7 +17,7 @@ def cases(emblem):
     return [Case(str(n), (edit,), (Probe("reliability", edit),)) for n, edit in enumerate(edits)]
 
 
-@pytest.mark.families("llava", "qwen2_vl")
+@pytest.mark.of_every_method("name")
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_small_model_gets_small_networks(vlm, cases, name):
     method = editor_class(name)

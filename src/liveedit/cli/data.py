@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from liveedit.cli.display import shown
-from liveedit.cli.options import LAST_SEED, path
+from liveedit.cli.options import LAST_SEED, AsJson, path
 from liveedit.data import BENCHMARKS
 from liveedit.errors import BadInput
 
@@ -39,21 +40,27 @@ SHOWN = 10
 """Number of problems that the terminal shows; a file lists all of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A benchmark in the list, and whether it is on this machine."""
+
+    name: str
+    contents: str
+    here: bool
+
+
 @app.callback(invoke_without_command=True)
-def overview(context: typer.Context) -> None:
+def overview(context: typer.Context, as_json: AsJson = False) -> None:
     """List the benchmarks, and whether the published ones are on this machine."""
     if context.invoked_subcommand is not None:
         return
-    from liveedit.data.own.benchmarks import names, read
-    from liveedit.data.published.locations import locations
-
-    added = locations()
+    rows = _rows()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], ensure_ascii=False))
+        return
     table = Table("name", "contents", "here", title="Benchmarks")
-    for name, benchmark in BENCHMARKS.items():
-        here = benchmark.files is None or benchmark.files in added
-        table.add_row(name, benchmark.title, "yes" if here else "no")
-    for name in names():
-        table.add_row(name, shown(read(name).title), "yes")
+    for row in rows:
+        table.add_row(row.name, shown(row.contents), "yes" if row.here else "no")
     console = Console()
     console.print(table)
     console.print(f"emblem: {_emblem_size()}; details in docs/explanation/data-card.md")
@@ -62,6 +69,19 @@ def overview(context: typer.Context) -> None:
         "`liveedit data fetch NAME` downloads them, "
         "`liveedit data add NAME --cases FILE` makes one of your corrections"
     )
+
+
+def _rows() -> list[Row]:
+    """The benchmarks of the package, then one's own."""
+    from liveedit.data.own.benchmarks import names, read
+    from liveedit.data.published.locations import locations
+
+    added = locations()
+    rows = [
+        Row(name, benchmark.title, benchmark.files is None or benchmark.files in added)
+        for name, benchmark in BENCHMARKS.items()
+    ]
+    return rows + [Row(name, read(name).title, here=True) for name in names()]
 
 
 def _emblem_size() -> str:
