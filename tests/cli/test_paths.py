@@ -19,7 +19,7 @@ from liveedit.evaluate import Windows, evaluate
 from liveedit.models.vlm import VLM
 from liveedit.report import failures, read_records, terminal_tables, write_report
 from liveedit.settings import read_json
-from liveedit.store.listing import Listing
+from liveedit.store.store import Store
 from liveedit.train import TrainConfig, train
 from liveedit.types import Case, Probe, Query
 
@@ -52,11 +52,12 @@ def home(shelf, tmp_path, monkeypatch):
 
 def test_edits_in_the_home_folder(home, run):
     made = ("--model=~/tiny", "--editor=~/editor")
-    rc, _, err = run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--store=~/pool", *made)
+    rc, _, err = run("edit", QUESTION, "Brazil", "--image=~/flag.png", "--store=~/edits.db", *made)
     assert rc in (0, 3), err
-    assert Listing.read(home / "pool").opens_with["editor"] == str(home / "editor")
-    assert run("edits", "--store=~/pool")[0] == 0
-    assert run("ask", QUESTION, "--store=~/pool")[0] == 0
+    [maker] = Store(home / "edits.db").makers()
+    assert maker.opens_with["editor"] == str(home / "editor")
+    assert run("edits", "--store=~/edits.db")[0] == 0
+    assert run("ask", QUESTION, "--store=~/edits.db")[0] == 0
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from liveedit.store.edit import Edit
 from liveedit.store.pool import Pool
 from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
-from liveedit.types import Query
+from liveedit.types import Query, expanded
 
 __all__ = ["DurablePool", "State", "check_maker", "image_file", "thumbnail"]
 
@@ -296,7 +296,7 @@ def unpacked(editor: Editor, content: bytes) -> Patch:
 def image_file(image: Source) -> bytes:
     """An image as a file: the file itself, or a PNG of a picture in memory."""
     if not isinstance(image, Image.Image):
-        return Path(image).read_bytes()
+        return expanded(image).read_bytes()
     stream = io.BytesIO()
     open_image(image).save(stream, "PNG")
     return stream.getvalue()

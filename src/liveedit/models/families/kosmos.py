@@ -38,7 +38,7 @@ class Kosmos(VLM):
     single = "Kosmos puts one before its text"
     pixels: ClassVar[str]
     """The model's argument for the image."""
-    ends: ClassVar[tuple[str, str]]
+    bounds: ClassVar[tuple[str, str]]
     """The processor's attributes for the marks before and after the image."""
     gap: ClassVar[str]
     """The text between the image and the prompt."""
@@ -51,7 +51,7 @@ class Kosmos(VLM):
         if prompt_format == "chat":
             raise BadInput("Kosmos has no chat template: use the prompt format 'raw'")
         super().__init__(model, processor, prompt_format or "raw")
-        self.begin, self.end = (getattr(processor, name) for name in self.ends)
+        self.begin, self.end = (getattr(processor, name) for name in self.bounds)
 
     def before_decoder(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments with embeddings (B, T, D), image included, and positions (B, T)."""
@@ -130,7 +130,7 @@ class Kosmos2(Kosmos):
     """Kosmos-2: square images; a space stands between image and prompt."""
 
     pixels = "pixel_values"
-    ends = ("boi_token", "eoi_token")
+    bounds = ("boi_token", "eoi_token")
     gap = " "
     mark = 0
 
@@ -154,7 +154,7 @@ class Kosmos25(Kosmos):
     """Kosmos-2.5: images of any shape; the decoder also embeds the mask of places."""
 
     pixels = "flattened_patches"
-    ends = ("image_start_token", "image_end_token")
+    bounds = ("image_start_token", "image_end_token")
     gap = ""
     mark = -1
 
