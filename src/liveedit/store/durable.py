@@ -296,7 +296,7 @@ def unpacked(editor: Editor, content: bytes) -> Patch:
 def image_file(image: Source) -> bytes:
     """An image as a file: the file itself, or a PNG of a picture in memory."""
     if not isinstance(image, Image.Image):
-        return expanded(image).read_bytes()
+        return expanded(Path(image)).read_bytes()
     stream = io.BytesIO()
     open_image(image).save(stream, "PNG")
     return stream.getvalue()
