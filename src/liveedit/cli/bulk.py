@@ -29,7 +29,7 @@ class Report:
     """The outcome for one row of the file.
 
     Arguments:
-        line: Line of the file.
+        line: Line of the file, or place in a list of JSON.
         state: What became of it.
         question: The question.
         answer: The answer to give.
@@ -50,13 +50,15 @@ class Report:
     took: bool | None = None
     reason: str = ""
 
-    def __str__(self) -> str:
+    def text(self, unit: str) -> str:
+        """The report as a line of text; ``unit`` is what ``line`` counts."""
+        row = f"{unit} {self.line}"
         if self.state == "skipped":
-            return f"line {self.line}: skipped, {self.reason}"
+            return f"{row}: skipped, {self.reason}"
         if self.state == "there already":
-            return f"line {self.line}: {self.id} is there already"
+            return f"{row}: {self.id} is there already"
         failed = "" if self.took else f", but the answer is {self.after}"
-        return f"line {self.line}: {self.id}, {self.before} → {self.answer}{failed}"
+        return f"{row}: {self.id}, {self.before} → {self.answer}{failed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,12 @@ class Reporter:
     as_json: bool
     quiet: bool
 
-    def show(self, report: Report) -> None:
-        """Print a report."""
+    def show(self, report: Report, unit: str) -> None:
+        """Print a report; ``unit`` is what its line counts."""
         if self.as_json:
             print(json.dumps(asdict(report), ensure_ascii=False), flush=True)
         elif not self.quiet:
-            Console(soft_wrap=True, highlight=False).print(shown(str(report)))
+            Console(soft_wrap=True, highlight=False).print(shown(report.text(unit)))
 
     def show_sum(self, counts: Counter[str]) -> None:
         """Print how many rows became what."""
@@ -106,14 +108,16 @@ def edit_all(
             report = _made(edited, row, origin, max_new_tokens)
         except BadInput as error:
             if not skip_bad:
-                raise BadInput(f"{file}, line {row.line}: {error}") from None
+                raise BadInput(f"{file}, {row.unit} {row.line}: {error}") from None
             report = Report(row.line, "skipped", reason=str(error))
         counts[report.state] += 1
         took = took and report.took is not False
-        reporter.show(report)
+        reporter.show(report, row.unit)
     for bad in found.bad:
         counts["skipped"] += 1
-        reporter.show(Report(bad.line, "skipped", reason=bad.message))
+        reporter.show(Report(bad.line, "skipped", reason=bad.message), bad.unit)
+    if found.left_out:
+        counts["without a correction"] = found.left_out
     reporter.show_sum(counts)
     return took
 

@@ -72,7 +72,7 @@ def _text(path: Path) -> str:
     check_open(path)
     if path.is_dir():
         raise BadInput(f"{path} is a folder: give the file with the corrections")
-    if not path.is_file():
+    if not path.exists():  # standard input and pipes are no plain files
         raise BadInput(f"there is no file at {path}: check the path")
     content = path.read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
