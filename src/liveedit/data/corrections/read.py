@@ -114,11 +114,12 @@ def read_corrections(file: str | Path) -> Corrections:
     column of questions or answers.
     """
     path = expanded(file)
+    folder = path.parent if path.is_file() else Path()  # standard input lies in no folder
     read: list[Correction | BadRow] = []
     left_out = 0
     for row in read_rows(path):
         try:
-            correction = _correction(path.parent, row)
+            correction = _correction(folder, row)
         except BadInput as error:
             read.append(BadRow(row.number, str(error), row.unit))
             continue
