@@ -103,7 +103,8 @@ def test_a_model_in_a_folder_is_found_from_anywhere(run, asked, tmp_path, monkey
 
 def test_an_answer_is_as_long_as_requested(run, asked):
     long = "a b c d e f g h i j k l m n o p q r s t u v"
-    assert long in " ".join(run("edit", *asked, long, "--editor", "ft-l")[1].split())
+    made = run("edit", *asked, long, "--editor", "ft-l", "--json")[1]
+    assert json.loads(made)["after"] == long
     assert run("ask", *asked)[1].startswith(f"{long}\n")
     assert len(run("ask", *asked, "--max-new-tokens", "1")[1].splitlines()[0]) < 10
     assert run("ask", *asked, "--max-new-tokens", "0")[0] == 2
