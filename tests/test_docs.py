@@ -96,6 +96,7 @@ LONG = {
     "docs/explanation/benchmarks.md",
     "docs/how-to/add-a-benchmark.md",
     "docs/how-to/add-a-score.md",
+    "docs/how-to/steer.md",
     "docs/tutorials/compare-methods.md",
     "docs/tutorials/your-own-data.md",
     "docs/tutorials/your-own-model.md",

@@ -76,6 +76,7 @@ def test_ctrl_c_while_the_commands_are_imported(tmp_path):
         assert shell.returncode == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "slow",
     [
@@ -109,6 +110,7 @@ def test_lists(run_apart, command, shows):
     assert shows in done.stdout
 
 
+@pytest.mark.slow
 def test_edit_ask_list_forget(run_apart, run_here, flag, tmp_path):
     done = run_apart("edit", QUESTION, "Brazil", "--image", str(flag), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

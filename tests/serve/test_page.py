@@ -158,6 +158,7 @@ def test_what_fired_leads_to_the_edit(corrected):
     assert corrected.url.endswith("#ask")
 
 
+@pytest.mark.slow
 def test_edits_are_listed_page_by_page_searched_and_taken_back(visit, served):
     address, model = served
     edits = model.edit([Query(f"Is this number {n}?", "yes", drawn(n)) for n in range(31)])

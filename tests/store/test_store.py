@@ -258,7 +258,7 @@ def test_a_missing_store_is_not_made_for_reading(tmp_path):
     [
         (lambda path: path.write_text("notes"), "is not a store"),
         (lambda path: path.write_bytes(b"\0" * 200), "is not a store"),
-        (lambda path: path.mkdir(), "is not a file"),
+        (lambda path: path.mkdir(), "is a folder"),
         (lambda path: sqlite3.connect(path).execute("CREATE TABLE t (x)").connection.close(),
          "another program's database"),
     ],

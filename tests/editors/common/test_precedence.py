@@ -336,10 +336,10 @@ def test_on_the_command_line(editor, tmp_path, monkeypatch):
     if hasattr(editor, "demonstrations"):
         monkeypatch.setattr(type(editor), "demonstrations", editor.demonstrations)
     FLAG.save(tmp_path / "flag.png")
-    pool, image = ["--pool", str(tmp_path / "pool")], ["--image", str(tmp_path / "flag.png")]
+    store, image = ["--store", str(tmp_path / "edits.db")], ["--image", str(tmp_path / "flag.png")]
 
     def said(*words):
-        found = CliRunner().invoke(app, [*words, *pool])
+        found = CliRunner().invoke(app, [*words, *store])
         assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
         return found
 
