@@ -21,6 +21,7 @@ from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.editors.common.precedence import image_index, ledger_rows
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
+from liveedit.models.merging import save_merged
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.question import number
@@ -40,6 +41,8 @@ from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "default_editor", "embedded", "load", "load_vlm"]
 
+DIGITS = 12
+"""Digits of an edit's id: among a million edits two alike have a chance of 0.2 %."""
 EMBEDDED = "emblem"
 """The name of the model that ships with the package."""
 
@@ -349,6 +352,15 @@ class EditableVLM:
             raise BadInput("edits are imported into a store: load the model with one")
         return import_edits(self._durable.store, file, who, self._durable.check)
 
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the edited model as a checkpoint that transformers alone loads.
+
+        Raises :class:`BadInput` for a method whose edits act beside the weights, and for an
+        existing folder.
+        """
+        with self.vlm.unpatched():
+            save_merged(self.vlm, self.patch, folder)
+
     def save(self, folder: str | Path) -> Path:
         """Write the edits to ``folder``, all or nothing: a failed save leaves the earlier state.
 
@@ -476,7 +488,9 @@ def _describe(query: Query, source: Query, who: str, why: str) -> Edit:
     """
     image = images_hash(query.images)
     time = datetime.now(UTC).isoformat(timespec="microseconds")
-    id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[:8]
+    id = sha256("\x1f".join((query.prompt, query.target, image, time)).encode()).hexdigest()[
+        :DIGITS
+    ]
     names = tuple(image_name(image) for image in source.images)
     return Edit(
         id=id,

@@ -385,6 +385,21 @@ def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
     assert len(edits(run)) == 2
 
 
+def test_a_method_that_changes_weights_writes_a_checkpoint(run, asked, tmp_path):
+    assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
+    assert run("export", "merged")[:2] == (0, "wrote the model with 1 edits to merged\n")
+    plain = ("--model", "merged", "--dtype", "float32", "--store", "none.db")
+    assert run("edit", "What is this?", "x", "--editor", "ft-l", *plain)[0] in (0, 3)
+    assert run("forget", "--all", "--store", "none.db")[0] == 0
+    assert run("ask", *asked, *plain[-2:], "--quiet")[1] == "Brazil\n"
+    rc, _, err = run("export", "merged")
+    assert (rc, "already exists" in err) == (1, True)
+    assert run("edit", *asked, "Brazil", "--store", "b.db")[0] == 0
+    rc, _, err = run("export", "other", "--store", "b.db")
+    assert (rc, "act beside the weights" in err) == (1, True)
+    assert not (tmp_path / "other").exists()
+
+
 def test_edits_move_between_stores(run, asked, tmp_path):
     assert run("edit", *asked, "Brazil")[0] == 0
     assert run("store", "verify")[:2] == (0, f"{tmp_path / 'edits.db'} is whole: 1 edits\n")

@@ -60,7 +60,7 @@ def test_check_ends_with_4_where_it_finds_something(run):
     run("edit", QUESTION, "Kenya", "--image", "another.png")
     rc, out, _ = run("check")
     assert rc == 4
-    assert [line.split(maxsplit=1)[1][:20] for line in out.splitlines()] == [
+    assert [line.split(maxsplit=1)[1][:25] for line in out.splitlines()] == [
         "no longer takes: 'Wh", "contradicts " + out.split()[0],
     ]  # fmt: skip
     rc, out, _ = run("check", "--json")

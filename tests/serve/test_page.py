@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -101,6 +102,16 @@ def corrected(page):
     return page
 
 
+def wait_for_hit(page):
+    """Wait until the server, which writes hits in the background, has counted one."""
+    address = f"{page.url.split('#')[0]}v1/edits"
+    for _ in range(100):
+        if page.request.get(address).json()["data"][0]["hits"]:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no edit was counted as fired")
+
+
 def drawn(number):
     """An image like no other."""
     return Image.new("RGB", (48, 48), (number * 7 % 256, number * 31 % 256, number * 101 % 256))
@@ -146,6 +157,7 @@ def test_a_trial_shows_which_other_answers_change(page):
 def test_what_fired_leads_to_the_edit(corrected):
     press(corrected, "Why?")
     expect(corrected.locator(".why")).to_contain_text("weight 1.00")
+    wait_for_hit(corrected)
     corrected.locator("a.chip").click()
     detail = corrected.get_by_role("dialog")
     expect(detail).to_contain_text(f"{WRONG}→{RIGHT}")
@@ -155,7 +167,7 @@ def test_what_fired_leads_to_the_edit(corrected):
     expect(detail.locator("img")).to_have_js_property("complete", True)
     corrected.keyboard.press("Escape")
     expect(detail).not_to_be_visible()
-    assert corrected.url.endswith("#ask")
+    corrected.wait_for_url("**/#ask")
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The command line: one file for each group of commands.
 
-    edits           edit, replace, ask, edits, forget
+    edits           edit, replace, ask, edits, forget, export
     bulk            edit --from
     steering        explain, try, check
     serve           serve
@@ -104,6 +104,7 @@ app.command("try")(steering.try_edit)
 app.command("check")(steering.check)
 app.command("edits")(edits.edits)
 app.command("forget")(edits.forget)
+app.command("export")(edits.export)
 app.command("serve", context_settings={"auto_envvar_prefix": "LIVEEDIT"})(serve.serve)
 app.command("train")(training.train)
 app.command("eval")(benchmark.evaluate)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from liveedit.store.edit import Edit
     from liveedit.store.store import Store
 
-__all__ = ["ask", "edit", "edits", "forget", "replace"]
+__all__ = ["ask", "edit", "edits", "export", "forget", "replace"]
 
 UNCHANGED = "stopped; nothing was changed"
 NOT_TAKEN = 3
@@ -215,6 +215,21 @@ def forget(
             Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
 
 
+@with_groups
+def export(
+    *,
+    out: Annotated[Path, typer.Argument(parser=path, help="Folder to write, a new one.")],
+    store: Where = DEFAULT,
+    setup: Setup,
+    loading: Loading,
+) -> None:
+    """Write the edited model as a checkpoint, for methods that change its weights."""
+    with interrupt_message("stopped; nothing was written"):
+        edited = open_edited(store, setup, loading, create=False)
+        edited.save_merged(out)
+    print(f"wrote the model with {len(edited.edits):,} edits to {out}")
+
+
 def _edit(
     edited: "EditableVLM",
     query: Query,
@@ -353,7 +368,7 @@ def _print_edits(found: "Sequence[Listed]") -> None:
 def _table(id: str, *others: str) -> Table:
     """A table whose first column, the id, is never wrapped or cut."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(id, no_wrap=True, min_width=8)
+    table.add_column(id, no_wrap=True, min_width=12)
     for heading in others:
         table.add_column(heading, overflow="fold")
     return table

@@ -183,7 +183,7 @@ def _print_explanation(found: "Explanation") -> None:
         note("no edit fired, and none was near")
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("edit", no_wrap=True, min_width=8)
+    table.add_column("edit", no_wrap=True, min_width=12)
     for heading in ("question", "answer"):
         table.add_column(heading, overflow="fold")
     for heading in ("weight", "by image", "by question"):
