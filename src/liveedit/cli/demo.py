@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-EDITORS = "pinpoint,liveedit,ft-l"
+EDITORS = "pinpoint,liveedit,mend"
 CORRECTIONS = 8
 HEADINGS = ("before", "after", "redrawn", "look-alike")
 LEGEND = (
