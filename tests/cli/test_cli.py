@@ -129,7 +129,7 @@ def test_edit_ask_list_forget(run_apart, run_here, flag, tmp_path):
     id = next(
         word
         for word in listed.split()
-        if len(word) == 8 and all(c in "0123456789abcdef" for c in word)
+        if len(word) == 12 and all(c in "0123456789abcdef" for c in word)
     )
     assert run_here("forget", id, cwd=tmp_path).returncode == 0
     assert run_here("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Japan")

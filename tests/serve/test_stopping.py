@@ -90,4 +90,6 @@ def test_settings_come_from_the_environment(flag, tmp_path):
         body = {"prompt": "What is the capital of Japan?", "max_tokens": 9}
         answer = httpx.post(f"{address}/v1/completions", json=body, headers=bearer).json()
         assert answer["usage"]["completion_tokens"] == 2
+        edit = {"question": body["prompt"], "answer": "Oslo", "image": data_url(flag)}
+        httpx.post(f"{address}/v1/edits", json=edit, headers=bearer, timeout=60)
         assert (tmp_path / "here.db").exists()

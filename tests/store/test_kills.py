@@ -76,7 +76,10 @@ def killed_writer(url, start, delay):
 
 @pytest.mark.slow
 def test_every_acknowledged_edit_survives_kills(url):
-    Store(url).close()
+    store = Store(url)
+    with store.change("edit"):  # which creates it
+        pass
+    store.close()
     readers = [Reader(url), Reader(url)]
     for reader in readers:
         reader.start()

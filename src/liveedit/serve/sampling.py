@@ -7,6 +7,9 @@ from torch import Tensor
 
 __all__ = ["Sampling"]
 
+COLDEST = 1e-6
+"""Least temperature to divide by: float32 takes a smaller one for 0."""
+
 
 @dataclass
 class Sampling:
@@ -30,8 +33,9 @@ class Sampling:
     def draw(self, scores: Tensor) -> int:
         """Draw the next token by the logits (V,); the temperature is not 0."""
         scaled = scores.float().cpu()
-        chances = ((scaled - scaled.max()) / self.temperature).softmax(-1)
+        chances = ((scaled - scaled.max()) / max(self.temperature, COLDEST)).softmax(-1)
         likeliest, tokens = chances.sort(descending=True)
-        before = likeliest.cumsum(-1) - likeliest
-        likeliest = likeliest.masked_fill(before >= self.top_p, 0)
+        beyond = likeliest.cumsum(-1) - likeliest >= self.top_p
+        beyond[0] = False  # the likeliest may always be drawn
+        likeliest = likeliest.masked_fill(beyond, 0)
         return int(tokens[torch.multinomial(likeliest, 1, generator=self.draws)])
