@@ -19,6 +19,7 @@ import sys
 from liveedit.store.store import Store
 from store.conftest import MAKER, content, new_edit
 store = Store(sys.argv[1])
+content(0)  # imports what writing needs
 print("ready", flush=True)
 for number in range(int(sys.argv[2]), 10**6):
     edit = new_edit(number)
