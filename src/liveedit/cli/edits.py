@@ -5,7 +5,7 @@ A store keeps the edits (:mod:`liveedit.cli.opening`).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import BytesIO
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,16 @@ from rich.table import Table
 
 from liveedit.cli.bulk import Reporter, edit_all
 from liveedit.cli.display import Unshown, interrupt_message, print_json, shown
-from liveedit.cli.opening import DEFAULT, Setup, Where, note, open_edited, open_store
+from liveedit.cli.opening import (
+    DEFAULT,
+    NOT_TAKEN,
+    UNCHANGED,
+    Setup,
+    Where,
+    note,
+    open_edited,
+    open_store,
+)
 from liveedit.cli.options import (
     AsJson,
     Correction,
@@ -24,6 +33,7 @@ from liveedit.cli.options import (
     MaxTokens,
     Question,
     Quiet,
+    Who,
     path,
     with_groups,
 )
@@ -39,11 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "edit", "edits", "export", "forget", "replace"]
 
-UNCHANGED = "stopped; nothing was changed"
-NOT_TAKEN = 3
-"""Exit status of an edit after which the model does not answer with the target."""
-
-Who = Annotated[str, typer.Option(envvar="LIVEEDIT_WHO", help="Who makes the change.")]
 Why = Annotated[str, typer.Option(help="The reason for the edit.")]
 
 
@@ -119,9 +124,13 @@ def replace(
     quiet: Quiet = False,
 ) -> None:
     """Give another answer to the question of an edit, about the same images."""
+    from liveedit.store.durable import kept_query
+
     with interrupt_message(f"{UNCHANGED} in {store}"):
-        query = _query_of(open_store(store, setup, loading), id, target)
-        edited = open_edited(store, setup, loading)
+        edited = open_edited(store, setup, loading, create=False)
+        assert edited.store is not None
+        earlier = kept_query(edited.store, edited.store.find(id))
+        query = with_fields(earlier, target=target)
         took = _edit(edited, query, who, why, max_new_tokens, as_json=as_json, quiet=quiet)
     if not took:
         raise typer.Exit(NOT_TAKEN)
@@ -205,8 +214,9 @@ def forget(
     if bool(ids) == everything:
         raise BadInput("name the edits to take back, or give --all to take all of them back")
     with interrupt_message(f"{UNCHANGED} in {store}"):
-        kept = open_store(store, setup, loading)
-        edited = open_edited(store, setup, loading)
+        edited = open_edited(store, setup, loading, create=False)
+        kept = edited.store
+        assert kept is not None
         with _changing(kept):
             wanted = [edit.id for edit in edited.history] if everything else ids or []
             taken = edited.forget(wanted, who=who)
@@ -262,24 +272,6 @@ def _edit(
                 f"the edit did not take: {advice}"
             )
     return bool(made.took)
-
-
-def _query_of(store: "Store", id: str, target: str) -> Query:
-    """The question of an edit about its images, with another target."""
-    from PIL import Image
-
-    from liveedit.data.images import open_image
-
-    row = store.find(id)
-    files = store.images(row.number)
-    if row.edit.image and not files:
-        raise BadInput(
-            f"the images of edit {row.edit.id} are not kept: `liveedit edit` it with its images"
-        )
-    images = [open_image(Image.open(BytesIO(file))) for file in files]
-    for image, name in zip(images, row.edit.names, strict=False):
-        image.info["name"] = name
-    return Query(row.edit.prompt, target, images, about=row.edit.about)
 
 
 def _record_hits(edited: "EditableVLM", fired: "Sequence[Firing]") -> None:

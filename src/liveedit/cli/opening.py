@@ -24,9 +24,22 @@ if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
     from liveedit.store.store import Maker, Store
 
-__all__ = ["DEFAULT", "Setup", "Where", "find_store", "note", "open_edited", "open_store"]
+__all__ = [
+    "DEFAULT",
+    "NOT_TAKEN",
+    "UNCHANGED",
+    "Setup",
+    "Where",
+    "find_store",
+    "note",
+    "open_edited",
+    "open_store",
+]
 
 DEFAULT = "edits.db"
+UNCHANGED = "stopped; nothing was changed"
+NOT_TAKEN = 3
+"""Exit status where the model does not, or would not, answer with an edit's target."""
 FORMER = Path("edits")
 """The folder that kept the edits by default in former versions."""
 DIRECT = "direct"

@@ -32,6 +32,7 @@ __all__ = [
     "Model",
     "Question",
     "Quiet",
+    "Who",
     "path",
     "plain",
     "setting_help",
@@ -61,6 +62,7 @@ Model = Annotated[
 ]
 
 MaxTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens of an answer.")]
+Who = Annotated[str, typer.Option(envvar="LIVEEDIT_WHO", help="Who makes the change.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and answers.")]
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from liveedit.cli.display import interrupt_message, print_json, shown
-from liveedit.cli.opening import DEFAULT, Setup, Where, note, open_edited
+from liveedit.cli.opening import DEFAULT, NOT_TAKEN, UNCHANGED, Setup, Where, note, open_edited
 from liveedit.cli.options import AsJson, Loading, MaxTokens, Question, path, with_groups
 from liveedit.types import Query
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "explain", "try_edit"]
 
-UNCHANGED = "stopped; nothing was changed"
-NOT_TAKEN = 3
-"""Exit status of a trial after which the model would not answer with the target."""
 FOUND = 4
 """Exit status of a check that has findings."""
 

@@ -7,7 +7,7 @@ import typer
 
 from liveedit.cli.display import interrupt_message, print_json
 from liveedit.cli.opening import DEFAULT, Where, open_store
-from liveedit.cli.options import AsJson, path
+from liveedit.cli.options import AsJson, Who, path
 
 __all__ = ["app"]
 
@@ -20,7 +20,6 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(parser=path, help="File of exported edits.")]
-Who = Annotated[str, typer.Option(envvar="LIVEEDIT_WHO", help="Who makes the change.")]
 
 
 @app.command("export")

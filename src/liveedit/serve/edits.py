@@ -1,6 +1,5 @@
 """/v1/edits: make edits, look through them, take them back, and move them."""
 
-import io
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable
@@ -10,10 +9,9 @@ from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as Parameter
-from PIL import Image
 from pydantic import BaseModel, Field
 
-from liveedit.data.images import images_hash, open_image
+from liveedit.data.images import images_hash
 from liveedit.editors.common.precedence import image_index
 from liveedit.errors import BadInput
 from liveedit.question import number
@@ -22,7 +20,7 @@ from liveedit.serve.service import Given, Service
 from liveedit.steering.explaining import Firing
 from liveedit.steering.trying import probes
 from liveedit.store.browsing import Listed, listed, page, story
-from liveedit.store.durable import image_file, thumbnail
+from liveedit.store.durable import image_file, kept_query, thumbnail
 from liveedit.store.exchange import export
 from liveedit.store.store import Kept
 from liveedit.types import Query
@@ -409,9 +407,7 @@ async def ask_again(kept: Found, service: Given) -> Answers:
 
 def answers(service: Service, kept: Kept) -> Answers:
     """Ask the question of an edit again."""
-    files = service.store.images(kept.number)
-    images = [open_image(Image.open(io.BytesIO(file))) for file in files]
-    query = Query(kept.edit.prompt, "", images, about=kept.edit.about)
+    query = kept_query(service.store, kept)
     tokens = service.check_tokens(ANSWER)
     [unedited] = service.model.unedited(query, max_new_tokens=tokens)
     [answer] = service.model.generate(query, max_new_tokens=tokens)

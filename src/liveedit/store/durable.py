@@ -20,7 +20,7 @@ from liveedit.editors.base import Editor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.precedence import ledger_overruling, ledger_rows
-from liveedit.errors import Mismatch
+from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.store.edit import Edit
@@ -29,7 +29,7 @@ from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
 from liveedit.types import Query, expanded
 
-__all__ = ["DurablePool", "State", "check_maker", "image_file", "thumbnail"]
+__all__ = ["DurablePool", "State", "check_maker", "image_file", "kept_query", "thumbnail"]
 
 Images = Mapping[str, Sequence[bytes]]
 NO_IMAGES: Images = MappingProxyType({})
@@ -125,7 +125,7 @@ class DurablePool:
             return replace(self.empty, patch=self._bank_patch(editor, state, present), edits=edits)
         content = self.store.weights(self.maker.number)
         patch = editor.empty() if content is None else unpacked(editor, content)
-        queries = {row.edit.id: self._query(row) for row in present}
+        queries = {row.edit.id: kept_query(self.store, row) for row in present}
         return replace(self.empty, patch=patch, edits=edits, queries=queries)
 
     def _bank_patch(self, editor: BankEditor, state: "State", present: Sequence[Kept]) -> BankPatch:
@@ -150,17 +150,9 @@ class DurablePool:
         """Edits with their queries, as far as their images are kept; read one by one."""
         rows = {row.edit.id: row for row in self._state.rows}
         for edit in edits:
-            if edit.id in rows:
-                query = self._query(rows[edit.id])
-                if query.images or not edit.image:
-                    yield edit, query
-
-    def _query(self, row: Kept) -> Query:
-        """The query of an edit, with its images."""
-        images = [
-            open_image(Image.open(io.BytesIO(file))) for file in self.store.images(row.number)
-        ]
-        return Query(row.edit.prompt, row.edit.target, images, about=row.edit.about)
+            row = rows.get(edit.id)
+            if row and (row.pictures or not edit.image):
+                yield edit, kept_query(self.store, row)
 
     def _write(
         self, change: Change, state: "State", pool: Pool, images: Images, maker: int
@@ -218,6 +210,22 @@ class State:
     pool: Pool
     rows: tuple[Kept, ...]
     version: int
+
+
+def kept_query(store: Store, row: Kept) -> Query:
+    """The query of an edit with its images, which bear their names.
+
+    Raises :class:`BadInput` where they are not kept, as those of former folders may not be.
+    """
+    edit = row.edit
+    if edit.image and not row.pictures:
+        raise BadInput(
+            f"the images of edit {edit.id} are not kept: `liveedit edit` it with its images"
+        )
+    images = [open_image(Image.open(io.BytesIO(file))) for file in store.images(row.number)]
+    for image, name in zip(images, edit.names, strict=False):
+        image.info["name"] = name
+    return Query(edit.prompt, edit.target, images, about=edit.about)
 
 
 def check_makers(store: Store, own: Maker, vlm: VLM) -> None:
