@@ -41,6 +41,7 @@ def test_check_reports_every_check(folder):
     assert "Generic, layers at model.language_model.layers" in done.stdout
 
 
+@pytest.mark.slow
 def test_check_says_what_fails(folder, monkeypatch):
     def broken(vlm):
         """Nothing holds."""

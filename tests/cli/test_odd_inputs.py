@@ -176,7 +176,7 @@ def perform(group, run, request):
     return do(last)
 
 
-@pytest.mark.one_in(20)
+@pytest.mark.one_in(30)
 @pytest.mark.parametrize(("group", "what", "run", "status", "answer"), ROWS)
 def test_an_odd_input(group, what, run, status, answer, request, here):
     done = perform(group, run, request)

@@ -140,6 +140,7 @@ def test_an_answer_is_corrected_in_place_and_the_correction_undone(page, model):
     assert not model.edits
 
 
+@pytest.mark.slow
 def test_a_trial_shows_which_other_answers_change(page):
     press(page, "Try the example")
     shows_answer(page, WRONG)
