@@ -32,6 +32,14 @@ UNSUPPORTED = (
     "presence_penalty", "tools", "top_logprobs", "best_of", "echo", "suffix",
 )  # fmt: skip
 
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, whole or, with `stream`, in parts",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+"""The forms of an answer, for the description of the routes that can stream one."""
+
 
 class StreamOptions(BaseModel):
     """Options of a streamed answer."""
@@ -225,7 +233,7 @@ def ending(replies: Sequence[Reply]) -> dict[str, Any]:
     }
 
 
-@routes.post("/chat/completions", response_model=None)
+@routes.post("/chat/completions", response_model=None, responses=STREAMED)
 async def chat(body: ChatRequest, request: Request, service: Given, id: Id) -> Any:
     """Answer a chat; its images are data URLs."""
     query = await anyio.to_thread.run_sync(body.query, service)
@@ -233,7 +241,7 @@ async def chat(body: ChatRequest, request: Request, service: Given, id: Id) -> A
     return await answer(body, [query], request, service, form, id)
 
 
-@routes.post("/completions", response_model=None)
+@routes.post("/completions", response_model=None, responses=STREAMED)
 async def complete(body: CompletionRequest, request: Request, service: Given, id: Id) -> Any:
     """Answer questions without images."""
     if body.stream and len(body.prompts) > 1:
