@@ -205,8 +205,8 @@ def check_pair(vlm, name, sentence_encoder):
         with pytest.raises(UnsupportedModel, match=reason):
             new_editor(vlm, name, settings)
         return
-    before = Snapshot(vlm.model)
     plain = vlm.logits(vlm.encode([EDIT]))
+    before = Snapshot(vlm.model)
     make = in_context_editor if only_prompts(name) else effective_editor
     patch = make(vlm, name, settings).edit([EDIT])
     with vlm.patched(patch), torch.no_grad():

@@ -32,10 +32,12 @@ UNSUPPORTED = (
     "presence_penalty", "tools", "top_logprobs", "best_of", "echo", "suffix",
 )  # fmt: skip
 
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+"""A server-sent event of a streamed answer, for its description; ``data`` is JSON or [DONE]."""
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer, whole or, with `stream`, in parts",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     }
 }
 """The forms of an answer, for the description of the routes that can stream one."""
