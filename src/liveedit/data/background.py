@@ -28,9 +28,8 @@ RELATIONS = {
 """The relations that are asked about a sort of drawing, which are hard to tell apart."""
 ASKED_ONCE = ("common", "alone", "apart")
 """The queries of the background that are unrelated to each other."""
-ASKED_ALL = 49
-"""Images of each sort that are asked all questions: the largest of so many scores is exceeded by a
-further one with a probability of 2 %."""
+ASKED_ALL = 48
+"""Images of each sort that are asked all questions."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 

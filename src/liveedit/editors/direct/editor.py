@@ -72,8 +72,8 @@ class DirectConfig:
         keep: Weight β of the background's answers in the loss.
         false_firing: Stated rate at which an unrelated image, asked the question of an edit, makes
             any edit fire.
-        other_question: Stated rate at which another question about an edit's image does, for the
-            two questions of the background that are hardest to tell apart.
+        other_question: Stated rate at which another question of its sort about its image makes an
+            edit fire.
         background: Folder of images that an edit should not fire on, such as those that users ask
             about; empty: the drawings that ship with the package.
         images: Number of these images that are read, once for a model.
@@ -89,7 +89,7 @@ class DirectConfig:
     noise: NotNegative = 0.1
     keep: NotNegative = 0.1
     false_firing: Share = 0.01
-    other_question: Share = 0.02
+    other_question: Share = 0.01
     background: str = ""
     images: Count = 512
     eos: bool = True

@@ -5,10 +5,9 @@ An edit fires on a query whose question key and image key are close enough to it
     ⟨k_v, k̂_v⟩ > τ_v   and   ( ⟨t, t̂⟩ > τ_t   or   ⟨q, q̂⟩ > τ_q )
 
 t and q are the halves of a question's key: the words alone, which are the same about every image,
-and what is asked of this image, in whatever words. τ_t and τ_q are set for the two questions that
-are hardest to tell apart: whichever two different questions of the background are asked about an
-image, at most a stated share of the images exceed each of them. On average over all questions they
-are exceeded far less often.
+and what is asked of this image, in whatever words. Each of τ_t and τ_q is exceeded by at most a
+stated share of the pairs of different questions of one sort that are asked about the same image of
+the background, for the sort that is harder to tell apart.
 
 τ_v depends on the pool: the more edits it holds, the nearer is the nearest of them to an image of
 something else. So each image of the background is asked the question of an edit in the pool, drawn
@@ -27,7 +26,6 @@ Shapes: E edits, M images of the background, D width of a key.
 """
 
 from collections.abc import Sequence
-from itertools import combinations
 from math import floor
 from typing import NamedTuple
 
@@ -83,12 +81,12 @@ def question_reach(asked: Sequence[Tensor], rate: float) -> Reach:
 
 
 def _hardest(asked: Sequence[Tensor], rate: float) -> float:
-    """The threshold for the two questions with the largest; ``asked`` are halves of the keys."""
+    """The threshold for the sort with the largest; ``asked`` are halves of the keys."""
     least = -1.0
     for keys in asked:
-        alike = torch.einsum("mid,mjd->ijm", keys, keys)
-        for one, other in combinations(range(keys.shape[1]), 2):
-            least = max(least, conformal(alike[one, other], rate))
+        alike = torch.einsum("mid,mjd->mij", keys, keys)
+        one, other = torch.triu_indices(keys.shape[1], keys.shape[1], 1)
+        least = max(least, conformal(alike[:, one, other].flatten(), rate))
     return least
 
 
