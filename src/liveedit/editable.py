@@ -1,7 +1,7 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,6 +21,7 @@ from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.editors.common.precedence import image_index, ledger_rows
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
+from liveedit.models.edited_model import EditedModel
 from liveedit.models.merging import save_merged
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -254,11 +255,28 @@ class EditableVLM:
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers of the edited model; within :meth:`disabled` of the unedited one."""
-        if is_off(self):
-            return self.unedited(queries, max_new_tokens=max_new_tokens)
         asked = checked(queries)
-        with self.vlm.unpatched(), self.vlm.patched(self.patch):
+        with self._answering():
             return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+
+    @property
+    def model(self) -> EditedModel:
+        """The Hugging Face model with the edits, for a pipeline or any other code that takes one.
+
+        Each call, ``generate`` and ``forward``, gets the edits that are in force when it begins;
+        within :meth:`disabled` none. ``vlm.model`` is the model without edits. Methods that
+        rewrite the question or put vectors before it refuse raw calls.
+        """
+        return EditedModel(self.vlm.model, self._answering)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Context in which the model has the edits, unless they are turned off here."""
+        with ExitStack() as patches:
+            patches.enter_context(self.vlm.unpatched())
+            if not is_off(self):
+                patches.enter_context(self.vlm.patched(self.patch))
+            yield
 
     def unedited(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers of the unedited model."""
