@@ -16,7 +16,7 @@ LAYERS = {  # each part may import from itself, from parts of a lower number, an
     "store": 4, "train": 4, "evaluate": 4,
     "steering": 5,
     "editable": 6,
-    "serve": 7,
+    "serve": 7, "integrations": 7,
     "cli": 8,
     "__main__": 9,
 }  # fmt: skip

@@ -1,5 +1,7 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -46,6 +48,7 @@ from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "default_editor", "embedded", "load", "load_vlm"]
 
+LOG = logging.getLogger(__name__)
 DIGITS = 12
 """Digits of an edit's id: among a million edits two alike have a chance of 0.2 %."""
 EMBEDDED = "emblem"
@@ -85,7 +88,9 @@ def load(
     }
     if options.get("dtype") is not None:
         opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
-    loaded = load_editor(vlm, embedded(str(editor)) if ships else editor)
+    source = embedded(str(editor)) if ships else editor
+    loaded = load_editor(vlm, source)
+    LOG.info("editor %s from %s, settings %s", loaded.name, source, loaded.config)
     return EditableVLM(vlm, loaded, store, opens_with)
 
 
@@ -138,6 +143,7 @@ class EditableVLM:
             for maker in kept.makers()[:1]:
                 editor = _opening(editor, maker)
             self._durable = DurablePool(kept, Pool.empty(vlm, editor), self._made_with)
+            LOG.info("store %s at version %d", kept, kept.version)
         self._pool = Pool.empty(vlm, editor)
         self._known: dict[Path, set[str]] = {}
         """For each folder, the states that were loaded from it, saved to it or begun there."""
@@ -213,9 +219,14 @@ class EditableVLM:
         if self._durable:
             for edit, source in zip(new, given, strict=True):
                 images[edit.id] = [image_file(image) for image in source.images]
+        start = time.monotonic()
         with self._editing():
             pool = self._change("edit", who, lambda pool: pool.with_edits(new, opened), images)
-        return list(pool.history[len(pool.edits) - len(new) :])
+        made = list(pool.history[len(pool.edits) - len(new) :])
+        took = sum(bool(edit.took) for edit in made)
+        seconds = time.monotonic() - start
+        LOG.info("made %d edits in %.2f s, %d of them took", len(made), seconds, took)
+        return made
 
     def _prepared(
         self, queries: Sequence[Query], who: str, why: str
@@ -260,8 +271,11 @@ class EditableVLM:
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers of the edited model; within :meth:`disabled` of the unedited one."""
         asked = checked(queries)
+        start = time.monotonic()
         with self._answering():
-            return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+            answers = self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+        LOG.info("answered %d questions in %.2f s", len(asked), time.monotonic() - start)
+        return answers
 
     @property
     def model(self) -> EditedModel:
