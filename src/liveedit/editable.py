@@ -1,18 +1,21 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import as_file, files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import RLock
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
-from liveedit.artifacts import locked, resolved_path, sync, writing
+from liveedit.artifacts import locked, new_folder, resolved_path, sync, writing
 from liveedit.data.images import images_hash, open_image
 from liveedit.editors import load_editor
 from liveedit.editors.base import Editor, TrainableEditor
@@ -21,6 +24,9 @@ from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.editors.common.precedence import image_index, ledger_rows
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
+from liveedit.hub.card import About
+from liveedit.hub.repository import download, upload
+from liveedit.models.edited_model import EditedModel
 from liveedit.models.merging import save_merged
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -34,13 +40,15 @@ from liveedit.store.durable import DurablePool, State, check_maker, image_file
 from liveedit.store.edit import Edit
 from liveedit.store.exchange import import_edits
 from liveedit.store.listing import FILE, Listing, tidy
-from liveedit.store.pictures import load_queries, save_queries
+from liveedit.store.pictures import load_queries
 from liveedit.store.pool import Pool
+from liveedit.store.published import EDITOR, FILES, check_repo, write_published
 from liveedit.store.store import Maker, Store
 from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "default_editor", "embedded", "load", "load_vlm"]
 
+LOG = logging.getLogger(__name__)
 DIGITS = 12
 """Digits of an edit's id: among a million edits two alike have a chance of 0.2 %."""
 EMBEDDED = "emblem"
@@ -80,7 +88,9 @@ def load(
     }
     if options.get("dtype") is not None:
         opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
-    loaded = load_editor(vlm, embedded(str(editor)) if ships else editor)
+    source = embedded(str(editor)) if ships else editor
+    loaded = load_editor(vlm, source)
+    LOG.info("editor %s from %s, settings %s", loaded.name, source, loaded.config)
     return EditableVLM(vlm, loaded, store, opens_with)
 
 
@@ -133,6 +143,7 @@ class EditableVLM:
             for maker in kept.makers()[:1]:
                 editor = _opening(editor, maker)
             self._durable = DurablePool(kept, Pool.empty(vlm, editor), self._made_with)
+            LOG.info("store %s at version %d", kept, kept.version)
         self._pool = Pool.empty(vlm, editor)
         self._known: dict[Path, set[str]] = {}
         """For each folder, the states that were loaded from it, saved to it or begun there."""
@@ -208,9 +219,14 @@ class EditableVLM:
         if self._durable:
             for edit, source in zip(new, given, strict=True):
                 images[edit.id] = [image_file(image) for image in source.images]
+        start = time.monotonic()
         with self._editing():
             pool = self._change("edit", who, lambda pool: pool.with_edits(new, opened), images)
-        return list(pool.history[len(pool.edits) - len(new) :])
+        made = list(pool.history[len(pool.edits) - len(new) :])
+        took = sum(bool(edit.took) for edit in made)
+        seconds = time.monotonic() - start
+        LOG.info("made %d edits in %.2f s, %d of them took", len(made), seconds, took)
+        return made
 
     def _prepared(
         self, queries: Sequence[Query], who: str, why: str
@@ -254,11 +270,31 @@ class EditableVLM:
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers of the edited model; within :meth:`disabled` of the unedited one."""
-        if is_off(self):
-            return self.unedited(queries, max_new_tokens=max_new_tokens)
         asked = checked(queries)
-        with self.vlm.unpatched(), self.vlm.patched(self.patch):
-            return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+        start = time.monotonic()
+        with self._answering():
+            answers = self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+        LOG.info("answered %d questions in %.2f s", len(asked), time.monotonic() - start)
+        return answers
+
+    @property
+    def model(self) -> EditedModel:
+        """The Hugging Face model with the edits, for a pipeline or any other code that takes one.
+
+        Each call, ``generate`` and ``forward``, gets the edits that are in force when it begins;
+        within :meth:`disabled` none. ``vlm.model`` is the model without edits. Methods that
+        rewrite the question or put vectors before it refuse raw calls.
+        """
+        return EditedModel(self.vlm.model, self._answering)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Context in which the model has the edits, unless they are turned off here."""
+        with ExitStack() as patches:
+            patches.enter_context(self.vlm.unpatched())
+            if not is_off(self):
+                patches.enter_context(self.vlm.patched(self.patch))
+            yield
 
     def unedited(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers of the unedited model."""
@@ -382,7 +418,7 @@ class EditableVLM:
                 )
             listing = self._listing(pool)
             try:
-                _save_tensors(pool, target / listing.tensors, listing.origin)
+                pool.save(target / listing.tensors)
                 with writing(folder):
                     sync(target)
                 known.add(listing.tensors)
@@ -390,6 +426,71 @@ class EditableVLM:
             finally:
                 tidy(target, before)
         return target
+
+    def save_pretrained(
+        self, folder: str | Path, *, hide_edits: bool = False, **about: Unpack[About]
+    ) -> None:
+        """Write the edits for others to a new folder, with a model card.
+
+        It holds neither the model nor paths of this machine
+        (:mod:`liveedit.store.published`). With ``hide_edits`` nobody can read the questions and
+        answers in it. ``about`` is what the card says besides (:class:`liveedit.hub.card.About`).
+        Raises :class:`BadInput` for an existing folder, and for methods that keep their edits as
+        text if they are to be hidden.
+        """
+        with new_folder(folder) as part:
+            name = resolved_path(folder).name
+            write_published(self.pool, self._made_with, part, name, about, hide_edits=hide_edits)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        hide_edits: bool = False,
+        **about: Unpack[About],
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub; return its address.
+
+        Edits that are there already are replaced. Needs a token with the right to write
+        (``hf auth login``). Raises :class:`StorageError` where that fails, and :class:`BadInput`
+        where the repository ``repo`` holds something else.
+        """
+        with TemporaryDirectory() as folder:
+            part = Path(folder)
+            write_published(self.pool, self._made_with, part, repo, about, hide_edits=hide_edits)
+            return upload(part, repo, "edits", check_repo, private=private, replaced=FILES)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        model: str | Path | None = None,
+        store: "Store | str | Path | None" = None,
+        **options: Any,
+    ) -> "EditableVLM":
+        """The model with the edits that :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+
+        ``source`` is a folder or a Hugging Face id; ``model`` is needed where the edits do not name
+        theirs. ``store``, which must hold no edits yet, keeps them from then on. ``options`` are
+        those of :func:`load`. Raises :class:`BadInput` where there are no edits, and the errors of
+        :func:`load` and :meth:`load`.
+        """
+        folder = expanded(source)
+        if not folder.exists() and "/" in str(source):
+            folder = download(str(source), "edits", FILES)
+        made = Listing.read(folder).opens_with
+        model = model or made.get("model")
+        if model is None:
+            raise BadInput(f"the edits in {source} do not name their model: give it as `model`")
+        if store is not None:
+            _check_empty(store)
+        own = folder / EDITOR
+        editor = own if own.is_dir() else made.get("editor")
+        named = {name: made[name] for name in ("dtype", "prompt_format") if name in made}
+        edited = load(model, editor, store, **named | options)
+        edited.load(folder)
+        return edited
 
     def _listing(self, pool: Pool) -> Listing:
         """The listing of the present state."""
@@ -447,6 +548,13 @@ class EditableVLM:
                     raise
 
 
+def _check_empty(where: "Store | str | Path") -> None:
+    """Raise :class:`BadInput` for a store that holds edits."""
+    store = where if isinstance(where, Store) else Store(where)
+    if store.makers():
+        raise BadInput(f"{store} holds edits, which these would replace: give a new store")
+
+
 def _maker(listing: Listing) -> Maker:
     """The editor and the model that made the edits of a folder."""
     fingerprints = (listing.editor_fingerprint, listing.model_fingerprint)
@@ -472,13 +580,6 @@ def _silent(stage: str, done: int, of: int) -> None:
 def _opened(query: Query) -> Query:
     """The query with its images read from their files, once for all that follows."""
     return replace(query, image=[open_image(image) for image in query.images])
-
-
-def _save_tensors(pool: Pool, folder: Path, origin: dict[str, str]) -> None:
-    """Save a patch and, for methods that need them again, the images of the edits."""
-    pool.patch.save(folder)
-    if not pool.has_bank:
-        save_queries(folder, pool.edits, pool.queries, origin)
 
 
 def _describe(query: Query, source: Query, who: str, why: str) -> Edit:

@@ -232,12 +232,14 @@ def export(
     store: Where = DEFAULT,
     setup: Setup,
     loading: Loading,
+    quiet: Quiet = False,
 ) -> None:
     """Write the edited model as a checkpoint, for methods that change its weights."""
     with interrupt_message("stopped; nothing was written"):
         edited = open_edited(store, setup, loading, create=False)
         edited.save_merged(out)
-    print(f"wrote the model with {len(edited.edits):,} edits to {out}")
+    if not quiet:
+        print(f"wrote the model with {len(edited.edits):,} edits to {out}")
 
 
 def _edit(

@@ -5,6 +5,7 @@ edits were made with. Options that are not given take these values. A folder of 
 versions wrote, is imported into a store at its first use; the folder itself stays as it is.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,7 @@ __all__ = [
     "open_store",
 ]
 
+LOG = logging.getLogger(__name__)
 DEFAULT = "edits.db"
 UNCHANGED = "stopped; nothing was changed"
 NOT_TAKEN = 3
@@ -171,6 +173,8 @@ def _load(store: "Store", made: dict[str, str], setup: Setup, loading: Loading) 
     from liveedit.editable import default_editor, load
 
     editor = _source("editor", setup.editor, made.get("editor") or default_editor(model))
+    LOG.debug("the store names %s", made or "no model yet")
+    LOG.info("chose the model %s and the editor %s", model, editor)
     return load(model, editor, store, **loading.arguments())
 
 

@@ -36,6 +36,8 @@ class BankPatch(Patch):
     FILE: ClassVar[str] = "edits.safetensors"
     factors: ClassVar[tuple[str, ...]] = ()
     """The tensors that are read only when an edit fires; all others route queries."""
+    readable: ClassVar[bool] = False
+    """Whether it holds the questions and answers of the edits as text or tokens."""
 
     def __init__(self, editor: Editor, bank: Bank) -> None:
         self.editor = editor
