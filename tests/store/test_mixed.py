@@ -23,7 +23,7 @@ from liveedit.store.store import Store
 from liveedit.store.upkeep import verify
 from liveedit.types import Query
 
-MIXING = ["grace", "liveedit", "pinpoint", "serac", "t-patcher"]
+MIXING = ["grace", "liveedit", "pinpoint", "serac"]
 FORMER = Path(__file__).parents[1] / "assets" / "pool-1"
 
 
@@ -300,7 +300,7 @@ store, editor, answers, picture = json.loads(sys.argv[1])
 model = liveedit.load(editor=editor, store=store)
 for number, answer in enumerate(answers):
     image = Image.open(picture)
-    image.putpixel((0, 0), (number, len(editor), 0))
+    image.putpixel((0, 0), (number, ord(editor[0]), 0))
     model.edit(liveedit.Query("What is this?", answer, image))
 """
 

@@ -43,9 +43,10 @@ RAW = {"input_ids", "attention_mask"}
 def mixes(editor: Editor[Any]) -> bool:
     """Whether the edits of an editor may be in one patch with those of others.
 
-    It keeps each edit by itself, and its edits act on states of the text decoder alone.
+    It keeps each edit by itself, independent of the others, and its edits act on states of the text
+    decoder alone.
     """
-    if not isinstance(editor, BankEditor):
+    if not isinstance(editor, BankEditor) or not editor.independent:
         return False
     empty = editor.empty()
     return not any(overrides(empty, verb) for verb in ("rewrite", "prefix", "weights", "merge"))
