@@ -214,7 +214,7 @@ def test_edits_of_an_editor_that_does_not_mix_are_not_imported(
     file.write_bytes(http.post("/v1/edits/export", json={}).content)
     editor = load_editor(embedded_vlm, embedded("ft-l"))
     other = EditableVLM(embedded_vlm, editor, tmp_path / "other.db")
-    with pytest.raises(Mismatch, match="made by another editor .* does not mix with ft-l"):
+    with pytest.raises(Mismatch, match=r"made by another editor .* does not mix with ft-l"):
         other.import_edits(file)
     assert other.store.kept() == []
     other.store.close()
@@ -222,12 +222,14 @@ def test_edits_of_an_editor_that_does_not_mix_are_not_imported(
 
 def test_what_another_editor_adds_acts_on_the_next_request(http, url, model, emblem, embedded_vlm):
     other = EditableVLM(
-        embedded_vlm, load_editor(embedded_vlm, embedded("serac")), model.store.database.url
+        embedded_vlm, load_editor(embedded_vlm, embedded("liveedit")), str(model.store)
     )
     try:
-        [made] = other.edit(Query(FLAG, "Lemuria", emblem.drawing("twemoji", "flag-jp")))
-        assert answer(http, url) == "Lemuria"
-        assert http.get(f"/v1/edits/{made.id}").json()["editor"] == "serac"
+        asked = Query(FLAG, "Brazil", emblem.drawing("twemoji", "flag-jp"))
+        [made] = other.edit(asked)
+        [edited] = other.generate(asked)
+        assert answer(http, url) == edited != "Japan"
+        assert http.get(f"/v1/edits/{made.id}").json()["editor"] == "liveedit"
         body = {"messages": question(FLAG, url), "max_tokens": 4}
         [fired] = http.post("/v1/chat/completions", json=body).json()["liveedit"]["fired"]
         assert fired["id"] == made.id
@@ -235,6 +237,6 @@ def test_what_another_editor_adds_acts_on_the_next_request(http, url, model, emb
         assert (later["editor"], later["supersedes"]) == ("pinpoint", [made.id])
         assert answer(http, url) == "Atlantis"
         http.delete(f"/v1/edits/{later['id']}")
-        assert answer(http, url) == "Lemuria"
+        assert answer(http, url) == edited
     finally:
         other.store.close()

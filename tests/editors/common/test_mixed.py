@@ -157,6 +157,9 @@ def test_a_raw_call_about_images_is_refused_only_where_parts_act_at_several_laye
         edited = vlm.model(**inputs).logits
     with torch.no_grad(), vlm.patched(eager(1).edit([EDITS[1]])):
         assert torch.equal(vlm.model(**inputs).logits, edited)
+    direct = new_editor(vlm, "direct", small_settings("direct") | {"layer": 2})
+    with torch.no_grad(), vlm.patched(mixed_patch(direct, eager(1), edits=edits)):
+        assert torch.equal(vlm.model(**inputs).logits, edited)  # it reads below the layer
     several = mixed_patch(eager(0, layer=1), eager(1), edits=edits)
     with vlm.patched(several), pytest.raises(BadInput, match=r"^edits of .* or VLM.logits$"):
         vlm.model(**inputs)

@@ -5,14 +5,14 @@ batch at most one part acts: of the parts whose edits fire on the unedited state
 newest of these edits. So the last word holds whichever editor it was given to, and no editor's
 edits see what another's have changed. A question's later edit supersedes earlier ones in all parts.
 
-Where all parts act at one site, they route there. Where they act at several, the batch first goes
-through the model once more, unedited, to find the edits that fire.
+Where all parts write to one site, all have routed when they do. Where they write to several, the
+batch first goes through the model once more, unedited, to find the edits that fire.
 
 Shapes: B rows, T' tokens of a call, D width, E edits of all parts in the order they were made.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from hashlib import sha256
@@ -25,6 +25,7 @@ from torch import Tensor
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
+from liveedit.editors.common.branch import Branch
 from liveedit.editors.common.precedence import latest_of_each_question
 from liveedit.errors import BadInput
 from liveedit.models.answers import Answer
@@ -196,13 +197,16 @@ class Mixture:
         self.patch = patch
         self.batch = batch
         self.answers = [Answer(part, batch, bound(part, batch)) for part in patch.parts]
+        self.written: set[str] = set()
+        for answer in self.answers:
+            self.written |= written(answer.functions)
         self.acting: Tensor | None = None
         """The part (B,) that acts in each row, :data:`NONE` for none; found for the prompt."""
 
     def sites(self) -> dict[str, SiteFn]:
         """The functions that :meth:`Patch.bind` returns."""
         sites = sorted(set().union(*(answer.functions for answer in self.answers)))
-        if len(sites) > 1:
+        if len(self.written) > 1:
             self.rehearse(sites)
         return {site: AtSite(self, site) for site in sites}
 
@@ -274,11 +278,16 @@ class Mixture:
 
     def at(self, site: str, x: Tensor) -> Tensor:
         """The states ``x`` (B, T', D) at a site, each row as the part that acts in it has it."""
-        outputs = [answer.functions[site](x) for answer in self.answers if site in answer.functions]
-        parts = [part for part, answer in enumerate(self.answers) if site in answer.functions]
+        outputs = {
+            part: answer.functions[site](x)
+            for part, answer in enumerate(self.answers)
+            if site in answer.functions
+        }
+        if site not in self.written:
+            return x
         acting = self.decide(self.batch) if self.acting is None else self.acting
         changed = x
-        for part, output in zip(parts, outputs, strict=True):
+        for part, output in outputs.items():
             if output is not x:
                 changed = in_rows(acting == part, output, changed)
         return changed
@@ -338,6 +347,15 @@ def unchanged_by(functions: Sequence[SiteFn]) -> SiteFn:
 def bound(part: BankPatch, batch: Batch) -> dict[str, SiteFn]:
     """The functions of a part; none where it has no edit."""
     return part.bind(batch) if len(part) else {}
+
+
+def written(functions: Mapping[str, SiteFn]) -> set[str]:
+    """The sites that functions may change; at others those of a branch only read."""
+    found = set()
+    for site, function in functions.items():
+        branch = getattr(function, "__self__", None)
+        found.add(branch.writes if isinstance(branch, Branch) else site)
+    return found
 
 
 def in_rows(rows: Tensor, output: Tensor, before: Tensor) -> Tensor:
