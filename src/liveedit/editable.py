@@ -1,11 +1,13 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 
 from liveedit.artifacts import locked, new_folder, resolved_path, sync, writing
 from liveedit.data.images import images_hash, open_image
-from liveedit.editors import load_editor
+from liveedit.editors import load_editor, new_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankPatch
@@ -36,10 +38,11 @@ from liveedit.steering.checking import Finding, Progress, findings
 from liveedit.steering.explaining import Explanation, explained
 from liveedit.steering.switch import is_off, off
 from liveedit.steering.trying import RECENT, Trial, probes, tried
-from liveedit.store.durable import DurablePool, State, check_maker, image_file
+from liveedit.store.durable import DurablePool, State, image_file
 from liveedit.store.edit import Edit
 from liveedit.store.exchange import import_edits
 from liveedit.store.listing import FILE, Listing, tidy
+from liveedit.store.makers import check_maker
 from liveedit.store.pictures import load_queries
 from liveedit.store.pool import Pool
 from liveedit.store.published import EDITOR, FILES, check_repo, write_published
@@ -77,26 +80,41 @@ def load(
     ``store``, the path or URL of a database, the edits are kept there (:class:`EditableVLM`).
     ``options`` go to :meth:`VLM.load` (``dtype``, ``device_map``, ``prompt_format`` …).
     """
+    kept = Store(store) if store is not None and not isinstance(store, Store) else store
     if editor is None:
-        editor = default_editor(model)
+        editor = default_editor(model, kept)
     check_path(editor)
     vlm = load_vlm(model, **options)
-    ships = model == EMBEDDED and embedded(str(editor)).is_dir()
     opens_with = {
         "model": EMBEDDED if model == EMBEDDED else _absolute(model),
-        "editor": str(editor) if ships else _absolute(editor),
+        "editor": str(editor) if _ships(model, editor) else _absolute(editor),
     }
     if options.get("dtype") is not None:
         opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
-    source = embedded(str(editor)) if ships else editor
+    source = embedded(str(editor)) if _ships(model, editor) else editor
     loaded = load_editor(vlm, source)
     LOG.info("editor %s from %s, settings %s", loaded.name, source, loaded.config)
-    return EditableVLM(vlm, loaded, store, opens_with)
+    return EditableVLM(vlm, loaded, kept, opens_with)
 
 
-def default_editor(model: str | Path) -> str:
-    """The name of a model's editor if none is given: a trained one only the embedded model has."""
+def default_editor(model: str | Path, store: Store | None = None) -> str:
+    """The editor if none is given: that of the store's newest edit, if it was made on this model.
+
+    Otherwise, since only the embedded model has a trained editor, ``"pinpoint"`` for it and
+    ``"direct"`` for others.
+    """
+    maker = store.newest_maker() if store else None
+    named = EMBEDDED if model == EMBEDDED else _absolute(model)
+    if maker and maker.opens_with.get("model") == named:
+        if maker.editor_fingerprint in SHIPPED:
+            return "pinpoint"  # which came after it
+        return maker.opens_with.get("editor", maker.editor)
     return "pinpoint" if model == EMBEDDED else "direct"
+
+
+def _ships(model: str | Path, editor: str | Path) -> bool:
+    """Whether an editor is one of those that ship with the embedded model."""
+    return model == EMBEDDED and embedded(str(editor)).is_dir()
 
 
 def _absolute(source: str | Path) -> str:
@@ -122,9 +140,10 @@ class EditableVLM:
     With a ``store`` (:class:`liveedit.store.Store`, or its path or URL) every change is kept there
     before it takes effect, and changes that others make there take effect with the next answer;
     without one the edits last as long as this object. ``opens_with`` holds the arguments of
-    :func:`load`, as far as the edits depend on them; a store keeps it. Raises what
-    :meth:`VLM.check_answers` raises, and :class:`Mismatch` for the store of another model or
-    editor.
+    :func:`load`, as far as the edits depend on them; a store keeps it. ``editor`` makes the new
+    edits; the store may hold edits of other editors for the same model, which it opens. Raises what
+    :meth:`VLM.check_answers` raises, and :class:`Mismatch` for the store of another model, and for
+    one with an editor that is gone or does not mix with this one.
     """
 
     def __init__(
@@ -140,9 +159,9 @@ class EditableVLM:
         self._durable: DurablePool | None = None
         if store is not None:
             kept = store if isinstance(store, Store) else Store(store)
-            for maker in kept.makers()[:1]:
-                editor = _opening(editor, maker)
-            self._durable = DurablePool(kept, Pool.empty(vlm, editor), self._made_with)
+            empty = Pool.empty(vlm, editor)
+            opens_with = _made_with(self.opens_with, editor)
+            self._durable = DurablePool(kept, empty, opens_with, partial(_editor_of, vlm))
             LOG.info("store %s at version %d", kept, kept.version)
         self._pool = Pool.empty(vlm, editor)
         self._known: dict[Path, set[str]] = {}
@@ -198,11 +217,6 @@ class EditableVLM:
         opened = _opened(query)
         asked = number(query.prompt, images_hash(opened.images), image_index(opened))
         return next((edit for edit in self.edits if edit.number == asked), None)
-
-    @property
-    def _made_with(self) -> dict[str, str]:
-        """The known arguments of :func:`load`, the prompt format included."""
-        return self.opens_with | {"prompt_format": self.vlm.prompt_format}
 
     def edit(self, queries: Query | Sequence[Query], *, who: str = "", why: str = "") -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
@@ -386,7 +400,7 @@ class EditableVLM:
         """
         if self._durable is None:
             raise BadInput("edits are imported into a store: load the model with one")
-        return import_edits(self._durable.store, file, who, self._durable.check)
+        return import_edits(self._durable.store, file, who, self._durable.makers.admit)
 
     def save_merged(self, folder: str | Path) -> None:
         """Write the edited model as a checkpoint that transformers alone loads.
@@ -440,7 +454,8 @@ class EditableVLM:
         """
         with new_folder(folder) as part:
             name = resolved_path(folder).name
-            write_published(self.pool, self._made_with, part, name, about, hide_edits=hide_edits)
+            made = _made_with(self.opens_with, self.editor)
+            write_published(self.pool, made, part, name, about, hide_edits=hide_edits)
 
     def push_to_hub(
         self,
@@ -458,7 +473,8 @@ class EditableVLM:
         """
         with TemporaryDirectory() as folder:
             part = Path(folder)
-            write_published(self.pool, self._made_with, part, repo, about, hide_edits=hide_edits)
+            made = _made_with(self.opens_with, self.editor)
+            write_published(self.pool, made, part, repo, about, hide_edits=hide_edits)
             return upload(part, repo, "edits", check_repo, private=private, replaced=FILES)
 
     @classmethod
@@ -499,7 +515,7 @@ class EditableVLM:
             editor_fingerprint=self.editor.fingerprint,
             model_fingerprint=self.vlm.fingerprint,
             edits=pool.edits,
-            opens_with=self._made_with,
+            opens_with=_made_with(self.opens_with, self.editor),
         )
 
     @torch.inference_mode(False)
@@ -561,16 +577,45 @@ def _maker(listing: Listing) -> Maker:
     return Maker(listing.editor, *fingerprints, listing.opens_with)
 
 
+def _made_with(opens_with: Mapping[str, str], editor: Editor) -> dict[str, str]:
+    """The known arguments of :func:`load` that edits are made with, the prompt format included.
+
+    An editor that :func:`load` has not loaded is known by its settings if it needs no training.
+    """
+    known = {**opens_with, "prompt_format": editor.vlm.prompt_format}
+    if "editor" not in known and not isinstance(editor, TrainableEditor):
+        known["settings"] = json.dumps(asdict(editor.config))
+    return known
+
+
+def _editor_of(vlm: VLM, maker: Maker) -> Editor:
+    """The editor that made some edits, opened as they say. Raises what :func:`load_editor` does."""
+    if maker.editor_fingerprint in SHIPPED:
+        return _former(vlm, maker.editor_fingerprint)
+    made = maker.opens_with
+    if "settings" in made:
+        return new_editor(vlm, maker.editor, json.loads(made["settings"]))
+    source = made.get("editor", maker.editor)
+    ships = _ships(made.get("model", EMBEDDED), source)
+    return load_editor(vlm, embedded(source) if ships else source)
+
+
+def _former(vlm: VLM, fingerprint: str) -> Editor:
+    """The editor of this fingerprint, which shipped with an earlier version."""
+    former = load_editor(vlm, embedded(SHIPPED[fingerprint]))
+    assert isinstance(former, TrainableEditor)
+    former.adopt_fingerprint(fingerprint)
+    return former
+
+
 def _opening(editor: Editor, maker: Maker) -> Editor:
     """The editor that opens edits: ``editor``, or the one that shipped before it and made them."""
-    folder = SHIPPED.get(maker.editor_fingerprint)
     known = editor.vlm.known_as(maker.model_fingerprint)
-    if folder is None or not known or editor.name not in ("pinpoint", "liveedit"):
+    if maker.editor_fingerprint not in SHIPPED or not known:
         return editor
-    former = load_editor(editor.vlm, embedded(folder))
-    assert isinstance(former, TrainableEditor)
-    former.adopt_fingerprint(maker.editor_fingerprint)
-    return former
+    if editor.name not in ("pinpoint", "liveedit"):
+        return editor
+    return _former(editor.vlm, maker.editor_fingerprint)
 
 
 def _silent(stage: str, done: int, of: int) -> None:

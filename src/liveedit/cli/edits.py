@@ -384,9 +384,10 @@ def _images(edit: "Edit") -> str:
 
 
 def _made(told: "Listed") -> str:
-    """The day of an edit, who made it and why, and its relation to others."""
+    """The day of an edit, who made it, why and by which editor, and its relation to others."""
     edit = told.kept.edit
-    lines = [edit.time[:10], " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))]
+    who = " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))
+    lines = [edit.time[:10], who, f"with {told.editor}"]
     if told.superseded_by:
         lines.append(f"superseded by {told.superseded_by}")
     if told.state == "taken_back":

@@ -115,7 +115,7 @@ def open_edited(
     former = _former(where)
     store = Store(_path(where), create=create or former is not None)
     listing = Listing.read(former) if former else None
-    made = _made_with(listing, store.makers())
+    made = _made_with(listing or store.newest_maker())
     edited = _load(store, made, setup, loading)
     if former:
         edited.load(former)
@@ -152,14 +152,14 @@ def _is_former(folder: Path) -> bool:
     return (resolved_path(folder) / FILE).exists()
 
 
-def _made_with(listing: Listing | None, makers: "list[Maker]") -> dict[str, str]:
-    """The arguments of :func:`liveedit.load` that the edits were made with, as far as known."""
-    for made in [listing] if listing else makers[-1:]:
-        found = {"editor": made.editor, **made.opens_with}
-        if made.editor_fingerprint in SHIPPED:
-            found["editor"] = "pinpoint"  # opens the edits of editors that shipped before it
-        return found
-    return {}
+def _made_with(made: "Listing | Maker | None") -> dict[str, str]:
+    """The arguments of :func:`liveedit.load` that edits were made with, as far as known."""
+    if made is None:
+        return {}
+    found = {"editor": made.editor, **made.opens_with}
+    if made.editor_fingerprint in SHIPPED:
+        found["editor"] = "pinpoint"  # opens the edits of editors that shipped before it
+    return found
 
 
 def _load(store: "Store", made: dict[str, str], setup: Setup, loading: Loading) -> "EditableVLM":

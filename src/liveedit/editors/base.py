@@ -82,6 +82,15 @@ class Editor(ABC, Generic[P]):
         """A patch without edits."""
         return self.edit([])
 
+    @property
+    def editors(self) -> "tuple[Editor[Any], ...]":
+        """The editors whose edits its patches hold: itself alone."""
+        return (self,)
+
+    def editor_of(self, patch: P, index: int) -> "Editor[Any]":  # noqa: ARG002
+        """The editor that made the edit at ``index`` of a patch."""
+        return self
+
     def select(self, patch: P, index: Sequence[int]) -> P:  # noqa: ARG002
         """The patch with only the edits at ``index``, in that order.
 

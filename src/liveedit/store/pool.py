@@ -1,4 +1,4 @@
-"""Pool: the edits of one editor, and the patch with which a model answers by them. A value.
+"""Pool: the edits made on a model, and the patch with which it answers by them. A value.
 
 Adding edits and taking them back give another pool; see :class:`liveedit.store.edit.Edit` for what
 is reported of each edit. Methods with a bank keep each edit by itself. The weights of the others
@@ -27,7 +27,7 @@ __all__ = ["Pool"]
 
 @dataclass(frozen=True)
 class Pool:
-    """The edits of one editor.
+    """The edits of an editor, which may be a mixed one.
 
     Arguments:
         vlm: The model.

@@ -106,9 +106,9 @@ class DirectPatch(ExpertPatch):
         """See :meth:`Patch.bind`."""
         return DirectBranch(self, batch).sites() if len(self) else {}
 
-    def with_ledger(self, ledger: Bank) -> Self:
+    def with_ledger(self, ledger: Bank, superseded: Tensor | None = None) -> Self:
         """See :meth:`BankPatch.with_ledger`."""
-        made = super().with_ledger(ledger)
+        made = super().with_ledger(ledger, superseded)
         vars(made).pop("threshold", None)
         return made
 
