@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
+from helpers.serving import FLAG, question
 from liveedit.models import FAMILIES, checked
 from liveedit.models.conformance.queries import QUERIES
 from liveedit.models.conformance.reference import middle
@@ -23,6 +24,9 @@ QUICK = ("llava", "qwen2_vl", "blip-2", "gemma3n")
 PASSED = [name for name, record in checked().items() if record.reason is None]
 QUESTIONS = [replace(query, target="") for query in QUERIES]
 TOKENS = (7, 4, 9)
+LONG = {"model": "emblem:base", "temperature": 2, "seed": 4, "max_tokens": 200}
+"""Options with which the embedded model gives a long answer."""
+EDITED = LONG | {"model": "emblem"}
 
 
 def marks(name):
@@ -103,3 +107,44 @@ def test_batches_in_turns_answer_as_alone(name):
         assert torch.equal(logits[number], its)
         with vlm.unpatched(), vlm.patched(batch[0] or Nothing()):
             assert alone == vlm.generate(batch[1], max_new_tokens=batch[2])
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(client, url, served):
+    messages = question(FLAG, url)
+    with client.chat.completions.create(**LONG, messages=messages, stream=True) as stream:
+        next(iter(stream))
+        short = client.chat.completions.create(model="emblem", messages=messages)
+        assert short.choices[0].message.content == "Japan"
+        rest = [chunk for chunk in stream if chunk.choices]
+    assert len(rest) > 100
+    assert rest[-1].choices[0].finish_reason == "length"
+
+
+def test_an_answer_ends_before_a_longer_one_of_its_batch():
+    vlm = tiny("llava")
+    askers = [Listener(QUESTIONS[0], tokens) for tokens in (3, 6, 2)]
+    steps = []
+    ends = {}
+
+    def end(number, ended):
+        ends[number] = len(steps)
+        assert ended.tokens == askers[number].asked.tokens
+        assert ended.finish == "length"
+
+    with encoded(vlm, None, [each.asked for each in askers]) as batch:
+        generate(vlm, None, batch, askers, end, lambda: steps.append(None))
+    assert ends == {0: 2, 1: 5, 2: 1}
+
+
+def test_an_edit_acts_on_later_requests_while_earlier_ones_keep_theirs(client, http, url, served):
+    messages = question(FLAG, url)
+    whole = client.chat.completions.create(**EDITED, messages=messages).choices[0].message.content
+    with client.chat.completions.create(**EDITED, messages=messages, stream=True) as stream:
+        first = next(iter(stream))
+        body = {"image": url, "question": FLAG, "answer": "Atlantis"}
+        assert http.post("/v1/edits", json=body).status_code == 201
+        later = client.chat.completions.create(model="emblem", messages=messages)
+        assert later.choices[0].message.content == "Atlantis"
+        chunks = [first, *(chunk for chunk in stream if chunk.choices)]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+    assert chunks[-1].system_fingerprint != later.system_fingerprint

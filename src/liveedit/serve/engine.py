@@ -1,7 +1,7 @@
 """Engine: answers the waiting requests, together, with the edits of a store.
 
-Requests that wait begin as one batch, beside those that run already: the batches take turns, a
-token each, so that a short answer need not wait for a long one. Each batch is a ``generate`` of its
+Requests that wait begin as one batch, beside those that run already. The batches take turns after
+each token, so that a short answer need not wait for a long one. Each batch is a ``generate`` of its
 own in a thread of its own, which works with the caches of all families.
 
 A batch takes the edits as they are when it begins, so that an edit acts on the next request; it is
@@ -33,7 +33,7 @@ from liveedit.types import Query
 __all__ = ["Engine", "Job", "Reply"]
 
 BATCHES = 4
-"""Batches that take turns at most. Each has a cache of its own, and a token of the model's time."""
+"""Batches that take turns at most. Each has a cache of its own, and an equal share of the time."""
 YOUNG = 8
 """Tokens until the next batch may begin, so that requests which come meanwhile begin together."""
 REMEMBERED = 64_000_000
