@@ -197,7 +197,8 @@ class Engine:
             state = self.model.kept
             assert state is not None
             patch = state.pool.patch if jobs[0].asked.edited else None
-            with encoded(self.model.vlm, patch, [job.asked for job in jobs]) as batch:
+            asked = [job.asked for job in jobs]
+            with encoded(self.model.vlm, patch, asked, self.limits.prompt) as batch:
                 self._generate(running, state, jobs, batch)
         except Exception as error:  # whatever it is, it is this request's
             if len(jobs) == 1:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, FiredEdit
 from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch
@@ -145,22 +146,26 @@ class Rows:
 
 
 @contextmanager
-def encoded(vlm: VLM, patch: Patch | None, asked: Sequence[Asked]) -> Iterator[Batch]:
+def encoded(vlm: VLM, patch: Patch | None, asked: Sequence[Asked], most: int) -> Iterator[Batch]:
     """A context in which the model answers with the patch, and its batch of the questions.
 
-    Raises what :meth:`VLM.encode` raises, and :class:`BadInput` where no token has room.
+    Raises what :meth:`VLM.encode` raises, and :class:`BadInput` for a question of more than
+    ``most`` tokens, and where no token of an answer has room.
     """
     with vlm.unpatched(), torch.no_grad():
         if patch is None:
-            yield _encoded(vlm, asked)
+            yield _encoded(vlm, asked, most)
         else:
             with vlm.patched(patch):
-                yield _encoded(vlm, asked)
+                yield _encoded(vlm, asked, most)
 
 
-def _encoded(vlm: VLM, asked: Sequence[Asked]) -> Batch:
+def _encoded(vlm: VLM, asked: Sequence[Asked], most: int) -> Batch:
     batch = vlm.encode([each.query for each in asked], padding_side="left")
     vlm.check_room(batch, 1)
+    longest = int(batch.inputs["attention_mask"].sum(1).max())
+    if longest > most:
+        raise BadInput(f"a question may have {most:,} tokens, not {longest:,}: shorten it")
     return batch
 
 
