@@ -113,6 +113,7 @@ def test_four_threads_ask_what_each_gets_alone(edited, alone):
             assert answer == (unedited if plain else alone)[place]
 
 
+@pytest.mark.slow
 def test_editors_of_several_threads_do_not_interfere(edited, alone, embedded_vlm):
     """Another editor sets and removes patches, and makes edits, while this one answers."""
     other = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("ft-l")))
@@ -482,6 +483,7 @@ def test_copies_answer_alike(edited, alone):
     assert len(edited.patch) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("family", ["llava", "gemma3", "emu3", "hunyuan_vl", "unlimited_ocr"])
 def test_copies_of_a_checkpoint_that_has_answered_do_too(family, tmp_path):
@@ -792,6 +794,7 @@ def test_a_compiled_model_answers_with_the_edits_that_are_set(
         assert within(edited, ask) == changed[edited] == edited.generate(ASKED[:2])
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_compiled_model_answers_by_its_own_edits(model, fresh_compiler):
     ask = partial(raw, **STATIC)
     encoded = model.vlm.encode(ASKED[:1], padding_side="left")

@@ -101,6 +101,7 @@ def test_ctrl_c_where_no_command_runs(slow):
     assert bool(said) == ("atexit" in slow)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("command", "shows"), [("models", "llava"), ("editors", "liveedit"), ("data", "emblem")]
 )
@@ -135,6 +136,7 @@ def test_edit_ask_list_forget(run_apart, run_here, flag, tmp_path):
     assert run_here("ask", QUESTION, "--image", str(flag), cwd=tmp_path).stdout.startswith("Japan")
 
 
+@pytest.mark.slow
 def test_a_model_in_8_bits_is_edited_and_asked(run_here, flag, tmp_path):
     pytest.importorskip("bitsandbytes")
     done = run_here(

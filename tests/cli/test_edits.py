@@ -385,6 +385,7 @@ def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
     assert len(edits(run)) == 2
 
 
+@pytest.mark.slow
 def test_a_method_that_changes_weights_writes_a_checkpoint(run, asked, tmp_path):
     assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0
     assert run("export", "merged")[:2] == (0, "wrote the model with 1 edits to merged\n")

@@ -51,6 +51,7 @@ def test_explain_shows_scores_against_thresholds(run):
     assert near["question"] < near["question_threshold"]
 
 
+@pytest.mark.slow
 def test_check_ends_with_4_where_it_finds_something(run):
     run("edit", QUESTION, "Brazil", "--image", "flag.png")
     rc, out, err = run("check")

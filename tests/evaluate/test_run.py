@@ -148,6 +148,7 @@ def slow_tokens(vlm, query):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edits", [1, 3])
 def test_against_one_query_at_a_time(whole, made, vlm, edits):
     patch = FTL(vlm, FT).edit([case.edits[0] for case in made[:edits]])
@@ -178,6 +179,7 @@ def test_a_question_without_answer_is_compared_at_the_models_own(whole, vlm):
     assert len(record.tokens_wanted) == len(target)
 
 
+@pytest.mark.slow
 def test_the_size_of_batches_changes_nothing(whole, made, vlm, tmp_path, run, timeless):
     records = run(vlm, made, tmp_path, batch_size=1)
     for one, other in zip(records, whole[0], strict=True):

@@ -155,6 +155,7 @@ def test_a_trial_shows_which_other_answers_change(page):
     expect(change.locator("img")).to_have_js_property("complete", True)
 
 
+@pytest.mark.slow
 def test_what_fired_leads_to_the_edit(corrected):
     press(corrected, "Why?")
     expect(corrected.locator(".why")).to_contain_text("weight 1.00")
@@ -224,6 +225,7 @@ def test_edits_go_from_one_server_to_another(corrected, visit, embedded_vlm, tmp
         assert [edit.target for edit in model.edits] == [RIGHT]
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_its_right_respected(visit, embedded_vlm, tmp_path):
     rights = Rights.of(["may-ask"], ["may-edit"])
     with serving(embedded_vlm, Store(tmp_path / "edits.db"), rights=rights) as (address, _):
@@ -277,6 +279,7 @@ def tab_to(page, name):
     raise AssertionError(f"the tabulator does not reach {name}")
 
 
+@pytest.mark.slow
 def test_the_keyboard_is_enough(page, model):
     tab_to(page, "Try the example")
     page.keyboard.press("Enter")

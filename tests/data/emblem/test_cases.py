@@ -71,6 +71,7 @@ def test_cases_are_the_same_every_time(cases):
     assert digest(load_cases("emblem", "val", 1)) != digest(cases["val"])
 
 
+@pytest.mark.slow
 def test_a_seed_shuffles_the_facts_and_draws_anew(emblem):
     one, other = (
         [edited(case)[:2] for case in counterfactual_cases(emblem, "val", seed=seed)]

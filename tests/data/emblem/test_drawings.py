@@ -6,6 +6,7 @@ from importlib.resources import files
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from liveedit.data.emblem.drawings import EDITED, PARTS, part_of, role_of
 from liveedit.data.emblem.wordings import IMAGE_RELATIONS
@@ -55,6 +56,7 @@ def test_every_edited_relation_has_an_answer(emblem):
             assert emblem.answer(IMAGE_RELATIONS[name], entity), (entity.id, name)
 
 
+@pytest.mark.slow
 def test_look_alikes_are_all_others_of_the_same_sort_and_split(emblem):
     groups = {}
     for id in emblem.entities:

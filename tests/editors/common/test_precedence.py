@@ -304,6 +304,7 @@ def test_what_is_superseded_does_not_act_on_other_pictures_either(model, editor)
         }
 
 
+@pytest.mark.slow
 def test_conflicts_within_a_batch_are_those_of_its_edits_one_by_one(model, editor):
     batch = [to("Canada"), to("Kenya", ELSEWHERE)]
     batch += [to("Brazil", OTHER_ARTIST), to("Peru", OTHER_ARTIST)]
@@ -327,6 +328,7 @@ def test_no_conflict_with_the_same_answer_or_another_thing(model):
     assert same.conflicts == ()
 
 
+@pytest.mark.slow
 def test_on_the_command_line(editor, tmp_path, monkeypatch):
     """`edit` twice, `edits`, `ask` and `forget`, with one model in memory."""
     from liveedit import editable

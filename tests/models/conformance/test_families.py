@@ -27,8 +27,8 @@ from liveedit.models.tiny.without_timm import without_timm
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
-SHARE = 12
-GENERIC_SHARE = 96
+SHARE = 16
+GENERIC_SHARE = 128
 TINY = {"blip-2": "blip2"}
 """Names of tiny models that differ from the model type."""
 PASSED = [name for name, record in checked().items() if record.reason is None]
