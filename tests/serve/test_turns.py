@@ -70,7 +70,7 @@ def in_turns(vlm, batches):
 
         def step():
             order.append(number)
-            turns.pass_on()
+            turns.pass_on(len(askers[number]))
 
         begin.wait()
         asked = [each.asked for each in askers[number]]

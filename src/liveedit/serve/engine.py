@@ -33,7 +33,7 @@ from liveedit.types import Query
 __all__ = ["Engine", "Job", "Reply"]
 
 BATCHES = 4
-"""Batches that take turns at most. Each has a cache of its own, and an equal share of the time."""
+"""Batches that take turns at most. Each has a cache of its own; all requests get equal time."""
 YOUNG = 8
 """Tokens until the next batch may begin, so that requests which come meanwhile begin together."""
 REMEMBERED = 64_000_000
@@ -230,7 +230,7 @@ class Engine:
         if running.tokens == YOUNG:
             with self._changed:
                 self._changed.notify_all()
-        self._turns.pass_on()
+        self._turns.pass_on(running.left)
 
     def _end(self, running: Running, state: State, job: Job, ended: Ended) -> None:
         """Hand on the end of an answer, and count it."""

@@ -1,4 +1,4 @@
-"""Turns: several threads take turns, so that one of them runs at a time and each equally long."""
+"""Turns: several threads take turns, so that one of them runs at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,13 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Threads of which one runs: the one that has run for the shortest time so far."""
+    """Threads of which one runs: the one whose requests have had the least time so far."""
 
     def __init__(self) -> None:
         self._used: dict[object, float] = {}
-        """Seconds that each thread has run; one that comes later begins with the least of them."""
+        """Seconds that each thread has run, divided by its requests; one that comes later begins
+        with the least of them.
+        """
         self._running: object = None
         self._since = 0.0
         self._moved = Condition()
@@ -34,11 +36,14 @@ class Turns:
                 del self._used[place]
                 self._next()
 
-    def pass_on(self) -> None:
-        """Within :meth:`taken`: let others run, until it is this thread's turn again."""
+    def pass_on(self, requests: int) -> None:
+        """Within :meth:`taken`: let others run, until it is this thread's turn again.
+
+        ``requests`` is how many it works for; each gets the same share of the time.
+        """
         with self._moved:
             place = self._running
-            self._used[place] += perf_counter() - self._since
+            self._used[place] += (perf_counter() - self._since) / requests
             self._next()
             self._await(place)
 
