@@ -107,13 +107,17 @@ def test_a_listed_name_of_a_private_address_is_refused(monkeypatch, address):
 )  # fmt: skip
 def test_a_listed_name_of_a_public_address_is_fetched_from_there(monkeypatch, port, address):
     connect = socket.create_connection
+    resolve = socket.getaddrinfo
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def resolved(host, *rest, **options):
+        return found if host == "pictures.example" else resolve(host, *rest, **options)
 
     def rerouted(target, *rest):
         assert target == (address, port)
         return connect(("127.0.0.1", port), *rest)
 
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: found)
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
     monkeypatch.setattr(socket, "create_connection", rerouted)
     assert fetch(f"http://pictures.example:{port}/picture", LISTED, MOST) == b"picture"
 
