@@ -30,14 +30,16 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.editors.common.examples import chunks
 from liveedit.editors.direct.background import (
+    START,
     Features,
     features,
+    image_means,
     read_background,
     read_features,
     texts_alone,
 )
 from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
-from liveedit.editors.direct.keys import KeySpace
+from liveedit.editors.direct.keys import KeySpace, middle
 from liveedit.editors.direct.threshold import conformal, image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
@@ -161,10 +163,22 @@ class DirectBranch(ExpertBranch):
         super().__init__(patch, batch)
         editor = patch.editor
         self.alone = texts_alone(editor.vlm, editor.layer, batch)
+        self.images = torch.empty(0)
+
+    def sites(self) -> dict[str, SiteFn]:
+        """See :meth:`Branch.sites`."""
+        return {START: self.see} | super().sites()
+
+    def see(self, x: Tensor) -> Tensor:
+        """Read the images of prompts at the decoder's input ``x`` (B, T', D), and return it."""
+        if self.routing is None:
+            self.images = image_means(x, self.batch.spans)
+        return x
 
     def routing_of(self, x: Tensor) -> Routing:
         """See :meth:`ExpertBranch.routing_of`."""
-        return self.patch.nearest(features(x, self.batch.spans, self.alone))
+        read = features(self.images.to(x.device), x, self.batch.spans, self.alone)
+        return self.patch.nearest(read)
 
 
 class Direct(BankEditor[DirectPatch]):
@@ -271,7 +285,8 @@ class Direct(BankEditor[DirectPatch]):
             read, hidden = read_features(self.vlm, self.layer, self.vlm.encode(asked, eos=c.eos))
             image_keys, question_keys = self.keys.keys(read)
             images.append(image_keys[:1])
-            questions.append(question_keys[:1])
+            worded = [each.image is query.image for each in asked]
+            questions.append(middle(question_keys[worded], self.reach)[None])
             states.append(hidden)
         settings = Fit(self.layer, c.rank, c.steps, c.lr, c.noise, c.keep)
         U, V = fit(self.vlm, settings, states, self.kept, [seed_of(query) for query in queries])
