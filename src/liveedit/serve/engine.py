@@ -114,7 +114,7 @@ class Engine:
         self._closed = False
         self._recent: deque[Query] = deque(maxlen=limits.questions)
         self._threads = [
-            Thread(target=self._run, name=f"engine-{number}", daemon=True)
+            Thread(target=self._run, args=(number,), name=f"engine-{number}", daemon=True)
             for number in range(BATCHES)
         ]
         for thread in self._threads:
@@ -132,7 +132,7 @@ class Engine:
                     headers={"Retry-After": "1"},
                 )
             self._waiting += jobs
-            self._changed.notify()
+            self._changed.notify_all()
         return jobs
 
     @property
@@ -154,9 +154,9 @@ class Engine:
         for thread in self._threads:
             thread.join()
 
-    def _run(self) -> None:
+    def _run(self, thread: int) -> None:
         """Answer batch after batch, as one of several threads, until the engine is closed."""
-        while running := self._begun():
+        while running := self._begun(thread):
             try:
                 with self._turns.taken():
                     self._answer(running, running.jobs)
@@ -165,10 +165,10 @@ class Engine:
                     self._running.remove(running)
                     self._changed.notify_all()
 
-    def _begun(self) -> Running | None:
+    def _begun(self, thread: int) -> Running | None:
         """A batch of the jobs to answer next, the oldest first; ``None`` once all is closed."""
         with self._changed:
-            self._changed.wait_for(self._ready)
+            self._changed.wait_for(partial(self._ready, thread))
             if not self._waiting:
                 return None
             edited = self._waiting[0].asked.edited
@@ -178,13 +178,16 @@ class Engine:
             self._running.append(Running(alike))
             return self._running[-1]
 
-    def _ready(self) -> bool:
-        """Whether a batch may begin, or none will."""
+    def _ready(self, thread: int) -> bool:
+        """Whether a thread may begin a batch, or none will follow.
+
+        The first threads come first: each keeps memory of the largest batch that it has had.
+        """
         self._waiting = deque(job for job in self._waiting if not job.cancelled)
         if not self._waiting:
             return self._closed
         young = any(running.tokens < YOUNG for running in self._running)
-        return self._room > 0 and not young
+        return self._room > 0 and not young and thread <= len(self._running)
 
     @property
     def _room(self) -> int:
