@@ -10,9 +10,6 @@ v is the feature of the image. A question is read twice: t is its last state wit
 same for every image, and q the one with it, which knows what is asked of this image even in other
 words. Texts without an image have a μ_t of their own, and t in place of q.
 
-The question of an edit has the mean of its own key and those of its variants in other words, as
-long as it is itself within reach of that: the mean is nearer to further wordings.
-
 Shapes: B rows, D width of the text decoder.
 """
 
@@ -24,7 +21,7 @@ from torch.nn.functional import normalize
 
 from liveedit.editors.direct.background import Background, Features
 
-__all__ = ["KeySpace", "middle"]
+__all__ = ["KeySpace"]
 
 
 class KeySpace:
@@ -51,12 +48,3 @@ class KeySpace:
         text = normalize(features.alone - self.text_means[shown.long()], dim=-1)
         asked = normalize(features.asked - self.asked_mean, dim=-1)
         return torch.cat([text, torch.where(shown[:, None], asked, text)], 1) / sqrt(2)
-
-
-def middle(keys: Tensor, reach: float) -> Tensor:
-    """The mean direction (D,) of ``keys`` (n, D), whose first is an edit's own.
-
-    It is the edit's own key where that is not nearer to the mean than ``reach``.
-    """
-    mean = normalize(keys.mean(0), dim=-1)
-    return mean if float(mean @ keys[0]) > reach else keys[0]

@@ -4,8 +4,9 @@ An edit fires on a query whose question key and image key are close enough to it
 
     ⟨k_q, k̂_q⟩ > τ_q   and   ⟨k_v, k̂_v⟩ > τ_v
 
-τ_q is exceeded by at most a stated share of the pairs of background queries that ask one image two
-different things.
+τ_q is set for the two questions that are hardest to tell apart: whichever two different questions
+of the background are asked about an image, at most a stated share of the images exceed it. On
+average over all questions it is exceeded far less often.
 
 τ_v depends on the pool: the more edits it holds, the nearer is the nearest of them to an image of
 something else. So each image of the background is asked the question of an edit in the pool, drawn
@@ -23,12 +24,14 @@ edits nor on edits that were taken back.
 Shapes: E edits, M images of the background, D width of a key.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
 from math import floor
 
 import torch
 from torch import Tensor
 
-__all__ = ["OWN", "conformal", "image_threshold"]
+__all__ = ["OWN", "conformal", "image_threshold", "question_threshold"]
 
 ODD = 0x9E3779B97F4A7C15
 """A multiplier that spreads small numbers over 64 bits."""
@@ -46,6 +49,16 @@ def conformal(scores: Tensor, rate: float) -> float:
     """
     exceeding = max(0, floor(rate * (len(scores) + 1)) - 1)
     return min(OWN, float(scores.sort(descending=True).values[exceeding]))
+
+
+def question_threshold(asked: Sequence[Tensor], rate: float) -> float:
+    """τ_q, given the keys (M, R, D) of M images that are asked R questions each, for each sort."""
+    least = -1.0
+    for keys in filter(len, asked):
+        alike = torch.einsum("mid,mjd->ijm", keys, keys)
+        for one, other in combinations(range(keys.shape[1]), 2):
+            least = max(least, conformal(alike[one, other], rate))
+    return least
 
 
 def image_threshold(
