@@ -33,6 +33,13 @@ def test_the_edit_that_weighs_most_is_named_first(model):
     )
 
 
+def test_without_edits_the_answer_is_the_unedited(model):
+    query = EDITS[0]
+    found = model.explain(query)
+    assert found.answer == found.unedited == model.unedited(query)[0]
+    assert found.fired == found.near == ()
+
+
 @pytest.mark.parametrize("gone", [(0,), (1, 3), (4,), (0, 1, 2, 3, 4)])
 def test_what_is_left_is_listed_and_explained_as_if_the_rest_had_never_been(model, gone):
     made = model.edit(EDITS)

@@ -80,6 +80,11 @@ ODD = {
     "no target": (Query("?", None), "the target of a query is text, not None"),
     "several targets": (Query("?", ["7", "seven"]), "the target of a query is text, not list"),
     "a fact that is none": (Query("?", "7", None, 3), "the fact of a query is text, not int"),
+    "one wording": (
+        Query("?", "7", wordings="What?"),
+        "the wordings of a query are texts in a list, not str",
+    ),
+    "a wording that is none": (Query("?", wordings=[3]), "the wording of a query is text, not int"),
     "half a character": (
         Query("\ud83d"),
         "the prompt of a query holds characters that are not Unicode",

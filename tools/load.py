@@ -3,7 +3,8 @@
     liveedit serve --port 8000 &
     python tools/load.py http://127.0.0.1:8000 --requests 10000 --clients 16 --server PID
 
-It needs tokens from LIVEEDIT_TOKEN where the server does. Exit status 1 where a request failed.
+With ``--long N`` further clients ask for long answers meanwhile. It needs tokens from
+LIVEEDIT_TOKEN where the server does. Exit status 1 where a request failed.
 """
 
 import argparse
@@ -24,17 +25,20 @@ from liveedit.data.emblem import Emblem
 
 QUESTION = "Which country's flag is this?"
 CODES = ("jp", "no", "br", "fr", "ke", "it", "pe", "in")
+RAMBLING = {"model": "emblem:base", "temperature": 2, "seed": 4, "max_tokens": 400}
+"""Options with which the embedded model gives long answers."""
 EVERY = 50
 """Questions for each edit that is made, and for each that is taken back."""
 
 
 @dataclass
 class Seen:
-    """The measurements of a run: seconds of each request, errors, and the server's memory."""
+    """The measurements of a run: seconds of each question, errors, and the server's memory."""
 
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     edits: int = 0
+    long: int = 0
     megabytes: list[float] = field(default_factory=list)
 
     def report(self, elapsed: float) -> str:
@@ -43,9 +47,10 @@ class Seen:
         middle = times[len(times) // 2]
         slow = times[int(len(times) * 0.99)]
         lines = [
-            f"requests  {len(times)} in {elapsed:.0f} s, {len(times) / elapsed:.1f} a second",
+            f"questions {len(times)} in {elapsed:.0f} s, {len(times) / elapsed:.1f} a second",
             f"latency   median {1000 * middle:.0f} ms, p99 {1000 * slow:.0f} ms",
             f"edits     {self.edits} made and taken back meanwhile",
+            f"long      {self.long} long answers meanwhile",
             f"errors    {len(self.errors)} {self.errors[:3] or ''}",
         ]
         if self.megabytes:
@@ -72,16 +77,14 @@ def resident(process: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def timed(client: httpx.AsyncClient, seen: Seen, method: str, path: str, body: Any) -> Any:
-    """The JSON that a request gets; its time or error is kept."""
-    begun = perf_counter()
+async def sent(client: httpx.AsyncClient, seen: Seen, method: str, path: str, body: Any) -> Any:
+    """The JSON that a request gets; its error is kept."""
     try:
         answer = await client.request(method, path, json=body)
         answer.raise_for_status()
     except httpx.HTTPError as error:
         seen.errors.append(f"{method} {path}: {error}")
         return {}
-    seen.seconds.append(perf_counter() - begun)
     return answer.json()
 
 
@@ -92,24 +95,38 @@ async def ask(
     for number in numbers:
         if process and number % 100 == 0:
             seen.megabytes.append(resident(process))
-        image = {"type": "image_url", "image_url": {"url": urls[number % len(urls)]}}
-        content = [image, {"type": "text", "text": QUESTION}]
-        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 16}
-        await timed(client, seen, "POST", "/v1/chat/completions", body)
+        body = question(urls[number % len(urls)]) | {"max_tokens": 16}
+        begun = perf_counter()
+        if await sent(client, seen, "POST", "/v1/chat/completions", body):
+            seen.seconds.append(perf_counter() - begun)
         if number % EVERY == 0:
             await correct(client, seen, urls[number % len(urls)], f"Land {number}")
+
+
+async def ramble(client: httpx.AsyncClient, seen: Seen, url: str) -> None:
+    """Ask for one long answer after the other, until cancelled."""
+    while True:
+        answer = await client.post("/v1/chat/completions", json=question(url) | RAMBLING)
+        answer.raise_for_status()
+        seen.long += 1
+
+
+def question(url: str) -> dict[str, Any]:
+    """The body of a question about an image."""
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
+    return {"messages": [{"role": "user", "content": content}]}
 
 
 async def correct(client: httpx.AsyncClient, seen: Seen, url: str, answer: str) -> None:
     """Make an edit, and take it back."""
     body = {"image": url, "question": QUESTION, "answer": answer}
-    made = await timed(client, seen, "POST", "/v1/edits", body)
+    made = await sent(client, seen, "POST", "/v1/edits", body)
     if made:
-        await timed(client, seen, "DELETE", f"/v1/edits/{made['id']}", None)
+        await sent(client, seen, "DELETE", f"/v1/edits/{made['id']}", None)
         seen.edits += 1
 
 
-async def load(address: str, requests: int, clients: int, process: int) -> Seen:
+async def load(address: str, requests: int, clients: int, long: int, process: int) -> Seen:
     """Send the requests, and print the figures."""
     seen = Seen()
     token = os.environ.get("LIVEEDIT_TOKEN")
@@ -118,7 +135,12 @@ async def load(address: str, requests: int, clients: int, process: int) -> Seen:
     urls = images()
     begun = perf_counter()
     async with httpx.AsyncClient(base_url=address, timeout=120, headers=headers) as client:
+        others = [asyncio.create_task(ramble(client, seen, urls[0])) for _ in range(long)]
         await asyncio.gather(*(ask(client, seen, urls, numbers, process) for _ in range(clients)))
+        for other in others:
+            other.cancel()
+        ends = await asyncio.gather(*others, return_exceptions=True)
+        seen.errors += [str(end) for end in ends if isinstance(end, httpx.HTTPError)]
     sys.stdout.write(seen.report(perf_counter() - begun) + "\n")
     return seen
 
@@ -129,9 +151,10 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--long", type=int, default=0, help="clients that ask for long answers")
     parser.add_argument("--server", type=int, default=0, help="its process, to watch its memory")
     given = parser.parse_args()
-    seen = asyncio.run(load(given.address, given.requests, given.clients, given.server))
+    seen = asyncio.run(load(given.address, given.requests, given.clients, given.long, given.server))
     sys.exit(bool(seen.errors))
 
 

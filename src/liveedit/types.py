@@ -66,6 +66,8 @@ class Query:
             default. ``None``: all of them, as for the frames of a video.
         earlier: The turns of the chat before this question. They show the first images; the rest
             stands before the prompt.
+        wordings: The question in other words. An editor that fits each edit fits these, too; others
+            make no use of them.
 
     Raises :class:`BadInput` for an index that no image has. The other values are checked when the
     query is used (:func:`checked`).
@@ -77,6 +79,7 @@ class Query:
     fact: str = ""
     about: int | None = -1
     earlier: tuple[Turn, ...] = ()
+    wordings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if _several(self.image):
@@ -141,10 +144,20 @@ def checked(queries: Query | Iterable[Query]) -> list[Query]:
             raise _no_query(query)
         for part in ("prompt", "target", "fact"):
             _check_text(part, getattr(query, part))
+        _check_wordings(query)
         for image in query.images:
             check_image(image)
         _check_turns(query)
     return found
+
+
+def _check_wordings(query: Query) -> None:
+    """Raise :class:`BadInput` for wordings that are no sequence of texts."""
+    given: object = query.wordings
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise BadInput(f"the wordings of a query are texts in a list, not {_kind(given)}")
+    for wording in given:
+        _check_text("wording", wording)
 
 
 def _check_turns(query: Query) -> None:

@@ -400,6 +400,20 @@ def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
     assert len(edits(run)) == 2
 
 
+def test_paraphrases_in_a_file_are_asked_after_the_edit(run, asked, tmp_path):
+    row = {"question": QUESTION, "answer": "Brazil", "image": "a flag.png"}
+    near = f"Please answer: {QUESTION}"
+    file = tmp_path / "corrections.jsonl"
+    file.write_text(json.dumps(row | {"paraphrases": [near, "How many legs has a spider?"]}))
+    rc, out, _ = run("edit", "--from", file, "--json")
+    report = json.loads(out)
+    assert (rc, report["paraphrases"], report["follow"]) == (0, 2, 1)
+    file.write_text(json.dumps(row | {"answer": "Chad", "paraphrases": [near]}))
+    rc, out, _ = run("edit", "--from", file)
+    assert rc == 0
+    assert "; 1 of 1 paraphrases get the answer\n" in out
+
+
 @pytest.mark.slow
 def test_a_method_that_changes_weights_writes_a_checkpoint(run, asked, tmp_path):
     assert run("edit", *asked, "Brazil", "--editor", "ft-l")[0] == 0

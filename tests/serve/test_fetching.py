@@ -98,6 +98,30 @@ def test_a_listed_name_of_a_private_address_is_refused(monkeypatch, address):
         fetch("http://pictures.example/a", ["pictures.example"], MOST)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "64:ff9b::5db8:d822",
+        "2002:5db8:d822::1", "2001:0:4136:e378:8000:63bf:a247:28dd",
+    ],
+)  # fmt: skip
+def test_a_listed_name_of_a_public_address_is_fetched_from_there(monkeypatch, port, address):
+    connect = socket.create_connection
+    resolve = socket.getaddrinfo
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def resolved(host, *rest, **options):
+        return found if host == "pictures.example" else resolve(host, *rest, **options)
+
+    def rerouted(target, *rest):
+        assert target == (address, port)
+        return connect(("127.0.0.1", port), *rest)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    monkeypatch.setattr(socket, "create_connection", rerouted)
+    assert fetch(f"http://pictures.example:{port}/picture", LISTED, MOST) == b"picture"
+
+
 def test_a_name_is_resolved_once(monkeypatch, port):
     """A name server that answers otherwise the second time (DNS rebinding) changes nothing."""
     resolve = socket.getaddrinfo

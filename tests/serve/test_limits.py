@@ -18,7 +18,7 @@ from liveedit.store.store import Store
 @pytest.fixture(scope="module")
 def narrow(embedded_vlm, tmp_path_factory):
     """A server with small limits."""
-    limits = Limits(body=100_000, pixels=250_000, images=2, queue=3, batch=1, tokens=5)
+    limits = Limits(body=100_000, pixels=250_000, images=2, prompt=100, queue=3, batch=1, tokens=5)
     store = Store(tmp_path_factory.mktemp("narrow") / "edits.db")
     with (
         serving(embedded_vlm, store, limits=limits) as (address, _),
@@ -84,6 +84,17 @@ def test_a_program_is_no_image(narrow):
 
 def test_too_many_images_are_refused(narrow, flag):
     refused(ask(narrow, question(FLAG, *[data_url(flag)] * 3)), 400, "2 images")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("word " * 120, "100 tokens, not 1"), ("x" * 1601, "1,600 characters, not 1,6")],
+)
+def test_a_long_question_is_refused_before_it_is_answered(narrow, text, message):
+    refused(ask(narrow, question(text)), 400, message)
+    refused(narrow.post("/v1/completions", json={"prompt": text}), 400, message)
+    earlier = [*question(text), {"role": "assistant", "content": "Yes."}]
+    refused(ask(narrow, [*earlier, *question(FLAG)], stream=True), 400, message)
 
 
 def test_an_answer_is_no_longer_than_allowed(narrow, flag):

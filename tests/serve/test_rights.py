@@ -1,10 +1,15 @@
 """Rights: tokens, other hosts, other web pages, and what reaches a browser."""
 
+import asyncio
+
 import httpx
 import pytest
+from starlette.routing import Router
 
 from helpers.serving import FLAG, serving
 from liveedit.errors import BadInput
+from liveedit.serve.gate import Gate
+from liveedit.serve.metrics import Metrics
 from liveedit.serve.settings import Rights, check_host
 from liveedit.store.store import Store
 
@@ -61,13 +66,25 @@ def test_a_refusal_says_what_to_do(guarded):
     assert "Bearer TOKEN" in error["message"]
 
 
+@pytest.mark.parametrize(("scheme", "code"), [("bearer", 200), ("BEARER", 200), ("Basic", 401)])
+def test_a_token_comes_as_a_bearer_s(guarded, scheme, code):
+    answer = guarded.get("/v1/models", headers={"Authorization": f"{scheme} {ASK}"})
+    assert answer.status_code == code
+
+
+def test_a_token_of_either_kind_closes_the_server():
+    assert Rights().open
+    assert not Rights.of([ASK], []).open
+    assert not Rights.of([], [EDIT]).open
+
+
 def test_tokens_are_not_kept():
     assert ASK not in repr(RIGHTS)
     assert ASK.encode() not in b"".join((*RIGHTS.ask, *RIGHTS.edit))
 
 
 def test_without_tokens_only_this_machine_is_served():
-    for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
+    for host in ("127.0.0.1", "::1", "[::1]", "localhost", "Localhost", "127.8.8.8"):
         check_host(host, Rights(), without_tokens=False)
     for host in ("0.0.0.0", "::", "192.168.1.2", "example.com", ""):
         with pytest.raises(BadInput, match="LIVEEDIT_EDIT_TOKENS"):
@@ -82,10 +99,28 @@ def test_without_tokens_other_pages_and_names_are_refused(http):
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
         other = http.post("/v1/completions", json={"prompt": "Hi"}, headers={"Origin": origin})
         assert other.status_code == 403
+    assert http.get("/health", headers={"Origin": "https://evil.example"}).status_code == 200
     own = {"Origin": str(http.base_url)}
     assert http.post("/v1/completions", json={"prompt": "Hi"}, headers=own).status_code == 200
     text = {"Content-Type": "text/plain"}
     assert http.post("/v1/completions", content='{"prompt": "Hi"}', headers=text).is_error
+
+
+@pytest.mark.parametrize(("local", "code"), [(True, 403), (False, 404)])
+def test_a_server_for_others_is_reached_by_any_name(local, code):
+    gate = Gate(Router(), Rights(), Metrics(), most=100, local=local)
+    transport = httpx.ASGITransport(gate)
+
+    async def ask():
+        async with httpx.AsyncClient(transport=transport, base_url="http://other.example") as one:
+            return (await one.get("/")).status_code
+
+    assert asyncio.run(ask()) == code
+
+
+def test_nothing_under_v1_is_cached(http):
+    assert http.get("/v1/edits").headers["cache-control"] == "no-store"
+    assert "cache-control" not in http.get("/health").headers
 
 
 def test_a_browser_is_told_to_run_nothing_else(http):

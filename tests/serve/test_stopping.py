@@ -24,7 +24,7 @@ def ask(address, messages, **options):
 @pytest.mark.slow
 def test_on_sigterm_running_answers_end_and_nothing_is_lost(flag, tmp_path):
     url = data_url(flag)
-    own = process(tmp_path, OMP_NUM_THREADS="1")
+    own = process(tmp_path, "--max-batch", "1", OMP_NUM_THREADS="1")
     with own as (address, server), ThreadPoolExecutor(1) as threads:
         body = {"image": url, "question": FLAG, "answer": "Atlantis"}
         made = httpx.post(f"{address}/v1/edits", json=body, timeout=60).json()

@@ -7,7 +7,7 @@ command goes on where it was stopped.
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +37,8 @@ class Report:
         before: The answer before.
         after: The answer after.
         took: Whether that is the one to give.
+        paraphrases: How many paraphrases the row gives.
+        follow: How many of them get that answer, too.
         reason: Why the row was skipped.
     """
 
@@ -48,6 +50,8 @@ class Report:
     before: str = ""
     after: str = ""
     took: bool | None = None
+    paraphrases: int = 0
+    follow: int = 0
     reason: str = ""
 
     def text(self, unit: str) -> str:
@@ -58,7 +62,10 @@ class Report:
         if self.state == "there already":
             return f"{row}: {self.id} is there already"
         failed = "" if self.took else f", but the answer is {self.after}"
-        return f"{row}: {self.id}, {self.before} → {self.answer}{failed}"
+        made = f"{row}: {self.id}, {self.before} → {self.answer}{failed}"
+        if not self.paraphrases:
+            return made
+        return f"{made}; {self.follow} of {self.paraphrases} paraphrases get the answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +133,7 @@ def _made(
     edited: "EditableVLM", row: "Correction", origin: tuple[str, str], max_new_tokens: int
 ) -> Report:
     """Make one correction, unless it is in force already."""
-    query = row.query
+    query = replace(row.query, wordings=row.paraphrases)
     texts = (query.prompt, query.target)
     known = edited.edit_of(query)
     if known and known.target == query.target:
@@ -135,4 +142,6 @@ def _made(
     [before] = edited.generate(query, max_new_tokens=max_new_tokens)
     [made] = edited.edit(query, who=row.who or who, why=row.why or why)
     [after] = edited.generate(query, max_new_tokens=max_new_tokens)
-    return Report(row.line, "made", *texts, made.id, before, after, made.took)
+    asked = [replace(query, prompt=wording) for wording in row.paraphrases]
+    follow = sum(edited.pool.took(asked, asked))
+    return Report(row.line, "made", *texts, made.id, before, after, made.took, len(asked), follow)

@@ -42,7 +42,7 @@ from liveedit.types import Query, visible
 
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
-    from liveedit.steering.explaining import Firing
+    from liveedit.steering.explaining import Answered, Firing
     from liveedit.store.browsing import Listed
     from liveedit.store.edit import Edit
     from liveedit.store.store import Store
@@ -157,19 +157,20 @@ def ask(
     if not visible(query.prompt):
         raise BadInput("the question is empty: ask something")
     with interrupt_message(UNCHANGED):
+        from liveedit.steering.explaining import answered  # which imports torch
+
         edited = open_edited(store or DEFAULT, setup, loading, create=store is None)
-        [answer] = edited.generate(query, max_new_tokens=max_new_tokens)
-        fired = edited.explain(query, max_new_tokens=1).fired
-        _record_hits(edited, fired)
+        found = answered(edited.pool, query, max_new_tokens)
+        _record_hits(edited, found.fired)
         if as_json:
-            print_json(_reply(query, answer, fired))
+            print_json(_reply(query, found))
             return
-        Console(soft_wrap=True, highlight=False).print(shown(answer, lines=True))
+        Console(soft_wrap=True, highlight=False).print(shown(found.answer, lines=True))
         if quiet:
             return
         if not edited.store or not edited.store.exists:
             note(f"no edits in {store or DEFAULT}: this is the unedited answer")
-        for firing in fired:
+        for firing in found.fired:
             made = firing.edit
             line = f"  edit {made.id} (weight {firing.weight:.2f}): {made.prompt} → {made.target}"
             Console(soft_wrap=True, highlight=False).print(shown(line, style="dim"))
@@ -326,11 +327,11 @@ def _change(
     }
 
 
-def _reply(query: Query, answer: str, fired: "Sequence[Firing]") -> dict[str, Any]:
+def _reply(query: Query, found: "Answered") -> dict[str, Any]:
     """An answer with the edits that fired."""
     return {
         "question": query.prompt,
-        "answer": answer,
+        "answer": found.answer,
         "fired": [
             {
                 "id": firing.edit.id,
@@ -338,7 +339,7 @@ def _reply(query: Query, answer: str, fired: "Sequence[Firing]") -> dict[str, An
                 "answer": firing.edit.target,
                 "weight": firing.weight,
             }
-            for firing in fired
+            for firing in found.fired
         ],
     }
 

@@ -28,9 +28,12 @@ class Limiting:
     max_body: Annotated[int, typer.Option(min=1, help="Megabytes of a request.")] = 32
     max_pixels: Annotated[int, typer.Option(min=1, help="Megapixels of an image.")] = 32
     max_images: Annotated[int, typer.Option(min=0, help="Images of a request.")] = 16
+    max_prompt: Annotated[
+        int, typer.Option(min=1, help="Tokens of a question, images included.")
+    ] = 16_384
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 512
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that wait.")] = 256
-    max_batch: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 16
+    max_batch: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 16
     grace: Annotated[
         int, typer.Option(min=0, help="Seconds for running answers when the server stops.")
     ] = 60
@@ -43,6 +46,7 @@ class Limiting:
             body=self.max_body << 20,
             pixels=self.max_pixels * 1_000_000,
             images=self.max_images,
+            prompt=self.max_prompt,
             queue=self.max_queue,
             batch=self.max_batch,
             tokens=self.max_tokens,

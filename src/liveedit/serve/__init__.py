@@ -4,7 +4,8 @@
     settings    limits and rights of a server
     chat        /v1/chat/completions, /v1/completions, /v1/models
     edits       /v1/edits
-    engine      one thread that answers waiting requests together
+    engine      answers waiting requests together, several batches at a time
+    turns       which of these goes on
     generation  answers to one batch, each row with its own limits
     sampling    a row's choice of the next token
     growing     the text of a row while it grows: what may be sent, and where it stops

@@ -79,7 +79,8 @@ class Choices(BaseModel):
         return tuple(filter(None, given))
 
     def asked(self, query: Query, service: Service) -> Asked:
-        """The question as the engine takes it."""
+        """The question as the engine takes it. Raises :class:`BadInput` for a text too long."""
+        service.check_text(query)
         return Asked(
             query,
             service.check_tokens(self.max_completion_tokens or self.max_tokens),

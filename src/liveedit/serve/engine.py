@@ -1,4 +1,8 @@
-"""Engine: one thread answers the waiting requests, together, with the edits of a store.
+"""Engine: answers the waiting requests, together, with the edits of a store.
+
+Requests that wait begin as one batch, beside those that run already. The batches take turns after
+each token, so that a short answer need not wait for a long one. Each batch is a ``generate`` of its
+own in a thread of its own, which works with the caches of all families.
 
 A batch takes the edits as they are when it begins, so that an edit acts on the next request; it is
 made in another thread meanwhile. Questions to the unedited model form batches of their own.
@@ -9,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Condition, Thread
 
 from PIL.Image import Image
@@ -20,12 +25,17 @@ from liveedit.serve.hits import Hits
 from liveedit.serve.metrics import Metrics
 from liveedit.serve.problems import Problem
 from liveedit.serve.settings import Limits
+from liveedit.serve.turns import Turns
 from liveedit.store.durable import State
 from liveedit.store.store import Hit, Kept, now
 from liveedit.types import Query
 
 __all__ = ["Engine", "Job", "Reply"]
 
+BATCHES = 4
+"""Batches that take turns at most. Each has a cache of its own; all requests get equal time."""
+YOUNG = 8
+"""Tokens until the next batch may begin, so that requests which come meanwhile begin together."""
 REMEMBERED = 64_000_000
 """Pixels of the recent questions that are remembered, at most."""
 
@@ -74,6 +84,21 @@ class Job:
             self.cancel()
 
 
+class Running:
+    """A batch that is being answered.
+
+    Arguments:
+        jobs: Its requests.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.left = len(jobs)
+        """Requests whose answer has not ended."""
+        self.tokens = 0
+        """Tokens of each answer so far."""
+
+
 class Engine:
     """Answers requests with a model whose edits a store keeps."""
 
@@ -83,11 +108,17 @@ class Engine:
         self.metrics = metrics
         self.hits = hits
         self._waiting: deque[Job] = deque()
+        self._running: list[Running] = []
+        self._turns = Turns()
         self._changed = Condition()
         self._closed = False
         self._recent: deque[Query] = deque(maxlen=limits.questions)
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._threads = [
+            Thread(target=self._run, args=(number,), name=f"engine-{number}", daemon=True)
+            for number in range(BATCHES)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def ask(self, asked: Sequence[Asked], id: str) -> list[Job]:
         """Queue the questions of a request. Raises :class:`Problem` where too many wait."""
@@ -101,7 +132,7 @@ class Engine:
                     headers={"Retry-After": "1"},
                 )
             self._waiting += jobs
-            self._changed.notify()
+            self._changed.notify_all()
         return jobs
 
     @property
@@ -119,66 +150,96 @@ class Engine:
         """Answer what waits, then stop."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        while jobs := self._next():
-            self._answer(jobs)
+    def _run(self, thread: int) -> None:
+        """Answer batch after batch, as one of several threads, until the engine is closed."""
+        while running := self._begun(thread):
+            try:
+                with self._turns.taken():
+                    self._answer(running, running.jobs)
+            finally:
+                with self._changed:
+                    self._running.remove(running)
+                    self._changed.notify_all()
 
-    def _next(self) -> list[Job]:
-        """The jobs to answer together, the oldest first; none once the engine is closed."""
+    def _begun(self, thread: int) -> Running | None:
+        """A batch of the jobs to answer next, the oldest first; ``None`` once all is closed."""
         with self._changed:
-            while True:
-                self._waiting = deque(job for job in self._waiting if not job.cancelled)
-                if self._waiting or self._closed:
-                    break
-                self._changed.wait()
-            alike = [
-                job for job in self._waiting if job.asked.edited == self._waiting[0].asked.edited
-            ][: self.limits.batch]
+            self._changed.wait_for(partial(self._ready, thread))
+            if not self._waiting:
+                return None
+            edited = self._waiting[0].asked.edited
+            alike = [job for job in self._waiting if job.asked.edited == edited][: self._room]
             for job in alike:
                 self._waiting.remove(job)
-            return alike
+            self._running.append(Running(alike))
+            return self._running[-1]
 
-    def _answer(self, jobs: Sequence[Job]) -> None:
+    def _ready(self, thread: int) -> bool:
+        """Whether a thread may begin a batch, or none will follow.
+
+        The first threads come first: each keeps memory of the largest batch that it has had.
+        """
+        self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        if not self._waiting:
+            return self._closed
+        young = any(running.tokens < YOUNG for running in self._running)
+        return self._room > 0 and not young and thread <= len(self._running)
+
+    @property
+    def _room(self) -> int:
+        """How many more requests may be answered at once."""
+        return self.limits.batch - sum(running.left for running in self._running)
+
+    def _answer(self, running: Running, jobs: Sequence[Job]) -> None:
         """Answer jobs together; where one of them cannot be encoded, each by itself."""
         try:
             state = self.model.kept
             assert state is not None
             patch = state.pool.patch if jobs[0].asked.edited else None
-            with encoded(self.model.vlm, patch, [job.asked for job in jobs]) as batch:
-                self._generate(state, jobs, batch)
+            asked = [job.asked for job in jobs]
+            with encoded(self.model.vlm, patch, asked, self.limits.prompt) as batch:
+                self._generate(running, state, jobs, batch)
         except Exception as error:  # whatever it is, it is this request's
             if len(jobs) == 1:
                 jobs[0].put(error)
                 return
             for job in jobs:
-                self._answer([job])
+                self._answer(running, [job])
 
-    def _generate(self, state: State, jobs: Sequence[Job], batch: Batch) -> None:
+    def _generate(self, running: Running, state: State, jobs: Sequence[Job], batch: Batch) -> None:
         """Answer an encoded batch."""
-        edited = jobs[0].asked.edited
-        patch = state.pool.patch if edited else None
+        patch = state.pool.patch if jobs[0].asked.edited else None
+        self.metrics.batch.observe(len(jobs))
         try:
-            ends = generate(
+            generate(
                 self.model.vlm,
                 patch,
                 batch,
-                [job.asked for job in jobs],
-                [job.put for job in jobs],
-                [lambda job=job: job.cancelled for job in jobs],  # type: ignore[misc]
+                jobs,
+                lambda number, ended: self._end(running, state, jobs[number], ended),
+                partial(self._step, running),
             )
         except Exception as error:  # parts may be sent already, so none is asked again
             for job in jobs:
                 job.put(error)
-            return
-        self.metrics.batch.observe(len(jobs))
-        for job, ended in zip(jobs, ends, strict=True):
-            self._end(state, job, ended)
 
-    def _end(self, state: State, job: Job, ended: Ended) -> None:
+    def _step(self, running: Running) -> None:
+        """After a token: let the other batches make theirs."""
+        running.tokens += 1
+        if running.tokens == YOUNG:
+            with self._changed:
+                self._changed.notify_all()
+        self._turns.pass_on(running.left)
+
+    def _end(self, running: Running, state: State, job: Job, ended: Ended) -> None:
         """Hand on the end of an answer, and count it."""
+        with self._changed:
+            running.left -= 1
+            self._changed.notify_all()
         held = [row for row in state.rows if row.edit.held] if ended.fired else []
         fired = tuple((held[number], weight) for number, weight in ended.fired)
         fingerprint = f"edits-{state.version}" if job.asked.edited else "base"

@@ -1,18 +1,19 @@
 """Answers to one batch of requests, each row with its own limits; rows send their text as it grows.
 
-A row ends with the model's end of text, a stop text, its limit, or when nobody waits for it. The
-batch ends with its last row.
+A row ends with the model's end of text, a stop text, its limit, or when nobody waits for it; it
+says so at once. The batch ends with its last row.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from liveedit.errors import BadInput
 from liveedit.models.batch import Batch, FiredEdit
 from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch
@@ -21,7 +22,7 @@ from liveedit.serve.growing import GrowingText
 from liveedit.serve.sampling import Sampling
 from liveedit.types import Query
 
-__all__ = ["Asked", "Ended", "Finish", "encoded", "generate"]
+__all__ = ["Asked", "Asker", "Ended", "Finish", "encoded", "generate"]
 
 Finish = Literal["stop", "length"]
 """Why an answer ended."""
@@ -63,26 +64,33 @@ class Ended:
     fired: tuple[FiredEdit, ...]
 
 
+class Asker(Protocol):
+    """Who asks a question, and waits for the answer."""
+
+    @property
+    def asked(self) -> Asked:
+        """The question."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def put(self, event: str) -> None:
+        """Take the next part of the answer."""
+
+
 class Row:
     """One row of a batch: its answer so far."""
 
-    def __init__(
-        self,
-        asked: Asked,
-        vlm: VLM,
-        limit: int,
-        send: Callable[[str], None],
-        gone: Callable[[], bool],
-    ) -> None:
+    def __init__(self, asker: Asker, vlm: VLM, limit: int) -> None:
         decode = partial(
             vlm.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        self.text = GrowingText(decode, (*asked.stops, *vlm.ends))
-        self.sampling = asked.sampling
+        self.text = GrowingText(decode, (*asker.asked.stops, *vlm.ends))
+        self.sampling = asker.asked.sampling
         self.ends = frozenset(vlm.stops)
         self.limit = limit
-        self.send = send
-        self.gone = gone
+        self.asker = asker
         self.finish: Finish | None = None
 
     def add(self, token: int) -> None:
@@ -90,19 +98,29 @@ class Row:
         new = self.text.add(token)
         if token in self.ends or self.text.stopped:
             self.finish = "stop"
-        elif len(self.text.tokens) >= self.limit or self.gone():
+        elif len(self.text.tokens) >= self.limit or self.asker.cancelled:
             self.finish = "length"
         if self.finish:
             new += self.text.end()
         if new:
-            self.send(new)
+            self.asker.put(new)
 
 
 class Rows:
-    """The rows of a batch, as Hugging Face's ``generate`` asks after each step."""
+    """The rows of a batch, as Hugging Face's ``generate`` asks after each step.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    Arguments:
+        rows: The rows.
+        on_end: Called with the number of each row that has ended.
+        on_step: Called after each step that another follows.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], on_end: Callable[[int], None], on_step: Callable[[], None]
+    ) -> None:
         self.rows = rows
+        self.on_end = on_end
+        self.on_step = on_step
 
     def choose(self, _ids: Tensor, scores: Tensor) -> Tensor:
         """A logits processor: of rows that draw, only the drawn token stays possible."""
@@ -115,29 +133,39 @@ class Rows:
 
     def ended(self, ids: Tensor, _scores: object, **_options: object) -> Tensor:
         """A stopping criterion: which rows have ended (B,), given all tokens (B, T) so far."""
-        for row, token in zip(self.rows, ids[:, -1].tolist(), strict=True):
-            if not row.finish:
-                row.add(token)
-        return torch.tensor([row.finish is not None for row in self.rows], device=ids.device)
+        for number, (row, token) in enumerate(zip(self.rows, ids[:, -1].tolist(), strict=True)):
+            if row.finish:
+                continue
+            row.add(token)
+            if row.finish:
+                self.on_end(number)
+        ended = [row.finish is not None for row in self.rows]
+        if not all(ended):
+            self.on_step()
+        return torch.tensor(ended, device=ids.device)
 
 
 @contextmanager
-def encoded(vlm: VLM, patch: Patch | None, asked: Sequence[Asked]) -> Iterator[Batch]:
+def encoded(vlm: VLM, patch: Patch | None, asked: Sequence[Asked], most: int) -> Iterator[Batch]:
     """A context in which the model answers with the patch, and its batch of the questions.
 
-    Raises what :meth:`VLM.encode` raises, and :class:`BadInput` where no token has room.
+    Raises what :meth:`VLM.encode` raises, and :class:`BadInput` for a question of more than
+    ``most`` tokens, and where no token of an answer has room.
     """
     with vlm.unpatched(), torch.no_grad():
         if patch is None:
-            yield _encoded(vlm, asked)
+            yield _encoded(vlm, asked, most)
         else:
             with vlm.patched(patch):
-                yield _encoded(vlm, asked)
+                yield _encoded(vlm, asked, most)
 
 
-def _encoded(vlm: VLM, asked: Sequence[Asked]) -> Batch:
+def _encoded(vlm: VLM, asked: Sequence[Asked], most: int) -> Batch:
     batch = vlm.encode([each.query for each in asked], padding_side="left")
     vlm.check_room(batch, 1)
+    longest = int(batch.inputs["attention_mask"].sum(1).max())
+    if longest > most:
+        raise BadInput(f"a question may have {most:,} tokens, not {longest:,}: shorten it")
     return batch
 
 
@@ -145,22 +173,29 @@ def generate(
     vlm: VLM,
     patch: Patch | None,
     batch: Batch,
-    asked: Sequence[Asked],
-    sends: Sequence[Callable[[str], None]],
-    gone: Sequence[Callable[[], bool]],
-) -> list[Ended]:
-    """Answer a batch in the context of :func:`encoded`; each row's text goes to its ``sends``.
+    askers: Sequence[Asker],
+    on_end: Callable[[int, Ended], None],
+    on_step: Callable[[], None],
+) -> None:
+    """Answer a batch in the context of :func:`encoded`; each row's text goes to its asker.
 
-    ``gone`` tells of each row whether nobody waits for it any more.
+    ``on_end`` is called with each row's number and end as soon as it has ended, ``on_step`` after
+    each token that another follows.
     """
     lengths = batch.inputs["attention_mask"].sum(1).tolist()
     with vlm.prefixed(batch) as (longer, _), vlm.announce(longer):
-        positions = vlm.positions(longer).tolist()
+
+        def end(number: int) -> None:
+            row = rows[number]
+            fired = () if patch is None else longer.fired_by(patch)[number]
+            assert row.finish is not None
+            on_end(number, Ended(row.finish, lengths[number], len(row.text.tokens), tuple(fired)))
+
         rows = [
-            Row(each, vlm, limit(vlm, each, taken), send, left)
-            for each, taken, send, left in zip(asked, positions, sends, gone, strict=True)
+            Row(asker, vlm, limit(vlm, asker.asked, taken))
+            for asker, taken in zip(askers, vlm.positions(longer).tolist(), strict=True)
         ]
-        watched = Rows(rows)
+        watched = Rows(rows, end, on_step)
         most = max(row.limit for row in rows)
         vlm.model.generate(
             **longer.inputs,
@@ -168,11 +203,6 @@ def generate(
             logits_processor=[watched.choose],
             stopping_criteria=[watched.ended],
         )
-    fired = [[] for _ in rows] if patch is None else longer.fired_by(patch)
-    return [
-        Ended(row.finish or "length", length, len(row.text.tokens), tuple(edits))
-        for row, length, edits in zip(rows, lengths, fired, strict=True)
-    ]
 
 
 def limit(vlm: VLM, asked: Asked, taken: int) -> int:

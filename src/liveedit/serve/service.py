@@ -16,10 +16,13 @@ from liveedit.serve.metrics import Metrics
 from liveedit.serve.problems import Problem
 from liveedit.serve.settings import Limits
 from liveedit.store.store import Store
+from liveedit.types import Query
 
 __all__ = ["Given", "Id", "Service", "Turnstile"]
 
 Result = TypeVar("Result")
+CHARACTERS = 16
+"""Characters of a text for each token that it may have: more than a language has on average."""
 BASE = ":base"
 """Ends the name of the unedited model."""
 
@@ -87,6 +90,13 @@ class Service:
     def check_tokens(self, wanted: int | None) -> int:
         """How many tokens an answer may have: as wanted, as far as the server allows."""
         return min(wanted or self.limits.tokens, self.limits.tokens)
+
+    def check_text(self, query: Query) -> None:
+        """Raise :class:`BadInput` for texts whose tokens it would take too long to count."""
+        most = CHARACTERS * self.limits.prompt
+        length = len(query.prompt) + sum(len(turn.text) for turn in query.earlier)
+        if length > most:
+            raise BadInput(f"a question may have {most:,} characters, not {length:,}: shorten it")
 
     def edited(self, model: str | None) -> bool:
         """Whether a model's name is the edited one's. Raises :class:`Problem` for another name."""

@@ -23,8 +23,9 @@ class Limits:
         body: Bytes of a request.
         pixels: Pixels of an image.
         images: Images of a request.
+        prompt: Tokens of a question, its images and the template included.
         queue: Requests that wait; further ones are turned away.
-        batch: Requests that are answered together.
+        batch: Requests that are answered at once.
         tokens: Tokens of an answer.
         questions: Recent questions that are remembered, to try edits on them.
         grace: Seconds that running answers get to end when the server stops.
@@ -33,6 +34,7 @@ class Limits:
     body: int = 32 << 20
     pixels: int = 32_000_000
     images: int = 16
+    prompt: int = 16_384
     queue: int = 256
     batch: int = 16
     tokens: int = 512

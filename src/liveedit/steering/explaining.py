@@ -12,7 +12,7 @@ from liveedit.store.edit import Edit
 from liveedit.store.pool import Pool
 from liveedit.types import Query
 
-__all__ = ["Explanation", "Firing", "explained"]
+__all__ = ["Answered", "Explanation", "Firing", "answered", "explained"]
 
 NEAR = 3
 """Edits that did not fire, but came nearest to it, which an explanation names."""
@@ -43,6 +43,21 @@ class Firing:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer of an edited model.
+
+    Arguments:
+        answer: The answer.
+        fired: The edits that fired, the heaviest first.
+        near: At most three edits in force that came nearest to firing, the nearest first.
+    """
+
+    answer: str
+    fired: tuple[Firing, ...]
+    near: tuple[Firing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a model answers a query as it does.
 
@@ -61,16 +76,23 @@ class Explanation:
 
 def explained(pool: Pool, query: Query, max_new_tokens: int) -> Explanation:
     """The explanation of the answer to a query."""
-    with pool.vlm.unpatched():
-        [unedited] = pool.vlm.generate([query], max_new_tokens=max_new_tokens)
-        with pool.vlm.patched(pool.patch):
-            [reply] = pool.vlm.answers([query], max_new_tokens=max_new_tokens)
+    found = answered(pool, query, max_new_tokens)
+    unedited = found.answer
+    if len(pool.patch):
+        with pool.vlm.unpatched():
+            [unedited] = pool.vlm.generate([query], max_new_tokens=max_new_tokens)
+    return Explanation(found.answer, unedited, found.fired, found.near)
+
+
+def answered(pool: Pool, query: Query, max_new_tokens: int) -> Answered:
+    """The answer to a query, with the edits that fired and those that nearly did."""
+    with pool.vlm.unpatched(), pool.vlm.patched(pool.patch):
+        [reply] = pool.vlm.answers([query], max_new_tokens=max_new_tokens)
     edits = [edit for edit in pool.history if edit.held]
     fired = sorted(reply.fired, key=lambda pair: -pair[1])
     near = [] if reply.scores is None else _nearest(reply.scores, edits, dict(fired))
-    return Explanation(
+    return Answered(
         reply.text,
-        unedited,
         tuple(_firing(edits[index], weight, reply.scores, index) for index, weight in fired),
         tuple(_firing(edits[index], 0.0, reply.scores, index) for index in near),
     )

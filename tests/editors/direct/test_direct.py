@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -280,6 +281,16 @@ def test_variants_of_a_text_are_other_wordings():
     made = variants(Query("Who sang?", "Anna"), 3)
     assert len({query.prompt for query in made}) >= 2
     assert all(query.image is None for query in made)
+
+
+def test_variants_begin_with_the_wordings_that_a_query_knows():
+    words = ("Whose flag is it?", "Name the country.")
+    made = variants(replace(EDITS[0], wordings=words), 6)
+    assert [query.prompt for query in made[1:4:2]] == [*words]
+    assert QUESTION in made[5].prompt
+    alone = [query.prompt for query in variants(Query("Who sang?", "Anna", wordings=words), 3)]
+    assert alone[:2] == [*words]
+    assert "Who sang?" in alone[2]
 
 
 def test_a_background_of_one_s_own(vlm, tmp_path):

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import cycle
 
 from PIL import Image
 
@@ -21,17 +22,19 @@ def seed_of(query: Query) -> int:
 
 
 def variants(query: Query, count: int) -> list[Query]:
-    """``count`` variants: by turns the question in another frame, and another view of the image.
+    """``count`` variants: by turns the question in other words, and another view of the image.
 
-    An edit without image has other frames only.
+    The words are those that the query knows, then frames around the question. An edit without image
+    has other words only.
     """
     chance = random.Random(seed_of(query))
     frames = chance.sample(SEEN_FRAMES, len(SEEN_FRAMES))
+    framed = (frame.format(q=query.prompt) for frame in frames)
+    prompts = cycle((*query.wordings, *framed))
     made = []
     for number in range(count):
-        frame = frames[number // 2 % len(frames)]
         if query.image is None or number % 2:
-            made.append(replace(query, prompt=frame.format(q=query.prompt)))
+            made.append(replace(query, prompt=next(prompts)))
         else:
             made.append(replace(query, image=_views(query.images, chance)))
     return made

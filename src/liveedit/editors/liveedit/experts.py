@@ -359,8 +359,8 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         super().check(query)
         if query.image is None and self.config.text_only == "never":
             raise BadInput(
-                f"the edit '{query.prompt}' has no image: add one, or take an editor that needs "
-                "none, such as direct"
+                f"the edit '{query.prompt:.80}' has no image: add one, or take an editor that "
+                "needs none, such as direct"
             )
 
     def training_queries(self, case: Case) -> dict[str, Query]:
