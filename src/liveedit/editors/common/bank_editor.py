@@ -50,6 +50,12 @@ class BankPatch(Patch):
         """Bytes of the bank."""
         return self.bank.nbytes
 
+    def with_bank(self, bank: Bank) -> Self:
+        """The same edits with another bank of the same experts."""
+        made = copy(self)
+        made.bank = bank
+        return made
+
     def with_ledger(self, ledger: Bank) -> Self:
         """The same edits with another ledger."""
         made = copy(self)
@@ -60,8 +66,7 @@ class BankPatch(Patch):
     @cached_property
     def not_superseded(self) -> Tensor:
         """The edits, boolean (E,), that no later one supersedes; on the bank's device."""
-        device = next(iter(self.bank.tensors().values())).device
-        return latest_of_each_question(self.ledger).to(device)
+        return latest_of_each_question(self.ledger).to(self.bank.device)
 
     def in_force(self, fires: Tensor) -> Tensor:
         """Of the edits that fire for each query, boolean (B, E), those neither superseded nor
