@@ -35,6 +35,7 @@ from liveedit.editable import EditableVLM
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
 from liveedit.models.vlm import VLM
 from liveedit.store.browsing import page
+from liveedit.store.database import Database, store_url
 from liveedit.store.edit import Edit
 from liveedit.store.store import Maker, Store, now
 from liveedit.store.tensors import Layout
@@ -140,10 +141,11 @@ def say_memory(when: str) -> None:
     print(f"{'memory ' + when:40} {resident:10.2f} GB, at most {most:.2f} GB", flush=True)
 
 
-def forget_pages(store: Store) -> None:
-    """Drop a SQLite file from the system's cache."""
-    if store.database.file is not None:
-        with store.database.file.open("rb") as stream:
+def forget_pages(where: str) -> None:
+    """Drop a SQLite file, which is not open yet, from the system's cache."""
+    file = Database(store_url(where)).file
+    if file is not None:
+        with file.open("rb") as stream:
             os.fsync(stream.fileno())
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -154,8 +156,8 @@ def read(where: str, count: int) -> None:
     vlm = editor.vlm
     vlm.check_answers()
     say("a query of the unedited model", timed(lambda: ask(vlm), 5))
+    forget_pages(where)
     store = Store(where, create=False)
-    forget_pages(store)
     say("the first page of the list", timed(lambda: page(store)))
     say("the same again", timed(lambda: page(store), 5))
     say("a search", timed(lambda: page(store, search=f"number {count - 2} in"), 5))
