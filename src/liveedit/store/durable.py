@@ -214,7 +214,7 @@ class DurablePool:
             row = kept.get(edit.id)
             if row is None:
                 row = self._add(change, pool, index, images, maker)
-            elif row.edit != edit:
+            elif row.edit is not edit and row.edit != edit:
                 change.update(row.number, edit)
                 row = replace(row, edit=edit)
             rows.append(row)
