@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -38,14 +39,15 @@ COMPARED = 64
 
 
 def questions(count: int) -> list[Query]:
-    """Different questions about images, with answers."""
+    """Questions about images, with answers; numbered, so that no two compete."""
     found: dict[int, Query] = {}
     for part in ("train", "test", "val"):
         for case in load_cases("emblem", part):
             for query in case.queries:
                 if query.images and query.target:
                     found[question_number(query)] = query
-    return random.Random(0).sample(list(found.values()), count)
+    chosen = random.Random(0).sample(list(found.values()), count)
+    return [replace(query, prompt=f"{query.prompt} ({at})") for at, query in enumerate(chosen)]
 
 
 class Run:
