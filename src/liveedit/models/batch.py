@@ -6,7 +6,7 @@ Shapes: B rows, T tokens (padding included), D width of the text decoder, V size
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -357,7 +357,8 @@ class HiddenBatch(AnswerRows):
 
     ``hidden`` (B, T, D) are the states, ``attention_mask`` and ``labels`` are (B, T),
     ``position_ids`` (…, B, T) or ``None``. ``extra`` holds further inputs of the layers above for
-    every token (B, T, …), by name.
+    every token (B, T, …), by name. With a ``cache`` of keys and values the T tokens continue P
+    earlier ones, and ``attention_mask`` is (B, P + T).
     """
 
     hidden: Tensor
@@ -366,9 +367,15 @@ class HiddenBatch(AnswerRows):
     spans: list[Spans]
     position_ids: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    cache: Any = None
 
     def __len__(self) -> int:
         return len(self.spans)
+
+    @property
+    def real(self) -> Tensor:
+        """The tokens that are not padding, boolean (B, T)."""
+        return self.attention_mask[:, -self.labels.shape[1] :].bool()
 
     def to(self, device: torch.device | str) -> "HiddenBatch":
         """The same values on ``device``."""
@@ -380,6 +387,7 @@ class HiddenBatch(AnswerRows):
             spans=self.spans,
             position_ids=None if positions is None else positions.to(device),
             extra={name: value.to(device) for name, value in self.extra.items()},
+            cache=self.cache,
         )
 
     def rows(self) -> list["HiddenBatch"]:

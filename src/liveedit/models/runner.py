@@ -5,6 +5,7 @@ Shapes: B rows, T tokens (padding included), D width of the text decoder, V size
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
@@ -485,10 +486,27 @@ class ModelRunner(Encoder):
         Layer -1 means the first layer's input. Runs neither the vision tower nor that layer
         or any below it; a patch acts only above it. ``positions``, boolean (B, T), limits the
         result to the logits (N, V) at these positions, row by row. Differentiable with respect to
-        ``hidden.hidden``. Raises :class:`BadInput` for a layer that does not exist.
+        ``hidden.hidden``. ``hidden.cache`` stays as it is. Raises :class:`BadInput` for a layer
+        that does not exist.
         """
         if layer != EMBEDDINGS:
             self.check_layer(layer)
+        if hidden.cache is not None:
+            hidden = replace(hidden, cache=grows_apart(hidden.cache))
+        with self.running_above(layer, hidden) as states:
+            if positions is None:
+                return self.predict(states)
+            positions = positions.to(states.device)
+            if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
+                return self.predict(states)[positions.to(self.device)]
+            return self.predict(states[positions])
+
+    @contextmanager
+    def running_above(self, layer: int, hidden: HiddenBatch) -> Iterator[Tensor]:
+        """Context with the text decoder's last states (B, T, D) that follow from ``hidden``.
+
+        What ``hidden.cache`` holds grows.
+        """
         batch = Batch(
             {"attention_mask": hidden.attention_mask},
             hidden.labels,
@@ -497,18 +515,12 @@ class ModelRunner(Encoder):
         )
         embedded = hidden.hidden if layer == EMBEDDINGS else self.unread_embeddings(hidden)
         with self.announce(batch, skipped=layer), self.bypassed(layer, hidden):
-            states = self.decode(embedded, hidden)
-            if positions is None:
-                return self.predict(states)
-            positions = positions.to(states.device)
-            if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
-                return self.predict(states)[positions.to(self.device)]
-            return self.predict(states[positions])
+            yield self.decode(embedded, hidden)
 
     def unread_embeddings(self, hidden: HiddenBatch) -> Tensor:
         """Zeros (B, T, D) in place of embeddings that no layer reads."""
-        shape = (*hidden.attention_mask.shape, self.embedding.weight.shape[-1])
-        return hidden.attention_mask.new_zeros(shape, dtype=hidden.hidden.dtype)
+        shape = (*hidden.labels.shape, self.embedding.weight.shape[-1])
+        return hidden.labels.new_zeros(shape, dtype=hidden.hidden.dtype)
 
     @contextmanager
     def bypassed(self, layer: int, hidden: HiddenBatch) -> Iterator[None]:
@@ -615,17 +627,24 @@ def states_of(
 ) -> Tensor:
     """The last states (B, T, D) of a decoder, or of a model around it, for given embeddings.
 
-    Mask and positions are those of ``hidden``, ``extra`` are further arguments.
+    Mask, positions and cache are those of ``hidden``, ``extra`` are further arguments.
     """
     states: Tensor = decoder(
         inputs_embeds=embedded,
         attention_mask=hidden.attention_mask,
         position_ids=hidden.position_ids,
-        use_cache=False,
-        **{CACHE: None},
+        use_cache=hidden.cache is not None,
+        **{CACHE: hidden.cache},
         **extra,
     )[0]
     return states
+
+
+def grows_apart(cache: Any) -> Any:
+    """A cache of the same tensors, which grows without the given one."""
+    made = copy(cache)
+    made.layers = [copy(layer) for layer in cache.layers]
+    return made
 
 
 def scaled(logits: Tensor, config: Any) -> Tensor:

@@ -12,7 +12,7 @@ from helpers.tiny_settings import small_settings
 from liveedit.editors import new_editor
 from liveedit.editors.direct.background import Background, Features, read_features
 from liveedit.editors.direct.editor import DirectPatch
-from liveedit.editors.direct.keys import SHRINKAGE, KeySpace
+from liveedit.editors.direct.keys import KeySpace, middle
 from liveedit.editors.direct.threshold import OWN, conformal, image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.errors import BadInput
@@ -43,20 +43,15 @@ def features_like(rows, width, seed):
 # Keys
 
 
-def test_keys_against_dense_matrices():
+def test_keys_against_a_slow_loop():
     rows, width = 6, 10
     background = Background(*(features_like(rows, width, 10 * n) for n in range(4)))
     asked = features_like(4, width, 77)
     asked.image[1] = torch.nan
     images, questions = KeySpace(background).keys(asked)
-    mean = background.common.image.mean(0)
-    covariance = torch.cov((background.common.image - mean).T, correction=0)
-    least = SHRINKAGE * covariance.trace() / width
-    values, vectors = torch.linalg.eigh(covariance)
-    # Directions without variance keep their length.
-    W = vectors @ torch.diag((least / (values.clamp(min=0) + least)).sqrt()) @ vectors.T
     for row in (0, 2, 3):
-        torch.testing.assert_close(images[row], F.normalize((asked.image[row] - mean) @ W, dim=0))
+        centred = asked.image[row] - background.common.image.mean(0)
+        torch.testing.assert_close(images[row], F.normalize(centred, dim=0))
         text = F.normalize(asked.alone[row] - background.common.alone.mean(0), dim=0)
         seen = F.normalize(asked.asked[row] - background.common.asked.mean(0), dim=0)
         torch.testing.assert_close(questions[row], torch.cat([text, seen]) / math.sqrt(2))
@@ -64,6 +59,22 @@ def test_keys_against_dense_matrices():
     text = F.normalize(asked.alone[1] - background.alone.alone.mean(0), dim=0)
     torch.testing.assert_close(questions[1], torch.cat([text, text]) / math.sqrt(2))
     torch.testing.assert_close(questions.norm(dim=1), torch.ones(4))
+
+
+def test_an_edits_question_stands_amid_its_wordings_while_within_reach_of_itself():
+    keys = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]), dim=1)
+    mean = F.normalize(keys.mean(0), dim=0)
+    torch.testing.assert_close(middle(keys, 0.8), mean)
+    assert float(mean @ keys[0]) < 0.95
+    assert torch.equal(middle(keys, 0.95), keys[0])
+
+
+def test_an_image_is_read_before_any_layer(editor, vlm):
+    """Whatever is asked of it."""
+    asked = [Query(QUESTION, image=RED), Query("Which film is this?", image=RED)]
+    read, _ = read_features(vlm, editor.layer, vlm.encode(asked))
+    torch.testing.assert_close(read.image[0], read.image[1])
+    torch.testing.assert_close(read.image[0], vlm.image_states(RED).float().mean(0))
 
 
 def test_a_question_is_read_without_the_image(editor, vlm):

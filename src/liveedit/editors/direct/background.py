@@ -12,28 +12,37 @@ import torch
 from torch import Tensor
 
 from liveedit.editors.common.attention import cut
+from liveedit.editors.common.branch import Recorder
 from liveedit.editors.common.examples import chunks
 from liveedit.models.batch import Batch, HiddenBatch, Spans
+from liveedit.models.patch import INPUT
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
 __all__ = [
+    "START",
     "Background",
     "Features",
     "features",
+    "image_means",
     "read_background",
     "read_features",
     "texts_alone",
 ]
 
+START = f"layers.0{INPUT}"
+"""Where images are read: above it, an image's tokens also hold the text before them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Each row's image and question as a frozen model reads them, at one layer, in float32.
+    """Each row's image and question as a frozen model reads them, in float32.
 
     Arguments:
-        image: Mean state of the image tokens, (B, D); NaN for a row without image.
-        alone: State of the last prompt token if the text is read without the image, (B, D).
+        image: Mean of the image's tokens at the decoder's input, (B, D); NaN for a row without
+            image.
+        alone: State of the last prompt token at the edit layer if the text is read without the
+            image, (B, D).
         asked: The same with the image, (B, D).
     """
 
@@ -74,18 +83,27 @@ class Background:
 
 
 def read_features(vlm: VLM, layer: int, batch: Batch) -> tuple[Features, HiddenBatch]:
-    """The features of a batch at ``layer``, and its states there."""
-    hidden = vlm.hidden(batch, layer)
-    return features(hidden.hidden, hidden.spans, texts_alone(vlm, layer, batch)), hidden
+    """The features of a batch, and its states at ``layer``."""
+    start = Recorder(START)
+    with vlm.patched(start):
+        hidden = vlm.hidden(batch, layer)
+    images = image_means(start.seen[START], hidden.spans).to(hidden.hidden.device)
+    return features(images, hidden.hidden, hidden.spans, texts_alone(vlm, layer, batch)), hidden
 
 
-def features(hidden: Tensor, spans: Sequence[Spans], alone: Tensor) -> Features:
-    """The features of rows with the states ``hidden`` (B, T, D), given :func:`texts_alone`."""
-    image = cut(hidden, [span.image for span in spans])
+def image_means(inputs: Tensor, spans: Sequence[Spans]) -> Tensor:
+    """:attr:`Features.image` of rows with the states ``inputs`` (B, T, D) at :data:`START`."""
+    image = cut(inputs, [span.image for span in spans])
     shown = image.mask[..., None]
-    mean = (image.states * shown).sum(1) / shown.sum(1)  # 0 / 0 without an image: NaN
+    return (image.states * shown).sum(1) / shown.sum(1)  # 0 / 0 without an image: NaN
+
+
+def features(images: Tensor, hidden: Tensor, spans: Sequence[Spans], alone: Tensor) -> Features:
+    """The features of rows with the states ``hidden`` (B, T, D) at the edit layer, given
+    :func:`image_means` and :func:`texts_alone`.
+    """
     last = cut(hidden, [(span.prompt[1] - 1, span.prompt[1]) for span in spans])
-    return Features(mean, alone.to(mean), last.states[:, 0])
+    return Features(images, alone.to(images), last.states[:, 0].to(images))
 
 
 @torch.no_grad()
@@ -118,7 +136,7 @@ def _texts(vlm: VLM, batch: Batch) -> list[tuple[int, ...]]:
 
 @torch.no_grad()
 def read_background(vlm: VLM, layer: int, queries: Mapping[str, Sequence[Query]]) -> Background:
-    """The features of a background's ``queries`` at ``layer`` of a model, on its device."""
+    """The features of a background's ``queries``, on the model's device."""
     with vlm.unpatched():
         return Background(**{name: _read(vlm, layer, queries[name]) for name in queries})
 

@@ -28,20 +28,23 @@ from torch.nn import functional as F
 from liveedit.data.background import background_queries
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor
+from liveedit.editors.common.examples import chunks
 from liveedit.editors.direct.background import (
+    START,
     Features,
     features,
+    image_means,
     read_background,
     read_features,
     texts_alone,
 )
 from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
-from liveedit.editors.direct.keys import KeySpace
+from liveedit.editors.direct.keys import KeySpace, middle
 from liveedit.editors.direct.threshold import conformal, image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
 from liveedit.editors.liveedit.routing import Routing
-from liveedit.models.batch import Batch, Scores
+from liveedit.models.batch import Batch, HiddenBatch, Scores
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.settings import Count, Index, NotNegative, Positive, Share
@@ -51,6 +54,8 @@ __all__ = ["Direct", "DirectConfig", "DirectPatch"]
 
 KEPT = 4
 """Background queries whose answers are held while an expert is fitted."""
+TOGETHER = 8
+"""Edits whose experts are fitted in one batch."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +163,22 @@ class DirectBranch(ExpertBranch):
         super().__init__(patch, batch)
         editor = patch.editor
         self.alone = texts_alone(editor.vlm, editor.layer, batch)
+        self.images = torch.empty(0)
+
+    def sites(self) -> dict[str, SiteFn]:
+        """See :meth:`Branch.sites`."""
+        return {START: self.see} | super().sites()
+
+    def see(self, x: Tensor) -> Tensor:
+        """Read the images of prompts at the decoder's input ``x`` (B, T', D), and return it."""
+        if self.routing is None:
+            self.images = image_means(x, self.batch.spans)
+        return x
 
     def routing_of(self, x: Tensor) -> Routing:
         """See :meth:`ExpertBranch.routing_of`."""
-        return self.patch.nearest(features(x, self.batch.spans, self.alone))
+        read = features(self.images.to(x.device), x, self.batch.spans, self.alone)
+        return self.patch.nearest(read)
 
 
 class Direct(BankEditor[DirectPatch]):
@@ -253,21 +270,29 @@ class Direct(BankEditor[DirectPatch]):
     def extended(self, patch: DirectPatch, queries: Sequence[Query]) -> DirectPatch:
         """See :meth:`BankEditor.extended`."""
         bank = patch.bank
-        for query in queries:
-            bank = bank.append(self.expert(query))
+        for some in chunks(queries, TOGETHER):
+            bank = bank.append(self.experts(some))
         return DirectPatch(self, bank)
 
-    def expert(self, query: Query) -> dict[str, Tensor]:
-        """The bank's row of an edit: its keys (1, 1, D) and factors (1, r, D)."""
+    def experts(self, queries: Sequence[Query]) -> dict[str, Tensor]:
+        """The bank's rows of edits: their keys (E, 1, D) and factors (E, r, D)."""
         c = self.config
-        asked = [query, *variants(query, c.variants)]
-        read, hidden = read_features(self.vlm, self.layer, self.vlm.encode(asked, eos=c.eos))
-        image_keys, question_keys = self.keys.keys(read)
+        images = list[Tensor]()
+        questions = list[Tensor]()
+        states = list[HiddenBatch]()
+        for query in queries:
+            asked = [query, *variants(query, c.variants)]
+            read, hidden = read_features(self.vlm, self.layer, self.vlm.encode(asked, eos=c.eos))
+            image_keys, question_keys = self.keys.keys(read)
+            images.append(image_keys[:1])
+            worded = [each.image is query.image for each in asked]
+            questions.append(middle(question_keys[worded], self.reach)[None])
+            states.append(hidden)
         settings = Fit(self.layer, c.rank, c.steps, c.lr, c.noise, c.keep)
-        U, V = fit(self.vlm, settings, hidden, self.kept, seed_of(query))
+        U, V = fit(self.vlm, settings, states, self.kept, [seed_of(query) for query in queries])
         return {
-            "vision_keys": image_keys[:1, None],
-            "text_keys": question_keys[:1, None],
-            "expert_in": U[None],
-            "expert_out": V[None],
+            "vision_keys": torch.stack(images),
+            "text_keys": torch.stack(questions),
+            "expert_in": U,
+            "expert_out": V,
         }

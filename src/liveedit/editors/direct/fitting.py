@@ -1,17 +1,20 @@
-"""Fits the expert of an edit by gradient descent, from the edit layer upwards.
+"""Fits the experts of edits by gradient descent, from the edit layer upwards.
 
     minimise over U, V   mean_i −log p(o | h_i + ε + R(h_i + ε))  +  β KL(p(h_b) ‖ p(h_b + R(h_b)))
 
 R is the expert's residual, ρ(LN(h) Uᵀ) V, from the last prompt token on; h_i are the states at the
 edit layer of the edit and its variants, ε is noise, and h_b are states of background queries, whose
-answers the expert shall leave as they are. Nothing at or below the edit layer runs more than once.
+answers the expert shall leave as they are. Nothing at or below the edit layer runs more than once,
+and above it only the tokens that predict answers do (``models/continuation.py``). Several edits are
+fitted in one batch; each gets the expert that it would get alone.
 
 U starts at the directions of the states that predict the answer's tokens, V at zero: at first the
 expert fires on the edit and writes nothing.
 
-Shapes: B rows, T tokens, r rank, D width of the text decoder, N answer tokens of all rows.
+Shapes: E edits, B rows, T tokens, r rank, D width of the text decoder, N answer tokens of all rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +24,7 @@ from torch.nn import functional as F
 from liveedit.editors.common.losses import forward_kl, nll
 from liveedit.editors.liveedit.routing import reach
 from liveedit.models.batch import HiddenBatch
+from liveedit.models.continuation import continued
 from liveedit.models.vlm import VLM
 
 __all__ = ["Fit", "Kept", "fit", "kept_answers"]
@@ -60,56 +64,113 @@ def kept_answers(vlm: VLM, layer: int, hidden: HiddenBatch) -> Kept:
 
 @torch.enable_grad()
 def fit(
-    vlm: VLM, settings: Fit, hidden: HiddenBatch, kept: Kept, seed: int
+    vlm: VLM, settings: Fit, edits: Sequence[HiddenBatch], kept: Kept, seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """U and V, each (r, D), of the edit with the states ``hidden``: its own row and its variants'.
+    """U and V, each (E, r, D), of edits.
 
-    ``seed`` draws the noise.
+    An edit's states are those of its own row and of as many variants as the others have. Its number
+    in ``seeds`` draws its noise.
     """
-    both = HiddenBatch.stack([hidden, kept.hidden])
+    rows = Rows(edits, kept)
+    both = continued(vlm, settings.layer, HiddenBatch.stack([*edits, *[kept.hidden] * len(edits)]))
     states = both.hidden.float()
     positions = both.answer_positions()
-    rows = both.answer_rows()
     tokens = both.answer_tokens()
-    own = rows < len(hidden)
-    spread = states[positions][own].pow(2).mean().sqrt()
-    U = _directions(F.layer_norm(states, states.shape[-1:])[positions][own], settings.rank)
+    row = both.answer_rows()
+    own = row < rows.own
+    base = kept.base.repeat(len(edits), 1)
+    edit = rows.edit.to(states.device)
+    acting = reach(both.last_prompt_tokens(), states) * both.real[..., None]
+    spread, U = _starts(states[positions][own], edit[row[own]], len(edits), settings.rank)
     V = torch.zeros_like(U)
     factors = [U.requires_grad_(), V.requires_grad_()]
     optimizer = torch.optim.Adam(factors, lr=settings.lr)
-    acting = reach(both.last_prompt_tokens(), states)
-    noise = torch.Generator().manual_seed(seed)
-    noisy = torch.zeros(len(both), 1, 1, device=states.device)
-    noisy[1 : len(hidden)] = settings.noise * spread  # the edit itself is learnt without
+    scale = spread[edit][:, None, None] * acting
+    noise = Noise(rows.varied.to(states.device)[:, None] & (acting[..., 0] > 0), edit, seeds)
     for _ in range(settings.steps):
-        drawn = torch.randn(states.shape, generator=noise).to(states) * noisy
-        changed = states + drawn * acting
-        added = _residual(changed, *factors) * spread * acting
+        changed = states + noise.like(states) * settings.noise * scale
+        added = _residual(changed, U[edit], V[edit]) * scale
         both.hidden = (changed + added).to(kept.hidden.hidden.dtype)
         logits = vlm.resume(settings.layer, both, positions)
-        loss = nll(logits[own], tokens[own], rows[own], len(hidden)).mean()
-        others = rows[~own] - len(hidden)
-        loss = (
-            loss
-            + settings.keep * forward_kl(logits[~own], kept.base, others, len(kept.hidden)).mean()
-        )
+        learnt = nll(logits[own], tokens[own], row[own], rows.own)
+        left = forward_kl(logits[~own], base, row[~own] - rows.own, rows.kept)
+        loss = learnt.sum() * len(edits) / rows.own + settings.keep * left.sum() / len(kept.hidden)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-    return U.detach() / U.shape[-1], V.detach() * spread
+    return U.detach() / U.shape[-1], V.detach() * spread[:, None, None]
 
 
-def _directions(predicting: Tensor, rank: int) -> Tensor:
-    """The normalised states (N, D) that predict the answer's tokens, as r directions (r, D).
+class Rows:
+    """The rows of a batch: for each edit its own and its variants', then for each those kept.
 
-    They are averaged over the tokens whose numbers differ by a multiple of r.
+    Arguments:
+        edits: The states of each edit's rows.
+        kept: What each edit shall leave.
+
+    ``edit`` (B,) is the edit of each row, ``varied`` (B,) whether it is a variant; ``own`` and
+    ``kept`` count the rows of both sorts.
     """
-    numbers = torch.arange(len(predicting), device=predicting.device) % rank
-    sums = predicting.new_zeros(rank, predicting.shape[1]).index_add(0, numbers, predicting)
+
+    def __init__(self, edits: Sequence[HiddenBatch], kept: Kept) -> None:
+        each = len(edits[0])
+        self.own = len(edits) * each
+        self.kept = len(edits) * len(kept.hidden)
+        numbers = torch.arange(len(edits))
+        self.edit = torch.cat(
+            [numbers.repeat_interleave(each), numbers.repeat_interleave(len(kept.hidden))]
+        )
+        place = torch.arange(self.own + self.kept)
+        self.varied = (place < self.own) & (place % each > 0)  # the edit itself is learnt without
+
+
+class Noise:
+    """Standard normal noise for the states of variants, drawn for each edit by itself.
+
+    Arguments:
+        places: The states that get noise, boolean (B, T).
+        edit: The edit (B,) of each row.
+        seeds: A seed for each edit.
+    """
+
+    def __init__(self, places: Tensor, edit: Tensor, seeds: Sequence[int]) -> None:
+        self.places = [places & (edit == number)[:, None] for number in range(len(seeds))]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def like(self, states: Tensor) -> Tensor:
+        """The next draw, (B, T, D)."""
+        drawn = torch.zeros_like(states)
+        for places, generator in zip(self.places, self.generators, strict=True):
+            shape = (int(places.sum()), states.shape[-1])
+            drawn[places] = torch.randn(shape, generator=generator).to(states)
+        return drawn
+
+
+def _starts(predicting: Tensor, edit: Tensor, count: int, rank: int) -> tuple[Tensor, Tensor]:
+    """The root mean square (E,) of each edit's states, and its first U (E, r, D).
+
+    ``predicting`` (N, D) are the states that predict the answers' tokens, ``edit`` (N,) the edits
+    that they belong to. U holds their normalised directions, averaged over the tokens whose numbers
+    differ by a multiple of r.
+    """
+    normalised = F.layer_norm(predicting, predicting.shape[-1:])
+    spread = []
+    directions = []
+    for number in range(count):
+        mine = edit == number
+        spread.append(predicting[mine].pow(2).mean().sqrt())
+        directions.append(_averaged(normalised[mine], rank))
+    return torch.stack(spread), torch.stack(directions)
+
+
+def _averaged(states: Tensor, rank: int) -> Tensor:
+    """The mean (r, D) of the states (N, D) whose numbers have the same remainder by r."""
+    numbers = torch.arange(len(states), device=states.device) % rank
+    sums = states.new_zeros(rank, states.shape[1]).index_add(0, numbers, states)
     return sums / numbers.bincount(minlength=rank).clamp(min=1)[:, None]
 
 
 def _residual(states: Tensor, U: Tensor, V: Tensor) -> Tensor:
     """ρ(LN(h) Uᵀ) V (B, T, D) for states h (B, T, D), with the rows of U scaled by 1 / D."""
     normalised = F.layer_norm(states, states.shape[-1:])
-    return F.relu(normalised @ U.T / U.shape[-1]) @ V
+    return F.relu(normalised @ U.mT / U.shape[-1]) @ V

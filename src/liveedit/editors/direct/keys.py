@@ -1,19 +1,19 @@
 """Keys of direct: frozen features of image and question, as vectors of length one.
 
-Raw features of a language model are nearly parallel: a few directions that all inputs share carry
-most of their length. The mean of a background is subtracted, and for images the directions in which
-the background varies most are shrunk:
+Raw features of a language model are nearly parallel: a direction that all inputs share carries most
+of their length. The mean of a background is therefore subtracted:
 
-    k_v = norm((v − μ_v) W),   W = I − Σ_i (1 − √(λ / (e_i + λ))) u_i u_iᵀ
+    k_v = norm(v − μ_v)
     k_q = (norm(t − μ_t) ⊕ norm(q − μ_q)) / √2
 
-v is the feature of the image; e_i and u_i are the eigenvalues and eigenvectors of the background's
-covariance, computed from its n × n Gram matrix, so that the width D of the decoder costs little. A
-question is read twice: t is its last state without the image, the same for every image, and q the
-one with it, which knows what is asked of this image even in other words. Texts without an image
-have a μ_t of their own, and t in place of q.
+v is the feature of the image. A question is read twice: t is its last state without the image, the
+same for every image, and q the one with it, which knows what is asked of this image even in other
+words. Texts without an image have a μ_t of their own, and t in place of q.
 
-Shapes: B rows, n rows of the background, D width of the text decoder.
+The question of an edit has the mean of its own key and those of its variants in other words, as
+long as it is itself within reach of that: the mean is nearer to further wordings.
+
+Shapes: B rows, D width of the text decoder.
 """
 
 from math import sqrt
@@ -24,10 +24,7 @@ from torch.nn.functional import normalize
 
 from liveedit.editors.direct.background import Background, Features
 
-__all__ = ["KeySpace"]
-
-SHRINKAGE = 0.1
-"""λ, as a share of the mean eigenvalue over D."""
+__all__ = ["KeySpace", "middle"]
 
 
 class KeySpace:
@@ -39,9 +36,6 @@ class KeySpace:
         self.image_mean = common.image.mean(0)
         self.asked_mean = common.asked.mean(0)
         self.text_means = torch.stack([background.alone.alone.mean(0), common.alone.mean(0)])
-        values, self.axes = _spectrum(common.image - self.image_mean)
-        least = SHRINKAGE * values.sum() / len(self.image_mean)
-        self.shrinking = 1 - (least / (values + least)).sqrt()
 
     def keys(self, features: Features) -> tuple[Tensor, Tensor]:
         """k_v (B, D), NaN without an image, and k_q (B, 2 · D)."""
@@ -49,8 +43,7 @@ class KeySpace:
 
     def image_keys(self, features: Features) -> Tensor:
         """k_v (B, D); NaN without an image."""
-        centred = features.image - self.image_mean
-        return normalize(centred - (centred @ self.axes.T) * self.shrinking @ self.axes, dim=-1)
+        return normalize(features.image - self.image_mean, dim=-1)
 
     def question_keys(self, features: Features) -> Tensor:
         """k_q (B, 2 · D)."""
@@ -60,11 +53,10 @@ class KeySpace:
         return torch.cat([text, torch.where(shown[:, None], asked, text)], 1) / sqrt(2)
 
 
-def _spectrum(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (n',) and eigenvectors (n', D) of the covariance of ``centred`` (n, D).
+def middle(keys: Tensor, reach: float) -> Tensor:
+    """The mean direction (D,) of ``keys`` (n, D), whose first is an edit's own.
 
-    Directions without variance are left out.
+    It is the edit's own key where that is not nearer to the mean than ``reach``.
     """
-    values, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
-    kept = values > values[-1] * 1e-6
-    return values[kept], normalize(vectors[:, kept].T @ centred, dim=-1)
+    mean = normalize(keys.mean(0), dim=-1)
+    return mean if float(mean @ keys[0]) > reach else keys[0]

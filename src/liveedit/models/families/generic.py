@@ -418,7 +418,7 @@ class Generic(VLM):
         extra: dict[str, Any] = dict(uncarried(hidden))
         levels = extra.get(IMAGE_LEVELS)
         if levels is not None:  # every token counts as the image's: those of text add 0
-            extra[IMAGE_MASK] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)
+            extra[IMAGE_MASK] = torch.ones_like(hidden.labels, dtype=torch.bool)
             extra[IMAGE_LEVELS] = [level.flatten(0, 1) for level in levels.unbind(2)]
         model_masks = any(name in extra for name in self.type_names)
         runs = self.model.base_model if model_masks else self.decoder

@@ -71,7 +71,7 @@ class Granite4Vision(Generic):
         extra: dict[str, Any] = dict(hidden.extra)
         kept = extra.pop(FEATURES, None)
         if kept is not None:
-            extra[MASK] = torch.ones_like(hidden.attention_mask, dtype=torch.bool)[..., None]
+            extra[MASK] = torch.ones_like(hidden.labels, dtype=torch.bool)[..., None]
             by_layer = enumerate(kept.unbind(2))
             extra[FEATURES] = {layer: features.flatten(0, 1) for layer, features in by_layer}
         return super().decode(embedded, replace(hidden, extra=extra))
