@@ -10,7 +10,7 @@ that a query's time is mostly the store's; the figures of the unedited model are
 
 Reading happens in a process of its own. A SQLite file is dropped from the system's cache before it
 is opened, so that opening and the first firing read the disk. The figures are in
-docs/explanation/edits.md.
+docs/explanation/store.md.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 One thread makes edits with pinpoint, some at a time, and takes some of them back; two threads ask
 about the same images meanwhile. Every request must get an answer. At the end another process opens
 the store: it must hold what was acknowledged, and answer as this one does. Prints edits and memory
-whenever a quarter of the requests is answered. The figures are in docs/explanation/edits.md.
+whenever a quarter of the requests is answered. The figures are in docs/explanation/store.md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Writers that are killed at any moment, beside readers: no acknowledged edit is lost.
 
-A longer run prints what it saw (docs/explanation/edits.md):
+A longer run prints what it saw (docs/explanation/store.md):
 
     KILLS=100 pytest -n 0 -s -m slow tests/store/test_kills.py
 """
