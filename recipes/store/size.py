@@ -165,7 +165,7 @@ def read(where: str, count: int) -> None:
     model = EditableVLM(vlm, editor, store)
     say("opening", timed(lambda: model.patch))
     say_memory("after opening")
-    assert len(model.patch) == count
+    assert len(model.patch) >= count
     use(model)
 
 
@@ -183,7 +183,7 @@ def use(model: EditableVLM) -> None:
     with model.store.change("edit") as change:
         content = tensors(maker(model.editor).layout, fires=False)  # type: ignore[arg-type]
         number = change.maker(maker(model.editor)).number  # type: ignore[arg-type]
-        change.add(new_edit(10**9, fires=False), number, **content)  # type: ignore[arg-type]
+        change.add(new_edit(time.time_ns() % 10**12, fires=False), number, **content)  # type: ignore[arg-type]
     say("reading another process's edit", timed(lambda: model.patch))
     say("forgetting the newest edit", timed(lambda: model.forget(model.edits[-1].id)))
     say("forgetting the oldest edit", timed(lambda: model.forget(model.history[0].id)))

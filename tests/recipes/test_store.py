@@ -11,7 +11,7 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "store"
 
 
 def output(*command):
-    """What a recipe prints."""
+    """Standard output of a recipe."""
     run = subprocess.run(
         [sys.executable, *map(str, command)], capture_output=True, check=True, text=True
     )

@@ -171,7 +171,8 @@ class DurablePool:
         numbers = {row.number for row in present}
         stay = [index for index, row in enumerate(state.rows) if row.number in numbers]
         bank = former.bank.select(stay)
-        texts = [former.texts[index] for index in stay]
+        known = former.texts
+        texts = [known[index] for index in stay]
         new = [row.number for row in present[len(stay) :]]
         if new:
             bank = self._with_keys(bank.with_room(len(new) + len(new) // 4), new)
