@@ -4,8 +4,8 @@
 
 The settings are chosen one after the other, each with those chosen before it. The rule is the
 largest mean of the exact match on all probes of :data:`JUDGED`, with all edits of val in one pool;
-of settings alike to a half percent the first wins. The stated rate of false firing on other images
-is not chosen: it is a promise.
+of settings alike to a half percent the first wins. The stated rates of false firing are not chosen:
+they are promises.
 
 Time: about a minute per candidate on one core. An interrupted run continues.
 """
@@ -25,7 +25,6 @@ from liveedit.models.vlm import VLM
 from liveedit.report import read_records, summary
 
 CANDIDATES: dict[str, tuple[Any, ...]] = {
-    "other_question": (0.02, 0.01, 0.005),
     "variants": (4, 2, 8),
     "noise": (0.1, 0.0, 0.3),
     "rank": (8, 4),

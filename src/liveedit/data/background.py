@@ -5,6 +5,7 @@ They show what a model makes of inputs without an edit, and what an edit does wh
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +17,7 @@ from liveedit.data.images import open_image
 from liveedit.errors import BadInput
 from liveedit.types import Query, expanded
 
-__all__ = ["background_queries"]
+__all__ = ["ASKED_ONCE", "RELATIONS", "background_queries"]
 
 LEAST = 16
 """Images that a background must have."""
@@ -24,37 +25,45 @@ RELATIONS = {
     sort: [name for name, relation in IMAGE_RELATIONS.items() if relation.sort == sort]
     for sort in ("emoji", "flag")
 }
-"""The relations that are asked about a sort of drawing, which are harder to tell apart."""
+"""The relations that are asked about a sort of drawing, which are hard to tell apart."""
+ASKED_ONCE = ("common", "alone", "apart")
+"""The queries of the background that are unrelated to each other."""
+ASKED_ALL = 49
+"""Images of each sort that are asked all questions: the largest of so many scores is exceeded by a
+further one with a probability of 2 %."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def background_queries(folder: str, most: int, part: Part = "train") -> dict[str, list[Query]]:
     """The queries of the background.
 
-    Half of the images are asked one question, under "common", and this question is asked without
-    them, under "alone"; the other half two questions that differ in meaning, "first" and "second".
-    ``folder`` holds the user's images; empty stands for drawings that ship with the package, of the
-    entities in ``part``. At ``most`` so many are taken, drawn at random.
+    A quarter of the images are asked one question, under "common", and this question is asked
+    without them, under "alone". The others are asked one question each, under "apart"; some of them
+    all questions of a sort, one image after the other, in the order of :data:`RELATIONS`, under
+    "flag" and "emoji". ``folder`` holds the user's images; empty stands for drawings that ship with
+    the package, of the entities in ``part``. At ``most`` so many are taken, drawn at random.
     """
     chance = random.Random(0)
-    names = ("common", "alone", "first", "second")
-    queries: dict[str, list[Query]] = {name: [] for name in names}
+    queries: dict[str, list[Query]] = {name: [] for name in (*ASKED_ONCE, *RELATIONS)}
     images = _from_folder(expanded(folder), most) if folder else _shipped(most, part)
-    for number, (sort, image) in enumerate(images):
-        relations = RELATIONS[sort or chance.choice(sorted(RELATIONS))]
-        asked, other = (_question(name, chance) for name in chance.sample(relations, 2))
-        if number % 2:
-            queries["common"].append(Query(asked, image=image))
-            queries["alone"].append(Query(asked))
-        else:
-            queries["first"].append(Query(asked, image=image))
-            queries["second"].append(Query(other, image=image))
+    for number, (known, image) in enumerate(images):
+        sort = known or chance.choice(sorted(RELATIONS))
+        asked = _question(number, chance.choice(RELATIONS[sort]), image, chance)
+        if number % 4 == 0:
+            queries["common"].append(asked)
+            queries["alone"].append(replace(asked, image=None))
+            continue
+        queries["apart"].append(asked)
+        if len(queries[sort]) < ASKED_ALL * len(RELATIONS[sort]):
+            for relation in RELATIONS[sort]:
+                queries[sort].append(_question(number, relation, image, chance))
     return queries
 
 
-def _question(relation: str, chance: random.Random) -> str:
-    """A wording of a relation's question."""
-    return chance.choice(wordings(IMAGE_RELATIONS[relation], "seen"))
+def _question(number: int, relation: str, image: Image.Image, chance: random.Random) -> Query:
+    """A relation's question about image ``number`` in some wording."""
+    wording = chance.choice(wordings(IMAGE_RELATIONS[relation], "seen"))
+    return Query(wording, image=image, fact=f"{number}:{relation}")
 
 
 def _shipped(most: int, part: Part) -> Iterator[tuple[str, Image.Image]]:

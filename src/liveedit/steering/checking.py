@@ -14,7 +14,7 @@ from itertools import chain, islice
 from math import comb
 from typing import Literal
 
-from liveedit.data.background import background_queries
+from liveedit.data.background import ASKED_ONCE, background_queries
 from liveedit.models.vlm import Reply
 from liveedit.store.conflicts import PatchedModel, compete, is_target
 from liveedit.store.edit import Edit
@@ -147,9 +147,9 @@ def _background(force: Sequence[Edit], folder: str) -> tuple[list[Query], list[Q
     chance = random.Random(0)
     drawn = [
         Query(chance.choice(shown).prompt, image=query.image)
-        for query in (*sets["common"], *sets["first"])
+        for query in (*sets["common"], *sets["apart"])
     ]
-    return [*chain.from_iterable(sets.values())], drawn
+    return [*chain.from_iterable(sets[name] for name in ASKED_ONCE)], drawn
 
 
 def _replies(pool: Pool, asked: Sequence[Query], progress: Progress) -> list[Reply]:

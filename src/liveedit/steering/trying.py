@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from liveedit.data.background import background_queries
+from liveedit.data.background import ASKED_ONCE, background_queries
 from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.store.edit import Edit
 from liveedit.store.pool import Pool
@@ -58,7 +58,7 @@ def probes(folder: str, others: Sequence[Query]) -> list[Query]:
     ``folder`` is that of the background's images.
     """
     drawn = background_queries(folder, IMAGES, "val")
-    return [*chain.from_iterable(drawn.values()), *others]
+    return [*chain.from_iterable(drawn[name] for name in ASKED_ONCE), *others]
 
 
 def tried(

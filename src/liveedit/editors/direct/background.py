@@ -1,8 +1,8 @@
 """The background: unrelated queries that show what a model's features look like without an edit.
 
-From half of its images `direct` learns what is common to all images and questions. With the other
-half, each asked two questions that differ in meaning, it sets its thresholds: what was learned from
-an image fits it better than any other, so that a threshold set with it would be too low.
+From a quarter of its images `direct` learns what is common to all images and questions. With the
+others it sets its thresholds: what was learned from an image fits it better than any other, so that
+a threshold set with it would be too low.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from liveedit.data.background import RELATIONS
 from liveedit.editors.common.attention import cut
 from liveedit.editors.common.branch import Recorder
 from liveedit.editors.common.examples import chunks
@@ -67,19 +68,26 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """Features of n queries of each sort.
+    """Features of queries of each sort.
 
     Arguments:
-        common: Half of the images with a question each.
+        common: Images with a question each.
         alone: These questions without an image.
-        first: The other images with a question each.
-        second: The same with other questions.
+        apart: Other images with a question each.
+        flag: Some of the latter, each with all questions about flags, one image after the other.
+        emoji: Others, with all questions about emoji.
     """
 
     common: Features
     alone: Features
-    first: Features
-    second: Features
+    apart: Features
+    flag: Features
+    emoji: Features
+
+    @property
+    def sorts(self) -> dict[str, Features]:
+        """The images with all questions, by the sort of the questions."""
+        return {sort: getattr(self, sort) for sort in RELATIONS}
 
 
 def read_features(vlm: VLM, layer: int, batch: Batch) -> tuple[Features, HiddenBatch]:
@@ -142,7 +150,9 @@ def read_background(vlm: VLM, layer: int, queries: Mapping[str, Sequence[Query]]
 
 
 def _read(vlm: VLM, layer: int, queries: Sequence[Query]) -> Features:
-    """The features of queries."""
-    return Features.cat(
-        [read_features(vlm, layer, vlm.encode(some))[0] for some in chunks(queries)]
-    )
+    """The features of queries, of which there may be none."""
+    none = torch.empty(0, vlm.state_size, device=vlm.device)
+    read = [Features(none, none, none)]
+    for some in chunks(queries):
+        read.append(read_features(vlm, layer, vlm.encode(some))[0])
+    return Features.cat(read)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from liveedit.data.background import background_queries
+from liveedit.data.background import RELATIONS, background_queries
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.editors.common.examples import chunks
@@ -39,8 +39,8 @@ from liveedit.editors.direct.background import (
     texts_alone,
 )
 from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
-from liveedit.editors.direct.keys import KeySpace, middle
-from liveedit.editors.direct.threshold import conformal, image_threshold
+from liveedit.editors.direct.keys import KeySpace
+from liveedit.editors.direct.threshold import Reach, image_threshold, question_reach
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
 from liveedit.editors.liveedit.routing import Routing
@@ -72,7 +72,8 @@ class DirectConfig:
         keep: Weight β of the background's answers in the loss.
         false_firing: Stated rate at which an unrelated image, asked the question of an edit, makes
             any edit fire.
-        other_question: Stated rate at which another question about an edit's image does.
+        other_question: Stated rate at which another question about an edit's image does, for the
+            two questions of the background that are hardest to tell apart.
         background: Folder of images that an edit should not fire on, such as those that users ask
             about; empty: the drawings that ship with the package.
         images: Number of these images that are read, once for a model.
@@ -127,10 +128,10 @@ class DirectPatch(ExpertPatch):
         image_keys, question_keys = self.editor.keys.keys(features)
         vision_keys = self.bank["vision_keys"][:, 0]
         image = image_keys @ vision_keys.T
-        question = question_keys @ self.bank["text_keys"][:, 0].T
+        question = self.editor.reach.above(question_keys, self.bank["text_keys"][:, 0])
         without = image_keys[:, :1].isnan() & vision_keys[:, 0].isnan()
         near = torch.where(without, True, image > self.threshold)
-        keep = self.in_force(near & (question > self.editor.reach))
+        keep = self.in_force(near & (question > 0))
         score = (image.nan_to_num(0.0) + question).masked_fill(~keep, -torch.inf)
         keep &= torch.zeros_like(keep).scatter(1, score.argmax(1, keepdim=True), True)
         threshold = torch.full_like(image, self.threshold)
@@ -140,17 +141,16 @@ class DirectPatch(ExpertPatch):
     def cosines(
         self, image: Tensor, threshold: Tensor, question: Tensor, without: Tensor
     ) -> list[Scores]:
-        """How near each row came to each edit, given the cosines of images and questions, τ_v, and
-        the pairs without an image, each (B, E).
+        """How near each row came to each edit, given the cosines of images, τ_v, how far questions
+        are within reach, and the pairs without an image, each (B, E).
         """
-        reach = torch.full_like(question, self.editor.reach)
         by_image = (image - threshold).nan_to_num(-torch.inf).masked_fill(without, torch.inf)
         return Scores.of_rows(
-            torch.minimum(by_image, question - reach),
+            torch.minimum(by_image, question),
             image=image,
             image_threshold=threshold.masked_fill(image.isnan(), torch.nan),
             question=question,
-            question_threshold=reach,
+            question_threshold=torch.zeros_like(question),
         )
 
 
@@ -221,19 +221,22 @@ class Direct(BankEditor[DirectPatch]):
     @cached_property
     def keys(self) -> KeySpace:
         """The space of keys, from the background; read at the first use."""
-        return KeySpace(read_background(self.vlm, self.layer, self.background))
+        meanings = [query.fact.partition(":")[2] for query in self.background["common"]]
+        return KeySpace(read_background(self.vlm, self.layer, self.background), meanings)
 
     @cached_property
-    def reach(self) -> float:
-        """τ_q."""
-        first = self.keys.question_keys(self.keys.background.first)
-        second = self.keys.question_keys(self.keys.background.second)
-        return conformal((first * second).sum(1), self.config.other_question)
+    def reach(self) -> Reach:
+        """τ_t and τ_q."""
+        asked = list[Tensor]()
+        for sort, read in self.keys.background.sorts.items():
+            keys = self.keys.question_keys(read)
+            asked.append(keys.view(-1, len(RELATIONS[sort]), keys.shape[1]))
+        return question_reach(asked, self.config.other_question)
 
     @cached_property
     def kept(self) -> Kept:
         """Some background queries with the model's own answers."""
-        asked = self.background["first"][:KEPT]
+        asked = self.background["apart"][:KEPT]
         with self.vlm.unpatched():
             replies = self.vlm.generate(asked)
         answered = [
@@ -245,7 +248,7 @@ class Direct(BankEditor[DirectPatch]):
 
     def image_threshold(self, vision: Tensor, questions: Tensor, asked: Tensor) -> float:
         """τ_v for edits with the keys ``vision`` and ``questions`` (E, D)."""
-        images = self.keys.image_keys(self.keys.background.first)
+        images = self.keys.image_keys(self.keys.background.apart)
         rate = self.config.false_firing
         return image_threshold(images, vision, questions, asked, self.reach, rate)
 
@@ -285,8 +288,7 @@ class Direct(BankEditor[DirectPatch]):
             read, hidden = read_features(self.vlm, self.layer, self.vlm.encode(asked, eos=c.eos))
             image_keys, question_keys = self.keys.keys(read)
             images.append(image_keys[:1])
-            worded = [each.image is query.image for each in asked]
-            questions.append(middle(question_keys[worded], self.reach)[None])
+            questions.append(question_keys[:1])
             states.append(hidden)
         settings = Fit(self.layer, c.rank, c.steps, c.lr, c.noise, c.keep)
         U, V = fit(self.vlm, settings, states, self.kept, [seed_of(query) for query in queries])
