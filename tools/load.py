@@ -49,9 +49,9 @@ class Seen:
             f"errors    {len(self.errors)} {self.errors[:3] or ''}",
         ]
         if self.megabytes:
-            last = len(self.megabytes) - 1
-            shown = ", ".join(f"{self.megabytes[last * part // 4]:.0f}" for part in range(5))
-            lines.append(f"memory    {shown} MB at 0, 25, 50, 75 and 100 %")
+            half = len(self.megabytes) // 2
+            shown = (self.megabytes[0], self.megabytes[half], self.megabytes[-1])
+            lines.append("memory    begin {:.0f}, half {:.0f}, end {:.0f} MB".format(*shown))
         return "\n".join(lines)
 
 

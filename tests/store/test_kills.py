@@ -2,7 +2,7 @@
 
 A longer run prints what it saw (docs/explanation/store.md):
 
-    KILLS=100 pytest -n 0 -s -m slow tests/store/test_kills.py
+    KILLS=200 python -m pytest tests/store -n 0 -s -m slow -k kills
 """
 
 import os
