@@ -3,6 +3,7 @@
     store       Store: the edits in a database, and changes of them
     pool        Pool: the edits of one editor with their patch
     durable     DurablePool: a pool that a store keeps
+    rows        the tensors of edits, from a store into memory
     browsing    the edits as they are listed, searched and paged
     exchange    edits as a file, and from one store into another
     upkeep      verify and compact a store

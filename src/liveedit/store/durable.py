@@ -8,7 +8,6 @@ bank the keys of all edits are in memory, and the factors of those that fired la
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,19 +16,18 @@ from types import MappingProxyType
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from liveedit.data.images import Source, open_image
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.precedence import ledger_overruling, ledger_rows
-from liveedit.editors.common.shelf import Shelf, ShelvedBank, shelved
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.store.edit import Edit
 from liveedit.store.pool import Pool
+from liveedit.store.rows import Rows
 from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
 from liveedit.types import Query, expanded
@@ -40,10 +38,6 @@ Images = Mapping[str, Sequence[bytes]]
 NO_IMAGES: Images = MappingProxyType({})
 THUMBNAIL = 160
 """Longest side of a thumbnail, in pixels."""
-READERS = 8
-"""Threads that read the keys of many edits, which keeps a disk busy."""
-AT_A_TIME = 200
-"""Edits whose keys one of them reads at a time."""
 
 
 class DurablePool:
@@ -55,14 +49,15 @@ class DurablePool:
 
     def __init__(self, store: Store, empty: Pool, opens_with: dict[str, str]) -> None:
         self.store = store
-        self.shelf = self._new_shelf(empty.patch)
+        patch = empty.patch
+        self._rows = Rows(store, patch) if isinstance(patch, BankPatch) else None
         self.empty = self._settled(State(empty, (), 0)).pool
         self.maker = Maker(
             empty.editor.name,
             empty.editor.fingerprint,
             empty.vlm.fingerprint,
             opens_with,
-            _layout(empty.patch),
+            self._rows.layout if self._rows else Layout(()),
         )
         self._state = State(self.empty, (), 0)
         self._lock = RLock()
@@ -97,35 +92,19 @@ class DurablePool:
             pool = make(state.pool) if first is None or state.rows else first
             maker = change.maker(self.maker)
             after = self._write(change, state, pool, images, maker.number)
+        after = self._settled(after)
         with self._reading:
             self.maker = maker
-            self._state = self._settled(after)
-        return self._state.pool
-
-    def _new_shelf(self, empty: Patch) -> Shelf | None:
-        """Where the factors of edits are; ``None`` for a method that has none."""
-        if not isinstance(empty, BankPatch) or not empty.factors:
-            return None
-        return Shelf({name: empty.bank[name] for name in empty.factors}, self._factors)
-
-    def _factors(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """The factors of edits by their numbers, each (n, …)."""
-        layout = self.maker.layout.part(True)
-        return self._placed(layout.unpack(self.store.rows(numbers, "factors")))
-
-    def _placed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors on the device of the edits."""
-        patch = self.empty.patch
-        assert isinstance(patch, BankPatch)
-        return {name: tensor.to(patch.bank.device) for name, tensor in rows.items()}
+            self._state = after
+        return after.pool
 
     def _settled(self, state: "State") -> "State":
-        """The state with the factors of all edits on the shelf."""
+        """A state that is kept, with the factors of its edits on the shelf."""
         patch = state.pool.patch
-        if self.shelf is None or not isinstance(patch, BankPatch):
+        if not isinstance(patch, BankPatch) or self._rows is None:
             return state
-        bank = shelved(patch.bank, [row.number for row in state.rows], self.shelf)
-        return replace(state, pool=replace(state.pool, patch=patch.with_bank(bank)))
+        patch = self._rows.settled(patch, [row.number for row in state.rows])
+        return replace(state, pool=replace(state.pool, patch=patch))
 
     @torch.inference_mode(False)
     def _read(self, state: "State") -> "State":
@@ -175,25 +154,11 @@ class DurablePool:
         texts = [known[index] for index in stay]
         new = [row.number for row in present[len(stay) :]]
         if new:
-            bank = self._with_keys(bank.with_room(len(new) + len(new) // 4), new)
+            assert self._rows is not None
+            bank = self._rows.extended(bank, new)
             texts += self.store.texts(new)
         patch: BankPatch = editor.from_rows(bank, texts)
         return patch.with_ledger(_ledger([row.edit for row in present]))
-
-    def _with_keys(self, bank: Bank, new: Sequence[int]) -> Bank:
-        """The bank with more edits, by their numbers, whose keys are read."""
-        parts = [new[start : start + AT_A_TIME] for start in range(0, len(new), AT_A_TIME)]
-        with ThreadPoolExecutor(READERS) as readers:
-            read = readers.map if len(parts) > 1 else map
-            for start in range(0, len(parts), READERS):  # few at once, for they take memory
-                some = parts[start : start + READERS]
-                for numbers, keys in zip(some, read(self._keys, some), strict=True):
-                    bank = _appended(bank, self._placed(keys), numbers)
-        return bank
-
-    def _keys(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """The keys of edits by their numbers, each (n, …)."""
-        return self.maker.layout.part(False).unpack(self.store.rows(numbers, "keys"))
 
     def queries(self, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
         """Edits with their queries, as far as their images are kept; read one by one."""
@@ -231,9 +196,8 @@ class DurablePool:
         keys = factors = b""
         text = ""
         if isinstance(patch, BankPatch):
-            tensors = patch.bank.select([index]).tensors()
-            keys = self.maker.layout.part(False).pack(tensors, 0)
-            factors = self.maker.layout.part(True).pack(tensors, 0)
+            assert self._rows is not None
+            keys, factors = self._rows.pack(patch.bank, index)
             text = patch.texts[index]
         return change.add(
             edit,
@@ -312,20 +276,6 @@ def _other_editor(made_by: Maker, own: Maker, where: object) -> Mismatch:
             "replaced: restore that editor, or make the edits again elsewhere"
         )
     return Mismatch(f"the edits in {where} were made by another editor ({which}): load that one")
-
-
-def _layout(patch: Patch) -> Layout:
-    """The layout of a patch's rows."""
-    if not isinstance(patch, BankPatch):
-        return Layout(())
-    return Layout.of(patch.bank.tensors(), patch.factors)
-
-
-def _appended(bank: Bank, keys: Mapping[str, Tensor], numbers: Sequence[int]) -> Bank:
-    """The bank with more edits, by their keys and numbers in the store."""
-    if isinstance(bank, ShelvedBank):
-        return bank.append_shelved(keys, numbers)
-    return bank.append(keys)
 
 
 def _ledger(edits: Sequence[Edit]) -> Bank:
