@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families.py \
 	tests/editors/test_contract.py
 
-.PHONY: demo test test-all test-newest test-oldest check docs mutants bench lock clean
+.PHONY: demo test test-all test-newest test-oldest test-wheel test-lmms-eval check docs mutants bench lock clean
 
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
@@ -25,6 +25,18 @@ test-newest: ## conformance and generation on the newest versions that can be ha
 
 test-oldest: .venv-oldest/ready ## the same on the lowest versions that pyproject.toml allows
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
+
+test-wheel: ## the package as users install it: a wheel, in an empty environment
+	rm -rf .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet --upgrade pip
+	.venv-wheel/bin/pip install --quiet $(TORCH)
+	.venv-wheel/bin/pip wheel --quiet --no-deps --wheel-dir .venv-wheel/wheel .
+	.venv-wheel/bin/pip install --quiet --constraint constraints.txt .venv-wheel/wheel/*.whl
+	.venv-wheel/bin/python tools/check_wheel.py
+
+test-lmms-eval: .venv-lmms-eval/ready ## an edited model under lmms-eval
+	.venv-lmms-eval/bin/python -m pytest -m slow tests/integrations/test_lmms_eval.py
 
 check: .venv/ready ## style and types
 	$(BIN)/ruff check .
@@ -61,6 +73,10 @@ lock: .venv-newest/ready ## write the newest versions into constraints.txt, once
 	$(PYTHON) tools/bounds.py dev > .venv-oldest/lowest.txt
 	$(call install,.venv-oldest,--constraint .venv-oldest/lowest.txt)
 
+.venv-lmms-eval/ready: pyproject.toml
+	$(call install,.venv-lmms-eval)
+	.venv-lmms-eval/bin/pip install --quiet --editable ".[dev,lmms-eval]"
+
 # An environment in folder $(1), with the options $(2) of pip.
 define install
 test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
@@ -71,4 +87,4 @@ touch $(1)/ready
 endef
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest build dist runs site *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-oldest .venv-wheel .venv-lmms-eval build dist runs site *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,16 +11,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "liveedit"
 LAYERS = {  # each part may import from itself, from parts of a lower number, and never sideways
     "types": 0, "errors": 0,
     "registry": 1, "measures": 1, "runinfo": 1, "settings": 1, "artifacts": 1, "question": 1,
-    "data": 2, "models": 2, "report": 2,
+    "data": 2, "models": 2, "report": 2, "hub": 2,
     "editors": 3,
     "store": 4, "train": 4, "evaluate": 4,
     "steering": 5,
     "editable": 6,
-    "serve": 7,
+    "serve": 7, "integrations": 7,
     "cli": 8,
     "__main__": 9,
 }  # fmt: skip
 SIDEWAYS = {
+    ("hub", "report"),  # a model card states scores
     ("models", "data"),  # a model opens the images of a query
     ("settings", "registry"),  # an unknown setting is answered like an unknown name
     ("types", "errors"),  # a query checks itself

@@ -96,6 +96,7 @@ LONG = {
     "docs/explanation/benchmarks.md",
     "docs/how-to/add-a-benchmark.md",
     "docs/how-to/add-a-score.md",
+    "docs/how-to/elsewhere.md",
     "docs/how-to/steer.md",
     "docs/tutorials/compare-methods.md",
     "docs/tutorials/your-own-data.md",
@@ -238,6 +239,15 @@ def parse(words, *, loose=False):
             pytest.fail(f"{words}: {error}")
 
 
+def check_lmms_eval(model, options):
+    """Check a command of lmms-eval: its model is an entry point, which takes the arguments."""
+    project = tomllib.loads(content(ROOT / "pyproject.toml"))["project"]
+    assert model in project["entry-points"]["lmms_eval.models"]
+    source = content(ROOT / "src" / "liveedit" / "integrations" / "lmms_eval.py")
+    given = options[options.index("--model_args") + 1].split(",")
+    assert all(f"        {argument.partition('=')[0]}: " in source for argument in given)
+
+
 def check(words):
     """Check a command that is not `liveedit`: its target, script, extras or options exist."""
     match words:
@@ -251,6 +261,8 @@ def check(words):
             assert (ROOT / folder).exists(), folder
         case ["accelerate", "launch", *rest]:
             parse(rest[rest.index("liveedit") + 1 :])
+        case ["lmms-eval", "--model", model, *options]:
+            check_lmms_eval(model, options)
         case ["git", "clone", *_] | ["cd", _]:
             pass
         case _:

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import cos, pi
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from helpers.hub_server import serving
 from helpers.tiny_settings import SMALL, TRAINABLE, small_settings
 from liveedit.editors import load_editor, new_editor
 from liveedit.editors.base import TrainableEditor
@@ -110,36 +111,20 @@ def test_the_trained_editor_loads_back(vlm, method, tmp_path):
 
 
 def test_the_editor_goes_to_the_hub_and_comes_back(vlm, method, tmp_path, monkeypatch):
-    """The Hub's client is replaced by a folder; all else is real."""
-
-    class Api:
-        def create_repo(self, repo, *, private, exist_ok):
-            assert private
-            assert exist_ok
-            return SimpleNamespace(repo_id=repo)
-
-        def list_repo_files(self, repo_id):
-            held = (tmp_path / repo_id).glob("*")
-            return [".gitattributes", *(path.name for path in held)]
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
-            assert method in commit_message
-            shutil.copytree(folder_path, tmp_path / repo_id, dirs_exist_ok=True)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo)
-    )
-    editor = fresh(vlm, method)
-    editor.push_to_hub("someone/editor", private=True)
-    assert load_editor(vlm, "someone/editor").fingerprint == editor.fingerprint
-    editor.push_to_hub("someone/editor", private=True)
-    model = tmp_path / "someone" / "model" / "config.json"
-    model.parent.mkdir()
-    model.write_text("a model's")
-    with pytest.raises(BadInput, match="give another id"):
-        editor.push_to_hub("someone/model", private=True)
-    assert model.read_text() == "a model's"
+    with serving(monkeypatch, tmp_path) as hub:
+        editor = fresh(vlm, method)
+        for _ in range(2):
+            editor.push_to_hub("someone/editor", private=True)
+            assert load_editor(vlm, "someone/editor").fingerprint == editor.fingerprint
+        assert (
+            ModelCard(hub.files["someone/editor"]["README.md"].decode()).data.tags.count(method)
+            == 1
+        )
+        hub.create("someone", "model", "private")
+        hub.files["someone/model"]["config.json"] = b"a model's"
+        with pytest.raises(BadInput, match="give another id"):
+            editor.push_to_hub("someone/model", private=True)
+        assert hub.files["someone/model"]["config.json"] == b"a model's"
 
 
 def test_an_id_that_the_hub_lacks_is_refused_in_one_line(vlm, method, monkeypatch):

@@ -24,7 +24,14 @@ __all__ = ["on_files", "on_post_page", "pages"]
 PYTHON: dict[str, tuple[str, tuple[str, ...]]] = {
     "liveedit": (
         "Load and edit a model",
-        ("liveedit.editable", "liveedit.types", "liveedit.steering.*", "liveedit.store.listing"),
+        (
+            "liveedit.editable",
+            "liveedit.types",
+            "liveedit.steering.*",
+            "liveedit.store.listing",
+            "liveedit.models.edited_model",
+            "liveedit.hub.card",
+        ),
     ),
     "data": (
         "Benchmarks and images",

@@ -1,26 +1,34 @@
 """EditableVLM: a VLM, an editor and the edits made so far, in one object. The main entry point."""
 
+import json
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib.resources import as_file, files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import RLock
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
-from liveedit.artifacts import locked, resolved_path, sync, writing
+from liveedit.artifacts import locked, new_folder, resolved_path, sync, writing
 from liveedit.data.images import images_hash, open_image
-from liveedit.editors import load_editor
+from liveedit.editors import load_editor, new_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.editors.common.precedence import image_index, ledger_rows
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
+from liveedit.hub.card import About
+from liveedit.hub.repository import download, upload
+from liveedit.models.edited_model import EditedModel
 from liveedit.models.merging import save_merged
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -30,17 +38,20 @@ from liveedit.steering.checking import Finding, Progress, findings
 from liveedit.steering.explaining import Explanation, explained
 from liveedit.steering.switch import is_off, off
 from liveedit.steering.trying import RECENT, Trial, probes, tried
-from liveedit.store.durable import DurablePool, State, check_maker, image_file
+from liveedit.store.durable import DurablePool, State, image_file
 from liveedit.store.edit import Edit
 from liveedit.store.exchange import import_edits
 from liveedit.store.listing import FILE, Listing, tidy
-from liveedit.store.pictures import load_queries, save_queries
+from liveedit.store.makers import check_maker
+from liveedit.store.pictures import load_queries
 from liveedit.store.pool import Pool
+from liveedit.store.published import EDITOR, FILES, check_repo, write_published
 from liveedit.store.store import Maker, Store
 from liveedit.types import Query, check_path, checked, expanded, visible
 
 __all__ = ["EMBEDDED", "Edit", "EditableVLM", "default_editor", "embedded", "load", "load_vlm"]
 
+LOG = logging.getLogger(__name__)
 DIGITS = 12
 """Digits of an edit's id: among a million edits two alike have a chance of 0.2 %."""
 EMBEDDED = "emblem"
@@ -69,24 +80,41 @@ def load(
     ``store``, the path or URL of a database, the edits are kept there (:class:`EditableVLM`).
     ``options`` go to :meth:`VLM.load` (``dtype``, ``device_map``, ``prompt_format`` …).
     """
+    kept = Store(store) if store is not None and not isinstance(store, Store) else store
     if editor is None:
-        editor = default_editor(model)
+        editor = default_editor(model, kept)
     check_path(editor)
     vlm = load_vlm(model, **options)
-    ships = model == EMBEDDED and embedded(str(editor)).is_dir()
     opens_with = {
         "model": EMBEDDED if model == EMBEDDED else _absolute(model),
-        "editor": str(editor) if ships else _absolute(editor),
+        "editor": str(editor) if _ships(model, editor) else _absolute(editor),
     }
     if options.get("dtype") is not None:
         opens_with["dtype"] = str(options["dtype"]).removeprefix("torch.")
-    loaded = load_editor(vlm, embedded(str(editor)) if ships else editor)
-    return EditableVLM(vlm, loaded, store, opens_with)
+    source = embedded(str(editor)) if _ships(model, editor) else editor
+    loaded = load_editor(vlm, source)
+    LOG.info("editor %s from %s, settings %s", loaded.name, source, loaded.config)
+    return EditableVLM(vlm, loaded, kept, opens_with)
 
 
-def default_editor(model: str | Path) -> str:
-    """The name of a model's editor if none is given: a trained one only the embedded model has."""
+def default_editor(model: str | Path, store: Store | None = None) -> str:
+    """The editor if none is given: that of the store's newest edit, if it was made on this model.
+
+    Otherwise, since only the embedded model has a trained editor, ``"pinpoint"`` for it and
+    ``"direct"`` for others.
+    """
+    maker = store.newest_maker() if store else None
+    named = EMBEDDED if model == EMBEDDED else _absolute(model)
+    if maker and maker.opens_with.get("model") == named:
+        if maker.editor_fingerprint in SHIPPED:
+            return "pinpoint"  # which came after it
+        return maker.opens_with.get("editor", maker.editor)
     return "pinpoint" if model == EMBEDDED else "direct"
+
+
+def _ships(model: str | Path, editor: str | Path) -> bool:
+    """Whether an editor is one of those that ship with the embedded model."""
+    return model == EMBEDDED and embedded(str(editor)).is_dir()
 
 
 def _absolute(source: str | Path) -> str:
@@ -112,9 +140,10 @@ class EditableVLM:
     With a ``store`` (:class:`liveedit.store.Store`, or its path or URL) every change is kept there
     before it takes effect, and changes that others make there take effect with the next answer;
     without one the edits last as long as this object. ``opens_with`` holds the arguments of
-    :func:`load`, as far as the edits depend on them; a store keeps it. Raises what
-    :meth:`VLM.check_answers` raises, and :class:`Mismatch` for the store of another model or
-    editor.
+    :func:`load`, as far as the edits depend on them; a store keeps it. ``editor`` makes the new
+    edits; the store may hold edits of other editors for the same model, which it opens. Raises what
+    :meth:`VLM.check_answers` raises, and :class:`Mismatch` for the store of another model, and for
+    one with an editor that is gone or does not mix with this one.
     """
 
     def __init__(
@@ -130,9 +159,10 @@ class EditableVLM:
         self._durable: DurablePool | None = None
         if store is not None:
             kept = store if isinstance(store, Store) else Store(store)
-            for maker in kept.makers()[:1]:
-                editor = _opening(editor, maker)
-            self._durable = DurablePool(kept, Pool.empty(vlm, editor), self._made_with)
+            empty = Pool.empty(vlm, editor)
+            opens_with = _made_with(self.opens_with, editor)
+            self._durable = DurablePool(kept, empty, opens_with, partial(_editor_of, vlm))
+            LOG.info("store %s at version %d", kept, kept.version)
         self._pool = Pool.empty(vlm, editor)
         self._known: dict[Path, set[str]] = {}
         """For each folder, the states that were loaded from it, saved to it or begun there."""
@@ -188,11 +218,6 @@ class EditableVLM:
         asked = number(query.prompt, images_hash(opened.images), image_index(opened))
         return next((edit for edit in self.edits if edit.number == asked), None)
 
-    @property
-    def _made_with(self) -> dict[str, str]:
-        """The known arguments of :func:`load`, the prompt format included."""
-        return self.opens_with | {"prompt_format": self.vlm.prompt_format}
-
     def edit(self, queries: Query | Sequence[Query], *, who: str = "", why: str = "") -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
 
@@ -208,9 +233,14 @@ class EditableVLM:
         if self._durable:
             for edit, source in zip(new, given, strict=True):
                 images[edit.id] = [image_file(image) for image in source.images]
+        start = time.monotonic()
         with self._editing():
             pool = self._change("edit", who, lambda pool: pool.with_edits(new, opened), images)
-        return list(pool.history[len(pool.edits) - len(new) :])
+        made = list(pool.history[len(pool.edits) - len(new) :])
+        took = sum(bool(edit.took) for edit in made)
+        seconds = time.monotonic() - start
+        LOG.info("made %d edits in %.2f s, %d of them took", len(made), seconds, took)
+        return made
 
     def _prepared(
         self, queries: Sequence[Query], who: str, why: str
@@ -254,11 +284,31 @@ class EditableVLM:
 
     def generate(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers of the edited model; within :meth:`disabled` of the unedited one."""
-        if is_off(self):
-            return self.unedited(queries, max_new_tokens=max_new_tokens)
         asked = checked(queries)
-        with self.vlm.unpatched(), self.vlm.patched(self.patch):
-            return self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+        start = time.monotonic()
+        with self._answering():
+            answers = self.vlm.generate(asked, max_new_tokens=max_new_tokens)
+        LOG.info("answered %d questions in %.2f s", len(asked), time.monotonic() - start)
+        return answers
+
+    @property
+    def model(self) -> EditedModel:
+        """The Hugging Face model with the edits, for a pipeline or any other code that takes one.
+
+        Each call, ``generate`` and ``forward``, gets the edits that are in force when it begins;
+        within :meth:`disabled` none. ``vlm.model`` is the model without edits. Methods that
+        rewrite the question or put vectors before it refuse raw calls.
+        """
+        return EditedModel(self.vlm.model, self._answering)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Context in which the model has the edits, unless they are turned off here."""
+        with ExitStack() as patches:
+            patches.enter_context(self.vlm.unpatched())
+            if not is_off(self):
+                patches.enter_context(self.vlm.patched(self.patch))
+            yield
 
     def unedited(self, queries: Query | Sequence[Query], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers of the unedited model."""
@@ -350,7 +400,7 @@ class EditableVLM:
         """
         if self._durable is None:
             raise BadInput("edits are imported into a store: load the model with one")
-        return import_edits(self._durable.store, file, who, self._durable.check)
+        return import_edits(self._durable.store, file, who, self._durable.makers.admit)
 
     def save_merged(self, folder: str | Path) -> None:
         """Write the edited model as a checkpoint that transformers alone loads.
@@ -382,7 +432,7 @@ class EditableVLM:
                 )
             listing = self._listing(pool)
             try:
-                _save_tensors(pool, target / listing.tensors, listing.origin)
+                pool.save(target / listing.tensors)
                 with writing(folder):
                     sync(target)
                 known.add(listing.tensors)
@@ -391,6 +441,73 @@ class EditableVLM:
                 tidy(target, before)
         return target
 
+    def save_pretrained(
+        self, folder: str | Path, *, hide_edits: bool = False, **about: Unpack[About]
+    ) -> None:
+        """Write the edits for others to a new folder, with a model card.
+
+        It holds neither the model nor paths of this machine
+        (:mod:`liveedit.store.published`). With ``hide_edits`` nobody can read the questions and
+        answers in it. ``about`` is what the card says besides (:class:`liveedit.hub.card.About`).
+        Raises :class:`BadInput` for an existing folder, and for methods that keep their edits as
+        text if they are to be hidden.
+        """
+        with new_folder(folder) as part:
+            name = resolved_path(folder).name
+            made = _made_with(self.opens_with, self.editor)
+            write_published(self.pool, made, part, name, about, hide_edits=hide_edits)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        hide_edits: bool = False,
+        **about: Unpack[About],
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub; return its address.
+
+        Edits that are there already are replaced. Needs a token with the right to write
+        (``hf auth login``). Raises :class:`StorageError` where that fails, and :class:`BadInput`
+        where the repository ``repo`` holds something else.
+        """
+        with TemporaryDirectory() as folder:
+            part = Path(folder)
+            made = _made_with(self.opens_with, self.editor)
+            write_published(self.pool, made, part, repo, about, hide_edits=hide_edits)
+            return upload(part, repo, "edits", check_repo, private=private, replaced=FILES)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        model: str | Path | None = None,
+        store: "Store | str | Path | None" = None,
+        **options: Any,
+    ) -> "EditableVLM":
+        """The model with the edits that :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+
+        ``source`` is a folder or a Hugging Face id; ``model`` is needed where the edits do not name
+        theirs. ``store``, which must hold no edits yet, keeps them from then on. ``options`` are
+        those of :func:`load`. Raises :class:`BadInput` where there are no edits, and the errors of
+        :func:`load` and :meth:`load`.
+        """
+        folder = expanded(source)
+        if not folder.exists() and "/" in str(source):
+            folder = download(str(source), "edits", FILES)
+        made = Listing.read(folder).opens_with
+        model = model or made.get("model")
+        if model is None:
+            raise BadInput(f"the edits in {source} do not name their model: give it as `model`")
+        if store is not None:
+            _check_empty(store)
+        own = folder / EDITOR
+        editor = own if own.is_dir() else made.get("editor")
+        named = {name: made[name] for name in ("dtype", "prompt_format") if name in made}
+        edited = load(model, editor, store, **named | options)
+        edited.load(folder)
+        return edited
+
     def _listing(self, pool: Pool) -> Listing:
         """The listing of the present state."""
         return Listing(
@@ -398,7 +515,7 @@ class EditableVLM:
             editor_fingerprint=self.editor.fingerprint,
             model_fingerprint=self.vlm.fingerprint,
             edits=pool.edits,
-            opens_with=self._made_with,
+            opens_with=_made_with(self.opens_with, self.editor),
         )
 
     @torch.inference_mode(False)
@@ -447,22 +564,58 @@ class EditableVLM:
                     raise
 
 
+def _check_empty(where: "Store | str | Path") -> None:
+    """Raise :class:`BadInput` for a store that holds edits."""
+    store = where if isinstance(where, Store) else Store(where)
+    if store.makers():
+        raise BadInput(f"{store} holds edits, which these would replace: give a new store")
+
+
 def _maker(listing: Listing) -> Maker:
     """The editor and the model that made the edits of a folder."""
     fingerprints = (listing.editor_fingerprint, listing.model_fingerprint)
     return Maker(listing.editor, *fingerprints, listing.opens_with)
 
 
+def _made_with(opens_with: Mapping[str, str], editor: Editor) -> dict[str, str]:
+    """The known arguments of :func:`load` that edits are made with, the prompt format included.
+
+    An editor that :func:`load` has not loaded is known by its settings if it needs no training.
+    """
+    known = {**opens_with, "prompt_format": editor.vlm.prompt_format}
+    if "editor" not in known and not isinstance(editor, TrainableEditor):
+        known["settings"] = json.dumps(asdict(editor.config))
+    return known
+
+
+def _editor_of(vlm: VLM, maker: Maker) -> Editor:
+    """The editor that made some edits, opened as they say. Raises what :func:`load_editor` does."""
+    if maker.editor_fingerprint in SHIPPED:
+        return _former(vlm, maker.editor_fingerprint)
+    made = maker.opens_with
+    if "settings" in made:
+        return new_editor(vlm, maker.editor, json.loads(made["settings"]))
+    source = made.get("editor", maker.editor)
+    ships = _ships(made.get("model", EMBEDDED), source)
+    return load_editor(vlm, embedded(source) if ships else source)
+
+
+def _former(vlm: VLM, fingerprint: str) -> Editor:
+    """The editor of this fingerprint, which shipped with an earlier version."""
+    former = load_editor(vlm, embedded(SHIPPED[fingerprint]))
+    assert isinstance(former, TrainableEditor)
+    former.adopt_fingerprint(fingerprint)
+    return former
+
+
 def _opening(editor: Editor, maker: Maker) -> Editor:
     """The editor that opens edits: ``editor``, or the one that shipped before it and made them."""
-    folder = SHIPPED.get(maker.editor_fingerprint)
     known = editor.vlm.known_as(maker.model_fingerprint)
-    if folder is None or not known or editor.name not in ("pinpoint", "liveedit"):
+    if maker.editor_fingerprint not in SHIPPED or not known:
         return editor
-    former = load_editor(editor.vlm, embedded(folder))
-    assert isinstance(former, TrainableEditor)
-    former.adopt_fingerprint(maker.editor_fingerprint)
-    return former
+    if editor.name not in ("pinpoint", "liveedit"):
+        return editor
+    return _former(editor.vlm, maker.editor_fingerprint)
 
 
 def _silent(stage: str, done: int, of: int) -> None:
@@ -472,13 +625,6 @@ def _silent(stage: str, done: int, of: int) -> None:
 def _opened(query: Query) -> Query:
     """The query with its images read from their files, once for all that follows."""
     return replace(query, image=[open_image(image) for image in query.images])
-
-
-def _save_tensors(pool: Pool, folder: Path, origin: dict[str, str]) -> None:
-    """Save a patch and, for methods that need them again, the images of the edits."""
-    pool.patch.save(folder)
-    if not pool.has_bank:
-        save_queries(folder, pool.edits, pool.queries, origin)
 
 
 def _describe(query: Query, source: Query, who: str, why: str) -> Edit:

@@ -75,6 +75,21 @@ def test_edit_ask_and_forget_with_what_the_store_remembers(run, asked, emblem, t
     assert [edit.id for edit in kept()] == [second]
 
 
+def test_another_editor_goes_on_in_the_same_store(run, asked, emblem):
+    emblem.drawing("twemoji", "flag-fr").save("other.png")
+    other = (QUESTION, "--image", "other.png")
+    assert run("edit", *asked, "Brazil", "--editor", "serac")[0] == 0
+    said = json.loads(run("edit", *other, "Norway", "--editor", "pinpoint", "--json")[1])
+    assert (said["editor"], said["took"]) == ("pinpoint", True)
+    assert [row["editor"] for row in edits(run)] == ["serac", "pinpoint"]
+    assert "with serac" in run("edits")[1]
+    said = json.loads(run("edit", *asked, "Kenya", "--json")[1])
+    assert (said["editor"], said["answer"], said["after"]) == ("pinpoint", "Kenya", "Kenya")
+    assert said["supersedes"] == [edits(run)[0]["id"]]
+    assert run("forget", said["id"])[:2] == (0, "forgot 1, 2 left\n")
+    assert run("ask", *asked)[1].splitlines()[0] == "Brazil"
+
+
 def test_odd_names_of_folders_and_pictures(run, asked, tmp_path):
     (tmp_path / "liveedit").mkdir()  # as the editor is called
     odd = tmp_path / "fl\udce4g \x1b.png"  # as Latin-1 has it

@@ -13,6 +13,7 @@ from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import load_editor
 from liveedit.errors import Mismatch
 from liveedit.store.store import Store
+from liveedit.types import Query
 
 
 def answer(http, url, text=FLAG):
@@ -206,12 +207,36 @@ def test_questions_are_answered_while_an_edit_is_made(http, url, model, monkeypa
     assert answer(http, url) == "Atlantis"
 
 
-def test_edits_of_another_editor_are_not_imported(http, url, edit, embedded_vlm, tmp_path):
+def test_edits_of_an_editor_that_does_not_mix_are_not_imported(
+    http, url, edit, embedded_vlm, tmp_path
+):
     file = tmp_path / "edits.safetensors"
     file.write_bytes(http.post("/v1/edits/export", json={}).content)
-    editor = load_editor(embedded_vlm, embedded("liveedit"))
+    editor = load_editor(embedded_vlm, embedded("ft-l"))
     other = EditableVLM(embedded_vlm, editor, tmp_path / "other.db")
-    with pytest.raises(Mismatch, match="made by another editor"):
+    with pytest.raises(Mismatch, match=r"made by another editor .* does not mix with ft-l"):
         other.import_edits(file)
     assert other.store.kept() == []
     other.store.close()
+
+
+def test_what_another_editor_adds_acts_on_the_next_request(http, url, model, emblem, embedded_vlm):
+    other = EditableVLM(
+        embedded_vlm, load_editor(embedded_vlm, embedded("liveedit")), str(model.store)
+    )
+    try:
+        asked = Query(FLAG, "Brazil", emblem.drawing("twemoji", "flag-jp"))
+        [made] = other.edit(asked)
+        [edited] = other.generate(asked)
+        assert answer(http, url) == edited != "Japan"
+        assert http.get(f"/v1/edits/{made.id}").json()["editor"] == "liveedit"
+        body = {"messages": question(FLAG, url), "max_tokens": 4}
+        [fired] = http.post("/v1/chat/completions", json=body).json()["liveedit"]["fired"]
+        assert fired["id"] == made.id
+        later = make(http, url, "Atlantis")
+        assert (later["editor"], later["supersedes"]) == ("pinpoint", [made.id])
+        assert answer(http, url) == "Atlantis"
+        http.delete(f"/v1/edits/{later['id']}")
+        assert answer(http, url) == edited
+    finally:
+        other.store.close()

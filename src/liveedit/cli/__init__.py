@@ -16,6 +16,7 @@
     options         options that several commands share
     editor_specs    the value of --editors
     display         output, and Ctrl-C
+    verbose         --verbose
 
 Importing this package loads nothing heavy; a command imports what it needs when it runs.
 """

@@ -18,6 +18,7 @@ from liveedit.cli.options import (
     Benchmark,
     Loading,
     Model,
+    Quiet,
     path,
     setting_help,
     with_groups,
@@ -85,6 +86,7 @@ def evaluate(
             "Default: editors, beside --out.",
         ),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run the lifelong test; write records, tables, curves and a page to --out.
 
@@ -106,7 +108,7 @@ def evaluate(
     trained = out.absolute().parent / "editors" if trained is None else trained
     run_evaluation(
         model, specs, cases, chosen, out,
-        data=benchmark.data, trained=trained, seed=seed, loading=loading,
+        data=benchmark.data, trained=trained, seed=seed, loading=loading, quiet=quiet,
     )  # fmt: skip
 
 
@@ -116,6 +118,11 @@ def report(
     ],
 ) -> None:
     """Write the tables, curves and page of existing records again, without the model."""
+    _report(out, Console())
+
+
+def _report(out: Path, console: Console) -> None:
+    """Write the report on the records in a folder, and print its tables."""
     from liveedit.data.emblem import Emblem
     from liveedit.data.images import open_image
     from liveedit.report import terminal_tables, write_report
@@ -127,7 +134,6 @@ def report(
         images=lambda name: emblem.find(name) or open_image(name),
         highlighted=HIGHLIGHTED,
     )
-    console = Console()
     for title, header, rows in terminal_tables(out):
         console.print(_terminal_table(title, header, rows))
     console.print(shown(f"page with images and curves: {page}"), soft_wrap=True)
@@ -159,6 +165,7 @@ def run_evaluation(
     trained: Path,
     seed: int = 0,
     loading: Loading | None = None,
+    quiet: bool = False,
 ) -> None:
     """Evaluate the editors, with one progress bar over all, and report on them.
 
@@ -168,7 +175,7 @@ def run_evaluation(
     from liveedit.report import failures
 
     is_main = processes().is_main_process
-    console = Console(quiet=not is_main)
+    console = Console(quiet=quiet or not is_main)
     vlm = (loading or Loading()).load(model)
     evaluation = Evaluation(vlm, cases, protocol, data=data, seed=seed)
     loaded = load_editors(vlm, model, specs, trained)
@@ -182,7 +189,7 @@ def run_evaluation(
     if not is_main:
         return
     if any(out.rglob("records-*.jsonl")):
-        report(out)
+        _report(out, console)
     for line in loaded.left_out:  # once more, where it is seen after hours
         console.print(shown(line), soft_wrap=True)
     failed: list[str] = []

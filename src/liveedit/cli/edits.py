@@ -233,12 +233,14 @@ def export(
     store: Where = DEFAULT,
     setup: Setup,
     loading: Loading,
+    quiet: Quiet = False,
 ) -> None:
     """Write the edited model as a checkpoint, for methods that change its weights."""
     with interrupt_message("stopped; nothing was written"):
         edited = open_edited(store, setup, loading, create=False)
         edited.save_merged(out)
-    print(f"wrote the model with {len(edited.edits):,} edits to {out}")
+    if not quiet:
+        print(f"wrote the model with {len(edited.edits):,} edits to {out}")
 
 
 def _edit(
@@ -383,9 +385,10 @@ def _images(edit: "Edit") -> str:
 
 
 def _made(told: "Listed") -> str:
-    """The day of an edit, who made it and why, and its relation to others."""
+    """The day of an edit, who made it, why and by which editor, and its relation to others."""
     edit = told.kept.edit
-    lines = [edit.time[:10], " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))]
+    who = " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))
+    lines = [edit.time[:10], who, f"with {told.editor}"]
     if told.superseded_by:
         lines.append(f"superseded by {told.superseded_by}")
     if told.state == "taken_back":

@@ -5,6 +5,7 @@ edits were made with. Options that are not given take these values. A folder of 
 versions wrote, is imported into a store at its first use; the folder itself stays as it is.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,7 @@ __all__ = [
     "open_store",
 ]
 
+LOG = logging.getLogger(__name__)
 DEFAULT = "edits.db"
 UNCHANGED = "stopped; nothing was changed"
 NOT_TAKEN = 3
@@ -113,7 +115,7 @@ def open_edited(
     former = _former(where)
     store = Store(_path(where), create=create or former is not None)
     listing = Listing.read(former) if former else None
-    made = _made_with(listing, store.makers())
+    made = _made_with(listing or store.newest_maker())
     edited = _load(store, made, setup, loading)
     if former:
         edited.load(former)
@@ -150,14 +152,14 @@ def _is_former(folder: Path) -> bool:
     return (resolved_path(folder) / FILE).exists()
 
 
-def _made_with(listing: Listing | None, makers: "list[Maker]") -> dict[str, str]:
-    """The arguments of :func:`liveedit.load` that the edits were made with, as far as known."""
-    for made in [listing] if listing else makers[-1:]:
-        found = {"editor": made.editor, **made.opens_with}
-        if made.editor_fingerprint in SHIPPED:
-            found["editor"] = "pinpoint"  # opens the edits of editors that shipped before it
-        return found
-    return {}
+def _made_with(made: "Listing | Maker | None") -> dict[str, str]:
+    """The arguments of :func:`liveedit.load` that edits were made with, as far as known."""
+    if made is None:
+        return {}
+    found = {"editor": made.editor, **made.opens_with}
+    if made.editor_fingerprint in SHIPPED:
+        found["editor"] = "pinpoint"  # opens the edits of editors that shipped before it
+    return found
 
 
 def _load(store: "Store", made: dict[str, str], setup: Setup, loading: Loading) -> "EditableVLM":
@@ -171,6 +173,8 @@ def _load(store: "Store", made: dict[str, str], setup: Setup, loading: Loading) 
     from liveedit.editable import default_editor, load
 
     editor = _source("editor", setup.editor, made.get("editor") or default_editor(model))
+    LOG.debug("the store names %s", made or "no model yet")
+    LOG.info("chose the model %s and the editor %s", model, editor)
     return load(model, editor, store, **loading.arguments())
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from liveedit.cli.verbose import set_verbose
 from liveedit.errors import BadInput
 from liveedit.settings import help_of
 from liveedit.types import Query, expanded
@@ -69,7 +70,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors a
 
 @dataclass(frozen=True)
 class Loading:
-    """Options for loading the model. Raises :class:`BadInput` for an unknown value."""
+    """Options for loading the model, and for saying how that goes.
+
+    Raises :class:`BadInput` for an unknown value.
+    """
 
     prompt_format: Annotated[
         str | None,
@@ -95,7 +99,13 @@ class Loading:
         ),
     ] = None
 
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", help="Print what is loaded, chosen and timed, on stderr."),
+    ] = False
+
     def __post_init__(self) -> None:
+        set_verbose(self.verbose)
         for name, known in (
             ("dtype", DTYPES),
             ("quantize", BITS),
@@ -110,6 +120,7 @@ class Loading:
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of ``VLM.load``: the options that were given."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
+        del given["verbose"]
         found = {name: value for name, value in given.items() if value is not None}
         if self.dtype is not None:
             import torch

@@ -127,8 +127,8 @@ def _load(model: str | None, where: str, editor: str | None, loading: Loading) -
     store = Store(where)
     from liveedit.editable import load  # which takes seconds
 
-    makers = store.makers()
-    made = dict(makers[-1].opens_with) if makers and model is None else {}
+    maker = store.newest_maker()
+    made = maker.opens_with if maker and model is None else {}
     loading = replace(
         loading,
         dtype=loading.dtype or made.get("dtype"),
@@ -136,7 +136,7 @@ def _load(model: str | None, where: str, editor: str | None, loading: Loading) -
     )
     return load(
         model or made.get("model", EMBEDDED),
-        editor or made.get("editor"),
+        editor,
         store,
         **loading.arguments(),
     )

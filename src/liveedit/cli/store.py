@@ -7,7 +7,7 @@ import typer
 
 from liveedit.cli.display import interrupt_message, print_json
 from liveedit.cli.opening import DEFAULT, Where, open_store
-from liveedit.cli.options import AsJson, Who, path
+from liveedit.cli.options import AsJson, Quiet, Who, path
 
 __all__ = ["app"]
 
@@ -30,22 +30,26 @@ def export_command(
         typer.Argument(help="Ids of the edits, or unique beginnings; all by default."),
     ] = None,
     store: Where = DEFAULT,
+    quiet: Quiet = False,
 ) -> None:
     """Write edits to a new file, with their images and their origin."""
     from liveedit.store.exchange import export
 
-    print(f"exported {export(open_store(store), file, ids or None):,} edits to {file}")
+    number = export(open_store(store), file, ids or None)
+    if not quiet:
+        print(f"exported {number:,} edits to {file}")
 
 
 @app.command("import")
-def import_command(file: File, store: Where = DEFAULT, who: Who = "") -> None:
+def import_command(file: File, store: Where = DEFAULT, who: Who = "", quiet: Quiet = False) -> None:
     """Add the edits of an exported file that the store does not hold yet."""
     from liveedit.store.exchange import import_edits
     from liveedit.store.store import Store
 
     with interrupt_message(f"stopped; nothing was changed in {store}"):
         added = import_edits(Store(store), file, who)
-    print(f"imported {added:,} edits into {store}")
+    if not quiet:
+        print(f"imported {added:,} edits into {store}")
 
 
 @app.command("merge")
@@ -53,6 +57,7 @@ def merge_command(
     other: Annotated[str, typer.Argument(help="The store whose edits are added.")],
     store: Where = DEFAULT,
     who: Who = "",
+    quiet: Quiet = False,
 ) -> None:
     """Add the edits of another store that this one does not hold yet."""
     from liveedit.store.exchange import merge
@@ -60,7 +65,8 @@ def merge_command(
 
     with interrupt_message("stopped; the same command goes on from here"):
         added = merge(Store(store), open_store(other), who)
-    print(f"merged {added:,} edits into {store}")
+    if not quiet:
+        print(f"merged {added:,} edits into {store}")
 
 
 @app.command("verify")
@@ -82,10 +88,11 @@ def verify_command(store: Where = DEFAULT, as_json: AsJson = False) -> None:
 
 
 @app.command("compact")
-def compact_command(store: Where = DEFAULT) -> None:
+def compact_command(store: Where = DEFAULT, quiet: Quiet = False) -> None:
     """Drop tensors and images of edits that were taken back, and old hits."""
     from liveedit.store.upkeep import compact
 
     with interrupt_message(f"stopped; nothing was changed in {store}"):
         dropped = compact(open_store(store))
-    print(f"dropped the tensors and images of {dropped:,} edits that were taken back")
+    if not quiet:
+        print(f"dropped the tensors and images of {dropped:,} edits that were taken back")

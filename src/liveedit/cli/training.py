@@ -17,6 +17,7 @@ from liveedit.cli.options import (
     Benchmark,
     Loading,
     Model,
+    Quiet,
     path,
     setting_help,
     with_groups,
@@ -66,6 +67,7 @@ def train(
         int | None, typer.Option(min=0, max=LAST_SEED, help=setting_help(TrainConfig, "seed"))
     ] = None,
     cache: Annotated[bool | None, typer.Option(help=setting_help(TrainConfig, "cache"))] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train an editor. After an interrupt or a kill, the same command resumes the training.
 
@@ -84,7 +86,7 @@ def train(
     file = _read(config, method, overrides)  # complains before the model is read
     check_folder(out, IDENTITY)
 
-    console = Console()
+    console = Console(quiet=quiet)
     cases = _cases(console, benchmark, file.cases, method)
     vlm = loading.load(model)
     if config is None:

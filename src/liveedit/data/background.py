@@ -5,6 +5,7 @@ They show what a model makes of inputs without an edit, and what an edit does wh
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -27,9 +28,8 @@ RELATIONS = {
 """The relations that are asked about a sort of drawing, which are hard to tell apart."""
 ASKED_ONCE = ("common", "alone", "apart")
 """The queries of the background that are unrelated to each other."""
-ASKED_ALL = 49
-"""Images of each sort that are asked all questions: the largest of so many scores is exceeded by a
-further one with a probability of 2 %."""
+ASKED_ALL = 48
+"""Images of each sort that are asked all questions."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -47,21 +47,22 @@ def background_queries(folder: str, most: int, part: Part = "train") -> dict[str
     images = _from_folder(expanded(folder), most) if folder else _shipped(most, part)
     for number, (known, image) in enumerate(images):
         sort = known or chance.choice(sorted(RELATIONS))
-        asked = _question(chance.choice(RELATIONS[sort]), chance)
+        asked = _question(number, chance.choice(RELATIONS[sort]), image, chance)
         if number % 4 == 0:
-            queries["common"].append(Query(asked, image=image))
-            queries["alone"].append(Query(asked))
+            queries["common"].append(asked)
+            queries["alone"].append(replace(asked, image=None))
             continue
-        queries["apart"].append(Query(asked, image=image))
+        queries["apart"].append(asked)
         if len(queries[sort]) < ASKED_ALL * len(RELATIONS[sort]):
             for relation in RELATIONS[sort]:
-                queries[sort].append(Query(_question(relation, chance), image=image))
+                queries[sort].append(_question(number, relation, image, chance))
     return queries
 
 
-def _question(relation: str, chance: random.Random) -> str:
-    """A wording of a relation's question."""
-    return chance.choice(wordings(IMAGE_RELATIONS[relation], "seen"))
+def _question(number: int, relation: str, image: Image.Image, chance: random.Random) -> Query:
+    """A relation's question about image ``number`` in some wording."""
+    wording = chance.choice(wordings(IMAGE_RELATIONS[relation], "seen"))
+    return Query(wording, image=image, fact=f"{number}:{relation}")
 
 
 def _shipped(most: int, part: Part) -> Iterator[tuple[str, Image.Image]]:

@@ -216,11 +216,6 @@ def _open(vlm: "VLM", folder: Path) -> "Editor":
 
 def _download(repo: str) -> Path:
     """The local copy of a trained editor on the Hugging Face Hub."""
-    from huggingface_hub import snapshot_download
+    from liveedit.hub.repository import download
 
-    try:
-        return Path(snapshot_download(repo, allow_patterns=["config.json", "editor.safetensors"]))
-    except (OSError, ValueError):
-        raise BadInput(
-            f"no trained editor in {repo}: give a folder, or an id that Hugging Face has"
-        ) from None
+    return download(repo, "trained editor", ["config.json", "editor.safetensors"])

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,10 @@ from liveedit.editors.common.examples import (
     first_probes,
 )
 from liveedit.editors.editor_files import CONFIG, check_repo, read_editor, write_editor
-from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.errors import BadInput, Mismatch
+from liveedit.hub.card import FILE as README
+from liveedit.hub.card import About, Subject, card, hub_id
+from liveedit.hub.repository import upload
 from liveedit.models.batch import HiddenBatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
@@ -34,6 +37,10 @@ from liveedit.types import Case, Query, checked, expanded, visible
 
 __all__ = ["Editor", "TrainableEditor"]
 
+USAGE = """import liveedit
+
+model = liveedit.load("{model}", editor="{repo}")"""
+"""The code in the card of a trained editor."""
 P = TypeVar("P", bound=Patch)
 """The patches of a method."""
 X = TypeVar("X", bound=Example)
@@ -74,6 +81,15 @@ class Editor(ABC, Generic[P]):
     def empty(self) -> P:
         """A patch without edits."""
         return self.edit([])
+
+    @property
+    def editors(self) -> "tuple[Editor[Any], ...]":
+        """The editors whose edits its patches hold: itself alone."""
+        return (self,)
+
+    def editor_of(self, patch: P, index: int) -> "Editor[Any]":  # noqa: ARG002
+        """The editor that made the edit at ``index`` of a patch."""
+        return self
 
     def select(self, patch: P, index: Sequence[int]) -> P:  # noqa: ARG002
         """The patch with only the edits at ``index``, in that order.
@@ -366,32 +382,34 @@ class TrainableEditor(Editor[P], Generic[P, X]):
             state[name] = stored.clone().contiguous()
         write_editor(folder, info, state, state_id)
 
-    def push_to_hub(self, repo: str, *, private: bool = False) -> str:
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub; return its address.
+    def push_to_hub(self, repo: str, *, private: bool = False, **about: Unpack[About]) -> str:
+        """Upload what :meth:`save_pretrained` writes, with a model card, to the Hugging Face Hub;
+        return its address.
 
-        Needs a token with the right to write (``hf auth login``). Raises :class:`StorageError`
-        where that fails, and :class:`BadInput` where the repository ``repo`` holds something else,
-        which would be replaced.
+        ``about`` is what the card says besides (:class:`liveedit.hub.card.About`). Needs a token
+        with the right to write (``hf auth login``). Raises :class:`StorageError` where that fails,
+        and :class:`BadInput` where the repository ``repo`` holds something else, which would be
+        replaced.
         """
-        from huggingface_hub import HfApi
-
+        text = card(self._subject(repo, about), about)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            try:
-                hub = HfApi()
-                found = hub.create_repo(repo, private=private, exist_ok=True)
-                check_repo(repo, hub.list_repo_files(found.repo_id))
-                hub.upload_folder(
-                    repo_id=found.repo_id, folder_path=folder, commit_message=f"{self.name} editor"
-                )
-            except BadInput:
-                raise
-            except Exception as error:  # of whichever HTTP library the client uses
-                reason = str(error).partition("\n")[0]
-                raise StorageError(
-                    f"cannot upload the editor to Hugging Face as {repo}: {reason}"
-                ) from error
-        return str(found)
+            (Path(folder) / README).write_text(text, encoding="utf-8")
+            return upload(Path(folder), repo, f"{self.name} editor", check_repo, private=private)
+
+    def _subject(self, repo: str, about: About) -> Subject:
+        """The subject of this editor's card."""
+        model = about.get("base_model") or hub_id(self.vlm.model.name_or_path)
+        return Subject(
+            repo=repo,
+            method=self.name,
+            model=model,
+            fingerprint=self.fingerprint,
+            model_fingerprint=self.vlm.fingerprint,
+            opens_with={"dtype": _dtype(self.vlm), "prompt_format": self.vlm.prompt_format},
+            false_firing=self.false_firing,
+            usage=USAGE.format(model=model or "MODEL", repo=repo),
+        )
 
     @classmethod
     def from_pretrained(cls, vlm: VLM, folder: str | Path, **changes: Any) -> Self:

@@ -98,12 +98,12 @@ class GracePatch(BankPatch):
         super().__init__(editor, bank)
         self.radii = codebook(bank, self.editor.config.radius) if radii is None else radii
 
-    def with_ledger(self, ledger: Bank) -> Self:
+    def with_ledger(self, ledger: Bank, superseded: Tensor | None = None) -> Self:
         """See :meth:`BankPatch.with_ledger`.
 
         Superseded edits leave the codebook, because others may be merged into them.
         """
-        made = super().with_ledger(ledger)
+        made = super().with_ledger(ledger, superseded)
         if not bool(made.not_superseded.all()):
             rows = made.not_superseded.nonzero()[:, 0].cpu()
             made.radii = torch.full((len(made),), MERGED)

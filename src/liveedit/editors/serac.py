@@ -197,6 +197,7 @@ class SeracPatch(RetrievalPatch):
     """
 
     FILE = "serac.safetensors"
+    readable = True
     editor: "Serac"
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:

@@ -6,6 +6,8 @@ the model on them, :class:`VLM` loads and copies it. Families derive from :class
 Shapes: B rows, T tokens (padding included), D width of the text decoder, V size of the vocabulary.
 """
 
+import logging
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -47,6 +49,7 @@ __all__ = [
     "uncarried",
 ]
 
+LOG = logging.getLogger(__name__)
 COMPILED = "_torchdynamo_orig_callable"
 """The attribute of a function that `torch.compile` has compiled."""
 
@@ -112,9 +115,12 @@ class VLM(ModelRunner, metaclass=Family):
         bitsandbytes is missing; :class:`UnsupportedModel` for a ``model_type`` without a family,
         for a checkpoint that has to be converted first, and as :meth:`check_answers`.
         """
+        start = time.monotonic()
         vlm = cls.read(path, dtype, quantize, device_map, max_memory, prompt_format)
+        LOG.info("loaded %s in %.1f s", vlm, time.monotonic() - start)
         vlm.check_inputs(path)
         vlm.check_answers()
+        LOG.debug("checked that the model answers under a patch, %.1f s", time.monotonic() - start)
         return vlm
 
     @classmethod
@@ -186,6 +192,12 @@ class VLM(ModelRunner, metaclass=Family):
         return UnsupportedModel(
             f"models of type '{kind}' cannot be edited {versions}: {one_line(error)}"
         )
+
+    def __str__(self) -> str:
+        kind = type(self.model).__name__
+        size = f"{self.num_layers} layers of width {self.hidden_size:,}"
+        where = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return f"{kind} as {type(self).__name__}: {size}, {where}, {self.prompt_format} prompts"
 
     # Copying
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from wrapt import ObjectProxy
 
 from liveedit.errors import BadInput, UnsupportedModel
 
@@ -32,6 +33,8 @@ def unwrapped(model: Any) -> Any:
     Raises :class:`UnsupportedModel` where there is none, for adapters that act in the wrapper
     alone, and where a part of the model is wrapped.
     """
+    if isinstance(model, ObjectProxy):
+        return unwrapped(model.__wrapped__)
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if any(config.is_prompt_learning for config in model.peft_config.values()):
             raise UnsupportedModel(

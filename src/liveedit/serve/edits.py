@@ -67,6 +67,7 @@ class EditBody(BaseModel):
     names: list[str]
     who: str
     why: str
+    editor: str
     made: str
     took: bool | None
     state: Literal["in_force", "superseded", "taken_back"]

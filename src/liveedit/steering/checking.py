@@ -15,6 +15,7 @@ from math import comb
 from typing import Literal
 
 from liveedit.data.background import ASKED_ONCE, background_queries
+from liveedit.editors.base import Editor
 from liveedit.models.vlm import Reply
 from liveedit.store.conflicts import PatchedModel, compete, is_target
 from liveedit.store.edit import Edit
@@ -127,17 +128,32 @@ def _on_background(pool: Pool, folder: str, progress: Progress) -> Iterator[Find
     own, drawn = _background(pool.in_force, folder)
     asked = [*drawn, *own]
     replies = _replies(pool, asked, progress)
-    stated = pool.editor.false_firing
     if not pool.has_bank and not any(reply.fired for reply in replies):
         yield from _changed(pool, asked, replies)
         return
-    fired = sum(bool(reply.fired) for reply in replies[: len(drawn)])
-    if stated is not None and chance_of(fired, len(drawn), stated) > SIGNIFICANT:
-        return
     in_patch = [edit for edit in pool.history if edit.held]
+    unstated = _beyond_what_is_stated(pool, replies[: len(drawn)])
     counts = Counter(index for index, _ in chain.from_iterable(reply.fired for reply in replies))
     for index, count in counts.most_common():
-        yield _false_firing(in_patch[index], count, len(asked), stated)
+        editor = pool.editor.editor_of(pool.patch, index)
+        if editor in unstated:
+            yield _false_firing(in_patch[index], count, len(asked), editor.false_firing)
+
+
+def _beyond_what_is_stated(pool: Pool, replies: Sequence[Reply]) -> list[Editor]:
+    """The editors whose edits fire more often than their stated rates and chance explain.
+
+    Those that state none are among them.
+    """
+    fired = Counter[Editor]()
+    for reply in replies:
+        fired.update({pool.editor.editor_of(pool.patch, index) for index, _ in reply.fired})
+    found = []
+    for editor in pool.editor.editors:
+        stated = editor.false_firing
+        if stated is None or chance_of(fired[editor], len(replies), stated) <= SIGNIFICANT:
+            found.append(editor)
+    return found
 
 
 def _background(force: Sequence[Edit], folder: str) -> tuple[list[Query], list[Query]]:

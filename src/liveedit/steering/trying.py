@@ -90,4 +90,4 @@ def _answers(pool: Pool, asked: Sequence[Query], max_new_tokens: int) -> list[st
 def _give_back(before: Pool, after: Pool) -> None:
     """Let the next edit have the memory that the trial took."""
     if isinstance(before.patch, BankPatch) and isinstance(after.patch, BankPatch):
-        after.patch.bank.give_back(len(before.patch))
+        after.patch.give_back(before.patch)

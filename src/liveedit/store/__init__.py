@@ -1,8 +1,9 @@
 """Stores of edits: durable, for many processes, with history.
 
     store       Store: the edits in a database, and changes of them
-    pool        Pool: the edits of one editor with their patch
+    pool        Pool: edits with their patch
     durable     DurablePool: a pool that a store keeps
+    makers      Makers: the editors that made the edits of a store
     browsing    the edits as they are listed, searched and paged
     exchange    edits as a file, and from one store into another
     upkeep      verify and compact a store

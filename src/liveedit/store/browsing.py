@@ -25,12 +25,14 @@ class Listed:
 
     Arguments:
         kept: The edit.
+        editor: Name of the method that made it.
         superseded_by: Id of the edit that superseded it; empty if none did.
         hits: How often it fired.
         thumbnail: Whether it has a thumbnail.
     """
 
     kept: Kept
+    editor: str
     superseded_by: str
     hits: int
     thumbnail: bool
@@ -52,6 +54,7 @@ class Listed:
             "names": list(edit.names),
             "who": edit.who,
             "why": edit.why,
+            "editor": self.editor,
             "made": edit.time,
             "took": edit.took,
             "state": self.state,
@@ -155,8 +158,10 @@ def _listing() -> Select[Any]:
     newest = select(LATER.c.id).where(_superseding()).order_by(LATER.c.number.desc()).limit(1)
     hits = select(func.count()).where(schema.hits.c.edit == EDITS.c.number)
     pictured = exists().where(schema.thumbnails.c.edit == EDITS.c.number)
+    maker = select(schema.makers.c.editor).where(schema.makers.c.number == EDITS.c.maker)
     return select(
         EDITS,
+        maker.scalar_subquery().label("editor"),
         newest.scalar_subquery().label("superseded_by"),
         hits.scalar_subquery().label("hits"),
         pictured.label("thumbnail"),
@@ -167,4 +172,4 @@ def _listed(row: Row[Any]) -> Listed:
     """A row of :func:`_listing`."""
     kept = kept_row(row)
     superseded_by = row.superseded_by if kept.forgotten_in is None else None
-    return Listed(kept, superseded_by or "", row.hits, bool(row.thumbnail))
+    return Listed(kept, row.editor, superseded_by or "", row.hits, bool(row.thumbnail))

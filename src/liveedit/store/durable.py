@@ -1,10 +1,11 @@
-"""DurablePool: the pool of one editor, kept in a store that others may change, too.
+"""DurablePool: the pool of a store, which others may change, too.
 
 Each change of the pool is one transaction. Before it, and before each answer, changes that other
 processes made are read; what is read is a fraction of the store: new rows only.
 """
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, RLock
 from types import MappingProxyType
+from typing import cast
 
 from PIL import Image
 
@@ -19,17 +21,17 @@ from liveedit.data.images import Source, open_image
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
+from liveedit.editors.common.mixed import MixedEditor, MixedPatch
 from liveedit.editors.common.precedence import ledger_overruling, ledger_rows
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
-from liveedit.models.vlm import VLM
 from liveedit.store.edit import Edit
+from liveedit.store.makers import Makers, Opener, layout_of
 from liveedit.store.pool import Pool
 from liveedit.store.store import Change, Kept, Maker, Store
-from liveedit.store.tensors import Layout
 from liveedit.types import Query, expanded
 
-__all__ = ["DurablePool", "State", "check_maker", "image_file", "kept_query", "thumbnail"]
+__all__ = ["DurablePool", "State", "image_file", "kept_query", "thumbnail"]
 
 Images = Mapping[str, Sequence[bytes]]
 NO_IMAGES: Images = MappingProxyType({})
@@ -38,26 +40,23 @@ THUMBNAIL = 160
 
 
 class DurablePool:
-    """The pool of one editor on one model, and the store that keeps it.
+    """The edits on one model, and the store that keeps them.
 
-    ``opens_with`` are the known arguments of :func:`liveedit.load`. Raises :class:`Mismatch` for a
-    store whose edits another model or editor made, which it names.
+    The editor of the pool ``empty`` makes the new ones; ``opens_with`` are the known arguments of
+    :func:`liveedit.load`, and ``opener`` opens the editors of the others. Raises :class:`Mismatch`
+    for a store whose edits were made on another model, and as :meth:`Makers.check`.
     """
 
-    def __init__(self, store: Store, empty: Pool, opens_with: dict[str, str]) -> None:
+    def __init__(
+        self, store: Store, empty: Pool, opens_with: dict[str, str], opener: Opener
+    ) -> None:
         self.store = store
         self.empty = empty
-        self.maker = Maker(
-            empty.editor.name,
-            empty.editor.fingerprint,
-            empty.vlm.fingerprint,
-            opens_with,
-            _layout(empty.patch),
-        )
+        self.makers = Makers(store, empty.editor, opens_with, opener)
         self._state = State(empty, (), 0)
         self._lock = RLock()
         self._reading = Lock()
-        check_makers(store, self.maker, empty.vlm)
+        self.makers.check()
 
     @property
     def pool(self) -> Pool:
@@ -82,13 +81,11 @@ class DurablePool:
         """
         first = None if self.store.exists else make(self.empty)
         with self._lock, self.store.change(kind, who) as change:
-            check_makers(self.store, self.maker, self.empty.vlm)
+            self.makers.check()
             state = self.state
             pool = make(state.pool) if first is None or state.rows else first
-            maker = change.maker(self.maker)
-            after = self._write(change, state, pool, images, maker.number)
+            after = self._write(change, state, pool, images)
         with self._reading:
-            self.maker = maker
             self._state = after
         return pool
 
@@ -97,36 +94,75 @@ class DurablePool:
         version, changed = self.store.changed_since(state.version)
         if version == state.version:
             return state
-        number = self._number()
-        own = {row.number: row for row in changed if row.maker == number}
-        if not own:
-            return replace(state, version=version)
-        known = {row.number: row for row in state.rows} | own
+        known = {row.number: row for row in state.rows}
+        known |= {row.number: row for row in changed if self._opens(row, known)}
         present = [row for _, row in sorted(known.items()) if row.forgotten_in is None]
         return State(self._pool(state, present), tuple(present), version)
 
-    def check(self, maker: Maker) -> None:
-        """Raise :class:`Mismatch` for edits, not yet in the store, that others made than these."""
-        check_maker(maker, self.maker, self.empty.vlm, "the file")
+    def _opens(self, row: Kept, known: Mapping[int, Kept]) -> bool:
+        """Whether a changed edit is one of the ``known``, or can be opened; else warn.
 
-    def _number(self) -> int:
-        """The number of this pool's maker in the store; 0 before its first edit."""
-        if not self.maker.number:
-            for known in self.store.makers():
-                if known.identity == self.maker.identity:
-                    self.maker = known
-        return self.maker.number
+        So an editor that is missing here stops neither the answers of a process that is running nor
+        its reading of other edits; :meth:`change` refuses to go on without that editor.
+        """
+        if row.number in known or row.forgotten_in is not None:
+            return row.number in known
+        try:
+            self.makers.editor(row.maker)
+        except Mismatch as error:
+            warnings.warn(f"some edits do not act: {error}", stacklevel=2)
+            return False
+        return True
 
     def _pool(self, state: "State", present: Sequence[Kept]) -> Pool:
         """The pool of these edits; what ``state`` holds of them is not read again."""
-        editor = self.empty.editor
+        editor = self._mixed(present)
         edits = tuple(row.edit for row in present)
+        if isinstance(editor, MixedEditor):
+            mixed = self._mixed_patch(editor, state, present)
+            return replace(self.empty, editor=editor, patch=mixed, edits=edits)
         if isinstance(editor, BankEditor):
-            return replace(self.empty, patch=self._bank_patch(editor, state, present), edits=edits)
-        content = self.store.weights(self.maker.number)
+            part = self._part(state, editor)
+            return replace(self.empty, patch=self._bank_patch(editor, part, present), edits=edits)
+        content = self.store.weights(present[0].maker) if present else None
         patch = editor.empty() if content is None else unpacked(editor, content)
         queries = {row.edit.id: kept_query(self.store, row) for row in present}
         return replace(self.empty, patch=patch, edits=edits, queries=queries)
+
+    def _mixed(self, present: Sequence[Kept]) -> Editor:
+        """The editor of these edits and of new ones: a mixed one where it takes several."""
+        own = self.empty.editor
+        editors = [self.makers.editor(number) for number in sorted({row.maker for row in present})]
+        others = [editor for editor in editors if editor is not own]
+        if not others:
+            return own
+        return MixedEditor(cast("list[BankEditor]", [own, *others]))  # as they mix
+
+    def _mixed_patch(
+        self, editor: MixedEditor, state: "State", present: Sequence[Kept]
+    ) -> MixedPatch:
+        """The patch of edits that several editors made."""
+        made_by = {row.maker: self.makers.editor(row.maker) for row in present}
+        number = {maker: editor.editors.index(each) for maker, each in made_by.items()}
+        parts = [
+            self._bank_patch(
+                each,
+                self._part(state, each),
+                [row for row in present if made_by[row.maker] is each],
+            )
+            for each in editor.editors
+        ]
+        patch = editor.of_parts(parts, [number[row.maker] for row in present])
+        return patch.with_ledger(_ledger([row.edit for row in present]))
+
+    def _part(self, state: "State", editor: BankEditor) -> "State":
+        """The edits of a state that one editor made."""
+        if state.pool.editor is editor:
+            return state
+        rows = tuple(row for row in state.rows if self.makers.editor(row.maker) is editor)
+        patch = state.pool.patch
+        assert isinstance(patch, BankPatch)
+        return replace(state, pool=Pool(self.empty.vlm, editor, patch.made_by(editor)), rows=rows)
 
     def _bank_patch(self, editor: BankEditor, state: "State", present: Sequence[Kept]) -> BankPatch:
         """The patch of these edits, for a method that keeps each of them by itself."""
@@ -138,8 +174,9 @@ class DurablePool:
         texts = [former.texts[index] for index in stay]
         new = [row.number for row in present[len(stay) :]]
         if new:
-            rows = self.maker.layout.part(False).unpack(self.store.rows(new, "keys"))
-            rows |= self.maker.layout.part(True).unpack(self.store.rows(new, "factors"))
+            layout = layout_of(former)
+            rows = layout.part(False).unpack(self.store.rows(new, "keys"))
+            rows |= layout.part(True).unpack(self.store.rows(new, "factors"))
             device = next(iter(bank.tensors().values())).device
             bank = bank.append({name: tensor.to(device) for name, tensor in rows.items()})
             texts += self.store.texts(new)
@@ -154,10 +191,12 @@ class DurablePool:
             if row and (row.pictures or not edit.image):
                 yield edit, kept_query(self.store, row)
 
-    def _write(
-        self, change: Change, state: "State", pool: Pool, images: Images, maker: int
-    ) -> "State":
+    def _write(self, change: Change, state: "State", pool: Pool, images: Images) -> "State":
         """Keep a changed pool, and return the state that it becomes."""
+        makers = {
+            editor.fingerprint: change.maker(self.makers.maker(editor))
+            for editor in pool.editor.editors
+        }
         kept = {row.edit.id: row for row in state.rows}
         wanted = {edit.id for edit in pool.edits}
         change.forget([row.number for id, row in kept.items() if id not in wanted])
@@ -165,16 +204,17 @@ class DurablePool:
         for index, edit in enumerate(pool.edits):
             row = kept.get(edit.id)
             if row is None:
+                maker = makers[pool.editor.editor_of(pool.patch, index).fingerprint]
                 row = self._add(change, pool, index, images, maker)
             elif row.edit != edit:
                 change.update(row.number, edit)
                 row = replace(row, edit=edit)
             rows.append(row)
         if not isinstance(pool.patch, BankPatch):
-            change.set_weights(maker, packed(pool.patch))
+            change.set_weights(makers[pool.editor.fingerprint].number, packed(pool.patch))
         return State(pool, tuple(rows), change.version)
 
-    def _add(self, change: Change, pool: Pool, index: int, images: Images, maker: int) -> Kept:
+    def _add(self, change: Change, pool: Pool, index: int, images: Images, maker: Maker) -> Kept:
         """Add the edit at ``index`` of a pool."""
         edit = pool.edits[index]
         patch = pool.patch
@@ -182,13 +222,14 @@ class DurablePool:
         keys = factors = b""
         text = ""
         if isinstance(patch, BankPatch):
-            tensors = patch.bank.tensors()
-            keys = self.maker.layout.part(False).pack(tensors, index)
-            factors = self.maker.layout.part(True).pack(tensors, index)
-            text = patch.texts[index]
+            part, row = patch.row(index)
+            tensors = part.bank.tensors()
+            keys = maker.layout.part(False).pack(tensors, row)
+            factors = maker.layout.part(True).pack(tensors, row)
+            text = part.texts[row]
         return change.add(
             edit,
-            maker,
+            maker.number,
             keys=keys,
             factors=factors,
             text=text,
@@ -226,50 +267,6 @@ def kept_query(store: Store, row: Kept) -> Query:
     for image, name in zip(images, edit.names, strict=False):
         image.info["name"] = name
     return Query(edit.prompt, edit.target, images, about=edit.about)
-
-
-def check_makers(store: Store, own: Maker, vlm: VLM) -> None:
-    """Raise :class:`Mismatch` for edits of another model, editor or prompt format."""
-    for maker in store.makers():
-        check_maker(maker, own, vlm, store)
-
-
-def check_maker(made_by: Maker, own: Maker, vlm: VLM, where: object) -> None:
-    """Raise :class:`Mismatch` if edits were made with another model, editor or prompt format.
-
-    ``where`` says where they are kept.
-    """
-    made = made_by.opens_with
-    if not vlm.known_as(made_by.model_fingerprint):
-        named = " ".join(made[name] for name in ("model", "dtype") if name in made)
-        which = named or "one that it does not name"
-        raise Mismatch(f"the edits in {where} were made on another model ({which}): load that one")
-    form = made.get("prompt_format", vlm.prompt_format)
-    if form != vlm.prompt_format:
-        raise Mismatch(
-            f"the edits in {where} were made with another prompt format ({form}): "
-            "load the model with it"
-        )
-    if made_by.editor_fingerprint != own.editor_fingerprint:
-        raise _other_editor(made_by, own, where)
-
-
-def _other_editor(made_by: Maker, own: Maker, where: object) -> Mismatch:
-    """The error for edits made by another editor, or by an earlier state of this one."""
-    which = made_by.opens_with.get("editor", made_by.editor)
-    if which == own.opens_with.get("editor") and made_by.editor == own.editor:
-        return Mismatch(
-            f"the edits in {where} were made by {which} before it was trained further or "
-            "replaced: restore that editor, or make the edits again elsewhere"
-        )
-    return Mismatch(f"the edits in {where} were made by another editor ({which}): load that one")
-
-
-def _layout(patch: Patch) -> Layout:
-    """The layout of a patch's rows."""
-    if not isinstance(patch, BankPatch):
-        return Layout(())
-    return Layout.of(patch.bank.tensors(), patch.factors)
 
 
 def _ledger(edits: Sequence[Edit]) -> Bank:

@@ -1,4 +1,4 @@
-"""Pool: the edits of one editor, and the patch with which a model answers by them. A value.
+"""Pool: the edits made on a model, and the patch with which it answers by them. A value.
 
 Adding edits and taking them back give another pool; see :class:`liveedit.store.edit.Edit` for what
 is reported of each edit. Methods with a bank keep each edit by itself. The weights of the others
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
+from pathlib import Path
 
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
@@ -18,6 +19,7 @@ from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.store.conflicts import PatchedModel, conflicts, is_target
 from liveedit.store.edit import Edit, history, spellings
+from liveedit.store.pictures import save_queries
 from liveedit.types import Query
 
 __all__ = ["Pool"]
@@ -25,7 +27,7 @@ __all__ = ["Pool"]
 
 @dataclass(frozen=True)
 class Pool:
-    """The edits of one editor.
+    """The edits of an editor, which may be a mixed one.
 
     Arguments:
         vlm: The model.
@@ -153,6 +155,12 @@ class Pool:
             )
         held = [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
         return replace(self, patch=patch, edits=tuple(held))
+
+    def save(self, folder: Path) -> None:
+        """Write the patch and, for methods that need them again, the images of the edits."""
+        self.patch.save(folder)
+        if not self.has_bank:
+            save_queries(folder, self.edits, self.queries, self.editor.origin)
 
     def queries_of(self, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
         """Edits with their queries, as far as their images are kept."""

@@ -178,6 +178,31 @@ class Store:
         with self.reading() as connection:
             return _makers(connection)
 
+    def makers_of_edits(self) -> list[Maker]:
+        """The makers of the edits that are not taken back."""
+        table = schema.edits
+        query = select(table.c.maker).where(table.c.forgotten_in.is_(None)).distinct()
+        with self.reading() as connection:
+            numbers = set(connection.execute(query).scalars())
+            return [maker for maker in _makers(connection) if maker.number in numbers]
+
+    def newest_maker(self) -> Maker | None:
+        """The maker of the newest edit, of one not taken back if there is one."""
+        table = schema.edits
+        order = (table.c.forgotten_in.is_not(None), table.c.number.desc())
+        query = select(table.c.maker).order_by(*order).limit(1)
+        with self.reading() as connection:
+            number = connection.execute(query).scalar()
+            return next((row for row in _makers(connection) if row.number == number), None)
+
+    def ids_made_by(self, maker: int, limit: int) -> list[str]:
+        """Ids of a maker's edits that are not taken back, the first of them."""
+        table = schema.edits
+        own = and_(table.c.maker == maker, table.c.forgotten_in.is_(None))
+        query = select(table.c.id).where(own).order_by(table.c.number).limit(limit)
+        with self.reading() as connection:
+            return list(connection.execute(query).scalars())
+
     def kept(self, at: int | None = None) -> list[Kept]:
         """The edits not taken back, oldest first, at version ``at``; by default now."""
         with self.reading() as connection:

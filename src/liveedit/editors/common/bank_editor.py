@@ -36,11 +36,14 @@ class BankPatch(Patch):
     FILE: ClassVar[str] = "edits.safetensors"
     factors: ClassVar[tuple[str, ...]] = ()
     """The tensors that are read only when an edit fires; all others route queries."""
+    readable: ClassVar[bool] = False
+    """Whether it holds the questions and answers of the edits as text or tokens."""
 
     def __init__(self, editor: Editor, bank: Bank) -> None:
         self.editor = editor
         self.bank = bank
         self.ledger = unknown_ledger(len(bank))
+        self.superseded_elsewhere: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.bank)
@@ -50,10 +53,14 @@ class BankPatch(Patch):
         """Bytes of the bank."""
         return self.bank.nbytes
 
-    def with_ledger(self, ledger: Bank) -> Self:
-        """The same edits with another ledger."""
+    def with_ledger(self, ledger: Bank, superseded: Tensor | None = None) -> Self:
+        """The same edits with another ledger.
+
+        ``superseded`` (E,) marks those that edits of other patches supersede.
+        """
         made = copy(self)
         made.ledger = ledger
+        made.superseded_elsewhere = superseded
         vars(made).pop("not_superseded", None)
         return made
 
@@ -61,13 +68,29 @@ class BankPatch(Patch):
     def not_superseded(self) -> Tensor:
         """The edits, boolean (E,), that no later one supersedes; on the bank's device."""
         device = next(iter(self.bank.tensors().values())).device
-        return latest_of_each_question(self.ledger).to(device)
+        latest = latest_of_each_question(self.ledger)
+        if self.superseded_elsewhere is not None:
+            latest &= ~self.superseded_elsewhere
+        return latest.to(device)
 
     def in_force(self, fires: Tensor) -> Tensor:
         """Of the edits that fire for each query, boolean (B, E), those neither superseded nor
         overruled.
         """
         return without_overruled(self.ledger, fires & self.not_superseded)
+
+    def row(self, index: int) -> "tuple[BankPatch, int]":
+        """The patch whose bank holds an edit, and its row there."""
+        return self, index
+
+    def made_by(self, editor: "BankEditor[Any]") -> "BankPatch":
+        """The edits that an editor made, as a patch of that editor."""
+        own = editor.fingerprint == self.editor.fingerprint
+        return self if own else editor.empty()
+
+    def give_back(self, earlier: Self) -> None:
+        """Free the memory of the edits made after ``earlier``, when no patch has them any more."""
+        self.bank.give_back(len(earlier))
 
     @property
     def texts(self) -> Sequence[str]:

@@ -32,6 +32,7 @@ class ContextPatch(BankPatch):
     """
 
     FILE = "context.safetensors"
+    readable = True
     editor: "InContextEditor"
 
     def __init__(self, editor: "InContextEditor", bank: Bank, contexts: Sequence[str] = ()) -> None:

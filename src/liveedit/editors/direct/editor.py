@@ -40,7 +40,7 @@ from liveedit.editors.direct.background import (
 )
 from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
 from liveedit.editors.direct.keys import KeySpace
-from liveedit.editors.direct.threshold import image_threshold, question_threshold
+from liveedit.editors.direct.threshold import Reach, image_threshold, question_reach
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
 from liveedit.editors.liveedit.routing import Routing
@@ -72,8 +72,8 @@ class DirectConfig:
         keep: Weight β of the background's answers in the loss.
         false_firing: Stated rate at which an unrelated image, asked the question of an edit, makes
             any edit fire.
-        other_question: Stated rate at which another question about an edit's image does, for the
-            two questions of the background that are hardest to tell apart.
+        other_question: Stated rate at which another question of its sort about its image makes an
+            edit fire.
         background: Folder of images that an edit should not fire on, such as those that users ask
             about; empty: the drawings that ship with the package.
         images: Number of these images that are read, once for a model.
@@ -89,7 +89,7 @@ class DirectConfig:
     noise: NotNegative = 0.1
     keep: NotNegative = 0.1
     false_firing: Share = 0.01
-    other_question: Share = 0.02
+    other_question: Share = 0.01
     background: str = ""
     images: Count = 512
     eos: bool = True
@@ -106,9 +106,9 @@ class DirectPatch(ExpertPatch):
         """See :meth:`Patch.bind`."""
         return DirectBranch(self, batch).sites() if len(self) else {}
 
-    def with_ledger(self, ledger: Bank) -> Self:
+    def with_ledger(self, ledger: Bank, superseded: Tensor | None = None) -> Self:
         """See :meth:`BankPatch.with_ledger`."""
-        made = super().with_ledger(ledger)
+        made = super().with_ledger(ledger, superseded)
         vars(made).pop("threshold", None)
         return made
 
@@ -128,10 +128,10 @@ class DirectPatch(ExpertPatch):
         image_keys, question_keys = self.editor.keys.keys(features)
         vision_keys = self.bank["vision_keys"][:, 0]
         image = image_keys @ vision_keys.T
-        question = question_keys @ self.bank["text_keys"][:, 0].T
+        question = self.editor.reach.above(question_keys, self.bank["text_keys"][:, 0])
         without = image_keys[:, :1].isnan() & vision_keys[:, 0].isnan()
         near = torch.where(without, True, image > self.threshold)
-        keep = self.in_force(near & (question > self.editor.reach))
+        keep = self.in_force(near & (question > 0))
         score = (image.nan_to_num(0.0) + question).masked_fill(~keep, -torch.inf)
         keep &= torch.zeros_like(keep).scatter(1, score.argmax(1, keepdim=True), True)
         threshold = torch.full_like(image, self.threshold)
@@ -141,17 +141,16 @@ class DirectPatch(ExpertPatch):
     def cosines(
         self, image: Tensor, threshold: Tensor, question: Tensor, without: Tensor
     ) -> list[Scores]:
-        """How near each row came to each edit, given the cosines of images and questions, τ_v, and
-        the pairs without an image, each (B, E).
+        """How near each row came to each edit, given the cosines of images, τ_v, how far questions
+        are within reach, and the pairs without an image, each (B, E).
         """
-        reach = torch.full_like(question, self.editor.reach)
         by_image = (image - threshold).nan_to_num(-torch.inf).masked_fill(without, torch.inf)
         return Scores.of_rows(
-            torch.minimum(by_image, question - reach),
+            torch.minimum(by_image, question),
             image=image,
             image_threshold=threshold.masked_fill(image.isnan(), torch.nan),
             question=question,
-            question_threshold=reach,
+            question_threshold=torch.zeros_like(question),
         )
 
 
@@ -222,16 +221,17 @@ class Direct(BankEditor[DirectPatch]):
     @cached_property
     def keys(self) -> KeySpace:
         """The space of keys, from the background; read at the first use."""
-        return KeySpace(read_background(self.vlm, self.layer, self.background))
+        meanings = [query.fact.partition(":")[2] for query in self.background["common"]]
+        return KeySpace(read_background(self.vlm, self.layer, self.background), meanings)
 
     @cached_property
-    def reach(self) -> float:
-        """τ_q."""
+    def reach(self) -> Reach:
+        """τ_t and τ_q."""
         asked = list[Tensor]()
         for sort, read in self.keys.background.sorts.items():
             keys = self.keys.question_keys(read)
             asked.append(keys.view(-1, len(RELATIONS[sort]), keys.shape[1]))
-        return question_threshold(asked, self.config.other_question)
+        return question_reach(asked, self.config.other_question)
 
     @cached_property
     def kept(self) -> Kept:

@@ -4,16 +4,18 @@ Raw features of a language model are nearly parallel: a direction that all input
 of their length. The mean of a background is therefore subtracted:
 
     k_v = norm(v − μ_v)
-    k_q = (norm(t − μ_t) ⊕ norm(q − μ_q)) / √2
+    k_q = norm(t − μ_t) ⊕ norm((q − μ_q) W),   W = I − Σ_i (1 − √(λ / (e_i + λ))) u_i u_iᵀ
 
 v is the feature of the image. A question is read twice: t is its last state without the image, the
 same for every image, and q the one with it, which knows what is asked of this image even in other
-words. Texts without an image have a μ_t of their own, and t in place of q.
+words. The directions u_i in which q varies while the same is asked are shrunk; e_i and u_i are the
+eigenvalues and eigenvectors of its covariance within the background's questions. Texts without an
+image have a μ_t of their own, and t in place of q.
 
-Shapes: B rows, D width of the text decoder.
+Shapes: B rows, n rows of the background, D width of the text decoder.
 """
 
-from math import sqrt
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,16 +25,25 @@ from liveedit.editors.direct.background import Background, Features
 
 __all__ = ["KeySpace"]
 
+SHRINKAGE = 0.1
+"""λ, as a share of the mean eigenvalue over D."""
+
 
 class KeySpace:
-    """Turns features into keys, as learned from a background."""
+    """Turns features into keys, as learned from a background.
 
-    def __init__(self, background: Background) -> None:
+    ``meanings`` (n) says what each of its common questions asks for.
+    """
+
+    def __init__(self, background: Background, meanings: Sequence[str]) -> None:
         self.background = background
         common = background.common
         self.image_mean = common.image.mean(0)
         self.asked_mean = common.asked.mean(0)
         self.text_means = torch.stack([background.alone.alone.mean(0), common.alone.mean(0)])
+        values, self.axes = _spectrum(_within(common.asked, meanings))
+        least = SHRINKAGE * values.sum() / len(self.asked_mean)
+        self.shrinking = 1 - (least / (values + least)).sqrt()
 
     def keys(self, features: Features) -> tuple[Tensor, Tensor]:
         """k_v (B, D), NaN without an image, and k_q (B, 2 · D)."""
@@ -46,5 +57,26 @@ class KeySpace:
         """k_q (B, 2 · D)."""
         shown = features.shown
         text = normalize(features.alone - self.text_means[shown.long()], dim=-1)
-        asked = normalize(features.asked - self.asked_mean, dim=-1)
-        return torch.cat([text, torch.where(shown[:, None], asked, text)], 1) / sqrt(2)
+        centred = features.asked - self.asked_mean
+        asked = normalize(centred - (centred @ self.axes.T) * self.shrinking @ self.axes, dim=-1)
+        return torch.cat([text, torch.where(shown[:, None], asked, text)], 1)
+
+
+def _within(states: Tensor, meanings: Sequence[str]) -> Tensor:
+    """The states (n, D) without the mean of those that have the same meaning."""
+    left = states.clone()
+    for meaning in sorted(set(meanings)):
+        same = torch.tensor([each == meaning for each in meanings], device=states.device)
+        left[same] -= states[same].mean(0)
+    return left
+
+
+def _spectrum(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (n',) and eigenvectors (n', D) of the covariance of ``centred`` (n, D).
+
+    They are computed from the n × n Gram matrix, so that the width D costs little. Directions
+    without variance are left out.
+    """
+    values, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
+    kept = values > values[-1] * 1e-6
+    return values[kept], normalize(vectors[:, kept].T @ centred, dim=-1)

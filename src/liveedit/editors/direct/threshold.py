@@ -2,11 +2,12 @@
 
 An edit fires on a query whose question key and image key are close enough to its own:
 
-    ⟨k_q, k̂_q⟩ > τ_q   and   ⟨k_v, k̂_v⟩ > τ_v
+    ⟨k_v, k̂_v⟩ > τ_v   and   ( ⟨t, t̂⟩ > τ_t   or   ⟨q, q̂⟩ > τ_q )
 
-τ_q is set for the two questions that are hardest to tell apart: whichever two different questions
-of the background are asked about an image, at most a stated share of the images exceed it. On
-average over all questions it is exceeded far less often.
+t and q are the halves of a question's key: the words alone, which are the same about every image,
+and what is asked of this image, in whatever words. Each of τ_t and τ_q is exceeded by at most a
+stated share of the pairs of different questions of one sort that are asked about the same image of
+the background, for the sort that is harder to tell apart.
 
 τ_v depends on the pool: the more edits it holds, the nearer is the nearest of them to an image of
 something else. So each image of the background is asked the question of an edit in the pool, drawn
@@ -25,13 +26,13 @@ Shapes: E edits, M images of the background, D width of a key.
 """
 
 from collections.abc import Sequence
-from itertools import combinations
 from math import floor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["OWN", "conformal", "image_threshold", "question_threshold"]
+__all__ = ["OWN", "Reach", "conformal", "image_threshold", "question_reach"]
 
 ODD = 0x9E3779B97F4A7C15
 """A multiplier that spreads small numbers over 64 bits."""
@@ -51,23 +52,51 @@ def conformal(scores: Tensor, rate: float) -> float:
     return min(OWN, float(scores.sort(descending=True).values[exceeding]))
 
 
-def question_threshold(asked: Sequence[Tensor], rate: float) -> float:
-    """τ_q, given the keys (M, R, D) of M images that are asked R questions each, for each sort."""
+class Reach(NamedTuple):
+    """τ_t and τ_q."""
+
+    alone: float
+    asked: float
+
+    def above(self, questions: Tensor, edits: Tensor) -> Tensor:
+        """How far each of ``questions`` (B, 2 · D) is within reach of each of ``edits`` (E, 2 · D).
+
+        It is (B, E), and above 0 for those within reach.
+        """
+        alone, asked = (
+            question @ edit.T - threshold
+            for question, edit, threshold in zip(
+                questions.chunk(2, 1), edits.chunk(2, 1), self, strict=True
+            )
+        )
+        return torch.maximum(alone, asked)
+
+
+def question_reach(asked: Sequence[Tensor], rate: float) -> Reach:
+    """τ_t and τ_q, given the keys (M, R, 2 · D) of M images that are asked R questions each, for
+    each sort of questions.
+    """
+    halves = zip(*(keys.chunk(2, -1) for keys in asked if len(keys)), strict=True)
+    return Reach(*(_hardest(half, rate) for half in halves))
+
+
+def _hardest(asked: Sequence[Tensor], rate: float) -> float:
+    """The threshold for the sort with the largest; ``asked`` are halves of the keys."""
     least = -1.0
-    for keys in filter(len, asked):
-        alike = torch.einsum("mid,mjd->ijm", keys, keys)
-        for one, other in combinations(range(keys.shape[1]), 2):
-            least = max(least, conformal(alike[one, other], rate))
+    for keys in asked:
+        alike = torch.einsum("mid,mjd->mij", keys, keys)
+        one, other = torch.triu_indices(keys.shape[1], keys.shape[1], 1)
+        least = max(least, conformal(alike[:, one, other].flatten(), rate))
     return least
 
 
 def image_threshold(
-    images: Tensor, vision: Tensor, questions: Tensor, asked: Tensor, reach: float, rate: float
+    images: Tensor, vision: Tensor, questions: Tensor, asked: Tensor, reach: Reach, rate: float
 ) -> float:
     """τ_v for a pool with the keys ``vision`` (E, D) and ``questions`` (E, 2 · D).
 
     ``images`` (M, D) are the keys of the background's images, ``asked`` (E,) the numbers of the
-    edits' questions, and ``reach`` is τ_q. A pool without images never fires on one: 1.
+    edits' questions, and ``reach`` holds τ_t and τ_q. A pool without images never fires on one: 1.
     """
     shown = ~vision[:, 0].isnan()
     if not bool(shown.any()):
@@ -78,7 +107,7 @@ def image_threshold(
     nearest = torch.full((len(images),), -1.0, device=vision.device)
     for start in range(0, len(vision), CHUNK):
         part = slice(start, start + CHUNK)
-        reached = drawn @ questions[part].T > reach
+        reached = reach.above(drawn, questions[part]) > 0
         found = (images @ vision[part].T).masked_fill(~reached, -1.0)
         nearest = torch.maximum(nearest, found.amax(1))
     return conformal(nearest, rate)

@@ -26,12 +26,13 @@ function top(edit, told) {
   return el("div", { class: "shown" }, edit.thumbnail && thumbnail(edit, "Its image"), words);
 }
 
-function facts({ id, made, who, why, names, superseded_by: later, overrules }) {
+function facts({ id, made, who, why, editor, names, superseded_by: later, overrules }) {
   const link = (id) => editLink(id, "", id.slice(0, 8));
   return el("dl", { class: "facts" },
     fact("Made", moment(made)),
     who && fact("Who", who),
     why && fact("Why", why),
+    fact("Editor", editor),
     names.length > 0 && fact("Image", names.join(", ")),
     fact("Id", el("code", {}, id)),
     later && fact("Superseded by", link(later)),

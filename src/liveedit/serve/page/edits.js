@@ -86,7 +86,8 @@ function row(edit) {
   const words = el("span", { class: "words" },
     el("span", { class: "quiet" }, edit.question),
     el("span", { class: "given" }, edit.answer, state, untaken(edit)));
-  const about = [edit.who && `${edit.who} · `, moment(edit.made), " · ", count(edit.hits, "hit")];
+  const who = [edit.who, edit.editor].filter(Boolean).join(" · ");
+  const about = [who, " · ", moment(edit.made), " · ", count(edit.hits, "hit")];
   const meta = el("span", { class: "quiet meta" }, about);
   return el("li", {}, editLink(edit.id, "", thumbnail(edit, ""), words, meta));
 }

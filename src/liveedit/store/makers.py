@@ -1,0 +1,167 @@
+"""Makers: the editors that made the edits of a store, opened as the store says.
+
+All edits of a store were made on one model with one prompt format. Several editors may have made
+them, if these mix (:func:`liveedit.editors.common.mixed.mixes`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from liveedit.editors.base import Editor
+from liveedit.editors.common.bank_editor import BankPatch
+from liveedit.editors.common.mixed import mixes
+from liveedit.errors import LiveEditError, Mismatch
+from liveedit.models.patch import Patch
+from liveedit.models.vlm import VLM
+from liveedit.store.store import Maker, Store
+from liveedit.store.tensors import Layout
+
+__all__ = ["Makers", "Opener", "check_maker", "layout_of"]
+
+Opener = Callable[[Maker], Editor]
+"""Opens the editor that a maker names, for the model; raises a :class:`LiveEditError`."""
+NAMED = 3
+"""Edits that a message names."""
+
+
+class Makers:
+    """The makers of a store's edits with their editors.
+
+    ``editor`` makes the new edits, and ``opens_with`` are the known arguments of
+    :func:`liveedit.load`. ``opener`` opens the others, each once.
+    """
+
+    def __init__(
+        self, store: Store, editor: Editor, opens_with: dict[str, str], opener: Opener
+    ) -> None:
+        self.store = store
+        self.vlm: VLM = editor.vlm
+        self.own = self._new(editor, opens_with)
+        self._opener = opener
+        self._editors = {editor.fingerprint: editor}
+        self._known: dict[int, Maker] = {}
+
+    def _new(self, editor: Editor, opens_with: dict[str, str]) -> Maker:
+        """The maker that an editor is from now on."""
+        layout = layout_of(editor.empty())
+        fingerprints = (editor.fingerprint, self.vlm.fingerprint)
+        return Maker(editor.name, *fingerprints, opens_with, layout)
+
+    def check(self) -> None:
+        """Raise :class:`Mismatch` for edits in the store of another model or prompt format, and of
+        an editor that cannot be opened or does not mix with the others.
+        """
+        for maker in self.store.makers():
+            check_model(maker, self.vlm, self.store)
+        for maker in self.store.makers_of_edits():
+            self._editor(maker, self._edits(maker))
+
+    def admit(self, maker: Maker) -> None:
+        """Raise :class:`Mismatch` as :meth:`check`, for edits that are to be added."""
+        check_model(maker, self.vlm, "the file")
+        self._editor(maker, "the edits in the file")
+
+    def editor(self, number: int) -> Editor:
+        """The editor with the number of its maker. Raises :class:`Mismatch` as :meth:`check`."""
+        if number not in self._known:
+            self._known = {maker.number: maker for maker in self.store.makers()}
+        maker = self._known[number]
+        if maker.editor_fingerprint not in self._editors:
+            check_model(maker, self.vlm, self.store)
+        return self._editor(maker, self._edits(maker))
+
+    def maker(self, editor: Editor) -> Maker:
+        """The maker that an editor is, for edits that are to be kept."""
+        if editor.fingerprint == self.own.editor_fingerprint:
+            return self.own
+        for maker in self._known.values():
+            if maker.editor_fingerprint == editor.fingerprint:
+                return maker
+        self._editors[editor.fingerprint] = editor
+        return self._new(editor, {**self.own.opens_with, "editor": editor.name})
+
+    def _edits(self, maker: Maker) -> Callable[[], str]:
+        """The words that name a maker's edits in the store, for a message."""
+
+        def words() -> str:
+            ids = self.store.ids_made_by(maker.number, NAMED + 1)
+            named = ", ".join(ids[:NAMED]) + " …" * (len(ids) > NAMED)
+            return f"the edits in {self.store} ({named})"
+
+        return words
+
+    def _editor(self, maker: Maker, edits: str | Callable[[], str]) -> Editor:
+        """The editor of a maker, opened once. ``edits`` names its edits in a message."""
+        found = self._editors.get(maker.editor_fingerprint)
+        if found is None:
+            words = edits if isinstance(edits, str) else edits()
+            found = self._editors[maker.editor_fingerprint] = self._opened(maker, words)
+        return found
+
+    def _opened(self, maker: Maker, edits: str) -> Editor:
+        """The editor of a maker, if it is still the same and mixes with the others."""
+        which = maker.opens_with.get("editor", maker.editor)
+        if Path(which).is_absolute() and not Path(which).exists():
+            raise Mismatch(
+                f"{edits} were made by the editor in {which}, which no longer exists: restore it "
+                "there, or give its new place as the editor"
+            )
+        try:
+            editor = self._opener(maker)
+        except LiveEditError as error:
+            raise Mismatch(
+                f"{edits} were made by another editor ({which}), which does not open: {error}"
+            ) from None
+        if editor.fingerprint != maker.editor_fingerprint:
+            raise changed(edits, which)
+        if not (mixes(editor) and all(mixes(other) for other in self._editors.values())):
+            raise Mismatch(
+                f"{edits} were made by another editor ({which}), which does not mix with "
+                f"{self.own.editor}: load that one, or keep new edits in another store"
+            )
+        return editor
+
+
+def check_model(made_by: Maker, vlm: VLM, where: object) -> None:
+    """Raise :class:`Mismatch` if edits were made with another model or prompt format.
+
+    ``where`` says where they are kept.
+    """
+    made = made_by.opens_with
+    if not vlm.known_as(made_by.model_fingerprint):
+        named = " ".join(made[name] for name in ("model", "dtype") if name in made)
+        which = named or "one that it does not name"
+        raise Mismatch(f"the edits in {where} were made on another model ({which}): load that one")
+    form = made.get("prompt_format", vlm.prompt_format)
+    if form != vlm.prompt_format:
+        raise Mismatch(
+            f"the edits in {where} were made with another prompt format ({form}): "
+            "load the model with it"
+        )
+
+
+def check_maker(made_by: Maker, own: Maker, vlm: VLM, where: object) -> None:
+    """Raise :class:`Mismatch` as :func:`check_model`, and if another editor made the edits."""
+    check_model(made_by, vlm, where)
+    if made_by.editor_fingerprint == own.editor_fingerprint:
+        return
+    edits = f"the edits in {where}"
+    which = made_by.opens_with.get("editor", made_by.editor)
+    if which == own.opens_with.get("editor") and made_by.editor == own.editor:
+        raise changed(edits, which)
+    raise Mismatch(f"{edits} were made by another editor ({which}): load that one")
+
+
+def changed(edits: str, which: str) -> Mismatch:
+    """The error for edits made by an earlier state of an editor."""
+    return Mismatch(
+        f"{edits} were made by {which} before it was trained further or "
+        "replaced: restore that editor, or make the edits again elsewhere"
+    )
+
+
+def layout_of(patch: Patch) -> Layout:
+    """The layout of a patch's rows; empty for a method whose weights hold all edits."""
+    if not isinstance(patch, BankPatch):
+        return Layout(())
+    return Layout.of(patch.bank.tensors(), patch.factors)
