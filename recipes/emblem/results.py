@@ -8,8 +8,9 @@
 The first command is repeated for the other seeds; the second takes the list that ``released.py``
 prints; the last one writes the pages anew from the summaries alone.
 
-The folder holds the records of any number of editors, N and seeds, in any sub-folders. Written are
-``docs/explanation/results/emblem.json``, the summary, and from it ``emblem.md`` and ``index.md``
+The folder holds the records of any number of editors, N and seeds, in any sub-folders; the numbers
+of editors that are not among them stay. Written are ``docs/explanation/results/emblem.json``, the
+summary, and from it ``emblem.md`` and ``index.md``
 beside it, and the part of the README between its markers. The text stands in ``pages/``, with a
 call in the place of each figure. With ``--released`` the baselines' original forms, above the
 default forms on the same seeds, go to ``released.json`` and into ``index.md``. Nothing is typed by
@@ -47,7 +48,7 @@ TEMPLATES = Environment(
 )
 SCORES = ("token_accuracy", "exact_match")
 HEADS = {"token_accuracy": "token", "exact_match": "exact"}
-LAST = ("liveedit", "pinpoint")
+LAST = ("liveedit", "direct", "pinpoint")
 """Editors behind all others in the tables: the published method, and the package's own."""
 DATA = "emblem"
 
@@ -155,6 +156,23 @@ def beside_default(released: Iterable[Record], default: Iterable[Record]) -> Sum
     both = summary(records + same, LAST)
     rows = [row for row in both["rows"] if row["metric"] == "average"]
     return {"rows": rows, "firing": [], "cost": [], "forgetting": []}
+
+
+def with_others(new: Summary, old: Summary) -> Any:
+    """The new numbers, and the old ones of editors that are not among them."""
+    measured = {row["editor"] for row in new["rows"]}
+    parts: Mapping[str, Any] = new
+    former: Mapping[str, Any] = old
+    merged = {}
+    for name, rows in parts.items():
+        kept = [row for row in former[name] if row["editor"] not in measured]
+        merged[name] = sorted([*kept, *rows], key=group_of)
+    return merged
+
+
+def group_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Key that sorts the rows of a summary by data, protocol, N and editor."""
+    return row["data"], row["protocol"], row.get("edits", 0), last(row["editor"])
 
 
 def default_form(label: str) -> str:
@@ -266,7 +284,10 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.root / RESULTS
     if args.records:
-        (folder / "emblem.json").write_bytes(as_json(summary(read_records(args.records), LAST)))
+        new = summary(read_records(args.records), LAST)
+        if (folder / "emblem.json").exists():
+            new = with_others(new, stored(folder / "emblem.json"))
+        (folder / "emblem.json").write_bytes(as_json(new))
     if args.records and args.released:
         both = beside_default(read_records(args.released), read_records(args.records))
         (folder / "released.json").write_bytes(as_json(both))

@@ -1,15 +1,18 @@
 """Models whose edits are kept in a store: the same answers in every process, after every change."""
 
+import copy
 from io import BytesIO
 
 import pytest
 import torch
 from PIL import Image
+from sqlalchemy import text
 
 from helpers.samples import QUESTION
 from helpers.shipped import SHIPPED
 from liveedit.editable import EditableVLM
-from liveedit.errors import Mismatch, StorageError
+from liveedit.editors.common.shelf import ShelvedBank
+from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.store.store import Change, Store
 from liveedit.store.upkeep import verify
 from liveedit.types import Query
@@ -188,3 +191,89 @@ def test_an_edit_that_fails_makes_no_store(open_model, file, flag, monkeypatch):
             model.edit(Query(QUESTION, "Brazil", flag))
     assert not file.exists()
     assert model.edits == ()
+
+
+def rows_read(store, monkeypatch):
+    """A list to which the parts and numbers of all rows that a store reads are added."""
+    read = []
+    original = store.rows
+
+    def rows(numbers, part):
+        read.append((part, list(numbers)))
+        return original(numbers, part)
+
+    monkeypatch.setattr(store, "rows", rows)
+    return read
+
+
+def test_factors_are_read_when_they_fire(open_model, asked, flag, emblem, monkeypatch):
+    one = open_model()
+    one.edit(Query(QUESTION, "Brazil", flag))
+    one.edit(Query(QUESTION, "Norway", emblem.drawing("twemoji", "flag-fr")))
+    other = open_model()
+    read = rows_read(other.store, monkeypatch)
+    assert len(other.patch) == 2
+    assert [part for part, _ in read] == ["keys"]
+    other.generate(asked[2])
+    assert "factors" not in [part for part, _ in read]
+    assert other.generate(Query(QUESTION, image=flag)) == ["Brazil"]
+    other.generate([Query(QUESTION, image=flag), *asked])
+    assert read.count(("factors", [other.kept.rows[0].number])) == 1
+    assert same(logits(other, asked), logits(one, asked))
+
+
+def test_factors_made_here_are_not_read(open_model, flag, monkeypatch):
+    model = open_model()
+    read = rows_read(model.store, monkeypatch)
+    model.edit(Query(QUESTION, "Brazil", flag))
+    assert model.generate(Query(QUESTION, image=flag)) == ["Brazil"]
+    assert read == []
+
+
+@pytest.mark.of_every_method("method")
+@pytest.mark.parametrize("method", ["pinpoint", "liveedit"])
+def test_answers_are_those_of_a_bank_in_memory(
+    method, embedded_vlm, shipped_editor, open_model, asked, flag, emblem
+):
+    queries = [
+        Query(QUESTION, "Brazil", flag),
+        Query(QUESTION, "Norway", emblem.drawing("twemoji", "flag-fr")),
+        Query("What is the capital?", "Lima", flag),
+    ]
+    memory = EditableVLM(embedded_vlm, shipped_editor(method))
+    for query in queries:
+        memory.edit(query)
+        open_model(method).edit(query)
+    kept = open_model(method)
+    assert isinstance(kept.patch.bank, ShelvedBank)
+    everything = [*asked, *queries]
+    assert same(logits(kept, everything), logits(memory, everything))
+    assert kept.patch.nbytes == memory.patch.nbytes
+
+
+def test_a_damaged_factor_is_named_and_stops_only_its_own_answers(open_model, asked, flag):
+    one = open_model()
+    before = one.generate(asked[2])
+    [edit] = one.edit(Query(QUESTION, "Brazil", flag))
+    with one.store.database.writing() as connection:
+        connection.execute(text("UPDATE experts SET factors = :other"), {"other": b"damaged"})
+    other = open_model()
+    assert other.generate(asked[2]) == before
+    with pytest.raises(BadInput, match=f"edit {edit.id} .* is damaged"):
+        other.generate(Query(QUESTION, image=flag))
+    other.forget(edit.id)
+    assert other.edits == ()
+
+
+def test_a_copy_and_a_trial_share_the_bank(open_model, flag, emblem):
+    model = open_model()
+    model.edit(Query(QUESTION, "Brazil", flag))
+    where = model.patch.bank["vision_keys"].data_ptr()
+    twin = copy.deepcopy(model)
+    assert twin.patch.bank["vision_keys"].data_ptr() == where
+    assert twin.generate(Query(QUESTION, image=flag)) == ["Brazil"]
+    twin.edit(Query(QUESTION, "Norway", flag))
+    assert twin.generate(Query(QUESTION, image=flag)) == ["Norway"]
+    assert model.generate(Query(QUESTION, image=flag)) == ["Brazil"]
+    assert model.try_edit(Query(QUESTION, "Peru", flag), among=[]).after == "Peru"
+    assert [edit.target for edit in model.edits] == ["Brazil"]

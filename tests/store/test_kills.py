@@ -1,6 +1,13 @@
-"""Writers that are killed at any moment, beside readers: no acknowledged edit is lost."""
+"""Writers that are killed at any moment, beside readers: no acknowledged edit is lost.
 
+A longer run prints what it saw (docs/explanation/store.md):
+
+    KILLS=300 python -m pytest tests/store -n 0 -s -m slow -k kills
+"""
+
+import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,22 +18,34 @@ from pathlib import Path
 import pytest
 
 from liveedit.store.store import Store
+from liveedit.store.upkeep import verify
 from store.conftest import content
 
-KILLS = 5
-WRITER = """
+KILLS = int(os.environ.get("KILLS", "5"))
+WRITERS = """
+import os
 import sys
 from liveedit.store.store import Store
 from store.conftest import MAKER, content, new_edit
-store = Store(sys.argv[1])
-content(0)  # imports what writing needs
-print("ready", flush=True)
-for number in range(int(sys.argv[2]), 10**6):
-    edit = new_edit(number)
-    with store.change("edit") as change:
-        change.add(edit, change.maker(MAKER).number, images=[b"1" * 40_000], **content(number))
-    print(edit.id, number, flush=True)
+
+def write(start):
+    store = Store(sys.argv[1])
+    print("writer", os.getpid(), flush=True)
+    for number in range(start, 10**6):
+        edit = new_edit(number)
+        with store.change("edit") as change:
+            change.add(edit, change.maker(MAKER).number, images=[b"1" * 40_000], **content(number))
+        print("kept", edit.id, flush=True)
+
+Store(sys.argv[1]).close()  # these two import what writing needs
+content(0)
+for line in sys.stdin:
+    if not (writer := os.fork()):
+        write(int(line))
+    os.waitpid(writer, 0)
+    print("\\nkilled", flush=True)
 """
+"""A program that starts a writer for each line of its input: the number of its first question."""
 
 
 def check_row(store, row):
@@ -63,16 +82,27 @@ class Reader(threading.Thread):
         store.close()
 
 
-def killed_writer(url, start, delay):
-    """Run a writer and kill it; return what it acknowledged."""
-    command = [sys.executable, "-c", WRITER, url, str(start)]
-    folder = Path(__file__).parents[1]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as writer:
-        assert writer.stdout.readline() == "ready\n"
+class Writers:
+    """Starts writers, one after the other, and kills them."""
+
+    def __init__(self, url):
+        command = [sys.executable, "-c", WRITERS, url]
+        folder = Path(__file__).parents[1]
+        pipe = subprocess.PIPE
+        self.program = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=folder)
+
+    def killed(self, start, delay):
+        """Run a writer for a time, and kill it; return the ids that it acknowledged."""
+        self.program.stdin.write(f"{start}\n")
+        self.program.stdin.flush()
+        _, writer = self.program.stdout.readline().split()
         time.sleep(delay)
-        writer.send_signal(signal.SIGKILL)
-        lines = writer.stdout.read().splitlines(keepends=True)
-    return dict(line.split() for line in lines if line.endswith("\n"))
+        os.kill(int(writer), signal.SIGKILL)
+        lines = iter(self.program.stdout.readline, "killed\n")
+        return {line.split()[1] for line in lines if re.fullmatch(r"kept \w{12}\n", line)}
+
+    def close(self):
+        self.program.communicate()
 
 
 @pytest.mark.slow
@@ -85,9 +115,11 @@ def test_every_acknowledged_edit_survives_kills(url):
     for reader in readers:
         reader.start()
     chance = random.Random(0)
-    known = {}
+    known = set()
+    writers = Writers(url)
     for number in range(KILLS):
-        known |= killed_writer(url, 1000 * number, chance.uniform(0.0, 0.3))
+        known |= writers.killed(1000 * number, chance.uniform(0.0, 0.3))
+    writers.close()
     for reader in readers:
         reader.running = False
         reader.join()
@@ -95,9 +127,13 @@ def test_every_acknowledged_edit_survives_kills(url):
         assert reader.reads > 5
     store = Store(url)
     rows = {row.edit.id: row for row in store.kept()}
-    assert known.keys() <= rows.keys()
+    assert known <= rows.keys()
     assert len(rows) <= len(known) + KILLS  # a killed writer acknowledges at most one too few
     assert len(known) > KILLS
     for row in rows.values():
         check_row(store, row)
+        assert store.images(row.number) == [b"1" * 40_000]
+    assert all("images" in line for line in verify(store))  # those are no images
     store.close()
+    reads = sum(reader.reads for reader in readers)
+    print(f"{KILLS} kills, {len(known)} edits acknowledged, {len(rows)} kept, {reads} reads")

@@ -317,3 +317,30 @@ def test_a_store_waits_for_a_writer_and_then_says_so(tmp_path, monkeypatch):
     assert len(store.kept()) == 1
     store.close()
     other.close()
+
+
+CALLER = """
+import sys
+from liveedit.store.store import Store
+store = Store(sys.argv[1])
+print(len(store.kept()))
+store.close()
+"""
+
+
+def test_another_process_that_comes_and_goes_takes_no_edit_along(store, url):
+    """In SQLite, whoever closes last removes the log; another's must not look like the last."""
+
+    def seen_by_another():
+        command = [sys.executable, "-c", CALLER, url]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    add(store, 1)
+    other = Store(url)  # looks at the file again
+    assert seen_by_another() == 1
+    add(store, 2)
+    assert seen_by_another() == 2
+    assert len(other.kept()) == 2
+    other.close()
+    add(store, 3)
+    assert seen_by_another() == 3

@@ -4,6 +4,7 @@
     pool        Pool: edits with their patch
     durable     DurablePool: a pool that a store keeps
     makers      Makers: the editors that made the edits of a store
+    rows        the tensors of edits, from a store into memory
     browsing    the edits as they are listed, searched and paged
     exchange    edits as a file, and from one store into another
     upkeep      verify and compact a store

@@ -111,7 +111,7 @@ def conflicts(
 
 def compete(one: Edit, other: Edit) -> bool:
     """Whether two edits give different answers to the same question about different images."""
-    if not one.image or not other.image or question(one.prompt) != question(other.prompt):
+    if not one.image or not other.image or one.question != other.question:
         return False
     return one.number != other.number and question(one.target) != question(other.target)
 
@@ -121,10 +121,13 @@ def competitors(edits: Sequence[Edit], first: int) -> list[set[int]]:
 
     Superseded edits are included. Edits without an image compete with none.
     """
+    asked = {edit.question for edit in edits[first:]}
     earlier: dict[str, list[_Answer]] = defaultdict(list)
     found: list[set[int]] = []
     for index, edit in enumerate(edits):
-        same_question = earlier[question(edit.prompt)]
+        if edit.question not in asked:
+            continue
+        same_question = earlier[edit.question]
         this = _Answer(index, edit.number, question(edit.target))
         if index >= first:
             others = same_question if edit.image else ()

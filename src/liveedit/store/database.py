@@ -9,9 +9,11 @@ own, or an advisory lock of PostgreSQL. A killed process releases it.
 import errno
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
@@ -42,6 +44,47 @@ HEADER = 100
 """Bytes of the header of a SQLite file."""
 MARK = 68
 """Place of the ``application_id`` in it."""
+
+
+class OpenFiles:
+    """The files that this process has open through SQLite, each a store.
+
+    POSIX drops the locks that a process has on a file when it closes any descriptor of it. Another
+    process that closes the store would then take itself for the last one and remove the log, and
+    edits that are kept afterwards would be lost with it.
+    """
+
+    def __init__(self) -> None:
+        self._connections: Counter[tuple[int, int]] = Counter()
+        self.lock = RLock()
+        """Held while such a file is open in another way."""
+
+    def __contains__(self, file: Path) -> bool:
+        try:
+            return self._connections[_identity(file)] > 0
+        except OSError:
+            return False
+
+    def add(self, file: Path) -> tuple[int, int]:
+        """Note a new connection, before its first statement; return what removes it."""
+        with self.lock:
+            identity = _identity(file)
+            self._connections[identity] += 1
+            return identity
+
+    def remove(self, identity: tuple[int, int]) -> None:
+        """Note the end of a connection."""
+        with self.lock:
+            self._connections[identity] -= 1
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Device and number of a file."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
+
+
+OPEN = OpenFiles()
 
 
 def store_url(where: str | Path) -> URL:
@@ -91,7 +134,8 @@ class Database:
         except (ModuleNotFoundError, NoSuchModuleError):
             raise BadInput("PostgreSQL needs psycopg: pip install 'liveedit[postgresql]'") from None
         if self.sqlite:
-            event.listen(self.engine, "connect", _prepare)
+            event.listen(self.engine, "connect", self._connected)
+            event.listen(self.engine, "close", _closed)
             event.listen(self.engine, "begin", _begin)
 
     def __str__(self) -> str:
@@ -101,6 +145,17 @@ class Database:
     def file(self) -> Path | None:
         """SQLite's file; ``None`` for PostgreSQL."""
         return Path(str(self.url.database)) if self.sqlite else None
+
+    def _connected(self, connection: Any, record: Any) -> None:
+        """Note a new connection to SQLite's file, and set it up."""
+        assert self.file is not None
+        record.info["file"] = OPEN.add(self.file)
+        try:
+            _prepare(connection)
+        except BaseException:
+            connection.close()
+            _closed(connection, record)
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -145,7 +200,8 @@ class Database:
     def exists(self) -> bool:
         """Whether a store is here. Raises :class:`BadInput` for other data in its place."""
         if self.file is not None:
-            return _is_store(self.file)
+            with OPEN.lock:
+                return self.file in OPEN or _is_store(self.file)
         with self.reading() as connection:
             return inspect(connection).has_table("edits")
 
@@ -224,7 +280,13 @@ def _is_store(file: Path) -> bool:
     return True
 
 
-def _prepare(connection: Any, _record: Any) -> None:
+def _closed(_connection: Any, record: Any) -> None:
+    """Note the end of a connection to SQLite's file."""
+    if identity := record.info.pop("file", None):
+        OPEN.remove(identity)
+
+
+def _prepare(connection: Any) -> None:
     """Set up a new connection to SQLite. Transactions begin where SQLAlchemy says so."""
     connection.isolation_level = None
     cursor = connection.cursor()

@@ -1,7 +1,8 @@
 """DurablePool: the pool of a store, which others may change, too.
 
 Each change of the pool is one transaction. Before it, and before each answer, changes that other
-processes made are read; what is read is a fraction of the store: new rows only.
+processes made are read; what is read is a fraction of the store: new rows only. Of a method with a
+bank the keys of all edits are in memory, and the factors of those that fired last.
 """
 
 import io
@@ -15,6 +16,7 @@ from threading import Lock, RLock
 from types import MappingProxyType
 from typing import cast
 
+import torch
 from PIL import Image
 
 from liveedit.data.images import Source, open_image
@@ -26,8 +28,9 @@ from liveedit.editors.common.precedence import ledger_overruling, ledger_rows
 from liveedit.errors import BadInput, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.store.edit import Edit
-from liveedit.store.makers import Makers, Opener, layout_of
+from liveedit.store.makers import Makers, Opener
 from liveedit.store.pool import Pool
+from liveedit.store.rows import Rows
 from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.types import Query, expanded
 
@@ -51,9 +54,10 @@ class DurablePool:
         self, store: Store, empty: Pool, opens_with: dict[str, str], opener: Opener
     ) -> None:
         self.store = store
-        self.empty = empty
         self.makers = Makers(store, empty.editor, opens_with, opener)
-        self._state = State(empty, (), 0)
+        self._rows: dict[str, Rows] = {}
+        self.empty = self._settled(State(empty, (), 0)).pool
+        self._state = State(self.empty, (), 0)
         self._lock = RLock()
         self._reading = Lock()
         self.makers.check()
@@ -85,10 +89,34 @@ class DurablePool:
             state = self.state
             pool = make(state.pool) if first is None or state.rows else first
             after = self._write(change, state, pool, images)
+        after = self._settled(after)
         with self._reading:
             self._state = after
-        return pool
+        return after.pool
 
+    def _rows_of(self, patch: BankPatch) -> Rows:
+        """The tensors of the edits of a patch's editor, as the store keeps them."""
+        editor = patch.editor
+        if editor.fingerprint not in self._rows:
+            self._rows[editor.fingerprint] = Rows(self.store, editor.empty())
+        return self._rows[editor.fingerprint]
+
+    def _settled(self, state: "State") -> "State":
+        """A state that is kept, with the factors of its edits on their editors' shelves."""
+        patch = state.pool.patch
+        if not isinstance(patch, BankPatch):
+            return state
+        numbers = [row.number for row in state.rows]
+        if isinstance(patch, MixedPatch):
+            patch = patch.with_parts(
+                self._rows_of(part).settled(part, [numbers[place] for place in places.tolist()])
+                for part, places in zip(patch.parts, patch.places, strict=True)
+            )
+        else:
+            patch = self._rows_of(patch).settled(patch, numbers)
+        return replace(state, pool=replace(state.pool, patch=patch))
+
+    @torch.inference_mode(False)
     def _read(self, state: "State") -> "State":
         """The state with the changes that were kept since; the same if there are none."""
         version, changed = self.store.changed_since(state.version)
@@ -162,7 +190,8 @@ class DurablePool:
         rows = tuple(row for row in state.rows if self.makers.editor(row.maker) is editor)
         patch = state.pool.patch
         assert isinstance(patch, BankPatch)
-        return replace(state, pool=Pool(self.empty.vlm, editor, patch.made_by(editor)), rows=rows)
+        part = replace(state, pool=Pool(self.empty.vlm, editor, patch.made_by(editor)), rows=rows)
+        return self._settled(part)
 
     def _bank_patch(self, editor: BankEditor, state: "State", present: Sequence[Kept]) -> BankPatch:
         """The patch of these edits, for a method that keeps each of them by itself."""
@@ -170,15 +199,12 @@ class DurablePool:
         assert isinstance(former, BankPatch)
         numbers = {row.number for row in present}
         stay = [index for index, row in enumerate(state.rows) if row.number in numbers]
-        bank = former.bank.select(range(len(stay)) if len(stay) == len(former) else stay)
-        texts = [former.texts[index] for index in stay]
+        bank = former.bank.select(stay)
+        known = former.texts
+        texts = [known[index] for index in stay]
         new = [row.number for row in present[len(stay) :]]
         if new:
-            layout = layout_of(former)
-            rows = layout.part(False).unpack(self.store.rows(new, "keys"))
-            rows |= layout.part(True).unpack(self.store.rows(new, "factors"))
-            device = next(iter(bank.tensors().values())).device
-            bank = bank.append({name: tensor.to(device) for name, tensor in rows.items()})
+            bank = self._rows_of(former).extended(bank, new)
             texts += self.store.texts(new)
         patch: BankPatch = editor.from_rows(bank, texts)
         return patch.with_ledger(_ledger([row.edit for row in present]))
@@ -206,7 +232,7 @@ class DurablePool:
             if row is None:
                 maker = makers[pool.editor.editor_of(pool.patch, index).fingerprint]
                 row = self._add(change, pool, index, images, maker)
-            elif row.edit != edit:
+            elif row.edit is not edit and row.edit != edit:
                 change.update(row.number, edit)
                 row = replace(row, edit=edit)
             rows.append(row)
@@ -223,9 +249,7 @@ class DurablePool:
         text = ""
         if isinstance(patch, BankPatch):
             part, row = patch.row(index)
-            tensors = part.bank.tensors()
-            keys = maker.layout.part(False).pack(tensors, row)
-            factors = maker.layout.part(True).pack(tensors, row)
+            keys, factors = self._rows_of(part).pack(part.bank, row)
             text = part.texts[row]
         return change.add(
             edit,

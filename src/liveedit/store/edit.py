@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from liveedit.question import number
+from liveedit.question import number, question
 
 __all__ = ["Edit", "history", "spellings"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Edit:
     """One edit.
 
@@ -44,10 +45,15 @@ class Edit:
     who: str = ""
     why: str = ""
 
-    @property
+    @cached_property
     def number(self) -> int:
         """The number of its question (:func:`liveedit.question.number`)."""
         return number(self.prompt, self.image, self.about)
+
+    @cached_property
+    def question(self) -> str:
+        """Its prompt in normal form (:func:`liveedit.question.question`)."""
+        return question(self.prompt)
 
 
 def spellings(edits: Sequence[Edit]) -> dict[int, str]:
@@ -62,11 +68,9 @@ def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     found: list[Edit] = []
     for edit in edits:
         latest = last[edit.number]
-        found.append(
-            replace(
-                edit,
-                superseded_by="" if latest == edit.id else latest,
-                conflicts=tuple(id for id in edit.conflicts if id in in_force),
-            )
-        )
+        superseded_by = "" if latest == edit.id else latest
+        conflicts = tuple(id for id in edit.conflicts if id in in_force)
+        if (superseded_by, conflicts) != (edit.superseded_by, edit.conflicts):
+            edit = replace(edit, superseded_by=superseded_by, conflicts=conflicts)
+        found.append(edit)
     return tuple(found)

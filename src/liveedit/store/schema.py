@@ -93,10 +93,11 @@ experts = Table(
     "experts",
     metadata,
     Column("edit", ForeignKey("edits.number"), primary_key=True),
+    # SQLite reads a row up to the last column wanted: what opening reads comes first.
     Column("keys", LargeBinary, nullable=False),
-    Column("factors", LargeBinary, nullable=False),
-    Column("text", Text, nullable=False),
     Column("keys_checksum", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("factors", LargeBinary, nullable=False),
     Column("factors_checksum", BigInteger, nullable=False),
 )
 images = Table(

@@ -98,7 +98,7 @@ class Layout:
         size = self.size
         if not size:
             return {c.name: torch.empty(len(rows), *c.shape, dtype=c.type) for c in self.columns}
-        buffer = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).view(-1, size)
+        buffer = torch.frombuffer(bytearray().join(rows), dtype=torch.uint8).view(-1, size)
         found = {}
         start = 0
         for column in self.columns:

@@ -8,7 +8,7 @@ in use writes in place; any other gets a buffer of its own.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -78,9 +78,27 @@ class Bank:
         """One of the tensors, (E, …)."""
         return self._buffer.tensors[name][: self._length]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """This bank itself: it never changes, so copies of a patch share it."""
+        return self
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, each (E, …). Views: they must not be written to."""
         return {name: self[name] for name in self._buffer.tensors}
+
+    def gather(self, names: Sequence[str], index: Tensor) -> tuple[Tensor, ...]:
+        """The rows at ``index``, of any shape, of some tensors: each (*index.shape, …)."""
+        return tuple(self[name][index] for name in names)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of an expert's row of each tensor."""
+        return {name: tuple(tensor.shape[1:]) for name, tensor in self._buffer.tensors.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return next(iter(self._buffer.tensors.values())).device
 
     @property
     def nbytes(self) -> int:
@@ -97,43 +115,54 @@ class Bank:
         buffer = self._buffer
         if not buffer.claim(len(self), stop):
             buffer = self._grown(stop)
+            buffer.used = stop
         for name, tensor in rows.items():
             buffer.tensors[name][len(self) : stop] = tensor.detach()
         return self._prefix(buffer, stop)
+
+    def with_room(self, count: int) -> "Bank":
+        """The same experts, with storage for at least ``count`` more."""
+        needed = len(self) + count
+        enough = needed <= self._buffer.capacity
+        return self if enough else self._prefix(self._grown(needed), len(self))
 
     def give_back(self, length: int) -> None:
         """Free the rows after the first ``length``, when no bank with them is used any more."""
         self._buffer.release(length, len(self))
 
     def _check(self, rows: Mapping[str, Tensor]) -> None:
-        own = {name: tuple(tensor.shape[1:]) for name, tensor in self.tensors().items()}
+        own = self.shapes
         new = {name: tuple(tensor.shape[1:]) for name, tensor in rows.items()}
         if own != new or len({len(tensor) for tensor in rows.values()}) != 1:
             raise Mismatch(f"experts of the shapes {new} do not fit a bank of {own}")
 
     def _grown(self, needed: int) -> _Buffer:
-        """A copy with room for at least ``needed`` rows, which are reserved."""
+        """A copy with room for at least ``needed`` rows."""
         capacity = max(needed, 2 * len(self))
         grown = {}
         for name, tensor in self.tensors().items():
             grown[name] = tensor.new_empty(capacity, *tensor.shape[1:])
             grown[name][: len(self)] = tensor
-        return _Buffer(grown, needed)
+        return _Buffer(grown, len(self))
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "Bank":
         """The experts at ``index``, in that order; a boolean tensor selects those that are true.
 
-        They are copied, except for a range from the first on, which shares storage.
+        They are copied, except for the first ones in their order, which share storage.
         """
-        if isinstance(index, range) and index == range(len(index)) and len(index) <= len(self):
-            return self._prefix(self._buffer, len(index))
+        places = self.places(index)
+        if torch.equal(places, torch.arange(len(places))):
+            return self._prefix(self._buffer, len(places))
+        rows = places.to(self.device)
+        return Bank({name: tensor[rows] for name, tensor in self.tensors().items()})
+
+    def places(self, index: Sequence[int] | slice | Tensor) -> Tensor:
+        """The experts at ``index``, counted from 0, (n,), on the CPU."""
         if isinstance(index, Tensor):
             index = index.cpu()
         elif not isinstance(index, slice):
             index = torch.tensor(index, dtype=torch.long)
-        device = next(iter(self._buffer.tensors.values())).device
-        rows = torch.arange(len(self))[index].to(device)
-        return Bank({name: tensor[rows] for name, tensor in self.tensors().items()})
+        return torch.arange(len(self))[index]
 
     def to(self, device: torch.device | str) -> "Bank":
         """The same experts on ``device``; this bank itself if they are there already."""

@@ -53,6 +53,12 @@ class BankPatch(Patch):
         """Bytes of the bank."""
         return self.bank.nbytes
 
+    def with_bank(self, bank: Bank) -> Self:
+        """The same edits with another bank of the same experts."""
+        made = copy(self)
+        made.bank = bank
+        return made
+
     def with_ledger(self, ledger: Bank, superseded: Tensor | None = None) -> Self:
         """The same edits with another ledger.
 
@@ -67,11 +73,10 @@ class BankPatch(Patch):
     @cached_property
     def not_superseded(self) -> Tensor:
         """The edits, boolean (E,), that no later one supersedes; on the bank's device."""
-        device = next(iter(self.bank.tensors().values())).device
         latest = latest_of_each_question(self.ledger)
         if self.superseded_elsewhere is not None:
             latest &= ~self.superseded_elsewhere
-        return latest.to(device)
+        return latest.to(self.bank.device)
 
     def in_force(self, fires: Tensor) -> Tensor:
         """Of the edits that fire for each query, boolean (B, E), those neither superseded nor

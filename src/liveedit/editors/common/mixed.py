@@ -12,7 +12,8 @@ Shapes: B rows, T' tokens of a call, D width, E edits of all parts in the order 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import fields, replace
 from functools import cached_property
 from hashlib import sha256
@@ -92,6 +93,12 @@ class MixedPatch(BankPatch):
             part.with_ledger(ledger.select(places), earlier[places])
             for part, places in zip(self.parts, self.places, strict=True)
         )
+        return made
+
+    def with_parts(self, parts: Iterable[BankPatch]) -> Self:
+        """The same edits, in other patches of the same editors."""
+        made = copy(self)
+        made.parts = tuple(parts)
         return made
 
     def row(self, index: int) -> tuple[BankPatch, int]:

@@ -174,6 +174,8 @@ class ExpertBranch(Branch[ExpertRoute]):
         self.batch = batch
         self.rows = torch.empty(0, dtype=torch.long)
         """The rows that keep an expert; found once, since finding them waits for the device."""
+        self.few: tuple[Tensor, Tensor] | None = None
+        """U and V of the experts of these rows, each (B', n, r, D), where a row has but few."""
 
     def route(self, x: Tensor) -> ExpertRoute:
         """Choose experts for the prompts, and note them in ``batch.fired``."""
@@ -197,6 +199,7 @@ class ExpertBranch(Branch[ExpertRoute]):
     def reorder(self, rows: Tensor) -> None:
         """See :meth:`Branch.reorder`."""
         super().reorder(rows)
+        self.few = None
         if self.routing is not None:
             self.rows = self.routing.kept.nonzero()[:, 0]
 
@@ -214,14 +217,21 @@ class ExpertBranch(Branch[ExpertRoute]):
 
     def residuals(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """Eq. 6 without h, Σ w ρ(LN(h) Uᵀ) V (B', T', D), for the states h = ``x`` (B', T', D)."""
-        U = self.patch.bank["expert_in"]
-        V = self.patch.bank["expert_out"]
         normalised = self.patch.editor.norm(x)
         change = torch.zeros_like(normalised)
         for start in range(0, experts.shape[1], SLAB):
-            some = experts[:, start : start + SLAB]
-            change += residual(normalised, U[some], V[some], weights[:, start : start + SLAB])
+            U, V = self.factors(experts, start)
+            change += residual(normalised, U, V, weights[:, start : start + SLAB])
         return change
+
+    def factors(self, experts: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """U and V of at most ``SLAB`` of the rows' experts (B', n), from ``start`` on."""
+        if self.few is not None:
+            return self.few
+        U, V = self.patch.bank.gather(ExpertPatch.factors, experts[:, start : start + SLAB])
+        if experts.shape[1] <= SLAB:
+            self.few = U, V
+        return U, V
 
 
 class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch]):

@@ -81,12 +81,12 @@ class Routing:
     def ranked(self) -> tuple[Tensor, Tensor]:
         """Experts and weights, each (B, n), the heaviest first.
 
-        n is the largest number that any row keeps; a row that keeps fewer has weights of 0 at the
-        end.
+        n is the largest number that any row keeps; a row that keeps fewer repeats its heaviest at
+        the end, with weights of 0.
         """
         most = int(self.keep.sum(1).max())
         weight, expert = self.weight.masked_fill(~self.keep, -1.0).topk(most, dim=1)
-        return expert, weight.clamp(min=0.0)
+        return expert.where(weight >= 0.0, expert[:, :1]), weight.clamp(min=0.0)
 
 
 def soft_routing(z: Tensor, keep: Tensor) -> Tensor:

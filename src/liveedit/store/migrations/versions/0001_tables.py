@@ -57,10 +57,12 @@ def upgrade() -> None:
     op.create_table(
         "experts",
         sa.Column("edit", sa.BigInteger, sa.ForeignKey("edits.number"), primary_key=True),
+        # In this order since SQLite reads a row up to the last column wanted. Stores that were made
+        # with another order open more slowly, and are no different otherwise.
         sa.Column("keys", sa.LargeBinary, nullable=False),
-        sa.Column("factors", sa.LargeBinary, nullable=False),
-        sa.Column("text", sa.Text, nullable=False),
         sa.Column("keys_checksum", sa.BigInteger, nullable=False),
+        sa.Column("text", sa.Text, nullable=False),
+        sa.Column("factors", sa.LargeBinary, nullable=False),
         sa.Column("factors_checksum", sa.BigInteger, nullable=False),
     )
     op.create_table(
