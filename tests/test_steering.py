@@ -215,7 +215,7 @@ def test_a_trial_asks_a_background_and_the_questions_of_edits(
     monkeypatch.setattr(trying, "IMAGES", 8)
     model = EditableVLM(embedded_vlm, shipped_editor("pinpoint"), tmp_path / "edits.db")
     alone = model.try_edit(Query(QUESTION, "Brazil", flag))
-    assert alone.asked == 4 * 4
+    assert alone.asked == 8 + 2  # each image once, and a quarter of the questions alone
     assert not (tmp_path / "edits.db").exists()
     assert alone.changes == ()
     model.edit(Query(QUESTION, "Canada", flag))

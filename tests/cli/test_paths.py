@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -174,7 +175,8 @@ def closed(shelf, run):
                 if root:
                     gc.collect()  # what earlier tests left is root's to close
                     for module in walk_packages(liveedit.__path__, "liveedit."):
-                        import_module(module.name)  # which may lie where only root may look
+                        with suppress(ModuleNotFoundError):  # of an extra
+                            import_module(module.name)  # which may lie where only root may look
                     os.seteuid(65534)
                 try:
                     return run(*words)
