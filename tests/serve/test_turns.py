@@ -75,7 +75,7 @@ def in_turns(vlm, batches):
 
         begin.wait()
         asked = [each.asked for each in askers[number]]
-        with turns.taken(), encoded(vlm, patch, asked, 1000) as batch:
+        with turns.taken(), encoded(vlm, patch, asked, 5000) as batch:
             generate(vlm, patch, batch, askers[number], lambda *_: None, step)
 
     threads = [Thread(target=answer, args=(number,)) for number in range(len(batches))]
@@ -134,7 +134,7 @@ def test_an_answer_ends_before_a_longer_one_of_its_batch():
         assert ended.tokens == askers[number].asked.tokens
         assert ended.finish == "length"
 
-    with encoded(vlm, None, [each.asked for each in askers], 1000) as batch:
+    with encoded(vlm, None, [each.asked for each in askers], 5000) as batch:
         generate(vlm, None, batch, askers, end, lambda: steps.append(None))
     assert ends == {0: 2, 1: 5, 2: 1}
 
