@@ -16,6 +16,7 @@ from helpers.tiny_settings import SMALL, small_settings
 from liveedit.editable import EditableVLM
 from liveedit.editors import new_editor
 from liveedit.editors.direct.background import read_features
+from liveedit.editors.direct.threshold import Reach
 from liveedit.errors import BadInput
 from liveedit.steering import checking, trying
 from liveedit.types import Query
@@ -77,20 +78,25 @@ def test_direct_reports_cosines_and_thresholds(vlm):
         editor.keys.keys(read_features(vlm, editor.layer, vlm.encode([query]))[0])
         for query in (ASKED[1], *EDITS)
     ]
-    (image, question), *edits = [(one[0][0].tolist(), one[1][0].tolist()) for one in keys]
+    (image, question), *edits = [(one[0][0], one[1][0]) for one in keys]
     found = model.explain(ASKED[1])
     reported = {firing.edit.target: firing for firing in (*found.fired, *found.near)}
     margins = {}
     for query, (its_image, its_question) in zip(EDITS, edits, strict=True):
-        by_image = sum(a * b for a, b in zip(image, its_image, strict=True))
-        by_question = sum(a * b for a, b in zip(question, its_question, strict=True))
-        margins[query.target] = min(by_image - model.patch.threshold, by_question - editor.reach)
+        by_image = float(image @ its_image)
+        readings = []
+        halves = zip(question.chunk(2), its_question.chunk(2), editor.reach, strict=True)
+        for half, its_half, threshold in halves:
+            cosine = float(half @ its_half)
+            readings.append((cosine - threshold, cosine, threshold))
+        margin, by_question, threshold = max(readings)
+        margins[query.target] = min(by_image - model.patch.threshold, margin)
         if query.target in reported:
             firing = reported[query.target]
             assert firing.image == pytest.approx(by_image, abs=1e-4)
             assert firing.question == pytest.approx(by_question, abs=1e-4)
             assert firing.image_threshold == pytest.approx(model.patch.threshold)
-            assert firing.question_threshold == pytest.approx(editor.reach)
+            assert firing.question_threshold == pytest.approx(threshold)
     passing = [firing.edit.target for firing in found.near]
     left = sorted(set(margins) - {one.edit.target for one in found.fired}, key=margins.get)
     assert passing == left[::-1][:3]
@@ -386,7 +392,7 @@ def test_a_stated_rate_allows_for_chance_and_no_more(vlm, few_images):
     folder = {finding.kind for finding in model.check()}
     assert "fires_on_background" not in folder
     model.patch.threshold = -2.0
-    vars(model.editor)["reach"] = -2.0
+    vars(model.editor)["reach"] = Reach(-2.0, -2.0)
     [finding, *_] = [one for one in model.check() if one.kind == "fires_on_background"]
     assert finding.stated == 0.5
     assert "stated for all edits together: 50.0%" in finding.text

@@ -128,30 +128,23 @@ class DirectPatch(ExpertPatch):
         image_keys, question_keys = self.editor.keys.keys(features)
         vision_keys = self.bank["vision_keys"][:, 0]
         image = image_keys @ vision_keys.T
-        question = self.editor.reach.above(question_keys, self.bank["text_keys"][:, 0])
+        keys = self.bank["text_keys"][:, 0]
+        question, reach = self.editor.reach.compared(question_keys, keys)
         without = image_keys[:, :1].isnan() & vision_keys[:, 0].isnan()
         near = torch.where(without, True, image > self.threshold)
-        keep = self.in_force(near & (question > 0))
-        score = (image.nan_to_num(0.0) + question).masked_fill(~keep, -torch.inf)
+        keep = self.in_force(near & (question > reach))
+        score = (image.nan_to_num(0.0) + question - reach).masked_fill(~keep, -torch.inf)
         keep &= torch.zeros_like(keep).scatter(1, score.argmax(1, keepdim=True), True)
         threshold = torch.full_like(image, self.threshold)
-        scores = self.cosines(image, threshold, question, without)
-        return Routing(image, threshold[:, 0], keep, keep.float(), scores)
-
-    def cosines(
-        self, image: Tensor, threshold: Tensor, question: Tensor, without: Tensor
-    ) -> list[Scores]:
-        """How near each row came to each edit, given the cosines of images, τ_v, how far questions
-        are within reach, and the pairs without an image, each (B, E).
-        """
         by_image = (image - threshold).nan_to_num(-torch.inf).masked_fill(without, torch.inf)
-        return Scores.of_rows(
-            torch.minimum(by_image, question),
+        scores = Scores.of_rows(
+            torch.minimum(by_image, question - reach),
             image=image,
             image_threshold=threshold.masked_fill(image.isnan(), torch.nan),
             question=question,
-            question_threshold=torch.zeros_like(question),
+            question_threshold=reach,
         )
+        return Routing(image, threshold[:, 0], keep, keep.float(), scores)
 
 
 class DirectBranch(ExpertBranch):

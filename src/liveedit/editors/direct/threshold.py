@@ -58,18 +58,22 @@ class Reach(NamedTuple):
     alone: float
     asked: float
 
-    def above(self, questions: Tensor, edits: Tensor) -> Tensor:
-        """How far each of ``questions`` (B, 2 · D) is within reach of each of ``edits`` (E, 2 · D).
-
-        It is (B, E), and above 0 for those within reach.
+    def compared(self, questions: Tensor, edits: Tensor) -> tuple[Tensor, Tensor]:
+        """The cosine of each of ``questions`` (B, 2 · D) and each of ``edits`` (E, 2 · D), and what
+        it has to exceed, both (B, E), by the half of the keys that comes nearer to that.
         """
         alone, asked = (
-            question @ edit.T - threshold
-            for question, edit, threshold in zip(
-                questions.chunk(2, 1), edits.chunk(2, 1), self, strict=True
-            )
+            question @ edit.T
+            for question, edit in zip(questions.chunk(2, 1), edits.chunk(2, 1), strict=True)
         )
-        return torch.maximum(alone, asked)
+        by_words = alone - self.alone > asked - self.asked
+        threshold = torch.where(by_words, self.alone, self.asked)
+        return torch.where(by_words, alone, asked), threshold.to(alone)
+
+    def above(self, questions: Tensor, edits: Tensor) -> Tensor:
+        """How far the cosines of :meth:`compared` are above their thresholds, (B, E)."""
+        cosine, threshold = self.compared(questions, edits)
+        return cosine - threshold
 
 
 def question_reach(asked: Sequence[Tensor], rate: float) -> Reach:
