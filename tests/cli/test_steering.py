@@ -25,7 +25,7 @@ def test_try_shows_what_an_edit_would_change_and_keeps_nothing(run, tmp_path):
     rc, out, err = run("try", *asked)
     assert (rc, err) == (0, "")
     assert "Kenya" in out
-    assert "0 of 16 other answers would change" in out
+    assert "0 of 10 other answers would change" in out
     assert not list(tmp_path.glob("edits*"))
     run("edit", QUESTION, "Brazil", "--image", "flag.png")
     row = {"question": QUESTION, "answer": "Brazil", "image": "flag.png"}
