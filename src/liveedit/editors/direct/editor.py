@@ -73,7 +73,7 @@ class DirectConfig:
         false_firing: Stated rate at which an unrelated image, asked the question of an edit, makes
             any edit fire.
         other_question: Stated rate at which another question of its sort about its image makes an
-            edit fire.
+            edit fire, by each of the two readings of a question; by either at most twice as often.
         background: Folder of images that an edit should not fire on, such as those that users ask
             about; empty: the drawings that ship with the package.
         images: Number of these images that are read, once for a model.
