@@ -8,8 +8,8 @@ Requests of lmms-eval become queries, which the edited model answers.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lmms_eval.api.instance import Instance
@@ -19,6 +19,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from liveedit.editable import EMBEDDED, load
+from liveedit.editors.common.examples import chunks
 from liveedit.errors import BadInput
 from liveedit.evaluate import processes
 from liveedit.store.store import Store
@@ -26,7 +27,6 @@ from liveedit.types import Query
 
 __all__ = ["EditedModel"]
 
-T = TypeVar("T")
 MAX_NEW_TOKENS = 1024
 """Largest number of tokens of an answer where a task names none."""
 
@@ -76,7 +76,7 @@ class EditedModel(lmms):  # type: ignore[misc]
         found = [""] * len(requests)
         with self._progress(len(requests)) as bar:
             for limit, numbers in alike.items():
-                for some in _batches(numbers, self.batch_size):
+                for some in chunks(numbers, self.batch_size):
                     answers = self._answers([requests[number] for number in some], limit)
                     for number, answer in zip(some, answers, strict=True):
                         found[number] = answer
@@ -99,7 +99,7 @@ class EditedModel(lmms):  # type: ignore[misc]
         """
         found: list[tuple[float, bool]] = []
         with self._progress(len(requests)) as bar:
-            for some in _batches(requests, self.batch_size):
+            for some in chunks(requests, self.batch_size):
                 found += self._losses([self._choice(request) for request in some])
                 bar.update(len(some))
         return found
@@ -150,12 +150,6 @@ class EditedModel(lmms):  # type: ignore[misc]
         rows = batch.answer_rows()
         own = [rows == number for number in range(len(queries))]
         return [(losses[row].mean().item(), bool(greedy[row].all())) for row in own]
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """The items in parts of at most ``size``."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
