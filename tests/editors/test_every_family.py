@@ -72,7 +72,6 @@ REFUSED = {
     **dict.fromkeys(product(("recipe",), READING), "layers? of .* reads? the tokens"),
     **dict.fromkeys(product(("pinpoint",), OTHER_WIDTH), "states as wide as word embeddings"),
     **dict.fromkeys(product(("ft-m",), UNCONNECTED), "between vision tower and text decoder"),
-    ("serac", "glm5_next"): "several residual streams",
 }
 """Pairs that cannot be, and the reason given. Nothing else is refused."""
 

@@ -68,12 +68,11 @@ from liveedit.editors.common.retrieval import (
     compatible,
 )
 from liveedit.editors.common.widths import multiple
-from liveedit.errors import BadInput, UnsupportedModel
+from liveedit.errors import BadInput
 from liveedit.models import checkpoint
 from liveedit.models.batch import Batch, HiddenBatch, Spans, going_on
 from liveedit.models.calls import CACHE
 from liveedit.models.patch import INPUT, SiteFn
-from liveedit.models.streams import apart_at_first
 from liveedit.models.vlm import VLM, reading
 from liveedit.settings import Count, Index, Share
 from liveedit.types import Case, Query
@@ -303,8 +302,7 @@ class CounterfactualBranch(Branch[ScopeRoute]):
 class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
     """The editor: the scope's extractor on both sides, and the counterfactual model.
 
-    Raises :class:`BadInput` for sizes that do not fit and :class:`UnsupportedModel` for a decoder
-    whose first layer gets several residual streams.
+    Raises :class:`BadInput` for sizes that do not fit.
     """
 
     name = "serac"
@@ -339,8 +337,6 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
             raise BadInput(
                 f"{c.heads} heads do not divide widths {c.module_dim} and {c.width}: change heads"
             )
-        if apart_at_first(vlm.decoder):
-            raise UnsupportedModel("SERAC does not support models with several residual streams")
         width = vlm.state_size if c.scope == "both" else vlm.hidden_size
         sizes = (width, c.module_dim, c.heads, c.queries)
         self.input_features = UnitKeyExtractor(*sizes, image_tokens(vlm))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from liveedit.errors import BadInput, Mismatch, UnsupportedModel
+from liveedit.models import streams
 from liveedit.models.answers import Answer, CachedAnswers
 from liveedit.models.batch import IGNORED, Batch, Spans, find_spans
 from liveedit.models.calls import Call, arguments, cache_in
@@ -650,7 +651,10 @@ class Attachment:
 
     def change_input(self, site: str, _module: nn.Module, args: tuple[Any, ...]) -> Any:
         """Before a module: its arguments, the first as the patches change it."""
-        for function, rows in self.acting(site):
+        acting = self.acting(site)
+        if acting and streams.apart_at_first(self.vlm.decoder):
+            args = streams.end_to_end(args)
+        for function, rows in acting:
             args = act_before(function, args, rows, self.vlm.device)
         return args
 

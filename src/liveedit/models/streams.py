@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["apart_at_first", "count", "join"]
+__all__ = ["apart_at_first", "count", "end_to_end", "join"]
 
 NAMES = ("hc_count", "hc_mult")
 """Names of a configuration's setting for the number of streams."""
@@ -44,6 +44,12 @@ def apart(
 ) -> Any:
     """Call ``forward`` with the states as (B, T, streams, D); they may come end to end."""
     return forward(states.reshape(*states.shape[:2], streams, -1), *args, **kwargs)
+
+
+def end_to_end(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A layer's arguments with streams (B, T, streams, D) of the first laid end to end."""
+    states, *rest = args
+    return (states.flatten(2), *rest) if states.ndim == 4 else args
 
 
 def joined(

@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from liveedit.editors import new_editor
+from liveedit.editors.common.branch import Recorder
 from liveedit.errors import BadInput, UnsupportedModel
 from liveedit.models import REFUSED, family, streams
 from liveedit.models.batch import HiddenBatch
@@ -183,6 +184,19 @@ def test_joined_residual_streams_leave_the_logits_bit_equal():
     assert torch.equal(VLM(model, processor).model(input_ids=ids).logits, logits)
     assert torch.equal(states[0].flatten(2), states[-1])
     assert states[0].shape[2:] == (2, vlm.hidden_size)
+
+
+def test_residual_streams_reach_a_patch_end_to_end_before_the_first_layer():
+    vlm = tiny("glm5_next")
+    batch = vlm.encode(QUERIES)
+    logits = vlm.logits(batch)
+    recorder = Recorder("layers.0@input")
+    with vlm.patched(recorder):
+        assert torch.equal(vlm.logits(batch), logits)
+    states = recorder.seen["layers.0@input"]
+    assert states.shape == (*batch.inputs["input_ids"].shape, vlm.state_size)
+    first, second = states.chunk(2, dim=-1)
+    assert torch.equal(first, second)
 
 
 def test_residual_streams_that_are_not_joined_are_refused(monkeypatch):
