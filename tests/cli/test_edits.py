@@ -456,6 +456,25 @@ def test_a_damaged_store_is_told_by_its_exit_status(run, asked):
     assert "its images are damaged" in json.loads(out)[0]
 
 
+def test_edits_whose_model_or_tensors_are_lost_can_be_taken_back(run, asked, tmp_path):
+    assert run("edit", *asked, "Brazil")[0] == 0
+    assert run("edit", "Who wrote this?", "Noor", *asked[1:])[0] == 0
+    lost, other = (edit.id for edit in kept())
+    with sqlite3.connect("edits.db") as connection:
+        connection.execute("UPDATE experts SET keys = x'00' WHERE edit = 1")
+        moved = "json_set(opens_with, '$.model', '/lost')"
+        connection.execute(f"UPDATE makers SET opens_with = {moved}")
+    rc, _, err = run("ask", *asked)
+    assert (rc, "no longer exists" in err) == (1, True)
+    rc, _, err = run("ask", *asked, "--model", "emblem")
+    assert (rc, f"`liveedit forget {lost}`" in err) == (1, True)
+    assert run("forget", lost)[:2] == (0, "forgot 1, 1 left\n")
+    assert run("ask", *asked, "--model", "emblem")[1] == "Japan\n"
+    rc, _, err = run("forget", other, "--model", "somewhere")
+    assert (rc, "somewhere" in err) == (1, True)
+    assert [edit.id for edit in kept()] == [other]
+
+
 def test_a_folder_of_a_former_version_is_imported_once(run, asked, embedded_vlm, tmp_path):
     former = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("ft-l")))
     former.opens_with = {"model": "emblem", "editor": "ft-l"}

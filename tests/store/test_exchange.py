@@ -11,7 +11,7 @@ from liveedit.data.images import images_hash
 from liveedit.errors import BadInput
 from liveedit.store.exchange import export, import_edits, merge
 from liveedit.store.store import Hit, Maker, Store
-from liveedit.store.upkeep import compact, verify
+from liveedit.store.upkeep import compact, stand_alone, take_back, verify
 from store.conftest import MAKER, add, content, new_edit
 
 
@@ -188,3 +188,26 @@ def test_compacting_makes_the_file_smaller(tmp_path):
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000
     assert len(store.kept()) == len(rows)
     store.close()
+
+
+def test_edits_are_taken_back_without_their_model(store):
+    first, second, third = add(store, 1, 2, 3)
+    with pytest.raises(BadInput, match="no edit 'zz'"):
+        take_back(store, [first.edit.id, "zz"], "ann")
+    assert len(store.kept()) == 3
+    assert take_back(store, [first.edit.id[:11], first.edit.id], "ann") == 1
+    with pytest.raises(BadInput, match="no edit"):
+        take_back(store, [first.edit.id])
+    assert [row.number for row in store.kept()] == [second.number, third.number]
+    assert store.find(first.edit.id).forgotten_in == store.version
+    assert take_back(store, None) == 2
+    assert store.kept() == []
+
+
+def test_edits_in_common_weights_do_not_stand_alone(store):
+    add(store, 1)
+    assert stand_alone(store)
+    with store.change("edit") as change:
+        weights = change.maker(Maker("lora", "editor-2", "model-1"))
+        change.add(new_edit(2), weights.number)
+    assert not stand_alone(store)

@@ -211,19 +211,24 @@ def forget(
     loading: Loading,
     quiet: Quiet = False,
 ) -> None:
-    """Take edits back."""
+    """Take edits back; the model is loaded only where that makes the others again."""
     if bool(ids) == everything:
         raise BadInput("name the edits to take back, or give --all to take all of them back")
+    from liveedit.store.browsing import in_force
+    from liveedit.store.upkeep import stand_alone, take_back
+
     with interrupt_message(f"{UNCHANGED} in {store}"):
-        edited = open_edited(store, setup, loading, create=False)
-        kept = edited.store
-        assert kept is not None
+        kept = open_store(store, setup, loading)
         with _changing(kept):
-            wanted = [edit.id for edit in edited.history] if everything else ids or []
-            taken = edited.forget(wanted, who=who)
+            if stand_alone(kept) and setup == Setup() and not loading.arguments():
+                taken = take_back(kept, None if everything else ids, who)
+            else:
+                edited = open_edited(store, setup, loading, create=False)
+                wanted = [edit.id for edit in edited.history] if everything else ids or []
+                taken = len(edited.forget(wanted, who=who))
     if not quiet:
         with _showing_change(kept):
-            Console().print(f"forgot {len(taken)}, {len(edited.edits)} left")
+            Console().print(f"forgot {taken}, {in_force(kept)} left")
 
 
 @with_groups

@@ -240,8 +240,7 @@ class Engine:
         with self._changed:
             running.left -= 1
             self._changed.notify_all()
-        held = [row for row in state.rows if row.edit.held] if ended.fired else []
-        fired = tuple((held[number], weight) for number, weight in ended.fired)
+        fired = tuple((state.held[number], weight) for number, weight in ended.fired)
         fingerprint = f"edits-{state.version}" if job.asked.edited else "base"
         job.put(Reply(ended, fired, fingerprint))
         self.metrics.tokens.labels("prompt").inc(ended.prompt_tokens)

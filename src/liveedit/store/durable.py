@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, RLock
@@ -262,7 +263,7 @@ class DurablePool:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class State:
     """The store as it was last read.
 
@@ -275,6 +276,11 @@ class State:
     pool: Pool
     rows: tuple[Kept, ...]
     version: int
+
+    @cached_property
+    def held(self) -> list[Kept]:
+        """The edits that the patch holds, in its order."""
+        return [row for row in self.rows if row.edit.held]
 
 
 def kept_query(store: Store, row: Kept) -> Query:

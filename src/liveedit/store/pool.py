@@ -128,7 +128,8 @@ class Pool:
         Raises :class:`BadInput` where the others have to be made again and their images are not
         kept.
         """
-        kept = [index for index in range(len(self.edits)) if index not in set(gone)]
+        left_out = set(gone)
+        kept = [index for index in range(len(self.edits)) if index not in left_out]
         left = [self.edits[index] for index in kept]
         if not self.has_bank:
             return self.made_again(left)

@@ -233,11 +233,17 @@ class Store:
         with self.reading() as connection:
             return connection.execute(query).scalar() == _sum(row.edit)
 
-    def find(self, id: str) -> Kept:
-        """The edit that an id, or a unique beginning of it, names, taken back or not."""
+    def find(self, id: str, *, present: bool = False) -> Kept:
+        """The edit that an id, or a unique beginning of it, names, taken back or not.
+
+        With ``present`` those taken back are left out. Raises :class:`BadInput` where it names none
+        or several.
+        """
         table = schema.edits
         alike = table.c.id.startswith(id, autoescape=True)
         query = select(table).where(alike).order_by(func.length(table.c.id)).limit(2)
+        if present:
+            query = query.where(table.c.forgotten_in.is_(None))
         with self.reading() as connection:
             found = [kept_row(row) for row in connection.execute(query)]
         if not id or not found:

@@ -1,6 +1,6 @@
-"""Upkeep: check that a store is whole, and give back the space of edits that were taken back."""
+"""Upkeep without a model: check that a store is whole, take edits back, give back their space."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 
 from PIL import Image
@@ -11,7 +11,7 @@ from liveedit.errors import BadInput
 from liveedit.store import schema
 from liveedit.store.store import HITS, Kept, Store
 
-__all__ = ["compact", "verify"]
+__all__ = ["compact", "stand_alone", "take_back", "verify"]
 
 
 def verify(store: Store) -> list[str]:
@@ -57,6 +57,26 @@ def _images_are_whole(store: Store, row: Kept) -> bool:
     except (BadInput, OSError):
         return False
     return not found or images_hash(images) == row.edit.image
+
+
+def stand_alone(store: Store) -> bool:
+    """Whether each edit of the store is kept by itself, not in weights that hold all of them."""
+    return all(maker.layout.columns for maker in store.makers_of_edits())
+
+
+def take_back(store: Store, ids: Iterable[str] | None, who: str = "") -> int:
+    """Take edits back that :func:`stand_alone`; return their number.
+
+    They are given by id or by a unique beginning of it, ``None`` is all of them. Neither their
+    model nor their editor is needed, and damaged edits can be taken back, too. Raises
+    :class:`BadInput` for an id that no edit has, and a beginning that several share; then none is
+    taken back.
+    """
+    with store.change("forget", who) as change:
+        rows = store.kept() if ids is None else [store.find(id, present=True) for id in ids]
+        numbers = sorted({row.number for row in rows})
+        change.forget(numbers)
+    return len(numbers)
 
 
 def compact(store: Store) -> int:
