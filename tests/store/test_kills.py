@@ -2,7 +2,7 @@
 
 A longer run prints what it saw (docs/explanation/store.md):
 
-    KILLS=300 python -m pytest tests/store -n 0 -s -m slow -k kills
+    KILLS=500 python -m pytest tests/store -n 0 -s -m slow -k kills
 """
 
 import os
