@@ -75,7 +75,7 @@ def test_direct_reports_cosines_and_thresholds(vlm):
     model = tiny_model(vlm, "direct")
     editor = model.editor
     keys = [
-        editor.keys.keys(read_features(vlm, editor.layer, vlm.encode([query]))[0])
+        editor.calibration.space.keys(read_features(vlm, editor.layer, vlm.encode([query]))[0])
         for query in (ASKED[1], *EDITS)
     ]
     (image, question), *edits = [(one[0][0], one[1][0]) for one in keys]
@@ -85,7 +85,8 @@ def test_direct_reports_cosines_and_thresholds(vlm):
     for query, (its_image, its_question) in zip(EDITS, edits, strict=True):
         by_image = float(image @ its_image)
         readings = []
-        halves = zip(question.chunk(2), its_question.chunk(2), editor.reach, strict=True)
+        reach = editor.calibration.reach
+        halves = zip(question.chunk(2), its_question.chunk(2), reach, strict=True)
         for half, its_half, threshold in halves:
             cosine = float(half @ its_half)
             readings.append((cosine - threshold, cosine, threshold))

@@ -110,6 +110,15 @@ class Editor(ABC, Generic[P]):
         """
         return None
 
+    def learned(self) -> dict[str, Tensor]:
+        """The tensors that the editor has learned of the model by itself, by default none; they are
+        to be kept with its edits.
+        """
+        return {}
+
+    def take_over(self, learned: Mapping[str, Tensor]) -> None:
+        """Go on with what :meth:`learned` gave elsewhere, rather than learn it again."""
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything that shapes a patch: the name and the settings."""

@@ -32,7 +32,7 @@ from liveedit.store.edit import Edit
 from liveedit.store.makers import Makers, Opener
 from liveedit.store.pool import Pool
 from liveedit.store.rows import Rows
-from liveedit.store.store import Change, Kept, Maker, Store
+from liveedit.store.store import Change, Kept, Store
 from liveedit.types import Query, expanded
 
 __all__ = ["DurablePool", "State", "image_file", "kept_query", "thumbnail"]
@@ -221,8 +221,7 @@ class DurablePool:
     def _write(self, change: Change, state: "State", pool: Pool, images: Images) -> "State":
         """Keep a changed pool, and return the state that it becomes."""
         makers = {
-            editor.fingerprint: change.maker(self.makers.maker(editor))
-            for editor in pool.editor.editors
+            editor.fingerprint: self.makers.keep(change, editor) for editor in pool.editor.editors
         }
         kept = {row.edit.id: row for row in state.rows}
         wanted = {edit.id for edit in pool.edits}
@@ -238,11 +237,11 @@ class DurablePool:
                 row = replace(row, edit=edit)
             rows.append(row)
         if not isinstance(pool.patch, BankPatch):
-            change.set_weights(makers[pool.editor.fingerprint].number, packed(pool.patch))
+            change.set_weights(makers[pool.editor.fingerprint], packed(pool.patch))
         return State(pool, tuple(rows), change.version)
 
-    def _add(self, change: Change, pool: Pool, index: int, images: Images, maker: Maker) -> Kept:
-        """Add the edit at ``index`` of a pool."""
+    def _add(self, change: Change, pool: Pool, index: int, images: Images, maker: int) -> Kept:
+        """Add the edit at ``index`` of a pool, made by the ``maker`` of this number."""
         edit = pool.edits[index]
         patch = pool.patch
         files = images.get(edit.id, ())
@@ -254,7 +253,7 @@ class DurablePool:
             text = part.texts[row]
         return change.add(
             edit,
-            maker.number,
+            maker,
             keys=keys,
             factors=factors,
             text=text,

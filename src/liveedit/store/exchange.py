@@ -38,6 +38,7 @@ class Content:
         text: What its patch keeps of it as text.
         images: Its images, as files.
         thumbnail: Its thumbnail, or nothing.
+        learned: What its editor has learned, or nothing.
     """
 
     maker: Maker
@@ -47,6 +48,7 @@ class Content:
     text: str
     images: tuple[bytes, ...]
     thumbnail: bytes
+    learned: bytes
 
 
 def export(store: Store, file: str | Path, ids: Sequence[str] | None = None) -> int:
@@ -68,6 +70,8 @@ def export(store: Store, file: str | Path, ids: Sequence[str] | None = None) -> 
             tensors[f"{number}.image.{position}"] = _bytes(image)
         tensors[f"{number}.thumbnail"] = _bytes(content.thumbnail)
     makers = {content.maker.number: content.maker for content in contents}
+    for content in contents:
+        tensors[f"learned.{content.maker.number}"] = _bytes(content.learned)
     listing = {
         "format": FORMAT,
         "makers": {number: _maker_json(maker) for number, maker in makers.items()},
@@ -96,8 +100,9 @@ def import_edits(
         listing = json.loads(metadata["listing"])
         _check_format(listing)
         makers = {int(number): _maker(row) for number, row in listing["makers"].items()}
+        learned = {number: _learned(tensors, number) for number in makers}
         contents = [
-            _content(makers, tensors, number, dict(row))
+            _content(makers, learned, tensors, number, dict(row))
             for number, row in enumerate(listing["edits"])
         ]
     except (LookupError, ValueError, TypeError):
@@ -121,6 +126,7 @@ def merge(store: Store, other: Store, who: str = "") -> int:
 def _read(store: Store, rows: Sequence[Kept]) -> Iterator[Content]:
     """All that a store keeps of edits."""
     makers = {maker.number: maker for maker in store.makers()}
+    learned = {number: store.weights(number) or b"" for number in {row.maker for row in rows}}
     for row in rows:
         if not makers[row.maker].layout.columns:
             raise BadInput(
@@ -140,6 +146,7 @@ def _read(store: Store, rows: Sequence[Kept]) -> Iterator[Content]:
             text,
             tuple(store.images(row.number)),
             store.thumbnail(row.number) or b"",
+            learned[row.maker],
         )
 
 
@@ -151,10 +158,12 @@ def _add(store: Store, contents: Sequence[Content], who: str) -> int:
         return 0
     with store.change("import", who) as change:
         for content in new:
-            maker = change.maker(replace(content.maker, number=0))
+            maker = change.maker(replace(content.maker, number=0)).number
+            if content.learned and not change.has_weights(maker):
+                change.set_weights(maker, content.learned)
             change.add(
                 content.edit,
-                maker.number,
+                maker,
                 keys=content.keys,
                 factors=content.factors,
                 text=content.text,
@@ -170,11 +179,22 @@ def _check_format(listing: Mapping[str, Any]) -> None:
         raise ValueError(listing["format"])
 
 
+def _learned(tensors: Mapping[str, Tensor], maker: int) -> bytes:
+    """The bytes that the editor of a maker has learned, which files of former versions lack."""
+    found = tensors.get(f"learned.{maker}")
+    return b"" if found is None else found.numpy().tobytes()
+
+
 def _content(
-    makers: Mapping[int, Maker], tensors: Mapping[str, Tensor], number: int, row: dict[str, Any]
+    makers: Mapping[int, Maker],
+    learned: Mapping[int, bytes],
+    tensors: Mapping[str, Tensor],
+    number: int,
+    row: dict[str, Any],
 ) -> Content:
     """An edit of a file."""
-    maker = makers[row.pop("maker")]
+    made_by = row.pop("maker")
+    maker = makers[made_by]
     text = row.pop("text")
     edit = Edit(**row | {"names": tuple(row["names"]), "conflicts": tuple(row["conflicts"])})
     keys, factors, thumbnail = (
@@ -186,7 +206,7 @@ def _content(
     images: list[bytes] = []
     while f"{number}.image.{len(images)}" in tensors:
         images.append(tensors[f"{number}.image.{len(images)}"].numpy().tobytes())
-    return Content(maker, edit, keys, factors, text, tuple(images), thumbnail)
+    return Content(maker, edit, keys, factors, text, tuple(images), thumbnail, learned[made_by])
 
 
 def _maker_json(maker: Maker) -> dict[str, Any]:

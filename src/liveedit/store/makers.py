@@ -7,13 +7,17 @@ them, if these mix (:func:`liveedit.editors.common.mixed.mixes`).
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+
 from liveedit.editors.base import Editor
-from liveedit.editors.common.bank_editor import BankPatch
+from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.mixed import mixes
-from liveedit.errors import LiveEditError, Mismatch
+from liveedit.errors import BadInput, LiveEditError, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.store.store import Maker, Store
+from liveedit.store.store import Change, Maker, Store
 from liveedit.store.tensors import Layout
 
 __all__ = ["Makers", "Opener", "check_maker", "layout_of"]
@@ -40,6 +44,8 @@ class Makers:
         self._opener = opener
         self._editors = {editor.fingerprint: editor}
         self._known: dict[int, Maker] = {}
+        self._recalled: set[int] = set()
+        """Numbers of the makers whose editors have got what they learned earlier."""
 
     def _new(self, editor: Editor, opens_with: dict[str, str]) -> Maker:
         """The maker that an editor is from now on."""
@@ -54,7 +60,7 @@ class Makers:
         for maker in self.store.makers():
             check_model(maker, self.vlm, self.store)
         for maker in self.store.makers_of_edits():
-            self._editor(maker, self._edits(maker))
+            self.editor(maker.number)
 
     def admit(self, maker: Maker) -> None:
         """Raise :class:`Mismatch` as :meth:`check`, for edits that are to be added."""
@@ -68,7 +74,9 @@ class Makers:
         maker = self._known[number]
         if maker.editor_fingerprint not in self._editors:
             check_model(maker, self.vlm, self.store)
-        return self._editor(maker, self._edits(maker))
+        editor = self._editor(maker, self._edits(maker))
+        self._recall(maker, editor)
+        return editor
 
     def maker(self, editor: Editor) -> Maker:
         """The maker that an editor is, for edits that are to be kept."""
@@ -79,6 +87,29 @@ class Makers:
                 return maker
         self._editors[editor.fingerprint] = editor
         return self._new(editor, {**self.own.opens_with, "editor": editor.name})
+
+    def keep(self, change: Change, editor: Editor) -> int:
+        """Keep an editor as a maker, with what it has learned; return its number."""
+        number = change.maker(self.maker(editor)).number
+        wanted = isinstance(editor, BankEditor) and not change.has_weights(number)
+        if wanted and (learned := editor.learned()):
+            change.set_weights(number, bytes_of(learned))
+        return number
+
+    def _recall(self, maker: Maker, editor: Editor) -> None:
+        """Give an editor that keeps each edit by itself what it has learned, once."""
+        if maker.number in self._recalled or not maker.layout.columns:
+            return
+        self._recalled.add(maker.number)
+        content = self.store.weights(maker.number)
+        try:
+            if content:
+                editor.take_over(tensors_of(content))
+        except (SafetensorError, LookupError, TypeError):
+            raise BadInput(
+                f"what {maker.editor} has learned is damaged in {self.store}: restore the store "
+                "from a copy"
+            ) from None
 
     def _edits(self, maker: Maker) -> Callable[[], str]:
         """The words that name a maker's edits in the store, for a message."""

@@ -5,7 +5,8 @@
     experts     the tensors of an edit: the keys, which stay in memory, and the factors
     images      the images of an edit, as they were given
     thumbnails  small JPEGs of them
-    weights     for methods whose weights hold all edits, the present weights
+    weights     of each maker: the present weights, for a method whose weights hold all edits, else
+                what its editor has learned of the model
     changes     one row for each change; its number is the version of the store
     hits        how often, and when, an edit fired
 

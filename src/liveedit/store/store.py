@@ -309,7 +309,9 @@ class Store:
             return connection.execute(query).scalar()
 
     def weights(self, maker: int) -> bytes | None:
-        """The weights that hold all edits of a maker; ``None`` where there are none."""
+        """The weights that hold all edits of a maker or, where each is kept by itself, what its
+        editor has learned; ``None`` where there are none.
+        """
         table = schema.weights
         query = select(table.c.content).where(table.c.maker == maker).order_by(table.c.part)
         with self.reading() as connection:
@@ -433,8 +435,13 @@ class Change:
                 .values(forgotten_in=self.version)
             )
 
+    def has_weights(self, maker: int) -> bool:
+        """Whether there are :meth:`Store.weights` of a maker."""
+        query = select(schema.weights.c.part).where(schema.weights.c.maker == maker).limit(1)
+        return self.connection.execute(query).first() is not None
+
     def set_weights(self, maker: int, content: bytes) -> None:
-        """Replace the weights that hold all edits of a maker."""
+        """Replace the :meth:`Store.weights` of a maker."""
         table = schema.weights
         self.connection.execute(table.delete().where(table.c.maker == maker))
         for part, start in enumerate(range(0, len(content), PIECE)):

@@ -51,7 +51,7 @@ def test_keys_against_dense_matrices():
     asked = features_like(4, width, 77)
     asked.image[1] = torch.nan
     meanings = ["capital", "country", "capital", "country", "capital", "country"]
-    images, questions = KeySpace(background, meanings).keys(asked)
+    images, questions = KeySpace.learned(background, meanings).keys(asked)
     common = background.common
     within = common.asked.clone()
     for rest in (0, 1):

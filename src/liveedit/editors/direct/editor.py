@@ -16,7 +16,7 @@ and takes the nearest. Departures from both: keys of two kinds, image and questi
 with and without its image; thresholds from a background instead of constants.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Self
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from liveedit.data.background import RELATIONS, background_queries
+from liveedit.data.background import background_queries
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor
 from liveedit.editors.common.examples import chunks
@@ -38,9 +38,9 @@ from liveedit.editors.direct.background import (
     read_features,
     texts_alone,
 )
+from liveedit.editors.direct.calibration import Calibration
 from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
-from liveedit.editors.direct.keys import KeySpace
-from liveedit.editors.direct.threshold import Reach, image_threshold, question_reach
+from liveedit.editors.direct.threshold import image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
 from liveedit.editors.liveedit.routing import Routing
@@ -125,11 +125,11 @@ class DirectPatch(ExpertPatch):
     @torch.no_grad()
     def nearest(self, features: Features) -> Routing:
         """Of the edits above both thresholds the nearest, with weight 1."""
-        image_keys, question_keys = self.editor.keys.keys(features)
+        image_keys, question_keys = self.editor.calibration.space.keys(features)
         vision_keys = self.bank["vision_keys"][:, 0]
         image = image_keys @ vision_keys.T
         keys = self.bank["text_keys"][:, 0]
-        question, reach = self.editor.reach.compared(question_keys, keys)
+        question, reach = self.editor.calibration.reach.compared(question_keys, keys)
         without = image_keys[:, :1].isnan() & vision_keys[:, 0].isnan()
         near = torch.where(without, True, image > self.threshold)
         keep = self.in_force(near & (question > reach))
@@ -212,19 +212,20 @@ class Direct(BankEditor[DirectPatch]):
         return background_queries(self.config.background, self.config.images)
 
     @cached_property
-    def keys(self) -> KeySpace:
-        """The space of keys, from the background; read at the first use."""
+    def calibration(self) -> Calibration:
+        """Keys and thresholds, from the background; it is read at the first use."""
         meanings = [query.fact.partition(":")[2] for query in self.background["common"]]
-        return KeySpace(read_background(self.vlm, self.layer, self.background), meanings)
+        read = read_background(self.vlm, self.layer, self.background)
+        return Calibration.learned(read, meanings, self.config.other_question)
 
-    @cached_property
-    def reach(self) -> Reach:
-        """τ_t and τ_q."""
-        asked = list[Tensor]()
-        for sort, read in self.keys.background.sorts.items():
-            keys = self.keys.question_keys(read)
-            asked.append(keys.view(-1, len(RELATIONS[sort]), keys.shape[1]))
-        return question_reach(asked, self.config.other_question)
+    def learned(self) -> dict[str, Tensor]:
+        """See :meth:`Editor.learned`: the calibration."""
+        return self.calibration.tensors()
+
+    def take_over(self, learned: Mapping[str, Tensor]) -> None:
+        """See :meth:`Editor.take_over`."""
+        here = {name: tensor.to(self.vlm.device) for name, tensor in learned.items()}
+        self.calibration = Calibration.of_tensors(here)
 
     @cached_property
     def kept(self) -> Kept:
@@ -241,9 +242,9 @@ class Direct(BankEditor[DirectPatch]):
 
     def image_threshold(self, vision: Tensor, questions: Tensor, asked: Tensor) -> float:
         """τ_v for edits with the keys ``vision`` and ``questions`` (E, D)."""
-        images = self.keys.image_keys(self.keys.background.apart)
+        known = self.calibration
         rate = self.config.false_firing
-        return image_threshold(images, vision, questions, asked, self.reach, rate)
+        return image_threshold(known.images, vision, questions, asked, known.reach, rate)
 
     # Editing
 
@@ -279,7 +280,7 @@ class Direct(BankEditor[DirectPatch]):
         for query in queries:
             asked = [query, *variants(query, c.variants)]
             read, hidden = read_features(self.vlm, self.layer, self.vlm.encode(asked, eos=c.eos))
-            image_keys, question_keys = self.keys.keys(read)
+            image_keys, question_keys = self.calibration.space.keys(read)
             images.append(image_keys[:1])
             questions.append(question_keys[:1])
             states.append(hidden)

@@ -16,6 +16,7 @@ Shapes: B rows, n rows of the background, D width of the text decoder.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,21 +30,37 @@ SHRINKAGE = 0.1
 """λ, as a share of the mean eigenvalue over D."""
 
 
+@dataclass(frozen=True, eq=False)
 class KeySpace:
-    """Turns features into keys, as learned from a background.
+    """Turns features into keys.
 
-    ``meanings`` (n) says what each of its common questions asks for.
+    Arguments:
+        image_mean: μ_v, (D,).
+        text_means: μ_t of texts without and with an image, (2, D).
+        asked_mean: μ_q, (D,).
+        axes: Directions u_i, (n', D).
+        shrinking: 1 − √(λ / (e_i + λ)) of each of them, (n',).
     """
 
-    def __init__(self, background: Background, meanings: Sequence[str]) -> None:
-        self.background = background
+    image_mean: Tensor
+    text_means: Tensor
+    asked_mean: Tensor
+    axes: Tensor
+    shrinking: Tensor
+
+    @classmethod
+    def learned(cls, background: Background, meanings: Sequence[str]) -> "KeySpace":
+        """The space for a background; ``meanings`` (n) says what each common question asks for."""
         common = background.common
-        self.image_mean = common.image.mean(0)
-        self.asked_mean = common.asked.mean(0)
-        self.text_means = torch.stack([background.alone.alone.mean(0), common.alone.mean(0)])
-        values, self.axes = _spectrum(_within(common.asked, meanings))
-        least = SHRINKAGE * values.sum() / len(self.asked_mean)
-        self.shrinking = 1 - (least / (values + least)).sqrt()
+        values, axes = _spectrum(_within(common.asked, meanings))
+        least = SHRINKAGE * values.sum() / common.asked.shape[1]
+        return cls(
+            image_mean=common.image.mean(0),
+            text_means=torch.stack([background.alone.alone.mean(0), common.alone.mean(0)]),
+            asked_mean=common.asked.mean(0),
+            axes=axes,
+            shrinking=1 - (least / (values + least)).sqrt(),
+        )
 
     def keys(self, features: Features) -> tuple[Tensor, Tensor]:
         """k_v (B, D), NaN without an image, and k_q (B, 2 · D)."""
