@@ -49,7 +49,16 @@ from liveedit.store.published import EDITOR, FILES, check_repo, write_published
 from liveedit.store.store import Maker, Store
 from liveedit.types import Query, check_path, checked, expanded, visible
 
-__all__ = ["EMBEDDED", "Edit", "EditableVLM", "default_editor", "embedded", "load", "load_vlm"]
+__all__ = [
+    "EMBEDDED",
+    "Edit",
+    "EditableVLM",
+    "default_editor",
+    "embedded",
+    "load",
+    "load_vlm",
+    "open_pool",
+]
 
 LOG = logging.getLogger(__name__)
 DIGITS = 12
@@ -110,6 +119,19 @@ def default_editor(model: str | Path, store: Store | None = None) -> str:
             return "pinpoint"  # which came after it
         return maker.opens_with.get("editor", maker.editor)
     return "pinpoint" if model == EMBEDDED else "direct"
+
+
+def open_pool(vlm: VLM, store: Store) -> DurablePool:
+    """The edits of a store that holds some, on a model that need not run by itself.
+
+    The editor of the newest edit opens it. Raises what :class:`DurablePool` raises.
+    """
+    maker = store.newest_maker()
+    assert maker is not None
+    editor = _editor_of(vlm, maker)
+    return DurablePool(
+        store, Pool.empty(vlm, editor), dict(maker.opens_with), partial(_editor_of, vlm)
+    )
 
 
 def _ships(model: str | Path, editor: str | Path) -> bool:

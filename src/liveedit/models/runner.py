@@ -417,6 +417,12 @@ class ModelRunner(Encoder):
             extra=batch.extra | self.carry(layer, taken),
         ).to(self.device)
 
+    def text_states(self, texts: Sequence[Sequence[int]], layer: int) -> Tensor:
+        """The state (n, D) of the last token of each text, given as token ids, at ``layer``."""
+        hidden = self.hidden(self.encode_tokens(texts), layer)
+        rows = torch.arange(len(texts), device=hidden.hidden.device)
+        return hidden.hidden[rows, hidden.last_prompt_tokens()]
+
     def states_reached(self, batch: Batch) -> Tensor:
         """The states (B, T, D) at which a hook of :meth:`stop_at` ends the model's call."""
         try:

@@ -124,9 +124,7 @@ def texts_alone(vlm: VLM, layer: int, batch: Batch) -> Tensor:
     found: dict[tuple[int, ...], Tensor] = {}
     for chunk in chunks(list(dict.fromkeys(texts))):
         with vlm.unpatched():
-            hidden = vlm.hidden(vlm.encode_tokens(chunk), layer)
-        rows = torch.arange(len(chunk), device=hidden.hidden.device)
-        last = hidden.hidden[rows, hidden.last_prompt_tokens()].float()
+            last = vlm.text_states(chunk, layer).float()
         found |= dict(zip(chunk, last, strict=True))
     return torch.stack([found[text] for text in texts])
 

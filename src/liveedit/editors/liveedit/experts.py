@@ -9,6 +9,7 @@ the text decoder, d_m width of keys, k vectors of a key, r rank.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -203,6 +204,36 @@ class ExpertBranch(Branch[ExpertRoute]):
         if self.routing is not None:
             self.rows = self.routing.kept.nonzero()[:, 0]
 
+    def of_row(self, row: int) -> "ExpertBranch":
+        """A branch that goes on with one row."""
+        made = copy(self)
+        made.reorder(torch.tensor([row]))
+        return made
+
+    @classmethod
+    def joined(cls, branches: "Sequence[ExpertBranch]") -> "JoinedBranch | None":
+        """A branch for the next tokens of several branches of one editor, their rows in turn.
+
+        ``None`` where one of them keeps too many experts to have their factors at hand.
+        """
+        parts = [branch.kept_rows() for branch in branches]
+        if any(part is None for part in parts):
+            return None
+        return JoinedBranch(branches[0], [part for part in parts if part is not None])
+
+    def kept_rows(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """U and V (B, n, r, D) and the weights (B, n) of the experts that the rows keep.
+
+        ``None`` for more than :data:`SLAB` experts.
+        """
+        assert self.routing is not None
+        most = int(self.routing.kept.max())
+        if most > SLAB:
+            return None
+        experts = self.routing.experts[:, :most]
+        U, V = self.patch.bank.gather(ExpertPatch.factors, experts)
+        return U, V, self.routing.weights[:, :most]
+
     def change(self, x: Tensor, output: Tensor, routing: ExpertRoute) -> Tensor:
         """See :meth:`Branch.change`."""
         rows = self.rows
@@ -232,6 +263,38 @@ class ExpertBranch(Branch[ExpertRoute]):
         if experts.shape[1] <= SLAB:
             self.few = U, V
         return U, V
+
+
+class JoinedBranch:
+    """Adds the residuals of the experts of several branches to their next tokens."""
+
+    def __init__(self, first: ExpertBranch, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        self.editor = first.patch.editor
+        self.site = first.writes
+        most = max(weights.shape[1] for _, _, weights in parts)
+        U, V, weights = zip(*parts, strict=True)
+        self.U = torch.cat([_widened(part, most) for part in U])
+        self.V = torch.cat([_widened(part, most) for part in V])
+        self.weights = torch.cat([_widened(part, most) for part in weights])
+
+    def sites(self) -> dict[str, SiteFn]:
+        """See :meth:`Branch.sites`."""
+        return {self.site: self.change}
+
+    def rewind(self, length: int) -> None:
+        """See :meth:`Branch.rewind`; all tokens come after the prompts."""
+
+    @torch.no_grad()
+    def change(self, x: Tensor) -> Tensor:
+        """The states ``x`` (R, T', D) with their residuals."""
+        normalised = self.editor.norm(x.float())
+        return x + residual(normalised, self.U, self.V, self.weights).to(x.dtype)
+
+
+def _widened(part: Tensor, most: int) -> Tensor:
+    """A part (B, n, …) with zeros for experts up to ``most``."""
+    missing = part.new_zeros(len(part), most - part.shape[1], *part.shape[2:])
+    return torch.cat([part, missing], 1)
 
 
 class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch]):

@@ -1,0 +1,79 @@
+"""Opens the edits of a worker's model, and keeps the workers of a model at one state of the store."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import distributed
+from vllm.distributed.parallel_state import get_tp_group
+
+from liveedit.editable import open_pool
+from liveedit.integrations.vllm.edits import Edits, check_patch
+from liveedit.integrations.vllm.served import serve
+from liveedit.integrations.vllm.variables import STORE
+from liveedit.models.vlm import VLM
+from liveedit.serve.hits import Hits
+from liveedit.store.durable import DurablePool, State
+from liveedit.store.store import Hit, Store
+
+__all__ = ["open_edits"]
+
+
+@torch.inference_mode(False)
+def open_edits(runner: Any, vllm_config: Any) -> Edits:
+    """The edits of a runner's model, with the functions of the store's patch at their sites.
+
+    Raises what opening the store raises, and what :func:`check_patch` does.
+    """
+    store = Store(os.environ[STORE])
+    reader = Reader(store, runner, vllm_config)
+    first = get_tp_group().rank_in_group == 0
+    hits = Hits(store) if first else None
+    edits = Edits(runner, reader.vlm, reader, hits.add if hits else _drop)
+    state = reader()
+    if state is not None:
+        check_patch(state.pool.patch)
+    return edits
+
+
+class Reader:
+    """Reads the store's state; all workers of a model get the same one."""
+
+    def __init__(self, store: Store, runner: Any, vllm_config: Any) -> None:
+        self.store = store
+        made = store.newest_maker()
+        known = made.opens_with if made else {}
+        path = vllm_config.model_config.model
+        form = known.get("prompt_format")
+        read = VLM.read(path, runner.dtype, device_map={"": "disk"}, prompt_format=form)
+        self.vlm = serve(read, runner)
+        self._pool: DurablePool | None = None
+
+    def __call__(self) -> State | None:
+        """The state of now; ``None`` while the store holds no edits."""
+        state = self._own()
+        while not _agreed(0 if state is None else state.version):
+            state = self._own()
+        return state
+
+    @torch.inference_mode(False)
+    def _own(self) -> State | None:
+        """The state that this worker reads."""
+        if self._pool is None and self.store.newest_maker():
+            self._pool = open_pool(self.vlm, self.store)
+        return self._pool.state if self._pool else None
+
+
+def _agreed(version: int) -> bool:
+    """Whether all workers of the model have read this version."""
+    group = get_tp_group()
+    if group.world_size == 1:
+        return True
+    versions: list[Any] = [None] * group.world_size
+    distributed.all_gather_object(versions, version, group=group.cpu_group)
+    return len(set(versions)) == 1
+
+
+def _drop(hits: list[Hit]) -> None:
+    """Keep no hits: another worker does."""
