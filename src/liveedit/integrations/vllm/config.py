@@ -5,8 +5,8 @@
     model runner      V1, whose order of requests is read
     worker            one whose model has the edits
 
-vLLM asks :data:`MODELS_CONFIG_MAP` for a hook by the model's architecture; one that is there already
-is called, too.
+vLLM asks :data:`MODELS_CONFIG_MAP` for a hook by the model's architecture; one that is there
+already is called, too.
 """
 
 import logging
@@ -34,7 +34,7 @@ ARCHITECTURES = (
     "Qwen2_5_VLForConditionalGeneration",
     "Qwen3VLForConditionalGeneration",
 )
-"""Architectures whose layers return the stream in two parts, and which name their language model."""
+"""Architectures that name their language model, whose layers return the stream in two parts."""
 
 
 def prepare() -> None:

@@ -20,7 +20,6 @@ from liveedit.errors import UnsupportedModel
 from liveedit.integrations.vllm.requests import Request, Tokens, tokens_of_step
 from liveedit.integrations.vllm.served import Served
 from liveedit.integrations.vllm.sites import hook
-from liveedit.models.batch import Batch
 from liveedit.models.patch import Patch, SiteFn, overrides
 from liveedit.store.durable import State
 from liveedit.store.store import Hit, now
@@ -135,7 +134,7 @@ class Edits:
         self.requests: dict[str, Request] = {}
         self.step: Step | None = None
         self.hooked: set[str] = set()
-        self._joined: tuple[tuple[str, ...], Any] = ((), ([], []))
+        self._joined: tuple[tuple[str, ...], tuple[list[Any], list[Any]]] = ((), ([], []))
 
     # Steps
 
@@ -176,7 +175,8 @@ class Edits:
     def settle(self, request: Request) -> None:
         """Note what fired on a request; without that, nothing acts on it any more."""
         state, batch = request.state, request.reading
-        assert state is not None and batch is not None
+        assert state is not None
+        assert batch is not None
         patch = state.pool.patch
         fired = batch.fired_by(patch)[request.row]
         if patch in batch.fired and not fired:

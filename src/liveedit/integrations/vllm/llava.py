@@ -1,4 +1,4 @@
-"""LLaVA for vLLM with the vision tower of the embedded model, EfficientNet-Lite; else as vLLM has it.
+"""LLaVA for vLLM with the vision tower of the embedded model, EfficientNet-Lite, or vLLM's own.
 
 vLLM knows LLaVAs whose tower is CLIP's, SigLIP's or Pixtral's. This class takes their place for the
 architecture "LlavaForConditionalGeneration", and leaves other checkpoints to them.
@@ -40,7 +40,7 @@ class EncoderInfo(VisionEncoderInfo[EfficientNetLiteConfig]):  # type: ignore[mi
 
 
 class Info(llava.LlavaProcessingInfo):  # type: ignore[misc]
-    """What vLLM's processor asks about the model."""
+    """Facts that vLLM's processor asks about the model."""
 
     def get_vision_encoder_info(self) -> VisionEncoderInfo[Any]:
         """Sizes of the tower."""

@@ -1,7 +1,6 @@
-"""Opens the edits of a worker's model, and keeps the workers of a model at one state of the store."""
+"""Opens the edits of a worker's model; keeps all workers of the model at one state of the store."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ class Reader:
         made = store.newest_maker()
         known = made.opens_with if made else {}
         path = vllm_config.model_config.model
-        form = known.get("prompt_format")
+        form: Any = known.get("prompt_format")
         read = VLM.read(path, runner.dtype, device_map={"": "disk"}, prompt_format=form)
         self.vlm = serve(read, runner)
         self._pool: DurablePool | None = None

@@ -1,13 +1,14 @@
 """The model as editors see it: its facts are those of the checkpoint, its layers are vLLM's.
 
-An editor reads sizes, tokens and the fingerprint of a :class:`VLM`. That of a worker has its weights
-on the disk, where only the fingerprint reads them. `direct` also reads each question's text alone:
-vLLM's layers compute that here, all tokens of some texts at once, without a cache.
+An editor reads sizes, tokens and the fingerprint of a :class:`VLM`. That of a worker has its
+weights on the disk, where only the fingerprint reads them. `direct` also reads each question's text
+alone: vLLM's layers compute that here, all tokens of some texts at once, without a cache.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ __all__ = ["Served", "serve"]
 
 
 class Served:
-    """What a worker's model replaces in its :class:`VLM`."""
+    """A :class:`VLM` whose layers are those of a worker."""
 
     runner: Any
     """vLLM's model runner."""
@@ -35,7 +36,7 @@ class Served:
 
     @property
     def vllm_decoder(self) -> Any:
-        """vLLM's text decoder."""
+        """The text decoder of the worker."""
         return self.runner.model.get_language_model().model
 
     def prompts(self, rows: Sequence[Sequence[int]]) -> Batch:
@@ -50,7 +51,7 @@ class Served:
         """See :meth:`ModelRunner.text_states`."""
         decoder = self.vllm_decoder
         lengths = [len(text) for text in texts]
-        ids = torch.tensor([token for text in texts for token in text], device=self.device)
+        ids = torch.tensor(list(chain.from_iterable(texts)), device=self.device)
         positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
         if self.runner.uses_mrope:
             positions = positions.expand(3, -1)
@@ -64,7 +65,8 @@ class Served:
                 undo.enter_context(_without_cache(each.self_attn, lengths))
                 hidden, residual = type(each).forward(each, positions, hidden, residual)
         last = torch.tensor(lengths, device=self.device).cumsum(0) - 1
-        return (hidden + residual)[last]
+        states: Tensor = (hidden + residual)[last]
+        return states
 
 
 def serve(vlm: VLM, runner: Any) -> VLM:
@@ -88,11 +90,11 @@ class TextAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
         """The attended values (N, heads · d) of the tokens' queries, keys and values."""
-        parts = (
-            query.view(len(query), self.heads, -1).split(self.lengths),
-            key.view(len(key), self.kv_heads, -1).split(self.lengths),
-            value.view(len(value), self.kv_heads, -1).split(self.lengths),
-        )
+        heads = (self.heads, self.kv_heads, self.kv_heads)
+        parts = [
+            torch.split(part.view(len(part), count, -1), self.lengths)  # type: ignore[no-untyped-call]
+            for part, count in zip((query, key, value), heads, strict=True)
+        ]
         return torch.cat([self.attend(*text) for text in zip(*parts, strict=True)])
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
