@@ -65,7 +65,7 @@ class DirectConfig:
     Arguments:
         layer: Decoder layer whose output is edited, from 0; ``None``: after two thirds of them.
         rank: Rank r of an expert.
-        steps: Steps of gradient descent for an edit; up to eight times as many where they are too
+        steps: Steps of gradient descent for an edit; up to 16 times as many where they are too
             few for its answer.
         lr: Learning rate of Adam, for factors in units of the states they read and write.
         variants: Other wordings and views of an edit that its expert is fitted to, too.

@@ -8,8 +8,8 @@ answers the expert shall leave as they are. Nothing at or below the edit layer r
 and above it only the tokens that predict answers do (``models/continuation.py``). Several edits are
 fitted in one batch; each gets the expert that it would get alone.
 
-An edit that does not give every token of its answer after the steps goes on until it does, for
-:data:`PATIENCE` times as many at most.
+An edit that does not give every token of its answer after the steps goes on until it does, faster
+and for :data:`PATIENCE` times as many at most.
 
 U starts at the directions of the states that predict the answer's tokens, V at zero: at first the
 expert fires on the edit and writes nothing.
@@ -35,8 +35,10 @@ __all__ = ["Fit", "Kept", "fit", "kept_answers"]
 
 AHEAD = 0.5
 """How far the logit of each of an answer's tokens has to be above all others."""
-PATIENCE = 8
+PATIENCE = 16
 """How many times the steps an edit may take that does not give its answer after them."""
+FASTER = 4
+"""Factor of the learning rate from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ def fit(
             break
         left = forward_kl(logits[~own], base, row[~own] - rows.own, rows.kept)
         loss = learnt.sum() * len(edits) / rows.own + settings.keep * left.sum() / len(kept.hidden)
+        if step == settings.steps:
+            optimizer.param_groups[0]["lr"] *= FASTER
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
