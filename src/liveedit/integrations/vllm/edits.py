@@ -20,7 +20,7 @@ from liveedit.errors import UnsupportedModel
 from liveedit.integrations.vllm.requests import Request, Tokens, tokens_of_step
 from liveedit.integrations.vllm.served import Served
 from liveedit.integrations.vllm.sites import hook
-from liveedit.models.patch import Patch, SiteFn, overrides
+from liveedit.models.patch import Patch, SiteFn
 from liveedit.store.durable import State
 from liveedit.store.store import Hit, now
 
@@ -30,12 +30,12 @@ ELSEWHERE = ("rewrite", "prefix", "weights", "merge")
 """Methods of a patch with which it acts elsewhere than at the decoder's modules."""
 
 
-def check_patch(patch: Patch) -> None:
-    """Raise :class:`UnsupportedModel` for a patch that acts elsewhere than at a module."""
-    if any(overrides(patch, name) for name in ELSEWHERE):
+def check_patch(kind: type[Patch]) -> None:
+    """Raise :class:`UnsupportedModel` for patches that act elsewhere than at a module."""
+    if any(getattr(kind, name) is not getattr(Patch, name) for name in ELSEWHERE):
         raise UnsupportedModel(
-            f"{type(patch).__name__} acts elsewhere than at a layer, which vLLM cannot do: serve "
-            "these edits with `liveedit serve`, or make them by liveedit, pinpoint or direct"
+            f"{kind.__name__} acts elsewhere than at a layer, which vLLM cannot do: serve these "
+            "edits with `liveedit serve`, or make them by liveedit, pinpoint or direct"
         )
 
 
@@ -162,7 +162,7 @@ class Edits:
         if state is None or not len(state.pool.patch):
             return
         patch = state.pool.patch
-        check_patch(patch)
+        check_patch(type(patch))
         together = isinstance(patch, ExpertPatch)
         groups = [requests] if together else [[request] for request in requests]
         for group in groups:

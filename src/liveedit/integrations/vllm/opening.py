@@ -8,9 +8,11 @@ from torch import distributed
 from vllm.distributed.parallel_state import get_tp_group
 
 from liveedit.editable import open_pool
+from liveedit.editors import editor_class
 from liveedit.integrations.vllm.edits import Edits, check_patch
 from liveedit.integrations.vllm.served import serve
 from liveedit.integrations.vllm.variables import STORE
+from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.serve.hits import Hits
 from liveedit.store.durable import DurablePool, State
@@ -23,16 +25,15 @@ __all__ = ["open_edits"]
 def open_edits(runner: Any, vllm_config: Any) -> Edits:
     """The edits of a runner's model, with the functions of the store's patch at their sites.
 
-    Raises what opening the store raises, and what :func:`check_patch` does.
+    Raises what opening the store raises, and :class:`UnsupportedModel` for edits of a method that
+    acts elsewhere than at a layer.
     """
     store = Store(os.environ[STORE])
     reader = Reader(store, runner, vllm_config)
     first = get_tp_group().rank_in_group == 0
     hits = Hits(store) if first else None
     edits = Edits(runner, reader.vlm, reader, hits.add if hits else _drop)
-    state = reader()
-    if state is not None:
-        check_patch(state.pool.patch)
+    reader()
     return edits
 
 
@@ -59,7 +60,9 @@ class Reader:
     @torch.inference_mode(False)
     def _own(self) -> State | None:
         """The state that this worker reads."""
-        if self._pool is None and self.store.newest_maker():
+        maker = self.store.newest_maker()
+        if self._pool is None and maker:
+            check_patch(getattr(editor_class(maker.editor), "patch_class", Patch))
             self._pool = open_pool(self.vlm, self.store)
         return self._pool.state if self._pool else None
 
