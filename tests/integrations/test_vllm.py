@@ -46,8 +46,8 @@ def asked(flags):
 def edited(name, store, flags):
     """The embedded model with three edits of a method, in a store."""
     model = load("emblem", name, store=store)
-    targets = ("Brazil", "Peru", "Chad")
-    model.edit([Query(QUESTION, target, flag) for target, flag in zip(targets, flags[:3], strict=True)])
+    pairs = zip(("Brazil", "Peru", "Chad"), flags[:3], strict=True)
+    model.edit([Query(QUESTION, target, flag) for target, flag in pairs])
     return model
 
 
