@@ -107,7 +107,7 @@ def load(
 
 
 def default_editor(model: str | Path, store: Store | None = None) -> str:
-    """The editor if none is given: that of the store's newest edit, if it was made on this model.
+    """The editor if none is given: that of the newest edit that the store has of this model.
 
     Otherwise, since only the embedded model has a trained editor, ``"pinpoint"`` for it and
     ``"direct"`` for others.
@@ -585,7 +585,7 @@ class EditableVLM:
 def _check_empty(where: "Store | str | Path") -> None:
     """Raise :class:`BadInput` for a store that holds edits."""
     store = where if isinstance(where, Store) else Store(where)
-    if store.makers():
+    if store.makers_of_edits():
         raise BadInput(f"{store} holds edits, which these would replace: give a new store")
 
 

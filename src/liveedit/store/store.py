@@ -12,7 +12,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from liveedit.errors import BadInput
 from liveedit.store import schema
@@ -187,10 +200,20 @@ class Store:
             return [maker for maker in _makers(connection) if maker.number in numbers]
 
     def newest_maker(self) -> Maker | None:
-        """The maker of the newest edit, of one not taken back if there is one."""
+        """The maker of the newest edit that is not taken back."""
+        return self._maker_of_newest(schema.edits.c.forgotten_in.is_(None))
+
+    def remembered(self) -> Maker | None:
+        """The :meth:`newest_maker` or, where all edits are taken back, that of the last one.
+
+        A store opens with it where nothing else is asked for.
+        """
+        return self.newest_maker() or self._maker_of_newest(true())
+
+    def _maker_of_newest(self, condition: ColumnElement[bool]) -> Maker | None:
+        """The maker of the newest edit that meets a condition."""
         table = schema.edits
-        order = (table.c.forgotten_in.is_not(None), table.c.number.desc())
-        query = select(table.c.maker).order_by(*order).limit(1)
+        query = select(table.c.maker).where(condition).order_by(table.c.number.desc()).limit(1)
         with self.reading() as connection:
             number = connection.execute(query).scalar()
             return next((row for row in _makers(connection) if row.number == number), None)
