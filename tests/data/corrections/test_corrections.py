@@ -293,18 +293,53 @@ def test_langfuse_as_a_table(folder, exported):
 
 def test_images_of_langfuse(folder):
     part = {"type": "image_url", "image_url": {"url": data_url()}}
-    lost = {"type": "image_url", "image_url": {"url": "@@@langfuseMedia:type=image/png|id=1@@@"}}
     file = written(
         folder,
+        row(image=MEDIA),
         item(input=chat(part)),
         item(input={"query": QUESTION, "image": "cup.png"}),
         item(metadata={"image": "pot.png", "tags": ["x"]}),
-        item(input=chat(lost)),
+        item(input=chat(LOST)),
     )
     found = read_corrections(file)
     assert [len(each.query.images) for each in found.rows] == [1, 1, 1]
     assert found.rows[2].query.image == folder / "pot.png"
-    assert "reference into Langfuse" in found.bad[0].message
+    assert [each.line for each in found.bad] == [1, 5]
+    for bad in found.bad:
+        assert "reference into Langfuse" in bad.message
+
+
+MEDIA = "@@@langfuseMedia:type=image/png|id=1@@@"
+LOST = {"type": "image_url", "image_url": {"url": MEDIA}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"question": QUESTION, "image": MEDIA},
+        {"question": QUESTION, "image": {"url": MEDIA}},
+        chat(LOST),
+        {"messages": chat(LOST, LOST)},
+    ],
+)
+@pytest.mark.parametrize("form", ["item", "trace", "table"])
+def test_the_metadata_names_an_image_that_langfuse_keeps(folder, asked, form):
+    exported = item(input=asked, metadata={"image": "cup.png"})
+    if form == "trace":
+        score = {"dataType": "CORRECTION", "value": "a cup"}
+        exported = {"input": asked, "metadata": exported["metadata"], "scores": [score]}
+    if form == "table":
+        with (folder / "items.csv").open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(exported)
+            writer.writerow(
+                value if isinstance(value, str) else json.dumps(value)
+                for value in exported.values()
+            )
+        [found] = read_corrections(folder / "items.csv").rows
+    else:
+        [found] = read_corrections(written(folder, exported)).rows
+    assert (found.query.prompt, found.query.image) == (QUESTION, folder / "cup.png")
 
 
 def test_what_langfuse_exports_without_a_correction(folder):
