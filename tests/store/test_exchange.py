@@ -109,6 +109,18 @@ def test_damaged_files_are_refused_whole(store, other, tmp_path):
         assert other.kept() == []
 
 
+def test_a_changed_listing_is_refused(store, other, tmp_path):
+    add_shown(store, 1)
+    file = tmp_path / "edits"
+    export(store, file)
+    whole_file = file.read_bytes()
+    for was, becomes in ((b"answer 1", b"answer 2"), (b"pinpoint", b"liveedit"), (b"ann", b"bob")):
+        assert was in whole_file
+        file.write_bytes(whole_file.replace(was, becomes))
+        with pytest.raises(BadInput, match="its content is not what was saved"):
+            import_edits(other, file)
+
+
 def test_merging_adds_what_is_missing(store, other):
     shared = add_shown(store, 1)
     merge(other, store)
