@@ -23,7 +23,7 @@ from liveedit.editors import load_editor, new_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankPatch
-from liveedit.editors.common.precedence import image_index, ledger_rows
+from liveedit.editors.common.precedence import image_index, ledger_rows, question_number
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
 from liveedit.hub.card import About
@@ -32,7 +32,6 @@ from liveedit.models.edited_model import EditedModel
 from liveedit.models.merging import save_merged
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.question import number
 from liveedit.runinfo import image_name
 from liveedit.steering.checking import Finding, Progress, findings
 from liveedit.steering.explaining import Explanation, explained
@@ -236,8 +235,7 @@ class EditableVLM:
 
     def edit_of(self, query: Query) -> Edit | None:
         """The edit in force of this question about these images."""
-        opened = _opened(query)
-        asked = number(query.prompt, images_hash(opened.images), image_index(opened))
+        asked = question_number(query)
         return next((edit for edit in self.edits if edit.number == asked), None)
 
     def edit(self, queries: Query | Sequence[Query], *, who: str = "", why: str = "") -> list[Edit]:

@@ -400,6 +400,47 @@ def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
     assert len(edits(run)) == 2
 
 
+def test_of_several_answers_in_a_file_the_last_counts(run, asked, tmp_path):
+    assert run("edit", *asked, "Peru")[0] == 0
+    [former] = edits(run)
+    file = tmp_path / "corrections.csv"
+    spelled = QUESTION.replace("What is", "What  is")
+    rows = [f"{QUESTION},Brazil", f"{spelled},Chad", f"{QUESTION},Norway", f"{spelled},Chad"]
+    rows = ["question,answer,image", *(f"{row},a flag.png" for row in rows)]
+    file.write_text("\n".join(rows))
+    rc, out, _ = run("edit", "--from", file)
+    lines = out.splitlines()
+    assert rc == 0
+    assert lines[0] == "line 2: not made, line 5 gives this question another answer"
+    assert lines[1].endswith(f"Peru → Chad; supersedes {former['id']}")
+    assert lines[2] == "line 4: not made, line 5 gives this question another answer"
+    assert lines[3].endswith("is there already")
+    assert lines[-1] == "2 superseded, 1 made, 1 there already"
+    known = edits(run)
+    rc, out, _ = run("edit", "--from", file, "--json")
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert rc == 0
+    assert [(report["line"], report["state"], report["by"]) for report in reports] == [
+        (2, "superseded", 5), (3, "there already", None), (4, "superseded", 5),
+        (5, "there already", None),
+    ]  # fmt: skip
+    assert edits(run) == known
+
+
+def test_a_file_of_corrections_on_standard_input(run, asked, monkeypatch):
+    line = json.dumps({"question": QUESTION, "answer": "Brazil", "image": "a flag.png"})
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line.encode())))
+    assert run("edit", "--from", "-")[0] == 0
+    assert [row["answer"] for row in edits(run)] == ["Brazil"]
+
+
+def test_what_rows_of_a_file_say_is_no_option(run, asked):
+    for words in (asked[1:], ("--about", "0"), (QUESTION,)):
+        rc, out, err = run("edit", "--from", "corrections.jsonl", *words)
+        assert (rc, out, err.count("\n")) == (1, "", 1)
+        assert words[0] in err or "a question and --from" in err
+
+
 def test_paraphrases_in_a_file_are_asked_after_the_edit(run, asked, tmp_path):
     row = {"question": QUESTION, "answer": "Brazil", "image": "a flag.png"}
     near = f"Please answer: {QUESTION}"

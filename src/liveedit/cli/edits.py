@@ -64,7 +64,8 @@ def edit(
         typer.Option(
             "--from",
             parser=path,
-            help="File of corrections to make, instead of one: JSON lines, JSON or CSV.",
+            help="File of corrections to make, instead of one: JSON lines, JSON or CSV; - reads "
+            "standard input.",
         ),
     ] = None,
     skip_bad: Annotated[
@@ -84,8 +85,7 @@ def edit(
     Exit status 3: the edit is saved, but the model still does not give the answer.
     """
     if corrections is not None:
-        if question.prompt or target:
-            raise BadInput("a question and --from FILE were given: give one of them")
+        _check_alone(question, target)
         with interrupt_message(f"stopped; the same command goes on from here, in {store}"):
             took = edit_all(
                 corrections,
@@ -246,6 +246,14 @@ def export(
         edited.save_merged(out)
     if not quiet:
         print(f"wrote the model with {len(edited.edits):,} edits to {out}")
+
+
+def _check_alone(question: Correction, target: str) -> None:
+    """Raise :class:`BadInput` for what a file of corrections says of each row."""
+    if question.prompt or target:
+        raise BadInput("a question and --from FILE were given: give one of them")
+    if question.image or question.about != Correction.about:
+        raise BadInput("--image and --about say nothing of a file: its rows name their images")
 
 
 def _edit(

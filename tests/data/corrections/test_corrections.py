@@ -207,6 +207,8 @@ def test_a_long_cell_is_read(folder):
         ("question,answer\na,b\n".encode("utf-16"), "UTF-16"),
         (b"question,answer\n", "holds no correction"),
         (b"question,,answer\na,b,c\n", "column without a name"),
+        (b"What is this?,a cup,cup.png\n", "has no header: begin it with"),
+        (b"What is this?;a cup\nWhat is that?;a pot\n", "has no header: begin it with"),
         (b"[1, 2", "is not JSON"),
         (b"[]", "holds no correction"),
     ],
@@ -216,6 +218,30 @@ def test_a_file_that_is_none(folder, content, message):
     file.write_bytes(content)
     with pytest.raises(BadInput, match=message):
         read_corrections(file)
+
+
+def test_standard_input_is_a_file(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    content = written(folder, row(image="cup.png"), row(answer="")).read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    found = read_corrections("-")
+    assert [str(each.query.image) for each in found.rows] == ["cup.png"]
+    with pytest.raises(BadInput, match=r"^standard input, line 2: the answer is empty"):
+        found.check()
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(BadInput, match=r"^standard input is empty"):
+        read_corrections("-")
+
+
+def test_all_bad_rows_are_named(folder):
+    found = read_corrections(written(folder, row(), *[row(answer="")] * 3))
+    with pytest.raises(
+        BadInput, match=r"line 2: the answer .*; line 3: the .*; line 4: the answer"
+    ):
+        found.check()
+    many = read_corrections(written(folder, *[row(answer="")] * 25))
+    with pytest.raises(BadInput, match=r"line 20: the answer is empty.*; and 5 more bad rows$"):
+        many.check()
 
 
 def test_a_missing_file_and_a_folder(folder):

@@ -24,12 +24,14 @@ from typing import Any
 
 from liveedit.errors import BadInput
 
-__all__ = ["FIELDS", "translated"]
+__all__ = ["FIELDS", "HEADINGS", "OTHER_NAMES", "translated"]
 
 Fields = Mapping[str, Any]
 
 FIELDS = ("image", "question", "answer", "who", "why", "paraphrases", "more_images")
 """The fields of a correction."""
+OTHER_NAMES = {"images": "image", "paraphrase": "paraphrases", "more_image": "more_images"}
+"""Other names of fields, and the fields that they mean."""
 DIFY_HEADERS = (
     {"Question": "question", "Answer": "answer"},
     {"问题": "question", "答案": "answer"},
@@ -41,6 +43,11 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 QUESTIONS = ("question", "query", "prompt", "text", "input")
 ANSWERS = ("answer", "output", "content", "text", "response")
 IMAGES = ("image", "images", "image_url", "image_path")
+HEADINGS = {
+    *(*FIELDS, *OTHER_NAMES, "问题", "答案", "messages"),
+    *("input", "expectedoutput", "expected_output", "scores", "datatype"),
+}
+"""Names of columns, in lower case, of which a table of corrections has some."""
 MEDIA = "@@@langfuseMedia:"
 """Beginning of the reference with which Langfuse replaces an image."""
 
