@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import pytest
 from rich.cells import cell_len
@@ -349,6 +350,35 @@ def test_the_list_as_json(run, asked):
     assert (said["answer"], [one["id"] for one in said["fired"]]) == ("Brazil", [row["id"]])
     assert edits(run)[0]["hits"] == 1
     assert "a flag.png" in run("edits")[1]
+
+
+def test_the_history_of_an_edit_and_the_list_of_a_time(run, asked):
+    before = datetime.now(UTC).isoformat()
+    assert run("edit", *asked, "Brazil", "--who", "Ann")[0] == 0
+    [first] = edits(run)
+    run("ask", *asked)
+    assert run("edit", *asked, "Chad", "--who", "Bob")[0] == 0
+    second = edits(run)[1]
+    assert run("forget", second["id"], "--who", "Cy")[0] == 0
+
+    told = json.loads(run("edits", first["id"][:6], "--json")[1])
+    events = [(event["kind"], event["who"], event["by"]) for event in told["history"]]
+    assert events == [("made", "Ann", None), ("superseded", "Bob", second["id"])]
+    assert (told["hits"], [hit["weight"] for hit in told["firings"]]) == (1, [pytest.approx(1, abs=0.1)])
+    rc, out, _ = run("edits", second["id"])
+    assert rc == 0
+    assert "taken back, Cy\nfirings: 0\n" in out
+
+    times = [event["time"] for event in told["history"]]
+    assert edits(run, "--at", before) == []
+    assert [row["id"] for row in edits(run, "--at", times[0])] == [first["id"]]
+    assert [row["state"] for row in edits(run, "--at", times[1])] == ["superseded", "in_force"]
+    local = datetime.fromisoformat(times[1]).astimezone().replace(tzinfo=None).isoformat()
+    assert edits(run, "--at", local) == edits(run, "--at", times[1])
+    assert [row["id"] for row in edits(run)] == [first["id"]]
+    for words in (("--at", "yesterday"), (first["id"], "--at", "2026-01-01"), ("zz",)):
+        rc, out, err = run("edits", *words)
+        assert (rc, out, err.count("\n")) == (1, "", 1)
 
 
 def test_replace_gives_another_answer_to_the_same_question(run, asked):

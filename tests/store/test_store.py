@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.store.browsing import page
 from liveedit.store.store import Hit, Store
 from store.conftest import MAKER, add, content, new_edit
 
@@ -50,6 +51,17 @@ def test_a_change_that_fails_leaves_nothing(store):
         version / 0
     assert store.version == version
     assert len(store.kept()) == 1
+
+
+@pytest.mark.parametrize("at", ["x", 1.5, True, datetime.now(UTC)])
+def test_a_version_is_a_number(store, at):
+    add(store, 1)
+    for read in (store.kept, store.edits, lambda at: page(store, at=at)):
+        with pytest.raises(BadInput, match="a version of a store is a whole number"):
+            read(at)
+    if not isinstance(at, datetime):
+        with pytest.raises(BadInput, match="a time is a datetime, not"):
+            store.version_at(at)
 
 
 def test_the_later_edit_of_a_question_supersedes(store):

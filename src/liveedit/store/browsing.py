@@ -1,13 +1,25 @@
 """Pages through the edits of a store, whatever their number, and tells what happened to one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Row,
+    Select,
+    and_,
+    exists,
+    func,
+    not_,
+    or_,
+    select,
+    true,
+)
 
 from liveedit.store import schema
-from liveedit.store.store import Kept, Store, kept_row
+from liveedit.store.store import Kept, Store, check_version, kept_row
 
 __all__ = ["Event", "Listed", "State", "in_force", "listed", "page", "story"]
 
@@ -66,11 +78,12 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to an edit: when, what, and who did it."""
+    """Something that happened to an edit: when, what, who did it, and which edit superseded it."""
 
     time: str
     kind: str
     who: str
+    by: str = ""
 
 
 def page(
@@ -80,19 +93,22 @@ def page(
     search: str = "",
     after: str = "",
     limit: int | None = 50,
+    at: int | None = None,
 ) -> tuple[list[Listed], int]:
     """A page of edits, the newest first, and the number of all that match.
 
     ``state`` ``None`` is all; ``search`` is looked for in question, answer, reason, author and id;
-    ``after`` is the id of the last edit of the page before.
+    ``after`` is the id of the last edit of the page before. ``at`` is a version of the store, by
+    default the present one (:meth:`Store.version_at`); hits are always those of now.
     """
-    wanted = _conditions(state, search)
-    query = _listing().where(*wanted).order_by(EDITS.c.number.desc()).limit(limit)
+    check_version(at)
+    wanted = _conditions(state, search, at)
+    query = _listing(at).where(*wanted).order_by(EDITS.c.number.desc()).limit(limit)
     if after:
         query = query.where(EDITS.c.number < store.find(after).number)
     count = select(func.count()).select_from(EDITS).where(*wanted)
     with store.reading() as connection:
-        rows = [_listed(row) for row in connection.execute(query)]
+        rows = [_listed(row, at) for row in connection.execute(query)]
         return rows, connection.execute(count).scalar() or 0
 
 
@@ -115,37 +131,56 @@ def story(store: Store, kept: Kept) -> list[Event]:
     """The events of an edit, in order: it was made, superseded, taken back."""
     changes = schema.changes
     versions = {kept.made_in: "made", kept.forgotten_in: "taken_back"}
-    later = select(EDITS.c.made_in).where(
+    later = select(EDITS.c.made_in, EDITS.c.id).where(
         EDITS.c.asked == kept.edit.number, EDITS.c.number > kept.number
     )
     with store.reading() as connection:
-        superseded = set(connection.execute(later).scalars())
+        superseded = {row.made_in: row.id for row in connection.execute(later)}
         known = [*superseded, *(version for version in versions if version)]
         query = select(changes).where(changes.c.version.in_(known)).order_by(changes.c.version)
         return [
-            Event(row.time, versions.get(row.version, "superseded"), row.who)
+            Event(
+                row.time,
+                versions.get(row.version, "superseded"),
+                row.who,
+                "" if row.version in versions else superseded[row.version],
+            )
             for row in connection.execute(query)
             if kept.forgotten_in is None or row.version <= kept.forgotten_in
         ]
 
 
-def _superseding() -> Any:
-    """Whether another edit in force is a later one of the same question."""
+def _made(edits: FromClause, at: int | None) -> ColumnElement[bool]:
+    """Whether edits were made by version ``at``."""
+    return true() if at is None else edits.c.made_in <= at
+
+
+def _gone(edits: FromClause, at: int | None) -> ColumnElement[bool]:
+    """Whether edits are taken back at version ``at``."""
+    taken_back = edits.c.forgotten_in.is_not(None)
+    return taken_back if at is None else and_(taken_back, edits.c.forgotten_in <= at)
+
+
+def _superseding(at: int | None) -> ColumnElement[bool]:
+    """Whether another edit in force at version ``at`` is a later one of the same question."""
     return and_(
         LATER.c.asked == EDITS.c.asked,
         LATER.c.number > EDITS.c.number,
-        LATER.c.forgotten_in.is_(None),
+        _made(LATER, at),
+        not_(_gone(LATER, at)),
     )
 
 
-def _conditions(state: State | None, search: str) -> list[ColumnElement[bool]]:
-    """The conditions on an edit in this state that matches a search."""
-    found: list[ColumnElement[bool]] = []
+def _conditions(
+    state: State | None, search: str, at: int | None = None
+) -> list[ColumnElement[bool]]:
+    """The conditions on an edit in this state at version ``at`` that matches a search."""
+    found = [_made(EDITS, at)]
     if state == "taken_back":
-        found.append(EDITS.c.forgotten_in.is_not(None))
+        found.append(_gone(EDITS, at))
     elif state is not None:
-        superseded = exists().where(_superseding())
-        found.append(EDITS.c.forgotten_in.is_(None))
+        superseded = exists().where(_superseding(at))
+        found.append(not_(_gone(EDITS, at)))
         found.append(superseded if state == "superseded" else ~superseded)
     if search:
         texts = [EDITS.c[name] for name in ("question", "answer", "why", "who", "id")]
@@ -153,9 +188,9 @@ def _conditions(state: State | None, search: str) -> list[ColumnElement[bool]]:
     return found
 
 
-def _listing() -> Select[Any]:
-    """The query for edits with all that listings say of them."""
-    newest = select(LATER.c.id).where(_superseding()).order_by(LATER.c.number.desc()).limit(1)
+def _listing(at: int | None = None) -> Select[Any]:
+    """The query for edits with all that listings say of them at version ``at``."""
+    newest = select(LATER.c.id).where(_superseding(at)).order_by(LATER.c.number.desc()).limit(1)
     hits = select(func.count()).where(schema.hits.c.edit == EDITS.c.number)
     pictured = exists().where(schema.thumbnails.c.edit == EDITS.c.number)
     maker = select(schema.makers.c.editor).where(schema.makers.c.number == EDITS.c.maker)
@@ -168,8 +203,10 @@ def _listing() -> Select[Any]:
     )
 
 
-def _listed(row: Row[Any]) -> Listed:
-    """A row of :func:`_listing`."""
+def _listed(row: Row[Any], at: int | None = None) -> Listed:
+    """A row of :func:`_listing`, as it was at version ``at``."""
     kept = kept_row(row)
+    if at is not None and kept.forgotten_in is not None and kept.forgotten_in > at:
+        kept = replace(kept, forgotten_in=None)
     superseded_by = row.superseded_by if kept.forgotten_in is None else None
     return Listed(kept, row.editor, superseded_by or "", row.hits, bool(row.thumbnail))

@@ -33,7 +33,7 @@ from liveedit.store.database import Database, blank, store_url
 from liveedit.store.edit import Edit, history
 from liveedit.store.tensors import Layout, checksum
 
-__all__ = ["HITS", "Change", "Hit", "Kept", "Maker", "Store", "kept_row", "now"]
+__all__ = ["HITS", "Change", "Hit", "Kept", "Maker", "Store", "check_version", "kept_row", "now"]
 
 BATCH = 500
 """Rows that one statement reads by their numbers; databases limit its length."""
@@ -180,7 +180,12 @@ class Store:
             return _version(connection)
 
     def version_at(self, time: datetime) -> int:
-        """The number of the newest change at a time."""
+        """The number of the newest change at a time; without a zone it is local time.
+
+        Raises :class:`BadInput` for anything but a :class:`datetime.datetime`.
+        """
+        if not isinstance(time, datetime):
+            raise BadInput(f"a time is a datetime, not {type(time).__name__}: give one")
         stamp = time.astimezone(UTC).isoformat(timespec="microseconds")
         query = select(func.max(schema.changes.c.version)).where(schema.changes.c.time <= stamp)
         with self.reading() as connection:
@@ -227,7 +232,11 @@ class Store:
             return list(connection.execute(query).scalars())
 
     def kept(self, at: int | None = None) -> list[Kept]:
-        """The edits not taken back, oldest first, at version ``at``; by default now."""
+        """The edits not taken back, oldest first, at version ``at``; by default now.
+
+        Raises :class:`BadInput` for anything but a version.
+        """
+        check_version(at)
         with self.reading() as connection:
             return _kept(connection, at)
 
@@ -470,6 +479,15 @@ class Change:
         for part, start in enumerate(range(0, len(content), PIECE)):
             row = {"maker": maker, "part": part, "content": content[start : start + PIECE]}
             self.connection.execute(insert(table).values(row))
+
+
+def check_version(at: object) -> None:
+    """Raise :class:`BadInput` for anything but the number of a version, or ``None``."""
+    if at is not None and (isinstance(at, bool) or not isinstance(at, int)):
+        raise BadInput(
+            f"a version of a store is a whole number, not {type(at).__name__}: "
+            "`version_at` gives that of a time"
+        )
 
 
 def _inserted(connection: Connection, table: Table, row: Mapping[str, Any]) -> int:
