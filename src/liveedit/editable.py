@@ -46,7 +46,7 @@ from liveedit.store.pictures import load_queries
 from liveedit.store.pool import Pool
 from liveedit.store.published import EDITOR, FILES, check_repo, write_published
 from liveedit.store.store import Maker, Store
-from liveedit.types import Query, check_path, checked, expanded, visible
+from liveedit.types import Query, check_path, check_text, checked, expanded, visible
 
 __all__ = [
     "EMBEDDED",
@@ -244,8 +244,8 @@ class EditableVLM:
         An edit supersedes the earlier edit of the same question about the same image, and is
         made for the first spelling of the question. See :class:`Edit` for what is reported of each;
         ``who`` and ``why`` are kept with it. Raises :class:`BadInput` for an empty prompt or
-        target, for a target that the tokenizer cannot encode, and for an image that cannot be read;
-        then none of the queries is edited.
+        target, for a text with null characters, for a target that the tokenizer cannot encode, and
+        for an image that cannot be read; then none of the queries is edited.
         """
         given = checked(queries)
         new, opened = self._prepared(given, who, why)
@@ -270,6 +270,8 @@ class EditableVLM:
         Raises :class:`BadInput` as :meth:`edit` does.
         """
         given = checked(queries)
+        check_text("who", who)
+        check_text("why", why)
         for query in given:
             if not visible(query.prompt) or not visible(query.target):
                 raise BadInput(

@@ -364,7 +364,10 @@ def test_the_history_of_an_edit_and_the_list_of_a_time(run, asked):
     told = json.loads(run("edits", first["id"][:6], "--json")[1])
     events = [(event["kind"], event["who"], event["by"]) for event in told["history"]]
     assert events == [("made", "Ann", None), ("superseded", "Bob", second["id"])]
-    assert (told["hits"], [hit["weight"] for hit in told["firings"]]) == (1, [pytest.approx(1, abs=0.1)])
+    assert (told["hits"], [hit["weight"] for hit in told["firings"]]) == (
+        1,
+        [pytest.approx(1, abs=0.1)],
+    )
     rc, out, _ = run("edits", second["id"])
     assert rc == 0
     assert "taken back, Cy\nfirings: 0\n" in out

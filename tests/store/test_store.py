@@ -356,3 +356,24 @@ def test_another_process_that_comes_and_goes_takes_no_edit_along(store, url):
     other.close()
     add(store, 3)
     assert seen_by_another() == 3
+
+
+NUL = "a\0b"
+
+
+@pytest.mark.parametrize("fields", [{"prompt": NUL}, {"target": NUL}, {"who": NUL}, {"why": NUL}])
+def test_null_characters_are_refused_in_one_line(store, fields):
+    """PostgreSQL takes none."""
+    with pytest.raises(BadInput, match="holds null characters: take them out"):
+        add(store, 1, **{"prompt": "Who?", **fields})
+    with pytest.raises(BadInput, match="who holds null characters"), store.change("edit", NUL):
+        pass
+    assert store.kept() == []
+
+
+def test_a_search_for_null_characters_finds_nothing(store):
+    add(store, 1)
+    assert page(store, search=NUL) == ([], 0)
+    for present in (False, True):
+        with pytest.raises(BadInput, match="no edit"):
+            store.find(NUL, present=present)

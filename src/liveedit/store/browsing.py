@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from liveedit.store import schema
-from liveedit.store.store import Kept, Store, check_version, kept_row
+from liveedit.store.store import NUL, Kept, Store, check_version, kept_row
 
 __all__ = ["Event", "Listed", "State", "in_force", "listed", "page", "story"]
 
@@ -102,6 +102,8 @@ def page(
     default the present one (:meth:`Store.version_at`); hits are always those of now.
     """
     check_version(at)
+    if NUL in search:
+        return [], 0
     wanted = _conditions(state, search, at)
     query = _listing(at).where(*wanted).order_by(EDITS.c.number.desc()).limit(limit)
     if after:

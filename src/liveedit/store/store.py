@@ -32,13 +32,27 @@ from liveedit.store import schema
 from liveedit.store.database import Database, blank, store_url
 from liveedit.store.edit import Edit, history
 from liveedit.store.tensors import Layout, checksum
+from liveedit.types import check_text
 
-__all__ = ["HITS", "Change", "Hit", "Kept", "Maker", "Store", "check_version", "kept_row", "now"]
+__all__ = [
+    "HITS",
+    "NUL",
+    "Change",
+    "Hit",
+    "Kept",
+    "Maker",
+    "Store",
+    "check_version",
+    "kept_row",
+    "now",
+]
 
 BATCH = 500
 """Rows that one statement reads by their numbers; databases limit its length."""
 PIECE = 1 << 24
 """Bytes of one row of weights."""
+NUL = "\0"
+"""A character that no text in PostgreSQL has, so that it refuses a search for it."""
 HITS = 1000
 """Hits of an edit that compacting a store leaves, the newest."""
 
@@ -277,7 +291,7 @@ class Store:
         if present:
             query = query.where(table.c.forgotten_in.is_(None))
         with self.reading() as connection:
-            found = [kept_row(row) for row in connection.execute(query)]
+            found = [] if NUL in id else [kept_row(row) for row in connection.execute(query)]
         if not id or not found:
             raise BadInput(f"no edit {id!r}: `edits` lists those in force")
         exact = [row for row in found if row.edit.id == id]
@@ -354,7 +368,11 @@ class Store:
 
     @contextmanager
     def change(self, kind: str, who: str = "") -> "Iterator[Change]":
-        """A change, kept when the block ends without an error; other writers wait meanwhile."""
+        """A change, kept when the block ends without an error; other writers wait meanwhile.
+
+        Raises :class:`BadInput` for a ``who`` that no database takes.
+        """
+        check_text("who", who)
         with self.writing() as connection:
             row = {"time": now(), "kind": kind, "who": who}
             yield Change(connection, _inserted(connection, schema.changes, row))
@@ -428,7 +446,12 @@ class Change:
         images: Sequence[bytes] = (),
         thumbnail: bytes = b"",
     ) -> Kept:
-        """Add an edit with its tensors and images."""
+        """Add an edit with its tensors and images.
+
+        Raises :class:`BadInput` for texts that no database takes.
+        """
+        for name in ("prompt", "target", "who", "why"):
+            check_text(f"the {name} of an edit", getattr(edit, name))
         values = _values(edit) | {
             "maker": maker,
             "made_in": self.version,

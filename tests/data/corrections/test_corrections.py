@@ -133,7 +133,7 @@ def test_texts_survive_both_forms(folder, texts):
 BAD = {
     "is empty": row(question=" \u200b "),
     "has no answer": {"question": QUESTION},
-    "answer' is int": row(answer=5),
+    "answer' is text, not int": row(answer=5),
     "did you mean question": {"qestion": QUESTION, "answer": "a cup"},
     "given twice": row(paraphrase="a", paraphrases=["b"]),
     "no image at": row(image="missing.png"),

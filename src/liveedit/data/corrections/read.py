@@ -30,7 +30,7 @@ from liveedit.data.corrections.rows import Row, Unit, file_title, read_rows
 from liveedit.data.images import ADDRESS, faults, image_key, open_image
 from liveedit.errors import BadInput
 from liveedit.registry import nearest
-from liveedit.types import Query, check_unicode, expanded, visible
+from liveedit.types import Query, check_text, expanded, visible
 
 __all__ = ["BadRow", "Correction", "Corrections", "read_corrections"]
 
@@ -202,12 +202,8 @@ def _text(name: str, value: Any) -> str:
     """A text without surrounding spaces. Raises :class:`BadInput` for anything else."""
     if value is None:
         return ""
-    if not isinstance(value, str):
-        raise BadInput(f"{name!r} is {type(value).__name__}, not text: put it in quotes")
-    check_unicode(repr(name), value)
-    if "\0" in value:
-        raise BadInput(f"{name!r} holds null characters: take them out")
-    return value.strip()
+    check_text(repr(name), value)
+    return str(value).strip()
 
 
 def _listed(name: str, value: Any) -> list[Any]:
