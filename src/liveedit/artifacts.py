@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -153,10 +153,10 @@ def check_open(path: Path) -> None:
         ) from None
 
 
-def check_new(out: str | Path) -> None:
+def check_new(out: str | Path, sort: Literal["file", "folder"] = "folder") -> None:
     """Raise :class:`BadInput` if ``out`` exists; called before any long work."""
     if resolved_path(out).exists():
-        raise BadInput(f"{out} already exists: choose another folder")
+        raise BadInput(f"{out} already exists: choose another {sort}")
 
 
 def check_folder(folder: str | Path, listing: str) -> None:

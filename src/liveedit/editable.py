@@ -395,14 +395,14 @@ class EditableVLM:
     def forget(self, ids: str | Iterable[str], *, who: str = "") -> list[Edit]:
         """Take edits back, given by id or by a unique beginning of it; return them in their order.
 
-        Raises :class:`BadInput` for an id that no edit has, and a beginning that several share;
-        then none is taken back.
+        Raises :class:`BadInput` for an id that no edit has, of one that is taken back already, and
+        for a beginning that several share; then none is taken back.
         """
         wanted = _ids(ids)
         gone: list[Edit] = []
 
         def without(pool: Pool) -> Pool:
-            found = sorted({_find(pool.edits, id) for id in wanted})
+            found = sorted({_find(pool.edits, id, self.store) for id in wanted})
             gone[:] = [pool.edits[index] for index in found]
             return pool.without(found)
 
@@ -669,9 +669,14 @@ def _describe(query: Query, source: Query, who: str, why: str) -> Edit:
     )
 
 
-def _find(edits: Sequence[Edit], id: str) -> int:
-    """The index of the edit that an id, or its beginning, names."""
+def _find(edits: Sequence[Edit], id: str, store: Store | None) -> int:
+    """The index of the edit that an id, or its beginning, names.
+
+    Raises :class:`BadInput` where it names none or several; ``store`` knows those taken back.
+    """
     found = [number for number, edit in enumerate(edits) if id and edit.id.startswith(id)]
+    if not found and store is not None:
+        store.find(id, present=True)
     if not found:
         raise BadInput(f"no edit {id!r}: `edits` lists those in force")
     if len(found) > 1:

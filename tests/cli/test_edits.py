@@ -73,6 +73,8 @@ def test_edit_ask_and_forget_with_what_the_store_remembers(run, asked, emblem, t
     assert "made by another editor (lemoe)" in err
     first, second = (edit.id for edit in kept())
     assert run("forget", first[:7], first)[:2] == (0, "forgot 1, 1 left\n")
+    rc, _, err = run("forget", second, first)
+    assert (rc, f"edit {first} is taken back already" in err) == (1, True)
     assert [edit.id for edit in kept()] == [second]
 
 
@@ -509,7 +511,7 @@ def test_edits_move_between_stores(run, asked, tmp_path):
     assert run("store", "verify")[:2] == (0, f"{tmp_path / 'edits.db'} is whole: 1 edits\n")
     assert run("store", "export", "edits.safetensors")[0] == 0
     rc, _, err = run("store", "export", "edits.safetensors")
-    assert (rc, "already exists" in err) == (1, True)
+    assert (rc, "already exists: choose another file" in err) == (1, True)
     assert run("store", "import", "edits.safetensors", "--store", "b.db")[:2] == (
         0,
         "imported 1 edits into b.db\n",

@@ -268,7 +268,7 @@ def test_edits_are_taken_back_without_their_model(store):
         take_back(store, [first.edit.id, "zz"], "ann")
     assert len(store.kept()) == 3
     assert take_back(store, [first.edit.id[:11], first.edit.id], "ann") == 1
-    with pytest.raises(BadInput, match="no edit"):
+    with pytest.raises(BadInput, match=f"edit {first.edit.id} is taken back already"):
         take_back(store, [first.edit.id])
     assert [row.number for row in store.kept()] == [second.number, third.number]
     assert store.find(first.edit.id).forgotten_in == store.version

@@ -59,7 +59,7 @@ def export(store: Store, file: str | Path, ids: Sequence[str] | None = None) -> 
     ``ids`` are ids or unique beginnings of them. Raises :class:`BadInput` for an unknown id, an
     existing file, and edits of a method whose weights hold all of them together.
     """
-    check_new(file)
+    check_new(file, "file")
     chosen = store.kept() if ids is None else [store.find(id) for id in ids]
     contents: list[Content] = []
     for part in _batches(chosen):

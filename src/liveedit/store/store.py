@@ -283,7 +283,7 @@ class Store:
         """The edit that an id, or a unique beginning of it, names, taken back or not.
 
         With ``present`` those taken back are left out. Raises :class:`BadInput` where it names none
-        or several.
+        or several, and says so where it names one that is taken back.
         """
         table = schema.edits
         alike = table.c.id.startswith(id, autoescape=True)
@@ -292,6 +292,9 @@ class Store:
             query = query.where(table.c.forgotten_in.is_(None))
         with self.reading() as connection:
             found = [] if NUL in id else [kept_row(row) for row in connection.execute(query)]
+        if present and id and not found:
+            gone = self.find(id)
+            raise BadInput(f"edit {gone.edit.id} is taken back already: `edits --all` lists it")
         if not id or not found:
             raise BadInput(f"no edit {id!r}: `edits` lists those in force")
         exact = [row for row in found if row.edit.id == id]
