@@ -365,7 +365,11 @@ def test_the_history_of_an_edit_and_the_list_of_a_time(run, asked):
 
     told = json.loads(run("edits", first["id"][:6], "--json")[1])
     events = [(event["kind"], event["who"], event["by"]) for event in told["history"]]
-    assert events == [("made", "Ann", None), ("superseded", "Bob", second["id"])]
+    assert events == [
+        ("made", "Ann", None),
+        ("superseded", "Bob", second["id"]),
+        ("restored", "Cy", None),
+    ]
     assert (told["hits"], [hit["weight"] for hit in told["firings"]]) == (
         1,
         [pytest.approx(1, abs=0.1)],
@@ -381,7 +385,12 @@ def test_the_history_of_an_edit_and_the_list_of_a_time(run, asked):
     local = datetime.fromisoformat(times[1]).astimezone().replace(tzinfo=None).isoformat()
     assert edits(run, "--at", local) == edits(run, "--at", times[1])
     assert [row["id"] for row in edits(run)] == [first["id"]]
-    for words in (("--at", "yesterday"), (first["id"], "--at", "2026-01-01"), ("zz",)):
+    for words in (
+        ("--at", "yesterday"),
+        ("--at", "0001-01-01T00:00+14:00"),
+        (first["id"], "--at", "2026-01-01"),
+        ("zz",),
+    ):
         rc, out, err = run("edits", *words)
         assert (rc, out, err.count("\n")) == (1, "", 1)
 

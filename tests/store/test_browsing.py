@@ -49,29 +49,6 @@ def test_an_edit_comes_into_force_again_when_the_later_one_is_taken_back(store, 
     assert (third.state, third.superseded_by) == ("taken_back", "")
 
 
-def test_a_listing_of_the_past(store, rows):
-    first, second, third, fourth = (row.edit.id for row in rows)
-    now = store.version
-    for at, in_force_then, superseded, taken_back in (
-        (0, [], [], []),
-        (rows[0].made_in, [first], [], []),
-        (rows[1].made_in, [second, first], [], []),
-        (rows[2].made_in, [third, second], [first], []),
-        (rows[3].made_in, [fourth, third, second], [first], []),
-        (now, [third, second], [first], [fourth]),
-    ):
-        found = {state: page(store, state=state, at=at)[0] for state in get_args(State)}
-        assert ids(found["in_force"]) == in_force_then
-        assert ids(found["superseded"]) == superseded
-        assert ids(found["taken_back"]) == taken_back
-        for state, some in found.items():
-            assert {told.state for told in some} <= {state}
-    assert page(store, state=None, at=now) == page(store, state=None)
-    with store.change("forget") as change:
-        change.forget([rows[2].number])
-    assert page(store, state=None, at=now)[0][3].superseded_by == third
-
-
 def test_search_finds_texts_and_takes_no_pattern(store, rows):
     assert ids(page(store, search="QUESTION 2")[0]) == [rows[1].edit.id]
     assert ids(page(store, search="50 %")[0]) == [rows[1].edit.id]
@@ -91,10 +68,43 @@ def test_pages(store, rows):
 def test_hits_and_history(store, rows):
     store.record_hits([Hit(rows[1].number, 0.5, now())] * 3)
     assert [told.hits for told in page(store, state=None)[0]] == [0, 0, 3, 0]
-    events = [(event.kind, event.by) for event in story(store, rows[0])]
-    assert events == [("made", ""), ("superseded", rows[2].edit.id)]
+    superseded = story(store, rows[0])[1]
+    assert (superseded.kind, superseded.by) == ("superseded", rows[2].edit.id)
     taken_back = story(store, store.find(rows[3].edit.id))
     assert [(event.kind, event.who) for event in taken_back] == [
         ("made", ""),
         ("taken_back", "Bob"),
     ]
+
+
+def test_history_tells_when_an_edit_is_restored(store, rows):
+    again = add(store, 1)
+    ends = [rows[2].number], [again[0].number]
+    for numbers in ends:
+        with store.change("forget", "Eve") as change:
+            change.forget(numbers)
+    events = story(store, rows[0])
+    assert [event.kind for event in events] == ["made", "superseded", "superseded", "restored"]
+    assert events[3].who == "Eve"
+    assert [event.kind for event in story(store, store.find(rows[2].edit.id))] == [
+        "made", "superseded", "taken_back",
+    ]  # fmt: skip
+
+
+def test_edits_are_listed_as_they_were_at_a_version(store, rows):
+    first, second, third, fourth = (row.edit.id for row in rows)
+    made = [row.made_in for row in rows]
+    assert page(store, state=None, at=0) == ([], 0)
+    then, count = page(store, state="in_force", at=made[1])
+    assert (ids(then), count) == ([second, first], 2)
+    assert [told.superseded_by for told in page(store, state=None, at=made[2])[0]] == [
+        "",
+        "",
+        third,
+    ]
+    assert ids(page(store, state="superseded", at=made[2])[0]) == [first]
+    before, _ = page(store, state="in_force", at=made[3])
+    assert [told.state for told in before] == ["in_force"] * 3
+    assert ids(before)[0] == fourth
+    assert ids(page(store, state="taken_back", at=made[3])[0]) == []
+    assert page(store, state="taken_back", at=store.version) == page(store, state="taken_back")

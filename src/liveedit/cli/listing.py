@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,8 +76,8 @@ def _list(where: str, search: str, everything: bool, time: str | None, *, as_jso
 def _time(text: str) -> datetime:
     """The time that a text names. Raises :class:`BadInput` if it names none."""
     try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError:
+        return datetime.fromisoformat(text.strip()).astimezone(UTC)
+    except (ValueError, OverflowError):  # no time in UTC
         raise BadInput(
             f"--at takes a time such as 2026-05-01 or 2026-05-01T12:30, not {text[:40]!r}"
         ) from None
