@@ -1,6 +1,7 @@
 """Settings of a server: its name, limits and rights."""
 
 import ipaddress
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -53,6 +54,14 @@ class Rights:
     def of(cls, ask: Iterable[str], edit: Iterable[str]) -> "Rights":
         """The rights of tokens."""
         return cls(tuple(map(hashed, ask)), tuple(map(hashed, edit)))
+
+    @classmethod
+    def of_environment(cls) -> "Rights":
+        """The rights of the tokens in LIVEEDIT_ASK_TOKENS and LIVEEDIT_EDIT_TOKENS, separated by
+        commas.
+        """
+        given = [os.environ.get(f"LIVEEDIT_{kind}_TOKENS", "") for kind in ("ASK", "EDIT")]
+        return cls.of(*(filter(None, map(str.strip, tokens.split(","))) for tokens in given))
 
     @property
     def open(self) -> bool:
