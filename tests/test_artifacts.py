@@ -18,8 +18,11 @@ from safetensors.torch import save_file
 
 from liveedit import artifacts
 from liveedit.artifacts import (
+    MARK,
+    SUM,
     check_files,
     check_folder,
+    checksum,
     discard,
     draft,
     locked,
@@ -167,6 +170,15 @@ def test_a_disk_that_is_full_is_one_line(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "\n" not in str(caught.value)
     assert (read_tensors(file)[1], names(tmp_path)) == ({"of": "old"}, ["a.safetensors"])
+
+
+def test_the_checksum_covers_the_metadata(tmp_path):
+    file = write_tensors(tmp_path / "a.safetensors", TENSORS, {"of": "Brazil"})
+    file.write_bytes(file.read_bytes().replace(b"Brazil", b"Hacked"))
+    with pytest.raises(BadInput, match="its content is not what was saved"):
+        read_tensors(file)
+    save_file(TENSORS, file, {"of": "1", MARK: "1", SUM: checksum(TENSORS)})  # as it once was
+    assert read_tensors(file)[1] == {"of": "1"}
 
 
 def test_a_folder_in_the_place_of_a_file(tmp_path):

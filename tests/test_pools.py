@@ -391,7 +391,7 @@ def test_changed_tensors_are_damage(edited, pool, change):
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
     save_file({name: change(tensor) for name, tensor in load_file(file).items()}, file, about)
-    with pytest.raises(BadInput, match="is damaged, its numbers are not those that were saved"):
+    with pytest.raises(BadInput, match="is damaged, its content is not what was saved"):
         EditableVLM(edited.vlm, edited.editor).load(pool)
 
 

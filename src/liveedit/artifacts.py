@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -153,10 +153,10 @@ def check_open(path: Path) -> None:
         ) from None
 
 
-def check_new(out: str | Path) -> None:
+def check_new(out: str | Path, sort: Literal["file", "folder"] = "folder") -> None:
     """Raise :class:`BadInput` if ``out`` exists; called before any long work."""
     if resolved_path(out).exists():
-        raise BadInput(f"{out} already exists: choose another folder")
+        raise BadInput(f"{out} already exists: choose another {sort}")
 
 
 def check_folder(folder: str | Path, listing: str) -> None:
@@ -320,7 +320,7 @@ def write_tensors(
             "move it away, or choose another folder"
         )
     with writing(file), draft(target) as part:
-        save_file(dict(tensors), part, {**metadata, MARK: "1", SUM: checksum(tensors)})
+        save_file(dict(tensors), part, {**metadata, MARK: "1", SUM: checksum(tensors, metadata)})
     return target
 
 
@@ -344,15 +344,16 @@ def read_tensors(file: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
         ) from error
     metadata.pop(MARK, None)
     saved = metadata.pop(SUM, None)
-    if saved is not None and saved != checksum(tensors):
+    sound = saved is None or saved == checksum(tensors, metadata)
+    if not sound and saved != checksum(tensors):  # as earlier versions wrote it
         raise BadInput(
-            f"{file} is damaged, its numbers are not those that were saved: restore it from a copy"
+            f"{file} is damaged, its content is not what was saved: restore it from a copy"
         )
     return tensors, metadata
 
 
-def checksum(tensors: Mapping[str, "Tensor"]) -> str:
-    """SHA-256 over names, dtypes, shapes and values of tensors, in hexadecimal."""
+def checksum(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256, in hexadecimal, over names, dtypes, shapes and values of tensors, and metadata."""
     import torch
 
     digest = sha256()
@@ -361,6 +362,8 @@ def checksum(tensors: Mapping[str, "Tensor"]) -> str:
         here = tensor.detach().cpu().contiguous()
         # A column, because the stride of an empty row may be anything.
         digest.update(here.reshape(here.numel(), 1).view(torch.uint8).numpy().data)
+    if metadata:
+        digest.update(json.dumps(metadata, sort_keys=True).encode())
     return digest.hexdigest()
 
 

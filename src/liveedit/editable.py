@@ -23,7 +23,7 @@ from liveedit.editors import load_editor, new_editor
 from liveedit.editors.base import Editor, TrainableEditor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankPatch
-from liveedit.editors.common.precedence import image_index, ledger_rows
+from liveedit.editors.common.precedence import image_index, ledger_rows, question_number
 from liveedit.editors.former_names import SHIPPED
 from liveedit.errors import BadInput
 from liveedit.hub.card import About
@@ -32,7 +32,6 @@ from liveedit.models.edited_model import EditedModel
 from liveedit.models.merging import save_merged
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
-from liveedit.question import number
 from liveedit.runinfo import image_name
 from liveedit.steering.checking import Finding, Progress, findings
 from liveedit.steering.explaining import Explanation, explained
@@ -47,7 +46,7 @@ from liveedit.store.pictures import load_queries
 from liveedit.store.pool import Pool
 from liveedit.store.published import EDITOR, FILES, check_repo, write_published
 from liveedit.store.store import Maker, Store
-from liveedit.types import Query, check_path, checked, expanded, visible
+from liveedit.types import Query, check_path, check_text, checked, expanded, visible
 
 __all__ = [
     "EMBEDDED",
@@ -107,7 +106,7 @@ def load(
 
 
 def default_editor(model: str | Path, store: Store | None = None) -> str:
-    """The editor if none is given: that of the store's newest edit, if it was made on this model.
+    """The editor if none is given: that of the newest edit that the store has of this model.
 
     Otherwise, since only the embedded model has a trained editor, ``"pinpoint"`` for it and
     ``"direct"`` for others.
@@ -236,8 +235,7 @@ class EditableVLM:
 
     def edit_of(self, query: Query) -> Edit | None:
         """The edit in force of this question about these images."""
-        opened = _opened(query)
-        asked = number(query.prompt, images_hash(opened.images), image_index(opened))
+        asked = question_number(query)
         return next((edit for edit in self.edits if edit.number == asked), None)
 
     def edit(self, queries: Query | Sequence[Query], *, who: str = "", why: str = "") -> list[Edit]:
@@ -246,8 +244,8 @@ class EditableVLM:
         An edit supersedes the earlier edit of the same question about the same image, and is
         made for the first spelling of the question. See :class:`Edit` for what is reported of each;
         ``who`` and ``why`` are kept with it. Raises :class:`BadInput` for an empty prompt or
-        target, for a target that the tokenizer cannot encode, and for an image that cannot be read;
-        then none of the queries is edited.
+        target, for a text with null characters, for a target that the tokenizer cannot encode, and
+        for an image that cannot be read; then none of the queries is edited.
         """
         given = checked(queries)
         new, opened = self._prepared(given, who, why)
@@ -272,6 +270,8 @@ class EditableVLM:
         Raises :class:`BadInput` as :meth:`edit` does.
         """
         given = checked(queries)
+        check_text("who", who)
+        check_text("why", why)
         for query in given:
             if not visible(query.prompt) or not visible(query.target):
                 raise BadInput(
@@ -395,14 +395,14 @@ class EditableVLM:
     def forget(self, ids: str | Iterable[str], *, who: str = "") -> list[Edit]:
         """Take edits back, given by id or by a unique beginning of it; return them in their order.
 
-        Raises :class:`BadInput` for an id that no edit has, and a beginning that several share;
-        then none is taken back.
+        Raises :class:`BadInput` for an id that no edit has, of one that is taken back already, and
+        for a beginning that several share; then none is taken back.
         """
         wanted = _ids(ids)
         gone: list[Edit] = []
 
         def without(pool: Pool) -> Pool:
-            found = sorted({_find(pool.edits, id) for id in wanted})
+            found = sorted({_find(pool.edits, id, self.store) for id in wanted})
             gone[:] = [pool.edits[index] for index in found]
             return pool.without(found)
 
@@ -585,7 +585,7 @@ class EditableVLM:
 def _check_empty(where: "Store | str | Path") -> None:
     """Raise :class:`BadInput` for a store that holds edits."""
     store = where if isinstance(where, Store) else Store(where)
-    if store.makers():
+    if store.makers_of_edits():
         raise BadInput(f"{store} holds edits, which these would replace: give a new store")
 
 
@@ -669,9 +669,14 @@ def _describe(query: Query, source: Query, who: str, why: str) -> Edit:
     )
 
 
-def _find(edits: Sequence[Edit], id: str) -> int:
-    """The index of the edit that an id, or its beginning, names."""
+def _find(edits: Sequence[Edit], id: str, store: Store | None) -> int:
+    """The index of the edit that an id, or its beginning, names.
+
+    Raises :class:`BadInput` where it names none or several; ``store`` knows those taken back.
+    """
     found = [number for number, edit in enumerate(edits) if id and edit.id.startswith(id)]
+    if not found and store is not None:
+        store.find(id, present=True)
     if not found:
         raise BadInput(f"no edit {id!r}: `edits` lists those in force")
     if len(found) > 1:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Case", "Firing", "Probe", "Query", "Record", "Role", "Turn", "Wanted",
-    "check_image", "check_path", "check_unicode", "checked", "expanded", "visible",
+    "check_image", "check_path", "check_text", "check_unicode", "checked", "expanded", "visible",
 ]  # fmt: skip
 
 Wanted = Literal["target", "before"]
@@ -147,7 +147,8 @@ def checked(queries: Query | Iterable[Query]) -> list[Query]:
     """Return one query or several as a list, after checking the types of all their values.
 
     Every function that takes queries begins with this. Images are not opened. Raises
-    :class:`BadInput` for anything that is not a query, and for texts or images of another type.
+    :class:`BadInput` for anything that is not a query, for texts or images of another type, and for
+    texts that no file or database takes (:func:`check_text`).
     """
     if isinstance(queries, Query):
         queries = [queries]
@@ -158,7 +159,7 @@ def checked(queries: Query | Iterable[Query]) -> list[Query]:
         if not isinstance(query, Query):
             raise _no_query(query)
         for part in ("prompt", "target", "fact"):
-            _check_text(part, getattr(query, part))
+            check_text(f"the {part} of a query", getattr(query, part))
         _check_wordings(query)
         for image in query.images:
             check_image(image)
@@ -172,7 +173,7 @@ def _check_wordings(query: Query) -> None:
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise BadInput(f"the wordings of a query are texts in a list, not {_kind(given)}")
     for wording in given:
-        _check_text("wording", wording)
+        check_text("the wording of a query", wording)
 
 
 def _check_turns(query: Query) -> None:
@@ -182,7 +183,7 @@ def _check_turns(query: Query) -> None:
             raise BadInput(
                 f"an earlier turn is a Turn of {', '.join(get_args(Role))}, not {turn!r:.80}"
             )
-        _check_text("earlier turn", turn.text)
+        check_text("the earlier turn of a query", turn.text)
     if sum(turn.images for turn in query.earlier) > len(query.images):
         raise BadInput("the earlier turns show more images than the query has: give all of them")
 
@@ -193,10 +194,16 @@ def _no_query(value: object) -> BadInput:
     )
 
 
-def _check_text(part: str, value: object) -> None:
+def check_text(title: str, value: object) -> None:
+    """Raise :class:`BadInput` for anything but text, for lone surrogates and null characters.
+
+    PostgreSQL takes no null characters. ``title`` is the name of the text in the message.
+    """
     if not isinstance(value, str):
-        raise BadInput(f"the {part} of a query is text, not {_kind(value)}: put it in quotes")
-    check_unicode(f"the {part} of a query", value)
+        raise BadInput(f"{title} is text, not {_kind(value)}: put it in quotes")
+    check_unicode(title, value)
+    if "\0" in value:
+        raise BadInput(f"{title} holds null characters: take them out")
 
 
 def check_unicode(title: str, text: str) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import pytest
 from rich.cells import cell_len
@@ -72,6 +73,8 @@ def test_edit_ask_and_forget_with_what_the_store_remembers(run, asked, emblem, t
     assert "made by another editor (lemoe)" in err
     first, second = (edit.id for edit in kept())
     assert run("forget", first[:7], first)[:2] == (0, "forgot 1, 1 left\n")
+    rc, _, err = run("forget", second, first)
+    assert (rc, f"edit {first} is taken back already" in err) == (1, True)
     assert [edit.id for edit in kept()] == [second]
 
 
@@ -351,6 +354,47 @@ def test_the_list_as_json(run, asked):
     assert "a flag.png" in run("edits")[1]
 
 
+def test_the_history_of_an_edit_and_the_list_of_a_time(run, asked):
+    before = datetime.now(UTC).isoformat()
+    assert run("edit", *asked, "Brazil", "--who", "Ann")[0] == 0
+    [first] = edits(run)
+    run("ask", *asked)
+    assert run("edit", *asked, "Chad", "--who", "Bob")[0] == 0
+    second = edits(run)[1]
+    assert run("forget", second["id"], "--who", "Cy")[0] == 0
+
+    told = json.loads(run("edits", first["id"][:6], "--json")[1])
+    events = [(event["kind"], event["who"], event["by"]) for event in told["history"]]
+    assert events == [
+        ("made", "Ann", None),
+        ("superseded", "Bob", second["id"]),
+        ("restored", "Cy", None),
+    ]
+    assert (told["hits"], [hit["weight"] for hit in told["firings"]]) == (
+        1,
+        [pytest.approx(1, abs=0.1)],
+    )
+    rc, out, _ = run("edits", second["id"])
+    assert rc == 0
+    assert "taken back, Cy\nfirings: 0\n" in out
+
+    times = [event["time"] for event in told["history"]]
+    assert edits(run, "--at", before) == []
+    assert [row["id"] for row in edits(run, "--at", times[0])] == [first["id"]]
+    assert [row["state"] for row in edits(run, "--at", times[1])] == ["superseded", "in_force"]
+    local = datetime.fromisoformat(times[1]).astimezone().replace(tzinfo=None).isoformat()
+    assert edits(run, "--at", local) == edits(run, "--at", times[1])
+    assert [row["id"] for row in edits(run)] == [first["id"]]
+    for words in (
+        ("--at", "yesterday"),
+        ("--at", "0001-01-01T00:00+14:00"),
+        (first["id"], "--at", "2026-01-01"),
+        ("zz",),
+    ):
+        rc, out, err = run("edits", *words)
+        assert (rc, out, err.count("\n")) == (1, "", 1)
+
+
 def test_replace_gives_another_answer_to_the_same_question(run, asked):
     assert run("edit", *asked, "Brazil")[0] == 0
     [first] = edits(run)
@@ -400,6 +444,47 @@ def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
     assert len(edits(run)) == 2
 
 
+def test_of_several_answers_in_a_file_the_last_counts(run, asked, tmp_path):
+    assert run("edit", *asked, "Peru")[0] == 0
+    [former] = edits(run)
+    file = tmp_path / "corrections.csv"
+    spelled = QUESTION.replace("What is", "What  is")
+    rows = [f"{QUESTION},Brazil", f"{spelled},Chad", f"{QUESTION},Norway", f"{spelled},Chad"]
+    rows = ["question,answer,image", *(f"{row},a flag.png" for row in rows)]
+    file.write_text("\n".join(rows))
+    rc, out, _ = run("edit", "--from", file)
+    lines = out.splitlines()
+    assert rc == 0
+    assert lines[0] == "line 2: not made, line 5 gives this question another answer"
+    assert lines[1].endswith(f"Peru → Chad; supersedes {former['id']}")
+    assert lines[2] == "line 4: not made, line 5 gives this question another answer"
+    assert lines[3].endswith("is there already")
+    assert lines[-1] == "2 superseded, 1 made, 1 there already"
+    known = edits(run)
+    rc, out, _ = run("edit", "--from", file, "--json")
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert rc == 0
+    assert [(report["line"], report["state"], report["by"]) for report in reports] == [
+        (2, "superseded", 5), (3, "there already", None), (4, "superseded", 5),
+        (5, "there already", None),
+    ]  # fmt: skip
+    assert edits(run) == known
+
+
+def test_a_file_of_corrections_on_standard_input(run, asked, monkeypatch):
+    line = json.dumps({"question": QUESTION, "answer": "Brazil", "image": "a flag.png"})
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line.encode())))
+    assert run("edit", "--from", "-")[0] == 0
+    assert [row["answer"] for row in edits(run)] == ["Brazil"]
+
+
+def test_what_rows_of_a_file_say_is_no_option(run, asked):
+    for words in (asked[1:], ("--about", "0"), (QUESTION,)):
+        rc, out, err = run("edit", "--from", "corrections.jsonl", *words)
+        assert (rc, out, err.count("\n")) == (1, "", 1)
+        assert words[0] in err or "a question and --from" in err
+
+
 def test_paraphrases_in_a_file_are_asked_after_the_edit(run, asked, tmp_path):
     row = {"question": QUESTION, "answer": "Brazil", "image": "a flag.png"}
     near = f"Please answer: {QUESTION}"
@@ -435,7 +520,7 @@ def test_edits_move_between_stores(run, asked, tmp_path):
     assert run("store", "verify")[:2] == (0, f"{tmp_path / 'edits.db'} is whole: 1 edits\n")
     assert run("store", "export", "edits.safetensors")[0] == 0
     rc, _, err = run("store", "export", "edits.safetensors")
-    assert (rc, "already exists" in err) == (1, True)
+    assert (rc, "already exists: choose another file" in err) == (1, True)
     assert run("store", "import", "edits.safetensors", "--store", "b.db")[:2] == (
         0,
         "imported 1 edits into b.db\n",

@@ -14,7 +14,7 @@ OTHER = "What is the capital of the country with this flag?"
 def here(tmp_path, monkeypatch, emblem):
     """Run every test in ``tmp_path``, with two drawings and a small background."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checking, "IMAGES", 8)
+    monkeypatch.setattr(checking, "IMAGES", 12)
     monkeypatch.setattr(trying, "IMAGES", 8)
     emblem.drawing("twemoji", "flag-jp").save("flag.png")
     emblem.drawing("circle-flags", "flag-jp").save("another.png")
@@ -68,6 +68,31 @@ def test_check_ends_with_4_where_it_finds_something(run):
     rc, out, _ = run("check", "--json")
     assert rc == 4
     assert [finding["kind"] for finding in json.loads(out)] == ["does_not_take", "contradiction"]
+
+
+def test_an_image_of_the_background_that_cannot_be_read_is_left_out(run, emblem, tmp_path, caplog):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, entity in enumerate(emblem.part("test")[:16]):
+        artist = entity.seen_artists[0]
+        emblem.drawing(artist, entity.id).save(photos / f"{number}.png")
+    run("edit", QUESTION, "Brazil", "--image", "flag.png")
+    rc, out, err = run("check", "--background", "nowhere")
+    assert (rc, out) == (1, "")
+    assert err.startswith("error: no folder nowhere")
+    run("forget", "--all")
+    assert run("check", "--background", "nowhere")[:2] == (1, "")
+    run("edit", QUESTION, "Brazil", "--image", "flag.png")
+    (photos / "0.png").write_bytes(b"no picture")
+    (photos / "16.png").mkdir()
+    rc, _, _ = run("check", "--background", "photos")
+    assert rc in (0, 4)
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "images of the background that cannot be read; the first: the image photos/" in line
+    for number in range(1, 16):
+        (photos / f"{number}.png").write_bytes(b"no picture")
+    rc, _, err = run("check", "--background", "photos")
+    assert (rc, "photos has 0 images, too few" in err) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,16 @@ from sqlalchemy import text
 
 from helpers.samples import QUESTION
 from helpers.shipped import SHIPPED
-from liveedit.editable import EditableVLM
+from liveedit.editable import EditableVLM, default_editor, load
+from liveedit.editors import new_editor
 from liveedit.editors.common.shelf import ShelvedBank
 from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.store.exchange import merge
 from liveedit.store.store import Change, Store
 from liveedit.store.upkeep import verify
 from liveedit.types import Query
+
+TINY = Path(__file__).parents[1] / "assets" / "parity" / "tiny-llava"
 
 
 @pytest.fixture
@@ -277,3 +282,46 @@ def test_a_copy_and_a_trial_share_the_bank(open_model, flag, emblem):
     assert model.generate(Query(QUESTION, image=flag)) == ["Brazil"]
     assert model.try_edit(Query(QUESTION, "Peru", flag), among=[]).after == "Peru"
     assert [edit.target for edit in model.edits] == ["Brazil"]
+
+
+@pytest.mark.families("llava")
+def test_a_store_whose_edits_are_taken_back_is_free_for_another_model(vlm, open_model, file, flag):
+    one = open_model()
+    one.edit(Query(QUESTION, "Brazil", flag))
+    editor = new_editor(vlm, "grace")
+    with pytest.raises(Mismatch, match="were made on another model"):
+        EditableVLM(vlm, editor, file)
+    one.forget([edit.id for edit in one.history])
+    assert default_editor("llava", one.store) == "direct"
+    other = EditableVLM(vlm, editor, file)
+    [made] = other.edit(Query(QUESTION, "Norway", flag))
+    assert EditableVLM(vlm, editor, file).history == (made,)
+    with pytest.warns(UserWarning, match="some edits do not act"):
+        assert one.generate(Query(QUESTION, image=flag)) == ["Japan"]
+    with pytest.raises(Mismatch, match="were made on another model"):
+        one.edit(Query(QUESTION, "Kenya", flag))
+
+
+def test_edits_of_one_editor_on_another_model_do_not_act(vlm, embedded_vlm, file, tmp_path, flag):
+    """An editor without training is the same on every model."""
+    one = EditableVLM(embedded_vlm, new_editor(embedded_vlm, "grace"), file)
+    other = EditableVLM(vlm, new_editor(vlm, "grace"), tmp_path / "other.db")
+    other.edit(Query(QUESTION, "Norway", flag))
+    assert merge(one.store, other.store) == 1  # the store is empty, and no model opens it
+    with pytest.warns(UserWarning, match="some edits do not act"):
+        assert one.history == ()
+    with pytest.raises(Mismatch, match="were made on another model"):
+        one.edit(Query(QUESTION, "Brazil", flag))
+
+
+def test_a_store_opens_in_the_dtype_of_its_edits(file, flag):
+    one = load(TINY, "grace", file)
+    one.edit(Query(QUESTION, "Brazil", flag))
+    message = "on this model in its default dtype, not in bfloat16: load it without --dtype"
+    with pytest.raises(Mismatch, match=message):
+        load(TINY, "grace", file, dtype=torch.bfloat16)
+    one.forget(one.history[0].id)
+    load(TINY, "grace", file, dtype=torch.bfloat16).edit(Query(QUESTION, "Brazil", flag))
+    message = "on this model in bfloat16, not in float32: load it with --dtype bfloat16"
+    with pytest.raises(Mismatch, match=message):
+        load(TINY, "grace", file)

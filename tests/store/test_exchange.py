@@ -1,6 +1,7 @@
 """Edits as a file, merged stores, damages found, space given back."""
 
 import random
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 from sqlalchemy import text
 
 from liveedit.data.images import images_hash
-from liveedit.errors import BadInput
+from liveedit.errors import BadInput, Mismatch
+from liveedit.store import exchange
 from liveedit.store.exchange import export, import_edits, merge
 from liveedit.store.store import Hit, Maker, Store
 from liveedit.store.upkeep import compact, stand_alone, take_back, verify
@@ -107,6 +109,18 @@ def test_damaged_files_are_refused_whole(store, other, tmp_path):
         assert other.kept() == []
 
 
+def test_a_changed_listing_is_refused(store, other, tmp_path):
+    add_shown(store, 1)
+    file = tmp_path / "edits"
+    export(store, file)
+    whole_file = file.read_bytes()
+    for was, becomes in ((b"answer 1", b"answer 2"), (b"pinpoint", b"liveedit"), (b"ann", b"bob")):
+        assert was in whole_file
+        file.write_bytes(whole_file.replace(was, becomes))
+        with pytest.raises(BadInput, match="its content is not what was saved"):
+            import_edits(other, file)
+
+
 def test_merging_adds_what_is_missing(store, other):
     shared = add_shown(store, 1)
     merge(other, store)
@@ -117,6 +131,64 @@ def test_merging_adds_what_is_missing(store, other):
     assert {row.edit.id for row in store.kept()} == {row.edit.id for row in other.kept()}
     assert shared[0].edit.id in store.ids()
     assert merge(store, other) == 0
+
+
+ELSEWHERE = {
+    "on another model \\(llava\\), those in .* on emblem": {
+        "model_fingerprint": "model-2",
+        "opens_with": {"model": "llava"},
+    },
+    "on another model \\(emblem bfloat16\\), those in .* on emblem:": {
+        "model_fingerprint": "model-2",
+        "opens_with": {"model": "emblem", "dtype": "bfloat16"},
+    },
+    "emblem with the weights model-2\\), those in .* with model-1": {
+        "model_fingerprint": "model-2"
+    },
+    "another prompt format \\(chat\\), those in .* with raw": {
+        "opens_with": {"model": "emblem", "prompt_format": "chat"}
+    },
+    "by recipe, those in .* by pinpoint, and these do not mix": {
+        "editor": "recipe",
+        "editor_fingerprint": "editor-2",
+    },
+}
+"""Fields of a maker whose edits cannot be with those of another, by the message."""
+
+
+def add_by(store, maker, number):
+    with store.change("edit") as change:
+        return change.add(new_edit(number), change.maker(maker).number, **content(number))
+
+
+@pytest.mark.parametrize("message", ELSEWHERE)
+def test_edits_that_cannot_be_together_are_refused_by_name(store, other, tmp_path, message):
+    own = replace(MAKER, opens_with={"model": "emblem", "prompt_format": "raw"})
+    ours = add_by(store, own, 1)
+    theirs = add_by(other, replace(own, **ELSEWHERE[message]), 2)
+    export(other, tmp_path / "edits")
+    before = store.version
+    for refused in (lambda: merge(store, other), lambda: import_edits(store, tmp_path / "edits")):
+        with pytest.raises(Mismatch, match=message):
+            refused()
+    assert (store.version, [row.edit.id for row in store.kept()]) == (before, [ours.edit.id])
+    take_back(store, None)
+    assert merge(store, other) == 1  # nothing is left that they would have to fit
+    assert [row.edit.id for row in store.kept()] == [theirs.edit.id]
+
+
+def test_a_merge_adds_all_or_nothing(store, other, monkeypatch):
+    monkeypatch.setattr(exchange, "BATCH", 2)
+    rows = add_shown(other, 1, 2, 3, 4, 5)
+    with other.database.writing() as connection:
+        statement = text("UPDATE experts SET factors = keys WHERE edit = :number")
+        connection.execute(statement, {"number": rows[-1].number})
+    with pytest.raises(BadInput, match="tensors are damaged"):
+        merge(store, other)
+    assert (store.kept(), store.version) == ([], 0)
+    take_back(other, [rows[-1].edit.id])
+    assert merge(store, other) == 4
+    assert whole(store) == whole(other)
 
 
 def test_what_was_taken_back_does_not_come_back(store, other):
@@ -196,7 +268,7 @@ def test_edits_are_taken_back_without_their_model(store):
         take_back(store, [first.edit.id, "zz"], "ann")
     assert len(store.kept()) == 3
     assert take_back(store, [first.edit.id[:11], first.edit.id], "ann") == 1
-    with pytest.raises(BadInput, match="no edit"):
+    with pytest.raises(BadInput, match=f"edit {first.edit.id} is taken back already"):
         take_back(store, [first.edit.id])
     assert [row.number for row in store.kept()] == [second.number, third.number]
     assert store.find(first.edit.id).forgotten_in == store.version

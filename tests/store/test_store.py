@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from liveedit.errors import BadInput, Mismatch, StorageError
+from liveedit.store.browsing import page
 from liveedit.store.store import Hit, Store
 from store.conftest import MAKER, add, content, new_edit
 
@@ -50,6 +51,17 @@ def test_a_change_that_fails_leaves_nothing(store):
         version / 0
     assert store.version == version
     assert len(store.kept()) == 1
+
+
+@pytest.mark.parametrize("at", ["x", 1.5, True, datetime.now(UTC)])
+def test_a_version_is_a_number(store, at):
+    add(store, 1)
+    for read in (store.kept, store.edits, lambda at: page(store, at=at)):
+        with pytest.raises(BadInput, match="a version of a store is a whole number"):
+            read(at)
+    if not isinstance(at, datetime):
+        with pytest.raises(BadInput, match="a time is a datetime, not"):
+            store.version_at(at)
 
 
 def test_the_later_edit_of_a_question_supersedes(store):
@@ -344,3 +356,24 @@ def test_another_process_that_comes_and_goes_takes_no_edit_along(store, url):
     other.close()
     add(store, 3)
     assert seen_by_another() == 3
+
+
+NUL = "a\0b"
+
+
+@pytest.mark.parametrize("fields", [{"prompt": NUL}, {"target": NUL}, {"who": NUL}, {"why": NUL}])
+def test_null_characters_are_refused_in_one_line(store, fields):
+    """PostgreSQL takes none."""
+    with pytest.raises(BadInput, match="holds null characters: take them out"):
+        add(store, 1, **{"prompt": "Who?", **fields})
+    with pytest.raises(BadInput, match="who holds null characters"), store.change("edit", NUL):
+        pass
+    assert store.kept() == []
+
+
+def test_a_search_for_null_characters_finds_nothing(store):
+    add(store, 1)
+    assert page(store, search=NUL) == ([], 0)
+    for present in (False, True):
+        with pytest.raises(BadInput, match="no edit"):
+            store.find(NUL, present=present)

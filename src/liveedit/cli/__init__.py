@@ -1,6 +1,7 @@
 """The command line: one file for each group of commands.
 
-    edits           edit, replace, ask, edits, forget, export
+    edits           edit, replace, ask, forget, export
+    listing         edits
     bulk            edit --from
     steering        explain, try, check
     serve           serve
@@ -40,6 +41,7 @@ from liveedit.cli import (
     doctor,
     editors,
     edits,
+    listing,
     models,
     serve,
     steering,
@@ -103,7 +105,7 @@ app.command("ask")(edits.ask)
 app.command("explain")(steering.explain)
 app.command("try")(steering.try_edit)
 app.command("check")(steering.check)
-app.command("edits")(edits.edits)
+app.command("edits")(listing.edits)
 app.command("forget")(edits.forget)
 app.command("export")(edits.export)
 app.command("serve", context_settings={"auto_envvar_prefix": "LIVEEDIT"})(serve.serve)

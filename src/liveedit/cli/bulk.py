@@ -1,12 +1,13 @@
 """`liveedit edit --from FILE`: make all corrections of a file, one after another.
 
 Each correction is kept by itself, and one that is in force already is not made again, so the same
-command goes on where it was stopped.
+command goes on where it was stopped. Of rows that give one question different answers the last
+counts, and those before it are not made.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,10 +41,12 @@ class Report:
         paraphrases: How many paraphrases the row gives.
         follow: How many of them get that answer, too.
         reason: Why the row was skipped.
+        supersedes: Id of the edit in force that it superseded.
+        by: Line that gives the question of this row, which was not made, another answer.
     """
 
     line: int
-    state: Literal["made", "there already", "skipped"]
+    state: Literal["made", "there already", "skipped", "superseded"]
     question: str = ""
     answer: str = ""
     id: str = ""
@@ -53,6 +56,8 @@ class Report:
     paraphrases: int = 0
     follow: int = 0
     reason: str = ""
+    supersedes: str = ""
+    by: int | None = None
 
     def text(self, unit: str) -> str:
         """The report as a line of text; ``unit`` is what ``line`` counts."""
@@ -61,8 +66,12 @@ class Report:
             return f"{row}: skipped, {self.reason}"
         if self.state == "there already":
             return f"{row}: {self.id} is there already"
+        if self.state == "superseded":
+            return f"{row}: not made, {unit} {self.by} gives this question another answer"
         failed = "" if self.took else f", but the answer is {self.after}"
         made = f"{row}: {self.id}, {self.before} → {self.answer}{failed}"
+        if self.supersedes:
+            made += f"; supersedes {self.supersedes}"
         if not self.paraphrases:
             return made
         return f"{made}; {self.follow} of {self.paraphrases} paraphrases get the answer"
@@ -107,15 +116,19 @@ def edit_all(
     found = read_corrections(file)
     if not skip_bad:
         found.check()
+    superseded = _superseded(found.rows)
     edited = open_model()
     counts: Counter[str] = Counter()
     took = True
     for row in track(found.rows, "editing", console=Console(stderr=True), transient=True):
         try:
-            report = _made(edited, row, origin, max_new_tokens)
+            if by := superseded.get(row.line):
+                report = _not_made(row, by)
+            else:
+                report = _made(edited, row, origin, max_new_tokens)
         except BadInput as error:
             if not skip_bad:
-                raise BadInput(f"{file}, {row.unit} {row.line}: {error}") from None
+                raise BadInput(f"{found.title}, {row.unit} {row.line}: {error}") from None
             report = Report(row.line, "skipped", reason=str(error))
         counts[report.state] += 1
         took = took and report.took is not False
@@ -127,6 +140,24 @@ def edit_all(
         counts["without a correction"] = found.left_out
     reporter.show_sum(counts)
     return took
+
+
+def _superseded(rows: "Sequence[Correction]") -> dict[int, int]:
+    """The lines whose question a later line gives another answer, and the last line of it."""
+    from liveedit.editors.common.precedence import question_number
+
+    numbers = [question_number(row.query) for row in rows]
+    last = dict(zip(numbers, rows, strict=True))
+    return {
+        row.line: last[number].line
+        for row, number in zip(rows, numbers, strict=True)
+        if row.query.target != last[number].query.target
+    }
+
+
+def _not_made(row: "Correction", by: int) -> Report:
+    """The report on a row that another line supersedes."""
+    return Report(row.line, "superseded", row.query.prompt, row.query.target, by=by)
 
 
 def _made(
@@ -144,4 +175,7 @@ def _made(
     [after] = edited.generate(query, max_new_tokens=max_new_tokens)
     asked = [replace(query, prompt=wording) for wording in row.paraphrases]
     follow = sum(edited.pool.took(asked, asked))
-    return Report(row.line, "made", *texts, made.id, before, after, made.took, len(asked), follow)
+    return Report(
+        row.line, "made", *texts, made.id, before, after, made.took, len(asked), follow,
+        supersedes=known.id if known else "",
+    )  # fmt: skip

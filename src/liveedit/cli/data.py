@@ -168,7 +168,7 @@ def _refuse(corrections: "Corrections") -> None:
     """Raise :class:`BadInput` if rows are bad, with what to do about them."""
     if corrections.bad:
         raise BadInput(
-            f"{corrections.file} has bad rows ({len(corrections.bad):,}) and nothing was added: "
+            f"{corrections.title} has bad rows ({len(corrections.bad):,}) and nothing was added: "
             "repair them, or give --skip-bad"
         )
 

@@ -1,4 +1,4 @@
-"""`liveedit edit`, `ask`, `edits`, `replace`, `forget`: edit a model and query it.
+"""`liveedit edit`, `ask`, `replace`, `forget`, `export`: edit a model and query it.
 
 A store keeps the edits (:mod:`liveedit.cli.opening`).
 """
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from liveedit.cli.bulk import Reporter, edit_all
 from liveedit.cli.display import Unshown, interrupt_message, print_json, shown
+from liveedit.cli.listing import edit_table
 from liveedit.cli.opening import (
     DEFAULT,
     NOT_TAKEN,
@@ -43,11 +42,10 @@ from liveedit.types import Query, visible
 if TYPE_CHECKING:
     from liveedit.editable import EditableVLM
     from liveedit.steering.explaining import Answered, Firing
-    from liveedit.store.browsing import Listed
     from liveedit.store.edit import Edit
     from liveedit.store.store import Store
 
-__all__ = ["ask", "edit", "edits", "export", "forget", "replace"]
+__all__ = ["ask", "edit", "export", "forget", "replace"]
 
 Why = Annotated[str, typer.Option(help="The reason for the edit.")]
 
@@ -64,7 +62,8 @@ def edit(
         typer.Option(
             "--from",
             parser=path,
-            help="File of corrections to make, instead of one: JSON lines, JSON or CSV.",
+            help="File of corrections to make, instead of one: JSON lines, JSON or CSV; - reads "
+            "standard input.",
         ),
     ] = None,
     skip_bad: Annotated[
@@ -84,8 +83,7 @@ def edit(
     Exit status 3: the edit is saved, but the model still does not give the answer.
     """
     if corrections is not None:
-        if question.prompt or target:
-            raise BadInput("a question and --from FILE were given: give one of them")
+        _check_alone(question, target)
         with interrupt_message(f"stopped; the same command goes on from here, in {store}"):
             took = edit_all(
                 corrections,
@@ -176,25 +174,6 @@ def ask(
             Console(soft_wrap=True, highlight=False).print(shown(line, style="dim"))
 
 
-def edits(
-    store: Where = DEFAULT,
-    search: Annotated[
-        str, typer.Option(help="List the edits whose texts or id contain this.")
-    ] = "",
-    everything: Annotated[bool, typer.Option("--all", help="List those taken back, too.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List the edits, those superseded included."""
-    from liveedit.store.browsing import page
-
-    found, _ = page(open_store(store), state=None, search=search, limit=None)
-    chosen = [edit for edit in reversed(found) if everything or edit.state != "taken_back"]
-    if as_json:
-        print_json([edit.as_json() for edit in chosen])
-    else:
-        _print_edits(chosen)
-
-
 @with_groups
 def forget(
     *,
@@ -248,6 +227,14 @@ def export(
         print(f"wrote the model with {len(edited.edits):,} edits to {out}")
 
 
+def _check_alone(question: Correction, target: str) -> None:
+    """Raise :class:`BadInput` for what a file of corrections says of each row."""
+    if question.prompt or target:
+        raise BadInput("a question and --from FILE were given: give one of them")
+    if question.image or question.about != Correction.about:
+        raise BadInput("--image and --about say nothing of a file: its rows name their images")
+
+
 def _edit(
     edited: "EditableVLM",
     query: Query,
@@ -270,7 +257,7 @@ def _edit(
         if as_json:
             print_json(_change(kept, made, before, after, superseded))
         elif not quiet:
-            table = _table("edit", "before", "wanted", "after")
+            table = edit_table("edit", "before", "wanted", "after")
             table.add_row(shown(made.id), shown(before), shown(query.target), shown(after))
             Console().print(table)
             _print_notes(made, superseded)
@@ -349,31 +336,6 @@ def _reply(query: Query, found: "Answered") -> dict[str, Any]:
     }
 
 
-def _print_edits(found: "Sequence[Listed]") -> None:
-    """Print a table of edits."""
-    table = _table("edit", "question", "answer", "image", "made")
-    for told in found:
-        edit = told.kept.edit
-        table.add_row(
-            shown(edit.id),
-            shown(edit.prompt),
-            shown(edit.target),
-            shown(_images(edit), lines=True),
-            shown(_made(told), lines=True),
-            style="" if told.state == "in_force" else "dim",
-        )
-    Console().print(table)
-
-
-def _table(id: str, *others: str) -> Table:
-    """A table whose first column, the id, is never wrapped or cut."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(id, no_wrap=True, min_width=12)
-    for heading in others:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
 def _print_notes(made: "Edit", superseded: "list[Edit]") -> None:
     """Print an edit's effect on earlier ones."""
     console = Console(soft_wrap=True, highlight=False)
@@ -381,22 +343,3 @@ def _print_notes(made: "Edit", superseded: "list[Edit]") -> None:
         console.print(shown(f"supersedes {other.id}, with the answer {other.target}"))
     for id in made.conflicts:
         console.print(f"overrules {id}, about another image, where both fire")
-
-
-def _images(edit: "Edit") -> str:
-    """The images of an edit: the names of their files, and the hash of their pixels."""
-    names = [Path(name).name.replace("\n", "\\n") for name in edit.names]
-    return "\n".join([*names, edit.image]) or "–"
-
-
-def _made(told: "Listed") -> str:
-    """The day of an edit, who made it, why and by which editor, and its relation to others."""
-    edit = told.kept.edit
-    who = " ".join(filter(None, (edit.who, edit.why and f"({edit.why})")))
-    lines = [edit.time[:10], who, f"with {told.editor}"]
-    if told.superseded_by:
-        lines.append(f"superseded by {told.superseded_by}")
-    if told.state == "taken_back":
-        lines.append("taken back")
-    lines += [f"overrules {id}" for id in edit.conflicts]
-    return "\n".join(filter(None, lines))

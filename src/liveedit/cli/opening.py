@@ -115,7 +115,8 @@ def open_edited(
     former = _former(where)
     store = Store(_path(where), create=create or former is not None)
     listing = Listing.read(former) if former else None
-    made = _made_with(listing or store.newest_maker())
+    kept = store.newest_maker() if setup.model else store.remembered()
+    made = _made_with(listing or kept)
     edited = _load(store, made, setup, loading)
     if former:
         edited.load(former)

@@ -125,8 +125,8 @@ def _load(model: str | None, where: str, editor: str | None, loading: Loading) -
     store = Store(where)
     from liveedit.editable import load  # which takes seconds
 
-    maker = store.newest_maker()
-    made = maker.opens_with if maker and model is None else {}
+    maker = store.remembered() if model is None else None
+    made = maker.opens_with if maker else {}
     loading = replace(
         loading,
         dtype=loading.dtype or made.get("dtype"),

@@ -63,7 +63,7 @@ def merge_command(
     from liveedit.store.exchange import merge
     from liveedit.store.store import Store
 
-    with interrupt_message("stopped; the same command goes on from here"):
+    with interrupt_message(f"stopped; nothing was changed in {store}"):
         added = merge(Store(store), open_store(other), who)
     if not quiet:
         print(f"merged {added:,} edits into {store}")

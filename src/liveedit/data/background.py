@@ -3,9 +3,11 @@
 They show what a model makes of inputs without an edit, and what an edit does where it should not.
 """
 
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -17,7 +19,9 @@ from liveedit.data.images import open_image
 from liveedit.errors import BadInput
 from liveedit.types import Query, expanded
 
-__all__ = ["ASKED_ONCE", "RELATIONS", "background_queries"]
+__all__ = ["ASKED_ONCE", "RELATIONS", "background_queries", "check_background"]
+
+LOG = logging.getLogger(__name__)
 
 LEAST = 16
 """Images that a background must have."""
@@ -40,7 +44,9 @@ def background_queries(folder: str, most: int, part: Part = "train") -> dict[str
     without them, under "alone". The others are asked one question each, under "apart"; some of them
     all questions of a sort, one image after the other, in the order of :data:`RELATIONS`, under
     "flag" and "emoji". ``folder`` holds the user's images; empty stands for drawings that ship with
-    the package, of the entities in ``part``. At ``most`` so many are taken, drawn at random.
+    the package, of the entities in ``part``. At ``most`` so many are taken, drawn at random; those
+    that cannot be read are left out, with a warning. Raises :class:`BadInput` as
+    :func:`check_background`, and where too few can be read.
     """
     chance = random.Random(0)
     queries: dict[str, list[Query]] = {name: [] for name in (*ASKED_ONCE, *RELATIONS)}
@@ -74,18 +80,51 @@ def _shipped(most: int, part: Part) -> Iterator[tuple[str, Image.Image]]:
         yield entity.sort, emblem.drawing(chance.choice(entity.seen_artists), entity.id)
 
 
-def _from_folder(folder: Path, most: int) -> Iterator[tuple[str, Image.Image]]:
-    """At ``most`` so many images of a folder.
+def check_background(folder: str) -> None:
+    """Raise :class:`BadInput` for a folder that does not exist or has too few images."""
+    if folder:
+        _files(expanded(folder))
 
-    Raises :class:`BadInput` where there are too few.
-    """
+
+def _files(folder: Path) -> list[Path]:
+    """The images in a folder and below, which have not been opened."""
     if not folder.is_dir():
         raise BadInput(f"no folder {folder}: give one with images of what users ask about")
     found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if len(found) < LEAST:
+    _check_enough(folder, len(found), LEAST)
+    return found
+
+
+def _check_enough(folder: Path, count: int, least: int) -> None:
+    """Raise :class:`BadInput` where a folder has fewer images than a background must have."""
+    if count < least:
         raise BadInput(
-            f"{folder} has {len(found)} images, too few for a threshold: give at least {LEAST}, "
+            f"{folder} has {count} images, too few for a threshold: give at least {LEAST}, "
             "or leave background empty"
         )
-    for file in random.Random(0).sample(found, min(most, len(found))):
-        yield "", open_image(file)
+
+
+def _from_folder(folder: Path, most: int) -> Iterator[tuple[str, Image.Image]]:
+    """At ``most`` so many images of a folder; others take the place of those that are broken."""
+    found = _files(folder)
+    drawn = random.Random(0).sample(found, min(most, len(found)))
+    spare = sorted(set(found) - set(drawn))
+    read = 0
+    faults: list[str] = []
+    for file in chain(drawn, spare):
+        if read == most:
+            break
+        try:
+            image = open_image(file)
+        except BadInput as error:
+            faults.append(str(error))
+            continue
+        read += 1
+        yield "", image
+    if faults:
+        LOG.warning(
+            "left out %d images of the background that cannot be read; the first: %s",
+            len(faults),
+            faults[0],
+        )
+    _check_enough(folder, read, min(LEAST, most))

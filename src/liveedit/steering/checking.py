@@ -14,7 +14,7 @@ from itertools import chain, islice
 from math import comb
 from typing import Literal
 
-from liveedit.data.background import ASKED_ONCE, background_queries
+from liveedit.data.background import ASKED_ONCE, background_queries, check_background
 from liveedit.editors.base import Editor
 from liveedit.models.vlm import Reply
 from liveedit.store.conflicts import PatchedModel, compete, is_target
@@ -66,8 +66,10 @@ def findings(
     """The findings about a pool, in the order in which they are found.
 
     ``kept`` are edits in force with their queries, ``folder`` is that of the background's images.
-    The model is not patched.
+    The model is not patched. Raises :class:`BadInput` for a folder that cannot be used, also where
+    there are no edits.
     """
+    check_background(folder)
     if pool.in_force:
         yield from _asked_again(pool, iter(kept), progress)
         yield from _on_background(pool, folder, progress)

@@ -5,10 +5,10 @@ the listing of edits and makers. What is there already, by its id, is left as it
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,14 +16,16 @@ from torch import Tensor
 from liveedit.artifacts import check_new, read_tensors, write_tensors
 from liveedit.errors import BadInput
 from liveedit.store.edit import Edit
-from liveedit.store.store import Kept, Maker, Store
+from liveedit.store.makers import check_together
+from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
 
 __all__ = ["export", "import_edits", "merge"]
 
 FORMAT = "edits-1"
+Row = TypeVar("Row")
 BATCH = 200
-"""Edits that are read from one store before they are written to the other."""
+"""Edits that are in memory at a time while they go from one store into another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def export(store: Store, file: str | Path, ids: Sequence[str] | None = None) -> 
     ``ids`` are ids or unique beginnings of them. Raises :class:`BadInput` for an unknown id, an
     existing file, and edits of a method whose weights hold all of them together.
     """
-    check_new(file)
+    check_new(file, "file")
     chosen = store.kept() if ids is None else [store.find(id) for id in ids]
     contents: list[Content] = []
     for part in _batches(chosen):
@@ -90,18 +92,43 @@ def import_edits(
     who: str = "",
     check: Callable[[Maker], object] | None = None,
 ) -> int:
-    """Add the edits of a file that are not in the store; return their number.
+    """Add the edits of a file that are not in the store, all or none; return their number.
 
-    Raises :class:`BadInput` for a damaged file and for any other, and what ``check`` raises for the
-    maker of some of its edits; then none is added.
+    Raises :class:`BadInput` for a damaged file and for any other, :class:`Mismatch` for edits that
+    cannot be beside those of the store (:func:`check_together`), and what ``check`` raises for the
+    maker of some of the file's edits.
     """
+    contents = {content.edit.id: content for content in _listed(file)}
+    makers = {id: content.maker for id, content in contents.items()}
+    if check is not None:
+        for maker in {maker.number: maker for maker in makers.values()}.values():
+            check(maker)
+    return _take_in(store, file, makers, lambda ids: [contents[id] for id in ids], who)
+
+
+def merge(store: Store, other: Store, who: str = "") -> int:
+    """Add the edits of another store that are not in this one, all or none; return their number.
+
+    Raises :class:`BadInput` for damaged edits and for those of a method whose weights hold all of
+    them together, and :class:`Mismatch` as :func:`import_edits`.
+    """
+    rows = {row.edit.id: row for row in other.kept()}
+    known = {maker.number: maker for maker in other.makers()}
+    makers = {id: known[row.maker] for id, row in rows.items()}
+    return _take_in(store, other, makers, lambda ids: _read(other, [rows[id] for id in ids]), who)
+
+
+def _listed(file: str | Path) -> list[Content]:
+    """The edits in a file. Raises :class:`BadInput` for a damaged file and for any other."""
     tensors, metadata = read_tensors(Path(file))
     try:
         listing = json.loads(metadata["listing"])
         _check_format(listing)
-        makers = {int(number): _maker(row) for number, row in listing["makers"].items()}
+        makers = {
+            int(number): _maker(int(number), row) for number, row in listing["makers"].items()
+        }
         learned = {number: _learned(tensors, number) for number in makers}
-        contents = [
+        return [
             _content(makers, learned, tensors, number, dict(row))
             for number, row in enumerate(listing["edits"])
         ]
@@ -109,30 +136,13 @@ def import_edits(
         raise BadInput(
             f"{file} is no file of exported edits, or damaged: export the edits again"
         ) from None
-    if check is not None:
-        for maker in makers.values():
-            check(maker)
-    return _add(store, contents, who)
-
-
-def merge(store: Store, other: Store, who: str = "") -> int:
-    """Add the edits of another store that are not in this one; return their number."""
-    added = 0
-    for part in _batches(other.kept()):
-        added += _add(store, list(_read(other, part)), who)
-    return added
 
 
 def _read(store: Store, rows: Sequence[Kept]) -> Iterator[Content]:
     """All that a store keeps of edits."""
     makers = {maker.number: maker for maker in store.makers()}
     learned = {number: store.weights(number) or b"" for number in {row.maker for row in rows}}
-    for row in rows:
-        if not makers[row.maker].layout.columns:
-            raise BadInput(
-                f"{makers[row.maker].editor} holds all edits in its weights: single edits cannot "
-                "be moved, make them again in the other store"
-            )
+    _check_single(makers[number] for number in learned)
     numbers = [row.number for row in rows]
     keys = store.rows(numbers, "keys")
     factors = store.rows(numbers, "factors")
@@ -150,27 +160,62 @@ def _read(store: Store, rows: Sequence[Kept]) -> Iterator[Content]:
         )
 
 
-def _add(store: Store, contents: Sequence[Content], who: str) -> int:
-    """Add what is not in the store, in one change."""
-    known = store.ids()
-    new = [content for content in contents if content.edit.id not in known]
-    if not new:
+def _check_single(makers: Iterable[Maker]) -> None:
+    """Raise :class:`BadInput` for a method whose weights hold all edits together."""
+    for maker in makers:
+        if not maker.layout.columns:
+            raise BadInput(
+                f"{maker.editor} holds all edits in its weights: single edits cannot "
+                "be moved, make them again in the other store"
+            )
+
+
+def _take_in(
+    store: Store,
+    where: object,
+    makers: Mapping[str, Maker],
+    read: Callable[[Sequence[str]], Iterable[Content]],
+    who: str,
+) -> int:
+    """Add what is not in the store, in one change; return the number of edits.
+
+    ``makers`` has the maker of each edit that is kept ``where``, by the edit's id, and ``read``
+    gives edits by their ids.
+    """
+    if not _new(store, where, makers):
         return 0
     with store.change("import", who) as change:
-        for content in new:
-            maker = change.maker(replace(content.maker, number=0)).number
-            if content.learned and not change.has_weights(maker):
-                change.set_weights(maker, content.learned)
-            change.add(
-                content.edit,
-                maker,
-                keys=content.keys,
-                factors=content.factors,
-                text=content.text,
-                images=content.images,
-                thumbnail=content.thumbnail,
-            )
+        new = _new(store, where, makers)  # another process may have been faster
+        for some in _batches(new):
+            for content in read(some):
+                _add(change, content)
     return len(new)
+
+
+def _new(store: Store, where: object, makers: Mapping[str, Maker]) -> list[str]:
+    """The ids that are not in the store. Raises an error if their edits cannot be added."""
+    known = store.ids()
+    new = [id for id in makers if id not in known]
+    distinct = list({makers[id].identity: makers[id] for id in new}.values())
+    _check_single(distinct)
+    check_together(distinct, where, store)
+    return new
+
+
+def _add(change: Change, content: Content) -> None:
+    """Add an edit, with its maker and what that has learned."""
+    maker = change.maker(replace(content.maker, number=0)).number
+    if content.learned and not change.has_weights(maker):
+        change.set_weights(maker, content.learned)
+    change.add(
+        content.edit,
+        maker,
+        keys=content.keys,
+        factors=content.factors,
+        text=content.text,
+        images=content.images,
+        thumbnail=content.thumbnail,
+    )
 
 
 def _check_format(listing: Mapping[str, Any]) -> None:
@@ -220,9 +265,9 @@ def _maker_json(maker: Maker) -> dict[str, Any]:
     }
 
 
-def _maker(row: Mapping[str, Any]) -> Maker:
-    """The maker that :func:`_maker_json` wrote."""
-    return Maker(**{**row, "layout": Layout.from_json(row["layout"])})
+def _maker(number: int, row: Mapping[str, Any]) -> Maker:
+    """The maker of this number that :func:`_maker_json` wrote."""
+    return Maker(**{**row, "layout": Layout.from_json(row["layout"]), "number": number})
 
 
 def _bytes(content: bytes) -> Tensor:
@@ -234,7 +279,7 @@ def _bytes(content: bytes) -> Tensor:
     )
 
 
-def _batches(rows: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
+def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """The rows in parts."""
     for start in range(0, len(rows), BATCH):
         yield rows[start : start + BATCH]

@@ -1,16 +1,17 @@
 """Makers: the editors that made the edits of a store, opened as the store says.
 
-All edits of a store were made on one model with one prompt format. Several editors may have made
-them, if these mix (:func:`liveedit.editors.common.mixed.mixes`).
+All edits of a store that are not taken back were made on one model with one prompt format. Several
+editors may have made them, if these mix (:func:`liveedit.editors.common.mixed.mixes`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 
+from liveedit.editors import editor_class
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.mixed import mixes
@@ -20,7 +21,7 @@ from liveedit.models.vlm import VLM
 from liveedit.store.store import Change, Maker, Store
 from liveedit.store.tensors import Layout
 
-__all__ = ["Makers", "Opener", "check_maker", "layout_of"]
+__all__ = ["Makers", "Opener", "check_maker", "check_together", "layout_of"]
 
 Opener = Callable[[Maker], Editor]
 """Opens the editor that a maker names, for the model; raises a :class:`LiveEditError`."""
@@ -44,6 +45,8 @@ class Makers:
         self._opener = opener
         self._editors = {editor.fingerprint: editor}
         self._known: dict[int, Maker] = {}
+        self._of_model = {self.own.identity}
+        """Makers that have been found to be on this model."""
         self._recalled: set[int] = set()
         """Numbers of the makers whose editors have got what they learned earlier."""
 
@@ -56,15 +59,16 @@ class Makers:
     def check(self) -> None:
         """Raise :class:`Mismatch` for edits in the store of another model or prompt format, and of
         an editor that cannot be opened or does not mix with the others.
+
+        Edits that are taken back do not count.
         """
-        for maker in self.store.makers():
-            check_model(maker, self.vlm, self.store)
         for maker in self.store.makers_of_edits():
+            self._check_model(maker, self.store)
             self.editor(maker.number)
 
     def admit(self, maker: Maker) -> None:
         """Raise :class:`Mismatch` as :meth:`check`, for edits that are to be added."""
-        check_model(maker, self.vlm, "the file")
+        self._check_model(maker, "the file")
         self._editor(maker, "the edits in the file")
 
     def editor(self, number: int) -> Editor:
@@ -72,8 +76,8 @@ class Makers:
         if number not in self._known:
             self._known = {maker.number: maker for maker in self.store.makers()}
         maker = self._known[number]
-        if maker.editor_fingerprint not in self._editors:
-            check_model(maker, self.vlm, self.store)
+        if maker.identity not in self._of_model:
+            self._check_model(maker, self.store)
         editor = self._editor(maker, self._edits(maker))
         self._recall(maker, editor)
         return editor
@@ -83,7 +87,7 @@ class Makers:
         if editor.fingerprint == self.own.editor_fingerprint:
             return self.own
         for maker in self._known.values():
-            if maker.editor_fingerprint == editor.fingerprint:
+            if maker.identity == (editor.fingerprint, self.vlm.fingerprint):
                 return maker
         self._editors[editor.fingerprint] = editor
         return self._new(editor, {**self.own.opens_with, "editor": editor.name})
@@ -95,6 +99,11 @@ class Makers:
         if wanted and (learned := editor.learned()):
             change.set_weights(number, bytes_of(learned))
         return number
+
+    def _check_model(self, maker: Maker, where: object) -> None:
+        """Raise what :func:`check_model` raises for a maker's edits."""
+        check_model(maker, self.own, self.vlm, where)
+        self._of_model.add(maker.identity)
 
     def _recall(self, maker: Maker, editor: Editor) -> None:
         """Give an editor that keeps each edit by itself what it has learned, once."""
@@ -145,7 +154,7 @@ class Makers:
             ) from None
         if editor.fingerprint != maker.editor_fingerprint:
             raise changed(edits, which)
-        if not (mixes(editor) and all(mixes(other) for other in self._editors.values())):
+        if not all(mixes(type(each)) for each in (editor, *self._editors.values())):
             raise Mismatch(
                 f"{edits} were made by another editor ({which}), which does not mix with "
                 f"{self.own.editor}: load that one, or keep new edits in another store"
@@ -153,17 +162,14 @@ class Makers:
         return editor
 
 
-def check_model(made_by: Maker, vlm: VLM, where: object) -> None:
+def check_model(made_by: Maker, own: Maker, vlm: VLM, where: object) -> None:
     """Raise :class:`Mismatch` if edits were made with another model or prompt format.
 
-    ``where`` says where they are kept.
+    ``own`` is the present maker on the model ``vlm``; ``where`` says where the edits are kept.
     """
-    made = made_by.opens_with
     if not vlm.known_as(made_by.model_fingerprint):
-        named = " ".join(made[name] for name in ("model", "dtype") if name in made)
-        which = named or "one that it does not name"
-        raise Mismatch(f"the edits in {where} were made on another model ({which}): load that one")
-    form = made.get("prompt_format", vlm.prompt_format)
+        raise Mismatch(f"the edits in {where} were made on {_model_to_load(made_by, own, vlm)}")
+    form = made_by.opens_with.get("prompt_format", vlm.prompt_format)
     if form != vlm.prompt_format:
         raise Mismatch(
             f"the edits in {where} were made with another prompt format ({form}): "
@@ -171,9 +177,23 @@ def check_model(made_by: Maker, vlm: VLM, where: object) -> None:
         )
 
 
+def _model_to_load(made_by: Maker, own: Maker, vlm: VLM) -> str:
+    """The words that name the model of some edits, which is not the present one, and the remedy."""
+    made = made_by.opens_with
+    if "model" not in made or made["model"] != own.opens_with.get("model"):
+        return f"another model ({_named(made_by)}): load that one"
+    if made.get("dtype") == own.opens_with.get("dtype"):
+        return f"{made['model']} with other weights: load those, or use another store"
+    present = str(vlm.dtype).removeprefix("torch.")
+    if "dtype" not in made:
+        return f"this model in its default dtype, not in {present}: load it without --dtype"
+    wanted = made["dtype"]
+    return f"this model in {wanted}, not in {present}: load it with --dtype {wanted}"
+
+
 def check_maker(made_by: Maker, own: Maker, vlm: VLM, where: object) -> None:
     """Raise :class:`Mismatch` as :func:`check_model`, and if another editor made the edits."""
-    check_model(made_by, vlm, where)
+    check_model(made_by, own, vlm, where)
     if made_by.editor_fingerprint == own.editor_fingerprint:
         return
     edits = f"the edits in {where}"
@@ -181,6 +201,48 @@ def check_maker(made_by: Maker, own: Maker, vlm: VLM, where: object) -> None:
     if which == own.opens_with.get("editor") and made_by.editor == own.editor:
         raise changed(edits, which)
     raise Mismatch(f"{edits} were made by another editor ({which}): load that one")
+
+
+def check_together(new: Sequence[Maker], where: object, store: Store) -> None:
+    """Raise :class:`Mismatch` if the edits of ``new`` makers cannot be beside those of a store.
+
+    All must be of one model and prompt format, and of editors that mix; no model is needed to see
+    that. Edits that are taken back do not count. ``where`` says where the new ones are kept.
+    """
+    present = [(maker, str(store)) for maker in store.makers_of_edits()]
+    for maker in new:
+        for other, place in present:
+            if difference := _difference(maker, other):
+                one, another = difference
+                raise Mismatch(
+                    f"the edits in {where} were made {one}, those in {place} {another}: "
+                    "keep them in a store of their own"
+                )
+        present.append((maker, str(where)))
+
+
+def _difference(one: Maker, other: Maker) -> tuple[str, str] | None:
+    """The words on each of two makers whose edits cannot be together; ``None`` if they can."""
+    if one.model_fingerprint != other.model_fingerprint:
+        first, second = _named(one), _named(other)
+        if first == second:  # in another state
+            first = f"{first} with the weights {one.model_fingerprint[:8]}"
+            second = f"with {other.model_fingerprint[:8]}"
+        return f"on another model ({first})", f"on {second}"
+    form, other_form = (maker.opens_with.get("prompt_format") for maker in (one, other))
+    if form and other_form and form != other_form:
+        return f"with another prompt format ({form})", f"with {other_form}"
+    same = one.editor_fingerprint == other.editor_fingerprint
+    if same or all(mixes(editor_class(maker.editor)) for maker in (one, other)):
+        return None
+    return f"by {one.editor}", f"by {other.editor}, and these do not mix"
+
+
+def _named(maker: Maker) -> str:
+    """The name of a maker's model and its dtype, as far as they are known."""
+    made = maker.opens_with
+    named = " ".join(made[name] for name in ("model", "dtype") if name in made)
+    return named or "one that it does not name"
 
 
 def changed(edits: str, which: str) -> Mismatch:

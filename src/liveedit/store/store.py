@@ -12,20 +12,47 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from liveedit.errors import BadInput
 from liveedit.store import schema
 from liveedit.store.database import Database, blank, store_url
 from liveedit.store.edit import Edit, history
 from liveedit.store.tensors import Layout, checksum
+from liveedit.types import check_text
 
-__all__ = ["HITS", "Change", "Hit", "Kept", "Maker", "Store", "kept_row", "now"]
+__all__ = [
+    "HITS",
+    "NUL",
+    "Change",
+    "Hit",
+    "Kept",
+    "Maker",
+    "Store",
+    "check_version",
+    "kept_row",
+    "now",
+]
 
 BATCH = 500
 """Rows that one statement reads by their numbers; databases limit its length."""
 PIECE = 1 << 24
 """Bytes of one row of weights."""
+NUL = "\0"
+"""A character that no text in PostgreSQL has, so that it refuses a search for it."""
 HITS = 1000
 """Hits of an edit that compacting a store leaves, the newest."""
 
@@ -167,7 +194,12 @@ class Store:
             return _version(connection)
 
     def version_at(self, time: datetime) -> int:
-        """The number of the newest change at a time."""
+        """The number of the newest change at a time; without a zone it is local time.
+
+        Raises :class:`BadInput` for anything but a :class:`datetime.datetime`.
+        """
+        if not isinstance(time, datetime):
+            raise BadInput(f"a time is a datetime, not {type(time).__name__}: give one")
         stamp = time.astimezone(UTC).isoformat(timespec="microseconds")
         query = select(func.max(schema.changes.c.version)).where(schema.changes.c.time <= stamp)
         with self.reading() as connection:
@@ -187,10 +219,20 @@ class Store:
             return [maker for maker in _makers(connection) if maker.number in numbers]
 
     def newest_maker(self) -> Maker | None:
-        """The maker of the newest edit, of one not taken back if there is one."""
+        """The maker of the newest edit that is not taken back."""
+        return self._maker_of_newest(schema.edits.c.forgotten_in.is_(None))
+
+    def remembered(self) -> Maker | None:
+        """The :meth:`newest_maker` or, where all edits are taken back, that of the last one.
+
+        A store opens with it where nothing else is asked for.
+        """
+        return self.newest_maker() or self._maker_of_newest(true())
+
+    def _maker_of_newest(self, condition: ColumnElement[bool]) -> Maker | None:
+        """The maker of the newest edit that meets a condition."""
         table = schema.edits
-        order = (table.c.forgotten_in.is_not(None), table.c.number.desc())
-        query = select(table.c.maker).order_by(*order).limit(1)
+        query = select(table.c.maker).where(condition).order_by(table.c.number.desc()).limit(1)
         with self.reading() as connection:
             number = connection.execute(query).scalar()
             return next((row for row in _makers(connection) if row.number == number), None)
@@ -204,7 +246,11 @@ class Store:
             return list(connection.execute(query).scalars())
 
     def kept(self, at: int | None = None) -> list[Kept]:
-        """The edits not taken back, oldest first, at version ``at``; by default now."""
+        """The edits not taken back, oldest first, at version ``at``; by default now.
+
+        Raises :class:`BadInput` for anything but a version.
+        """
+        check_version(at)
         with self.reading() as connection:
             return _kept(connection, at)
 
@@ -237,7 +283,7 @@ class Store:
         """The edit that an id, or a unique beginning of it, names, taken back or not.
 
         With ``present`` those taken back are left out. Raises :class:`BadInput` where it names none
-        or several.
+        or several, and says so where it names one that is taken back.
         """
         table = schema.edits
         alike = table.c.id.startswith(id, autoescape=True)
@@ -245,7 +291,10 @@ class Store:
         if present:
             query = query.where(table.c.forgotten_in.is_(None))
         with self.reading() as connection:
-            found = [kept_row(row) for row in connection.execute(query)]
+            found = [] if NUL in id else [kept_row(row) for row in connection.execute(query)]
+        if present and id and not found:
+            gone = self.find(id)
+            raise BadInput(f"edit {gone.edit.id} is taken back already: `edits --all` lists it")
         if not id or not found:
             raise BadInput(f"no edit {id!r}: `edits` lists those in force")
         exact = [row for row in found if row.edit.id == id]
@@ -322,7 +371,11 @@ class Store:
 
     @contextmanager
     def change(self, kind: str, who: str = "") -> "Iterator[Change]":
-        """A change, kept when the block ends without an error; other writers wait meanwhile."""
+        """A change, kept when the block ends without an error; other writers wait meanwhile.
+
+        Raises :class:`BadInput` for a ``who`` that no database takes.
+        """
+        check_text("who", who)
         with self.writing() as connection:
             row = {"time": now(), "kind": kind, "who": who}
             yield Change(connection, _inserted(connection, schema.changes, row))
@@ -396,7 +449,12 @@ class Change:
         images: Sequence[bytes] = (),
         thumbnail: bytes = b"",
     ) -> Kept:
-        """Add an edit with its tensors and images."""
+        """Add an edit with its tensors and images.
+
+        Raises :class:`BadInput` for texts that no database takes.
+        """
+        for name in ("prompt", "target", "who", "why"):
+            check_text(f"the {name} of an edit", getattr(edit, name))
         values = _values(edit) | {
             "maker": maker,
             "made_in": self.version,
@@ -447,6 +505,15 @@ class Change:
         for part, start in enumerate(range(0, len(content), PIECE)):
             row = {"maker": maker, "part": part, "content": content[start : start + PIECE]}
             self.connection.execute(insert(table).values(row))
+
+
+def check_version(at: object) -> None:
+    """Raise :class:`BadInput` for anything but the number of a version, or ``None``."""
+    if at is not None and (isinstance(at, bool) or not isinstance(at, int)):
+        raise BadInput(
+            f"a version of a store is a whole number, not {type(at).__name__}: "
+            "`version_at` gives that of a time"
+        )
 
 
 def _inserted(connection: Connection, table: Table, row: Mapping[str, Any]) -> int:

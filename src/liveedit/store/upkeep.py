@@ -69,8 +69,8 @@ def take_back(store: Store, ids: Iterable[str] | None, who: str = "") -> int:
 
     They are given by id or by a unique beginning of it, ``None`` is all of them. Neither their
     model nor their editor is needed, and damaged edits can be taken back, too. Raises
-    :class:`BadInput` for an id that no edit has, and a beginning that several share; then none is
-    taken back.
+    :class:`BadInput` for an id that no edit has, of one that is taken back already, and for a
+    beginning that several share; then none is taken back.
     """
     with store.change("forget", who) as change:
         rows = store.kept() if ids is None else [store.find(id, present=True) for id in ids]

@@ -133,7 +133,7 @@ def test_texts_survive_both_forms(folder, texts):
 BAD = {
     "is empty": row(question=" \u200b "),
     "has no answer": {"question": QUESTION},
-    "answer' is int": row(answer=5),
+    "answer' is text, not int": row(answer=5),
     "did you mean question": {"qestion": QUESTION, "answer": "a cup"},
     "given twice": row(paraphrase="a", paraphrases=["b"]),
     "no image at": row(image="missing.png"),
@@ -207,6 +207,8 @@ def test_a_long_cell_is_read(folder):
         ("question,answer\na,b\n".encode("utf-16"), "UTF-16"),
         (b"question,answer\n", "holds no correction"),
         (b"question,,answer\na,b,c\n", "column without a name"),
+        (b"What is this?,a cup,cup.png\n", "has no header: begin it with"),
+        (b"What is this?;a cup\nWhat is that?;a pot\n", "has no header: begin it with"),
         (b"[1, 2", "is not JSON"),
         (b"[]", "holds no correction"),
     ],
@@ -216,6 +218,30 @@ def test_a_file_that_is_none(folder, content, message):
     file.write_bytes(content)
     with pytest.raises(BadInput, match=message):
         read_corrections(file)
+
+
+def test_standard_input_is_a_file(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    content = written(folder, row(image="cup.png"), row(answer="")).read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    found = read_corrections("-")
+    assert [str(each.query.image) for each in found.rows] == ["cup.png"]
+    with pytest.raises(BadInput, match=r"^standard input, line 2: the answer is empty"):
+        found.check()
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(BadInput, match=r"^standard input is empty"):
+        read_corrections("-")
+
+
+def test_all_bad_rows_are_named(folder):
+    found = read_corrections(written(folder, row(), *[row(answer="")] * 3))
+    with pytest.raises(
+        BadInput, match=r"line 2: the answer .*; line 3: the .*; line 4: the answer"
+    ):
+        found.check()
+    many = read_corrections(written(folder, *[row(answer="")] * 25))
+    with pytest.raises(BadInput, match=r"line 20: the answer is empty.*; and 5 more bad rows$"):
+        many.check()
 
 
 def test_a_missing_file_and_a_folder(folder):
@@ -293,18 +319,53 @@ def test_langfuse_as_a_table(folder, exported):
 
 def test_images_of_langfuse(folder):
     part = {"type": "image_url", "image_url": {"url": data_url()}}
-    lost = {"type": "image_url", "image_url": {"url": "@@@langfuseMedia:type=image/png|id=1@@@"}}
     file = written(
         folder,
+        row(image=MEDIA),
         item(input=chat(part)),
         item(input={"query": QUESTION, "image": "cup.png"}),
         item(metadata={"image": "pot.png", "tags": ["x"]}),
-        item(input=chat(lost)),
+        item(input=chat(LOST)),
     )
     found = read_corrections(file)
     assert [len(each.query.images) for each in found.rows] == [1, 1, 1]
     assert found.rows[2].query.image == folder / "pot.png"
-    assert "reference into Langfuse" in found.bad[0].message
+    assert [each.line for each in found.bad] == [1, 5]
+    for bad in found.bad:
+        assert "reference into Langfuse" in bad.message
+
+
+MEDIA = "@@@langfuseMedia:type=image/png|id=1@@@"
+LOST = {"type": "image_url", "image_url": {"url": MEDIA}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"question": QUESTION, "image": MEDIA},
+        {"question": QUESTION, "image": {"url": MEDIA}},
+        chat(LOST),
+        {"messages": chat(LOST, LOST)},
+    ],
+)
+@pytest.mark.parametrize("form", ["item", "trace", "table"])
+def test_the_metadata_names_an_image_that_langfuse_keeps(folder, asked, form):
+    exported = item(input=asked, metadata={"image": "cup.png"})
+    if form == "trace":
+        score = {"dataType": "CORRECTION", "value": "a cup"}
+        exported = {"input": asked, "metadata": exported["metadata"], "scores": [score]}
+    if form == "table":
+        with (folder / "items.csv").open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(exported)
+            writer.writerow(
+                value if isinstance(value, str) else json.dumps(value)
+                for value in exported.values()
+            )
+        [found] = read_corrections(folder / "items.csv").rows
+    else:
+        [found] = read_corrections(written(folder, exported)).rows
+    assert (found.query.prompt, found.query.image) == (QUESTION, folder / "cup.png")
 
 
 def test_what_langfuse_exports_without_a_correction(folder):

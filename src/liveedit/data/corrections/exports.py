@@ -24,12 +24,14 @@ from typing import Any
 
 from liveedit.errors import BadInput
 
-__all__ = ["FIELDS", "translated"]
+__all__ = ["FIELDS", "HEADINGS", "OTHER_NAMES", "translated"]
 
 Fields = Mapping[str, Any]
 
 FIELDS = ("image", "question", "answer", "who", "why", "paraphrases", "more_images")
 """The fields of a correction."""
+OTHER_NAMES = {"images": "image", "paraphrase": "paraphrases", "more_image": "more_images"}
+"""Other names of fields, and the fields that they mean."""
 DIFY_HEADERS = (
     {"Question": "question", "Answer": "answer"},
     {"问题": "question", "答案": "answer"},
@@ -41,6 +43,11 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 QUESTIONS = ("question", "query", "prompt", "text", "input")
 ANSWERS = ("answer", "output", "content", "text", "response")
 IMAGES = ("image", "images", "image_url", "image_path")
+HEADINGS = {
+    *(*FIELDS, *OTHER_NAMES, "问题", "答案", "messages"),
+    *("input", "expectedoutput", "expected_output", "scores", "datatype"),
+}
+"""Names of columns, in lower case, of which a table of corrections has some."""
 MEDIA = "@@@langfuseMedia:"
 """Beginning of the reference with which Langfuse replaces an image."""
 
@@ -49,8 +56,15 @@ def translated(fields: Fields) -> Fields | None:
     """A row in the fields of a correction; its own fields where it is no export.
 
     ``None`` for a row that holds no correction. Raises :class:`BadInput` for an export that cannot
-    be read as one.
+    be read as one, and for an image that Langfuse keeps.
     """
+    found = _translated(fields)
+    _check_images(found.get("image") if found else None)
+    return found
+
+
+def _translated(fields: Fields) -> Fields | None:
+    """A row as :func:`translated`, with images that may be references into Langfuse."""
     if "expectedOutput" in fields or "expected_output" in fields:
         return _dataset_item(fields)
     if fields.get("dataType") == "CORRECTION":
@@ -176,12 +190,17 @@ def _image(value: Any) -> Any:
     """The path or address of an image, however deep an interface nests it."""
     while isinstance(value, dict):
         value = value.get("image_url", value.get("url"))
-    if isinstance(value, str) and value.startswith(MEDIA):
-        raise BadInput(
-            "its image is a reference into Langfuse: download it, and give its path as "
-            '"image" in the metadata'
-        )
     return value
+
+
+def _check_images(given: Any) -> None:
+    """Raise :class:`BadInput` for a reference into Langfuse among images."""
+    for value in given if _is_list(given) else [given]:
+        if isinstance(value, str) and value.startswith(MEDIA):
+            raise BadInput(
+                "its image is a reference into Langfuse: download it, and give its path as "
+                '"image" in the metadata'
+            )
 
 
 def _role(message: Any) -> Any:

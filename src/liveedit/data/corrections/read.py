@@ -25,22 +25,22 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from liveedit.data.corrections.exports import FIELDS, translated
-from liveedit.data.corrections.rows import Row, Unit, read_rows
+from liveedit.data.corrections.exports import FIELDS, OTHER_NAMES, translated
+from liveedit.data.corrections.rows import Row, Unit, file_title, read_rows
 from liveedit.data.images import ADDRESS, faults, image_key, open_image
 from liveedit.errors import BadInput
 from liveedit.registry import nearest
-from liveedit.types import Query, check_unicode, expanded, visible
+from liveedit.types import Query, check_text, expanded, visible
 
 __all__ = ["BadRow", "Correction", "Corrections", "read_corrections"]
 
 Picture = Image.Image | str | Path
 """A picture, or the path to one."""
 
-OTHER_NAMES = {"images": "image", "paraphrase": "paraphrases", "more_image": "more_images"}
-"""Other names of fields, and the fields that they mean."""
 TEXTS = ("question", "answer", "who", "why")
 NEEDED = ("question", "answer")
+NAMED = 20
+"""Bad rows that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +99,27 @@ class Corrections:
     bad: tuple[BadRow, ...] = ()
     left_out: int = 0
 
+    @property
+    def title(self) -> str:
+        """The file as messages name it."""
+        return file_title(self.file)
+
     def check(self) -> None:
-        """Raise :class:`BadInput`, which names the first bad row, if there are any."""
-        if self.bad:
-            more = f" (the first of {len(self.bad):,} bad rows)" if len(self.bad) > 1 else ""
-            raise BadInput(f"{self.file}, {self.bad[0]}{more}")
+        """Raise :class:`BadInput`, which names the bad rows, if there are any."""
+        if not self.bad:
+            return
+        named = "; ".join(map(str, self.bad[:NAMED]))
+        more = len(self.bad) - NAMED
+        rest = f"; and {more:,} more bad rows" if more > 0 else ""
+        raise BadInput(f"{self.title}, {named}{rest}")
 
 
 def read_corrections(file: str | Path) -> Corrections:
     """Read the corrections in a file of JSON, JSON lines or CSV; all images are opened once.
 
-    Whether an answer is too long for an editor is checked when it is edited. Raises
-    :class:`BadInput` for a file that is missing, empty or no text, and for a table without a
-    column of questions or answers.
+    The file ``-`` is standard input. Whether an answer is too long for an editor is checked when it
+    is edited. Raises :class:`BadInput` for a file that is missing, empty or no text, and for a
+    table without a header that names a field.
     """
     path = expanded(file)
     folder = path.parent if path.is_file() else Path()  # standard input lies in no folder
@@ -131,7 +139,9 @@ def read_corrections(file: str | Path) -> Corrections:
     rows = tuple(row for row in checked if isinstance(row, Correction))
     bad = tuple(row for row in checked if isinstance(row, BadRow))
     if not rows and not bad:
-        raise BadInput(f"{path} holds no correction: give rows with a question and an answer")
+        raise BadInput(
+            f"{file_title(path)} holds no correction: give rows with a question and an answer"
+        )
     return Corrections(path, rows, bad, left_out)
 
 
@@ -192,12 +202,8 @@ def _text(name: str, value: Any) -> str:
     """A text without surrounding spaces. Raises :class:`BadInput` for anything else."""
     if value is None:
         return ""
-    if not isinstance(value, str):
-        raise BadInput(f"{name!r} is {type(value).__name__}, not text: put it in quotes")
-    check_unicode(repr(name), value)
-    if "\0" in value:
-        raise BadInput(f"{name!r} holds null characters: take them out")
-    return value.strip()
+    check_text(repr(name), value)
+    return str(value).strip()
 
 
 def _listed(name: str, value: Any) -> list[Any]:

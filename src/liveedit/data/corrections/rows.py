@@ -2,12 +2,14 @@
 
 The content tells which it is: a list of JSON begins with ``[``, lines of JSON with ``{``; all else
 is a table with a header, whose cells are separated by commas, semicolons or tabs. A file named
-``.json``, ``.jsonl`` or ``.ndjson`` is JSON whatever it begins with. Text is UTF-8.
+``.json``, ``.jsonl`` or ``.ndjson`` is JSON whatever it begins with. Text is UTF-8. The file ``-``
+is standard input.
 """
 
 import csv
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from liveedit.artifacts import check_open
+from liveedit.data.corrections.exports import HEADINGS
 from liveedit.errors import BadInput
 from liveedit.types import check_unicode, expanded
 
-__all__ = ["Row", "Unit", "read_rows"]
+__all__ = ["STANDARD_INPUT", "Row", "Unit", "file_title", "read_rows"]
 
 Unit = Literal["line", "item"]
 """The unit that rows are counted in: lines of the file, or items of a list of JSON."""
@@ -28,6 +31,7 @@ JSON_NAMES = {".json", ".jsonl", ".ndjson"}
 LONGEST = 1 << 26
 """Largest number of characters of a row, enough for several photos as data URLs."""
 SEPARATORS = ",;\t"
+STANDARD_INPUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def read_rows(file: str | Path) -> list[Row]:
     text = _text(path)
     start = text.lstrip()[:1]
     if not start:
-        raise BadInput(f"{path} is empty: write one correction a line")
+        raise BadInput(f"{file_title(path)} is empty: write one correction a line")
     if start == "[":
         return _list(path, text)
     if start != "{" and path.suffix.lower() not in JSON_NAMES:
@@ -67,17 +71,31 @@ def read_rows(file: str | Path) -> list[Row]:
     return list(_lines(text))
 
 
+def file_title(path: Path) -> str:
+    """A file as messages name it."""
+    return "standard input" if path == STANDARD_INPUT else str(path)
+
+
 def _text(path: Path) -> str:
     """The text of a file; bytes that are not UTF-8 become lone surrogates, a row's fault."""
+    content = _content(path)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadInput(
+            f"{file_title(path)} is UTF-16, not UTF-8: save it as UTF-8, in Excel as 'CSV UTF-8'"
+        )
+    return content.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file."""
+    if path == STANDARD_INPUT:
+        return sys.stdin.buffer.read() if sys.stdin else b""  # closed, it is None
     check_open(path)
     if path.is_dir():
         raise BadInput(f"{path} is a folder: give the file with the corrections")
-    if not path.exists():  # standard input and pipes are no plain files
+    if not path.exists():  # pipes are no plain files
         raise BadInput(f"there is no file at {path}: check the path")
-    content = path.read_bytes()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise BadInput(f"{path} is UTF-16, not UTF-8: save it as UTF-8, in Excel as 'CSV UTF-8'")
-    return content.decode("utf-8-sig", errors="surrogateescape")
+    return path.read_bytes()
 
 
 def _fault(text: str) -> str:
@@ -115,7 +133,7 @@ def _list(path: Path, text: str) -> list[Row]:
     try:
         return _items(_parsed(text))
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not JSON ({_reason(error)}): repair it") from None
+        raise BadInput(f"{file_title(path)} is not JSON ({_reason(error)}): repair it") from None
 
 
 def _envelope(text: str) -> list[Row] | None:
@@ -205,14 +223,23 @@ def _long_cells() -> Iterator[None]:
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
-    """The names of the columns. Raises :class:`BadInput` if one has no name or is unreadable."""
+    """The names of the columns.
+
+    Raises :class:`BadInput` if one has no name or is unreadable, and if none is a field.
+    """
+    title = file_title(path)
     if fault := _fault("".join(cells)):
-        raise BadInput(f"{path}, header: {fault}")
+        raise BadInput(f"{title}, header: {fault}")
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()
+    if names and HEADINGS.isdisjoint(name.lower() for name in names):
+        raise BadInput(
+            f"{title} has no header: begin it with a line that names the columns, such as "
+            "question,answer,image"
+        )
     if "" in names:
-        raise BadInput(f"{path} has a column without a name: name it in the first line")
+        raise BadInput(f"{title} has a column without a name: name it in the first line")
     return names
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from liveedit.artifacts import new_folder, resolved_path
 from liveedit.data.corrections import Correction, Corrections
+from liveedit.data.corrections.rows import STANDARD_INPUT
 from liveedit.data.home import NO_ROOM, home
 from liveedit.data.images import images_hash, open_image
 from liveedit.data.own.items import Item, items_of
@@ -102,14 +103,15 @@ def add(
     check_name(name)
     rows = {row.line: row for row in corrections.rows}
     items = divided(items_of(corrections.rows), corrections.file, seed)
-    file = resolved_path(corrections.file)
+    typed = corrections.file == STANDARD_INPUT
+    file = corrections.title if typed else str(resolved_path(corrections.file))
     with new_folder(folder_of(name), NO_ROOM) as folder:
         kept = []
         for done, item in enumerate(items, start=1):
             kept.append(_kept(folder, item, rows[item.line]))
             if progress is not None:
                 progress(done, len(items))
-        content = {"version": VERSION, "file": str(file), "items": [asdict(item) for item in kept]}
+        content = {"version": VERSION, "file": file, "items": [asdict(item) for item in kept]}
         (folder / FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return read(name)
 

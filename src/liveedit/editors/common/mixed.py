@@ -31,7 +31,7 @@ from liveedit.editors.common.precedence import latest_of_each_question
 from liveedit.errors import BadInput
 from liveedit.models.answers import Answer
 from liveedit.models.batch import Batch, FiredEdit, Scores
-from liveedit.models.patch import INPUT, Patch, SiteFn, overrides, site_layer
+from liveedit.models.patch import INPUT, Patch, SiteFn, site_layer
 from liveedit.types import Query
 
 __all__ = ["MixedEditor", "MixedPatch", "mixes"]
@@ -42,16 +42,16 @@ RAW = {"input_ids", "attention_mask"}
 """The inputs in the batch of a raw call of the Hugging Face model."""
 
 
-def mixes(editor: Editor[Any]) -> bool:
-    """Whether the edits of an editor may be in one patch with those of others.
+def mixes(method: type[Editor[Any]]) -> bool:
+    """Whether the edits of a method may be in one patch with those of others.
 
     It keeps each edit by itself, independent of the others, and its edits act on states of the text
     decoder alone.
     """
-    if not isinstance(editor, BankEditor) or not editor.independent:
+    if not issubclass(method, BankEditor) or not method.independent:
         return False
-    empty = editor.empty()
-    return not any(overrides(empty, verb) for verb in ("rewrite", "prefix", "weights", "merge"))
+    verbs = ("rewrite", "prefix", "weights", "merge")
+    return all(getattr(method.patch_class, verb) is getattr(Patch, verb) for verb in verbs)
 
 
 class MixedPatch(BankPatch):
