@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -39,7 +40,7 @@ def flags(emblem):
 def asked(flags):
     """Questions with and without edits, in several wordings, one of them without an image."""
     words = (QUESTION, "Tell me the country with this flag.", "What is its capital?")
-    shown = [Query(question, image=flag) for flag in flags for question in words]
+    shown = [Query(question, image=flag) for flag, question in product(flags, words)]
     return [*shown, Query("Who are you?")]
 
 
@@ -85,7 +86,7 @@ def test_families(model_type, tmp_path):
     noise = [Image.effect_noise((48, 32), 40 + 20 * number).convert("RGB") for number in range(3)]
     model.edit([Query("Which film is this?", "rain", noise[0]), Query("Who?", "a cat", noise[1])])
     words = ("Which film is this?", "Who?", "Where is it?")
-    asked = [Query(question, image=image) for image in noise for question in words]
+    asked = [Query(question, image=image) for image, question in product(noise, words)]
     asked.append(Query("Who wrote?"))
     expected = model.generate(asked, max_new_tokens=TOKENS)
     unedited = model.unedited(asked, max_new_tokens=TOKENS)

@@ -42,7 +42,7 @@ class Reader:
 
     def __init__(self, store: Store, runner: Any, vllm_config: Any) -> None:
         self.store = store
-        made = store.newest_maker()
+        made = store.remembered()
         known = made.opens_with if made else {}
         path = vllm_config.model_config.model
         form: Any = known.get("prompt_format")
