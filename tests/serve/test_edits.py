@@ -1,6 +1,7 @@
 """Edits over HTTP: making them, looking through them, taking them back and moving them."""
 
 import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -8,10 +9,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from helpers.serving import FLAG, data_url, question, serving, until
+from helpers.serving import FLAG, data_url, question, running, serving, until
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import load_editor
 from liveedit.errors import Mismatch
+from liveedit.serve.app import application
 from liveedit.store.store import Store
 from liveedit.types import Query
 
@@ -33,6 +35,20 @@ def test_an_edit_acts_on_the_next_request(http, url, edit):
     assert edit["state"] == "in_force"
     assert (edit["who"], edit["why"], edit["supersedes"]) == ("me", "test", [])
     assert answer(http, url) == "Atlantis"
+
+
+def test_a_server_that_has_ended_leaves_all_edits_in_the_one_file(embedded_vlm, url, tmp_path):
+    file = tmp_path / "edits.db"
+    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")), file)
+    with (
+        running(application(model, "emblem")) as address,
+        httpx.Client(base_url=address, timeout=60) as http,
+    ):
+        id = make(http, url, "Atlantis")["id"]
+    assert [path.name for path in tmp_path.iterdir()] == ["edits.db"]
+    copy = Store(shutil.copy(file, tmp_path / "copy.db"))
+    assert [row.edit.id for row in copy.kept()] == [id]
+    copy.close()
 
 
 def test_an_edit_supersedes_that_of_the_same_question(http, url, edit):

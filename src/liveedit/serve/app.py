@@ -44,6 +44,7 @@ def application(
 ) -> FastAPI:
     """An ASGI application that serves a model under a name; the model's edits are in a store.
 
+    When it ends it closes the connections of the store, which opens others when it is used again.
     ``local`` is whether only this machine reaches it; see :class:`Gate`. Raises :class:`BadInput`
     for a model without a store.
     """
@@ -62,6 +63,7 @@ def application(
         yield
         await anyio.to_thread.run_sync(engine.close)
         await anyio.to_thread.run_sync(hits.close)
+        await anyio.to_thread.run_sync(store.close)  # puts SQLite's log into the file
 
     app = FastAPI(
         title="LiveEdit",
