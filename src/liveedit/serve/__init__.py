@@ -11,6 +11,7 @@
     growing     the text of a row while it grows: what may be sent, and where it stops
     hits        keeps which edits fired
     images      pictures in requests; fetching: from other hosts
+    arriving    requests have to arrive in time
     gate        what every request passes: rights, origin, request id, headers
     problems    errors in OpenAI's form
     metrics     counts for Prometheus

@@ -272,7 +272,7 @@ async def answer(
 
 async def whole(jobs: Sequence[Job], request: Request, form: Form) -> Any:
     """The whole answers, unless the client hangs up."""
-    answers = asyncio.gather(*map(collected, jobs))
+    answers = asyncio.ensure_future(all_collected(jobs))
     left = asyncio.ensure_future(hung_up(request))
     waited: set[asyncio.Future[Any]] = {answers, left}
     try:
@@ -281,6 +281,11 @@ async def whole(jobs: Sequence[Job], request: Request, form: Form) -> Any:
     finally:  # frees the rows of whoever left, also when the server stops
         answers.cancel()
         left.cancel()
+
+
+async def all_collected(jobs: Sequence[Job]) -> list[tuple[str, Reply]]:
+    """The answers of jobs."""
+    return await asyncio.gather(*map(collected, jobs))
 
 
 async def collected(job: Job) -> tuple[str, Reply]:
@@ -305,7 +310,7 @@ async def streamed(
         async for text in parts:
             yield form.part(text, None)
     except Exception as error:
-        yield event(answered(error).body)
+        yield answered(error).event
         return
     finally:
         job.cancel()

@@ -1,5 +1,6 @@
 """Gate: what every request passes. It checks rights and origin, and sets ids and headers."""
 
+import asyncio
 import re
 from time import perf_counter
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+CUT = Problem(503, "the server stops: ask again later", code="stopping")
+"""The answer to a request that runs longer than a server which stops waits for it."""
 ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 """The form of an id that a request brings."""
 HEADERS = {
@@ -55,6 +58,7 @@ class Gate:
         id = given if ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = id
         status = 0
+        kind = ""
         received = 0
 
         async def counted() -> Message:
@@ -65,10 +69,12 @@ class Gate:
             return message
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, kind
             if message["type"] == "http.response.start":
                 status = message["status"]
-                stamp(MutableHeaders(scope=message), id, scope["path"])
+                answer = MutableHeaders(scope=message)
+                kind = answer.get("content-type", "")
+                stamp(answer, id, scope["path"])
             await send(message)
 
         begun = perf_counter()
@@ -80,6 +86,11 @@ class Gate:
             if status:  # the answer has begun: its end is all that can be cut
                 raise
             await answered(error).response()(scope, receive, stamped)
+        except asyncio.CancelledError:  # by a server that stops; raised again, it would be logged
+            if not status:
+                await CUT.response()(scope, receive, stamped)
+            elif kind.startswith("text/event-stream"):
+                await send({"type": "http.response.body", "body": CUT.event.encode()})
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status or 499)).inc()

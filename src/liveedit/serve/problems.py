@@ -1,5 +1,6 @@
 """Errors in OpenAI's form, ``{"error": {"message", "type", "param", "code"}}``; no traceback."""
 
+import json
 import logging
 from typing import Any
 
@@ -8,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from liveedit.errors import LiveEditError, StorageError, shortage
 
@@ -63,6 +65,11 @@ class Problem(Exception):
         )
         return ErrorBody(error=error).model_dump()
 
+    @property
+    def event(self) -> str:
+        """The server-sent event that ends a streamed answer."""
+        return f"data: {json.dumps(self.body)}\n\n"
+
     def response(self) -> JSONResponse:
         """The answer to the request."""
         return JSONResponse(self.body, self.status, self.headers)
@@ -76,6 +83,8 @@ def answered(error: Exception) -> Problem:
         code = CODES.get(error.status_code)
         headers = dict(error.headers or {})
         return Problem(error.status_code, error.detail, code=code, headers=headers)
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "the request has not arrived whole: send it again", code="cut_off")
     if isinstance(error, StorageError):
         return Problem(503, str(error), code="storage", headers={"Retry-After": "1"})
     if isinstance(error, LiveEditError):

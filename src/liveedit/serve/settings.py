@@ -29,6 +29,7 @@ class Limits:
         tokens: Tokens of an answer.
         questions: Recent questions that are remembered, to try edits on them.
         grace: Seconds that running answers get to end when the server stops.
+        arrival: Seconds in which a request has to arrive; a large one gets more while it comes.
     """
 
     body: int = 32 << 20
@@ -40,6 +41,7 @@ class Limits:
     tokens: int = 512
     questions: int = 64
     grace: int = 60
+    arrival: float = 60
 
 
 @dataclass(frozen=True, slots=True)
