@@ -16,7 +16,9 @@ from liveedit.editors import load_editor
 from liveedit.serve.app import application
 from liveedit.serve.arriving import RATE
 
-HEAD = "POST /v1/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n"
+HEAD = (
+    "POST /v1/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n"
+)
 JSON, FILE = "application/json", "application/octet-stream"
 RAMBLING = {"model": "emblem:base", "temperature": 2, "seed": 4, "max_tokens": 450}
 

@@ -166,7 +166,7 @@ def test_edits_move_to_another_store(http, url, edit, embedded_vlm, tmp_path):
         ({"image": "https://example.com/a.png"}, None),
         ({"answer": "x" * 10_001}, "answer"),
         ({"answer": "\ud800"}, "answer"),
-        ({"image": 5}, "image.str"),
+        ({"image": 5}, "image"),
     ],
 )
 def test_an_edit_that_cannot_be_made_is_refused(http, url, change, param):

@@ -62,7 +62,7 @@ def test_a_refusal_says_what_to_do(guarded):
     refused = guarded.get("/v1/models", headers={"Authorization": "Basic x"})
     assert refused.headers["www-authenticate"] == "Bearer"
     error = refused.json()["error"]
-    assert error["type"] == "authentication_error"
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
     assert "Bearer TOKEN" in error["message"]
 
 

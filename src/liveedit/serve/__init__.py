@@ -14,6 +14,7 @@
     arriving    requests have to arrive in time
     gate        what every request passes: rights, origin, request id, headers
     problems    errors in OpenAI's form
+    invalid     what is said of requests that are not as described
     metrics     counts for Prometheus
     reference   /docs, which needs no outside resource
 

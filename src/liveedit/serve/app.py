@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from liveedit.editable import EditableVLM
 from liveedit.errors import BadInput
-from liveedit.serve import chat, edits, problems, reference
+from liveedit.serve import chat, edits, invalid, problems, reference
 from liveedit.serve.engine import Engine
 from liveedit.serve.gate import Gate
 from liveedit.serve.hits import Hits
@@ -78,7 +78,7 @@ def application(
     app.state.service = Service(
         name, model, store, limits, engine, pictures, metrics, Turnstile(limits.queue)
     )
-    problems.install(app)
+    invalid.install(app)
     app.add_middleware(Gate, rights=rights, metrics=metrics, most=limits.body, local=local)
     for routes in (chat.routes, edits.routes):
         app.include_router(routes, dependencies=TOKEN)

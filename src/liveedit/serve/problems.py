@@ -4,8 +4,6 @@ import json
 import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -13,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from liveedit.errors import LiveEditError, StorageError, shortage
 
-__all__ = ["FAILURES", "ErrorBody", "Problem", "answered", "install"]
+__all__ = ["FAILURES", "ErrorBody", "Problem", "answered", "too_long"]
 
 LOG = logging.getLogger("liveedit.serve")
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
@@ -55,11 +53,9 @@ class Problem(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON."""
-        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
         error = Error(
             message=str(self),
-            type=kinds.get(self.status, kind),
+            type="server_error" if self.status >= 500 else "invalid_request_error",
             param=self.param,
             code=self.code,
         )
@@ -73,6 +69,11 @@ class Problem(Exception):
     def response(self) -> JSONResponse:
         """The answer to the request."""
         return JSONResponse(self.body, self.status, self.headers)
+
+
+def too_long(message: str) -> Problem:
+    """The problem of a question that has no room."""
+    return Problem(400, message, code="context_length_exceeded")
 
 
 def answered(error: Exception) -> Problem:
@@ -93,23 +94,6 @@ def answered(error: Exception) -> Problem:
         return Problem(503, "out of memory: send fewer or smaller images", code="out_of_memory")
     LOG.error("a request failed", exc_info=error)
     return Problem(500, "the server failed; its log has the reason", code="internal_error")
-
-
-def install(app: FastAPI) -> None:
-    """Let an application answer every error in this form."""
-
-    async def known(_request: Request, error: Exception) -> JSONResponse:
-        return answered(error).response()
-
-    async def invalid(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return Problem(400, f"{place or 'the request'}: {first['msg']}", param=place).response()
-
-    for kind in (Problem, LiveEditError, HTTPException):
-        app.add_exception_handler(kind, known)
-    app.add_exception_handler(RequestValidationError, invalid)
 
 
 FAILURES: dict[int | str, dict[str, Any]] = {

@@ -43,7 +43,8 @@ def configured(app: Any, grace: int, arrival: float) -> uvicorn.Config:
 def run(app: Any, host: str, port: int, grace: int, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; running answers get ``grace`` seconds to end.
 
-    ``app`` is an :func:`liveedit.serve.app.application`. Raises :class:`BadInput` for an address at which it cannot listen.
+    ``app`` is a :func:`liveedit.serve.app.application`. Raises :class:`BadInput` for an address at
+    which it cannot listen.
     """
     listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
