@@ -33,6 +33,7 @@ def test_an_edit_acts_on_the_next_request(http, url, edit):
     assert edit["after"] == "Atlantis"
     assert edit["took"] is True
     assert edit["state"] == "in_force"
+    assert edit["names"] == ["image"]
     assert (edit["who"], edit["why"], edit["supersedes"]) == ("me", "test", [])
     assert answer(http, url) == "Atlantis"
 
