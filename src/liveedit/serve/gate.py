@@ -32,7 +32,7 @@ HEADERS = {
 
 
 class Gate:
-    """Wraps an application.
+    """Wraps an application, whose routes under /v1 are also found with a slash at their end.
 
     With tokens each route under /v1, and /metrics, needs one. Without, everything is allowed, and
     ``local`` refuses what a web page of another origin may send to this machine. A body may have
@@ -53,6 +53,8 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("/v1/"):
+            scope["path"] = scope["path"].rstrip("/")
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         id = given if ID.fullmatch(given) else uuid4().hex
@@ -103,6 +105,8 @@ class Gate:
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raise :class:`Problem` for a request that may not be answered."""
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # no database takes one
+            raise Problem(400, "the address holds a NUL character: leave it out")
         if self.rights.open:
             if self.local:
                 check_local(headers, reads=scope["method"] in ("GET", "HEAD"))

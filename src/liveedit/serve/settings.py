@@ -1,6 +1,7 @@
 """Settings of a server: its name, limits and rights."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,6 +12,7 @@ from liveedit.errors import BadInput
 
 __all__ = ["Limits", "Right", "Rights", "check_host", "is_loopback"]
 
+TOKEN = re.compile("[!-~]+")
 Right = Literal["ask", "edit"]
 """The right that a token gives: asking questions, or editing as well."""
 
@@ -53,7 +55,10 @@ class Rights:
 
     @classmethod
     def of(cls, ask: Iterable[str], edit: Iterable[str]) -> "Rights":
-        """The rights of tokens."""
+        """The rights of tokens. Raises :class:`BadInput` for one that no request can bring."""
+        ask, edit = list(ask), list(edit)
+        for token in (*ask, *edit):
+            check_token(token)
         return cls(tuple(map(hashed, ask)), tuple(map(hashed, edit)))
 
     @property
@@ -69,6 +74,15 @@ class Rights:
         if any(may_edit):
             return "edit"
         return "ask" if any(may_ask) else None
+
+
+def check_token(token: str) -> None:
+    """Raise :class:`BadInput` for a token that a header cannot hold; it is not shown."""
+    if not TOKEN.fullmatch(token):
+        raise BadInput(
+            "a token in LIVEEDIT_ASK_TOKENS or LIVEEDIT_EDIT_TOKENS cannot be sent in a header: "
+            "make it of ASCII letters, digits and signs, without spaces"
+        )
 
 
 def hashed(token: str) -> bytes:
