@@ -68,9 +68,43 @@ def test_pages(store, rows):
 def test_hits_and_history(store, rows):
     store.record_hits([Hit(rows[1].number, 0.5, now())] * 3)
     assert [told.hits for told in page(store, state=None)[0]] == [0, 0, 3, 0]
-    assert [event.kind for event in story(store, rows[0])] == ["made", "superseded"]
+    superseded = story(store, rows[0])[1]
+    assert (superseded.kind, superseded.by) == ("superseded", rows[2].edit.id)
     taken_back = story(store, store.find(rows[3].edit.id))
     assert [(event.kind, event.who) for event in taken_back] == [
         ("made", ""),
         ("taken_back", "Bob"),
     ]
+
+
+def test_history_tells_when_an_edit_is_restored(store, rows):
+    again = add(store, 1)
+    ends = [rows[2].number], [again[0].number]
+    for numbers in ends:
+        with store.change("forget", "Eve") as change:
+            change.forget(numbers)
+    events = story(store, rows[0])
+    assert [event.kind for event in events] == ["made", "superseded", "superseded", "restored"]
+    assert events[3].who == "Eve"
+    assert [event.kind for event in story(store, store.find(rows[2].edit.id))] == [
+        "made", "superseded", "taken_back",
+    ]  # fmt: skip
+
+
+def test_edits_are_listed_as_they_were_at_a_version(store, rows):
+    first, second, third, fourth = (row.edit.id for row in rows)
+    made = [row.made_in for row in rows]
+    assert page(store, state=None, at=0) == ([], 0)
+    then, count = page(store, state="in_force", at=made[1])
+    assert (ids(then), count) == ([second, first], 2)
+    assert [told.superseded_by for told in page(store, state=None, at=made[2])[0]] == [
+        "",
+        "",
+        third,
+    ]
+    assert ids(page(store, state="superseded", at=made[2])[0]) == [first]
+    before, _ = page(store, state="in_force", at=made[3])
+    assert [told.state for told in before] == ["in_force"] * 3
+    assert ids(before)[0] == fourth
+    assert ids(page(store, state="taken_back", at=made[3])[0]) == []
+    assert page(store, state="taken_back", at=store.version) == page(store, state="taken_back")

@@ -1,8 +1,8 @@
 """/v1/chat/completions, /v1/completions and /v1/models, as OpenAI's clients call them.
 
 Fields of OpenAI's that would change the answer and are not supported are refused; all others are
-ignored, as vLLM does. Without a temperature the likeliest tokens are taken, so that the answer of an
-edit is certain.
+ignored, as vLLM does. Without a temperature the likeliest tokens are taken, so that the answer of
+an edit is certain.
 """
 
 import asyncio
