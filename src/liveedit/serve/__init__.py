@@ -4,6 +4,7 @@
     settings    limits and rights of a server
     chat        /v1/chat/completions, /v1/completions, /v1/models
     edits       /v1/edits
+    checking    /v1/edits/check
     engine      answers waiting requests together, several batches at a time
     turns       which of these goes on
     generation  answers to one batch, each row with its own limits

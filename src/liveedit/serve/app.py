@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Response, Security
 from fastapi.responses import FileResponse
@@ -15,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from liveedit.editable import EditableVLM
 from liveedit.errors import BadInput
-from liveedit.serve import chat, edits, invalid, problems, reference
+from liveedit.serve import chat, checking, edits, invalid, problems, reference
 from liveedit.serve.engine import Engine
 from liveedit.serve.gate import Gate
 from liveedit.serve.hits import Hits
@@ -76,11 +77,19 @@ def application(
     )
     pictures = Pictures(limits.pixels, limits.body, image_hosts)
     app.state.service = Service(
-        name, model, store, limits, engine, pictures, metrics, Turnstile(limits.queue)
+        name,
+        model,
+        store,
+        limits,
+        engine,
+        pictures,
+        metrics,
+        Turnstile(limits.queue),
+        anyio.Lock(),
     )
     invalid.install(app)
     app.add_middleware(Gate, rights=rights, metrics=metrics, most=limits.body, local=local)
-    for routes in (chat.routes, edits.routes):
+    for routes in (chat.routes, edits.routes, checking.routes):
         app.include_router(routes, dependencies=TOKEN)
     for routes in (own, reference.routes):
         app.include_router(routes)

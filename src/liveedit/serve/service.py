@@ -71,6 +71,7 @@ class Service:
         pictures: Opens images.
         metrics: Counts.
         heavy: Runs edits, trials and explanations one by one.
+        checking: Held by the check that runs.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Service:
     pictures: Pictures
     metrics: Metrics
     heavy: Turnstile
+    checking: anyio.Lock
 
     @property
     def base(self) -> str:
