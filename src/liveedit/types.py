@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from numbers import Integral
 from pathlib import Path
@@ -105,6 +105,21 @@ class Query:
         if self.image is None:
             return ()
         return self.image if isinstance(self.image, tuple) else (self.image,)  # type: ignore[return-value]
+
+    @property
+    def alone(self) -> "Query":
+        """The question without the chat before it, about the images that it shows itself.
+
+        If it shows none of those that it is about, it is about theirs.
+        """
+        if not self.earlier:
+            return self
+        shown = sum(turn.images for turn in self.earlier)
+        own = self.images[shown:]
+        if own and self.about in (-1, None):
+            return replace(self, image=own, earlier=())
+        about = None if self.about is None else -1
+        return replace(self, image=self.asked, about=about, earlier=())
 
     @property
     def asked(self) -> "tuple[Image | str | Path, ...]":

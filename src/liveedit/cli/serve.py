@@ -1,6 +1,5 @@
 """`liveedit serve`: serve a model over HTTP, and correct its answers while it serves."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,8 +96,7 @@ def serve(
     from liveedit.serve.server import run
     from liveedit.serve.settings import Rights, check_host, is_loopback
 
-    ask, edit = (_listed(os.environ.get(f"LIVEEDIT_{kind}_TOKENS", "")) for kind in ("ASK", "EDIT"))
-    rights = Rights.of(ask, edit)
+    rights = Rights.of_environment()
     check_host(host, rights, without_tokens=without_tokens)
     with interrupt_message("stopped"):
         edited = _load(model, store, editor, loading)

@@ -227,7 +227,8 @@ class Batch(AnswerRows):
     before the text: the first n tokens of that row's prompt are fillers, whose embeddings they
     replace. ``fired`` holds, by the patch, the edits that fired in each row, and ``scores`` how
     near each row came to every edit, for methods that have scores; both are filled in while the
-    batch is encoded and while it goes through the model.
+    batch is encoded and while it goes through the model. ``alone`` holds the same questions without
+    the chats before them, ``None`` where no row has one.
     """
 
     inputs: dict[str, Tensor]
@@ -238,6 +239,7 @@ class Batch(AnswerRows):
     extra: dict[str, Tensor] = field(default_factory=dict)
     fired: dict[Hashable, list[list[FiredEdit]]] = field(default_factory=dict)
     scores: dict[Hashable, list[Scores]] = field(default_factory=dict)
+    alone: "Batch | None" = None
 
     def __len__(self) -> int:
         return len(self.spans)

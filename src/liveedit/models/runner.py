@@ -297,7 +297,10 @@ class ModelRunner(Encoder):
                 fired[patch] = [list(row.fired) for row in rewritten]
                 scores[patch] = [row.scores for row in rewritten if row.scores is not None]
         encoded = super().encode(queries, padding_side=padding_side, eos=eos)
-        batch = replace(encoded, fired=fired, scores=scores)
+        alone = None
+        if any(query.earlier for query in queries):
+            alone = super().encode([query.alone for query in queries], eos=eos)
+        batch = replace(encoded, fired=fired, scores=scores, alone=alone)
         ids: Any = batch.inputs["input_ids"]
         ids.rewritten_by = tuple(fired)  # read when a raw call contains these ids
         ids.spans = batch.spans

@@ -1,6 +1,7 @@
 """Settings of a server: its name, limits and rights."""
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -60,6 +61,14 @@ class Rights:
         for token in (*ask, *edit):
             check_token(token)
         return cls(tuple(map(hashed, ask)), tuple(map(hashed, edit)))
+
+    @classmethod
+    def of_environment(cls) -> "Rights":
+        """The rights of the tokens in LIVEEDIT_ASK_TOKENS and LIVEEDIT_EDIT_TOKENS, separated by
+        commas.
+        """
+        given = [os.environ.get(f"LIVEEDIT_{kind}_TOKENS", "") for kind in ("ASK", "EDIT")]
+        return cls.of(*(filter(None, map(str.strip, tokens.split(","))) for tokens in given))
 
     @property
     def open(self) -> bool:

@@ -336,3 +336,24 @@ def test_the_stated_rate_of_false_firing_is_the_measured_one(embedded_vlm, emble
         fired += int(routed.keep.any(1).sum())
     assert len(asked) > 500
     assert fired / len(asked) <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / len(asked))
+
+
+# Answers that take longer
+
+
+@pytest.mark.parametrize("target", ["Brazil", "Two words", "x"])
+@pytest.mark.parametrize("image", [RED, None], ids=["image", "text"])
+def test_an_edit_is_fitted_until_it_gives_its_answer(editor, vlm, target, image):
+    """The usual steps are too few for most answers of a random model."""
+    query = Query(QUESTION, target, image)
+    with vlm.patched(editor.edit([query])):
+        assert vlm.generate([query]) == [target]
+
+
+def test_edits_that_are_fitted_together_do_not_wait_for_each_other(editor):
+    """One that is fitted early gets the factors that it gets alone."""
+    early, late = (Query(QUESTION, target, RED) for target in ("x", "Two words"))
+    together = editor.experts([early, late])
+    alone = editor.experts([early])
+    for name in ("expert_in", "expert_out"):
+        torch.testing.assert_close(together[name][0], alone[name][0], rtol=1e-3, atol=1e-4)

@@ -65,7 +65,8 @@ class DirectConfig:
     Arguments:
         layer: Decoder layer whose output is edited, from 0; ``None``: after two thirds of them.
         rank: Rank r of an expert.
-        steps: Steps of gradient descent for an edit.
+        steps: Steps of gradient descent for an edit; up to 16 times as many where they are too
+            few for its answer.
         lr: Learning rate of Adam, for factors in units of the states they read and write.
         variants: Other wordings and views of an edit that its expert is fitted to, too.
         noise: Standard deviation of the noise on their states, as a share of the states' own.
@@ -155,8 +156,9 @@ class DirectBranch(ExpertBranch):
     def __init__(self, patch: DirectPatch, batch: Batch) -> None:
         super().__init__(patch, batch)
         editor = patch.editor
-        self.alone = texts_alone(editor.vlm, editor.layer, batch)
         self.images = torch.empty(0)
+        if self.alone is None:
+            self.texts = texts_alone(editor.vlm, editor.layer, batch)
 
     def sites(self) -> dict[str, SiteFn]:
         """See :meth:`Branch.sites`."""
@@ -170,8 +172,16 @@ class DirectBranch(ExpertBranch):
 
     def routing_of(self, x: Tensor) -> Routing:
         """See :meth:`ExpertBranch.routing_of`."""
-        read = features(self.images.to(x.device), x, self.batch.spans, self.alone)
+        if self.alone is not None:
+            return self.patch.nearest(self.alone)
+        read = features(self.images.to(x.device), x, self.batch.spans, self.texts)
         return self.patch.nearest(read)
+
+    def read_alone(self, batch: Batch) -> Features:
+        """See :meth:`ExpertBranch.read_alone`."""
+        editor = self.patch.editor
+        with editor.vlm.unpatched():
+            return read_features(editor.vlm, editor.layer, batch)[0]
 
 
 class Direct(BankEditor[DirectPatch]):
@@ -279,7 +289,10 @@ class Direct(BankEditor[DirectPatch]):
         states = list[HiddenBatch]()
         for query in queries:
             asked = [query, *variants(query, c.variants)]
-            read, hidden = read_features(self.vlm, self.layer, self.vlm.encode(asked, eos=c.eos))
+            batch = self.vlm.encode(asked, eos=c.eos)
+            read, hidden = read_features(self.vlm, self.layer, batch)
+            if batch.alone is not None:
+                read, _ = read_features(self.vlm, self.layer, batch.alone)
             image_keys, question_keys = self.calibration.space.keys(read)
             images.append(image_keys[:1])
             questions.append(question_keys[:1])

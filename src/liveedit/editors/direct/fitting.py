@@ -8,6 +8,9 @@ answers the expert shall leave as they are. Nothing at or below the edit layer r
 and above it only the tokens that predict answers do (``models/continuation.py``). Several edits are
 fitted in one batch; each gets the expert that it would get alone.
 
+An edit that does not give every token of its answer after the steps goes on until it does, faster
+and for :data:`PATIENCE` times as many at most.
+
 U starts at the directions of the states that predict the answer's tokens, V at zero: at first the
 expert fires on the edit and writes nothing.
 
@@ -28,6 +31,14 @@ from liveedit.models.continuation import continued
 from liveedit.models.vlm import VLM
 
 __all__ = ["Fit", "Kept", "fit", "kept_answers"]
+
+
+AHEAD = 0.5
+"""How far the logit of each of an answer's tokens has to be above all others."""
+PATIENCE = 16
+"""How many times the steps an edit may take that does not give its answer after them."""
+FASTER = 4
+"""Factor of the learning rate from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +98,62 @@ def fit(
     optimizer = torch.optim.Adam(factors, lr=settings.lr)
     scale = spread[edit][:, None, None] * acting
     noise = Noise(rows.varied.to(states.device)[:, None] & (acting[..., 0] > 0), edit, seeds)
-    for _ in range(settings.steps):
+    fitted = Fitted(rows, row[own], len(edits))
+    for step in range(PATIENCE * settings.steps + 1):
         changed = states + noise.like(states) * settings.noise * scale
         added = _residual(changed, U[edit], V[edit]) * scale
         both.hidden = (changed + added).to(kept.hidden.hidden.dtype)
         logits = vlm.resume(settings.layer, both, positions)
         learnt = nll(logits[own], tokens[own], row[own], rows.own)
+        if step >= settings.steps and fitted.take(factors, logits[own], tokens[own]):
+            break
         left = forward_kl(logits[~own], base, row[~own] - rows.own, rows.kept)
         loss = learnt.sum() * len(edits) / rows.own + settings.keep * left.sum() / len(kept.hidden)
+        if step == settings.steps:
+            optimizer.param_groups[0]["lr"] *= FASTER
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-    return U.detach() / U.shape[-1], V.detach() * spread[:, None, None]
+    U, V = fitted.factors(factors)
+    return U / U.shape[-1], V * spread[:, None, None]
+
+
+class Fitted:
+    """The factors of the edits that give their answers.
+
+    Arguments:
+        rows: The rows of the batch.
+        row: The row (N',) of each answer token of the edits and their variants.
+        count: Number of edits.
+    """
+
+    def __init__(self, rows: "Rows", row: Tensor, count: int) -> None:
+        self.of_itself = ~rows.varied.to(row.device)[row]
+        self.edit = rows.edit.to(row.device)[row]
+        self.done: dict[int, list[Tensor]] = {}
+        self.count = count
+
+    def take(self, factors: Sequence[Tensor], logits: Tensor, tokens: Tensor) -> bool:
+        """Keep the factors of edits that give every token of their answers.
+
+        ``logits`` (N', V) and ``tokens`` (N',) are those of the answers. Returns whether all edits
+        do.
+        """
+        others = logits.detach().float().scatter(1, tokens[:, None], -torch.inf).amax(1)
+        wanted = logits.detach().float().gather(1, tokens[:, None])[:, 0]
+        behind = wanted < others + AHEAD
+        failing = set(self.edit[behind & self.of_itself].tolist())
+        for edit in set(range(self.count)) - failing - self.done.keys():
+            self.done[edit] = [factor.detach()[edit].clone() for factor in factors]
+        return len(self.done) == self.count
+
+    def factors(self, last: Sequence[Tensor]) -> list[Tensor]:
+        """U and V (E, r, D), the ``last`` ones for edits that still do not give their answers."""
+        chosen = [
+            self.done.get(edit, [factor.detach()[edit] for factor in last])
+            for edit in range(self.count)
+        ]
+        return [torch.stack(parts) for parts in zip(*chosen, strict=True)]
 
 
 class Rows:

@@ -177,6 +177,8 @@ class ExpertBranch(Branch[ExpertRoute]):
         """The rows that keep an expert; found once, since finding them waits for the device."""
         self.few: tuple[Tensor, Tensor] | None = None
         """U and V of the experts of these rows, each (B', n, r, D), where a row has but few."""
+        self.alone = None if batch.alone is None else self.read_alone(batch.alone)
+        """The questions of chats as they are read alone."""
 
     def route(self, x: Tensor) -> ExpertRoute:
         """Choose experts for the prompts, and note them in ``batch.fired``."""
@@ -193,8 +195,16 @@ class ExpertBranch(Branch[ExpertRoute]):
         self.rows = kept.nonzero()[:, 0]
         return ExpertRoute(experts, weights, kept, self.batch.last_prompt_tokens())
 
+    def read_alone(self, batch: Batch) -> Any:
+        """The questions of chats at the edit layer, without what was said before."""
+        editor = self.patch.editor
+        with editor.vlm.unpatched():
+            return editor.vlm.hidden(batch, editor.layer)
+
     def routing_of(self, x: Tensor) -> Routing:
         """The router's decision for the prompts ``x`` (B, T, D)."""
+        if self.alone is not None:
+            return self.patch.route(self.alone.hidden, self.alone.spans)
         return self.patch.route(x, self.batch.spans)
 
     def reorder(self, rows: Tensor) -> None:
@@ -403,7 +413,11 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         bank = patch.bank
         for chunk in chunks(queries):
             batch = self.vlm.encode(chunk, eos=self.config.eos)
-            bank = bank.append(self.experts(self.vlm.hidden(batch, self.layer)))
+            rows = self.experts(self.vlm.hidden(batch, self.layer))
+            if batch.alone is not None:
+                alone = self.experts(self.vlm.hidden(batch.alone, self.layer))
+                rows |= {name: alone[name] for name in ("vision_keys", "text_keys")}
+            bank = bank.append(rows)
         return ExpertPatch(self, bank)
 
     def experts(self, hidden: HiddenBatch) -> dict[str, Tensor]:

@@ -187,7 +187,7 @@ class Edits:
         request.reading = None
         request.row = 0
         time = now()
-        self.record([Hit(state.held[n].number, w, time, request.id) for n, w in fired])
+        self.record([Hit(state.held[n].number, w, time, request.name) for n, w in fired])
 
     def joined(self, requests: Sequence[Request]) -> tuple[list[Any], list[Any]]:
         """Functions for several requests at once where possible, and those of each other."""

@@ -1,5 +1,6 @@
 """Requests: what is known of each while it runs, and the tokens that one step computes of it."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,10 @@ __all__ = ["OFF", "Request", "Tokens", "tokens_of_step"]
 
 OFF = "liveedit_off"
 """The extra argument of a request that asks the unedited model."""
+
+
+SUFFIX = re.compile(r"-[0-9a-f]{8}$")
+"""Added by vLLM to the id that a client knows."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +39,11 @@ class Request:
     state: State | None = None
     reading: Batch | None = None
     row: int = 0
+
+    @property
+    def name(self) -> str:
+        """The id that the client knows."""
+        return SUFFIX.sub("", self.id)
 
     @classmethod
     def of(cls, new: Any) -> "Request":

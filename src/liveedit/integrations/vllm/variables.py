@@ -1,8 +1,8 @@
 """Names of the environment variables of the plug-in."""
 
-__all__ = ["EDITOR", "STORE"]
+__all__ = ["DEVICE", "STORE"]
 
 STORE = "LIVEEDIT_STORE"
 """The store of the edits, a path or the URL of a database."""
-EDITOR = "LIVEEDIT_EDITOR"
-"""The editor of new edits, where the store has none yet."""
+DEVICE = "LIVEEDIT_DEVICE"
+"""The device of the model that makes edits, such as "cuda:1"; by default the CPU."""
