@@ -4,6 +4,7 @@ A request arrives until its last byte is there. uvicorn waits for that as long a
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -92,6 +93,7 @@ class Arriving(H11Protocol):
     def _answer(self, problem: Problem) -> None:
         response = problem.response()
         headers = [*response.raw_headers, (b"connection", b"close")]
-        start = h11.Response(status_code=problem.status, headers=headers)
+        phrase = HTTPStatus(problem.status).phrase.encode()
+        start = h11.Response(status_code=problem.status, headers=headers, reason=phrase)
         for event in (start, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
