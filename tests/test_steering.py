@@ -271,11 +271,26 @@ def test_within_disabled_answers_are_the_unedited_models_to_the_bit(model, flag)
             assert torch.equal(model.vlm.logits(batch), unedited)
             assert torch.equal(model.vlm.model(**batch.inputs).logits, unedited)
         assert model.generate(query) == ["Japan"]
-        assert model.explain(query).answer == "Brazil"
+        assert model.explain(query).answer == "Japan"
     assert model.generate(query) == ["Brazil"]
     with pytest.raises(LookupError), model.disabled():
         raise LookupError
     assert model.generate(query) == ["Brazil"]
+
+
+@pytest.mark.parametrize("name", ["grace", "serac", "ft-l", "ike"])
+def test_within_disabled_nothing_sees_an_edit(vlm, name):
+    model = tiny_model(vlm, name)
+    edited = model.explain(ASKED[0])
+    with model.disabled():
+        found = model.explain(ASKED[0])
+        trial = model.try_edit(Query(QUESTION, "Chad", RED), [ASKED[0]])
+        assert model.check() == ()
+        [answer] = model.generate(ASKED[0])
+    assert (found.answer, found.unedited, found.fired, found.near) == (answer, answer, (), ())
+    assert trial.before == answer
+    assert trial.edit.conflicts == ()
+    assert model.explain(ASKED[0]) == edited
 
 
 def test_disabled_is_of_one_model_and_one_thread(model, flag):

@@ -336,12 +336,17 @@ class EditableVLM:
 
     # Seeing and steering
 
+    @property
+    def _seen(self) -> Pool:
+        """The edits as they act here: within :meth:`disabled` none."""
+        return Pool.empty(self.vlm, self.editor) if is_off(self) else self.pool
+
     def explain(self, query: Query, *, max_new_tokens: int = 16) -> Explanation:
         """The edits that fire on ``query`` with their scores, those that nearly do, and the answers
         with and without edits.
         """
         [query] = checked([query])
-        return explained(self.pool, query, max_new_tokens)
+        return explained(self._seen, query, max_new_tokens)
 
     def try_edit(
         self, query: Query, among: Sequence[Query] | None = None, *, max_new_tokens: int = 16
@@ -352,7 +357,7 @@ class EditableVLM:
         newest edits whose images are kept. Raises what :meth:`edit` raises.
         """
         [edit], [opened] = self._prepared([query], "", "")
-        pool = self.pool
+        pool = self._seen
         if among is None:
             among = probes(pool.editor.background_folder, self._others(pool, edit))
         with self._editing():
@@ -376,7 +381,7 @@ class EditableVLM:
         that no edit is about, by default the editor's own or drawings that ship with the package.
         ``progress`` is called as :data:`liveedit.steering.checking.Progress` says.
         """
-        pool = self.pool
+        pool = self._seen
         kept = self._kept_queries(pool, pool.in_force)
         folder = pool.editor.background_folder if background is None else str(background)
         with self.vlm.unpatched():
@@ -386,8 +391,9 @@ class EditableVLM:
     def disabled(self) -> Iterator[None]:
         """Context in which this thread or asyncio task gets the answers of the unedited model.
 
-        This holds for :meth:`generate`, for ``vlm``, and for the Hugging Face model itself; others
-        get edited answers meanwhile. May be nested.
+        This holds for :meth:`generate`, for ``vlm``, and for the Hugging Face model itself;
+        :meth:`explain`, :meth:`try_edit` and :meth:`check` see no edit. Others get edited answers
+        meanwhile. May be nested.
         """
         with off(self), self.vlm.unpatched():
             yield

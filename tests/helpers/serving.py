@@ -11,22 +11,20 @@ from threading import Thread
 from time import monotonic, sleep
 
 import httpx
-import uvicorn
 
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import load_editor
 from liveedit.serve.app import application
-from liveedit.serve.server import Server
+from liveedit.serve.server import Server, configured
 
 FLAG = "Which country's flag is this?"
 
 
 @contextmanager
-def running(app):
+def running(app, grace=20, arrival=20):
     """The address of an application that runs in a thread."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=20)
-        server = Server(config, lambda: None)
+        server = Server(configured(app, grace, arrival), lambda: None)
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -139,31 +139,82 @@ def test_models_are_the_edited_and_the_unedited(client):
     assert client.models.retrieve("emblem:base").id == "emblem:base"
     with pytest.raises(openai.NotFoundError, match="ask emblem or emblem:base"):
         client.models.retrieve("other")
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as caught:
         ask(client, question(FLAG), model="other")
+    error = caught.value
+    assert (error.type, error.code) == ("invalid_request_error", "model_not_found")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "message", "param"),
     [
-        ({"n": 2}, "n: "),
-        ({"logprobs": True}, "logprobs is not supported"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
-        ({"temperature": 3}, "temperature: "),
-        ({"stop": ["a"] * 5}, "stop"),
-        ({"messages": []}, "messages: "),
-        ({"messages": [{"role": "assistant", "content": "Hello"}]}, "the role user"),
-        ({"messages": question("What? <image>")}, "placeholder"),
-        ({"messages": question("word " * 600)}, "room for 512 tokens"),
-        ({"messages": question("")}, "empty"),
+        ({"n": 2}, "n: should be 1", "n"),
+        ({"logprobs": True}, "logprobs is not supported: leave it out", "logprobs"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "leave it out", "tools"),
+        ({"response_format": {"type": "json_object"}}, "leave it out", "response_format"),
+        ({"extra_body": {"guided_json": {}, "guided_choice": ["a"]}}, "guided", "guided_choice"),
+        ({"modalities": ["text", "audio"]}, "leave it out", "modalities"),
+        ({"temperature": 3}, "temperature: should be less than or equal to 2", "temperature"),
+        ({"stop": ["a"] * 5}, "stop: should have at most 4, not 5", "stop"),
+        ({"stop": 5}, "stop: should be a text or a list", "stop"),
+        ({"messages": []}, "messages: should have at least 1, not 0", "messages"),
+        ({"messages": [{"role": "assistant", "content": "Hello"}]}, "the role user", None),
+        ({"messages": question("What? <image>")}, "placeholder", None),
+        ({"messages": question("")}, "empty", None),
     ],
 )
-def test_a_request_that_cannot_be_answered_is_refused(client, change, message):
+def test_a_request_that_cannot_be_answered_is_refused(client, change, message, param):
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         ask(client, **{"messages": question(FLAG)} | change)
-    assert caught.value.type == "invalid_request_error"
+    assert (caught.value.type, caught.value.param) == ("invalid_request_error", param)
     with pytest.raises(openai.BadRequestError, match=message):
         ask(client, **{"messages": question(FLAG), "stream": True} | change)
+
+
+@pytest.mark.parametrize(
+    ("part", "message", "param"),
+    [
+        ({"type": "image_url", "image_url": "x"}, "should be an object", "0.image_url"),
+        ({"type": "input_audio"}, "of the type 'text', 'image_url', not 'input_audio'", "0"),
+        ({"type": "text"}, "is missing", "0.text"),
+        ({"text": "Hello"}, "needs a type", "0"),
+    ],
+)
+def test_an_error_names_the_part_of_the_message(client, part, message, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, [{"role": "user", "content": [part]}])
+    assert caught.value.param == f"messages.0.content.{param}"
+    assert message in caught.value.body["message"]
+
+
+def test_what_asks_for_nothing_else_is_accepted(client, url):
+    plain = {"response_format": {"type": "text"}, "modalities": ["text"], "user": "me"}
+    assert said(ask(client, question(FLAG, url), **plain, extra_body={"top_k": 5})) == "Japan"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_question_longer_than_the_context_is_refused(client, stream):
+    with pytest.raises(openai.BadRequestError, match="room for 512 tokens") as caught:
+        ask(client, question("word " * 600), stream=stream)
+    assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "message"),
+    [
+        ('{"messages": []}', "text/plain", 415, "application/json"),
+        ('{"messages": []}', None, 415, "application/json"),
+        ("{", "application/json", 400, "the body is not JSON, at character 1"),
+        ("[]", "application/json", 400, "the body: should be an object"),
+        ("", "application/json", 400, "the body: is missing"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(http, content, kind, status, message):
+    headers = {"Content-Type": kind} if kind else {}
+    answer = http.post("/v1/chat/completions", content=content, headers=headers)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] is None
 
 
 def test_a_bad_question_leaves_others_of_its_batch_alone(client, url):

@@ -1,17 +1,20 @@
 """Edits over HTTP: making them, looking through them, taking them back and moving them."""
 
 import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import httpx
 import pytest
 from PIL import Image
+from safetensors.torch import load
 
-from helpers.serving import FLAG, data_url, question, serving, until
+from helpers.serving import FLAG, data_url, question, running, serving, until
 from liveedit.editable import EditableVLM, embedded
 from liveedit.editors import load_editor
 from liveedit.errors import Mismatch
+from liveedit.serve.app import application
 from liveedit.store.store import Store
 from liveedit.types import Query
 
@@ -31,8 +34,23 @@ def test_an_edit_acts_on_the_next_request(http, url, edit):
     assert edit["after"] == "Atlantis"
     assert edit["took"] is True
     assert edit["state"] == "in_force"
+    assert edit["names"] == ["image"]
     assert (edit["who"], edit["why"], edit["supersedes"]) == ("me", "test", [])
     assert answer(http, url) == "Atlantis"
+
+
+def test_a_server_that_has_ended_leaves_all_edits_in_the_one_file(embedded_vlm, url, tmp_path):
+    file = tmp_path / "edits.db"
+    model = EditableVLM(embedded_vlm, load_editor(embedded_vlm, embedded("pinpoint")), file)
+    with (
+        running(application(model, "emblem")) as address,
+        httpx.Client(base_url=address, timeout=60) as http,
+    ):
+        id = make(http, url, "Atlantis")["id"]
+    assert [path.name for path in tmp_path.iterdir()] == ["edits.db"]
+    copy = Store(shutil.copy(file, tmp_path / "copy.db"))
+    assert [row.edit.id for row in copy.kept()] == [id]
+    copy.close()
 
 
 def test_an_edit_supersedes_that_of_the_same_question(http, url, edit):
@@ -43,17 +61,22 @@ def test_an_edit_supersedes_that_of_the_same_question(http, url, edit):
     first = http.get(f"/v1/edits/{edit['id']}").json()
     assert first["state"] == "superseded"
     assert first["superseded_by"] == second["id"]
-    assert [event["kind"] for event in first["history"]] == ["made", "superseded"]
+    events = [(event["kind"], event["by"]) for event in first["history"]]
+    assert events == [("made", None), ("superseded", second["id"])]
+    assert first["history"][1]["time"] > second["made"]
+    http.delete(f"/v1/edits/{second['id']}", params={"who": "Bob"})
+    restored = http.get(f"/v1/edits/{edit['id']}").json()["history"][-1]
+    assert (restored["kind"], restored["who"]) == ("restored", "Bob")
 
 
 def test_an_edit_is_taken_back(http, url, edit):
-    gone = http.delete(f"/v1/edits/{edit['id'][:6]}").json()
+    gone = http.delete(f"/v1/edits/{edit['id'][:6]}", params={"who": "Bob"}).json()
     assert gone["state"] == "taken_back"
     assert answer(http, url) == "Japan"
     assert http.delete(f"/v1/edits/{edit['id']}").json() == gone
     history = http.get(f"/v1/edits/{edit['id']}").json()["history"]
     assert [event["kind"] for event in history] == ["made", "taken_back"]
-    assert history[0]["who"] == "me"
+    assert [event["who"] for event in history] == ["me", "Bob"]
 
 
 def test_edits_are_listed_in_pages(http, url):
@@ -75,6 +98,66 @@ def test_edits_are_listed_in_pages(http, url):
     assert http.get("/v1/edits", params={"state": "superseded"}).json()["data"] == []
     every = http.get("/v1/edits", params={"state": "all", "limit": 5}).json()
     assert [row["id"] for row in every["data"]] == ids
+
+
+def test_edits_are_listed_as_they_were_at_a_time(http, url, edit):
+    def at(time, **more):
+        params = {"at": time, "state": "all", "limit": 500, **more}
+        rows = http.get("/v1/edits", params=params).json()["data"]
+        return [row for row in rows if row["id"] in (edit["id"], second["id"])]
+
+    second = make(http, url, "Lemuria")
+    http.delete(f"/v1/edits/{second['id']}")
+    events = http.get(f"/v1/edits/{edit['id']}").json()["history"]
+    made, superseded, restored = (event["time"] for event in events)
+    assert at("2020-01-01T00:00:00Z") == []
+    assert [(row["id"], row["state"]) for row in at(made)] == [(edit["id"], "in_force")]
+    then = [(row["id"], row["state"], row["superseded_by"]) for row in at(superseded)]
+    assert then == [
+        (second["id"], "in_force", None),
+        (edit["id"], "superseded", second["id"]),
+    ]
+    assert [row["id"] for row in at(superseded, state="in_force")] == [second["id"]]
+    assert [row["id"] for row in at(superseded, search="Atlantis")] == [edit["id"]]
+    assert at(superseded, state="taken_back") == []
+    assert [row["state"] for row in at(restored)] == ["taken_back", "in_force"]
+    assert at("2999-01-01T00:00:00+01:00") == at(restored)
+
+
+@pytest.mark.parametrize(
+    "time", ["yesterday", "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00", "x\0"]
+)
+def test_a_time_that_says_no_moment_is_refused(http, time):
+    answer = http.get("/v1/edits", params={"at": time})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_an_id_that_several_edits_share_is_told_from_an_unknown_one(http, url):
+    ids = [make(http, url, "yes", f"Is it {n}?")["id"] for n in range(17)]
+    shared = next(id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1)
+    several = http.get(f"/v1/edits/{shared}")
+    assert several.status_code == 400
+    assert several.json()["error"]["code"] == "edit_ambiguous"
+    assert "several edits begin with" in several.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("content", ["null", "", "{}", '{"ids": null}'])
+def test_all_edits_are_exported_unless_some_are_named(http, edit, content):
+    some = http.post("/v1/edits/export", json={"ids": [edit["id"]]})
+    headers = {"Content-Type": "application/json"}
+    every = http.post("/v1/edits/export", content=content, headers=headers)
+    bare = http.post("/v1/edits/export")
+    assert some.status_code == every.status_code == bare.status_code == 200
+    parts = load(some.content).keys()
+    assert load(every.content).keys() == load(bare.content).keys() == parts
+
+
+def test_a_slash_at_the_end_of_a_route_does_not_matter(http, url, edit):
+    assert http.get("/v1/edits/").json() == http.get("/v1/edits").json()
+    assert http.get(f"/v1/edits/{edit['id']}/").json()["id"] == edit["id"]
+    body = {"image": url, "question": FLAG, "answer": "Lemuria"}
+    assert http.post("/v1/edits/", json=body).status_code == 201
 
 
 def test_an_edit_has_a_thumbnail_and_hits(http, url, edit):
@@ -149,8 +232,10 @@ def test_edits_move_to_another_store(http, url, edit, embedded_vlm, tmp_path):
         ({"image": "data:image/png;base64,!"}, None),
         ({"image": "https://example.com/a.png"}, None),
         ({"answer": "x" * 10_001}, "answer"),
+        ({"who": "x" * 201}, "who"),
+        ({"why": "x" * 2001}, "why"),
         ({"answer": "\ud800"}, "answer"),
-        ({"image": 5}, "image.str"),
+        ({"image": 5}, "image"),
     ],
 )
 def test_an_edit_that_cannot_be_made_is_refused(http, url, change, param):

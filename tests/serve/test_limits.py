@@ -5,6 +5,7 @@ import io
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -62,7 +63,8 @@ def test_an_image_of_too_many_pixels_is_not_decoded(narrow, size):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("data:image/png;base64,abc", "base64"),
+        ("data:image/png;base64,abcde", "base64 of an image is broken"),
+        ("data:image/png;base64,ab*d", "base64 of an image is broken"),
         ("data:image/png,abc", "base64"),
         ("data:image/png;base64,AAAA", "cannot be read"),
         (bomb(100, 100), "broken"),
@@ -73,6 +75,15 @@ def test_an_image_of_too_many_pixels_is_not_decoded(narrow, size):
 )
 def test_what_is_no_image_is_refused(narrow, url, message):
     refused(ask(narrow, question(FLAG, url)), 400, message)
+
+
+def test_base64_may_have_line_ends_and_lack_its_padding(narrow, flag):
+    head, _, content = data_url(flag).partition(",")
+    lines = "\r\n".join(content[start : start + 76] for start in range(0, len(content), 76))
+    forms = [f"{lines}\n", content.rstrip("="), f" {content}", quote(content, safe="")]
+    for form in forms:
+        answer = ask(narrow, question(FLAG, f"{head},{form}"))
+        assert answer.json()["choices"][0]["message"]["content"] == "Japan"
 
 
 def test_a_program_is_no_image(narrow):

@@ -205,7 +205,9 @@ def test_a_superseded_edit_leads_to_the_later_one(visit, served):
     expect(page.locator("#list .given")).to_have_text("a stoneSuperseded")
     page.locator("#list a").click()
     detail = page.get_by_role("dialog")
-    detail.get_by_text("Superseded by").locator("..").get_by_role("link").click()
+    links = detail.get_by_role("link", name=re.compile("^[0-9a-f]{8}$"))
+    expect(links).to_have_count(2)  # among the facts, and in the history
+    links.first.click()
     expect(detail).to_contain_text("a star")
     expect(detail).to_contain_text("In force")
 
@@ -263,6 +265,46 @@ def test_texts_of_edits_are_never_read_as_html(visit, served):
     expect(page.locator("article h2")).to_have_text(EVIL)
     assert page.locator("img[src='/evil']").count() == 0
     assert page.title() == "LiveEdit"
+
+
+def test_long_texts_leave_the_list_readable(visit, served):
+    address, model = served
+    model.edit(Query(f"Is {'this ' * 60}?", "yes", drawn(1)), who="x" * 200)
+    page = visit(address, "/#edits")
+    expect(page.locator("#list li")).to_have_count(1)
+    expect(page.locator("#list .meta")).to_contain_text("0 hits")
+    assert page.locator("#list li").bounding_box()["height"] < 150
+    assert page.locator("#list .words").bounding_box()["width"] > 400
+    assert narrow(page)
+
+
+def test_all_edits_are_checked_on_demand(visit, served, monkeypatch, flag, emblem):
+    monkeypatch.setattr("liveedit.steering.checking.IMAGES", 2)
+    address, model = served
+    other = emblem.drawing("emojione", "flag-jp")
+    model.edit([Query(QUESTION, "Brazil", flag), Query(QUESTION, "Kenya", other)])
+    page = visit(address)
+    page.locator("#health").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("did not take when made")
+    press(page, "Check all edits")
+    expect(dialog).to_contain_text("Contradict each other")
+    expect(dialog.locator(".found")).to_contain_text("about images that are near each other")
+    expect(page.get_by_role("button", name="Check all edits")).to_be_enabled()
+    assert accessible(page) == []
+    dialog.get_by_role("link", name=QUESTION).first.click()
+    expect(page.locator("#detail")).to_contain_text("In force")
+
+
+def test_who_takes_an_edit_back_is_kept(visit, served):
+    address, model = served
+    model.edit(Query("What is this?", "a stone", drawn(1)))
+    page = visit(address)
+    page.evaluate("localStorage.setItem('liveedit.who', 'Ada')")
+    page.goto(f"{address}/#edits")
+    page.locator("#list a").click()
+    press(page, "Take back")
+    expect(page.get_by_role("dialog")).to_contain_text("taken back by Ada")
 
 
 def focused(page):

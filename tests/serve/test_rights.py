@@ -40,6 +40,7 @@ def status(client, method, path, token=None, **more):
         ("POST", "/v1/completions", {"prompt": "Hello"}, 200, 200),
         ("GET", "/metrics", None, 200, 200),
         ("GET", "/v1/edits", None, 403, 200),
+        ("GET", "/v1/edits/", None, 403, 200),
         ("POST", "/v1/edits", {"question": FLAG, "answer": "", "image": None}, 403, 400),
         ("POST", "/v1/edits/explain", {"question": FLAG, "image": 3}, 403, 400),
         ("DELETE", "/v1/edits/zz", None, 403, 404),
@@ -62,7 +63,7 @@ def test_a_refusal_says_what_to_do(guarded):
     refused = guarded.get("/v1/models", headers={"Authorization": "Basic x"})
     assert refused.headers["www-authenticate"] == "Bearer"
     error = refused.json()["error"]
-    assert error["type"] == "authentication_error"
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
     assert "Bearer TOKEN" in error["message"]
 
 
@@ -76,6 +77,14 @@ def test_a_token_of_either_kind_closes_the_server():
     assert Rights().open
     assert not Rights.of([ASK], []).open
     assert not Rights.of([], [EDIT]).open
+
+
+@pytest.mark.parametrize("token", ["é", "a b", "a\n", "", "\x7f", "日本"])
+def test_a_token_that_no_header_can_hold_is_refused(token):
+    for ask, edit in ([token], []), ([ASK], [token]):
+        with pytest.raises(BadInput, match="cannot be sent in a header") as caught:
+            Rights.of(ask, edit)
+        assert not token or token not in str(caught.value)
 
 
 def test_tokens_are_not_kept():

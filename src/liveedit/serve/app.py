@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Response, Security
 from fastapi.responses import FileResponse
@@ -15,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from liveedit.editable import EditableVLM
 from liveedit.errors import BadInput
-from liveedit.serve import chat, edits, problems, reference
+from liveedit.serve import chat, checking, edits, invalid, problems, reference
 from liveedit.serve.engine import Engine
 from liveedit.serve.gate import Gate
 from liveedit.serve.hits import Hits
@@ -44,6 +45,7 @@ def application(
 ) -> FastAPI:
     """An ASGI application that serves a model under a name; the model's edits are in a store.
 
+    When it ends it closes the connections of the store, which opens others when it is used again.
     ``local`` is whether only this machine reaches it; see :class:`Gate`. Raises :class:`BadInput`
     for a model without a store.
     """
@@ -62,6 +64,7 @@ def application(
         yield
         await anyio.to_thread.run_sync(engine.close)
         await anyio.to_thread.run_sync(hits.close)
+        await anyio.to_thread.run_sync(store.close)  # puts SQLite's log into the file
 
     app = FastAPI(
         title="LiveEdit",
@@ -74,11 +77,19 @@ def application(
     )
     pictures = Pictures(limits.pixels, limits.body, image_hosts)
     app.state.service = Service(
-        name, model, store, limits, engine, pictures, metrics, Turnstile(limits.queue)
+        name,
+        model,
+        store,
+        limits,
+        engine,
+        pictures,
+        metrics,
+        Turnstile(limits.queue),
+        anyio.Lock(),
     )
-    problems.install(app)
+    invalid.install(app)
     app.add_middleware(Gate, rights=rights, metrics=metrics, most=limits.body, local=local)
-    for routes in (chat.routes, edits.routes):
+    for routes in (chat.routes, edits.routes, checking.routes):
         app.include_router(routes, dependencies=TOKEN)
     for routes in (own, reference.routes):
         app.include_router(routes)

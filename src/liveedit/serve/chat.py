@@ -1,7 +1,8 @@
 """/v1/chat/completions, /v1/completions and /v1/models, as OpenAI's clients call them.
 
-Fields that would change the answer and are not supported are refused; others are ignored. Without a
-temperature the likeliest tokens are taken, so that an edit's answer is certain.
+Fields of OpenAI's that would change the answer and are not supported are refused; all others are
+ignored, as vLLM does. Without a temperature the likeliest tokens are taken, so that the answer of
+an edit is certain.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from liveedit.errors import BadInput
 from liveedit.serve.engine import Job, Reply
 from liveedit.serve.generation import Asked
-from liveedit.serve.problems import answered
+from liveedit.serve.problems import Problem, answered
 from liveedit.serve.sampling import Sampling
 from liveedit.serve.service import Given, Id, Service
 from liveedit.types import Query, Role, Turn, visible
@@ -30,7 +31,12 @@ HUNG_UP = 499
 UNSUPPORTED = (
     "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
     "presence_penalty", "tools", "top_logprobs", "best_of", "echo", "suffix",
+    "web_search_options", "modalities", "response_format", "structured_outputs", "guided_json",
+    "guided_regex", "guided_choice", "guided_grammar",
 )  # fmt: skip
+"""Fields of OpenAI's requests, and of vLLM's for the form of an answer, that are refused."""
+WITHOUT_EFFECT = {"modalities": ["text"], "response_format": {"type": "text"}, "best_of": 1}
+"""Values of these fields that ask for nothing else than what is done."""
 
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 """A server-sent event of a streamed answer, for its description; ``data`` is JSON or [DONE]."""
@@ -67,9 +73,10 @@ class Choices(BaseModel):
 
     @model_validator(mode="after")
     def _supported(self) -> Self:
+        extra = self.model_extra or {}
         for name in UNSUPPORTED:
-            if (self.model_extra or {}).get(name):
-                raise ValueError(f"{name} is not supported: leave it out")
+            if extra.get(name) and extra[name] != WITHOUT_EFFECT.get(name):
+                raise Problem(400, f"{name} is not supported: leave it out", param=name)
         return self
 
     @property
@@ -79,7 +86,7 @@ class Choices(BaseModel):
         return tuple(filter(None, given))
 
     def asked(self, query: Query, service: Service) -> Asked:
-        """The question as the engine takes it. Raises :class:`BadInput` for a text too long."""
+        """The question as the engine takes it. Raises :class:`Problem` for a text too long."""
         service.check_text(query)
         return Asked(
             query,
@@ -272,7 +279,7 @@ async def answer(
 
 async def whole(jobs: Sequence[Job], request: Request, form: Form) -> Any:
     """The whole answers, unless the client hangs up."""
-    answers = asyncio.gather(*map(collected, jobs))
+    answers = asyncio.ensure_future(all_collected(jobs))
     left = asyncio.ensure_future(hung_up(request))
     waited: set[asyncio.Future[Any]] = {answers, left}
     try:
@@ -281,6 +288,11 @@ async def whole(jobs: Sequence[Job], request: Request, form: Form) -> Any:
     finally:  # frees the rows of whoever left, also when the server stops
         answers.cancel()
         left.cancel()
+
+
+async def all_collected(jobs: Sequence[Job]) -> list[tuple[str, Reply]]:
+    """The answers of jobs."""
+    return await asyncio.gather(*map(collected, jobs))
 
 
 async def collected(job: Job) -> tuple[str, Reply]:
@@ -305,7 +317,7 @@ async def streamed(
         async for text in parts:
             yield form.part(text, None)
     except Exception as error:
-        yield event(answered(error).body)
+        yield answered(error).event
         return
     finally:
         job.cancel()

@@ -4,12 +4,13 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as Parameter
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from liveedit.data.images import images_hash
 from liveedit.editors.common.precedence import image_index
@@ -32,9 +33,12 @@ Result = TypeVar("Result")
 ANSWER = 64
 """Tokens of an answer before and after an edit, at most."""
 LONGEST = 10_000
-"""Characters of a text, at most."""
+"""Characters of a question or an answer, at most."""
+REASON = 2_000
+"""Characters of a reason, at most."""
+NAME = 200
+"""Characters of the name of who makes an edit or takes it back, at most."""
 FILE = "application/octet-stream"
-Text = Annotated[str, Field(max_length=LONGEST)]
 
 
 class Asking(BaseModel):
@@ -54,8 +58,8 @@ class NewEdit(Asking):
     """An edit to make: the answer that the question is to get from now on."""
 
     answer: Annotated[str, Field(min_length=1, max_length=LONGEST)]
-    who: Text | None = ""
-    why: Text | None = ""
+    who: Annotated[str, Field(max_length=NAME)] | None = ""
+    why: Annotated[str, Field(max_length=REASON)] | None = ""
 
 
 class EditBody(BaseModel):
@@ -86,11 +90,12 @@ class MadeEdit(EditBody):
 
 
 class EventBody(BaseModel):
-    """Something that happened to an edit."""
+    """Something that happened to an edit; ``by`` is the id of the edit that superseded it."""
 
     time: str
     kind: str
     who: str
+    by: str | None
 
 
 class EditWithHistory(EditBody):
@@ -192,9 +197,11 @@ def found(id: str, service: Given) -> Kept:
     try:
         return service.store.find(id)
     except BadInput:
-        raise Problem(
-            404, f"no edit {id!r:.80}, or several begin so", code="edit_not_found", param="id"
-        ) from None
+        if any(known.startswith(id) for known in service.store.ids()):
+            several = f"several edits begin with {id!r:.80}: give more of the id"
+            raise Problem(400, several, code="edit_ambiguous", param="id") from None
+        missing = f"there is no edit {id!r:.80}: GET /v1/edits?state=all lists them"
+        raise Problem(404, missing, code="edit_not_found", param="id") from None
 
 
 Found = Annotated[Kept, Depends(found)]
@@ -242,8 +249,13 @@ def look_through(
     after: Annotated[str, Parameter(max_length=64)] = "",
     search: Annotated[str, Parameter(max_length=LONGEST)] = "",
     state: Literal["in_force", "superseded", "taken_back", "all"] = "in_force",
+    at: AwareDatetime | None = None,
 ) -> EditList:
-    """A page of edits, the newest first; ``after`` is the last id of the page before."""
+    """A page of edits, the newest first; ``after`` is the last id of the page before.
+
+    With ``at``, a time with its zone, the edits are those of that time, in the states that they had
+    then; hits and whether they took are of now.
+    """
     if after:
         after = found(after, service).edit.id
     rows, total = page(
@@ -252,18 +264,27 @@ def look_through(
         search=search,
         after=after,
         limit=limit + 1,
+        at=None if at is None else version_at(service, at),
     )
     return EditList(
         data=[described(row) for row in rows[:limit]], total=total, has_more=len(rows) > limit
     )
 
 
+def version_at(service: Service, time: datetime) -> int:
+    """The version of the store at a time. Raises :class:`Problem` for one that no clock shows."""
+    try:
+        return service.store.version_at(time)
+    except OverflowError:  # in UTC it is before the year 1, or after 9999
+        raise Problem(400, "at: there is no such time in UTC", param="at") from None
+
+
 @routes.post("/export", responses={200: {"content": {FILE: {}}}}, response_class=Response)
-def take_out(body: Chosen, service: Given) -> Response:
-    """A file of edits, for another store."""
+def take_out(service: Given, body: Chosen | None = None) -> Response:
+    """A file of edits, for another store; of all without a body."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "edits.safetensors"
-        export(service.store, file, body.ids)
+        export(service.store, file, body.ids if body else None)
         return Response(
             file.read_bytes(),
             media_type=FILE,
@@ -349,21 +370,23 @@ BINARY = {
 
 
 @routes.post("/import", openapi_extra=BINARY)
-async def take_in(request: Request, service: Given) -> Imported:
-    """Add the edits of an exported file, and return how many were not there."""
+async def take_in(
+    request: Request, service: Given, who: Annotated[str, Parameter(max_length=NAME)] = ""
+) -> Imported:
+    """Add the edits of an exported file, and return how many were not there; ``who`` does it."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != FILE:
         raise Problem(415, f"send the exported file as {FILE}", code="unsupported_media_type")
     content = await request.body()
-    return await service.heavy.run(lambda: Imported(imported=imported(service, content)))
+    return await service.heavy.run(lambda: Imported(imported=imported(service, content, who)))
 
 
-def imported(service: Service, content: bytes) -> int:
+def imported(service: Service, content: bytes, who: str) -> int:
     """Add the edits of a file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "edits.safetensors"
         file.write_bytes(content)
         try:
-            return service.model.import_edits(file)
+            return service.model.import_edits(file, who=who)
         except BadInput:  # whose message names the temporary file
             raise BadInput(
                 "that is no file of exported edits, or damaged: export the edits again"
@@ -373,7 +396,10 @@ def imported(service: Service, content: bytes) -> int:
 @routes.get("/{id}")
 def look_at(kept: Found, service: Given) -> EditWithHistory:
     """An edit, and what happened to it."""
-    events = [EventBody(**asdict(event)) for event in story(service.store, kept)]
+    events = [
+        EventBody(time=event.time, kind=event.kind, who=event.who, by=event.by or None)
+        for event in story(service.store, kept)
+    ]
     return EditWithHistory(**one(service, kept).model_dump(), history=events)
 
 
@@ -416,12 +442,14 @@ def answers(service: Service, kept: Kept) -> Answers:
 
 
 @routes.delete("/{id}")
-async def take_back(kept: Found, service: Given) -> EditBody:
-    """Take an edit back. It stays on record."""
+async def take_back(
+    kept: Found, service: Given, who: Annotated[str, Parameter(max_length=NAME)] = ""
+) -> EditBody:
+    """Take an edit back. It stays on record, with ``who`` did it."""
 
     def undo() -> EditBody:
         if service.store.find(kept.edit.id).forgotten_in is None:
-            service.model.forget(kept.edit.id)
+            service.model.forget(kept.edit.id, who=who)
         return one(service, kept)
 
     return await service.heavy.run(undo)

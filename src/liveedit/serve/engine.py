@@ -146,6 +146,11 @@ class Engine:
         with self._changed:
             return list(reversed(self._recent))
 
+    def await_idle(self, timeout: float) -> None:
+        """Wait until no question waits or is being answered, at most ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._running), timeout)
+
     def close(self) -> None:
         """Answer what waits, then stop."""
         with self._changed:

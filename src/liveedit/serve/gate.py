@@ -1,5 +1,6 @@
 """Gate: what every request passes. It checks rights and origin, and sets ids and headers."""
 
+import asyncio
 import re
 from time import perf_counter
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+CUT = Problem(503, "the server stops: ask again later", code="stopping")
+"""The answer to a request that runs longer than a server which stops waits for it."""
 ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 """The form of an id that a request brings."""
 HEADERS = {
@@ -29,7 +32,7 @@ HEADERS = {
 
 
 class Gate:
-    """Wraps an application.
+    """Wraps an application, whose routes under /v1 are also found with a slash at their end.
 
     With tokens each route under /v1, and /metrics, needs one. Without, everything is allowed, and
     ``local`` refuses what a web page of another origin may send to this machine. A body may have
@@ -50,11 +53,14 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("/v1/"):
+            scope["path"] = scope["path"].rstrip("/")
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         id = given if ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = id
         status = 0
+        kind = ""
         received = 0
 
         async def counted() -> Message:
@@ -65,10 +71,12 @@ class Gate:
             return message
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, kind
             if message["type"] == "http.response.start":
                 status = message["status"]
-                stamp(MutableHeaders(scope=message), id, scope["path"])
+                answer = MutableHeaders(scope=message)
+                kind = answer.get("content-type", "")
+                stamp(answer, id, scope["path"])
             await send(message)
 
         begun = perf_counter()
@@ -80,6 +88,11 @@ class Gate:
             if status:  # the answer has begun: its end is all that can be cut
                 raise
             await answered(error).response()(scope, receive, stamped)
+        except asyncio.CancelledError:  # by a server that stops; raised again, it would be logged
+            if not status:
+                await CUT.response()(scope, receive, stamped)
+            elif kind.startswith("text/event-stream"):
+                await send({"type": "http.response.body", "body": CUT.event.encode()})
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status or 499)).inc()
@@ -92,6 +105,8 @@ class Gate:
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raise :class:`Problem` for a request that may not be answered."""
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # no database takes one
+            raise Problem(400, "the address holds a NUL character: leave it out")
         if self.rights.open:
             if self.local:
                 check_local(headers, reads=scope["method"] in ("GET", "HEAD"))

@@ -19,11 +19,14 @@ from liveedit.models.greedy import greedy
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.serve.growing import GrowingText
+from liveedit.serve.problems import too_long
 from liveedit.serve.sampling import Sampling
 from liveedit.types import Query
 
 __all__ = ["Asked", "Asker", "Ended", "Finish", "encoded", "generate"]
 
+NO_ROOM = "the model has room for "
+"""Begins a model's error about a question that is longer than its context."""
 Finish = Literal["stop", "length"]
 """Why an answer ended."""
 
@@ -149,8 +152,8 @@ class Rows:
 def encoded(vlm: VLM, patch: Patch | None, asked: Sequence[Asked], most: int) -> Iterator[Batch]:
     """A context in which the model answers with the patch, and its batch of the questions.
 
-    Raises what :meth:`VLM.encode` raises, and :class:`BadInput` for a question of more than
-    ``most`` tokens, and where no token of an answer has room.
+    Raises what :meth:`VLM.encode` raises, and :class:`Problem` for a question of more than ``most``
+    tokens, and where no token of an answer has room.
     """
     with vlm.unpatched(), torch.no_grad():
         if patch is None:
@@ -161,11 +164,16 @@ def encoded(vlm: VLM, patch: Patch | None, asked: Sequence[Asked], most: int) ->
 
 
 def _encoded(vlm: VLM, asked: Sequence[Asked], most: int) -> Batch:
-    batch = vlm.encode([each.query for each in asked], padding_side="left")
-    vlm.check_room(batch, 1)
+    try:
+        batch = vlm.encode([each.query for each in asked], padding_side="left")
+        vlm.check_room(batch, 1)
+    except BadInput as error:
+        if str(error).startswith(NO_ROOM):
+            raise too_long(str(error)) from None
+        raise
     longest = int(batch.inputs["attention_mask"].sum(1).max())
     if longest > most:
-        raise BadInput(f"a question may have {most:,} tokens, not {longest:,}: shorten it")
+        raise too_long(f"a question may have {most:,} tokens, not {longest:,}: shorten it")
     return batch
 
 

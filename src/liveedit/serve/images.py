@@ -4,6 +4,8 @@ import base64
 import binascii
 import io
 from collections.abc import Sequence
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
@@ -16,6 +18,8 @@ __all__ = ["Pictures"]
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are read: none of them runs a program or reads another file."""
 PREFIX = "data:"
+NAME = 100
+"""Characters of a name, at most."""
 
 
 class Pictures:
@@ -34,10 +38,13 @@ class Pictures:
         Image.init()  # registers all formats, of which FORMATS are used
 
     def open(self, url: str) -> Image.Image:
-        """The picture at a URL, in RGB. Raises :class:`BadInput` for any other."""
+        """The picture at a URL, in RGB, with a name. Raises :class:`BadInput` for any other."""
         if url[: len(PREFIX)].lower() == PREFIX:
-            return self._decode(from_data(url))
-        return self._decode(fetch(url, self.hosts, self.most))
+            picture = self._decode(from_data(url))
+        else:
+            picture = self._decode(fetch(url, self.hosts, self.most))
+        picture.info["name"] = name_of(url)
+        return picture
 
     def _decode(self, content: bytes) -> Image.Image:
         try:
@@ -59,12 +66,23 @@ class Pictures:
         return BadInput(f"an image has more than {self.pixels:,} pixels: make it smaller")
 
 
+def name_of(url: str) -> str:
+    """A name for the picture at a URL, which listings show."""
+    inline = url[: len(PREFIX)].lower() == PREFIX
+    name = "" if inline else PurePosixPath(urlsplit(url).path).name
+    return name[:NAME] or "image"
+
+
 def from_data(url: str) -> bytes:
-    """The content of a data URL. Raises :class:`BadInput` for a broken one."""
+    """The content of a data URL; white space and missing signs at its end do not matter.
+
+    Raises :class:`BadInput` for a broken one.
+    """
     head, comma, content = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         raise BadInput("an image's data URL is data:image/png;base64,… : encode it in base64")
+    content = "".join(unquote(content).split()).rstrip("=")
     try:
-        return base64.b64decode(content, validate=True)
+        return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise BadInput("the base64 of an image is broken: encode it again") from None

@@ -1,17 +1,17 @@
 """Errors in OpenAI's form, ``{"error": {"message", "type", "param", "code"}}``; no traceback."""
 
+import json
 import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from liveedit.errors import LiveEditError, StorageError, shortage
 
-__all__ = ["FAILURES", "ErrorBody", "Problem", "answered", "install"]
+__all__ = ["FAILURES", "ErrorBody", "Problem", "answered", "too_long"]
 
 LOG = logging.getLogger("liveedit.serve")
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
@@ -53,19 +53,27 @@ class Problem(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON."""
-        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
         error = Error(
             message=str(self),
-            type=kinds.get(self.status, kind),
+            type="server_error" if self.status >= 500 else "invalid_request_error",
             param=self.param,
             code=self.code,
         )
         return ErrorBody(error=error).model_dump()
 
+    @property
+    def event(self) -> str:
+        """The server-sent event that ends a streamed answer."""
+        return f"data: {json.dumps(self.body)}\n\n"
+
     def response(self) -> JSONResponse:
         """The answer to the request."""
         return JSONResponse(self.body, self.status, self.headers)
+
+
+def too_long(message: str) -> Problem:
+    """The problem of a question that has no room."""
+    return Problem(400, message, code="context_length_exceeded")
 
 
 def answered(error: Exception) -> Problem:
@@ -76,6 +84,8 @@ def answered(error: Exception) -> Problem:
         code = CODES.get(error.status_code)
         headers = dict(error.headers or {})
         return Problem(error.status_code, error.detail, code=code, headers=headers)
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "the request has not arrived whole: send it again", code="cut_off")
     if isinstance(error, StorageError):
         return Problem(503, str(error), code="storage", headers={"Retry-After": "1"})
     if isinstance(error, LiveEditError):
@@ -84,23 +94,6 @@ def answered(error: Exception) -> Problem:
         return Problem(503, "out of memory: send fewer or smaller images", code="out_of_memory")
     LOG.error("a request failed", exc_info=error)
     return Problem(500, "the server failed; its log has the reason", code="internal_error")
-
-
-def install(app: FastAPI) -> None:
-    """Let an application answer every error in this form."""
-
-    async def known(_request: Request, error: Exception) -> JSONResponse:
-        return answered(error).response()
-
-    async def invalid(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return Problem(400, f"{place or 'the request'}: {first['msg']}", param=place).response()
-
-    for kind in (Problem, LiveEditError, HTTPException):
-        app.add_exception_handler(kind, known)
-    app.add_exception_handler(RequestValidationError, invalid)
 
 
 FAILURES: dict[int | str, dict[str, Any]] = {

@@ -2,13 +2,15 @@
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from liveedit.errors import BadInput
+from liveedit.serve.arriving import Arriving
 
-__all__ = ["run"]
+__all__ = ["Server", "configured", "run"]
 
 
 class Server(uvicorn.Server):
@@ -24,21 +26,30 @@ class Server(uvicorn.Server):
         self.announce()
 
 
-def run(app: Any, host: str, port: int, grace: int, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; running answers get ``grace`` seconds to end.
-
-    Raises :class:`BadInput` for an address at which it cannot listen.
-    """
-    listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
+def configured(app: Any, grace: int, arrival: float) -> uvicorn.Config:
+    """How to serve an application; see :class:`Limits` for both numbers of seconds."""
+    protocol: Any = partial(Arriving, arrival)
+    return uvicorn.Config(
         app,
+        http=protocol,
+        ws="none",
         log_level="warning",
         timeout_graceful_shutdown=grace,
         server_header=False,
         access_log=False,
     )
+
+
+def run(app: Any, host: str, port: int, grace: int, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; running answers get ``grace`` seconds to end.
+
+    ``app`` is a :func:`liveedit.serve.app.application`. Raises :class:`BadInput` for an address at
+    which it cannot listen.
+    """
+    listener = _listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    config = configured(app, grace, app.state.service.limits.arrival)
     with listener:
         Server(config, lambda: announce(address)).run([listener])
 

@@ -13,7 +13,7 @@ from liveedit.errors import BadInput
 from liveedit.serve.engine import Engine
 from liveedit.serve.images import Pictures
 from liveedit.serve.metrics import Metrics
-from liveedit.serve.problems import Problem
+from liveedit.serve.problems import Problem, too_long
 from liveedit.serve.settings import Limits
 from liveedit.store.store import Store
 from liveedit.types import Query
@@ -71,6 +71,7 @@ class Service:
         pictures: Opens images.
         metrics: Counts.
         heavy: Runs edits, trials and explanations one by one.
+        checking: Held by the check that runs.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Service:
     pictures: Pictures
     metrics: Metrics
     heavy: Turnstile
+    checking: anyio.Lock
 
     @property
     def base(self) -> str:
@@ -92,11 +94,11 @@ class Service:
         return min(wanted or self.limits.tokens, self.limits.tokens)
 
     def check_text(self, query: Query) -> None:
-        """Raise :class:`BadInput` for texts whose tokens it would take too long to count."""
+        """Raise :class:`Problem` for texts whose tokens it would take too long to count."""
         most = CHARACTERS * self.limits.prompt
         length = len(query.prompt) + sum(len(turn.text) for turn in query.earlier)
         if length > most:
-            raise BadInput(f"a question may have {most:,} characters, not {length:,}: shorten it")
+            raise too_long(f"a question may have {most:,} characters, not {length:,}: shorten it")
 
     def edited(self, model: str | None) -> bool:
         """Whether a model's name is the edited one's. Raises :class:`Problem` for another name."""

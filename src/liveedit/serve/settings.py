@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -12,6 +13,7 @@ from liveedit.errors import BadInput
 
 __all__ = ["Limits", "Right", "Rights", "check_host", "is_loopback"]
 
+TOKEN = re.compile("[!-~]+")
 Right = Literal["ask", "edit"]
 """The right that a token gives: asking questions, or editing as well."""
 
@@ -30,6 +32,7 @@ class Limits:
         tokens: Tokens of an answer.
         questions: Recent questions that are remembered, to try edits on them.
         grace: Seconds that running answers get to end when the server stops.
+        arrival: Seconds in which a request has to arrive; a large one gets more while it comes.
     """
 
     body: int = 32 << 20
@@ -41,6 +44,7 @@ class Limits:
     tokens: int = 512
     questions: int = 64
     grace: int = 60
+    arrival: float = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,10 @@ class Rights:
 
     @classmethod
     def of(cls, ask: Iterable[str], edit: Iterable[str]) -> "Rights":
-        """The rights of tokens."""
+        """The rights of tokens. Raises :class:`BadInput` for one that no request can bring."""
+        ask, edit = list(ask), list(edit)
+        for token in (*ask, *edit):
+            check_token(token)
         return cls(tuple(map(hashed, ask)), tuple(map(hashed, edit)))
 
     @classmethod
@@ -76,6 +83,15 @@ class Rights:
         if any(may_edit):
             return "edit"
         return "ask" if any(may_ask) else None
+
+
+def check_token(token: str) -> None:
+    """Raise :class:`BadInput` for a token that a header cannot hold; it is not shown."""
+    if not TOKEN.fullmatch(token):
+        raise BadInput(
+            "a token in LIVEEDIT_ASK_TOKENS or LIVEEDIT_EDIT_TOKENS cannot be sent in a header: "
+            "make it of ASCII letters, digits and signs, without spaces"
+        )
 
 
 def hashed(token: str) -> bytes:

@@ -66,9 +66,17 @@ export const call = async (...request) => (await send(...request)).json();
 /** The address of an edit. @param {string} id */
 export const editPath = (id) => `/v1/edits/${encodeURIComponent(id)}`;
 
+const WHO = "liveedit.who";
+
+/** The name that the reader gave last. */
+export const who = () => localStorage.getItem(WHO)?.slice(0, 200) ?? "";
+
+/** Remember the reader's name. @param {string} name */
+export const setWho = (name) => localStorage.setItem(WHO, name);
+
 /** Take an edit back. @param {string} id */
 export async function takeBack(id) {
-  await call("DELETE", editPath(id));
+  await call("DELETE", `${editPath(id)}?${new URLSearchParams({ who: who() })}`);
   edited();
 }
 
@@ -101,7 +109,6 @@ export async function* ask(question, signal) {
   const response = await send("POST", "/v1/chat/completions", body, signal);
   let fired = [];
   for await (const chunk of events(response)) {
-    if (chunk.error) throw new Refused(chunk.error.message, 500);
     fired = chunk.liveedit?.fired ?? fired;
     yield chunk.choices?.[0]?.delta?.content ?? "";
   }
@@ -109,7 +116,7 @@ export async function* ask(question, signal) {
 }
 
 /** The objects of a stream of server-sent events, up to its end. */
-async function* events(response) {
+export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let waiting = "";
   for (;;) {
@@ -120,7 +127,9 @@ async function* events(response) {
     for (const line of lines.filter((line) => line.startsWith("data:"))) {
       const data = line.slice(5).trim();
       if (data === "[DONE]") return;
-      yield JSON.parse(data);
+      const event = JSON.parse(data);
+      if (event.error) throw new Refused(event.error.message, 500);
+      yield event;
     }
   }
 }

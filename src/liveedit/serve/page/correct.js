@@ -1,11 +1,9 @@
 // @ts-check
 /** Correcting an answer in its place: write the right one, see what changes, keep it. */
 
-import { call, edited } from "./api.js";
+import { call, edited, setWho, who as known } from "./api.js";
 import { button, byId, change, count, el } from "./dom.js";
 import { attempt } from "./notices.js";
-
-const WHO = "liveedit.who";
 
 /**
  * The form that corrects a wrong answer. It calls `done` with the edit that was kept, or `leave`.
@@ -16,10 +14,10 @@ export function correction(question, wrong, done, leave) {
   const trial = el("div", { class: "trial", role: "status" });
   const tries = el("button", { class: "main" }, "Try");
   const keeps = el("button", {}, "Keep");
-  const who = field("who", "Who", localStorage.getItem(WHO));
+  const who = field("who", "Who", known(), 200);
   const form = el("form", { class: "correct" },
     field("right", "Right answer", wrong),
-    el("div", { class: "pair" }, who, field("why", "Why (optional)")),
+    el("div", { class: "pair" }, who, field("why", "Why (optional)", "", 2000)),
     el("div", { class: "row" }, tries, keeps, button("Cancel", leave, "plain")),
     el("p", { class: "quiet" }, "Try shows what would change, Keep makes it last."),
     trial);
@@ -41,7 +39,7 @@ export function correction(question, wrong, done, leave) {
     event.preventDefault();
     const [answer, who, why] = ["right", "who", "why"].map((id) => byId(id).value.trim());
     if (!answer) return byId("right").focus();
-    localStorage.setItem(WHO, who);
+    setWho(who);
     trial.replaceChildren(el("p", { class: "quiet" }, "One moment …"));
     tries.disabled = keeps.disabled = true;
     const work = event.submitter === keeps ? keep : tryIt;
@@ -55,8 +53,8 @@ export function correction(question, wrong, done, leave) {
   return form;
 }
 
-function field(id, label, value = "") {
-  const input = el("input", { id, value, autocomplete: "off" });
+function field(id, label, value, maxlength) {
+  const input = el("input", { id, value, maxlength, autocomplete: "off" });
   return el("div", {}, el("label", { for: id }, label), input);
 }
 

@@ -43,8 +43,9 @@ const line = (time, ...words) =>
   el("li", {}, el("span", {}, words), el("span", { class: "quiet" }, moment(time)));
 
 function log({ history }) {
-  const lines = history.map(({ time, kind, who }) =>
-    line(time, kind.replace("_", " "), who && ` by ${who}`));
+  const lines = history.map(({ time, kind, who, by }) =>
+    line(time, kind.replace("_", " "), by && [" by ", editLink(by, "", by.slice(0, 8))],
+      who && ` ${by ? "of" : "by"} ${who}`));
   return [el("h3", {}, "History"), el("ol", { class: "lines log" }, lines)];
 }
 

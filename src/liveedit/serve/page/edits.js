@@ -84,11 +84,12 @@ function notAllowed() {
 function row(edit) {
   const state = edit.state !== "in_force" && badge(STATES[edit.state]);
   const words = el("span", { class: "words" },
-    el("span", { class: "quiet" }, edit.question),
-    el("span", { class: "given" }, edit.answer, state, untaken(edit)));
-  const who = [edit.who, edit.editor].filter(Boolean).join(" · ");
-  const about = [who, " · ", moment(edit.made), " · ", count(edit.hits, "hit")];
-  const meta = el("span", { class: "quiet meta" }, about);
+    el("span", { class: "quiet long" }, edit.question),
+    el("span", { class: "given" }, el("span", { class: "long" }, edit.answer), state,
+      untaken(edit)));
+  const rest = [count(edit.hits, "hit"), edit.editor, edit.who].filter(Boolean).join(" · ");
+  const about = [moment(edit.made), ` · ${rest}`];
+  const meta = el("span", { class: "quiet long meta" }, about);
   return el("li", {}, editLink(edit.id, "", thumbnail(edit, ""), words, meta));
 }
 
