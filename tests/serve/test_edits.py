@@ -133,8 +133,10 @@ def test_a_time_that_says_no_moment_is_refused(http, time):
     assert answer.json()["error"]["message"]
 
 
-def test_an_id_that_several_edits_share_is_told_from_an_unknown_one(http, url):
-    ids = [make(http, url, "yes", f"Is it {n}?")["id"] for n in range(17)]
+def test_an_id_that_several_edits_share_is_told_from_an_unknown_one(http, model):
+    images = [Image.new("RGB", (48, 48), (n * 15, 0, 255 - n * 15)) for n in range(17)]
+    made = model.edit([Query(f"Is it {n}?", "yes", image) for n, image in enumerate(images)])
+    ids = [edit.id for edit in made]
     shared = next(id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1)
     several = http.get(f"/v1/edits/{shared}")
     assert several.status_code == 400
