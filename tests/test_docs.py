@@ -248,6 +248,15 @@ def check_lmms_eval(model, options):
     assert all(f"        {argument.partition('=')[0]}: " in source for argument in given)
 
 
+def check_vllm(settings):
+    """Check the environment of a command of vLLM: its plug-ins and the names of the variables."""
+    points = tomllib.loads(content(ROOT / "pyproject.toml"))["project"]["entry-points"]
+    known = [*points["vllm.general_plugins"], *points["vllm.endpoint_plugins"]]
+    assert set(settings.pop("VLLM_PLUGINS").split(",")) <= set(known)
+    variables = content(ROOT / "src" / "liveedit" / "integrations" / "vllm" / "variables.py")
+    assert all(f'"{name}"' in variables for name in settings)
+
+
 def check(words):
     """Check a command that is not `liveedit`: its target, script, extras or options exist."""
     match words:
@@ -263,6 +272,8 @@ def check(words):
             parse(rest[rest.index("liveedit") + 1 :])
         case ["lmms-eval", "--model", model, *options]:
             check_lmms_eval(model, options)
+        case [*settings, "vllm", "serve", _] | [*settings, "vllm", "serve", _, "--host", _]:
+            check_vllm(dict(setting.split("=", 1) for setting in settings))
         case ["git", "clone", *_] | ["cd", _]:
             pass
         case _:
