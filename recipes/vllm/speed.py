@@ -82,8 +82,9 @@ def add_unrelated(store: Store, maker: Maker, layout: object, count: int) -> Non
 
 def answer_rounds() -> None:
     """In a process of its own: load an engine, then answer the requests for each line read."""
-    import liveedit.models.families.efficientnet_lite  # noqa: F401  # registers the config
     from vllm import LLM, ModelRegistry, SamplingParams
+
+    import liveedit.models.families.efficientnet_lite  # noqa: F401  # registers the config
 
     tower = "liveedit.integrations.vllm.llava:Llava"  # which the plug-in would register, too
     ModelRegistry.register_model("LlavaForConditionalGeneration", tower)

@@ -78,9 +78,8 @@ def _name_tower(file):
 def engine(model, store, **options):
     """An engine of vLLM in this process whose edits are in a store."""
     os.environ.update(VARIABLES, LIVEEDIT_STORE=str(store))
-    from vllm.distributed import cleanup_dist_env_and_memory
-
     from vllm import LLM
+    from vllm.distributed import cleanup_dist_env_and_memory
 
     try:
         yield LLM(str(model), limit_mm_per_prompt={"image": 1}, **OPTIONS | options)
