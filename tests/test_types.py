@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from liveedit.errors import BadInput
-from liveedit.types import Case, Firing, Probe, Query, Record, checked
+from liveedit.types import Case, Firing, Probe, Query, Record, Turn, checked
 
 
 def test_images_and_the_one_asked_about():
@@ -184,3 +184,11 @@ def test_a_number_of_more_bits_than_a_column_has_is_none_of_a_record(name):
     assert Record.from_json(most.to_json()) == most
     with pytest.raises(ValueError, match=f"{name} has more than 63 bits"):
         Record.from_json(replace(most, **{name: 2**63}).to_json())
+
+
+def test_what_a_model_said_may_hold_null_characters():
+    """Answers of a model are targets of probes and turns of a chat; a question may not."""
+    said = Query("Who?", "a\0b", earlier=(Turn("assistant", "a\0b"),))
+    assert checked(said) == [said]
+    with pytest.raises(BadInput, match="the prompt of a query holds null characters"):
+        checked(Query("a\0b"))

@@ -273,6 +273,7 @@ class EditableVLM:
         check_text("who", who)
         check_text("why", why)
         for query in given:
+            check_text("the target of a query", query.target)
             if not visible(query.prompt) or not visible(query.target):
                 raise BadInput(
                     "an edit needs a question and a target: give both as text that is not empty"

@@ -148,7 +148,8 @@ def checked(queries: Query | Iterable[Query]) -> list[Query]:
 
     Every function that takes queries begins with this. Images are not opened. Raises
     :class:`BadInput` for anything that is not a query, for texts or images of another type, and for
-    texts that no file or database takes (:func:`check_text`).
+    questions that no file or database takes (:func:`check_text`). A target may be a model's own
+    answer (:func:`check_said`).
     """
     if isinstance(queries, Query):
         queries = [queries]
@@ -158,8 +159,9 @@ def checked(queries: Query | Iterable[Query]) -> list[Query]:
     for query in found:
         if not isinstance(query, Query):
             raise _no_query(query)
-        for part in ("prompt", "target", "fact"):
+        for part in ("prompt", "fact"):
             check_text(f"the {part} of a query", getattr(query, part))
+        check_said("the target of a query", query.target)
         _check_wordings(query)
         for image in query.images:
             check_image(image)
@@ -183,7 +185,7 @@ def _check_turns(query: Query) -> None:
             raise BadInput(
                 f"an earlier turn is a Turn of {', '.join(get_args(Role))}, not {turn!r:.80}"
             )
-        check_text("the earlier turn of a query", turn.text)
+        check_said("the earlier turn of a query", turn.text)
     if sum(turn.images for turn in query.earlier) > len(query.images):
         raise BadInput("the earlier turns show more images than the query has: give all of them")
 
@@ -199,11 +201,20 @@ def check_text(title: str, value: object) -> None:
 
     PostgreSQL takes no null characters. ``title`` is the name of the text in the message.
     """
+    if "\0" in check_said(title, value):
+        raise BadInput(f"{title} holds null characters: take them out")
+
+
+def check_said(title: str, value: object) -> str:
+    """Return a text that a model may have written, which may hold null characters.
+
+    Raises :class:`BadInput` for anything but text, and for lone surrogates. ``title`` is the name
+    of the text in the message.
+    """
     if not isinstance(value, str):
         raise BadInput(f"{title} is text, not {_kind(value)}: put it in quotes")
     check_unicode(title, value)
-    if "\0" in value:
-        raise BadInput(f"{title} holds null characters: take them out")
+    return value
 
 
 def check_unicode(title: str, text: str) -> None:
