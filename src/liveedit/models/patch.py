@@ -135,9 +135,10 @@ class Patch:
         raise NotImplementedError(f"{type(self).__name__} cannot be saved to {folder}")
 
 
-def overrides(patch: Patch, name: str) -> bool:
-    """Whether the patch's class overrides the method ``name`` of :class:`Patch`."""
-    return getattr(type(patch), name) is not getattr(Patch, name)
+def overrides(patch: Patch | type[Patch], name: str) -> bool:
+    """Whether a patch, or a class of patches, overrides the method ``name`` of :class:`Patch`."""
+    kind = patch if isinstance(patch, type) else type(patch)
+    return getattr(kind, name) is not getattr(Patch, name)
 
 
 def main_output(output: Any) -> Tensor:

@@ -20,7 +20,7 @@ from liveedit.errors import UnsupportedModel
 from liveedit.integrations.vllm.requests import Request, Tokens, tokens_of_step
 from liveedit.integrations.vllm.served import Served
 from liveedit.integrations.vllm.sites import hook
-from liveedit.models.patch import Patch, SiteFn
+from liveedit.models.patch import Patch, SiteFn, overrides
 from liveedit.store.durable import State
 from liveedit.store.store import Hit, now
 
@@ -32,7 +32,7 @@ ELSEWHERE = ("rewrite", "prefix", "weights", "merge")
 
 def check_patch(kind: type[Patch]) -> None:
     """Raise :class:`UnsupportedModel` for patches that act elsewhere than at a module."""
-    if any(getattr(kind, name) is not getattr(Patch, name) for name in ELSEWHERE):
+    if any(overrides(kind, name) for name in ELSEWHERE):
         raise UnsupportedModel(
             f"{kind.__name__} acts elsewhere than at a layer, which vLLM cannot do: serve these "
             "edits with `liveedit serve`, or make them by liveedit, pinpoint or direct"
@@ -162,7 +162,6 @@ class Edits:
         if state is None or not len(state.pool.patch):
             return
         patch = state.pool.patch
-        check_patch(type(patch))
         together = isinstance(patch, ExpertPatch)
         groups = [requests] if together else [[request] for request in requests]
         for group in groups:
@@ -217,9 +216,9 @@ class Edits:
 
     # Sites
 
-    def hook(self, sites: Sequence[str] | dict[str, SiteFn]) -> None:
-        """Let edits act at these sites."""
-        for site in set(sites) - self.hooked:
+    def hook(self, functions: dict[str, SiteFn]) -> None:
+        """Let edits act at the sites of these functions."""
+        for site in functions.keys() - self.hooked:
             hook(self.vlm.vllm_decoder, site, self)
             self.hooked.add(site)
 

@@ -1,5 +1,6 @@
 """Opens the edits of a worker's model; keeps all workers of the model at one state of the store."""
 
+import logging
 import os
 from typing import Any
 
@@ -9,6 +10,7 @@ from vllm.distributed.parallel_state import get_tp_group
 
 from liveedit.editable import open_pool
 from liveedit.editors import editor_class
+from liveedit.errors import LiveEditError
 from liveedit.integrations.vllm.edits import Edits, check_patch
 from liveedit.integrations.vllm.served import serve
 from liveedit.integrations.vllm.variables import STORE
@@ -19,6 +21,8 @@ from liveedit.store.durable import DurablePool, State
 from liveedit.store.store import Hit, Store
 
 __all__ = ["open_edits"]
+
+LOG = logging.getLogger("vllm.liveedit")
 
 
 @torch.inference_mode(False)
@@ -33,7 +37,7 @@ def open_edits(runner: Any, vllm_config: Any) -> Edits:
     first = get_tp_group().rank_in_group == 0
     hits = Hits(store) if first else None
     edits = Edits(runner, reader.vlm, reader, hits.add if hits else _drop)
-    reader()
+    reader.read()
     return edits
 
 
@@ -49,22 +53,36 @@ class Reader:
         read = VLM.read(path, runner.dtype, device_map={"": "disk"}, prompt_format=form)
         self.vlm = serve(read, runner)
         self._pool: DurablePool | None = None
+        self._last: State | None = None
+        """The state that was read last."""
 
     def __call__(self) -> State | None:
-        """The state of now; ``None`` while the store holds no edits."""
-        state = self._own()
+        """The state of now; ``None`` while the store holds no edits.
+
+        Where it cannot be read, the last one: requests are answered all the same.
+        """
+        state = self._newest()
         while not _agreed(0 if state is None else state.version):
-            state = self._own()
+            state = self._newest()
         return state
 
+    def _newest(self) -> State | None:
+        """The state that this worker reads or, where it cannot, has read last."""
+        try:
+            return self.read()
+        except LiveEditError as error:
+            LOG.warning("the edits stay as they were: %s", error)
+            return self._last
+
     @torch.inference_mode(False)
-    def _own(self) -> State | None:
-        """The state that this worker reads."""
-        maker = self.store.newest_maker()
-        if self._pool is None and maker:
+    def read(self) -> State | None:
+        """The state that this worker reads. Raises as :func:`open_edits`."""
+        if self._pool is None and (maker := self.store.newest_maker()):
             check_patch(getattr(editor_class(maker.editor), "patch_class", Patch))
             self._pool = open_pool(self.vlm, self.store)
-        return self._pool.state if self._pool else None
+        if self._pool is not None:
+            self._last = self._pool.state
+        return self._last
 
 
 def _agreed(version: int) -> bool:
