@@ -29,6 +29,7 @@ __all__ = [
     "SiteFn",
     "act",
     "act_before",
+    "acts_at_modules",
     "in_a_stack",
     "main_output",
     "output_embedding",
@@ -135,10 +136,15 @@ class Patch:
         raise NotImplementedError(f"{type(self).__name__} cannot be saved to {folder}")
 
 
-def overrides(patch: Patch | type[Patch], name: str) -> bool:
-    """Whether a patch, or a class of patches, overrides the method ``name`` of :class:`Patch`."""
-    kind = patch if isinstance(patch, type) else type(patch)
-    return getattr(kind, name) is not getattr(Patch, name)
+def overrides(patch: Patch, name: str) -> bool:
+    """Whether the patch's class overrides the method ``name`` of :class:`Patch`."""
+    return getattr(type(patch), name) is not getattr(Patch, name)
+
+
+def acts_at_modules(kind: type[Patch]) -> bool:
+    """Whether patches of a class act at the decoder's modules alone, by ``bind``."""
+    elsewhere = ("rewrite", "prefix", "weights", "merge")
+    return all(getattr(kind, name) is getattr(Patch, name) for name in elsewhere)
 
 
 def main_output(output: Any) -> Tensor:

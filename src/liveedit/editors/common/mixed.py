@@ -31,7 +31,7 @@ from liveedit.editors.common.precedence import latest_of_each_question
 from liveedit.errors import BadInput
 from liveedit.models.answers import Answer
 from liveedit.models.batch import Batch, FiredEdit, Scores
-from liveedit.models.patch import INPUT, Patch, SiteFn, site_layer
+from liveedit.models.patch import INPUT, Patch, SiteFn, acts_at_modules, site_layer
 from liveedit.types import Query
 
 __all__ = ["MixedEditor", "MixedPatch", "mixes"]
@@ -50,8 +50,7 @@ def mixes(method: type[Editor[Any]]) -> bool:
     """
     if not issubclass(method, BankEditor) or not method.independent:
         return False
-    verbs = ("rewrite", "prefix", "weights", "merge")
-    return all(getattr(method.patch_class, verb) is getattr(Patch, verb) for verb in verbs)
+    return acts_at_modules(method.patch_class)
 
 
 class MixedPatch(BankPatch):

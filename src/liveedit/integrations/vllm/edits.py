@@ -20,19 +20,16 @@ from liveedit.errors import UnsupportedModel
 from liveedit.integrations.vllm.requests import Request, Tokens, tokens_of_step
 from liveedit.integrations.vllm.served import Served
 from liveedit.integrations.vllm.sites import hook
-from liveedit.models.patch import Patch, SiteFn, overrides
+from liveedit.models.patch import Patch, SiteFn, acts_at_modules
 from liveedit.store.durable import State
 from liveedit.store.store import Hit, now
 
 __all__ = ["Edits", "check_patch"]
 
-ELSEWHERE = ("rewrite", "prefix", "weights", "merge")
-"""Methods of a patch with which it acts elsewhere than at the decoder's modules."""
-
 
 def check_patch(kind: type[Patch]) -> None:
     """Raise :class:`UnsupportedModel` for patches that act elsewhere than at a module."""
-    if any(overrides(kind, name) for name in ELSEWHERE):
+    if not acts_at_modules(kind):
         raise UnsupportedModel(
             f"{kind.__name__} acts elsewhere than at a layer, which vLLM cannot do: serve these "
             "edits with `liveedit serve`, or make them by liveedit, pinpoint or direct"
