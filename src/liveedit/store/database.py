@@ -9,6 +9,7 @@ own, or an advisory lock of PostgreSQL. A killed process releases it.
 import errno
 import os
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ PAGE = 16384
 """Bytes of a page of SQLite."""
 PATIENCE = 60.0
 """Seconds that a writer waits for another."""
+RETRY = 0.01
+"""Seconds after which a new connection is set up again."""
 LOCK = 0x4C454454
 """Key of PostgreSQL's advisory lock for writers."""
 MAGIC = b"SQLite format 3\0"
@@ -151,7 +154,7 @@ class Database:
         assert self.file is not None
         record.info["file"] = OPEN.add(self.file)
         try:
-            _prepare(connection)
+            _prepare_patiently(connection)
         except BaseException:
             connection.close()
             _closed(connection, record)
@@ -284,6 +287,23 @@ def _closed(_connection: Any, record: Any) -> None:
     """Note the end of a connection to SQLite's file."""
     if identity := record.info.pop("file", None):
         OPEN.remove(identity)
+
+
+def _prepare_patiently(connection: Any) -> None:
+    """Set up a new connection, again where another that creates the file stands in the way.
+
+    Two connections that turn a new file's log on at once would wait for each other, so SQLite
+    refuses one of them without waiting.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _prepare(connection)
+        except Exception as error:
+            code = getattr(error, "sqlite_errorcode", 0)
+            if code & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(RETRY)
 
 
 def _prepare(connection: Any) -> None:
