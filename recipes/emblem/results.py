@@ -236,7 +236,7 @@ def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[...
 def written(root: Path) -> dict[Path, str]:
     """The pages by their paths, from the summaries in ``docs/explanation/results`` of ``root``."""
     folder = root / RESULTS
-    numbers = stored(folder / "emblem.json")
+    numbers = kept(folder / "emblem.json")
     editors = sorted({editor for editor, *_ in scores(numbers)}, key=last)
     known = figures(numbers, stored(folder / "bench.json")) | {
         "averages": averages(numbers, editors),
@@ -271,6 +271,30 @@ def stored(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def as_columns(made: Mapping[str, Any]) -> str:
+    """A summary as JSON that names the columns once, which takes a third of the bytes."""
+    parts = []
+    for name, rows in made.items():
+        columns = list(rows[0]) if rows else []
+        lines = [[row[column] for column in columns] for row in rows]
+        table = ",\n".join(map(in_short, [columns, *lines]))
+        parts.append(f'"{name}": [\n{table}\n]')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def in_short(line: Sequence[Any]) -> str:
+    """A list as JSON without blanks."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+def kept(file: Path) -> Any:
+    """The summary that :func:`as_columns` wrote."""
+    found = dict[str, list[dict[str, Any]]]()
+    for name, (columns, *lines) in stored(file).items():
+        found[name] = [dict(zip(columns, line, strict=True)) for line in lines]
+    return found
+
+
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(
@@ -286,8 +310,8 @@ def main() -> None:
     if args.records:
         new = summary(read_records(args.records), LAST)
         if (folder / "emblem.json").exists():
-            new = with_others(new, stored(folder / "emblem.json"))
-        (folder / "emblem.json").write_bytes(as_json(new))
+            new = with_others(new, kept(folder / "emblem.json"))
+        (folder / "emblem.json").write_text(as_columns(new), encoding="utf-8")
     if args.records and args.released:
         both = beside_default(read_records(args.released), read_records(args.records))
         (folder / "released.json").write_bytes(as_json(both))
