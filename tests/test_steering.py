@@ -19,6 +19,7 @@ from liveedit.editors.direct.background import read_features
 from liveedit.editors.direct.threshold import Reach
 from liveedit.errors import BadInput
 from liveedit.steering import checking, trying
+from liveedit.store.roll import ListedRoll
 from liveedit.types import Query
 
 EDITS = [
@@ -381,7 +382,7 @@ def test_edits_that_do_not_take_and_contradict_each_other_are_found(kept, flag, 
 def test_a_contradiction_that_was_not_recorded_is_seen_when_asked_again(vlm, few_images):
     model = tiny_model(vlm, "liveedit", margin=-1e3)
     bare = [replace(edit, conflicts=()) for edit in model.pool.edits]
-    model._pool = replace(model.pool, edits=tuple(bare), queries=by_id(model))
+    model._pool = replace(model.pool, roll=ListedRoll(tuple(bare)), queries=by_id(model))
     found = {tuple(edit.target for edit in one.edits) for one in model.check()}
     assert ("Peru", "Japan") in found
 

@@ -45,6 +45,7 @@ from liveedit.store.makers import check_maker
 from liveedit.store.pictures import load_queries
 from liveedit.store.pool import Pool
 from liveedit.store.published import EDITOR, FILES, check_repo, write_published
+from liveedit.store.roll import ListedRoll
 from liveedit.store.store import Maker, Store
 from liveedit.types import Query, check_path, check_text, checked, expanded, visible
 
@@ -192,7 +193,8 @@ class EditableVLM:
     def __getstate__(self) -> dict[str, Any]:
         """The state for a copy, without the store: a copy has edits of its own from then on."""
         state = {name: value for name, value in vars(self).items() if name != "_lock"}
-        return state | {"_pool": self.pool, "_durable": None}
+        pool = replace(self.pool, roll=ListedRoll(self.pool.edits))
+        return state | {"_pool": pool, "_durable": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -236,7 +238,8 @@ class EditableVLM:
     def edit_of(self, query: Query) -> Edit | None:
         """The edit in force of this question about these images."""
         asked = question_number(query)
-        return next((edit for edit in self.edits if edit.number == asked), None)
+        roll = self.pool.roll
+        return next(iter(roll.named(roll.latest([asked]).values())), None)
 
     def edit(self, queries: Query | Sequence[Query], *, who: str = "", why: str = "") -> list[Edit]:
         """Make the model answer each query's prompt about its image with its target, from now on.
@@ -256,7 +259,7 @@ class EditableVLM:
         start = time.monotonic()
         with self._editing():
             pool = self._change("edit", who, lambda pool: pool.with_edits(new, opened), images)
-        made = list(pool.history[len(pool.edits) - len(new) :])
+        made = pool.newest(len(new))
         took = sum(bool(edit.took) for edit in made)
         seconds = time.monotonic() - start
         LOG.info("made %d edits in %.2f s, %d of them took", len(made), seconds, took)
@@ -366,8 +369,9 @@ class EditableVLM:
 
     def _others(self, pool: Pool, edit: Edit) -> Sequence[Query]:
         """The queries of the newest edits about other questions, as far as they are kept."""
-        newest = [other for other in pool.in_force if other.number != edit.number][-RECENT:]
-        return [query for _, query in self._kept_queries(pool, newest)]
+        newest = pool.newest(min(2 * RECENT, len(pool.roll)))
+        others = [o for o in newest if not o.superseded_by and o.number != edit.number]
+        return [query for _, query in self._kept_queries(pool, others[-RECENT:])]
 
     def _kept_queries(self, pool: Pool, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
         """Edits with their queries, as far as their images are kept."""
@@ -409,8 +413,10 @@ class EditableVLM:
         gone: list[Edit] = []
 
         def without(pool: Pool) -> Pool:
-            found = sorted({_find(pool.edits, id, self.store) for id in wanted})
-            gone[:] = [pool.edits[index] for index in found]
+            for id in wanted if self.store else ():
+                self.store.find(id, present=True)  # which says of one that it is taken back
+            found = sorted({pool.roll.find(id) for id in wanted})
+            gone[:] = pool.roll.at(found)
             return pool.without(found)
 
         with self._editing():
@@ -561,7 +567,7 @@ class EditableVLM:
             )
         patch = _with_ledger(patch, listing.edits)
         queries = load_queries(resolved_path(folder) / listing.tensors, listing.edits)
-        pool = Pool(self.vlm, editor, patch, listing.edits, queries)
+        pool = Pool(self.vlm, editor, patch, ListedRoll(listing.edits), queries)
         images = {id: [image_file(image) for image in queries[id].images] for id in queries}
         with self._lock:
             self._change("load", "", lambda _: pool, images)
@@ -674,22 +680,6 @@ def _describe(query: Query, source: Query, who: str, why: str) -> Edit:
         who=who,
         why=why,
     )
-
-
-def _find(edits: Sequence[Edit], id: str, store: Store | None) -> int:
-    """The index of the edit that an id, or its beginning, names.
-
-    Raises :class:`BadInput` where it names none or several; ``store`` knows those taken back.
-    """
-    found = [number for number, edit in enumerate(edits) if id and edit.id.startswith(id)]
-    if not found and store is not None:
-        store.find(id, present=True)
-    if not found:
-        raise BadInput(f"no edit {id!r}: `edits` lists those in force")
-    if len(found) > 1:
-        alike = ", ".join(edits[number].id for number in found)
-        raise BadInput(f"{id!r} may be any of {alike}: give more of the id")
-    return found[0]
 
 
 def _with_ledger(patch: Patch, edits: Sequence[Edit]) -> Patch:

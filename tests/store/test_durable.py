@@ -223,7 +223,7 @@ def test_factors_are_read_when_they_fire(open_model, asked, flag, emblem, monkey
     assert "factors" not in [part for part, _ in read]
     assert other.generate(Query(QUESTION, image=flag)) == ["Brazil"]
     other.generate([Query(QUESTION, image=flag), *asked])
-    assert read.count(("factors", [other.kept.rows[0].number])) == 1
+    assert read.count(("factors", [int(other.kept.numbers[0])])) == 1
     assert same(logits(other, asked), logits(one, asked))
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy import text
 
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.store.browsing import page
-from liveedit.store.store import Hit, Store
+from liveedit.store.store import Hit, News, Store
 from store.conftest import MAKER, add, content, new_edit
 
 
@@ -89,16 +90,22 @@ def test_past_states_can_be_read(store):
 def test_changes_since_a_version_are_told(store):
     [first] = add(store, 1)
     version = store.version
-    assert store.changed_since(version) == (version, [])
+    assert store.news(version) == News(version)
     [second] = add(store, 2)
     with store.change("forget") as change:
         change.forget([first.number])
-    newer, rows = store.changed_since(version)
-    assert newer == version + 2
-    assert [(row.number, row.forgotten_in) for row in rows] == [
-        (first.number, newer),
-        (second.number, None),
-    ]
+    news = store.news(version)
+    made = [(second.number, second.maker, second.edit.number)]
+    assert news == News(version + 2, made=made, gone=[first.number])
+    assert store.news(0) == News(version + 2, made=made, gone=[])
+
+
+def test_news_name_the_edits_in_conflict_by_their_numbers(store):
+    [first] = add(store, 1)
+    with store.change("edit") as change:
+        edit = replace(new_edit(2), conflicts=(first.edit.id, "unknown"))
+        second = change.add(edit, first.maker)
+    assert store.news(0).in_conflict == {second.number: (first.number,)}
 
 
 def test_an_edit_is_found_by_the_beginning_of_its_id(store):

@@ -245,7 +245,7 @@ class Engine:
         with self._changed:
             running.left -= 1
             self._changed.notify_all()
-        fired = tuple((state.held[number], weight) for number, weight in ended.fired)
+        fired = tuple((state.row(int(state.held[at])), weight) for at, weight in ended.fired)
         fingerprint = f"edits-{state.version}" if job.asked.edited else "base"
         job.put(Reply(ended, fired, fingerprint))
         self.metrics.tokens.labels("prompt").inc(ended.prompt_tokens)

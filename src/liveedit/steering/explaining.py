@@ -1,13 +1,14 @@
 """Explains an answer: the edits that fired, those that nearly did, and the answer without edits."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.models.batch import Scores
+from liveedit.models.patch import Patch
 from liveedit.store.edit import Edit
 from liveedit.store.pool import Pool
 from liveedit.types import Query
@@ -88,25 +89,27 @@ def answered(pool: Pool, query: Query, max_new_tokens: int) -> Answered:
     """The answer to a query, with the edits that fired and those that nearly did."""
     with pool.vlm.unpatched(), pool.vlm.patched(pool.patch):
         [reply] = pool.vlm.answers([query], max_new_tokens=max_new_tokens, scores=True)
-    edits = [edit for edit in pool.history if edit.held]
     fired = sorted(reply.fired, key=lambda pair: -pair[1])
-    near = [] if reply.scores is None else _nearest(reply.scores, edits, dict(fired))
-    return Answered(
-        reply.text,
-        tuple(_firing(edits[index], weight, reply.scores, index) for index, weight in fired),
-        tuple(_firing(edits[index], 0.0, reply.scores, index) for index in near),
-    )
+    near = _nearest(reply.scores, pool.patch, dict(fired))
+    told = [*fired, *((index, 0.0) for index in near)]
+    edits = pool.held([index for index, _ in told])
+    firings = [
+        _firing(edit, weight, reply.scores, index)
+        for edit, (index, weight) in zip(edits, told, strict=True)
+    ]
+    return Answered(reply.text, tuple(firings[: len(fired)]), tuple(firings[len(fired) :]))
 
 
-def _nearest(scores: Scores, edits: Sequence[Edit], fired: dict[int, float]) -> list[int]:
+def _nearest(scores: Scores | None, patch: Patch, fired: dict[int, float]) -> list[int]:
     """The edits in force that came nearest to firing, by their indices."""
-    above = scores.above.clone()
-    for place, index in enumerate(scores.edits.tolist()):
-        if index in fired or edits[index].superseded_by:
-            above[place] = -torch.inf
+    if scores is None or not isinstance(patch, BankPatch):
+        return []
+    above = scores.above.cpu().clone()
+    edits = scores.edits.cpu()
+    passed_over = ~patch.not_superseded.cpu()[edits]
+    above[passed_over | torch.isin(edits, torch.tensor(list(fired), dtype=torch.long))] = -torch.inf
     nearest = above.topk(min(NEAR, len(above)))
-    places = nearest.indices[nearest.values > -torch.inf]
-    return scores.edits[places].tolist()
+    return edits[nearest.indices[nearest.values > -torch.inf]].tolist()
 
 
 def _firing(edit: Edit, weight: float, scores: Scores | None, index: int) -> Firing:

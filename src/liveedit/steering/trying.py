@@ -78,7 +78,7 @@ def tried(
     finally:
         _give_back(before, after)
     changes = tuple(Effect(*row) for row in others if row[1] != row[2])
-    return Trial(after.history[-1], was, becomes, len(among), changes)
+    return Trial(after.newest(1)[0], was, becomes, len(among), changes)
 
 
 def _answers(pool: Pool, asked: Sequence[Query], max_new_tokens: int) -> list[str]:

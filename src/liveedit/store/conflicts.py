@@ -4,11 +4,12 @@ Two edits *compete* if they give different answers to the same question about di
 about different images of the same list). A new edit is in *conflict* with each earlier one that
 competes with it and that would fire on its query if the new edit did not exist.
 
-For methods with a bank of edits, the model is queried with a patch of the competitors only, then
-again without those that fired, until none fires. So the result does not depend on which edit
-overrules which. For methods that hold all edits in their weights, the model is queried with its
-current patch. Competitors are then the edits in force; competing edits of one batch are made one
-after another for this check.
+Of methods with a bank of edits, some have scores that tell of each edit alone whether it fires:
+those on the new edit's query say it. With other banks the model is queried with a patch of the
+competitors only, then again without those that fired, until none fires. So the result does not
+depend on which edit overrules which. For methods that hold all edits in their weights, the model is
+queried with its current patch. Competitors are then the edits in force; competing edits of one
+batch are made one after another for this check.
 """
 
 import re
@@ -22,6 +23,7 @@ from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
 from liveedit.question import question
 from liveedit.store.edit import Edit
+from liveedit.store.roll import Roll
 from liveedit.types import Query
 
 __all__ = ["PatchedModel", "compete", "competitors", "conflicts", "is_target"]
@@ -66,6 +68,14 @@ class PatchedModel:
             [reply] = self.vlm.answers([query], max_new_tokens=1)
         return [expert for expert, _ in reply.fired]
 
+    def firing(self, patch: Patch, query: Query) -> list[int]:
+        """The edits of a patch, by their index, that would fire on a query if others did not."""
+        with self.vlm.patched(patch):
+            [reply] = self.vlm.answers([query], max_new_tokens=1, scores=True)
+        if reply.scores is None:
+            return []
+        return sorted(reply.scores.edits[reply.scores.above > 0].tolist())
+
     def fired_or_answered(
         self, patch: Patch, query: Query, targets: Mapping[int, str]
     ) -> tuple[list[int], set[int]]:
@@ -88,21 +98,23 @@ class PatchedModel:
 
 
 def conflicts(
-    model: PatchedModel,
-    before: Patch,
-    after: Patch,
-    edits: Sequence[Edit],
-    queries: Sequence[Query],
+    model: PatchedModel, before: Patch, after: Patch, roll: Roll, queries: Sequence[Query]
 ) -> list[list[int]]:
-    """For each new edit the indices, in ``edits``, of the earlier ones that it is in conflict with.
+    """For each new edit the indices of the earlier ones that it is in conflict with.
 
-    ``edits`` are all edits, the new ones last, and ``queries`` those of the new ones. The patch
-    ``before`` holds the earlier edits whose ``held`` is true; ``after``, for methods with a bank,
-    holds all edits.
+    ``roll`` holds all edits, the new ones last, and ``queries`` are those of the new ones. The
+    patch ``before`` holds the earlier edits whose ``held`` is true; ``after``, for methods with a
+    bank, holds all edits.
     """
     if not isinstance(model.editor, BankEditor):
-        return _in_weights(model, before, edits, queries)
-    competing = competitors(edits, len(edits) - len(queries))
+        return _in_weights(model, before, roll.all(), queries)
+    first = len(roll) - len(queries)
+    if model.editor.scored:
+        return [
+            _by_scores(model, after, roll, query, index)
+            for index, query in enumerate(queries, first)
+        ]
+    competing = competitors(roll.all(), first)
     return [
         _in_bank(model, model.editor, after, query, indices)
         for query, indices in zip(queries, competing, strict=True)
@@ -148,6 +160,15 @@ class _Answer:
     def competes(self, other: "_Answer") -> bool:
         """Whether the other gives another answer about other images."""
         return other.number != self.number and other.text != self.text
+
+
+def _by_scores(
+    model: PatchedModel, after: Patch, roll: Roll, query: Query, index: int
+) -> list[int]:
+    """The competitors of the edit at ``index`` that fire on its query, by their scores alone."""
+    firing = [other for other in model.firing(after, query) if other < index]
+    this, *others = roll.at([index, *firing])
+    return [at for at, other in zip(firing, others, strict=True) if compete(this, other)]
 
 
 def _in_bank(

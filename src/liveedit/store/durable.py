@@ -9,8 +9,9 @@ import io
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, RLock
@@ -19,6 +20,7 @@ from typing import cast
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from liveedit.data.images import Source, open_image
 from liveedit.editors.base import Editor
@@ -31,6 +33,7 @@ from liveedit.models.patch import Patch
 from liveedit.store.edit import Edit
 from liveedit.store.makers import Makers, Opener
 from liveedit.store.pool import Pool
+from liveedit.store.roll import ListedRoll, StoredRoll
 from liveedit.store.rows import Rows
 from liveedit.store.store import Change, Kept, Store
 from liveedit.types import Query, expanded
@@ -39,6 +42,10 @@ __all__ = ["DurablePool", "State", "image_file", "kept_query", "thumbnail"]
 
 Images = Mapping[str, Sequence[bytes]]
 NO_IMAGES: Images = MappingProxyType({})
+ROWS = 4096
+"""Edits of which what is said stays in memory, those that fired last."""
+Made = tuple[int, int, int]
+"""Number, maker and question of an edit that was made."""
 THUMBNAIL = 160
 """Longest side of a thumbnail, in pixels."""
 
@@ -57,8 +64,13 @@ class DurablePool:
         self.store = store
         self.makers = Makers(store, empty.editor, opens_with, opener)
         self._rows: dict[str, Rows] = {}
-        self.empty = self._settled(State(empty, (), 0)).pool
-        self._state = State(self.empty, (), 0)
+        if isinstance(empty.editor, BankEditor):
+            empty = replace(empty, roll=StoredRoll(store, torch.empty(0).long(), 0))
+        self._row = lru_cache(ROWS)(lambda number: store.by_number([number])[0])
+        none = torch.empty(0, dtype=torch.long)
+        self._none = self._settled(State(empty, none, none, none, 0, self._row))
+        self.empty = self._none.pool
+        self._state = self._none
         self._lock = RLock()
         self._reading = Lock()
         self.makers.check()
@@ -88,9 +100,9 @@ class DurablePool:
         with self._lock, self.store.change(kind, who) as change:
             self.makers.check()
             state = self.state
-            pool = make(state.pool) if first is None or state.rows else first
+            pool = make(state.pool) if first is None or len(state.numbers) else first
             after = self._write(change, state, pool, images)
-        after = self._settled(after)
+        after = self._settled(after) if after else self._read(self._none)
         with self._reading:
             self._state = after
         return after.pool
@@ -107,142 +119,194 @@ class DurablePool:
         patch = state.pool.patch
         if not isinstance(patch, BankPatch):
             return state
-        numbers = [row.number for row in state.rows]
         if isinstance(patch, MixedPatch):
             patch = patch.with_parts(
-                self._rows_of(part).settled(part, [numbers[place] for place in places.tolist()])
+                self._rows_of(part).settled(part, state.numbers[places])
                 for part, places in zip(patch.parts, patch.places, strict=True)
             )
         else:
-            patch = self._rows_of(patch).settled(patch, numbers)
+            patch = self._rows_of(patch).settled(patch, state.numbers)
         return replace(state, pool=replace(state.pool, patch=patch))
+
+    # Reading
 
     @torch.inference_mode(False)
     def _read(self, state: "State") -> "State":
         """The state with the changes that were kept since; the same if there are none."""
-        version, changed = self.store.changed_since(state.version)
-        if version == state.version:
+        news = self.store.news(state.version)
+        if news.version == state.version:
             return state
-        known = {row.number: row for row in state.rows}
-        known |= {row.number: row for row in changed if self._opens(row, known)}
-        present = [row for _, row in sorted(known.items()) if row.forgotten_in is None]
-        return State(self._pool(state, present), tuple(present), version)
+        if not isinstance(self.empty.editor, BankEditor):
+            return self._read_whole(news.version)
+        made = [row for row in news.made if self._opens(row[1])]
+        stays = ~torch.isin(state.numbers, torch.tensor(news.gone, dtype=torch.long))
+        numbers = torch.cat([state.numbers[stays], _column(made, 0)])
+        makers = torch.cat([state.makers[stays], _column(made, 1)])
+        in_conflict = {**state.in_conflict, **news.in_conflict}
+        ledger = _ledger(state, stays, made, numbers, in_conflict)
+        patch = self._patch(state, stays, made, makers).with_ledger(ledger)
+        if bool(stays.all()):
+            patch = patch.following(_bank_patch(state))
+        roll = StoredRoll(self.store, numbers, news.version)
+        pool = replace(self.empty, editor=patch.editor, patch=patch, roll=roll)
+        return State(pool, numbers, numbers, makers, news.version, self._row, in_conflict)
 
-    def _opens(self, row: Kept, known: Mapping[int, Kept]) -> bool:
-        """Whether a changed edit is one of the ``known``, or can be opened; else warn.
+    def _read_whole(self, version: int) -> "State":
+        """The state of a method whose weights hold all edits."""
+        rows = [row for row in self.store.kept(version) if self._opens(row.maker)]
+        editor = self.empty.editor
+        content = self.store.weights(rows[0].maker) if rows else None
+        patch = editor.empty() if content is None else unpacked(editor, content)
+        roll = ListedRoll(tuple(row.edit for row in rows))
+        queries = {row.edit.id: kept_query(self.store, row) for row in rows}
+        pool = replace(self.empty, patch=patch, roll=roll, queries=queries)
+        numbers = torch.tensor([row.number for row in rows], dtype=torch.long)
+        makers = torch.tensor([row.maker for row in rows], dtype=torch.long)
+        held = numbers[[row.edit.held for row in rows]]
+        return State(pool, numbers, held, makers, version, self._row)
+
+    def _opens(self, maker: int) -> bool:
+        """Whether the edits of a maker can be opened; else warn.
 
         So an editor that is missing here stops neither the answers of a process that is running nor
         its reading of other edits; :meth:`change` refuses to go on without that editor.
         """
-        if row.number in known or row.forgotten_in is not None:
-            return row.number in known
         try:
-            self.makers.editor(row.maker)
+            self.makers.editor(maker)
         except Mismatch as error:
             warnings.warn(f"some edits do not act: {error}", stacklevel=2)
             return False
         return True
 
-    def _pool(self, state: "State", present: Sequence[Kept]) -> Pool:
-        """The pool of these edits; what ``state`` holds of them is not read again."""
-        editor = self._mixed(present)
-        edits = tuple(row.edit for row in present)
-        if isinstance(editor, MixedEditor):
-            mixed = self._mixed_patch(editor, state, present)
-            return replace(self.empty, editor=editor, patch=mixed, edits=edits)
-        if isinstance(editor, BankEditor):
-            part = self._part(state, editor)
-            return replace(self.empty, patch=self._bank_patch(editor, part, present), edits=edits)
-        content = self.store.weights(present[0].maker) if present else None
-        patch = editor.empty() if content is None else unpacked(editor, content)
-        queries = {row.edit.id: kept_query(self.store, row) for row in present}
-        return replace(self.empty, patch=patch, edits=edits, queries=queries)
+    def _patch(
+        self, state: "State", stays: Tensor, made: Sequence[Made], makers: Tensor
+    ) -> BankPatch:
+        """The patch of the edits of a state that stay and of those that were made since.
 
-    def _mixed(self, present: Sequence[Kept]) -> Editor:
-        """The editor of these edits and of new ones: a mixed one where it takes several."""
-        own = self.empty.editor
-        editors = [self.makers.editor(number) for number in sorted({row.maker for row in present})]
-        others = [editor for editor in editors if editor is not own]
+        ``makers`` (E,) are the makers of all of them. What is known is not read again.
+        """
+        own = cast("BankEditor", self.empty.editor)
+        known: list[int] = makers.unique().tolist()  # type: ignore[no-untyped-call]
+        by_maker = {maker: cast("BankEditor", self.makers.editor(maker)) for maker in known}
+        others = dict.fromkeys(each for each in by_maker.values() if each is not own)
+        editors = [own, *others]
+        parts = [self._part(state, stays, made, by_maker, editor) for editor in editors]
         if not others:
-            return own
-        return MixedEditor(cast("list[BankEditor]", [own, *others]))  # as they mix
+            return parts[0]
+        numbers = torch.zeros_like(makers)
+        for maker, editor in by_maker.items():
+            numbers[makers == maker] = editors.index(editor)
+        mixed = MixedEditor(editors)
+        return mixed.of_parts(parts, numbers)
 
-    def _mixed_patch(
-        self, editor: MixedEditor, state: "State", present: Sequence[Kept]
-    ) -> MixedPatch:
-        """The patch of edits that several editors made."""
-        made_by = {row.maker: self.makers.editor(row.maker) for row in present}
-        number = {maker: editor.editors.index(each) for maker, each in made_by.items()}
-        parts = [
-            self._bank_patch(
-                each,
-                self._part(state, each),
-                [row for row in present if made_by[row.maker] is each],
-            )
-            for each in editor.editors
-        ]
-        patch = editor.of_parts(parts, [number[row.maker] for row in present])
-        return patch.with_ledger(_ledger([row.edit for row in present]))
-
-    def _part(self, state: "State", editor: BankEditor) -> "State":
-        """The edits of a state that one editor made."""
-        if state.pool.editor is editor:
-            return state
-        rows = tuple(row for row in state.rows if self.makers.editor(row.maker) is editor)
-        patch = state.pool.patch
-        assert isinstance(patch, BankPatch)
-        part = replace(state, pool=Pool(self.empty.vlm, editor, patch.made_by(editor)), rows=rows)
-        return self._settled(part)
-
-    def _bank_patch(self, editor: BankEditor, state: "State", present: Sequence[Kept]) -> BankPatch:
-        """The patch of these edits, for a method that keeps each of them by itself."""
-        former = state.pool.patch
-        assert isinstance(former, BankPatch)
-        numbers = {row.number for row in present}
-        stay = [index for index, row in enumerate(state.rows) if row.number in numbers]
-        bank = former.bank.select(stay)
-        known = former.texts
-        texts = [known[index] for index in stay]
-        new = [row.number for row in present[len(stay) :]]
+    def _part(
+        self,
+        state: "State",
+        stays: Tensor,
+        made: Sequence[Made],
+        by_maker: Mapping[int, BankEditor],
+        editor: BankEditor,
+    ) -> BankPatch:
+        """The patch of the edits that one editor made, without a ledger."""
+        part, places = _held_by(_bank_patch(state), editor)
+        rows = self._rows_of(part)
+        bank = rows.settled(part, state.numbers[places]).bank
+        texts = list(part.texts)
+        stays = stays[places]
+        if not bool(stays.all()):
+            bank = bank.select(stays)
+            texts = list(compress(texts, stays.tolist()))
+        new = [number for number, maker, _ in made if by_maker[maker] is editor]
         if new:
-            bank = self._rows_of(former).extended(bank, new)
+            bank = rows.extended(bank, new)
             texts += self.store.texts(new)
-        patch: BankPatch = editor.from_rows(bank, texts)
-        return patch.with_ledger(_ledger([row.edit for row in present]))
+        made_again: BankPatch = editor.from_rows(bank, texts)
+        return made_again
 
     def queries(self, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Query]]:
         """Edits with their queries, as far as their images are kept; read one by one."""
-        rows = {row.edit.id: row for row in self._state.rows}
+        rows = {row.edit.id: row for row in self.store.by_id([edit.id for edit in edits])}
         for edit in edits:
             row = rows.get(edit.id)
             if row and (row.pictures or not edit.image):
                 yield edit, kept_query(self.store, row)
 
-    def _write(self, change: Change, state: "State", pool: Pool, images: Images) -> "State":
-        """Keep a changed pool, and return the state that it becomes."""
+    # Writing
+
+    def _write(self, change: Change, state: "State", pool: Pool, images: Images) -> "State | None":
+        """Keep a changed pool; return the state that it becomes, if it need not be read anew."""
         makers = {
             editor.fingerprint: self.makers.keep(change, editor) for editor in pool.editor.editors
         }
-        kept = {row.edit.id: row for row in state.rows}
+        if isinstance(pool.roll, StoredRoll):
+            return self._write_news(change, state, pool, makers, images)
+        return self._write_whole(change, state, pool, makers, images)
+
+    def _write_news(
+        self,
+        change: Change,
+        state: "State",
+        pool: Pool,
+        makers: Mapping[str, int],
+        images: Images,
+    ) -> "State":
+        """Keep what is new in a pool, and what is no longer in it."""
+        roll = cast("StoredRoll", pool.roll)
+        stays = torch.isin(state.numbers, roll.numbers)
+        change.forget(state.numbers[~stays].tolist())
+        rows = [
+            self._add(change, pool, index, edit, makers, images)
+            for index, edit in enumerate(roll.new, len(roll.numbers))
+        ]
+        numbers = torch.cat([roll.numbers, torch.tensor([row.number for row in rows]).long()])
+        made_by = torch.cat([state.makers[stays], torch.tensor([row.maker for row in rows]).long()])
+        named = {row.number: row.edit.conflicts for row in rows if row.edit.conflicts}
+        in_conflict = {**state.in_conflict, **change.numbered(named)}
+        kept = StoredRoll(self.store, numbers, change.version)
+        made = replace(pool, roll=kept)
+        return State(made, numbers, numbers, made_by, change.version, self._row, in_conflict)
+
+    def _write_whole(
+        self,
+        change: Change,
+        state: "State",
+        pool: Pool,
+        makers: Mapping[str, int],
+        images: Images,
+    ) -> "State | None":
+        """Keep a pool whose edits are listed: those of a folder, or of weights that hold all.
+
+        ``None`` stands for a state that is to be read anew, in the store's order.
+        """
+        kept = {row.edit.id: row for row in self.store.by_number(state.numbers.tolist())}
         wanted = {edit.id for edit in pool.edits}
         change.forget([row.number for id, row in kept.items() if id not in wanted])
         rows = []
         for index, edit in enumerate(pool.edits):
             row = kept.get(edit.id)
             if row is None:
-                maker = makers[pool.editor.editor_of(pool.patch, index).fingerprint]
-                row = self._add(change, pool, index, images, maker)
-            elif row.edit is not edit and row.edit != edit:
+                row = self._add(change, pool, index, edit, makers, images)
+            elif row.edit != edit:
                 change.update(row.number, edit)
-                row = replace(row, edit=edit)
             rows.append(row)
-        if not isinstance(pool.patch, BankPatch):
-            change.set_weights(makers[pool.editor.fingerprint], packed(pool.patch))
-        return State(pool, tuple(rows), change.version)
+        if isinstance(pool.patch, BankPatch):
+            return None
+        change.set_weights(makers[pool.editor.fingerprint], packed(pool.patch))
+        numbers = torch.tensor([row.number for row in rows], dtype=torch.long)
+        made_by = torch.tensor([row.maker for row in rows], dtype=torch.long)
+        held = numbers[[row.edit.held for row in rows]]
+        return State(pool, numbers, held, made_by, change.version, self._row)
 
-    def _add(self, change: Change, pool: Pool, index: int, images: Images, maker: int) -> Kept:
-        """Add the edit at ``index`` of a pool, made by the ``maker`` of this number."""
-        edit = pool.edits[index]
+    def _add(
+        self,
+        change: Change,
+        pool: Pool,
+        index: int,
+        edit: Edit,
+        makers: Mapping[str, int],
+        images: Images,
+    ) -> Kept:
+        """Add the edit at ``index`` of a pool; ``makers`` are their numbers by fingerprint."""
         patch = pool.patch
         files = images.get(edit.id, ())
         keys = factors = b""
@@ -253,7 +317,7 @@ class DurablePool:
             text = part.texts[row]
         return change.add(
             edit,
-            maker,
+            makers[pool.editor.editor_of(patch, index).fingerprint],
             keys=keys,
             factors=factors,
             text=text,
@@ -262,24 +326,27 @@ class DurablePool:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """The store as it was last read.
 
     Arguments:
         pool: The pool.
-        rows: Its edits as the store keeps them, in the same order.
+        numbers: The numbers (E,) of its edits in the store, in the same order.
+        held: The numbers of those that the patch holds, in its order.
+        makers: The numbers (E,) of the makers of the edits.
         version: The version of the store.
+        row: Reads an edit by its number, as the store keeps it.
+        in_conflict: By the number of an edit, those of earlier ones that it is in conflict with.
     """
 
     pool: Pool
-    rows: tuple[Kept, ...]
+    numbers: Tensor
+    held: Tensor
+    makers: Tensor
     version: int
-
-    @cached_property
-    def held(self) -> list[Kept]:
-        """The edits that the patch holds, in its order."""
-        return [row for row in self.rows if row.edit.held]
+    row: Callable[[int], Kept]
+    in_conflict: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 def kept_query(store: Store, row: Kept) -> Query:
@@ -298,15 +365,66 @@ def kept_query(store: Store, row: Kept) -> Query:
     return Query(edit.prompt, edit.target, images, about=edit.about)
 
 
-def _ledger(edits: Sequence[Edit]) -> Bank:
-    """The ledger of edits: which of them ask the same, and which overrule which."""
-    ledger = Bank(ledger_rows([edit.number for edit in edits]))
-    index = {edit.id: number for number, edit in enumerate(edits)}
-    overruled = {}
-    for number, edit in enumerate(edits):
-        if found := [index[id] for id in edit.conflicts if id in index]:
-            overruled[number] = found
-    return ledger_overruling(ledger, overruled) if overruled else ledger
+def _column(made: Sequence[Made], column: int) -> Tensor:
+    """One of the columns of new edits, (n,)."""
+    return torch.tensor([row[column] for row in made], dtype=torch.long)
+
+
+def _held_by(patch: BankPatch, editor: BankEditor) -> tuple[BankPatch, Tensor]:
+    """The patch of the edits that an editor made, with their places among all."""
+    every = [(patch, torch.arange(len(patch)))]
+    if isinstance(patch, MixedPatch):
+        every = list(zip(patch.parts, patch.places, strict=True))
+    for part, places in every:
+        if part.editor is editor:
+            return part, places
+    return editor.empty(), torch.empty(0, dtype=torch.long)
+
+
+def _bank_patch(state: "State") -> BankPatch:
+    """The patch of a state, of a method with a bank."""
+    patch = state.pool.patch
+    assert isinstance(patch, BankPatch)
+    return patch
+
+
+def _ledger(
+    state: "State",
+    stays: Tensor,
+    made: Sequence[Made],
+    numbers: Tensor,
+    in_conflict: Mapping[int, Sequence[int]],
+) -> Bank:
+    """The ledger of the edits of a state that stay and of those that were made since.
+
+    ``numbers`` (E,) are those of all of them. Which overrule which is found anew where some went.
+    """
+    former = _bank_patch(state).ledger
+    width = former["overrules"].shape[1]
+    rows = ledger_rows([asked for _, _, asked in made], width)
+    changed = [number for number, _, _ in made if number in in_conflict]
+    if bool(stays.all()):
+        ledger = former.append(rows)
+    else:
+        left = Bank(ledger_rows(former["asked"][stays].tolist(), width))
+        ledger = left.append(rows)
+        changed = list(in_conflict)
+    overruling = {}
+    for number in changed:
+        place = places_of(numbers, [number])
+        others = places_of(numbers, in_conflict[number])
+        if place and others:
+            overruling[place[0]] = others
+    return ledger_overruling(ledger, overruling) if overruling else ledger
+
+
+def places_of(numbers: Tensor, wanted: Sequence[int]) -> list[int]:
+    """The places of some numbers among ascending ``numbers`` (E,), as far as they are there."""
+    given = torch.tensor(wanted, dtype=torch.long)
+    places = torch.searchsorted(numbers, given)
+    found = places < len(numbers)
+    found[found.clone()] = numbers[places[found]] == given[found]
+    return places[found].tolist()
 
 
 def packed(patch: Patch) -> bytes:

@@ -1,12 +1,12 @@
 """Edit: what a store says about one edit, without its tensors and images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from liveedit.question import number, question
 
-__all__ = ["Edit", "history", "spellings"]
+__all__ = ["Edit", "history", "resolved", "spellings"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,13 @@ def spellings(edits: Sequence[Edit]) -> dict[int, str]:
 
 def history(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """The edits in their order, with ``superseded_by``, and with conflicts among those in force."""
-    last = {edit.number: edit.id for edit in edits}
+    return resolved(edits, {edit.number: edit.id for edit in edits})
+
+
+def resolved(edits: Sequence[Edit], last: Mapping[int, str]) -> tuple[Edit, ...]:
+    """The same, given the id of the last edit of each of their questions and of those that they are
+    in conflict with, by the question's number.
+    """
     in_force = set(last.values())
     found: list[Edit] = []
     for edit in edits:

@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import compress
 from pathlib import Path
 
+import torch
+
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.precedence import ledger_overruling
@@ -20,6 +22,7 @@ from liveedit.models.vlm import VLM
 from liveedit.store.conflicts import PatchedModel, conflicts, is_target
 from liveedit.store.edit import Edit, history, spellings
 from liveedit.store.pictures import save_queries
+from liveedit.store.roll import ListedRoll, Roll
 from liveedit.types import Query
 
 __all__ = ["Pool"]
@@ -33,14 +36,14 @@ class Pool:
         vlm: The model.
         editor: The editor.
         patch: The patch with the edits.
-        edits: All edits, superseded ones included, in the order in which they were made.
+        roll: All edits, superseded ones included, in the order in which they were made.
         queries: Queries of the edits by id, for methods that make edits again.
     """
 
     vlm: VLM
     editor: Editor
     patch: Patch
-    edits: tuple[Edit, ...] = ()
+    roll: Roll = field(default_factory=ListedRoll)
     queries: Mapping[str, Query] = field(default_factory=dict)
 
     @classmethod
@@ -53,6 +56,11 @@ class Pool:
         """Whether the method keeps each edit by itself; otherwise its weights hold all of them."""
         return isinstance(self.editor, BankEditor)
 
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All edits, oldest first."""
+        return self.roll.all()
+
     @cached_property
     def history(self) -> tuple[Edit, ...]:
         """All edits, oldest first; superseded ones name the edit that superseded them."""
@@ -63,27 +71,36 @@ class Pool:
         """The edits in force, oldest first."""
         return tuple(edit for edit in self.history if not edit.superseded_by)
 
+    def newest(self, count: int) -> list[Edit]:
+        """The last edits of the :attr:`history`."""
+        return self.roll.resolved(range(len(self.roll) - count, len(self.roll)))
+
+    def held(self, indices: Sequence[int]) -> list[Edit]:
+        """The edits that the patch holds at some indices, as in the :attr:`history`."""
+        if self.has_bank:
+            return self.roll.resolved(indices)
+        in_patch = [edit for edit in self.history if edit.held]
+        return [in_patch[index] for index in indices]
+
     def with_edits(self, new: Sequence[Edit], queries: Sequence[Query]) -> "Pool":
         """The pool with new edits, given as entries and as queries with opened images."""
-        edits = [*self.edits, *new]
-        first = spellings(edits)
+        first = spellings(new) | self.roll.spellings({edit.number for edit in new})
         spelled = [
             replace(query, prompt=first[edit.number])
             for query, edit in zip(queries, new, strict=True)
         ]
         held = [True] * len(new) if self.has_bank else _last_of_each_question(new)
         patch = self.editor.edit(list(compress(spelled, held)), self.patch)
-        found = conflicts(PatchedModel(self.vlm, self.editor), self.patch, patch, edits, spelled)
+        model = PatchedModel(self.vlm, self.editor)
+        found = conflicts(model, self.patch, patch, self.roll.extended(new), spelled)
         made = replace(self, patch=_overruling(patch, found))
         took = made.took(queries, spelled)
-        for number, indices in enumerate(found, start=len(self.edits)):
-            edits[number] = replace(
-                edits[number],
-                took=took[number - len(self.edits)],
-                held=held[number - len(self.edits)],
-                conflicts=tuple(edits[index].id for index in indices),
-            )
-        made = replace(made, edits=tuple(edits))
+        ids = _ids(self.roll.extended(new), found)
+        entries = [
+            replace(edit, took=took[at], held=held[at], conflicts=ids[at])
+            for at, edit in enumerate(new)
+        ]
+        made = replace(made, roll=self.roll.extended(entries))
         if self.has_bank:
             return made
         known = {edit.id: query for edit, query in zip(new, queries, strict=True)}
@@ -104,7 +121,7 @@ class Pool:
         first = len(edits) - len(queries)
         for number, answered in enumerate(made.took(queries, spelled), start=first):
             edits[number] = replace(edits[number], took=answered)
-        return replace(made, edits=tuple(edits))
+        return replace(made, roll=ListedRoll(tuple(edits)))
 
     def took(self, queries: Sequence[Query], spelled: Sequence[Query]) -> list[bool]:
         """Whether the patch gives each query its target, also in the first spelling of its
@@ -128,12 +145,13 @@ class Pool:
         Raises :class:`BadInput` where the others have to be made again and their images are not
         kept.
         """
-        left_out = set(gone)
-        kept = [index for index in range(len(self.edits)) if index not in left_out]
-        left = [self.edits[index] for index in kept]
+        stays = torch.ones(len(self.roll), dtype=torch.bool)
+        stays[list(gone)] = False
+        kept = stays.nonzero()[:, 0].tolist()
+        left = self.roll.select(kept)
         if not self.has_bank:
-            return self.made_again(left)
-        return replace(self, patch=self.editor.select(self.patch, kept), edits=tuple(left))
+            return self.made_again(left.all())
+        return replace(self, patch=self.editor.select(self.patch, kept), roll=left)
 
     def made_again(self, edits: Sequence[Edit]) -> "Pool":
         """A pool in which those of ``edits`` that are in force are made again, and no others.
@@ -155,7 +173,7 @@ class Pool:
                 [replace(self.queries[edit.id], prompt=first[edit.number]) for edit in in_force]
             )
         held = [replace(edit, held=last[edit.number] == edit.id) for edit in edits]
-        return replace(self, patch=patch, edits=tuple(held))
+        return replace(self, patch=patch, roll=ListedRoll(tuple(held)))
 
     def save(self, folder: Path) -> None:
         """Write the patch and, for methods that need them again, the images of the edits."""
@@ -180,6 +198,11 @@ def _last_of_each_question(edits: Sequence[Edit]) -> list[bool]:
     """Whether each edit is the last of its question."""
     last = {edit.number: index for index, edit in enumerate(edits)}
     return [last[edit.number] == index for index, edit in enumerate(edits)]
+
+
+def _ids(roll: Roll, found: Sequence[Sequence[int]]) -> list[tuple[str, ...]]:
+    """The ids of edits that are given by lists of indices."""
+    return [tuple(edit.id for edit in roll.at(indices)) for indices in found]
 
 
 def _overruling(patch: Patch, found: Sequence[Sequence[int]]) -> Patch:

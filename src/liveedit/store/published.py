@@ -21,6 +21,7 @@ from liveedit.hub.card import About, Subject
 from liveedit.store.edit import Edit
 from liveedit.store.listing import FILE, Listing
 from liveedit.store.pool import Pool
+from liveedit.store.roll import ListedRoll
 
 __all__ = ["EDITOR", "FILES", "check_repo", "write_published"]
 
@@ -104,7 +105,7 @@ def _hidden(pool: Pool) -> Pool:
             "listed, or not at all"
         )
     left = pool.without([index for index, edit in enumerate(pool.history) if edit.superseded_by])
-    return replace(left, edits=tuple(map(_untold, left.edits)))
+    return replace(left, roll=ListedRoll(tuple(map(_untold, left.edits))))
 
 
 def _untold(edit: Edit) -> Edit:

@@ -35,7 +35,7 @@ class Rows:
         factors = {name: empty.bank[name] for name in empty.factors}
         self._shelf = Shelf(factors, self._factors) if factors else None
 
-    def settled(self, patch: P, numbers: Sequence[int]) -> P:
+    def settled(self, patch: P, numbers: Tensor) -> P:
         """The patch with the factors on the shelf; ``numbers`` are those of its edits.
 
         They must be kept already, or numbers could be given to others.

@@ -36,7 +36,7 @@ __all__ = [
     "thumbnails", "weights",
 ]  # fmt: skip
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision of the tables, in ``migrations/versions``."""
 APPLICATION = 0x4C454454
 """SQLite's ``application_id`` of a store: "LEDT"."""
@@ -88,6 +88,8 @@ edits = Table(
     Column("checksum", BigInteger, nullable=False),
     Index("edits_of_a_question", "asked", "number"),
     Index("edits_by_image", "image"),
+    Index("edits_made_in", "made_in"),
+    Index("edits_forgotten_in", "forgotten_in"),
     sqlite_autoincrement=True,
 )
 experts = Table(

@@ -5,20 +5,26 @@ was kept is removed: an edit that is taken back stays on record, and each past s
 Readers see a change as soon as it is kept; :attr:`Store.version` tells whether there is one.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Row,
     Select,
     Table,
+    Text,
     and_,
+    case,
+    cast,
     func,
     insert,
     or_,
@@ -41,12 +47,14 @@ __all__ = [
     "Hit",
     "Kept",
     "Maker",
+    "News",
     "Store",
     "check_version",
     "kept_row",
     "now",
 ]
 
+V = TypeVar("V")
 BATCH = 500
 """Rows that one statement reads by their numbers; databases limit its length."""
 PIECE = 1 << 24
@@ -107,6 +115,24 @@ class Kept:
     made_in: int
     pictures: int = 0
     forgotten_in: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """The edits that were made or taken back between two versions of a store.
+
+    Arguments:
+        version: The later version.
+        made: Number, maker and question number of each edit that was made and not taken back since.
+        gone: Numbers of the edits that were taken back.
+        in_conflict: By the number of an edit, the numbers of earlier ones that it is in conflict
+            with.
+    """
+
+    version: int
+    made: Sequence[tuple[int, int, int]] = ()
+    gone: Sequence[int] = ()
+    in_conflict: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,15 +284,62 @@ class Store:
         """The same edits with ``superseded_by``, and with conflicts among those in force."""
         return list(history([row.edit for row in self.kept(at)]))
 
-    def changed_since(self, version: int) -> tuple[int, list[Kept]]:
-        """The present version, and the edits that were made or taken back after ``version``."""
+    def news(self, version: int) -> "News":
+        """The edits that were made or taken back after ``version``, without what is said of them.
+
+        After version 0 those that are not taken back.
+        """
         table = schema.edits
-        query = _kept_query().where(or_(table.c.made_in > version, table.c.forgotten_in > version))
+        in_conflict = cast(table.c.conflicts, Text)
+        query = select(
+            table.c.number,
+            table.c.maker,
+            table.c.asked,
+            table.c.forgotten_in,
+            case((in_conflict != "[]", in_conflict), else_=None).label("conflicts"),
+        ).order_by(table.c.number)
+        if version:
+            query = query.where(or_(table.c.made_in > version, table.c.forgotten_in > version))
+        else:
+            query = query.where(table.c.forgotten_in.is_(None))
         with self.reading() as connection:
             present = _version(connection)
-            if present == version:  # without a look at all edits
-                return present, []
-            return present, [kept_row(row) for row in connection.execute(query)]
+            if present == version:  # without a look at the edits
+                return News(present)
+            rows = connection.execute(query).all()
+            made = [row for row in rows if row.forgotten_in is None]
+            overruled = {row.number: json.loads(row.conflicts) for row in made if row.conflicts}
+            return News(
+                present,
+                made=[(row.number, row.maker, row.asked) for row in made],
+                gone=[row.number for row in rows if row.forgotten_in is not None],
+                in_conflict=_numbered(connection, overruled),
+            )
+
+    def by_number(self, numbers: Sequence[int]) -> list[Kept]:
+        """Edits by their numbers, in the order of these, taken back or not."""
+        found = {row.number: row for row in self._where(schema.edits.c.number, numbers)}
+        return [found[number] for number in numbers]
+
+    def by_id(self, ids: Iterable[str]) -> list[Kept]:
+        """The edits with these ids, taken back or not, oldest first."""
+        return self._where(schema.edits.c.id, ids)
+
+    def of_questions(self, numbers: Iterable[int]) -> list[Kept]:
+        """The edits of some questions, taken back or not, oldest first."""
+        return self._where(schema.edits.c.asked, numbers)
+
+    def _where(self, column: Column[Any], values: Iterable[Any]) -> list[Kept]:
+        """The edits with one of some values in a column, oldest first."""
+        found: list[Kept] = []
+        known = list(values)
+        if not known:
+            return found
+        with self.reading() as connection:
+            for some in _batches(known):
+                query = select(schema.edits).where(column.in_(some))
+                found += [kept_row(row) for row in connection.execute(query)]
+        return sorted(found, key=lambda row: row.number)
 
     def ids(self) -> set[str]:
         """The ids of all edits, of those taken back, too."""
@@ -478,6 +551,10 @@ class Change:
             self.connection.execute(insert(schema.thumbnails).values(row))
         return Kept(number, maker, edit, self.version, len(images))
 
+    def numbered(self, ids: Mapping[int, Sequence[str]]) -> dict[int, tuple[int, ...]]:
+        """Lists of ids of edits as lists of their numbers."""
+        return _numbered(self.connection, ids)
+
     def update(self, number: int, edit: Edit) -> None:
         """Replace what is said about an edit: whether it took, is held, or is in conflict."""
         table = schema.edits
@@ -514,6 +591,18 @@ def check_version(at: object) -> None:
             f"a version of a store is a whole number, not {type(at).__name__}: "
             "`version_at` gives that of a time"
         )
+
+
+def _numbered(
+    connection: Connection, named: Mapping[int, Sequence[str]]
+) -> dict[int, tuple[int, ...]]:
+    """Lists of ids as lists of the edits' numbers; of those taken back, too."""
+    table = schema.edits
+    numbers: dict[str, int] = {}
+    for some in _batches(sorted(set(chain.from_iterable(named.values())))):
+        query = select(table.c.id, table.c.number).where(table.c.id.in_(some))
+        numbers |= {row.id: row.number for row in connection.execute(query)}
+    return {edit: tuple(numbers[id] for id in ids if id in numbers) for edit, ids in named.items()}
 
 
 def _inserted(connection: Connection, table: Table, row: Mapping[str, Any]) -> int:
@@ -603,8 +692,8 @@ def kept_row(row: Row[Any]) -> Kept:
     return Kept(row.number, row.maker, edit, row.made_in, row.pictures, row.forgotten_in)
 
 
-def _batches(numbers: Iterable[int]) -> Iterator[list[int]]:
-    """The numbers in lists of at most :data:`BATCH`."""
-    known = list(numbers)
+def _batches(values: Iterable[V]) -> Iterator[list[V]]:
+    """Values in lists of at most :data:`BATCH`."""
+    known = list(values)
     for start in range(0, len(known), BATCH):
         yield known[start : start + BATCH]

@@ -19,6 +19,7 @@ from liveedit.editors.common.precedence import (
     COLUMNS,
     latest_of_each_question,
     ledger_with,
+    still_latest,
     unknown_ledger,
     without_overruled,
 )
@@ -79,6 +80,14 @@ class BankPatch(Patch):
             latest &= ~self.superseded_elsewhere
         return latest.to(self.bank.device)
 
+    def following(self, earlier: Self) -> Self:
+        """The same patch, ``earlier`` with more edits: what that knows is not found anew."""
+        known = vars(earlier).get("not_superseded")
+        if known is not None and self.superseded_elsewhere is None:
+            asked = self.ledger["asked"].to(known.device)
+            vars(self)["not_superseded"] = still_latest(known, asked)
+        return self
+
     def in_force(self, fires: Tensor, edits: Tensor | None = None) -> Tensor:
         """Of the edits that fire for each query, boolean (B, n), those neither superseded nor
         overruled. They are ``edits`` (n,), by default all.
@@ -126,6 +135,8 @@ class BankEditor(Editor[B]):
     patch_class: ClassVar[type[Any]]
     independent: ClassVar[bool] = True
     """Whether an edit does not depend on the edits made before it."""
+    scored: bool = False
+    """Whether an edit fires, unless others keep it from that, where its score is above 0."""
 
     @abstractmethod
     def extended(self, patch: B, queries: Sequence[Query]) -> B:
@@ -142,7 +153,8 @@ class BankEditor(Editor[B]):
             patch = self.empty()
         if not queries:
             return patch
-        return self.extended(patch, queries).with_ledger(ledger_with(patch.ledger, queries))
+        made = self.extended(patch, queries).with_ledger(ledger_with(patch.ledger, queries))
+        return made.following(patch)
 
     def select(self, patch: B, index: Sequence[int]) -> B:
         """See :meth:`Editor.select`."""

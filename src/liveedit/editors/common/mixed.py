@@ -142,6 +142,7 @@ class MixedEditor(BankEditor[MixedPatch]):
     def __init__(self, editors: Sequence[BankEditor[Any]]) -> None:
         super().__init__(editors[0].vlm, editors[0].config)
         self._editors = tuple(editors)
+        self.scored = all(editor.scored for editor in editors)
 
     @property
     def editors(self) -> tuple[BankEditor[Any], ...]:
@@ -167,9 +168,9 @@ class MixedEditor(BankEditor[MixedPatch]):
         """See :meth:`Editor.editor_of`."""
         return self.editors[int(patch.bank["part"][index])]
 
-    def of_parts(self, parts: Sequence[BankPatch], numbers: Sequence[int]) -> MixedPatch:
+    def of_parts(self, parts: Sequence[BankPatch], numbers: Sequence[int] | Tensor) -> MixedPatch:
         """The patch of these parts, given for each edit the number of its part."""
-        part = torch.tensor(numbers, dtype=torch.long)
+        part = torch.as_tensor(numbers, dtype=torch.long)
         return MixedPatch(self, Bank({"part": part}), parts)
 
     def empty(self) -> MixedPatch:
@@ -185,7 +186,7 @@ class MixedEditor(BankEditor[MixedPatch]):
 
     def selected(self, patch: MixedPatch, index: Sequence[int]) -> MixedPatch:
         """See :meth:`BankEditor.selected`."""
-        chosen = torch.tensor(index, dtype=torch.long)
+        chosen = torch.as_tensor(index, dtype=torch.long)
         bank = patch.bank.select(index)
         parts = []
         for number, (editor, part) in enumerate(zip(self.editors, patch.parts, strict=True)):

@@ -29,6 +29,7 @@ __all__ = [
     "ledger_rows",
     "ledger_with",
     "question_number",
+    "still_latest",
     "unknown_ledger",
     "without_overruled",
 ]
@@ -98,6 +99,16 @@ def latest_of_each_question(ledger: Bank) -> Tensor:
     _, group = torch.unique(ledger["asked"], return_inverse=True)
     last = torch.full_like(edits, -1).scatter_reduce(0, group, edits, "amax")
     return last[group] == edits
+
+
+def still_latest(latest: Tensor, asked: Tensor) -> Tensor:
+    """:func:`latest_of_each_question` (E,) once there are more edits, given it before them.
+
+    ``asked`` (E,) are the numbers of the questions of all edits.
+    """
+    count = len(latest)
+    new = latest_of_each_question(Bank(ledger_rows(asked[count:].tolist())))
+    return torch.cat([latest & ~torch.isin(asked[:count], asked[count:]), new])
 
 
 def without_overruled(ledger: Bank, fired: Tensor, edits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ with, and 13.1 GB of factors, of which a query needs those of the few experts th
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ __all__ = ["Row", "Shelf", "ShelvedBank", "shelved"]
 
 Row = dict[str, Tensor]
 """The factors of one expert by name."""
+NEW = -1
+"""Number of an expert that the shelf does not know yet."""
+NONE: Mapping[int, Row] = MappingProxyType({})
 ROOM = 1 << 28
 """Bytes of the factors that a shelf keeps in memory."""
 
@@ -83,26 +87,37 @@ class Shelf:
 class ShelvedBank(Bank):
     """A bank whose factors are on a shelf.
 
-    For each expert ``held`` has the number under which the shelf knows its factors. Those of
-    experts that were appended are there themselves until :func:`shelved`.
+    ``numbers`` (E,) are those by which the shelf knows the factors of each expert. Factors of
+    experts that were appended are in ``own``, by the expert's index, until :func:`shelved`.
+    ``rows`` (E,) are the experts' rows in ``keys``, by default the first ones, in order: so experts
+    that are left out move no keys.
     """
 
-    def __init__(self, keys: Bank, held: tuple[int | Row, ...], shelf: Shelf) -> None:
+    def __init__(
+        self,
+        keys: Bank,
+        numbers: Tensor,
+        shelf: Shelf,
+        own: Mapping[int, Row] = NONE,
+        rows: Tensor | None = None,
+    ) -> None:
         self.keys = keys
-        self.held = held
+        self.numbers = numbers
         self.shelf = shelf
+        self.own = own
+        self.rows = rows
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process, which does not have the shelf, gets all factors."""
         return Bank, (self.tensors(),)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.numbers)
 
     def __getitem__(self, name: str) -> Tensor:
         """See :meth:`Bank.__getitem__`. Reads the factors of all experts if ``name`` is one."""
         if name not in self.shelf.empty:
-            return self.keys[name]
+            return self.keys[name] if self.rows is None else self.keys[name][self.rows]
         [found] = self.gather([name], torch.arange(len(self)))
         return found
 
@@ -110,15 +125,17 @@ class ShelvedBank(Bank):
         """See :meth:`Bank.tensors`. Reads the factors of all experts."""
         names = tuple(self.shelf.empty)
         factors = self.gather(names, torch.arange(len(self)))
-        return self.keys.tensors() | dict(zip(names, factors, strict=True))
+        keys = {name: self[name] for name in self.keys.shapes}
+        return keys | dict(zip(names, factors, strict=True))
 
     def gather(self, names: Sequence[str], index: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`Bank.gather`; ``names`` are all factors, or none is."""
         if names[0] not in self.shelf.empty:
-            return self.keys.gather(names, index)
-        chosen = [self.held[place] for place in index.flatten().tolist()]
-        read = self.shelf.rows(held for held in chosen if isinstance(held, int))
-        rows = [read[held] if isinstance(held, int) else held for held in chosen]
+            return self.keys.gather(names, index if self.rows is None else self.rows[index])
+        chosen = index.flatten().tolist()
+        numbers = {place: int(self.numbers[place]) for place in chosen if place not in self.own}
+        read = self.shelf.rows(numbers.values())
+        rows = [self.own[at] if at in self.own else read[numbers[at]] for at in chosen]
         found = []
         for name in names:
             empty = self.shelf.empty[name]
@@ -128,11 +145,15 @@ class ShelvedBank(Bank):
 
     def near(self, name: str, queries: Tensor, least: Tensor) -> Tensor:
         """See :meth:`Bank.near`."""
-        return self.keys.near(name, queries, least)
+        return self._among_own(self.keys.near(name, queries, least))
 
     def nearest(self, name: str, queries: Tensor, most: int) -> Tensor:
-        """See :meth:`Bank.nearest`."""
-        return self.keys.nearest(name, queries, most)
+        """See :meth:`Bank.nearest`; fewer where some of them are left out."""
+        return self._among_own(self.keys.nearest(name, queries, most))
+
+    def _among_own(self, found: Tensor) -> Tensor:
+        """The experts whose keys are in some rows."""
+        return found if self.rows is None else torch.isin(self.rows, found).nonzero()[:, 0]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -154,45 +175,62 @@ class ShelvedBank(Bank):
         """See :meth:`Bank.append`."""
         self._check(rows)
         factors = {name: rows[name].detach() for name in self.shelf.empty}
-        keys = self.keys.append({name: rows[name] for name in rows if name not in factors})
-        new = tuple(
-            {name: tensor[at].clone() for name, tensor in factors.items()}
-            for at in range(len(keys) - len(self))
-        )
-        return ShelvedBank(keys, self.held + new, self.shelf)
+        keys = {name: rows[name] for name in rows if name not in factors}
+        count = len(next(iter(rows.values())))
+        new = {
+            len(self) + at: {name: tensor[at].clone() for name, tensor in factors.items()}
+            for at in range(count)
+        }
+        return self._grown_by(keys, torch.full((count,), NEW), {**self.own, **new})
 
     def append_shelved(self, keys: Mapping[str, Tensor], numbers: Sequence[int]) -> "ShelvedBank":
         """A bank with more experts, given by their keys (n, …) and their numbers on the shelf."""
-        return ShelvedBank(self.keys.append(keys), (*self.held, *numbers), self.shelf)
+        return self._grown_by(keys, torch.tensor(numbers, dtype=torch.long), self.own)
+
+    def _grown_by(
+        self, keys: Mapping[str, Tensor], numbers: Tensor, own: Mapping[int, Row]
+    ) -> "ShelvedBank":
+        """A bank with more experts, given by their keys and numbers."""
+        grown = self.keys.append(keys)
+        rows = self.rows
+        if rows is not None:
+            rows = torch.cat([rows, torch.arange(len(self.keys), len(grown), device=rows.device)])
+        return ShelvedBank(grown, torch.cat([self.numbers, numbers]), self.shelf, own, rows)
 
     def with_room(self, count: int) -> "ShelvedBank":
         """See :meth:`Bank.with_room`."""
-        return ShelvedBank(self.keys.with_room(count), self.held, self.shelf)
+        keys = self.keys.with_room(count)
+        return ShelvedBank(keys, self.numbers, self.shelf, self.own, self.rows)
 
     def give_back(self, length: int) -> None:
         """See :meth:`Bank.give_back`."""
-        self.keys.give_back(length)
+        self.keys.give_back(len(self.keys) - (len(self) - length))
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "ShelvedBank":
-        """See :meth:`Bank.select`."""
+        """See :meth:`Bank.select`. Keys are copied where most of them are left out."""
         places = self.places(index)
-        held = tuple(self.held[place] for place in places.tolist())
-        return ShelvedBank(self.keys.select(places), held, self.shelf)
+        numbers = self.numbers[places]
+        own = {}
+        for at in torch.isin(places, torch.tensor(list(self.own))).nonzero()[:, 0].tolist():
+            own[at] = self.own[int(places[at])]
+        here = places.to(self.device)
+        rows = here if self.rows is None else self.rows[here]
+        keys = self.keys
+        if 2 * len(rows) < len(keys) or torch.equal(rows.cpu(), torch.arange(len(rows))):
+            return ShelvedBank(keys.select(rows), numbers, self.shelf, own)
+        return ShelvedBank(keys, numbers, self.shelf, own, rows)
 
     def to(self, device: torch.device | str) -> Bank:
         """See :meth:`Bank.to`. Reads the factors of all experts for another device."""
         return self if self.device == torch.device(device) else super().to(device)
 
 
-def shelved(bank: Bank, numbers: Sequence[int], shelf: Shelf) -> ShelvedBank:
+def shelved(bank: Bank, numbers: Sequence[int] | Tensor, shelf: Shelf) -> ShelvedBank:
     """The bank of the same experts, all of whose factors are on ``shelf``, by these numbers."""
+    known = torch.as_tensor(numbers, dtype=torch.long)
     if isinstance(bank, ShelvedBank):
-        new = {
-            number: held
-            for number, held in zip(numbers, bank.held, strict=True)
-            if not isinstance(held, int)
-        }
-        shelf.keep(new)
-        return ShelvedBank(bank.keys, tuple(numbers), shelf)
-    keys = {name: bank[name] for name in bank.shapes if name not in shelf.empty}
-    return ShelvedBank(Bank(keys), tuple(numbers), shelf)
+        shelf.keep({int(known[place]): row for place, row in bank.own.items()})
+        return ShelvedBank(bank.keys, known, shelf, rows=bank.rows)
+    tensors = bank.tensors()
+    keys = Bank({name: tensor for name, tensor in tensors.items() if name not in shelf.empty})
+    return ShelvedBank(keys, known, shelf)

@@ -225,6 +225,7 @@ class Direct(BankEditor[DirectPatch]):
     name = "direct"
     Config = DirectConfig
     patch_class = DirectPatch
+    scored = True
     config: DirectConfig
 
     def __init__(self, vlm: VLM, config: DirectConfig | None = None) -> None:

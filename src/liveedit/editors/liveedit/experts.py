@@ -401,6 +401,7 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
     """
 
     patch_class = ExpertPatch
+    scored = True
     fixed: ClassVar[dict[str, Any]]
     """Values of former settings, which still count for the fingerprint."""
     config: LiveEditConfig

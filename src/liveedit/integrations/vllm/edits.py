@@ -183,7 +183,7 @@ class Edits:
         request.reading = None
         request.row = 0
         time = now()
-        self.record([Hit(state.held[n].number, w, time, request.name) for n, w in fired])
+        self.record([Hit(int(state.held[n]), w, time, request.name) for n, w in fired])
 
     def joined(self, requests: Sequence[Request]) -> tuple[list[Any], list[Any]]:
         """Functions for several requests at once where possible, and those of each other."""
