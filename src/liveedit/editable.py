@@ -55,6 +55,7 @@ __all__ = [
     "default_editor",
     "embedded",
     "load",
+    "load_kept",
     "load_vlm",
     "open_pool",
 ]
@@ -94,7 +95,7 @@ def load(
     check_path(editor)
     vlm = load_vlm(model, **options)
     opens_with = {
-        "model": EMBEDDED if model == EMBEDDED else _absolute(model),
+        "model": _named(model),
         "editor": str(editor) if _ships(model, editor) else _absolute(editor),
     }
     if options.get("dtype") is not None:
@@ -105,6 +106,26 @@ def load(
     return EditableVLM(vlm, loaded, kept, opens_with)
 
 
+def load_kept(
+    store: Store, model: str | Path | None = None, editor: str | Path | None = None, **options: Any
+) -> "EditableVLM":
+    """Load a VLM with the edits of a store as :func:`load` does.
+
+    The model, its dtype and prompt format are as the store says unless they are given; where another
+    model is given, dtype and format are its own.
+    """
+    maker = store.remembered()
+    made = maker.opens_with if maker else {}
+    model = made.get("model", EMBEDDED) if model is None else model
+    given = {name: value for name, value in options.items() if value is not None}
+    if made.get("model") == _named(model):
+        if "prompt_format" in made:
+            given.setdefault("prompt_format", made["prompt_format"])
+        if "dtype" in made:
+            given.setdefault("dtype", getattr(torch, made["dtype"]))
+    return load(model, editor, store, **given)
+
+
 def default_editor(model: str | Path, store: Store | None = None) -> str:
     """The editor if none is given: that of the newest edit that the store has of this model.
 
@@ -112,8 +133,7 @@ def default_editor(model: str | Path, store: Store | None = None) -> str:
     ``"direct"`` for others.
     """
     maker = store.newest_maker() if store else None
-    named = EMBEDDED if model == EMBEDDED else _absolute(model)
-    if maker and maker.opens_with.get("model") == named:
+    if maker and maker.opens_with.get("model") == _named(model):
         if maker.editor_fingerprint in SHIPPED:
             return "pinpoint"  # which came after it
         return maker.opens_with.get("editor", maker.editor)
@@ -136,6 +156,11 @@ def open_pool(vlm: VLM, store: Store) -> DurablePool:
 def _ships(model: str | Path, editor: str | Path) -> bool:
     """Whether an editor is one of those that ship with the embedded model."""
     return model == EMBEDDED and embedded(str(editor)).is_dir()
+
+
+def _named(model: str | Path) -> str:
+    """A model's name in a store: "emblem", the absolute path of a folder, or a Hugging Face id."""
+    return EMBEDDED if model == EMBEDDED else _absolute(model)
 
 
 def _absolute(source: str | Path) -> str:

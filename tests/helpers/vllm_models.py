@@ -19,7 +19,13 @@ VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_PLUGINS": "liveedit",
 }
-OPTIONS = {"enforce_eager": True, "dtype": "float32", "max_model_len": 512, "max_num_seqs": 8}
+OPTIONS = {
+    "enforce_eager": True,
+    "dtype": "float32",
+    "limit_mm_per_prompt": {"image": 1},
+    "max_model_len": 512,
+    "max_num_seqs": 8,
+}
 
 
 def checkpoint(model_type, folder):
@@ -97,7 +103,7 @@ def engine(model, store, **options):
     from vllm.distributed import cleanup_dist_env_and_memory
 
     try:
-        yield LLM(str(model), limit_mm_per_prompt={"image": 1}, **OPTIONS | options)
+        yield LLM(str(model), **OPTIONS | options)
     finally:
         gc.collect()
         cleanup_dist_env_and_memory()
@@ -105,8 +111,8 @@ def engine(model, store, **options):
 
 def prompt(vlm, query):
     """A query as vLLM takes it."""
-    shown = {"multi_modal_data": {"image": query.image}} if query.images else {}
-    return {"prompt": vlm.render(query), **shown}
+    shown = {"multi_modal_data": {"image": list(query.images)}} if query.images else {}
+    return {"prompt": vlm.render(vlm.flat(query)), **shown}
 
 
 def choices(vlm, tokens, **extra):

@@ -22,13 +22,13 @@ from helpers.samples import QUESTION
 from helpers.vllm_models import VARIABLES, checkpoint, choices, engine, prompt, read
 from liveedit.editable import EditableVLM, embedded, load
 from liveedit.editors import new_editor
-from liveedit.types import Query
+from liveedit.types import Query, Turn
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 TOKENS = 10
 FLAGS = ("jp", "no", "br", "fr", "ke", "it")
-FAMILIES = ("llava", "llava_onevision", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,18 @@ def edited(name, store, flags):
 def answers(llm, vlm, queries, **extra):
     """The texts of vLLM's answers."""
     prompts = [prompt(vlm, query) for query in queries]
-    found = llm.generate(prompts, choices(vlm, TOKENS, **extra), use_tqdm=False)
+    asked = [choices(vlm, TOKENS, **last_question(query), **extra) for query in queries]
+    found = llm.generate(prompts, asked, use_tqdm=False)
     return [text(vlm, one) for one in found]
+
+
+def last_question(query):
+    """What the server tells a worker of a chat."""
+    if not query.earlier:
+        return {}
+    earlier = sum(turn.images for turn in query.earlier)
+    shown = len(query.images) - earlier
+    return {"liveedit_question": query.prompt, "liveedit_images": shown}
 
 
 def text(vlm, output):
@@ -74,6 +84,31 @@ def test_answers_are_those_of_the_other_engine(method, flags, asked, tmp_path):
     with engine(embedded("vlm"), tmp_path / "edits.db", max_num_seqs=4) as llm:
         assert answers(llm, model.vlm, asked) == expected
         assert answers(llm, model.vlm, asked, liveedit_off=1) == unedited
+
+
+@pytest.mark.parametrize("method", ["pinpoint", "direct"])
+def test_chats_find_the_edits_of_their_last_question(method, flags, tmp_path):
+    """About an image that it shows itself, or that was shown before."""
+    model = edited(method, tmp_path / "edits.db", flags)
+    before = (Turn("user", "Who are you?"), Turn("assistant", "A model."))
+    shown = (Turn("user", QUESTION, 1), Turn("assistant", "Japan."))
+    asked = [Query(QUESTION, image=flag, earlier=before) for flag in flags]
+    asked += [Query(QUESTION, image=flag, earlier=shown) for flag in flags]
+    asked += [Query(QUESTION, image=[flags[3], flag], earlier=shown) for flag in flags]
+    asked += [Query("Who are you?", earlier=before), Query(QUESTION, image=flags[0])]
+    expected = model.generate(asked, max_new_tokens=TOKENS)
+    assert expected != model.unedited(asked, max_new_tokens=TOKENS)
+    with engine(embedded("vlm"), tmp_path / "edits.db", limit_mm_per_prompt={"image": 2}) as llm:
+        assert answers(llm, model.vlm, asked) == expected
+
+
+def test_edits_of_several_methods_act_beside_each_other(flags, asked, tmp_path):
+    edited("pinpoint", tmp_path / "edits.db", flags)
+    model = load("emblem", "direct", store=tmp_path / "edits.db")
+    model.edit(Query(QUESTION, "Peru", flags[4]))
+    expected = model.generate(asked, max_new_tokens=TOKENS)
+    with engine(embedded("vlm"), tmp_path / "edits.db") as llm:
+        assert answers(llm, model.vlm, asked) == expected
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

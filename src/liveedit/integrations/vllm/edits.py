@@ -17,6 +17,7 @@ from torch import Tensor
 
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
 from liveedit.errors import UnsupportedModel
+from liveedit.integrations.vllm.reports import Reports
 from liveedit.integrations.vllm.requests import Request, Tokens, tokens_of_step
 from liveedit.integrations.vllm.served import Served
 from liveedit.integrations.vllm.sites import hook
@@ -130,6 +131,7 @@ class Edits:
         self.record = record
         self.requests: dict[str, Request] = {}
         self.step: Step | None = None
+        self.reports = Reports()
         self.hooked: set[str] = set()
         self._joined: tuple[tuple[str, ...], tuple[list[Any], list[Any]]] = ((), ([], []))
 
@@ -141,6 +143,9 @@ class Edits:
             self.requests.pop(id, None)
         new = [Request.of(each) for each in scheduled.scheduled_new_reqs]
         self.requests |= {request.id: request for request in new}
+        for request in new:
+            if not request.edited:
+                self.reports.add(request.name, "base")
         edited = [request for request in new if request.edited]
         if edited:
             self.bind(edited)
@@ -156,13 +161,13 @@ class Edits:
     def bind(self, requests: Sequence[Request]) -> None:
         """Give new requests the patch of now."""
         state = self.state()
+        for request in requests:
+            self.reports.add(request.name, _named(state))
         if state is None or not len(state.pool.patch):
             return
         patch = state.pool.patch
-        together = isinstance(patch, ExpertPatch)
-        groups = [requests] if together else [[request] for request in requests]
-        for group in groups:
-            batch = self.vlm.prompts([request.prompt for request in group])
+        for group in _together(patch, requests):
+            batch = self.vlm.prompts(group)
             functions = patch.bind(batch)
             self.hook(functions)
             for row, request in enumerate(group):
@@ -175,6 +180,7 @@ class Edits:
         assert batch is not None
         patch = state.pool.patch
         fired = batch.fired_by(patch)[request.row]
+        rows = [(state.held[number], weight) for number, weight in fired]
         if patch in batch.fired and not fired:
             request.functions = {}
         elif len(batch) > 1:
@@ -183,7 +189,8 @@ class Edits:
         request.reading = None
         request.row = 0
         time = now()
-        self.record([Hit(state.held[n].number, w, time, request.name) for n, w in fired])
+        self.record([Hit(row.number, weight, time, request.name) for row, weight in rows])
+        self.reports.add(request.name, _named(state), rows)
 
     def joined(self, requests: Sequence[Request]) -> tuple[list[Any], list[Any]]:
         """Functions for several requests at once where possible, and those of each other."""
@@ -228,6 +235,20 @@ class Edits:
             function = part.functions.get(site)
             if function is not None:
                 _act(function, part, hidden, residual)
+
+
+def _named(state: State | None) -> str:
+    """The ``system_fingerprint`` of answers in a state of the store."""
+    return f"edits-{state.version if state else 0}"
+
+
+def _together(patch: Patch, requests: Sequence[Request]) -> list[Sequence[Request]]:
+    """Requests in groups that are read together; the questions of chats are read alone."""
+    if not isinstance(patch, ExpertPatch):
+        return [[request] for request in requests]
+    chats = [request for request in requests if request.question]
+    others = [request for request in requests if not request.question]
+    return list(filter(None, (others, chats)))
 
 
 def _act(function: SiteFn, part: Part, hidden: Tensor, residual: Tensor | None) -> None:
