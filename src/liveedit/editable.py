@@ -111,8 +111,8 @@ def load_kept(
 ) -> "EditableVLM":
     """Load a VLM with the edits of a store as :func:`load` does.
 
-    The model, its dtype and prompt format are as the store says unless they are given; where another
-    model is given, dtype and format are its own.
+    The model, its dtype and prompt format are as the store says unless they are given; dtype and
+    format of another model are its own.
     """
     maker = store.remembered()
     made = maker.opens_with if maker else {}

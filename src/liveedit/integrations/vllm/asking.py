@@ -41,7 +41,7 @@ class Asking:
 
 
 class Marking:
-    """Receives the body of a question, with what the worker is to know of it."""
+    """Receives the body of a question, and adds the arguments that the worker reads."""
 
     def __init__(self, receive: Receive, *, chat: bool) -> None:
         self.receive = receive
@@ -106,7 +106,7 @@ class Reporting:
         """The start of a whole answer, whose length is known at the end."""
         self.streamed = False
         self.rest = b""
-        """What was not sent yet."""
+        """The part of the body that was not sent yet."""
 
     async def __call__(self, message: Message) -> None:
         """Send a message."""

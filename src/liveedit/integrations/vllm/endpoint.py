@@ -58,7 +58,7 @@ class Answers:
             models.base_model_paths.append(unedited)
 
     async def report(self, id: str) -> dict[str, Any] | None:
-        """What the answer with this id says of its edits."""
+        """The fields that the answer with this id gets (:meth:`Reports.of`)."""
         found = await self.engine.collective_rpc("liveedit_report", args=(id,))
         report: dict[str, Any] | None = found[0]
         return report

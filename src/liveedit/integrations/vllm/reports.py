@@ -18,9 +18,7 @@ class Reports:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
-    def add(
-        self, id: str, fingerprint: str, fired: Sequence[tuple[Kept, float]] = ()
-    ) -> None:
+    def add(self, id: str, fingerprint: str, fired: Sequence[tuple[Kept, float]] = ()) -> None:
         """Remember the state of the edits that a request meets, and those that fired on it."""
         named = [{"id": row.edit.id, "weight": weight} for row, weight in fired]
         self._kept[id] = {"system_fingerprint": fingerprint, "liveedit": {"fired": named}}

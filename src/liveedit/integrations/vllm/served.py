@@ -1,9 +1,10 @@
 """The model as editors see it: its facts are those of the checkpoint, its layers are vLLM's.
 
-An editor reads sizes, tokens and the fingerprint of a :class:`VLM`. That of a worker has no weights;
-the fingerprint is found once by reading those on the disk. What editors read of prompts before these
-are answered, vLLM's layers compute here, all tokens of some prompts at once, without a cache:
-`direct` each question's text alone, all methods the last question of a chat alone.
+An editor reads sizes, tokens and the fingerprint of a :class:`VLM`. That of a worker has no
+weights; the fingerprint is found once by reading those on the disk. Some states are read before the
+prompts are answered, as those of each question's text alone (`direct`) and of a chat's last
+question alone. vLLM's layers compute them here, all tokens of some prompts at once, without a
+cache.
 """
 
 from collections.abc import Sequence
@@ -105,7 +106,7 @@ class Served:
     # States
 
     def hidden(self, batch: Prompts, layer: int) -> HiddenBatch:
-        """See :meth:`ModelRunner.hidden`. Patches see the states of whole layers, and change none."""
+        """See :meth:`ModelRunner.hidden`. Patches see the layers' states, and change none."""
         mask = batch.inputs["attention_mask"]
         lengths = mask.sum(1).tolist()
         rows = zip(batch.inputs["input_ids"], lengths, batch.images, strict=True)
@@ -182,7 +183,7 @@ class Served:
 
 def _rows(states: Tensor, lengths: Sequence[int]) -> Tensor:
     """States (N, D) of texts as rows (B, T, D)."""
-    return pad_sequence(list(states.split(list(lengths))), batch_first=True)
+    return pad_sequence(torch.split(states, list(lengths)), batch_first=True)  # type: ignore[no-untyped-call]
 
 
 def _sees_nothing(site: str, states: Tensor) -> None:

@@ -32,7 +32,7 @@ class EditedWorker:
             edits.end()
 
     def liveedit_report(self, id: str) -> dict[str, Any] | None:
-        """What an answer says of its edits (:meth:`Reports.of`); called by the API's server."""
+        """The fields that an answer gets (:meth:`Reports.of`); called by the API's server."""
         assert self.opened is not None
         return self.opened.edits.reports.of(id)
 
