@@ -165,6 +165,14 @@ def test_requests_that_have_to_make_room_go_on_as_before(flags, asked, tmp_path)
     assert [text(model.vlm, one) for one in found] == expected
 
 
+def test_hits_are_written_at_the_latest_when_the_engine_ends(flags, tmp_path):
+    model = edited("pinpoint", tmp_path / "edits.db", flags)
+    with engine(embedded("vlm"), tmp_path / "edits.db") as llm:
+        answers(llm, model.vlm, [Query(QUESTION, image=flags[0])])
+        llm.llm_engine.engine_core.shutdown()
+        assert sum(model.store.hit_counts().values()) == 1
+
+
 def test_methods_that_act_elsewhere_are_refused(flags, tmp_path):
     model = load("emblem", "lora", store=tmp_path / "edits.db")
     model.edit(Query(QUESTION, "Brazil", flags[0]))
@@ -250,6 +258,7 @@ def server(tmp_path_factory):
         finally:
             process.terminate()
             process.wait(60)
+    assert not (folder / "edits.db-wal").exists(), "the server left the store open"
 
 
 def wait(process, address, log, patience=240):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
+from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch, JoinedBranch
 from liveedit.errors import UnsupportedModel
 from liveedit.integrations.vllm.reports import Reports
 from liveedit.integrations.vllm.requests import Request, Tokens, tokens_of_step
@@ -44,12 +44,45 @@ class Part:
     Arguments:
         functions: The functions by site.
         index: The places of their tokens among the step's, (R, T).
-        real: Which of these are no padding, (R, T).
+        real: Which of these are no padding, by their numbers among the R · T, (n,).
+        places: The places of the real ones, (n,).
+        span: Where all of them are real and follow each other: their places.
     """
 
     functions: dict[str, SiteFn]
     index: Tensor
     real: Tensor
+    places: Tensor
+    span: slice | None
+
+    @classmethod
+    def of(
+        cls, functions: dict[str, SiteFn], index: Tensor, real: Tensor, device: torch.device
+    ) -> "Part":
+        """A part whose tokens are at ``index`` (R, T), some of them ``real``; both on the CPU."""
+        numbers = real.flatten().nonzero()[:, 0]
+        places = index.flatten()[numbers]
+        first = int(places[0])
+        follow = torch.equal(index.flatten(), torch.arange(first, first + index.numel()))
+        span = slice(first, first + index.numel()) if follow else None
+        return cls(functions, index.to(device), numbers.to(device), places.to(device), span)
+
+    def taken(self, states: Tensor) -> Tensor:
+        """The states (R, T, D) of its tokens, of those of the step (N, D)."""
+        if self.span is not None:
+            return states[self.span].view(*self.index.shape, -1)
+        return states[self.index]
+
+    def put(self, states: Tensor, changed: Tensor) -> None:
+        """Put the changed states (R, T, D) of its tokens among those of the step."""
+        if self.span is not None:
+            states[self.span] = changed.flatten(0, 1)
+        else:
+            states[self.places] = changed.flatten(0, 1)[self.real]
+
+    def clear(self, states: Tensor) -> None:
+        """Make the states of its tokens zero."""
+        states[self.places if self.span is None else self.span] = 0
 
 
 class Step:
@@ -62,6 +95,17 @@ class Step:
     @cached_property
     def parts(self) -> list[Part]:
         """The rows on which edits act; known once the runner has put its batch in order."""
+        ids = tuple(self.edits.runner.input_batch.req_ids)
+        single = sum(self.counts.values()) == len(ids)
+        if single and self.edits.lasting is not None and self.edits.lasting[0] == ids:
+            return self.edits.lasting[1]
+        parts = self.found()
+        lasts = single and all(isinstance(each, JoinedBranch) for each in _owners(parts))
+        self.edits.lasting = (ids, parts) if lasts else None
+        return parts
+
+    def found(self) -> list[Part]:
+        """The parts of these tokens."""
         tokens = tokens_of_step(self.edits.runner, self.edits.requests, self.counts)
         acting = [each for each in tokens if each.request.functions]
         new: dict[int, list[Tokens]] = {}
@@ -98,8 +142,12 @@ class Step:
         """A part whose functions go on after ``before`` tokens."""
         for owner in owners(functions):
             owner.rewind(before)
-        device = self.edits.vlm.device
-        return Part(functions, index.to(device), real.to(device))
+        return Part.of(functions, index, real, self.edits.vlm.device)
+
+
+def _owners(parts: Sequence[Part]) -> list[Any]:
+    """The objects whose methods the functions of parts are."""
+    return [owner for part in parts for owner in owners(part.functions)]
 
 
 def owners(functions: dict[str, SiteFn]) -> list[Any]:
@@ -130,9 +178,14 @@ class Edits:
         self.state = state
         self.record = record
         self.requests: dict[str, Request] = {}
+        self.reading: list[Request] = []
+        """Those whose prompts are read in this step."""
         self.step: Step | None = None
         self.reports = Reports()
         self.hooked: set[str] = set()
+        self.lasting: tuple[tuple[str, ...], list[Part]] | None = None
+        """The parts of the last step, which are the same while these requests get one token each.
+        """
         self._joined: tuple[tuple[str, ...], tuple[list[Any], list[Any]]] = ((), ([], []))
 
     # Steps
@@ -154,9 +207,9 @@ class Edits:
     def end(self) -> None:
         """After a step: requests whose prompts were read go on by themselves."""
         self.step = None
-        for request in list(self.requests.values()):
-            if request.reading is not None:
-                self.settle(request)
+        read, self.reading = self.reading, []
+        for request in read:
+            self.settle(request)
 
     def bind(self, requests: Sequence[Request]) -> None:
         """Give new requests the patch of now."""
@@ -172,6 +225,7 @@ class Edits:
             self.hook(functions)
             for row, request in enumerate(group):
                 request.read(state, batch, row, functions)
+                self.reading.append(request)
 
     def settle(self, request: Request) -> None:
         """Note what fired on a request; without that, nothing acts on it any more."""
@@ -253,13 +307,12 @@ def _together(patch: Patch, requests: Sequence[Request]) -> list[Sequence[Reques
 
 def _act(function: SiteFn, part: Part, hidden: Tensor, residual: Tensor | None) -> None:
     """Apply a function to the states of a part's rows; their sum goes into ``hidden``."""
-    states = hidden[part.index]
+    states = part.taken(hidden)
     if residual is not None:
-        states = states + residual[part.index]
+        states = states + part.taken(residual)
     changed = function(states)
     if changed is states:
         return
-    places = part.index[part.real]
-    hidden[places] = changed[part.real]
+    part.put(hidden, changed)
     if residual is not None:
-        residual[places] = 0
+        part.clear(residual)

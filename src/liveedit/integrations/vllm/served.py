@@ -183,7 +183,8 @@ class Served:
 
 def _rows(states: Tensor, lengths: Sequence[int]) -> Tensor:
     """States (N, D) of texts as rows (B, T, D)."""
-    return pad_sequence(torch.split(states, list(lengths)), batch_first=True)  # type: ignore[no-untyped-call]
+    texts = torch.split(states, list(lengths))  # type: ignore[no-untyped-call]
+    return pad_sequence(list(texts), batch_first=True)
 
 
 def _sees_nothing(site: str, states: Tensor) -> None:
