@@ -359,6 +359,7 @@ def test_chats_and_streamed_answers_say_what_fired(server, client, ask, flags):
     texts = client.completions.create(model="emblem", prompt=["Who?", "Why?"], max_tokens=2)
     assert fired(texts) == ([], several.system_fingerprint)
     model.forget(made.id)
+    model.store.close()
 
 
 def test_another_process_may_make_the_edits(server, ask, flags):
@@ -366,4 +367,5 @@ def test_another_process_may_make_the_edits(server, ask, flags):
     [made] = model.edit(Query(QUESTION, "Peru", flags[0]))
     assert said(ask()) == "Peru"
     model.forget(made.id)
+    model.store.close()
     assert said(ask()) == "Japan"

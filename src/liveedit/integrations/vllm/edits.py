@@ -147,7 +147,10 @@ class Step:
 
 def _owners(parts: Sequence[Part]) -> list[Any]:
     """The objects whose methods the functions of parts are."""
-    return [owner for part in parts for owner in owners(part.functions)]
+    found = []
+    for part in parts:
+        found += owners(part.functions)
+    return found
 
 
 def owners(functions: dict[str, SiteFn]) -> list[Any]:
@@ -207,9 +210,9 @@ class Edits:
     def end(self) -> None:
         """After a step: requests whose prompts were read go on by themselves."""
         self.step = None
-        read, self.reading = self.reading, []
-        for request in read:
+        for request in self.reading:
             self.settle(request)
+        self.reading = []
 
     def bind(self, requests: Sequence[Request]) -> None:
         """Give new requests the patch of now."""
