@@ -154,6 +154,17 @@ def test_edits_act_from_the_next_request_on_and_requests_keep_theirs(flags, tmp_
         assert texts == {"early": expected[0], "late": "Japan"}
 
 
+def test_edits_act_on_a_compiled_model(flags, asked, tmp_path):
+    """Where they are made by the method of those that are there when it is compiled."""
+    model = edited("pinpoint", tmp_path / "edits.db", flags)
+    with engine(embedded("vlm"), tmp_path / "edits.db", enforce_eager=False) as llm:
+        assert llm.llm_engine.vllm_config.compilation_config.mode
+        model.edit(Query(QUESTION, "Norway", flags[4]))
+        expected = model.generate(asked, max_new_tokens=TOKENS)
+        assert expected != model.unedited(asked, max_new_tokens=TOKENS)
+        assert answers(llm, model.vlm, asked) == expected
+
+
 def test_requests_that_have_to_make_room_go_on_as_before(flags, asked, tmp_path):
     """The cache has room for a few of the requests, so that some are computed again."""
     model = edited("pinpoint", tmp_path / "edits.db", flags)

@@ -7,6 +7,7 @@ experts are joined, so that one product adds the residuals of all rows.
 Shapes: N tokens of a step, B prompts of T tokens, R rows that go on, D width.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ from liveedit.store.durable import State
 from liveedit.store.store import Hit, now
 
 __all__ = ["Edits", "check_patch"]
+
+LOG = logging.getLogger("vllm.liveedit")
 
 
 def check_patch(kind: type[Patch]) -> None:
@@ -186,6 +189,8 @@ class Edits:
         self.step: Step | None = None
         self.reports = Reports()
         self.hooked: set[str] = set()
+        self.compiled = False
+        """Whether the model is compiled from now on, with the sites that are hooked."""
         self.lasting: tuple[tuple[str, ...], list[Part]] | None = None
         """The parts of the last step, which are the same while these requests get one token each.
         """
@@ -277,9 +282,19 @@ class Edits:
 
     # Sites
 
+    def hook_known(self) -> None:
+        """Let the store's edits act at their sites, before the model is compiled."""
+        state = self.state()
+        if state is not None and len(state.pool.patch):
+            shown = Request("", [self.vlm.image_token_id, self.vlm.pad_token_id], edited=True)
+            self.hook(state.pool.patch.bind(self.vlm.prompts([shown])))
+        self.compiled = not self.runner.model_config.enforce_eager
+
     def hook(self, functions: dict[str, SiteFn]) -> None:
         """Let edits act at the sites of these functions."""
         for site in functions.keys() - self.hooked:
+            if self.compiled:
+                LOG.error("edits at %s act once the server is started again: it is compiled", site)
             hook(self.vlm.vllm_decoder, site, self)
             self.hooked.add(site)
 

@@ -50,6 +50,7 @@ def open_edits(runner: Any, vllm_config: Any) -> Opened:
     hits = Hits(store) if first else None
     edits = Edits(runner, reader.vlm, reader, hits.add if hits else _drop)
     reader.read()
+    edits.hook_known()
     return Opened(edits, finalize(edits, _end, store, hits))
 
 

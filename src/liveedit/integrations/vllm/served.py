@@ -46,6 +46,8 @@ class Served:
     """vLLM's model runner."""
     source: str
     """The checkpoint."""
+    image_token_id: int
+    pad_token_id: int
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +96,7 @@ class Served:
         tokens: list[int] = []
         placed = []
         for token in written:
-            image = next(images, None) if token == self.image_token_id else None  # type: ignore[attr-defined]
+            image = next(images, None) if token == self.image_token_id else None
             if image is None:
                 tokens.append(token)
                 continue
