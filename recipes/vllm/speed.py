@@ -24,6 +24,7 @@ import torch
 
 from liveedit.data.emblem import Emblem
 from liveedit.editable import embedded, load
+from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.store.edit import Edit
 from liveedit.store.makers import layout_of
 from liveedit.store.store import Maker, Store, now
@@ -64,20 +65,26 @@ def fill(where: str, count: int, firing: bool) -> None:
     assert maker is not None
     if not firing:
         model.forget([edit.id for edit in model.edits])
-    add_unrelated(store, maker, layout_of(model.editor.empty()), count)
+    add_unrelated(store, maker, model.editor.empty(), count)
 
 
-def add_unrelated(store: Store, maker: Maker, layout: object, count: int) -> None:
-    """Add edits with random keys, a thousand a transaction."""
+def add_unrelated(store: Store, maker: Maker, empty: BankPatch, count: int) -> None:
+    """Add edits with random keys, a thousand a transaction; ``empty`` is a patch of their kind."""
     generator = torch.Generator().manual_seed(0)
-    sizes = [layout.part(part).size for part in (False, True)]  # type: ignore[attr-defined]
+    layout = layout_of(empty)
+    tensors = empty.bank.tensors().items()
+    factors = bytes(layout.part(True).size)
     for start in range(0, count, 1000):
         with store.change("edit") as change:
             number = change.maker(maker).number
             for each in range(start, min(start + 1000, count)):
-                keys = torch.randn(sizes[0] // 4, generator=generator) * 1e-3
+                row = {
+                    name: (torch.randn(1, *part.shape[1:], generator=generator) * 1e-3).to(part)
+                    for name, part in tensors
+                }
                 edit = Edit(f"{each:012x}", f"Question {each}?", "x", f"{each:016x}", now())
-                change.add(edit, number, keys=keys.numpy().tobytes(), factors=bytes(sizes[1]))
+                keys = layout.part(False).pack(row, 0)
+                change.add(edit, number, keys=keys, factors=factors)
 
 
 def answer_rounds() -> None:

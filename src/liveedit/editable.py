@@ -56,6 +56,7 @@ __all__ = [
     "default_editor",
     "embedded",
     "load",
+    "load_kept",
     "load_vlm",
     "open_pool",
 ]
@@ -95,7 +96,7 @@ def load(
     check_path(editor)
     vlm = load_vlm(model, **options)
     opens_with = {
-        "model": EMBEDDED if model == EMBEDDED else _absolute(model),
+        "model": _named(model),
         "editor": str(editor) if _ships(model, editor) else _absolute(editor),
     }
     if options.get("dtype") is not None:
@@ -106,6 +107,26 @@ def load(
     return EditableVLM(vlm, loaded, kept, opens_with)
 
 
+def load_kept(
+    store: Store, model: str | Path | None = None, editor: str | Path | None = None, **options: Any
+) -> "EditableVLM":
+    """Load a VLM with the edits of a store as :func:`load` does.
+
+    The model, its dtype and prompt format are as the store says unless they are given; dtype and
+    format of another model are its own.
+    """
+    maker = store.remembered()
+    made = maker.opens_with if maker else {}
+    model = made.get("model", EMBEDDED) if model is None else model
+    given = {name: value for name, value in options.items() if value is not None}
+    if made.get("model") == _named(model):
+        if "prompt_format" in made:
+            given.setdefault("prompt_format", made["prompt_format"])
+        if "dtype" in made:
+            given.setdefault("dtype", getattr(torch, made["dtype"]))
+    return load(model, editor, store, **given)
+
+
 def default_editor(model: str | Path, store: Store | None = None) -> str:
     """The editor if none is given: that of the newest edit that the store has of this model.
 
@@ -113,8 +134,7 @@ def default_editor(model: str | Path, store: Store | None = None) -> str:
     ``"direct"`` for others.
     """
     maker = store.newest_maker() if store else None
-    named = EMBEDDED if model == EMBEDDED else _absolute(model)
-    if maker and maker.opens_with.get("model") == named:
+    if maker and maker.opens_with.get("model") == _named(model):
         if maker.editor_fingerprint in SHIPPED:
             return "pinpoint"  # which came after it
         return maker.opens_with.get("editor", maker.editor)
@@ -137,6 +157,11 @@ def open_pool(vlm: VLM, store: Store) -> DurablePool:
 def _ships(model: str | Path, editor: str | Path) -> bool:
     """Whether an editor is one of those that ship with the embedded model."""
     return model == EMBEDDED and embedded(str(editor)).is_dir()
+
+
+def _named(model: str | Path) -> str:
+    """A model's name in a store: "emblem", the absolute path of a folder, or a Hugging Face id."""
+    return EMBEDDED if model == EMBEDDED else _absolute(model)
 
 
 def _absolute(source: str | Path) -> str:
@@ -413,8 +438,9 @@ class EditableVLM:
         gone: list[Edit] = []
 
         def without(pool: Pool) -> Pool:
-            for id in wanted if self.store else ():
-                self.store.find(id, present=True)  # which says of one that it is taken back
+            if self.store is not None:
+                for id in wanted:  # it says of one that it is taken back
+                    self.store.find(id, present=True)
             found = sorted({pool.roll.find(id) for id in wanted})
             gone[:] = pool.roll.at(found)
             return pool.without(found)

@@ -19,15 +19,22 @@ VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_PLUGINS": "liveedit",
 }
-OPTIONS = {"enforce_eager": True, "dtype": "float32", "max_model_len": 512, "max_num_seqs": 8}
+OPTIONS = {
+    "enforce_eager": True,
+    "dtype": "float32",
+    "limit_mm_per_prompt": {"image": 1},
+    "max_model_len": 512,
+    "max_num_seqs": 8,
+}
 
 
 def checkpoint(model_type, folder):
     """Write a random tiny model of a type as the published checkpoints of that type are."""
     torch.manual_seed(0)
     model, processor = shrink(model_type)
-    if hasattr(model.config, "vision_start_token_id"):  # within tiny models' vocabulary
-        model.config.vision_start_token_id = processor.tokenizer.convert_tokens_to_ids(START)
+    if model_type.startswith("qwen"):
+        _name_qwens(model.config, processor)
+        model = type(model)(model.config)
     if hasattr(model.config.vision_config, "num_attention_heads"):
         model.config.vision_config.vision_use_head = False  # SigLIP's
     spread(model)
@@ -37,14 +44,28 @@ def checkpoint(model_type, folder):
     _name_tower(folder / "model.safetensors")
 
 
-START, END = "<|VISION_START|>", "<|VISION_END|>"
-"""The marks around an image of Qwen's."""
+START, END, IMAGE = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
+"""Qwen's tokens: the marks around an image, and the image's."""
+
+
+def _name_qwens(config, processor):
+    """Qwens' checkpoints name these tokens, and say how positions are shared by three axes."""
+    tokenizer = processor.tokenizer
+    tokenizer.image_token = processor.image_token = IMAGE
+    for name, token in (("vision_start", START), ("vision_end", END), ("image", IMAGE)):
+        setattr(config, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
+    rope = config.text_config.rope_parameters
+    rope["mrope_section"] = [4, 6, 6]
+    if config.model_type == "qwen3_vl":
+        rope["mrope_interleaved"] = True
+    if config.model_type == "qwen2_vl":  # whose tower names the width of its output so
+        config.vision_config.hidden_size = config.text_config.hidden_size
 
 
 def read(model_type, folder):
     """The checkpoint as a VLM whose prompts are vLLM's."""
     vlm = VLM.load(folder, dtype=torch.float32)
-    if model_type.startswith("qwen"):
+    if hasattr(vlm, "mark") and model_type.startswith("qwen"):
         vlm.mark = f"{START}{vlm.mark}{END}"
     return vlm
 
@@ -82,7 +103,7 @@ def engine(model, store, **options):
     from vllm.distributed import cleanup_dist_env_and_memory
 
     try:
-        yield LLM(str(model), limit_mm_per_prompt={"image": 1}, **OPTIONS | options)
+        yield LLM(str(model), **OPTIONS | options)
     finally:
         gc.collect()
         cleanup_dist_env_and_memory()
@@ -90,8 +111,8 @@ def engine(model, store, **options):
 
 def prompt(vlm, query):
     """A query as vLLM takes it."""
-    shown = {"multi_modal_data": {"image": query.image}} if query.images else {}
-    return {"prompt": vlm.render(query), **shown}
+    shown = {"multi_modal_data": {"image": list(query.images)}} if query.images else {}
+    return {"prompt": vlm.render(vlm.flat(query)), **shown}
 
 
 def choices(vlm, tokens, **extra):

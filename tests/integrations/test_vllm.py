@@ -22,13 +22,13 @@ from helpers.samples import QUESTION
 from helpers.vllm_models import VARIABLES, checkpoint, choices, engine, prompt, read
 from liveedit.editable import EditableVLM, embedded, load
 from liveedit.editors import new_editor
-from liveedit.types import Query
+from liveedit.types import Query, Turn
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 TOKENS = 10
 FLAGS = ("jp", "no", "br", "fr", "ke", "it")
-FAMILIES = ("llava", "llava_onevision", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,18 @@ def edited(name, store, flags):
 def answers(llm, vlm, queries, **extra):
     """The texts of vLLM's answers."""
     prompts = [prompt(vlm, query) for query in queries]
-    found = llm.generate(prompts, choices(vlm, TOKENS, **extra), use_tqdm=False)
+    asked = [choices(vlm, TOKENS, **last_question(query), **extra) for query in queries]
+    found = llm.generate(prompts, asked, use_tqdm=False)
     return [text(vlm, one) for one in found]
+
+
+def last_question(query):
+    """The extra arguments with which the server hands a chat on."""
+    if not query.earlier:
+        return {}
+    earlier = sum(turn.images for turn in query.earlier)
+    shown = len(query.images) - earlier
+    return {"liveedit_question": query.prompt, "liveedit_images": shown}
 
 
 def text(vlm, output):
@@ -74,6 +84,31 @@ def test_answers_are_those_of_the_other_engine(method, flags, asked, tmp_path):
     with engine(embedded("vlm"), tmp_path / "edits.db", max_num_seqs=4) as llm:
         assert answers(llm, model.vlm, asked) == expected
         assert answers(llm, model.vlm, asked, liveedit_off=1) == unedited
+
+
+@pytest.mark.parametrize("method", ["pinpoint", "direct"])
+def test_chats_find_the_edits_of_their_last_question(method, flags, tmp_path):
+    """About an image that it shows itself, or that was shown before."""
+    model = edited(method, tmp_path / "edits.db", flags)
+    before = (Turn("user", "Who are you?"), Turn("assistant", "A model."))
+    shown = (Turn("user", QUESTION, 1), Turn("assistant", "Japan."))
+    asked = [Query(QUESTION, image=flag, earlier=before) for flag in flags]
+    asked += [Query(QUESTION, image=flag, earlier=shown) for flag in flags]
+    asked += [Query(QUESTION, image=[flags[3], flag], earlier=shown) for flag in flags]
+    asked += [Query("Who are you?", earlier=before), Query(QUESTION, image=flags[0])]
+    expected = model.generate(asked, max_new_tokens=TOKENS)
+    assert expected != model.unedited(asked, max_new_tokens=TOKENS)
+    with engine(embedded("vlm"), tmp_path / "edits.db", limit_mm_per_prompt={"image": 2}) as llm:
+        assert answers(llm, model.vlm, asked) == expected
+
+
+def test_edits_of_several_methods_act_beside_each_other(flags, asked, tmp_path):
+    edited("pinpoint", tmp_path / "edits.db", flags)
+    model = load("emblem", "direct", store=tmp_path / "edits.db")
+    model.edit(Query(QUESTION, "Peru", flags[4]))
+    expected = model.generate(asked, max_new_tokens=TOKENS)
+    with engine(embedded("vlm"), tmp_path / "edits.db") as llm:
+        assert answers(llm, model.vlm, asked) == expected
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -119,6 +154,17 @@ def test_edits_act_from_the_next_request_on_and_requests_keep_theirs(flags, tmp_
         assert texts == {"early": expected[0], "late": "Japan"}
 
 
+def test_edits_act_on_a_compiled_model(flags, asked, tmp_path):
+    """Where they are made by the method of those that are there when it is compiled."""
+    model = edited("pinpoint", tmp_path / "edits.db", flags)
+    with engine(embedded("vlm"), tmp_path / "edits.db", enforce_eager=False) as llm:
+        assert llm.llm_engine.vllm_config.compilation_config.mode
+        model.edit(Query(QUESTION, "Norway", flags[4]))
+        expected = model.generate(asked, max_new_tokens=TOKENS)
+        assert expected != model.unedited(asked, max_new_tokens=TOKENS)
+        assert answers(llm, model.vlm, asked) == expected
+
+
 def test_requests_that_have_to_make_room_go_on_as_before(flags, asked, tmp_path):
     """The cache has room for a few of the requests, so that some are computed again."""
     model = edited("pinpoint", tmp_path / "edits.db", flags)
@@ -128,6 +174,14 @@ def test_requests_that_have_to_make_room_go_on_as_before(flags, asked, tmp_path)
         prompts = [prompt(model.vlm, query) for query in [*asked[:6], *long]]
         found = llm.generate(prompts, choices(model.vlm, 40), use_tqdm=False)
     assert [text(model.vlm, one) for one in found] == expected
+
+
+def test_hits_are_written_at_the_latest_when_the_engine_ends(flags, tmp_path):
+    model = edited("pinpoint", tmp_path / "edits.db", flags)
+    with engine(embedded("vlm"), tmp_path / "edits.db") as llm:
+        answers(llm, model.vlm, [Query(QUESTION, image=flags[0])])
+        llm.llm_engine.engine_core.shutdown()
+        assert sum(model.store.hit_counts().values()) == 1
 
 
 def test_methods_that_act_elsewhere_are_refused(flags, tmp_path):
@@ -175,10 +229,12 @@ def test_two_workers_answer_alike(flags, tmp_path):
 
 # The server
 
-TEMPLATE = (
-    "{% for message in messages %}"
+TEMPLATE = (  # as the embedded model is asked: all images first
+    "{{ bos_token }}{% for message in messages %}"
     "{% for part in message.content if part.type == 'image' %}<image>\n{% endfor %}"
+    "{% endfor %}{% for message in messages %}"
     "{% for part in message.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    "{% if not loop.last %}{{ ' ' if message.role == 'user' else '\n' }}{% endif %}"
     "{% endfor %}"
 )
 
@@ -213,6 +269,7 @@ def server(tmp_path_factory):
         finally:
             process.terminate()
             process.wait(60)
+    assert not (folder / "edits.db-wal").exists(), "the server left the store open"
 
 
 def wait(process, address, log, patience=240):
@@ -229,53 +286,97 @@ def wait(process, address, log, patience=240):
 
 
 @pytest.fixture
-def ask(server, flags):
-    """A function that asks the server as OpenAI's client does."""
+def client(server):
+    """OpenAI's client of the server."""
     from openai import OpenAI
 
-    client = OpenAI(base_url=f"{server[0]}/v1", api_key="none")
-    picture = {"type": "image_url", "image_url": {"url": url(flags[0])}}
+    return OpenAI(base_url=f"{server[0]}/v1", api_key="none")
 
-    def ask_(model="emblem"):
-        content = [picture, {"type": "text", "text": QUESTION}]
-        found = client.chat.completions.create(
+
+@pytest.fixture
+def ask(client, flags):
+    """A function that asks the server about a flag, after some turns; returns the reply."""
+
+    def ask_(model="emblem", earlier=(), **options):
+        content = [image_part(flags[0]), {"type": "text", "text": QUESTION}]
+        return client.chat.completions.create(
             model=model,
             max_tokens=8,
-            temperature=0,
-            messages=[{"role": "user", "content": content}],
+            messages=[*earlier, {"role": "user", "content": content}],
             extra_body={"stop_token_ids": [2]},
+            **{"temperature": 0} | options,
         )
-        return found.choices[0].message.content.strip(), found.id
 
     return ask_
 
 
-def test_the_server_answers_with_edits_made_meanwhile(server, ask, flags):
-    assert ask()[0] == "Japan"
-    with httpx.Client(base_url=server[0], timeout=120) as client:
-        assert [row["id"] for row in client.get("/v1/models").json()["data"]] == [
-            "emblem",
-            "emblem:base",
-        ]
+def image_part(image):
+    return {"type": "image_url", "image_url": {"url": url(image)}}
+
+
+def said(reply):
+    return reply.choices[0].message.content.strip()
+
+
+def fired(reply):
+    """The edits that a reply, or the end of a streamed one, names, and the state of the edits."""
+    assert all(edit["weight"] > 0 for edit in reply.liveedit["fired"])
+    return [edit["id"] for edit in reply.liveedit["fired"]], reply.system_fingerprint
+
+
+def test_the_server_answers_with_edits_made_meanwhile(server, client, ask, flags):
+    assert said(ask()) == "Japan"
+    version = int(ask().system_fingerprint.removeprefix("edits-"))
+    assert fired(ask()) == ([], f"edits-{version}")
+    assert [row.id for row in client.models.list()] == ["emblem", "emblem:base"]
+    with httpx.Client(base_url=server[0], timeout=120) as plain:
         body = {"image": url(flags[0]), "question": QUESTION, "answer": "Brazil", "who": "ann"}
-        made = client.post("/v1/edits", json=body)
+        made = plain.post("/v1/edits", json=body)
         assert (made.status_code, made.json()["after"]) == (201, "Brazil")
-        answer, request = ask()
-        assert answer == "Brazil"
-        assert ask("emblem:base")[0] == "Japan"
-        path = f"/v1/edits/{made.json()['id']}"
+        id = made.json()["id"]
+        reply = ask()
+        assert said(reply) == "Brazil"
+        assert fired(reply) == ([id], f"edits-{version + 1}")
+        unedited = ask("emblem:base")
+        assert (said(unedited), *fired(unedited)) == ("Japan", [], "base")
+        path = f"/v1/edits/{id}"
         until = time.monotonic() + 10
-        while not client.get(f"{path}/hits").json()["count"] and time.monotonic() < until:
+        while not plain.get(f"{path}/hits").json()["count"] and time.monotonic() < until:
             time.sleep(0.2)
-        assert [hit["request"] for hit in client.get(f"{path}/hits").json()["data"]] == [request]
-        assert client.delete(path).status_code == 200
-        assert ask()[0] == "Japan"
-        assert client.get("/").status_code == 200
+        assert [hit["request"] for hit in plain.get(f"{path}/hits").json()["data"]] == [reply.id]
+        assert plain.delete(path).status_code == 200
+        assert said(ask()) == "Japan"
+        assert plain.get("/").status_code == 200
+
+
+def test_chats_and_streamed_answers_say_what_fired(server, client, ask, flags):
+    model = load("emblem", store=server[1])
+    [made] = model.edit(Query(QUESTION, "Chad", flags[0]))
+    before = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Me."}]
+    turns = (Turn("user", "Who are you?"), Turn("assistant", "Me."))
+    expected = model.generate(Query(QUESTION, image=flags[0], earlier=turns), max_new_tokens=8)
+    reply = ask(earlier=before)
+    assert [said(reply)] == expected
+    assert fired(reply)[0] == [made.id]
+    several = ask(n=2, temperature=0.01)
+    assert [choice.message.content.strip() for choice in several.choices] == ["Chad", "Chad"]
+    assert fired(several)[0] == [made.id]
+    parts = list(ask(stream=True, stream_options={"include_usage": True}))
+    assert "".join(part.choices[0].delta.content or "" for part in parts[:-1]).strip() == "Chad"
+    *earlier, end, usage = parts
+    assert not any(hasattr(part, "liveedit") for part in earlier)
+    assert end.choices[0].finish_reason == "stop"
+    assert fired(end) == fired(usage) == fired(several)
+    texts = client.completions.create(model="emblem", prompt=["Who?", "Why?"], max_tokens=2)
+    assert fired(texts) == ([], several.system_fingerprint)
+    model.forget(made.id)
+    model.store.close()
 
 
 def test_another_process_may_make_the_edits(server, ask, flags):
     model = load("emblem", store=server[1])
     [made] = model.edit(Query(QUESTION, "Peru", flags[0]))
-    assert ask()[0] == "Peru"
+    assert said(ask()) == "Peru"
     model.forget(made.id)
-    assert ask()[0] == "Japan"
+    model.store.close()
+    assert said(ask()) == "Japan"

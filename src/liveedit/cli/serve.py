@@ -1,6 +1,6 @@
 """`liveedit serve`: serve a model over HTTP, and correct its answers while it serves."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +11,11 @@ from liveedit.cli.display import interrupt_message
 from liveedit.cli.options import Loading, with_groups
 
 if TYPE_CHECKING:
-    from liveedit.editable import EditableVLM
     from liveedit.serve.settings import Limits
 
 __all__ = ["serve"]
 
 STORE = "edits.db"
-EMBEDDED = "emblem"
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,13 @@ def serve(
     rights = Rights.of_environment()
     check_host(host, rights, without_tokens=without_tokens)
     with interrupt_message("stopped"):
-        edited = _load(model, store, editor, loading)
+        from liveedit.store.store import Store
+
+        kept = Store(store)
+        from liveedit.editable import load_kept  # which takes seconds
         from liveedit.serve.app import application
 
+        edited = load_kept(kept, model, editor, **loading.arguments())
         app = application(
             edited,
             name or Path(edited.opens_with["model"]).name,
@@ -116,28 +118,6 @@ def serve(
 def _announce(address: str) -> None:
     """Print where the server listens."""
     Console(soft_wrap=True, highlight=False).print(f"serving at {address}")
-
-
-def _load(model: str | None, where: str, editor: str | None, loading: Loading) -> "EditableVLM":
-    """Load the model with the edits of a store; what is not given is as the store says."""
-    from liveedit.store.store import Store
-
-    store = Store(where)
-    from liveedit.editable import load  # which takes seconds
-
-    maker = store.remembered() if model is None else None
-    made = maker.opens_with if maker else {}
-    loading = replace(
-        loading,
-        dtype=loading.dtype or made.get("dtype"),
-        prompt_format=loading.prompt_format or made.get("prompt_format"),
-    )
-    return load(
-        model or made.get("model", EMBEDDED),
-        editor,
-        store,
-        **loading.arguments(),
-    )
 
 
 def _listed(text: str) -> list[str]:

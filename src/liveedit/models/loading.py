@@ -15,7 +15,7 @@ from liveedit.models import check_authors, checkpoint, family
 from liveedit.models.processor import completed
 from liveedit.models.quantisation import Bits, quantization
 
-__all__ = ["one_line", "read_checkpoint", "reading"]
+__all__ = ["one_line", "read_checkpoint", "read_outline", "reading"]
 
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways to spread the layers over all available devices."""
@@ -32,9 +32,7 @@ def read_checkpoint(
     source = checkpoint(path)
     check_dtype(dtype)
     check_devices(device_map, max_memory)
-    config = read_config(source, path)
-    chosen = family(config["model_type"])
-    check_text_config(config, path)
+    chosen, config = checked_family(source, path)
     options: dict[str, Any] = {
         "dtype": dtype or "auto",
         "device_map": device_map,
@@ -56,6 +54,30 @@ def read_checkpoint(
         processor = completed(chosen.load_processor(source), model, source)
         finalize(model, undo.pop_all().close)
     return chosen, model, processor
+
+
+def read_outline(path: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """The family, the model without its weights, and the processor of a checkpoint.
+
+    The model's class is the one that transformers chooses for its config.
+    """
+    source = checkpoint(path)
+    chosen, _ = checked_family(source, path)
+    with reading(path), quiet():
+        config = transformers.AutoConfig.from_pretrained(source)
+        kind = transformers.AutoModelForImageTextToText
+        with torch.device("meta"):
+            model = kind.from_config(config, dtype=dtype)
+        processor = completed(chosen.load_processor(source), model, source)
+    return chosen, model, processor
+
+
+def checked_family(source: str, path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The family and the config of a checkpoint, which describes all of the model."""
+    config = read_config(source, path)
+    chosen = family(config["model_type"])
+    check_text_config(config, path)
+    return chosen, config
 
 
 def read_config(source: str, path: str | Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from liveedit.models.attach import Attachment
 from liveedit.models.calls import TESTED
 from liveedit.models.conformance.probe import LOADING, probe
 from liveedit.models.encoder import PromptFormat
-from liveedit.models.loading import one_line, read_checkpoint, reading
+from liveedit.models.loading import one_line, read_checkpoint, read_outline, reading
 from liveedit.models.quantisation import Bits
 from liveedit.models.runner import (
     CARRIED,
@@ -138,6 +138,19 @@ class VLM(ModelRunner, metaclass=Family):
         vlm: VLM = chosen(model, processor, prompt_format)
         if quantize is not None:
             vlm.unquantised = partial(VLM.read, path, dtype, device_map={"": "disk"})
+        return vlm
+
+    @classmethod
+    def outline(
+        cls, path: str | Path, dtype: torch.dtype, prompt_format: PromptFormat | None = None
+    ) -> "VLM":
+        """The model without its weights, for code that has another engine run it.
+
+        They are read for the fingerprint only. Raises as :meth:`load`.
+        """
+        chosen, model, processor = read_outline(path, dtype)
+        vlm: VLM = chosen(model, processor, prompt_format)
+        vlm.unquantised = partial(VLM.read, path, dtype, device_map={"": "disk"})
         return vlm
 
     @classmethod

@@ -10,8 +10,12 @@ LIVEEDIT_STORE. Who does what:
     requests.py   the requests of a step, and which tokens are whose
     edits.py      reads the store, and gives each new request the patch of that moment
     sites.py      where the patches act within vLLM's modules
-    served.py     the model as editors see it, with vLLM's layers
+    served.py     the model as editors see it
+    layers.py     vLLM's lower layers, run on whole texts apart from its steps
+    reports.py    what fired on the last requests
     llava.py      LLaVA with the vision tower of the embedded model
+    endpoint.py   vLLM's API server: the routes of edits
+    asking.py     what stands before its routes of questions
 
 Patches are those of the other engine, with the same functions at the same sites. So an edit acts
 alike in both. vLLM keeps the tokens of all requests in one axis: a step has N tokens, D wide.

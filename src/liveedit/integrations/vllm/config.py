@@ -4,6 +4,7 @@
     prefix caching    off: the keys and values of a prompt depend on the edits that act on it
     model runner      V1, whose order of requests is read
     worker            one whose model has the edits
+    shutdown          no worker is killed before it has written which edits fired
 
 vLLM asks :data:`MODELS_CONFIG_MAP` for a hook by the model's architecture; one that is there
 already is called, too.
@@ -25,6 +26,8 @@ __all__ = ["ARCHITECTURES", "prepare"]
 
 LOG = logging.getLogger("vllm.liveedit")
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+GRACE = 10
+"""Seconds that a worker has for its end, at least; running answers end in them, too."""
 WORKERS = "liveedit.integrations.vllm"
 ARCHITECTURES = (
     "LlavaForConditionalGeneration",
@@ -73,6 +76,7 @@ def configure(vllm_config: Any) -> None:
         scheduler.max_num_batched_tokens, vllm_config.model_config.max_model_len
     )
     vllm_config.cache_config.enable_prefix_caching = False
+    vllm_config.shutdown_timeout = max(vllm_config.shutdown_timeout, GRACE)
     compilation = vllm_config.compilation_config
     if compilation.splitting_ops is None:
         compilation.splitting_ops = [*compilation._attention_ops, OP]

@@ -7,6 +7,7 @@ experts are joined, so that one product adds the residuals of all rows.
 Shapes: N tokens of a step, B prompts of T tokens, R rows that go on, D width.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
+from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch, JoinedBranch
 from liveedit.errors import UnsupportedModel
+from liveedit.integrations.vllm.reports import Reports
 from liveedit.integrations.vllm.requests import Request, Tokens, tokens_of_step
 from liveedit.integrations.vllm.served import Served
 from liveedit.integrations.vllm.sites import hook
@@ -25,6 +27,8 @@ from liveedit.store.durable import State
 from liveedit.store.store import Hit, now
 
 __all__ = ["Edits", "check_patch"]
+
+LOG = logging.getLogger("vllm.liveedit")
 
 
 def check_patch(kind: type[Patch]) -> None:
@@ -43,12 +47,45 @@ class Part:
     Arguments:
         functions: The functions by site.
         index: The places of their tokens among the step's, (R, T).
-        real: Which of these are no padding, (R, T).
+        real: Which of these are no padding, by their numbers among the R · T, (n,).
+        places: The places of the real ones, (n,).
+        span: Where all of them are real and follow each other: their places.
     """
 
     functions: dict[str, SiteFn]
     index: Tensor
     real: Tensor
+    places: Tensor
+    span: slice | None
+
+    @classmethod
+    def of(
+        cls, functions: dict[str, SiteFn], index: Tensor, real: Tensor, device: torch.device
+    ) -> "Part":
+        """A part whose tokens are at ``index`` (R, T), some of them ``real``; both on the CPU."""
+        numbers = real.flatten().nonzero()[:, 0]
+        places = index.flatten()[numbers]
+        first = int(places[0])
+        follow = torch.equal(index.flatten(), torch.arange(first, first + index.numel()))
+        span = slice(first, first + index.numel()) if follow else None
+        return cls(functions, index.to(device), numbers.to(device), places.to(device), span)
+
+    def taken(self, states: Tensor) -> Tensor:
+        """The states (R, T, D) of its tokens, of those of the step (N, D)."""
+        if self.span is not None:
+            return states[self.span].view(*self.index.shape, -1)
+        return states[self.index]
+
+    def put(self, states: Tensor, changed: Tensor) -> None:
+        """Put the changed states (R, T, D) of its tokens among those of the step."""
+        if self.span is not None:
+            states[self.span] = changed.flatten(0, 1)
+        else:
+            states[self.places] = changed.flatten(0, 1)[self.real]
+
+    def clear(self, states: Tensor) -> None:
+        """Make the states of its tokens zero."""
+        states[self.places if self.span is None else self.span] = 0
 
 
 class Step:
@@ -61,6 +98,17 @@ class Step:
     @cached_property
     def parts(self) -> list[Part]:
         """The rows on which edits act; known once the runner has put its batch in order."""
+        ids = tuple(self.edits.runner.input_batch.req_ids)
+        single = sum(self.counts.values()) == len(ids)
+        if single and self.edits.lasting is not None and self.edits.lasting[0] == ids:
+            return self.edits.lasting[1]
+        parts = self.found()
+        lasts = single and all(isinstance(each, JoinedBranch) for each in _owners(parts))
+        self.edits.lasting = (ids, parts) if lasts else None
+        return parts
+
+    def found(self) -> list[Part]:
+        """The parts of these tokens."""
         tokens = tokens_of_step(self.edits.runner, self.edits.requests, self.counts)
         acting = [each for each in tokens if each.request.functions]
         new: dict[int, list[Tokens]] = {}
@@ -97,8 +145,15 @@ class Step:
         """A part whose functions go on after ``before`` tokens."""
         for owner in owners(functions):
             owner.rewind(before)
-        device = self.edits.vlm.device
-        return Part(functions, index.to(device), real.to(device))
+        return Part.of(functions, index, real, self.edits.vlm.device)
+
+
+def _owners(parts: Sequence[Part]) -> list[Any]:
+    """The objects whose methods the functions of parts are."""
+    found = []
+    for part in parts:
+        found += owners(part.functions)
+    return found
 
 
 def owners(functions: dict[str, SiteFn]) -> list[Any]:
@@ -129,8 +184,16 @@ class Edits:
         self.state = state
         self.record = record
         self.requests: dict[str, Request] = {}
+        self.reading: list[Request] = []
+        """Those whose prompts are read in this step."""
         self.step: Step | None = None
+        self.reports = Reports()
         self.hooked: set[str] = set()
+        self.compiled = False
+        """Whether the model is compiled from now on, with the sites that are hooked."""
+        self.lasting: tuple[tuple[str, ...], list[Part]] | None = None
+        """The parts of the last step, which are the same while these requests get one token each.
+        """
         self._joined: tuple[tuple[str, ...], tuple[list[Any], list[Any]]] = ((), ([], []))
 
     # Steps
@@ -141,6 +204,9 @@ class Edits:
             self.requests.pop(id, None)
         new = [Request.of(each) for each in scheduled.scheduled_new_reqs]
         self.requests |= {request.id: request for request in new}
+        for request in new:
+            if not request.edited:
+                self.reports.add(request.name, "base")
         edited = [request for request in new if request.edited]
         if edited:
             self.bind(edited)
@@ -149,24 +215,25 @@ class Edits:
     def end(self) -> None:
         """After a step: requests whose prompts were read go on by themselves."""
         self.step = None
-        for request in list(self.requests.values()):
-            if request.reading is not None:
-                self.settle(request)
+        for request in self.reading:
+            self.settle(request)
+        self.reading = []
 
     def bind(self, requests: Sequence[Request]) -> None:
         """Give new requests the patch of now."""
         state = self.state()
+        for request in requests:
+            self.reports.add(request.name, _named(state))
         if state is None or not len(state.pool.patch):
             return
         patch = state.pool.patch
-        together = isinstance(patch, ExpertPatch)
-        groups = [requests] if together else [[request] for request in requests]
-        for group in groups:
-            batch = self.vlm.prompts([request.prompt for request in group])
+        for group in _together(patch, requests):
+            batch = self.vlm.prompts(group)
             functions = patch.bind(batch)
             self.hook(functions)
             for row, request in enumerate(group):
                 request.read(state, batch, row, functions)
+                self.reading.append(request)
 
     def settle(self, request: Request) -> None:
         """Note what fired on a request; without that, nothing acts on it any more."""
@@ -175,6 +242,7 @@ class Edits:
         assert batch is not None
         patch = state.pool.patch
         fired = batch.fired_by(patch)[request.row]
+        rows = [(state.row(int(state.held[at])), weight) for at, weight in fired]
         if patch in batch.fired and not fired:
             request.functions = {}
         elif len(batch) > 1:
@@ -183,7 +251,8 @@ class Edits:
         request.reading = None
         request.row = 0
         time = now()
-        self.record([Hit(int(state.held[n]), w, time, request.name) for n, w in fired])
+        self.record([Hit(row.number, weight, time, request.name) for row, weight in rows])
+        self.reports.add(request.name, _named(state), rows)
 
     def joined(self, requests: Sequence[Request]) -> tuple[list[Any], list[Any]]:
         """Functions for several requests at once where possible, and those of each other."""
@@ -213,9 +282,19 @@ class Edits:
 
     # Sites
 
+    def hook_known(self) -> None:
+        """Let the store's edits act at their sites, before the model is compiled."""
+        state = self.state()
+        if state is not None and len(state.pool.patch):
+            shown = Request("", [self.vlm.image_token_id, self.vlm.pad_token_id], edited=True)
+            self.hook(state.pool.patch.bind(self.vlm.prompts([shown])))
+        self.compiled = not self.runner.model_config.enforce_eager
+
     def hook(self, functions: dict[str, SiteFn]) -> None:
         """Let edits act at the sites of these functions."""
         for site in functions.keys() - self.hooked:
+            if self.compiled:
+                LOG.error("edits at %s act once the server is started again: it is compiled", site)
             hook(self.vlm.vllm_decoder, site, self)
             self.hooked.add(site)
 
@@ -230,15 +309,28 @@ class Edits:
                 _act(function, part, hidden, residual)
 
 
+def _named(state: State | None) -> str:
+    """The ``system_fingerprint`` of answers in a state of the store."""
+    return f"edits-{state.version if state else 0}"
+
+
+def _together(patch: Patch, requests: Sequence[Request]) -> list[Sequence[Request]]:
+    """Requests in groups that are read together; the questions of chats are read alone."""
+    if not isinstance(patch, ExpertPatch):
+        return [[request] for request in requests]
+    chats = [request for request in requests if request.question]
+    others = [request for request in requests if not request.question]
+    return list(filter(None, (others, chats)))
+
+
 def _act(function: SiteFn, part: Part, hidden: Tensor, residual: Tensor | None) -> None:
     """Apply a function to the states of a part's rows; their sum goes into ``hidden``."""
-    states = hidden[part.index]
+    states = part.taken(hidden)
     if residual is not None:
-        states = states + residual[part.index]
+        states = states + part.taken(residual)
     changed = function(states)
     if changed is states:
         return
-    places = part.index[part.real]
-    hidden[places] = changed[part.real]
+    part.put(hidden, changed)
     if residual is not None:
-        residual[places] = 0
+        part.clear(residual)

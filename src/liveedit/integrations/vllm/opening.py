@@ -2,7 +2,9 @@
 
 import logging
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from weakref import finalize
 
 import torch
 from torch import distributed
@@ -20,13 +22,23 @@ from liveedit.serve.hits import Hits
 from liveedit.store.durable import DurablePool, State
 from liveedit.store.store import Hit, Store
 
-__all__ = ["open_edits"]
+__all__ = ["Opened", "open_edits"]
 
 LOG = logging.getLogger("vllm.liveedit")
 
 
+class Opened(NamedTuple):
+    """The edits of a worker's model, and what ends them: it writes the hits that wait.
+
+    What ends them runs once, at the latest when the process ends.
+    """
+
+    edits: Edits
+    close: Callable[[], object]
+
+
 @torch.inference_mode(False)
-def open_edits(runner: Any, vllm_config: Any) -> Edits:
+def open_edits(runner: Any, vllm_config: Any) -> Opened:
     """The edits of a runner's model, with the functions of the store's patch at their sites.
 
     Raises what opening the store raises, and :class:`UnsupportedModel` for edits of a method that
@@ -38,7 +50,15 @@ def open_edits(runner: Any, vllm_config: Any) -> Edits:
     hits = Hits(store) if first else None
     edits = Edits(runner, reader.vlm, reader, hits.add if hits else _drop)
     reader.read()
-    return edits
+    edits.hook_known()
+    return Opened(edits, finalize(edits, _end, store, hits))
+
+
+def _end(store: Store, hits: Hits | None) -> None:
+    """Write the hits that wait, and close the store."""
+    if hits is not None:
+        hits.close()
+    store.close()
 
 
 class Reader:
@@ -50,8 +70,7 @@ class Reader:
         known = made.opens_with if made else {}
         path = vllm_config.model_config.model
         form: Any = known.get("prompt_format")
-        read = VLM.read(path, runner.dtype, device_map={"": "disk"}, prompt_format=form)
-        self.vlm = serve(read, runner)
+        self.vlm = serve(VLM.outline(path, runner.dtype, form), runner, path)
         self._pool: DurablePool | None = None
         self._last: State | None = None
         """The state that was read last."""

@@ -8,14 +8,29 @@ from liveedit.models.batch import Batch
 from liveedit.models.patch import SiteFn
 from liveedit.store.durable import State
 
-__all__ = ["OFF", "Request", "Tokens", "tokens_of_step"]
+__all__ = ["IMAGES", "OFF", "QUESTION", "Question", "Request", "Tokens", "tokens_of_step"]
 
 OFF = "liveedit_off"
 """The extra argument of a request that asks the unedited model."""
+QUESTION = "liveedit_question"
+"""The extra argument with the text of the last question, where a chat comes before it."""
+IMAGES = "liveedit_images"
+"""The extra argument with the number of images that the last question shows itself."""
+ID = re.compile(r"(?:\d+_)?(.*)-[0-9a-f]{8}")
+"""The id that a client knows, between what vLLM adds: the number of the choice, and an end."""
 
 
-SUFFIX = re.compile(r"-[0-9a-f]{8}$")
-"""Added by vLLM to the id that a client knows."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The last question of a chat.
+
+    Arguments:
+        text: Its text.
+        images: How many images it shows itself, the last ones of the chat.
+    """
+
+    text: str
+    images: int
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +41,8 @@ class Request:
         id: Its id.
         prompt: The token ids of its prompt, those of images included.
         edited: Whether edits act on it.
+        images: Its images, as vLLM describes them (``MultiModalFeatureSpec``).
+        question: Its last question, where a chat comes before it.
         functions: The functions of the patch that act on it, by site.
         state: The store's state whose patch that is.
         reading: The batch with which its prompt is read; ``None`` before and afterwards.
@@ -35,6 +52,8 @@ class Request:
     id: str
     prompt: list[int]
     edited: bool
+    images: list[Any] = field(default_factory=list)
+    question: Question | None = None
     functions: dict[str, SiteFn] = field(default_factory=dict)
     state: State | None = None
     reading: Batch | None = None
@@ -43,14 +62,22 @@ class Request:
     @property
     def name(self) -> str:
         """The id that the client knows."""
-        return SUFFIX.sub("", self.id)
+        found = ID.fullmatch(self.id)
+        return found[1] if found else self.id
 
     @classmethod
     def of(cls, new: Any) -> "Request":
         """The request that the scheduler announces as ``new``."""
         sampling = new.sampling_params
-        off = sampling is None or (sampling.extra_args or {}).get(OFF)
-        return cls(new.req_id, list(new.prompt_token_ids or ()), not off)
+        extra = (sampling.extra_args if sampling else None) or {}
+        text = extra.get(QUESTION)
+        return cls(
+            new.req_id,
+            list(new.prompt_token_ids or ()),
+            edited=sampling is not None and not extra.get(OFF),
+            images=[each for each in new.mm_features if each.modality == "image"],
+            question=None if text is None else Question(text, int(extra.get(IMAGES, 0))),
+        )
 
     def read(self, state: State, batch: Batch, row: int, functions: dict[str, SiteFn]) -> None:
         """Its prompt is about to be read as a row of a batch, on which functions act."""

@@ -4,7 +4,7 @@ them in place of the platform's own.
 
 from typing import Any
 
-from liveedit.integrations.vllm.opening import open_edits
+from liveedit.integrations.vllm.opening import Opened, open_edits
 
 __all__ = ["EditedWorker"]
 
@@ -14,16 +14,30 @@ class EditedWorker:
 
     model_runner: Any
     vllm_config: Any
+    opened: Opened | None = None
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model, and open its edits."""
         super().load_model(*args, **kwargs)  # type: ignore[misc]
-        self.edits = open_edits(self.model_runner, self.vllm_config)
+        self.opened = open_edits(self.model_runner, self.vllm_config)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run a step, and tell the edits of it."""
-        self.edits.begin(scheduler_output)
+        assert self.opened is not None
+        edits = self.opened.edits
+        edits.begin(scheduler_output)
         try:
             return super().execute_model(scheduler_output)  # type: ignore[misc]
         finally:
-            self.edits.end()
+            edits.end()
+
+    def liveedit_report(self, id: str) -> dict[str, Any] | None:
+        """The fields that an answer gets (:meth:`Reports.of`); called by the API's server."""
+        assert self.opened is not None
+        return self.opened.edits.reports.of(id)
+
+    def shutdown(self) -> None:
+        """Write the hits that wait, and shut down."""
+        if self.opened is not None:
+            self.opened.close()
+        super().shutdown()  # type: ignore[misc]

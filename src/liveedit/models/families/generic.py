@@ -249,7 +249,12 @@ class Generic(VLM):
         return (inner | outer) & (outer | argument_names(generates))
 
     def check_structure(self) -> None:
-        """Raise :class:`UnsupportedModel` if the model does not do what editors rely on."""
+        """Raise :class:`UnsupportedModel` if the model does not do what editors rely on.
+
+        A model without weights (:meth:`VLM.outline`) is not run.
+        """
+        if self.device.type == "meta":
+            return
         try:
             self.unscaled_logits, self.layer_outputs = self.find_outputs()
             probe(self, STRUCTURE)
