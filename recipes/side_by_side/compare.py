@@ -46,7 +46,8 @@ from liveedit.types import Case, Query
 BATCH = 32
 FEW = 4
 """Experts that each probe keeps, unless half of the pool is kept."""
-WINDOWS = (1, 10, 100)
+WINDOWS = (1, 5, 20)
+"""Numbers N of edits at which 20 cases are evaluated."""
 KINDS = ("text_generality", "image_generality", "image_locality")
 """The probes of a training case."""
 METRICS = ("text_generality", "image_generality", "text_locality", "image_locality")
@@ -117,6 +118,14 @@ class Ours:
             logits = self.vlm.logits(batch)
         places = batch.answer_positions()
         return list(logits[places].split_with_sizes(places.sum(1).tolist()))
+
+    @torch.no_grad()
+    def kept(self, queries: Sequence[Query]) -> list[int]:
+        """How many experts each query keeps."""
+        batch = self.vlm.encode(queries)
+        with self.vlm.patched(self.patch):
+            self.vlm.logits(batch)
+        return [len(fired) for fired in batch.fired_by(self.patch)]
 
     def logits_each(self, queries: Sequence[Query]) -> None:
         """The logits of each query by itself."""
@@ -249,6 +258,7 @@ def at_pools(
 
         reset()
         off = logits_difference(ours, released, few[:4])
+        assert ours.kept(few) == [kept] * len(few)
         label = f"{size:,}, {kept:,} kept" if size else "0"
         probes = Work(
             f"probes, pool {label}",
