@@ -1,10 +1,10 @@
-"""Measure LiveEdit's speed on this machine, on the embedded model.
+"""Measure pinpoint's speed on this machine, on the embedded model.
 
     make bench
 
-Prints edits, probes and training samples per second, and what a query costs with 0, 1,000 and
-10,000 experts, relative to the unedited model. Absolute times depend on the machine and its load.
-The ratios are medians of many queries, unedited and edited in turn.
+Prints edits, probes and training samples per second, and what a query costs with 0, 1,000, 10,000
+and 100,000 experts, relative to the unedited model. Absolute times depend on the machine and
+its load. The ratios are medians of many queries, unedited and edited in turn.
 """
 
 import argparse
@@ -22,13 +22,12 @@ from rich.table import Table
 from liveedit.data import load_cases
 from liveedit.editable import embedded, load_vlm
 from liveedit.editors import load_editor
-from liveedit.editors.liveedit.editor import LiveEdit
-from liveedit.editors.liveedit.experts import ExpertPatch
+from liveedit.editors.liveedit.experts import ExpertEditor, ExpertPatch
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
 
-SIZES = (0, 1_000, 10_000)
+SIZES = (0, 1_000, 10_000, 100_000)
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -38,7 +37,7 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def grown(editor: LiveEdit, patch: ExpertPatch, size: int) -> ExpertPatch:
+def grown(editor: ExpertEditor, patch: ExpertPatch, size: int) -> ExpertPatch:
     """A bank of ``size`` experts: real ones, then vision keys of one with text keys of another."""
     if size <= len(patch):
         return patch.select(slice(size))
@@ -65,7 +64,9 @@ def query_ratio(vlm: VLM, patch: Patch, queries: list[Query], repeats: int) -> t
     return statistics.median(plain), statistics.median(ratios)
 
 
-def training_speed(editor: LiveEdit, cases: list[Case], steps: int = 8, batch: int = 24) -> float:
+def training_speed(
+    editor: ExpertEditor, cases: list[Case], steps: int = 8, batch: int = 24
+) -> float:
     """Training samples per second, without the preparation of hidden states."""
     examples = editor.prepare(cases[: 2 * batch])
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     vlm = load_vlm()
     editor = load_editor(vlm, embedded("pinpoint"))
-    assert isinstance(editor, LiveEdit)
+    assert isinstance(editor, ExpertEditor)
     cases = load_cases("emblem", "test")
     edits = [case.edits[0] for case in cases[:1000]]
     editor.edit(edits[:8])

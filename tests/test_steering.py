@@ -54,11 +54,11 @@ def same(first, second):
 def test_an_expert_fires_if_and_only_if_its_scores_exceed_their_thresholds(vlm, name):
     model = tiny_model(vlm, name, margin=-1e3)
     with vlm.patched(model.patch):
-        every = torch.stack([reply.scores.above for reply in vlm.answers(ASKED[:2])])
+        every = torch.stack([reply.scores.above for reply in vlm.answers(ASKED[:2], scores=True)])
     middle = float((every - 1e3).median())
     model.editor.config = replace(model.editor.config, margin=middle)
     with vlm.patched(model.patch):
-        replies = vlm.answers(ASKED[:2])
+        replies = vlm.answers(ASKED[:2], scores=True)
     assert 0 < sum(len(reply.fired) for reply in replies) < every.numel()
     for reply in replies:
         scores = reply.scores
@@ -112,7 +112,7 @@ def test_what_fires_is_above_and_what_is_below_does_not_fire(vlm, name, sentence
     model = tiny_model(vlm, name, sentence_encoder)
     for query in (*EDITS, *ASKED):
         with vlm.patched(model.patch):
-            [reply] = vlm.answers([replace(query, target="")])
+            [reply] = vlm.answers([replace(query, target="")], scores=True)
         above = reply.scores.above.tolist()
         assert len(above) == len(EDITS)
         assert all(above[edit] >= 0 for edit, _ in reply.fired)

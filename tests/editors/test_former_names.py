@@ -31,6 +31,7 @@ FIXED = {
 def former(editor, folder, **changes):
     """Save an editor in the former format, and return the fingerprint that it had then."""
     settings = {"written": None, "drop": 0.0} | asdict(editor.config) | FIXED[editor.name] | changes
+    settings.pop("keys", None)
     editor.save_pretrained(folder)
     about = {"editor": "liveedit", "model": editor.vlm.fingerprint, "config": settings}
     (folder / "config.json").write_text(json.dumps(about), encoding="utf-8")

@@ -161,9 +161,8 @@ def sigmoid(x):
 
 @torch.no_grad()
 def test_a_query_without_image_is_routed_by_its_text_alone(vlm):
-    editor = hard(
-        vlm, text_only="text_key", generality=("text_generality",), locality=("text_locality",)
-    )
+    probes = {"generality": ("text_generality",), "locality": ("text_locality",)}
+    editor = hard(vlm, text_only="text_key", keys="float", **probes)
     cases = [case(0, "a", text="b"), case(1, "b"), case(2, "c")]
     examples = editor.prepare(cases)
     _, terms = editor.loss(examples, torch.Generator().manual_seed(0))

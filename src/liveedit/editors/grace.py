@@ -163,7 +163,8 @@ class CodebookBranch(Branch[CodebookRoute]):
         entry = self.patch.nearest(distance)
         fired = [[(found, 1.0)] if found >= 0 else [] for found in entry.tolist()]
         self.batch.fired[self.patch] = fired
-        self.batch.scores[self.patch] = self.patch.scores(distance)
+        if self.batch.wants_scores:
+            self.batch.scores[self.patch] = self.patch.scores(distance)
         return CodebookRoute(entry, column)
 
     def change(self, x: Tensor, output: Tensor, routing: CodebookRoute) -> Tensor:  # noqa: ARG002

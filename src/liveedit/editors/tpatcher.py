@@ -104,7 +104,8 @@ class NeuronBranch(Branch[Route]):
         if self.patch not in self.batch.fired:
             last = self.batch.last_prompt_tokens()
             self.batch.fired[self.patch] = shares(activation[range(len(x)), last])
-            self.batch.scores[self.patch] = self.scores(x[range(len(x)), last].float())
+            if self.batch.wants_scores:
+                self.batch.scores[self.patch] = self.scores(x[range(len(x)), last].float())
         if not bool((activation > 0).any()):
             return output
         return output + (activation @ self.patch.bank["value"]).to(output.dtype)

@@ -40,14 +40,16 @@ class Scores:
     A score or threshold is NaN where the method has none for this query and edit.
 
     Arguments:
-        above: How far each edit is above what it needs to fire, (E,); below 0 if it does not fire,
+        edits: The edits that the scores are of, (n,): all, or of many the nearest.
+        above: How far each edit is above what it needs to fire, (n,); below 0 if it does not fire,
             and -inf for an edit that is never about such a query.
-        image: Its score by the image, (E,).
-        image_threshold: What that score has to exceed, given the other score, (E,).
-        question: Its score by the question, or by question and image together, (E,).
-        question_threshold: What that score has to exceed, (E,).
+        image: Its score by the image, (n,).
+        image_threshold: What that score has to exceed, given the other score, (n,).
+        question: Its score by the question, or by question and image together, (n,).
+        question_threshold: What that score has to exceed, (n,).
     """
 
+    edits: Tensor
     above: Tensor
     image: Tensor | None = None
     image_threshold: Tensor | None = None
@@ -55,11 +57,16 @@ class Scores:
     question_threshold: Tensor | None = None
 
     @classmethod
-    def of_rows(cls, above: Tensor, **parts: Tensor) -> "list[Scores]":
-        """The scores of each row, given those of all (B, E); ``parts`` may be broadcast to that."""
+    def of_rows(cls, above: Tensor, edits: Tensor | None = None, **parts: Tensor) -> "list[Scores]":
+        """The scores of each row, given those of all (B, n); ``parts`` may be broadcast to that.
+
+        They are of ``edits`` (n,), by default of all.
+        """
+        if edits is None:
+            edits = torch.arange(above.shape[1], device=above.device)
         spread = {name: part.expand_as(above) for name, part in parts.items()}
         return [
-            cls(above[row], **{name: part[row] for name, part in spread.items()})
+            cls(edits, above[row], **{name: part[row] for name, part in spread.items()})
             for row in range(len(above))
         ]
 
@@ -226,8 +233,9 @@ class Batch(AnswerRows):
     others (B, T, …) by name. ``prefix`` holds, by the row, vectors (n, D) that a patch has put
     before the text: the first n tokens of that row's prompt are fillers, whose embeddings they
     replace. ``fired`` holds, by the patch, the edits that fired in each row, and ``scores`` how
-    near each row came to every edit, for methods that have scores; both are filled in while the
-    batch is encoded and while it goes through the model. ``alone`` holds the same questions without
+    near each row came to the edits, for methods that have scores, where ``wants_scores`` asks for
+    them; both are filled in while the batch is encoded and while it goes through the model.
+    ``alone`` holds the same questions without
     the chats before them, ``None`` where no row has one.
     """
 
@@ -240,6 +248,7 @@ class Batch(AnswerRows):
     fired: dict[Hashable, list[list[FiredEdit]]] = field(default_factory=dict)
     scores: dict[Hashable, list[Scores]] = field(default_factory=dict)
     alone: "Batch | None" = None
+    wants_scores: bool = False
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -297,6 +306,7 @@ class Batch(AnswerRows):
             extra={name: value[rows] for name, value in self.extra.items()},
             fired=fired,
             scores=scores,
+            wants_scores=self.wants_scores,
         )
 
     def prefixed(self, prefix: dict[int, Tensor], filler: int) -> "tuple[Batch, Tensor]":

@@ -373,20 +373,31 @@ class ModelRunner(Encoder):
 
     @torch.no_grad()
     def answers(
-        self, queries: Sequence[Query], *, max_new_tokens: int = 16, batch_size: int = 32
+        self,
+        queries: Sequence[Query],
+        *,
+        max_new_tokens: int = 16,
+        batch_size: int = 32,
+        scores: bool = False,
     ) -> list[Reply]:
-        """The greedy answer to each query, with the edits that fired; targets are ignored."""
+        """The greedy answer to each query, with the edits that fired and, if wanted, the scores of
+        those that nearly did; targets are ignored.
+        """
         queries = checked(queries)
         replies: list[Reply] = []
         for start in range(0, len(queries), batch_size):
-            replies += self.answer_batch(queries[start : start + batch_size], max_new_tokens)
+            some = queries[start : start + batch_size]
+            replies += self.answer_batch(some, max_new_tokens, scores)
         return replies
 
-    def answer_batch(self, queries: Sequence[Query], max_new_tokens: int) -> list[Reply]:
-        """The answers to queries that fit in one batch."""
+    def answer_batch(
+        self, queries: Sequence[Query], max_new_tokens: int, scores: bool = False
+    ) -> list[Reply]:
+        """The answers to queries that fit in one batch; see :meth:`answers`."""
         asked = [replace(query, target="") for query in queries]
         options = greedy(max_new_tokens, self.stops, self.pad_token_id)
         encoded = self.encode(asked, padding_side="left")
+        encoded = replace(encoded, wants_scores=scores)
         with self.prefixed(encoded) as (batch, _), self.announce(batch):
             self.check_room(batch, max_new_tokens)
             tokens = self.model.generate(**batch.inputs, **options)
@@ -397,10 +408,10 @@ class ModelRunner(Encoder):
         )
         innermost = self.patches[-1] if self.patches else None
         fired = batch.fired_by(innermost)
-        scores = batch.scores_of(innermost)
+        found = batch.scores_of(innermost)
         return [
             Reply(text.strip(), tuple(edits), near)
-            for text, edits, near in zip(texts, fired, scores, strict=True)
+            for text, edits, near in zip(texts, fired, found, strict=True)
         ]
 
     # Parts of a forward pass: up to a layer, and from there on

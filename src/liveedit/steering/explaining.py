@@ -87,7 +87,7 @@ def explained(pool: Pool, query: Query, max_new_tokens: int) -> Explanation:
 def answered(pool: Pool, query: Query, max_new_tokens: int) -> Answered:
     """The answer to a query, with the edits that fired and those that nearly did."""
     with pool.vlm.unpatched(), pool.vlm.patched(pool.patch):
-        [reply] = pool.vlm.answers([query], max_new_tokens=max_new_tokens)
+        [reply] = pool.vlm.answers([query], max_new_tokens=max_new_tokens, scores=True)
     edits = [edit for edit in pool.history if edit.held]
     fired = sorted(reply.fired, key=lambda pair: -pair[1])
     near = [] if reply.scores is None else _nearest(reply.scores, edits, dict(fired))
@@ -100,28 +100,31 @@ def answered(pool: Pool, query: Query, max_new_tokens: int) -> Answered:
 
 def _nearest(scores: Scores, edits: Sequence[Edit], fired: dict[int, float]) -> list[int]:
     """The edits in force that came nearest to firing, by their indices."""
-    passed_over = [index for index, edit in enumerate(edits) if edit.superseded_by]
     above = scores.above.clone()
-    above[[*fired, *passed_over]] = -torch.inf
+    for place, index in enumerate(scores.edits.tolist()):
+        if index in fired or edits[index].superseded_by:
+            above[place] = -torch.inf
     nearest = above.topk(min(NEAR, len(above)))
-    return nearest.indices[nearest.values > -torch.inf].tolist()
+    places = nearest.indices[nearest.values > -torch.inf]
+    return scores.edits[places].tolist()
 
 
 def _firing(edit: Edit, weight: float, scores: Scores | None, index: int) -> Firing:
     """An edit with its scores, by its index."""
     if scores is None:
         return Firing(edit, weight)
+    place = int((scores.edits == index).nonzero()[0, 0])
     return Firing(
         edit,
         weight,
-        image=_number(scores.image, index),
-        image_threshold=_number(scores.image_threshold, index),
-        question=_number(scores.question, index),
-        question_threshold=_number(scores.question_threshold, index),
+        image=_number(scores.image, place),
+        image_threshold=_number(scores.image_threshold, place),
+        question=_number(scores.question, place),
+        question_threshold=_number(scores.question_threshold, place),
     )
 
 
-def _number(values: Tensor | None, index: int) -> float | None:
+def _number(values: Tensor | None, place: int) -> float | None:
     """One of ``values``; ``None`` where there is none."""
-    value = math.nan if values is None else float(values[index])
+    value = math.nan if values is None else float(values[place])
     return value if math.isfinite(value) else None

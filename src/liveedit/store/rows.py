@@ -58,7 +58,7 @@ class Rows:
         return bank
 
     def pack(self, bank: Bank, row: int) -> tuple[bytes, bytes]:
-        """Keys and factors of one edit as bytes."""
+        """Keys and factors of one edit as bytes, in the layout of this version."""
         tensors = bank.select([row]).tensors()
         return self.layout.part(False).pack(tensors, 0), self.layout.part(True).pack(tensors, 0)
 
@@ -70,8 +70,16 @@ class Rows:
 
     def _read(self, numbers: Sequence[int], part: str, layout: Layout) -> dict[str, Tensor]:
         """A part of the tensors of edits, each (n, …), on their device."""
-        rows = layout.unpack(self.store.rows(numbers, part))
-        return {name: tensor.to(self._device) for name, tensor in rows.items()}
+        rows = self.store.rows(numbers, part)
+        full = layout.in_full()
+        if full.size != layout.size and any(len(row) == full.size for row in rows):
+            rows = [repacked(row, full, layout) if len(row) == full.size else row for row in rows]
+        return {name: tensor.to(self._device) for name, tensor in layout.unpack(rows).items()}
+
+
+def repacked(row: bytes, kept: Layout, wanted: Layout) -> bytes:
+    """A row in another layout of the same tensors."""
+    return wanted.pack(kept.unpack([row]), 0)
 
 
 def _appended(bank: Bank, keys: Mapping[str, Tensor], numbers: Sequence[int]) -> Bank:

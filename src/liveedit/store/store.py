@@ -427,7 +427,7 @@ class Change:
     def maker(self, maker: Maker) -> Maker:
         """The maker with its number; a new one is added."""
         for known in _makers(self.connection):
-            if known.identity == maker.identity:
+            if (known.identity, known.layout) == (maker.identity, maker.layout):
                 return known
         row = {
             "editor": maker.editor,

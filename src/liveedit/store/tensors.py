@@ -5,7 +5,7 @@ with every query, or a *factor*, which is read when the edit fires.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -76,6 +76,14 @@ class Layout:
         """The keys alone, or the factors."""
         return Layout(tuple(c for c in self.columns if c.factor == factors))
 
+    def in_full(self) -> "Layout":
+        """The same tensors in full precision, as earlier versions kept them."""
+        columns = []
+        for column in self.columns:
+            full = replace(column, dtype="float32") if column.dtype == "float16" else column
+            columns.append(full)
+        return Layout(tuple(columns))
+
     @property
     def size(self) -> int:
         """Bytes of one row."""
@@ -87,7 +95,7 @@ class Layout:
 
         parts = []
         for column in self.columns:
-            value = tensors[column.name][row : row + 1].detach().cpu().contiguous()
+            value = tensors[column.name][row : row + 1].detach().to("cpu", column.type).contiguous()
             parts.append(value.view(torch.uint8).numpy().tobytes())
         return b"".join(parts)
 

@@ -106,14 +106,14 @@ def test_the_rows_of_a_batch_are_decided_one_by_one(vlm, eager, grace):
     assert all(same(logits(vlm, patch, queries), expected))
     with torch.no_grad(), vlm.patched(patch):
         together = vlm.logits(vlm.encode(queries))
-        replies = vlm.answers(queries, max_new_tokens=4)
+        replies = vlm.answers(queries, max_new_tokens=4, scores=True)
     assert all(torch.allclose(together[row], expected[row][0], atol=1e-5) for row in range(2))
     assert [sorted(edit for edit, _ in reply.fired) for reply in replies] == [[2], [0, 1]]
     assert [len(reply.scores.above) for reply in replies] == [3, 3]
     for reply, (number, query) in zip(replies, [(2, queries[0]), (0, queries[1])], strict=True):
         part, _ = patch.row(number)
         with vlm.patched(part):
-            [alone] = vlm.answers([query], max_new_tokens=4)
+            [alone] = vlm.answers([query], max_new_tokens=4, scores=True)
         assert reply.text == alone.text
 
 

@@ -22,7 +22,7 @@ from liveedit.types import Case, Probe, Query
 
 D, DM, HEADS, RANK, K, NV = 16, 8, 2, 3, 4, 5
 CONFIG = LiveEditConfig(
-    module_dim=16, heads=4, layer=1, margin=-0.15
+    module_dim=16, heads=4, layer=1, margin=-0.15, keys="float"
 )  # at which a query keeps from 0 to 9 experts
 
 

@@ -93,7 +93,7 @@ class Recording:
 
     def editor(self) -> LiveEdit:
         settings = {name: value for name, value in self.facts["config"].items() if name != "hidden"}
-        editor = LiveEdit(self.vlm, LiveEditConfig(**settings))
+        editor = LiveEdit(self.vlm, LiveEditConfig(**settings, keys="float"))
         editor.networks().load_state_dict(self.weights("editor."))
         return editor
 

@@ -132,7 +132,7 @@ def test_without_an_image_the_text_key_alone_decides():
 
 
 def test_the_gate_of_both_keeps_what_is_likelier_than_not(vlm, edits):
-    config = PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, margin=0.3)
+    config = PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, keys="float", margin=0.3)
     editor = Pinpoint(vlm, config)
     patch = editor.edit(edits)
     batch = vlm.encode(edits)
@@ -154,7 +154,9 @@ def test_hard_negatives_are_all_edits_of_the_batch_but_those_of_the_same_fact(vl
     fact.
     """
     kinds = {"generality": ("text_generality",), "locality": ("image_locality",)}
-    config = PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, written=2, drop=0.0, **kinds)
+    config = PinpointConfig(
+        module_dim=DM, heads=2, rank=24, layer=2, keys="float", written=2, drop=0.0, **kinds
+    )
     editor = Pinpoint(vlm, config)
     editor.edit_features.sentinel.uniform_()
     facts = ["a", "b", "a"]
@@ -207,7 +209,7 @@ def test_hard_negatives_are_all_edits_of_the_batch_but_those_of_the_same_fact(vl
 
 def test_metric_features_are_scaled_cosines_with_thresholds(vlm, edits):
     """m and z of metric.py, pair by pair, from the released extractor's keys."""
-    editor = Pinpoint(vlm, PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2))
+    editor = Pinpoint(vlm, PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, keys="float"))
     bar = editor.input_features
     with torch.no_grad():
         tau = editor.edit_features.sentinel.uniform_().flatten()
@@ -239,7 +241,7 @@ def test_metric_features_are_scaled_cosines_with_thresholds(vlm, edits):
 
 
 def test_the_input_side_is_registered_once(vlm):
-    editor = Pinpoint(vlm, PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2))
+    editor = Pinpoint(vlm, PinpointConfig(module_dim=DM, heads=2, rank=24, layer=2, keys="float"))
     names = [name for name, _ in editor.networks().named_parameters() if "edit_features" in name]
     assert names == ["edit_features.sentinel"]
 

@@ -22,6 +22,7 @@ __all__ = [
     "image_and_prompt",
     "learned",
     "own_similarity",
+    "per_similarity",
     "similarity",
     "with_image",
 ]
@@ -125,6 +126,11 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     ``a`` is (B, k, d_m), ``b`` (E, k, d_m).
     """
     return a.flatten(1) @ b.flatten(1).T / (a.shape[1] * sqrt(a.shape[2]))
+
+
+def per_similarity(a: Tensor) -> Tensor:
+    """Keys ``a`` (B, k, d_m) as vectors (B, k · d_m) whose inner products are similarities."""
+    return a.flatten(1) / (a.shape[1] * sqrt(a.shape[2]))
 
 
 def own_similarity(a: Tensor, b: Tensor) -> Tensor:

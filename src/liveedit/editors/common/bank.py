@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 
 from liveedit.artifacts import read_tensors, write_tensors
+from liveedit.editors.common.sketch import Sketch, due, learned_basis
 from liveedit.errors import BadInput, Mismatch
 
 __all__ = ["Bank"]
+
+SLAB = 4096
+"""Rows that are sketched at a time, which bounds the memory that takes."""
 
 
 class _Buffer:
@@ -26,6 +30,8 @@ class _Buffer:
         self.tensors = tensors
         self.used = used
         self.lock = Lock()
+        self.sketches: dict[str, Sketch] = {}
+        """Sketches of tensors that are searched, as far as they were needed."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Buffer, (self.tensors, self.used)
@@ -42,11 +48,28 @@ class _Buffer:
                 self.used = stop
             return free
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def sketch(self, name: str, count: int) -> Sketch | None:
+        """A sketch of at least the first ``count`` rows of a tensor; ``None`` for few rows."""
+        with self.lock:
+            found = self.sketches.get(name)
+            rows = self.tensors[name][:count].flatten(1)
+            if due(count, found.learned_from if found else 0):
+                found = Sketch(learned_basis(rows), count, self.capacity)
+                self.sketches[name] = found
+            if found is not None:
+                for start in range(found.length, count, SLAB):
+                    found.append(found.reduced(rows[start : start + SLAB]))
+            return found
+
     def release(self, start: int, stop: int) -> None:
         """Free the rows ``start`` to ``stop``, unless rows after them are in use."""
         with self.lock:
             if self.used == stop:
                 self.used = start
+                for sketch in self.sketches.values():
+                    sketch.cut(start)
 
 
 class Bank:
@@ -89,6 +112,26 @@ class Bank:
     def gather(self, names: Sequence[str], index: Tensor) -> tuple[Tensor, ...]:
         """The rows at ``index``, of any shape, of some tensors: each (*index.shape, …)."""
         return tuple(self[name][index] for name in names)
+
+    def near(self, name: str, queries: Tensor, least: Tensor) -> Tensor:
+        """The experts (n,) whose row of a tensor may have an inner product with one of ``queries``
+        (B, d) above its ``least`` (B,): all that have one, and few others.
+        """
+        sketch = self._buffer.sketch(name, self._length)
+        if sketch is None:
+            return torch.arange(len(self), device=self.device)
+        bounds = sketch.bounds(queries, len(self))
+        return (bounds > least[:, None]).any(0).nonzero()[:, 0]
+
+    def nearest(self, name: str, queries: Tensor, most: int) -> Tensor:
+        """The ``most`` experts (n,) whose row of a tensor is likely nearest to any of ``queries``
+        (B, d), by their bounds; all where they are few.
+        """
+        sketch = self._buffer.sketch(name, self._length)
+        if sketch is None:
+            return torch.arange(len(self), device=self.device)
+        bounds = sketch.bounds(queries, len(self)).amax(0)
+        return bounds.topk(min(most, len(self))).indices
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -143,7 +186,11 @@ class Bank:
         for name, tensor in self.tensors().items():
             grown[name] = tensor.new_empty(capacity, *tensor.shape[1:])
             grown[name][: len(self)] = tensor
-        return _Buffer(grown, len(self))
+        made = _Buffer(grown, len(self))
+        with self._buffer.lock:
+            for name, sketch in self._buffer.sketches.items():
+                made.sketches[name] = sketch.copy(len(self))
+        return made
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "Bank":
         """The experts at ``index``, in that order; a boolean tensor selects those that are true.

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from liveedit.editors.base import Editor
@@ -78,11 +79,13 @@ class BankPatch(Patch):
             latest &= ~self.superseded_elsewhere
         return latest.to(self.bank.device)
 
-    def in_force(self, fires: Tensor) -> Tensor:
-        """Of the edits that fire for each query, boolean (B, E), those neither superseded nor
-        overruled.
+    def in_force(self, fires: Tensor, edits: Tensor | None = None) -> Tensor:
+        """Of the edits that fire for each query, boolean (B, n), those neither superseded nor
+        overruled. They are ``edits`` (n,), by default all.
         """
-        return without_overruled(self.ledger, fires & self.not_superseded)
+        if edits is None:
+            edits = torch.arange(len(self), device=fires.device)
+        return without_overruled(self.ledger, fires & self.not_superseded[edits], edits)
 
     def row(self, index: int) -> "tuple[BankPatch, int]":
         """The patch whose bank holds an edit, and its row there."""
@@ -157,7 +160,9 @@ class BankEditor(Editor[B]):
         self.require_same_origin(metadata, folder)
         tensors = bank.tensors()
         ledger = {name: tensors.pop(name) for name in COLUMNS if name in tensors}
-        made = self.restored(Bank(tensors), metadata, folder)
+        own = self.empty().bank.tensors()
+        bank = Bank({n: t.to(own[n].dtype) if n in own else t for n, t in tensors.items()})
+        made = self.restored(bank, metadata, folder)
         return made.with_ledger(Bank(ledger)) if ledger else made
 
     def from_rows(self, bank: Bank, texts: Sequence[str]) -> B:  # noqa: ARG002

@@ -245,7 +245,8 @@ class Mixture:
             [] if part == NONE else self.placed(part, fired[part][row])
             for row, part in enumerate(parts)
         ]
-        self.batch.scores[self.patch] = self.scores(batch)
+        if batch.wants_scores:
+            self.batch.scores[self.patch] = self.scores(batch)
         self.acting = torch.tensor(parts)
         return self.acting
 
@@ -271,16 +272,18 @@ class Mixture:
 
     def row_scores(self, found: Sequence[Scores | None]) -> Scores:
         """The scores of one row, given those of each part."""
-        columns = {
-            field.name: torch.full((len(self.patch),), torch.nan) for field in fields(Scores)
-        }
-        columns["above"].fill_(-torch.inf)
+        columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Scores)}
         for places, scores in zip(self.patch.places, found, strict=True):
+            if scores is None:
+                continue
+            missing = torch.full((len(scores.edits),), torch.nan)
             for name, column in columns.items():
-                value = None if scores is None else getattr(scores, name)
-                if value is not None:
-                    column[places] = value.to(column)
-        return Scores(**columns)
+                value = getattr(scores, name)
+                column.append(missing if value is None else value.cpu())
+            columns["edits"][-1] = places[columns["edits"][-1]]
+        parts = {name: torch.cat(column) for name, column in columns.items() if column}
+        none = torch.empty(0)
+        return Scores(**parts) if parts else Scores(none.long(), none)
 
     def at(self, site: str, x: Tensor) -> Tensor:
         """The states ``x`` (B, T', D) at a site, each row as the part that acts in it has it."""

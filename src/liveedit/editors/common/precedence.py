@@ -100,16 +100,19 @@ def latest_of_each_question(ledger: Bank) -> Tensor:
     return last[group] == edits
 
 
-def without_overruled(ledger: Bank, fired: Tensor) -> Tensor:
-    """Of the edits that fire for each query, boolean (B, E), those that none of them overrules."""
-    overruling_edits = ledger["overrules"].any(1).nonzero()[:, 0].to(fired.device)
-    if not len(overruling_edits) or not bool(fired[:, overruling_edits].any()):
+def without_overruled(ledger: Bank, fired: Tensor, edits: Tensor) -> Tensor:
+    """Of the ``edits`` (n,) that fire for each query, boolean (B, n), those that none of them
+    overrules.
+    """
+    places = edits.to(ledger.device)
+    overrules = ledger["overrules"][places].to(fired.device)
+    overruling = overrules.any(1).nonzero()[:, 0]
+    if not len(overruling) or not bool(fired[:, overruling].any()):
         return fired
-    numbers = ledger["asked"].to(fired.device)
-    edits = torch.arange(len(numbers), device=fired.device)
+    numbers = ledger["asked"][places].to(fired.device)
     kept = fired.clone()
-    for row, index in fired[:, overruling_edits].nonzero().tolist():
-        edit = overruling_edits[index]
-        overruled = torch.isin(numbers, ledger["overrules"][edit].to(fired.device))
-        kept[row] &= ~(overruled & (edits < edit))
+    for row, index in fired[:, overruling].nonzero().tolist():
+        edit = overruling[index]
+        overruled = torch.isin(numbers, overrules[edit])
+        kept[row] &= ~(overruled & (edits < edits[edit]))
     return kept

@@ -94,11 +94,12 @@ class RetrievalPatch(BankPatch):
         if self.editor.config.scope == "both":
             score = score.masked_fill(~compatible(batch.spans, self.bank["pictured"]), -torch.inf)
         found = best_match(score.masked_fill(~self.in_force(score > least), NEVER), least)
-        threshold = torch.full_like(score, least)
         batch.fired[self] = found.fired
-        batch.scores[self] = Scores.of_rows(
-            score - least, question=score, question_threshold=threshold
-        )
+        if batch.wants_scores:
+            threshold = torch.full_like(score, least)
+            batch.scores[self] = Scores.of_rows(
+                score - least, question=score, question_threshold=threshold
+            )
         return found
 
 

@@ -131,13 +131,15 @@ class Retriever:
         """The scores of a query, given both cosines (E,); without a threshold, the distance from
         the nearest edit counts.
         """
+        every = torch.arange(len(text), device=text.device)
         if self.threshold is None:
             score = text + likeness.nan_to_num(0.0)
-            return Scores(score - score.max(), image=likeness, question=text)
+            return Scores(every, score - score.max(), image=likeness, question=text)
         above = text - self.threshold
         if self.by == "both":
             above = self._above(bank, query, above, likeness - self.image_threshold)
         return Scores(
+            every,
             above,
             image=likeness,
             image_threshold=torch.full_like(text, self.image_threshold),

@@ -113,7 +113,9 @@ class ShelvedBank(Bank):
         return self.keys.tensors() | dict(zip(names, factors, strict=True))
 
     def gather(self, names: Sequence[str], index: Tensor) -> tuple[Tensor, ...]:
-        """See :meth:`Bank.gather`; ``names`` are factors."""
+        """See :meth:`Bank.gather`; ``names`` are all factors, or none is."""
+        if names[0] not in self.shelf.empty:
+            return self.keys.gather(names, index)
         chosen = [self.held[place] for place in index.flatten().tolist()]
         read = self.shelf.rows(held for held in chosen if isinstance(held, int))
         rows = [read[held] if isinstance(held, int) else held for held in chosen]
@@ -123,6 +125,14 @@ class ShelvedBank(Bank):
             stacked = torch.stack([row[name] for row in rows]) if rows else empty
             found.append(stacked.reshape(*index.shape, *empty.shape[1:]))
         return tuple(found)
+
+    def near(self, name: str, queries: Tensor, least: Tensor) -> Tensor:
+        """See :meth:`Bank.near`."""
+        return self.keys.near(name, queries, least)
+
+    def nearest(self, name: str, queries: Tensor, most: int) -> Tensor:
+        """See :meth:`Bank.nearest`."""
+        return self.keys.nearest(name, queries, most)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

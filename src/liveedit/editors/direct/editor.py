@@ -43,7 +43,7 @@ from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
 from liveedit.editors.direct.threshold import image_threshold
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
-from liveedit.editors.liveedit.routing import Routing
+from liveedit.editors.liveedit.routing import Asked, Routing
 from liveedit.models.batch import Batch, HiddenBatch, Scores
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
@@ -123,29 +123,64 @@ class DirectPatch(ExpertPatch):
             self.ledger["asked"][index.cpu()],
         )
 
-    @torch.no_grad()
+    @property
+    def margin(self) -> float:
+        """See :attr:`ExpertPatch.margin`; none beside the threshold."""
+        return 0.0
+
+    @property
+    def least_question(self) -> float:
+        """See :attr:`ExpertPatch.least_question`; both halves of such keys are alike."""
+        return 2 * min(self.editor.calibration.reach)
+
     def nearest(self, features: Features) -> Routing:
-        """Of the edits above both thresholds the nearest, with weight 1."""
-        image_keys, question_keys = self.editor.calibration.space.keys(features)
-        vision_keys = self.bank["vision_keys"][:, 0]
-        image = image_keys @ vision_keys.T
-        keys = self.bank["text_keys"][:, 0]
-        question, reach = self.editor.calibration.reach.compared(question_keys, keys)
-        without = image_keys[:, :1].isnan() & vision_keys[:, 0].isnan()
-        near = torch.where(without, True, image > self.threshold)
-        keep = self.in_force(near & (question > reach))
-        score = (image.nan_to_num(0.0) + question - reach).masked_fill(~keep, -torch.inf)
-        keep &= torch.zeros_like(keep).scatter(1, score.argmax(1, keepdim=True), True)
-        threshold = torch.full_like(image, self.threshold)
+        """Of the edits above both thresholds the nearest, with weight 1; all are compared."""
+        every = torch.arange(len(self), device=self.bank.device)
+        return self.routed(self.asked_by(features), every)
+
+    def asked_by(self, features: Features) -> Asked:
+        """Some rows, given their features, for routing; τ_v takes the place of the sentinel."""
+        image, question = self.editor.calibration.space.keys(features)
+        return Asked(image, question, torch.full_like(image[:, 0], self.threshold), features.shown)
+
+    @torch.no_grad()
+    def routed(self, asked: Asked, edits: Tensor, *, scores: bool = False) -> Routing:
+        """Of some edits (n',) above both thresholds the nearest; with their scores, if wanted."""
+        vision_keys, text_keys = self.keys(edits)
+        image = asked.image @ vision_keys.T
+        question, least = self.editor.calibration.reach.compared(asked.question, text_keys)
+        without = ~asked.shown[:, None] & vision_keys[:, 0].isnan()
+        near = torch.where(without, True, image > asked.sentinel[:, None])
+        keep = self.in_force(near & (question > least), edits)
+        score = (image.nan_to_num(0.0) + question - least).masked_fill(~keep, -torch.inf)
+        best = score.topk(min(1, len(edits)), dim=1).indices
+        keep &= torch.zeros_like(keep).scatter(1, best, True)
+        compared = (image, question, least, without)
+        found = self.scores_of(asked, edits, *compared) if scores else []
+        return Routing(edits, image, asked.sentinel, keep, keep.float(), found)
+
+    def scores_of(
+        self,
+        asked: Asked,
+        edits: Tensor,
+        image: Tensor,
+        question: Tensor,
+        least: Tensor,
+        without: Tensor,
+    ) -> list[Scores]:
+        """How near each row came to some edits, given the cosines of their keys (B, n'), what that
+        of the question has to exceed, and where neither side has an image.
+        """
+        threshold = asked.sentinel[:, None].expand_as(image)
         by_image = (image - threshold).nan_to_num(-torch.inf).masked_fill(without, torch.inf)
-        scores = Scores.of_rows(
-            torch.minimum(by_image, question - reach),
+        return Scores.of_rows(
+            torch.minimum(by_image, question - least),
+            edits,
             image=image,
             image_threshold=threshold.masked_fill(image.isnan(), torch.nan),
             question=question,
-            question_threshold=reach,
+            question_threshold=least,
         )
-        return Routing(image, threshold[:, 0], keep, keep.float(), scores)
 
 
 class DirectBranch(ExpertBranch):
@@ -170,12 +205,12 @@ class DirectBranch(ExpertBranch):
             self.images = image_means(x, self.batch.spans)
         return x
 
-    def routing_of(self, x: Tensor) -> Routing:
-        """See :meth:`ExpertBranch.routing_of`."""
-        if self.alone is not None:
-            return self.patch.nearest(self.alone)
-        read = features(self.images.to(x.device), x, self.batch.spans, self.texts)
-        return self.patch.nearest(read)
+    def asked(self, x: Tensor) -> Asked:
+        """See :meth:`ExpertBranch.asked`."""
+        read = self.alone
+        if read is None:
+            read = features(self.images.to(x.device), x, self.batch.spans, self.texts)
+        return self.patch.asked_by(read)
 
     def read_alone(self, batch: Batch) -> Features:
         """See :meth:`ExpertBranch.read_alone`."""
@@ -266,8 +301,8 @@ class Direct(BankEditor[DirectPatch]):
             self,
             Bank(
                 {
-                    "vision_keys": torch.empty(0, 1, width),
-                    "text_keys": torch.empty(0, 1, 2 * width),
+                    "vision_keys": torch.empty(0, 1, width, dtype=torch.float16),
+                    "text_keys": torch.empty(0, 1, 2 * width, dtype=torch.float16),
                     "expert_in": factor,
                     "expert_out": factor,
                 }

@@ -107,12 +107,12 @@ def image_threshold(
         return 1.0
     vision = vision[shown]
     questions = questions[shown]
-    drawn = questions[_drawn(len(images), asked.to(vision.device)[shown])]
+    drawn = questions[_drawn(len(images), asked.to(vision.device)[shown])].float()
     nearest = torch.full((len(images),), -1.0, device=vision.device)
     for start in range(0, len(vision), CHUNK):
         part = slice(start, start + CHUNK)
-        reached = reach.above(drawn, questions[part]) > 0
-        found = (images @ vision[part].T).masked_fill(~reached, -1.0)
+        reached = reach.above(drawn, questions[part].float()) > 0
+        found = (images @ vision[part].float().T).masked_fill(~reached, -1.0)
         nearest = torch.maximum(nearest, found.amax(1))
     return conformal(nearest, rate)
 

@@ -61,7 +61,7 @@ class LiveEdit(ExpertEditor):
     Config = LiveEditConfig
     fixed = PUBLISHED
     inference_settings = frozenset(
-        {"positions", "margin", "top_k", "text_only", "generality", "locality"}
+        {"positions", "margin", "top_k", "keys", "text_only", "generality", "locality"}
     )
 
     def parts(self) -> tuple[nn.Module, InputExtractor, FeatureExtractor | EditSide]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from liveedit.editors.base import TrainableEditor
-from liveedit.editors.common.attention import image_and_prompt, with_image
+from liveedit.editors.common.attention import image_and_prompt
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.branch import Branch
@@ -25,9 +25,9 @@ from liveedit.editors.common.examples import Example, chunks
 from liveedit.editors.common.extractors import EditSide, FeatureExtractor, InputExtractor
 from liveedit.editors.common.widths import multiple
 from liveedit.editors.liveedit.routing import (
-    Comparison,
+    Asked,
     Routing,
-    compare,
+    asked,
     reach,
     residual,
     soft_routing,
@@ -42,6 +42,8 @@ from liveedit.types import Case, Query
 
 __all__ = ["ExpertBranch", "ExpertEditor", "ExpertPatch", "LiveEditConfig"]
 
+SHOWN = 64
+"""Experts whose scores are told where a pool has many, beside those that may fire."""
 SLAB = 64
 """Experts of a row whose factors are gathered at a time, which bounds the memory that takes."""
 
@@ -63,6 +65,7 @@ class LiveEditConfig:
         margin: Smallest distance above the sentinel at which an expert is kept (Eq. 5).
         top_k: Number of kept experts, the most similar in ψ, that are weighed (Eq. 7); ``None``:
             all of them.
+        keys: How keys are kept: ``"half"`` precision, or ``"float"`` as released.
         text_only: Treatment of queries without image: ``"never"``, no edit acts on them, or
             ``"text_key"``, edits with z > 0 do, that is, with σ(z) above one half.
         generality: Metrics whose probes are trained to get the target.
@@ -79,6 +82,7 @@ class LiveEditConfig:
     positions: Literal["all", "answer"] = "all"
     margin: float = 0.0
     top_k: Count | None = None
+    keys: Literal["half", "float"] = "half"
     text_only: Literal["never", "text_key"] = "never"
     generality: tuple[str, ...] = ("text_generality", "image_generality")
     locality: tuple[str, ...] = ("image_locality",)
@@ -116,37 +120,112 @@ class ExpertPatch(BankPatch):
 
     @torch.no_grad()
     def route(self, hidden: Tensor, spans: Sequence[Spans]) -> Routing:
-        """Eq. 5 and 7 for rows with the states ``hidden`` (B, T, D) at the edit layer."""
+        """Eq. 5 and 7 for rows with the states ``hidden`` (B, T, D) at the edit layer, each of
+        which is compared with all experts.
+        """
+        every = torch.arange(len(self), device=self.bank.device)
+        return self.routed(self.asked(hidden, spans), every)
+
+    @torch.no_grad()
+    def asked(self, hidden: Tensor, spans: Sequence[Spans]) -> Asked:
+        """The features of rows with the states ``hidden`` (B, T, D) at the edit layer."""
+        return asked(self.editor.input_features, *image_and_prompt(hidden, spans))
+
+    @property
+    def margin(self) -> float:
+        """How far an expert has to be above the sentinel at least."""
+        margin: float = self.editor.config.margin
+        return margin
+
+    @property
+    def least_question(self) -> float | None:
+        """The similarity that questions without an image have to exceed; ``None`` where no edit
+        acts on them.
+        """
+        return 0.0 if self.editor.config.text_only == "text_key" else None
+
+    @torch.no_grad()
+    def within_reach(self, asked: Asked) -> Tensor:
+        """The experts (n',) that the images or, without one, the questions do not rule out."""
+        shown = asked.shown
+        least = asked.sentinel + self.margin
+        found = above(self.bank, "vision_keys", asked.image[shown], least[shown])
+        if self.least_question is None or bool(shown.all()):
+            return found
+        questions = asked.question[~shown]
+        least = torch.full_like(questions[:, 0], self.least_question)
+        return either(found, above(self.bank, "text_keys", questions, least))
+
+    @torch.no_grad()
+    def near(self, asked: Asked) -> Tensor:
+        """The experts (n',) to tell scores of: those within reach and, of many, the nearest."""
+        shown = asked.shown
+        name = "vision_keys" if bool(shown.any()) else "text_keys"
+        query = asked.image[shown] if bool(shown.any()) else asked.question
+        most = self.bank.nearest(name, query, SHOWN)
+        return either(self.within_reach(asked), most)
+
+    @torch.no_grad()
+    def routed(self, asked: Asked, edits: Tensor, *, scores: bool = False) -> Routing:
+        """Eq. 5 and 7 among some of the experts (n',); with their scores, if wanted."""
         editor = self.editor
-        image, prompt = image_and_prompt(hidden, spans)
-        keys = (self.bank["vision_keys"], self.bank["text_keys"])
-        found = compare(editor.input_features, image, prompt, *keys)
-        z = found.text
+        vision_keys, text_keys = self.keys(edits)
+        vision = asked.image @ vision_keys.T
+        z = asked.question @ text_keys.T
         if editor.config.text_only == "text_key":
             without_image = z > 0
         else:
             without_image = torch.zeros_like(z, dtype=torch.bool)
-        shown = with_image(spans, hidden.device)[:, None]
-        keep = self.in_force(torch.where(shown, editor.keeps(found.above, z), without_image))
+        distance = vision - asked.sentinel[:, None]
+        fires = torch.where(asked.shown[:, None], editor.keeps(distance, z), without_image)
+        keep = self.in_force(fires, edits)
         if editor.config.top_k is not None:
-            most = min(editor.config.top_k, len(self))
+            most = min(editor.config.top_k, len(edits))
             best = z.masked_fill(~keep, -torch.inf).topk(most, dim=1).indices
             keep &= torch.zeros_like(keep).scatter(1, best, True)
-        scores = self.scores(found, shown)
-        return Routing(found.vision, found.sentinel, keep, soft_routing(z, keep), scores)
+        found = self.scores(asked, edits, distance, z) if scores else []
+        return Routing(edits, vision, asked.sentinel, keep, soft_routing(z, keep), found)
 
-    def scores(self, found: Comparison, shown: Tensor) -> list[Scores]:
-        """How near each row came to every expert; ``shown`` (B, 1) are the rows with an image."""
-        sentinel = found.sentinel[:, None]
-        above = self.editor.score(found.above, found.text) - self.editor.config.margin
-        least, question_threshold = self.editor.thresholds(found.text)
+    def keys(self, edits: Tensor) -> tuple[Tensor, Tensor]:
+        """φ̂ and ψ̂ of some experts, each (n', k · d_m), in float32."""
+        [vision] = self.bank.gather(["vision_keys"], edits)
+        [text] = self.bank.gather(["text_keys"], edits)
+        return vision.flatten(1).float(), text.flatten(1).float()
+
+    def scores(self, asked: Asked, edits: Tensor, distance: Tensor, z: Tensor) -> list[Scores]:
+        """How near each row came to some experts, given how far each is above the sentinel in φ
+        and its similarity in ψ, both (B, n').
+        """
+        shown = asked.shown[:, None]
+        sentinel = asked.sentinel[:, None]
+        least, question_threshold = self.editor.thresholds(z)
+        by_text = z if self.editor.config.text_only == "text_key" else torch.full_like(z, torch.nan)
+        score = self.editor.score(distance, z) - self.margin
         return Scores.of_rows(
-            torch.where(shown, above, found.text).nan_to_num(-torch.inf),
-            image=found.vision.masked_fill(~shown, torch.nan),
+            torch.where(shown, score, by_text).nan_to_num(-torch.inf),
+            edits,
+            image=(distance + sentinel).masked_fill(~shown, torch.nan),
             image_threshold=(sentinel + least).masked_fill(~shown, torch.nan),
-            question=found.text,
+            question=z,
             question_threshold=torch.where(shown, question_threshold, 0.0),
         )
+
+
+def above(bank: Bank, name: str, queries: Tensor, least: Tensor) -> Tensor:
+    """The experts (n,) whose key has an inner product with one of ``queries`` (B, d) above its
+    ``least`` (B,).
+    """
+    if not len(queries):
+        return torch.empty(0, dtype=torch.long, device=queries.device)
+    near = bank.near(name, queries, least)
+    [keys] = bank.gather([name], near)
+    return near[(queries @ keys.flatten(1).float().T > least[:, None]).any(0)]
+
+
+def either(some: Tensor, others: Tensor) -> Tensor:
+    """The experts (n,) in one list or the other, each once and in order."""
+    found: Tensor = torch.unique(torch.cat([some, others]))  # type: ignore[no-untyped-call]
+    return found
 
 
 class ExpertRoute(NamedTuple):
@@ -182,7 +261,7 @@ class ExpertBranch(Branch[ExpertRoute]):
 
     def route(self, x: Tensor) -> ExpertRoute:
         """Choose experts for the prompts, and note them in ``batch.fired``."""
-        routing = self.routing_of(x)
+        routing = self.routing_of(x, scores=self.batch.wants_scores)
         experts, weights = routing.ranked()
         kept = routing.keep.sum(1)
         fired = []
@@ -191,7 +270,8 @@ class ExpertBranch(Branch[ExpertRoute]):
         ):
             fired.append(list(zip(row[:count], row_weights[:count], strict=True)))
         self.batch.fired[self.patch] = fired
-        self.batch.scores[self.patch] = routing.scores
+        if routing.scores:
+            self.batch.scores[self.patch] = routing.scores
         self.rows = kept.nonzero()[:, 0]
         return ExpertRoute(experts, weights, kept, self.batch.last_prompt_tokens())
 
@@ -201,11 +281,17 @@ class ExpertBranch(Branch[ExpertRoute]):
         with editor.vlm.unpatched():
             return editor.vlm.hidden(batch, editor.layer)
 
-    def routing_of(self, x: Tensor) -> Routing:
-        """The router's decision for the prompts ``x`` (B, T, D)."""
+    def routing_of(self, x: Tensor, scores: bool) -> Routing:
+        """The router's decision for the prompts ``x`` (B, T, D); with scores, if wanted."""
+        asked = self.asked(x)
+        edits = self.patch.near(asked) if scores else self.patch.within_reach(asked)
+        return self.patch.routed(asked, edits, scores=scores)
+
+    def asked(self, x: Tensor) -> Asked:
+        """The features of the prompts ``x`` (B, T, D)."""
         if self.alone is not None:
-            return self.patch.route(self.alone.hidden, self.alone.spans)
-        return self.patch.route(x, self.batch.spans)
+            return self.patch.asked(self.alone.hidden, self.alone.spans)
+        return self.patch.asked(x, self.batch.spans)
 
     def reorder(self, rows: Tensor) -> None:
         """See :meth:`Branch.reorder`."""
@@ -400,7 +486,8 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
     def empty(self) -> ExpertPatch:
         """A patch without edits."""
         c = self.config
-        key = torch.empty(0, c.queries, c.module_dim)
+        precision = torch.float16 if c.keys == "half" else torch.float32
+        key = torch.empty(0, c.queries, c.module_dim, dtype=precision)
         factor = torch.empty(0, c.rank, self.vlm.state_size)
         return ExpertPatch(
             self,

@@ -15,48 +15,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from liveedit.editors.common.attention import Part, own_similarity, similarity
+from liveedit.editors.common.attention import Part, own_similarity, per_similarity
 from liveedit.editors.common.extractors import InputExtractor
 from liveedit.models.batch import Scores
 
-__all__ = ["Comparison", "Routing", "compare", "reach", "residual", "soft_routing"]
+__all__ = ["Asked", "Routing", "asked", "reach", "residual", "soft_routing"]
 
 
-class Comparison(NamedTuple):
-    """The similarity of each row to every expert and to the sentinel.
+class Asked(NamedTuple):
+    """The features of rows that routing compares with experts.
 
     Arguments:
-        vision: ⟨φ̄, φ̂⟩ of row and expert, (B, E).
-        sentinel: ⟨φ̄, φ̄_Θ⟩ of row and sentinel, (B,).
-        text: z = ⟨ψ̄, ψ̂⟩ of row and expert, (B, E).
+        image: φ̄ divided so that its inner product with a key is their similarity, (B, k · d_m).
+        question: ψ̄, in the same way.
+        sentinel: ⟨φ̄, φ̄_Θ⟩, (B,).
+        shown: The rows that have an image, boolean (B,); the others have no φ̄.
     """
 
-    vision: Tensor
+    image: Tensor
+    question: Tensor
     sentinel: Tensor
-    text: Tensor
-
-    @property
-    def above(self) -> Tensor:
-        """How far each expert is above the sentinel, (B, E).
-
-        The hard filter, Eq. 5, compares it with 0, or with a margin (``ExpertEditor.keeps``).
-        """
-        return self.vision - self.sentinel[:, None]
+    shown: Tensor
 
 
-def compare(
-    features: InputExtractor, image: Part, prompt: Part, vision_keys: Tensor, text_keys: Tensor
-) -> Comparison:
-    """Compare inputs with experts.
-
-    ``features`` is the extractor of the input side, ``image`` and ``prompt`` are the rows' hidden
-    states, ``vision_keys`` φ̂ and ``text_keys`` ψ̂, each (E, k, d_m), are those of the experts.
-    """
+def asked(features: InputExtractor, image: Part, prompt: Part) -> Asked:
+    """The features of inputs whose hidden states are ``image`` and ``prompt``."""
     phi = features.vision_key(image, prompt)
-    return Comparison(
-        vision=similarity(phi, vision_keys),
+    return Asked(
+        image=per_similarity(phi),
+        question=per_similarity(features.text_key(prompt)),
         sentinel=own_similarity(phi, features.sentinel_key(prompt)),
-        text=similarity(features.text_key(prompt), text_keys),
+        shown=image.mask.any(1),
     )
 
 
@@ -65,13 +54,15 @@ class Routing:
     """The router's decision for each row.
 
     Arguments:
-        vision: Similarity in φ to every expert, (B, E).
+        edits: The experts that were compared with the rows, (n',); no other acts.
+        vision: Similarity in φ to each of them, (B, n').
         sentinel: Similarity in φ to the sentinel, (B,).
-        keep: The experts that act, boolean (B, E).
-        weight: Their fusion weights, (B, E), 0 for experts that do not act.
-        scores: How near each row came to every expert.
+        keep: Those that act, boolean (B, n').
+        weight: Their fusion weights, (B, n'), 0 for experts that do not act.
+        scores: How near each row came to each of them, where that is wanted.
     """
 
+    edits: Tensor
     vision: Tensor
     sentinel: Tensor
     keep: Tensor
@@ -85,7 +76,8 @@ class Routing:
         the end, with weights of 0.
         """
         most = int(self.keep.sum(1).max())
-        weight, expert = self.weight.masked_fill(~self.keep, -1.0).topk(most, dim=1)
+        weight, place = self.weight.masked_fill(~self.keep, -1.0).topk(most, dim=1)
+        expert = self.edits[place]
         return expert.where(weight >= 0.0, expert[:, :1]), weight.clamp(min=0.0)
 
 

@@ -96,7 +96,7 @@ class Pinpoint(ExpertEditor):
     Config = PinpointConfig
     fixed = PINPOINT
     inference_settings = frozenset(
-        {"positions", "gate", "margin", "top_k", "text_only", "generality", "locality"}
+        {"positions", "gate", "margin", "top_k", "keys", "text_only", "generality", "locality"}
     )
     config: PinpointConfig
 
