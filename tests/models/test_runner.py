@@ -1,5 +1,6 @@
 """Forward passes: resuming from a layer, and the logits."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module
 
+from liveedit.editors.common.branch import Recorder
 from liveedit.models.runner import scaled
 from liveedit.models.tiny import tiny
 from liveedit.models.vlm import VLM
@@ -35,6 +37,40 @@ def test_resume_gives_accelerates_forward_back(flag):
     torch.testing.assert_close(vlm.resume(1, vlm.hidden(batch, 1)), logits)
     assert vars(vlm.layers[0])["forward"] is held
     assert "forward" not in vars(vlm.layers[1])
+
+
+def test_the_last_network_runs_where_logits_are_wanted_and_nowhere_else(flag):
+    """Logits and gradients are those of the whole forward pass, up to rounding."""
+    vlm = tiny("llava")
+    batch = vlm.encode(
+        [Query("Which flag?", "Japan", flag), Query("And this?", "Peru or so", flag)]
+    )
+    hidden = vlm.hidden(batch, 1)
+    wanted = batch.answer_positions()
+    seen = []
+    network = vlm.layers[-1].mlp.down_proj
+    handle = network.register_forward_hook(lambda _module, args, _: seen.append(args[0].shape[:-1]))
+    found = []
+    for positions in (None, wanted):
+        states = hidden.hidden.clone().requires_grad_()
+        logits = vlm.resume(1, replace(hidden, hidden=states), positions)
+        answer = logits[wanted] if positions is None else logits
+        answer.logsumexp(-1).sum().backward()
+        found.append((answer.detach(), states.grad))
+    handle.remove()
+    assert seen == [wanted.shape, (1, int(wanted.sum()))]
+    torch.testing.assert_close(found[0], found[1])
+    assert "forward" not in vars(vlm.layers[-1].mlp)
+
+
+def test_a_patch_at_the_last_network_sees_all_its_tokens(flag):
+    vlm = tiny("llava")
+    batch = vlm.encode([Query("Which flag?", "Japan", flag)])
+    recorder = Recorder(f"layers.{vlm.num_layers - 1}.mlp.down_proj")
+    with vlm.patched(recorder):
+        vlm.resume(1, vlm.hidden(batch, 1), batch.answer_positions())
+    [seen] = recorder.seen.values()
+    assert seen.shape[:2] == batch.labels.shape
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,8 @@ class Editor(ABC, Generic[P]):
     def require_own_patch(self, patch: Patch) -> None:
         """Raise :class:`Mismatch` for another editor's patch."""
         maker = getattr(patch, "editor", None)
+        if maker is self:
+            return
         if not isinstance(maker, Editor) or maker.origin != self.origin:
             raise Mismatch(
                 "the patch was made by another editor: go on with the editor that made it"

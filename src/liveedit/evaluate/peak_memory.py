@@ -26,9 +26,13 @@ class PeakMemory:
             _reset_process_peak()
         self.base = self._peak()
 
+    def leave_out(self, count: int) -> None:
+        """Leave out so many bytes more, which are kept for later."""
+        self.base += count
+
     def rise(self) -> int:
         """The rise of memory, in bytes."""
-        return self._peak() - self.base
+        return max(0, self._peak() - self.base)
 
     def _peak(self) -> int:
         if self.device.type == "cuda":

@@ -4,12 +4,13 @@ The probes of a case go through the model together, whatever other edits the mod
 same rows are in the same batch before and after the edits, and at every number of edits. An answer
 that no edit changes is then equal bit for bit; in half precision, a different batch would already
 swap tokens of similar probability. Query times are comparable, too. And the vision tower, which
-takes half the time of a small model, runs only once per batch for all editors.
+takes half the time of a small model, runs only once per batch for all editors; so do the layers
+below the edits, whose time still counts as a query's.
 """
 
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from liveedit.evaluate.tokens import answer_tokens, predictions
 from liveedit.measures.scores import LOGITS_SCORES
+from liveedit.models.batch import Batch
 from liveedit.models.input_checks import naming
+from liveedit.models.lower_layers import LowerLayers
 from liveedit.models.patch import Patch
 from liveedit.models.vlm import VLM, Reply
 from liveedit.types import Case, Probe, Query, visible
@@ -30,7 +33,9 @@ Row = TypeVar("Row")
 Reduction = Callable[[Tensor], Tensor]
 
 CACHE_BYTES = 1 << 30
-"""Size of the cache of the vision tower's outputs; what does not fit is computed again."""
+"""Size of the cache of the vision tower's outputs, and of that of the layers below the edits; what
+does not fit is computed again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class After:
         scores: The scores that need logits, by name.
         fired: The experts that fired during the generation, with their weights.
         seconds: Time of the generation, as its share of the batch; without the vision tower, where
-            its output is cached.
+            its output is cached, and with the layers below the edits, where theirs is.
     """
 
     answer: str
@@ -101,6 +106,9 @@ class Prober:
         self._tower_outputs: dict[str, Any] = {}
         self._free_bytes = CACHE_BYTES
         self._tower = self._tower_weights()
+        self._lower: dict[Hashable, LowerLayers] = {}
+        self.lower_bytes = 0
+        """Bytes of what is kept of the layers below the edits."""
 
     def before(self, case: Case) -> list[Before]:
         """Responses of the model, which must not be patched, to the probes of a case.
@@ -128,8 +136,8 @@ class Prober:
         pairs = list(zip(case.probes, before, strict=True))
         after: list[After] = []
         with self.vlm.patched(patch):
-            for batch in self._batches(pairs):
-                after += self._edited(batch)
+            for number, batch in enumerate(self._batches(pairs)):
+                after += self._edited(batch, patch, (case.id, number))
         return list(zip(before, after, strict=True))
 
     def _batches(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
@@ -145,7 +153,7 @@ class Prober:
                 _forced_text(probe, reply.text)
                 for probe, reply in zip(probes, replies, strict=True)
             ]
-            found = self._force(queries, texts)
+            found = self._force(self._forced(texts, queries))
         rows = []
         for row, probe in enumerate(probes):
             stays = probe.wanted == "before"
@@ -154,12 +162,19 @@ class Prober:
             rows.append(Before(replies[row].text, texts[row], wanted, reduced))
         return rows
 
-    def _edited(self, batch: Sequence[tuple[Probe, Before]]) -> list[After]:
-        """Responses of the edited model to one batch."""
+    def _edited(
+        self, batch: Sequence[tuple[Probe, Before]], patch: Patch, name: Hashable
+    ) -> list[After]:
+        """Responses of the model with ``patch`` to the batch ``name``."""
         queries = [probe.query for probe, _ in batch]
+        forced = self._forced([before.forced for _, before in batch], queries)
+        layers = self.vlm.unchanged_layers(patch, forced)
         with self._cached_tower():
-            replies, seconds = self._generate(queries)
-            found = self._force(queries, [before.forced for _, before in batch])
+            with self._cached_layers((name, layers, "generated"), layers) as below:
+                replies, seconds = self._generate(queries)
+            with self._cached_layers((name, layers, "forced"), layers):
+                found = self._force(forced)
+        seconds += below.saved / len(batch)
         rows = []
         for row, (_, before) in enumerate(batch):
             scores = _compared(before.reduced, found, row)
@@ -188,6 +203,20 @@ class Prober:
             self._tower_outputs[images] = output
             self._free_bytes -= size
 
+    @contextmanager
+    def _cached_layers(self, name: Hashable, count: int) -> Iterator[LowerLayers]:
+        """Context in which the first layers run once for the batch ``name``.
+
+        Yields what is kept of them, which counts the time saved here.
+        """
+        kept = self._lower.get(name) or LowerLayers(self.vlm.layers[:count])
+        kept.saved = 0.0
+        with kept.reused():
+            yield kept
+        if name not in self._lower and self.lower_bytes + kept.nbytes <= CACHE_BYTES:
+            self._lower[name] = kept
+            self.lower_bytes += kept.nbytes
+
     def _tower_weights(self) -> list[int]:
         """Identities of the tensors with which the vision tower computes."""
         path = self.vlm.tower_path
@@ -203,12 +232,15 @@ class Prober:
         )
         return replies, (time.perf_counter() - start) / len(queries)
 
-    @torch.no_grad()
-    def _force(self, queries: Sequence[Query], texts: Sequence[str]) -> _Forced:
-        """Force a text on the model after each query."""
-        batch = self.vlm.encode(
+    def _forced(self, texts: Sequence[str], queries: Sequence[Query]) -> Batch:
+        """The batch that forces a text on the model after each query."""
+        return self.vlm.encode(
             [replace(query, target=text) for query, text in zip(queries, texts, strict=True)]
         )
+
+    @torch.no_grad()
+    def _force(self, batch: Batch) -> _Forced:
+        """The model's response to forced texts."""
         logits = self.vlm.logits(batch)
         return _Forced(
             logits=logits,

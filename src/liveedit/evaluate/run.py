@@ -311,8 +311,10 @@ class _EditorRun:
         point = request.point
         self._report(f"probing after {point.edits:,} edits, window {point.window + 1}")
         missing = self.missing(request)
+        kept = self.prober.lower_bytes
         with self.clock.measuring("probe", self.label, 1), _editor_errors():
             responses = self.prober.probe(request.case, patch)
+        memory.leave_out(self.prober.lower_bytes - kept)
         used = Usage(
             edits=request.sequence.edits_after[point.cases_edited],
             edit_seconds=edit_seconds,

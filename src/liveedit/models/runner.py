@@ -23,7 +23,15 @@ from liveedit.models.encoder import Encoder, PromptFormat
 from liveedit.models.fingerprint import HALF, checksum, weights_fingerprint
 from liveedit.models.greedy import greedy
 from liveedit.models.module_names import ModuleNames
-from liveedit.models.patch import Patch, main_output, output_embedding, overrides
+from liveedit.models.patch import (
+    INPUT,
+    Patch,
+    acts_at_modules,
+    main_output,
+    output_embedding,
+    overrides,
+    site_layer,
+)
 from liveedit.models.per_thread import in_this_thread, replaced_forward
 from liveedit.models.quantisation import check_changeable, settle
 from liveedit.models.vision_cache import cached
@@ -513,13 +521,37 @@ class ModelRunner(Encoder):
             self.check_layer(layer)
         if hidden.cache is not None:
             hidden = replace(hidden, cache=grows_apart(hidden.cache))
-        with self.running_above(layer, hidden) as states:
+        with self.narrowed(positions), self.running_above(layer, hidden) as states:
             if positions is None:
                 return self.predict(states)
             positions = positions.to(states.device)
             if any(overrides(patch, "merge") for patch in self.patches):  # which needs whole rows
                 return self.predict(states)[positions.to(self.device)]
             return self.predict(states[positions])
+
+    @contextmanager
+    def narrowed(self, positions: Tensor | None) -> Iterator[None]:
+        """Context in which the last feed-forward network runs at ``positions`` (B, T) alone.
+
+        It treats each token by itself, and no layer reads what it puts out elsewhere. With patches,
+        which may read it, and with weights that round the tokens of a call together it runs at all
+        positions.
+        """
+        network = self.last_network
+        if positions is None or network is None or self.patches or self.quantised:
+            yield
+            return
+        with replaced_forward(network, partial(at_positions, positions)):
+            yield
+
+    @property
+    def last_network(self) -> nn.Module | None:
+        """The feed-forward network of the last layer, if it is a module of its own."""
+        last = self.layers[-1]
+        names = dict(last.named_modules())
+        known = (ends for ends in self.module_names.networks if ends.mark in names)
+        ends = next(known, None)
+        return names[ends.first] if ends is not None and ends.first == ends.last else None
 
     @contextmanager
     def running_above(self, layer: int, hidden: HiddenBatch) -> Iterator[Tensor]:
@@ -595,6 +627,19 @@ class ModelRunner(Encoder):
         with self.attachment.holding(announced=batch, skipped=skipped), uncompiled():
             yield
 
+    def unchanged_layers(self, patch: Patch, batch: Batch) -> int:
+        """How many of the first layers run alike with a patch and without; 0 if that is unknown.
+
+        It is for a patch that acts elsewhere than at modules, and for a decoder with states beside
+        the layers' outputs.
+        """
+        own = type(self).carry is ModelRunner.carry and type(self).stand_in is ModelRunner.stand_in
+        if not own or not acts_at_modules(type(patch)) or self.layer_outputs or batch.alone:
+            return 0
+        with self.unpatched():
+            sites = patch.bind(batch)
+        return min((site_layer(site.removesuffix(INPUT)) or 0 for site in sites), default=0)
+
     @contextmanager
     def vision_once(self, found: MutableMapping[str, Any] | None = None) -> Iterator[None]:
         """Context in which the vision tower runs once for the same images; its output is reused.
@@ -635,6 +680,25 @@ def record_inputs(
 def stop_after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
     """A forward hook: end the model's call with this layer's output."""
     raise LayerReached(main_output(output))
+
+
+def at_positions(positions: Tensor, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward`` of a network of each token by itself, at ``positions`` (B, T); 0 elsewhere.
+
+    It runs at all positions where its input has another form, or its output is no tensor.
+    """
+
+    def narrow(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if states.shape[:-1] != positions.shape:
+            return forward(states, *args, **kwargs)
+        here = positions.to(states.device)
+        output = forward(states[here][None], *args, **kwargs)
+        if not isinstance(output, Tensor):
+            return forward(states, *args, **kwargs)
+        whole = output.new_zeros(*positions.shape, output.shape[-1])
+        return whole.index_put((here,), output[0])
+
+    return narrow
 
 
 def uncarried(hidden: HiddenBatch) -> dict[str, Tensor]:

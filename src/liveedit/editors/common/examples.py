@@ -107,9 +107,9 @@ def same_fact(examples: Sequence[Example], names: Sequence[RowName]) -> Tensor:
 
     ``names`` are the R rows. Such an edit is neither the row's own nor an unrelated one.
     """
-    found = torch.zeros(len(names), len(examples), dtype=torch.bool)
-    for row, (kind, j) in enumerate(names):
-        fact = examples[j].facts[kind]
-        for other, example in enumerate(examples):
-            found[row, other] = bool(fact) and fact == example.facts[EDIT] and other != j
-    return found
+    known = {"": 0}
+    asked = [known.setdefault(examples[j].facts[kind], len(known)) for kind, j in names]
+    edited = [known.setdefault(example.facts[EDIT], len(known)) for example in examples]
+    fact = torch.tensor(asked)[:, None]
+    others = torch.tensor([j for _, j in names])[:, None] != torch.arange(len(examples))
+    return (fact > 0) & (fact == torch.tensor(edited)) & others

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from liveedit.editors.common.attention import image_and_prompt, own_similarity, similarity
-from liveedit.editors.common.examples import EDIT, Example, row_names, same_fact
+from liveedit.editors.common.examples import EDIT, Example, chunks, row_names, same_fact
 from liveedit.editors.common.losses import kl, nll
 from liveedit.editors.liveedit.experts import ExpertEditor
 from liveedit.editors.liveedit.losses import absolute_routing, hard_routing, relative_routing
@@ -20,6 +20,9 @@ from liveedit.editors.liveedit.sampling import Draws, Pairs, draw
 from liveedit.models.batch import HiddenBatch
 
 __all__ = ["Rows", "draw_batch", "replay", "routing_terms"]
+
+TOGETHER = 16
+"""Rows that go through the upper layers together."""
 
 Terms = dict[str, Tensor]
 """The terms of a loss, by name."""
@@ -53,8 +56,8 @@ class Rows:
     def __init__(self, editor: ExpertEditor, examples: Sequence[Example]) -> None:
         kinds = (EDIT, *editor.config.generality, *editor.config.locality)
         self.names = row_names(examples, kinds)
-        states = [examples[j].rows[kind] for kind, j in self.names]
-        self.hidden = editor.on_device(HiddenBatch.stack(states))
+        self.states = [examples[j].rows[kind] for kind, j in self.names]
+        self.hidden = editor.on_device(HiddenBatch.stack(self.states))
         self.image, self.prompt = image_and_prompt(self.hidden.hidden, self.hidden.spans)
         self.edits = torch.arange(len(examples), device=editor.device)
         """The rows of the edits, (B,)."""
@@ -72,26 +75,44 @@ def output_terms(editor: ExpertEditor, examples: Sequence[Example], draws: Draws
     the unedited model.
     """
     rows = Rows(editor, examples)
-    hidden = rows.hidden
     mixed = torch.stack([draws.mixed[kind][j] for kind, j in rows.names]).to(editor.device)
     change = _change(editor, examples, rows, mixed & ~rows.same_fact)
-    edited = replace(hidden, hidden=hidden.hidden + change.to(hidden.hidden.dtype))
-    logits = editor.vlm.resume(editor.layer, edited, hidden.answer_positions())
-    labels = hidden.answer_tokens()
-    row = hidden.answer_rows()
+    logits = answer_logits(editor, rows, change)
     terms = Terms()
     for kind in dict.fromkeys(kind for kind, _ in rows.names):
         chosen = [index for index, (other, _) in enumerate(rows.names) if other == kind]
-        here = (row >= chosen[0]) & (row <= chosen[-1])
-        owner = row[here] - chosen[0]
+        here = torch.cat([logits[index] for index in chosen])
+        counts = torch.tensor([len(logits[index]) for index in chosen], device=here.device)
+        owner = torch.arange(len(chosen), device=here.device).repeat_interleave(counts)
         members = [examples[rows.names[index][1]] for index in chosen]
         base = [example.base[kind] for example in members if kind in example.base]
         if base:
-            known = torch.cat(base).to(logits.device)
-            terms[kind] = kl(logits[here], known, owner, len(chosen)).mean()
+            known = torch.cat(base).to(here.device)
+            terms[kind] = kl(here, known, owner, len(chosen)).mean()
         else:
-            terms[kind] = nll(logits[here], labels[here], owner, len(chosen)).mean()
+            labels = torch.cat([rows.states[index].answer_tokens() for index in chosen])
+            terms[kind] = nll(here, labels.to(here.device), owner, len(chosen)).mean()
     return terms
+
+
+def answer_logits(editor: ExpertEditor, rows: Rows, change: Tensor) -> list[Tensor]:
+    """For each row, the logits (n, V) that predict the n tokens of its answer.
+
+    ``change`` (R, T, D) is added to the states. Rows of similar length go through the upper layers
+    together, few at a time: little is padding, and the states of a few rows fit in a CPU's cache.
+    """
+    order = sorted(range(len(rows.names)), key=lambda row: rows.states[row].labels.shape[1])
+    changes = torch.split(change[torch.tensor(order, device=change.device)], TOGETHER)
+    found: dict[int, Tensor] = {}
+    for chunk, here in zip(chunks(order, TOGETHER), changes, strict=True):
+        hidden = editor.on_device(HiddenBatch.stack([rows.states[row] for row in chunk]))
+        added = here[:, : hidden.hidden.shape[1]].to(hidden.hidden.dtype)
+        hidden = replace(hidden, hidden=hidden.hidden + added)
+        positions = hidden.answer_positions()
+        logits = editor.vlm.resume(editor.layer, hidden, positions)
+        parts = logits.split_with_sizes(positions.sum(1).tolist())
+        found |= dict(zip(chunk, parts, strict=True))
+    return [found[row] for row in range(len(rows.names))]
 
 
 def _change(editor: ExpertEditor, examples: Sequence[Example], rows: Rows, mixed: Tensor) -> Tensor:
