@@ -103,6 +103,7 @@ class DurablePool:
             pool = make(state.pool) if first is None or len(state.numbers) else first
             after = self._write(change, state, pool, images)
         after = self._settled(after) if after else self._read(self._none)
+        self._learn(after)
         with self._reading:
             self._state = after
         return after.pool
@@ -127,6 +128,15 @@ class DurablePool:
         else:
             patch = self._rows_of(patch).settled(patch, state.numbers)
         return replace(state, pool=replace(state.pool, patch=patch))
+
+    def _learn(self, state: "State") -> None:
+        """Learn anew how keys are sketched, where the edits of an editor are enough for it."""
+        if not isinstance(state.pool.patch, BankPatch):
+            return
+        for part, places in _parts(state.pool.patch):
+            rows = self._rows_of(part)
+            if rows.is_due(len(part)):
+                rows.learn(int(state.makers[places[-1]]), state.numbers[places].tolist())
 
     # Reading
 
@@ -258,13 +268,25 @@ class DurablePool:
             self._add(change, pool, index, edit, makers, images)
             for index, edit in enumerate(roll.new, len(roll.numbers))
         ]
-        numbers = torch.cat([roll.numbers, torch.tensor([row.number for row in rows]).long()])
+        new = torch.tensor([row.number for row in rows]).long()
+        numbers = torch.cat([roll.numbers, new])
+        self._sketch_new(change, pool.patch, numbers, len(rows))
         made_by = torch.cat([state.makers[stays], torch.tensor([row.maker for row in rows]).long()])
         named = {row.number: row.edit.conflicts for row in rows if row.edit.conflicts}
         in_conflict = {**state.in_conflict, **change.numbered(named)}
         kept = StoredRoll(self.store, numbers, change.version)
         made = replace(pool, roll=kept)
         return State(made, numbers, numbers, made_by, change.version, self._row, in_conflict)
+
+    def _sketch_new(self, change: Change, patch: Patch, numbers: Tensor, new: int) -> None:
+        """Keep the sketches of the last edits of a patch, ``new`` in number."""
+        assert isinstance(patch, BankPatch)
+        if not new:
+            return
+        part, row = patch.row(len(patch) - 1)
+        places = range(row + 1 - new, row + 1)
+        named = dict(zip(places, numbers[-new:].tolist(), strict=True))
+        self._rows_of(part).sketch_new(change, part.bank, named)
 
     def _write_whole(
         self,
@@ -370,12 +392,16 @@ def _column(made: Sequence[Made], column: int) -> Tensor:
     return torch.tensor([row[column] for row in made], dtype=torch.long)
 
 
+def _parts(patch: BankPatch) -> list[tuple[BankPatch, Tensor]]:
+    """The patches of single editors in a patch, with the places of their edits."""
+    if isinstance(patch, MixedPatch):
+        return list(zip(patch.parts, patch.places, strict=True))
+    return [(patch, torch.arange(len(patch)))]
+
+
 def _held_by(patch: BankPatch, editor: BankEditor) -> tuple[BankPatch, Tensor]:
     """The patch of the edits that an editor made, with their places among all."""
-    every = [(patch, torch.arange(len(patch)))]
-    if isinstance(patch, MixedPatch):
-        every = list(zip(patch.parts, patch.places, strict=True))
-    for part, places in every:
+    for part, places in _parts(patch):
         if part.editor is editor:
             return part, places
     return editor.empty(), torch.empty(0, dtype=torch.long)

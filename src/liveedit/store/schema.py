@@ -3,6 +3,8 @@
     makers      the editors and models that made the edits
     edits       one row for each edit, with who made it, when and why; rows are never removed
     experts     the tensors of an edit: the keys, which stay in memory, and the factors
+    bases       of a maker: the directions in which the sketches of its edits' keys are kept
+    sketches    the keys of an edit in these directions, which stay in memory
     images      the images of an edit, as they were given
     thumbnails  small JPEGs of them
     weights     of each maker: the present weights, for a method whose weights hold all edits, else
@@ -32,8 +34,8 @@ from sqlalchemy import (
 )
 
 __all__ = [
-    "APPLICATION", "HEAD", "changes", "edits", "experts", "hits", "images", "makers", "metadata",
-    "thumbnails", "weights",
+    "APPLICATION", "HEAD", "bases", "changes", "edits", "experts", "hits", "images", "makers",
+    "metadata", "sketches", "thumbnails", "weights",
 ]  # fmt: skip
 
 HEAD = "0002"
@@ -102,6 +104,22 @@ experts = Table(
     Column("text", Text, nullable=False),
     Column("factors", LargeBinary, nullable=False),
     Column("factors_checksum", BigInteger, nullable=False),
+)
+bases = Table(
+    "bases",
+    metadata,
+    Column("number", Number, primary_key=True, autoincrement=True),
+    Column("maker", ForeignKey("makers.number"), nullable=False),
+    Column("learned_from", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+sketches = Table(
+    "sketches",
+    metadata,
+    Column("edit", ForeignKey("edits.number"), primary_key=True),
+    Column("basis", ForeignKey("bases.number"), nullable=False),
+    Column("content", LargeBinary, nullable=False),
 )
 images = Table(
     "images",

@@ -43,6 +43,7 @@ from liveedit.types import check_text
 __all__ = [
     "HITS",
     "NUL",
+    "Basis",
     "Change",
     "Hit",
     "Kept",
@@ -115,6 +116,21 @@ class Kept:
     made_in: int
     pictures: int = 0
     forgotten_in: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """The directions of sketches.
+
+    Arguments:
+        number: Its number.
+        learned_from: The number of edits that there were when it was learned.
+        content: Its tensors.
+    """
+
+    number: int
+    learned_from: int
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +456,26 @@ class Store:
             parts = list(connection.execute(query).scalars())
         return b"".join(parts) if parts else None
 
+    def basis(self, editor_fingerprint: str, known: "Basis | None" = None) -> "Basis | None":
+        """The newest basis of an editor's edits, if there is one; ``known`` if that is it."""
+        table = schema.bases
+        made_by = schema.makers.c.editor_fingerprint == editor_fingerprint
+        newest = select(func.max(table.c.number)).join(schema.makers).where(made_by)
+        with self.reading() as connection:
+            number = connection.execute(newest).scalar()
+            if number is None or (known and known.number == number):
+                return known
+            row = connection.execute(select(table).where(table.c.number == number)).one()
+        return Basis(row.number, row.learned_from, row.content)
+
+    def sketches(self, basis: int) -> Sequence[tuple[int, bytes]]:
+        """The sketches in a basis, with the numbers of their edits, in their order."""
+        table = schema.sketches
+        query = select(table.c.edit, table.c.content).where(table.c.basis == basis)
+        with self.reading() as connection:
+            rows = connection.execute(query.order_by(table.c.edit)).all()
+        return [(row.edit, row.content) for row in rows]
+
     # Writing
 
     @contextmanager
@@ -452,6 +488,12 @@ class Store:
         with self.writing() as connection:
             row = {"time": now(), "kind": kind, "who": who}
             yield Change(connection, _inserted(connection, schema.changes, row))
+
+    @contextmanager
+    def upkeep(self) -> "Iterator[Change]":
+        """A change of what is kept beside the edits; it makes no new version."""
+        with self.writing() as connection:
+            yield Change(connection, _version(connection))
 
     def record_hits(self, hits: Sequence[Hit]) -> None:
         """Keep firings of edits."""
@@ -569,6 +611,19 @@ class Change:
                 .where(and_(table.c.number.in_(some), table.c.forgotten_in.is_(None)))
                 .values(forgotten_in=self.version)
             )
+
+    def add_basis(self, maker: int, learned_from: int, content: bytes) -> int:
+        """Add a basis for a maker's edits; return its number."""
+        row = {"maker": maker, "learned_from": learned_from, "content": content}
+        return _inserted(self.connection, schema.bases, row)
+
+    def set_sketches(self, basis: int, sketches: Mapping[int, bytes]) -> None:
+        """Keep sketches of edits, by their numbers, instead of those in an earlier basis."""
+        table = schema.sketches
+        for some in _batches(sketches):
+            self.connection.execute(table.delete().where(table.c.edit.in_(some)))
+            rows = [{"edit": edit, "basis": basis, "content": sketches[edit]} for edit in some]
+            self.connection.execute(insert(table), rows)
 
     def has_weights(self, maker: int) -> bool:
         """Whether there are :meth:`Store.weights` of a maker."""

@@ -90,7 +90,7 @@ def compact(store: Store) -> int:
         dropped = connection.execute(
             select(func.count()).where(schema.experts.c.edit.in_(gone))
         ).scalar()
-        for table in (schema.experts, schema.images, schema.thumbnails):
+        for table in (schema.experts, schema.sketches, schema.images, schema.thumbnails):
             connection.execute(delete(table).where(table.c.edit.in_(gone)))
         _drop_old_hits(connection)
     if store.database.sqlite:

@@ -5,7 +5,7 @@ Go. A bank is a prefix of its buffer and never changes. The first bank to append
 in use writes in place; any other gets a buffer of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -23,18 +23,64 @@ SLAB = 4096
 """Rows that are sketched at a time, which bounds the memory that takes."""
 
 
-class _Buffer:
-    """Tensors with room for more rows; the first ``used`` rows belong to some bank already."""
+Read = Callable[[Tensor], Mapping[str, Tensor]]
+"""Reads rows (n,) of a bank's tensors, by their numbers."""
 
-    def __init__(self, tensors: dict[str, Tensor], used: int) -> None:
+
+class _Buffer:
+    """Tensors with room for more rows; the first ``used`` rows belong to some bank already.
+
+    Where there is a function ``read``, the first ``unread`` rows are read when they are needed.
+    """
+
+    def __init__(
+        self, tensors: dict[str, Tensor], used: int, read: Read | None = None, unread: int = 0
+    ) -> None:
         self.tensors = tensors
         self.used = used
+        self.read = read
+        self.missing = torch.zeros(self.capacity if read else 0, dtype=torch.bool)
+        """The rows that have not been read yet."""
+        self.missing[:unread] = True
         self.lock = Lock()
+        self.reading = Lock()
         self.sketches: dict[str, Sketch] = {}
-        """Sketches of tensors that are searched, as far as they were needed."""
+        """Sketches of tensors that are searched, as far as they were needed; some of tensors that
+        are kept elsewhere.
+        """
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self.load(torch.arange(self.used))
         return _Buffer, (self.tensors, self.used)
+
+    @torch.inference_mode(False)
+    def load(self, rows: Tensor) -> None:
+        """Read those of some rows that have not been read yet."""
+        if self.read is None:
+            return
+        with self.reading:
+            here = rows.flatten().cpu()
+            wanted = here[self.missing[here]].unique()  # type: ignore[no-untyped-call]
+            for some in wanted.split(SLAB):
+                for name, values in self.read(some).items():
+                    self.tensors[name][some] = values.to(self.tensors[name])
+                self.missing[some] = False
+
+    def grown(self, length: int, capacity: int) -> "_Buffer":
+        """A copy of the first rows with room for more; of those that are read already."""
+        here: slice | Tensor = slice(0, length)
+        if self.read is not None:
+            here = (~self.missing[:length]).nonzero()[:, 0]
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            tensors[name] = tensor.new_empty(capacity, *tensor.shape[1:])
+            tensors[name][here] = tensor[here]
+        made = _Buffer(tensors, length, self.read)
+        made.missing[:length] = self.missing[:length]
+        with self.lock:
+            for name, sketch in self.sketches.items():
+                made.sketches[name] = sketch.copy(length)
+        return made
 
     @property
     def capacity(self) -> int:
@@ -54,14 +100,24 @@ class _Buffer:
         """A sketch of at least the first ``count`` rows of a tensor; ``None`` for few rows."""
         with self.lock:
             found = self.sketches.get(name)
+            if name not in self.tensors or (found and self.read and found.length >= count):
+                return found
             rows = self.tensors[name][:count].flatten(1)
-            if due(count, found.learned_from if found else 0):
+            if not self.read and due(count, found.learned_from if found else 0):
                 found = Sketch(learned_basis(rows), count, self.capacity)
                 self.sketches[name] = found
             if found is not None:
                 for start in range(found.length, count, SLAB):
                     found.append(found.reduced(rows[start : start + SLAB]))
             return found
+
+    @torch.no_grad()
+    def sketch_elsewhere(self, rows: Mapping[str, Tensor]) -> None:
+        """Add new rows to the sketches of tensors that are kept elsewhere."""
+        with self.lock:
+            for name, sketch in self.sketches.items():
+                if name not in self.tensors:
+                    sketch.append(sketch.reduced(rows[name].flatten(1)))
 
     def release(self, start: int, stop: int) -> None:
         """Free the rows ``start`` to ``stop``, unless rows after them are in use."""
@@ -88,6 +144,18 @@ class Bank:
         )
 
     @classmethod
+    def read_later(
+        cls, tensors: dict[str, Tensor], count: int, read: Read, sketches: dict[str, Sketch]
+    ) -> "Bank":
+        """A bank of ``count`` experts, each read when it is needed.
+
+        ``tensors`` have room for them, and ``sketches`` hold all of them.
+        """
+        buffer = _Buffer(tensors, count, read, count)
+        buffer.sketches = sketches
+        return cls._prefix(buffer, count)
+
+    @classmethod
     def _prefix(cls, buffer: _Buffer, length: int) -> "Bank":
         bank = cls.__new__(cls)
         bank._buffer = buffer
@@ -99,6 +167,7 @@ class Bank:
 
     def __getitem__(self, name: str) -> Tensor:
         """One of the tensors, (E, …)."""
+        self._buffer.load(torch.arange(self._length))
         return self._buffer.tensors[name][: self._length]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -111,7 +180,8 @@ class Bank:
 
     def gather(self, names: Sequence[str], index: Tensor) -> tuple[Tensor, ...]:
         """The rows at ``index``, of any shape, of some tensors: each (*index.shape, …)."""
-        return tuple(self[name][index] for name in names)
+        self._buffer.load(index)
+        return tuple(self._buffer.tensors[name][index] for name in names)
 
     def near(self, name: str, queries: Tensor, least: Tensor) -> Tensor:
         """The experts (n,) whose row of a tensor may have an inner product with one of ``queries``
@@ -134,6 +204,11 @@ class Bank:
         return bounds.topk(min(most, len(self))).indices
 
     @property
+    def elsewhere(self) -> set[str]:
+        """The tensors that are kept elsewhere, and have sketches here."""
+        return self._buffer.sketches.keys() - self._buffer.tensors.keys()
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of an expert's row of each tensor."""
         return {name: tuple(tensor.shape[1:]) for name, tensor in self._buffer.tensors.items()}
@@ -146,7 +221,8 @@ class Bank:
     @property
     def nbytes(self) -> int:
         """Bytes that the experts take up."""
-        return sum(tensor.nbytes for tensor in self.tensors().values())
+        tensors = self._buffer.tensors.values()
+        return sum(tensor[: self._length].nbytes for tensor in tensors)
 
     def append(self, rows: Mapping[str, Tensor]) -> "Bank":
         """A bank of these experts followed by ``rows``; both banks share storage.
@@ -159,8 +235,9 @@ class Bank:
         if not buffer.claim(len(self), stop):
             buffer = self._grown(stop)
             buffer.used = stop
-        for name, tensor in rows.items():
-            buffer.tensors[name][len(self) : stop] = tensor.detach()
+        for name in buffer.tensors:
+            buffer.tensors[name][len(self) : stop] = rows[name].detach()
+        buffer.sketch_elsewhere(rows)
         return self._prefix(buffer, stop)
 
     def with_room(self, count: int) -> "Bank":
@@ -175,22 +252,14 @@ class Bank:
 
     def _check(self, rows: Mapping[str, Tensor]) -> None:
         own = self.shapes
-        new = {name: tuple(tensor.shape[1:]) for name, tensor in rows.items()}
-        if own != new or len({len(tensor) for tensor in rows.values()}) != 1:
+        new = {name: tuple(rows[name].shape[1:]) for name in rows if name in own}
+        others = rows.keys() - own.keys() - self.elsewhere
+        if own != new or others or len({len(tensor) for tensor in rows.values()}) != 1:
             raise Mismatch(f"experts of the shapes {new} do not fit a bank of {own}")
 
     def _grown(self, needed: int) -> _Buffer:
         """A copy with room for at least ``needed`` rows."""
-        capacity = max(needed, 2 * len(self))
-        grown = {}
-        for name, tensor in self.tensors().items():
-            grown[name] = tensor.new_empty(capacity, *tensor.shape[1:])
-            grown[name][: len(self)] = tensor
-        made = _Buffer(grown, len(self))
-        with self._buffer.lock:
-            for name, sketch in self._buffer.sketches.items():
-                made.sketches[name] = sketch.copy(len(self))
-        return made
+        return self._buffer.grown(len(self), max(needed, 2 * len(self)))
 
     def select(self, index: Sequence[int] | slice | Tensor) -> "Bank":
         """The experts at ``index``, in that order; a boolean tensor selects those that are true.
@@ -200,8 +269,9 @@ class Bank:
         places = self.places(index)
         if torch.equal(places, torch.arange(len(places))):
             return self._prefix(self._buffer, len(places))
-        rows = places.to(self.device)
-        return Bank({name: tensor[rows] for name, tensor in self.tensors().items()})
+        names = tuple(self._buffer.tensors)
+        chosen = self.gather(names, places.to(self.device))
+        return Bank(dict(zip(names, chosen, strict=True)))
 
     def places(self, index: Sequence[int] | slice | Tensor) -> Tensor:
         """The experts at ``index``, counted from 0, (n,), on the CPU."""
@@ -213,10 +283,10 @@ class Bank:
 
     def to(self, device: torch.device | str) -> "Bank":
         """The same experts on ``device``; this bank itself if they are there already."""
-        tensors = self.tensors()
-        if all(tensor.device == torch.device(device) for tensor in tensors.values()):
+        own = self._buffer.tensors.values()
+        if all(tensor.device == torch.device(device) for tensor in own):
             return self
-        return Bank({name: tensor.to(device) for name, tensor in tensors.items()})
+        return Bank({name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def save(self, file: Path, metadata: Mapping[str, str]) -> None:
         """Write the experts and ``metadata`` to a safetensors file (:func:`write_tensors`)."""

@@ -38,6 +38,10 @@ class BankPatch(Patch):
     FILE: ClassVar[str] = "edits.safetensors"
     factors: ClassVar[tuple[str, ...]] = ()
     """The tensors that are read only when an edit fires; all others route queries."""
+    late: ClassVar[tuple[str, ...]] = ()
+    """Those of the others that are needed of few edits only, which their images leave."""
+    searched: ClassVar[tuple[str, ...]] = ()
+    """The tensors that queries search with a sketch."""
     readable: ClassVar[bool] = False
     """Whether it holds the questions and answers of the edits as text or tokens."""
 

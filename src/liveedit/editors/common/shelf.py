@@ -156,6 +156,11 @@ class ShelvedBank(Bank):
         return found if self.rows is None else torch.isin(self.rows, found).nonzero()[:, 0]
 
     @property
+    def elsewhere(self) -> set[str]:
+        """See :attr:`Bank.elsewhere`; the shelf is part of this bank."""
+        return set()
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """See :attr:`Bank.shapes`."""
         factors = {name: tuple(rows.shape[1:]) for name, rows in self.shelf.empty.items()}
@@ -176,6 +181,7 @@ class ShelvedBank(Bank):
         self._check(rows)
         factors = {name: rows[name].detach() for name in self.shelf.empty}
         keys = {name: rows[name] for name in rows if name not in factors}
+        keys |= {name: rows[name] for name in self.keys.elsewhere}
         count = len(next(iter(rows.values())))
         new = {
             len(self) + at: {name: tensor[at].clone() for name, tensor in factors.items()}

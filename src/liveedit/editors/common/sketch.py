@@ -15,7 +15,7 @@ Shapes: E keys, B queries, d width of a key, p directions of the basis.
 import torch
 from torch import Tensor
 
-__all__ = ["DIRECTIONS", "LEAST", "Sketch", "due", "learned_basis"]
+__all__ = ["DIRECTIONS", "LEAST", "SAMPLE", "Sketch", "due", "learned_basis"]
 
 DIRECTIONS = 127
 """p; with the length beyond them a key has 128 numbers, 512 bytes."""
@@ -29,6 +29,10 @@ SAMPLE = 1024
 """Keys that a basis is learned from, evenly spaced."""
 SLACK = 1e-5
 """Rounding that a bound allows for, as a share of the product of the lengths of query and key."""
+UP = 1 + 2**-10
+"""Factor that rounds a length up to half precision."""
+LARGEST = 6e4
+"""About the largest number in half precision."""
 NOWHERE = -1e30
 """Length beyond the basis of a key that is NaN: its bound is below any threshold."""
 
@@ -77,14 +81,22 @@ class Sketch:
         """Bytes of the columns and the basis."""
         return self.basis.nbytes + self.length * (self.basis.shape[1] + 1) * 4
 
+    @property
+    def width(self) -> int:
+        """The numbers p + 1 of a key."""
+        return self.basis.shape[1] + 1
+
     def reduced(self, keys: Tensor) -> Tensor:
-        """Keys (n, d) as a sketch holds them, (n, p + 1)."""
+        """Keys (n, d) as a sketch holds them, (n, p + 1), in half precision.
+
+        What rounding changes counts as beyond the basis.
+        """
         given = keys.float()
         missing = given[:, :1].isnan()
         given = given.nan_to_num()
-        within = given @ self.basis
-        beyond = (given - within @ self.basis.T).norm(dim=1, keepdim=True)
-        return torch.cat([within, beyond.masked_fill(missing, NOWHERE)], 1)
+        within = (given @ self.basis).clamp(-LARGEST, LARGEST).half()
+        beyond = (given - within.float() @ self.basis.T).norm(dim=1, keepdim=True) * UP
+        return torch.cat([within, beyond.masked_fill(missing, -torch.inf).half()], 1)
 
     def append(self, reduced: Tensor) -> None:
         """Add keys after the others, given as :meth:`reduced` (n, p + 1)."""
@@ -93,8 +105,10 @@ class Sketch:
             grown = self._columns.new_empty(len(self._columns), max(stop, 2 * self.length))
             grown[:, : self.length] = self._columns[:, : self.length]
             self._columns = grown
-        self._columns[:, self.length : stop] = reduced.T
-        lengths = reduced[reduced[:, -1] >= 0].norm(dim=1)
+        columns = reduced.float()
+        columns[:, -1].clamp_(min=NOWHERE)
+        self._columns[:, self.length : stop] = columns.T
+        lengths = columns[columns[:, -1] >= 0].norm(dim=1)
         if len(lengths):
             self.longest = max(self.longest, float(lengths.max()))
         self.length = stop

@@ -19,7 +19,7 @@ with and without its image; thresholds from a background instead of constants.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -101,6 +101,7 @@ class DirectPatch(ExpertPatch):
     """Experts with keys of frozen features: k_v and k_q in ``vision_keys`` and ``text_keys``."""
 
     FILE = "direct.safetensors"
+    late: ClassVar[tuple[str, ...]] = ()  # its threshold reads them of all edits
     editor: "Direct"  # type: ignore[assignment]
 
     def bind(self, batch: Batch) -> dict[str, SiteFn]:

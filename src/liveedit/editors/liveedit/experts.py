@@ -97,6 +97,8 @@ class ExpertPatch(BankPatch):
 
     FILE = "liveedit.safetensors"
     factors = ("expert_in", "expert_out")
+    late: ClassVar[tuple[str, ...]] = ("text_keys",)
+    searched = ("vision_keys", "text_keys")
     editor: Any
     """An :class:`ExpertEditor`, or another editor of experts."""
 
