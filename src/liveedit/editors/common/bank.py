@@ -61,7 +61,7 @@ class _Buffer:
         with self.reading:
             here = rows.flatten().cpu()
             wanted = here[self.missing[here]].unique()  # type: ignore[no-untyped-call]
-            for some in wanted.split(SLAB):
+            for some in wanted.split(SLAB) if len(wanted) else ():
                 for name, values in self.read(some).items():
                     self.tensors[name][some] = values.to(self.tensors[name])
                 self.missing[some] = False

@@ -179,7 +179,8 @@ class ShelvedBank(Bank):
     def append(self, rows: Mapping[str, Tensor]) -> "ShelvedBank":
         """See :meth:`Bank.append`."""
         self._check(rows)
-        factors = {name: rows[name].detach() for name in self.shelf.empty}
+        empty = self.shelf.empty
+        factors = {name: rows[name].detach().to(empty[name].dtype) for name in empty}
         keys = {name: rows[name] for name in rows if name not in factors}
         keys |= {name: rows[name] for name in self.keys.elsewhere}
         count = len(next(iter(rows.values())))

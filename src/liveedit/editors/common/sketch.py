@@ -27,12 +27,12 @@ MOST = 16384
 """… up to so many."""
 SAMPLE = 1024
 """Keys that a basis is learned from, evenly spaced."""
-SLACK = 1e-5
-"""Rounding that a bound allows for, as a share of the product of the lengths of query and key."""
+SLACK = 2**-10
+"""Rounding that a bound allows for, as a share of the product of the lengths of query and key: half
+precision changes a number by half of that at most.
+"""
 UP = 1 + 2**-10
 """Factor that rounds a length up to half precision."""
-LARGEST = 6e4
-"""About the largest number in half precision."""
 NOWHERE = -1e30
 """Length beyond the basis of a key that is NaN: its bound is below any threshold."""
 
@@ -58,7 +58,7 @@ def learned_basis(keys: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(some @ some.T)
     kept = (values > values[-1:] * 1e-6).nonzero()[-DIRECTIONS:, 0]
     basis: Tensor = torch.linalg.qr(some.T @ (vectors[:, kept] / values[kept].sqrt()))[0]
-    return basis
+    return basis.contiguous()
 
 
 class Sketch:
@@ -87,16 +87,13 @@ class Sketch:
         return self.basis.shape[1] + 1
 
     def reduced(self, keys: Tensor) -> Tensor:
-        """Keys (n, d) as a sketch holds them, (n, p + 1), in half precision.
-
-        What rounding changes counts as beyond the basis.
-        """
+        """Keys (n, d) as a sketch holds them, (n, p + 1), in half precision."""
         given = keys.float()
         missing = given[:, :1].isnan()
         given = given.nan_to_num()
-        within = (given @ self.basis).clamp(-LARGEST, LARGEST).half()
-        beyond = (given - within.float() @ self.basis.T).norm(dim=1, keepdim=True) * UP
-        return torch.cat([within, beyond.masked_fill(missing, -torch.inf).half()], 1)
+        within = given @ self.basis
+        beyond = (given - within @ self.basis.T).norm(dim=1, keepdim=True) * UP
+        return torch.cat([within, beyond.masked_fill(missing, -torch.inf)], 1).half()
 
     def append(self, reduced: Tensor) -> None:
         """Add keys after the others, given as :meth:`reduced` (n, p + 1)."""

@@ -17,14 +17,14 @@ def upgrade() -> None:
     op.create_table(
         "bases",
         sa.Column("number", Number, primary_key=True, autoincrement=True),
-        sa.Column("maker", sa.ForeignKey("makers.number"), nullable=False),
+        sa.Column("maker", sa.BigInteger, sa.ForeignKey("makers.number"), nullable=False),
         sa.Column("learned_from", sa.Integer, nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "sketches",
-        sa.Column("edit", sa.ForeignKey("edits.number"), primary_key=True),
-        sa.Column("basis", sa.ForeignKey("bases.number"), nullable=False),
+        sa.Column("edit", sa.BigInteger, sa.ForeignKey("edits.number"), primary_key=True),
+        sa.Column("basis", sa.BigInteger, sa.ForeignKey("bases.number"), nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
     )
