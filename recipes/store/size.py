@@ -1,12 +1,13 @@
 """Write and use a store of edits in the shape of LLaVA-1.5-7B, and print what it costs.
 
-    python recipes/store/size.py 100000 --store big.db    # 17 GB; also a postgresql:// URL
+    python recipes/store/size.py 100000 --store big.db    # 15 GB; also a postgresql:// URL
     python recipes/store/size.py 100000 --store big.db --read    # of a store that is there
 
 An edit has LiveEdit's tensors beside a decoder of width 4096: two keys of 4 vectors of 1024 numbers
-and an expert of rank 4, 164 kB in float32. All numbers are random. ``FIRING`` edits fire on every
-image, the others have no image and fire on none. The model has that width and two small layers, so
-that a query's time is mostly the store's; the figures of the unedited model are printed, too.
+in half precision and an expert of rank 4, 147 kB. All numbers are random. ``FIRING`` edits fire on
+every image, the others have no image and fire on none. The model has that width and two small
+layers, so that a query's time is mostly the store's; the figures of the unedited model are printed,
+too.
 
 Reading happens in a process of its own. A SQLite file is dropped from the system's cache before it
 is opened, so that opening and the first firing read the disk. The figures are in
@@ -37,6 +38,7 @@ from liveedit.models.vlm import VLM
 from liveedit.store.browsing import page
 from liveedit.store.database import Database, store_url
 from liveedit.store.edit import Edit
+from liveedit.store.rows import Rows
 from liveedit.store.store import Maker, Store, now
 from liveedit.store.tensors import Layout
 from liveedit.types import Query
@@ -201,7 +203,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         read(given.store, given.edits)
         return
     store = Store(given.store)
-    seconds = write(store, maker(wide_model()), given.edits)
+    editor = wide_model()
+    seconds = write(store, maker(editor), given.edits)
+    [made_by] = store.makers()
+    numbers = [row.number for row in store.kept()]
+    rows = Rows(store, editor.empty())
+    say("sketching the keys of all", timed(lambda: rows.learn(made_by.number, numbers)))
     for name, some in (("first", seconds[:AT_ENDS]), ("last", seconds[-AT_ENDS:])):
         say(f"writing one of the {name} {len(some)} edits", statistics.median(some))
     store.close()

@@ -6,7 +6,7 @@ github.com/qizhou000/LiveEdit, commit b46217b.
 
     (1, 2)   U, V = f_eg(h_v ⊕ h_p ⊕ h_o)                      generators.ReleasedGenerator
     (3, 4)   φ, ψ = f_fe(h_v, h_p), two sets of weights         common/extractors.py
-    (5)      keep the experts with ⟨φ̄, φ̂⟩ > ⟨φ̄, φ̄_Θ⟩           ExpertPatch.routed, ExpertEditor.keeps
+    (5)      keep the experts with ⟨φ̄, φ̂⟩ > ⟨φ̄, φ̄_Θ⟩           experts.ExpertEditor.keeps
     (6)      h + Σ w ρ(h Uᵀ) V                                  routing.residual
     (7)      w = σ(z) softmax(z), z = ⟨ψ̄, ψ̂⟩, over those kept   routing.soft_routing
     (8–16)   training                                           objective.py, losses.py
