@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sqlalchemy import text
 
 from helpers.samples import BLUE, GREEN, QUESTION, RED
 from liveedit.editable import EditableVLM
@@ -112,3 +113,15 @@ def test_an_edit_does_not_read_the_others(opened, monkeypatch):
     monkeypatch.setattr(DurablePool, "_read_whole", None)
     monkeypatch.setattr(model.store, "kept", None)
     assert model.edit(edits(5, 1))[0].took is not None
+
+
+def test_a_damaged_sketch_or_basis_hides_no_edit(editor, opened):
+    model = opened()
+    model.edit(edits(0, 6))
+    expected = fired(model)
+    for table in ("sketches", "bases"):
+        with model.store.database.writing() as connection:
+            first = connection.execute(text(f"SELECT content FROM {table}")).scalar()
+            zeros = {"content": bytes(len(first))}
+            connection.execute(text(f"UPDATE {table} SET content = :content"), zeros)
+        assert fired(opened()) == expected

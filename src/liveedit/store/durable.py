@@ -6,6 +6,7 @@ bank the keys of all edits are in memory, and the factors of those that fired la
 """
 
 import io
+import logging
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
 from liveedit.editors.common.mixed import MixedEditor, MixedPatch
 from liveedit.editors.common.precedence import ledger_overruling, ledger_rows
-from liveedit.errors import BadInput, Mismatch
+from liveedit.errors import BadInput, LiveEditError, Mismatch
 from liveedit.models.patch import Patch
 from liveedit.store.edit import Edit
 from liveedit.store.makers import Makers, Opener
@@ -40,6 +41,7 @@ from liveedit.types import Query, expanded
 
 __all__ = ["DurablePool", "State", "image_file", "kept_query", "thumbnail"]
 
+LOG = logging.getLogger(__name__)
 Images = Mapping[str, Sequence[bytes]]
 NO_IMAGES: Images = MappingProxyType({})
 ROWS = 4096
@@ -103,9 +105,9 @@ class DurablePool:
             pool = make(state.pool) if first is None or len(state.numbers) else first
             after = self._write(change, state, pool, images)
         after = self._settled(after) if after else self._read(self._none)
-        self._learn(after)
         with self._reading:
             self._state = after
+        self._learn(after)
         return after.pool
 
     def _rows_of(self, patch: BankPatch) -> Rows:
@@ -130,13 +132,19 @@ class DurablePool:
         return replace(state, pool=replace(state.pool, patch=patch))
 
     def _learn(self, state: "State") -> None:
-        """Learn anew how keys are sketched, where the edits of an editor are enough for it."""
+        """Learn anew how keys are sketched, where the edits of an editor are enough for it.
+
+        The change is kept already, so what keeps this from being done is only logged.
+        """
         if not isinstance(state.pool.patch, BankPatch):
             return
         for part, places in _parts(state.pool.patch):
             rows = self._rows_of(part)
-            if rows.is_due(len(part)):
-                rows.learn(int(state.makers[places[-1]]), state.numbers[places].tolist())
+            try:
+                if rows.is_due(len(part)):
+                    rows.learn(int(state.makers[places[-1]]), state.numbers[places].tolist())
+            except LiveEditError as error:
+                LOG.warning("the keys of %s are not sketched anew: %s", self.store, error)
 
     # Reading
 

@@ -112,6 +112,7 @@ bases = Table(
     Column("maker", ForeignKey("makers.number"), nullable=False),
     Column("learned_from", Integer, nullable=False),
     Column("content", LargeBinary, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
 sketches = Table(
@@ -120,6 +121,7 @@ sketches = Table(
     Column("edit", ForeignKey("edits.number"), primary_key=True),
     Column("basis", ForeignKey("bases.number"), nullable=False),
     Column("content", LargeBinary, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
 )
 images = Table(
     "images",

@@ -457,7 +457,10 @@ class Store:
         return b"".join(parts) if parts else None
 
     def basis(self, editor_fingerprint: str, known: "Basis | None" = None) -> "Basis | None":
-        """The newest basis of an editor's edits, if there is one; ``known`` if that is it."""
+        """The newest basis of an editor's edits, if there is one; ``known`` if that is it.
+
+        A damaged one is none: without it keys are read instead of sketches.
+        """
         table = schema.bases
         made_by = schema.makers.c.editor_fingerprint == editor_fingerprint
         newest = select(func.max(table.c.number)).join(schema.makers).where(made_by)
@@ -466,15 +469,19 @@ class Store:
             if number is None or (known and known.number == number):
                 return known
             row = connection.execute(select(table).where(table.c.number == number)).one()
-        return Basis(row.number, row.learned_from, row.content)
+        whole = checksum(row.content) == row.checksum
+        return Basis(row.number, row.learned_from, row.content) if whole else None
 
     def sketches(self, basis: int) -> Sequence[tuple[int, bytes]]:
-        """The sketches in a basis, with the numbers of their edits, in their order."""
+        """The sketches in a basis, with the numbers of their edits, in their order.
+
+        Damaged ones are left out.
+        """
         table = schema.sketches
-        query = select(table.c.edit, table.c.content).where(table.c.basis == basis)
+        query = select(table.c.edit, table.c.content, table.c.checksum)
         with self.reading() as connection:
-            rows = connection.execute(query.order_by(table.c.edit)).all()
-        return [(row.edit, row.content) for row in rows]
+            rows = connection.execute(query.where(table.c.basis == basis).order_by(table.c.edit))
+            return [(edit, content) for edit, content, known in rows if checksum(content) == known]
 
     # Writing
 
@@ -614,7 +621,12 @@ class Change:
 
     def add_basis(self, maker: int, learned_from: int, content: bytes) -> int:
         """Add a basis for a maker's edits; return its number."""
-        row = {"maker": maker, "learned_from": learned_from, "content": content}
+        row = {
+            "maker": maker,
+            "learned_from": learned_from,
+            "content": content,
+            "checksum": checksum(content),
+        }
         return _inserted(self.connection, schema.bases, row)
 
     def set_sketches(self, basis: int, sketches: Mapping[int, bytes]) -> None:
@@ -622,7 +634,11 @@ class Change:
         table = schema.sketches
         for some in _batches(sketches):
             self.connection.execute(table.delete().where(table.c.edit.in_(some)))
-            rows = [{"edit": edit, "basis": basis, "content": sketches[edit]} for edit in some]
+            rows = []
+            for edit in some:
+                content = sketches[edit]
+                row = {"edit": edit, "basis": basis, "content": content}
+                rows.append(row | {"checksum": checksum(content)})
             self.connection.execute(insert(table), rows)
 
     def has_weights(self, maker: int) -> bool:

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("maker", sa.BigInteger, sa.ForeignKey("makers.number"), nullable=False),
         sa.Column("learned_from", sa.Integer, nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
+        sa.Column("checksum", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
     )
     op.create_table(
@@ -27,4 +28,5 @@ def upgrade() -> None:
         sa.Column("edit", sa.BigInteger, sa.ForeignKey("edits.number"), primary_key=True),
         sa.Column("basis", sa.BigInteger, sa.ForeignKey("bases.number"), nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
+        sa.Column("checksum", sa.BigInteger, nullable=False),
     )
