@@ -117,17 +117,20 @@ class Work:
 
 
 def expert(b: Backbone) -> tuple[int, int]:
-    """Bytes of an expert's keys, which every query reads, and of its factors U and V.
+    """Bytes of an expert's keys, in half precision, and of its factors U and V.
 
     The keys are 2 × 4 vectors of 1024, the factors have rank 4.
     """
-    return 4 * 2 * 4 * 1024, 4 * 2 * 4 * b.width
+    return 2 * 2 * 4 * 1024, 4 * 2 * 4 * b.width
 
 
 def filtering(b: Backbone, experts: int) -> Phase:
-    """Comparison of a query with the keys of all experts: two FLOPs per number of 4 bytes."""
+    """Comparison of a query with the keys of all experts: two FLOPs per number of 2 bytes.
+
+    It is what comparing costs at most; a sketch leaves few of them.
+    """
     keys = experts * expert(b)[0]
-    return Phase(float32=keys / 2, moved=keys)
+    return Phase(float32=keys, moved=keys)
 
 
 def working(b: Backbone, tokens: float) -> float:
