@@ -32,6 +32,8 @@ class LowerLayers:
         """The output (B, T, D) of the last of the layers; ``None`` until it is known."""
         self.entries: list[tuple[Tensor, Tensor] | None] = []
         """The keys and values of each layer; ``None`` without a cache."""
+        self.started = 0.0
+        """The time at which the first of them began."""
         self.seconds = 0.0
         """The time that the layers took."""
         self.saved = 0.0

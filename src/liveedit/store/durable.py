@@ -1,8 +1,8 @@
 """DurablePool: the pool of a store, which others may change, too.
 
 Each change of the pool is one transaction. Before it, and before each answer, changes that other
-processes made are read; what is read is a fraction of the store: new rows only. Of a method with a
-bank the keys of all edits are in memory, and the factors of those that fired last.
+processes made are read; what is read is a fraction of the store: new rows only. What is in memory
+of the edits of a method with a bank, ``rows.py`` says.
 """
 
 import io
@@ -178,6 +178,10 @@ class DurablePool:
         roll = ListedRoll(tuple(row.edit for row in rows))
         queries = {row.edit.id: kept_query(self.store, row) for row in rows}
         pool = replace(self.empty, patch=patch, roll=roll, queries=queries)
+        return self._whole(pool, rows, version)
+
+    def _whole(self, pool: Pool, rows: Sequence[Kept], version: int) -> "State":
+        """The state of a pool whose edits are listed, given them as the store keeps them."""
         numbers = torch.tensor([row.number for row in rows], dtype=torch.long)
         makers = torch.tensor([row.maker for row in rows], dtype=torch.long)
         held = numbers[[row.edit.held for row in rows]]
@@ -229,15 +233,15 @@ class DurablePool:
         part, places = _held_by(_bank_patch(state), editor)
         rows = self._rows_of(part)
         bank = rows.settled(part, state.numbers[places]).bank
-        texts = list(part.texts)
         stays = stays[places]
         if not bool(stays.all()):
             bank = bank.select(stays)
-            texts = list(compress(texts, stays.tolist()))
         new = [number for number, maker, _ in made if by_maker[maker] is editor]
         if new:
             bank = rows.extended(bank, new)
-            texts += self.store.texts(new)
+        texts: list[str] = []
+        if part.readable:  # the others keep none, and reading them passes over all keys
+            texts = [*compress(part.texts, stays.tolist()), *self.store.texts(new)]
         made_again: BankPatch = editor.from_rows(bank, texts)
         return made_again
 
@@ -322,10 +326,8 @@ class DurablePool:
         if isinstance(pool.patch, BankPatch):
             return None
         change.set_weights(makers[pool.editor.fingerprint], packed(pool.patch))
-        numbers = torch.tensor([row.number for row in rows], dtype=torch.long)
-        made_by = torch.tensor([row.maker for row in rows], dtype=torch.long)
-        held = numbers[[row.edit.held for row in rows]]
-        return State(pool, numbers, held, made_by, change.version, self._row)
+        settled = [replace(row, edit=edit) for row, edit in zip(rows, pool.edits, strict=True)]
+        return self._whole(pool, settled, change.version)
 
     def _add(
         self,

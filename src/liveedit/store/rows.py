@@ -21,7 +21,7 @@ from torch import Tensor
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankPatch
 from liveedit.editors.common.shelf import Shelf, ShelvedBank, shelved
-from liveedit.editors.common.sketch import SAMPLE, Sketch, due, learned_basis
+from liveedit.editors.common.sketch import SAMPLE, SLAB, Sketch, due, learned_basis
 from liveedit.store.store import Basis, Change, Store
 from liveedit.store.tensors import Layout
 
@@ -31,8 +31,6 @@ READERS = 8
 """Threads that read the keys of many edits, which keeps a disk busy."""
 AT_A_TIME = 200
 """Edits whose keys one of them reads at a time."""
-SLAB = 4096
-"""Edits whose sketches are unpacked at a time, which bounds the memory that takes."""
 P = TypeVar("P", bound=BankPatch)
 
 
@@ -46,6 +44,8 @@ class Rows:
         on_shelf = (*empty.late, *empty.factors)
         self._shelf = Shelf({n: empty.bank[n] for n in on_shelf}, self._late) if on_shelf else None
         self._basis: Basis | None = None
+        self._matrices: dict[int, dict[str, Tensor]] = {}
+        """The directions of the newest basis, by its number."""
         self._resident = [name for name in empty.bank.shapes if name not in on_shelf]
 
     def settled(self, patch: P, numbers: Tensor) -> P:
@@ -90,8 +90,10 @@ class Rows:
 
     def is_due(self, count: int) -> bool:
         """Whether so many edits deserve a new basis."""
+        if not self.empty.searched:
+            return False
         known = self._known_basis()
-        return bool(self.empty.searched) and due(count, known.learned_from if known else 0)
+        return due(count, known.learned_from if known else 0)
 
     def _known_basis(self) -> Basis | None:
         """The newest basis of these edits; its content is read once."""
@@ -101,22 +103,26 @@ class Rows:
     def learn(self, maker: int, numbers: Sequence[int]) -> None:
         """Learn a basis from edits, by their numbers, and keep their sketches in it."""
         sample = self._keys(numbers[:: max(1, len(numbers) // SAMPLE)])
-        bases = {n: learned_basis(sample[n].flatten(1)).cpu() for n in self.empty.searched}
+        bases = {name: learned_basis(sample[name].flatten(1)) for name in self.empty.searched}
+        sketches = {name: Sketch(basis, len(numbers)) for name, basis in bases.items()}
+        content = bytes_of({name: basis.cpu() for name, basis in bases.items()})
         with self.store.upkeep() as change:
-            number = change.add_basis(maker, len(numbers), bytes_of(bases))
-            sketches = self._sketches(Basis(number, len(numbers), bytes_of(bases)), 0)
+            number = change.add_basis(maker, len(numbers), content)
             for some, keys in self._in_parts(numbers):
                 change.set_sketches(number, _packed(sketches, keys, some))
 
     def _sketches(self, basis: Basis, room: int) -> dict[str, Sketch]:
         """Sketches without edits in a basis; none where it is one of keys of other widths."""
+        if basis.number not in self._matrices:
+            device = self.empty.bank.device
+            matrices = {n: matrix.to(device) for n, matrix in tensors_of(basis.content).items()}
+            self._matrices = {basis.number: matrices}
         widths = {name: prod(self.empty.bank.shapes[name]) for name in self.empty.searched}
-        matrices = tensors_of(basis.content)
+        matrices = self._matrices[basis.number]
         if {name: len(matrix) for name, matrix in matrices.items()} != widths:
             return {}
-        device = self.empty.bank.device
         room += room // 4
-        return {n: Sketch(matrices[n].to(device), basis.learned_from, room) for n in widths}
+        return {n: Sketch(matrices[n], basis.learned_from, room) for n in widths}
 
     def _opened(
         self, shelf: Shelf, numbers: Sequence[int], sketches: dict[str, Sketch], basis: Basis

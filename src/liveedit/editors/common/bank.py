@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 
 from liveedit.artifacts import read_tensors, write_tensors
-from liveedit.editors.common.sketch import Sketch, due, learned_basis
+from liveedit.editors.common.sketch import SLAB, Sketch, due, learned_basis
 from liveedit.errors import BadInput, Mismatch
 
 __all__ = ["Bank"]
-
-SLAB = 4096
-"""Rows that are sketched at a time, which bounds the memory that takes."""
 
 
 Read = Callable[[Tensor], Mapping[str, Tensor]]

@@ -15,7 +15,7 @@ Shapes: E keys, B queries, d width of a key, p directions of the basis.
 import torch
 from torch import Tensor
 
-__all__ = ["DIRECTIONS", "LEAST", "SAMPLE", "Sketch", "due", "learned_basis"]
+__all__ = ["LEAST", "SAMPLE", "SLAB", "Sketch", "due", "learned_basis"]
 
 DIRECTIONS = 127
 """p; with the length beyond them a key has 128 numbers, 512 bytes."""
@@ -27,6 +27,8 @@ MOST = 16384
 """… up to so many."""
 SAMPLE = 1024
 """Keys that a basis is learned from, evenly spaced."""
+SLAB = 4096
+"""Keys that are read or sketched at a time, which bounds the memory that takes."""
 SLACK = 2**-10
 """Rounding that a bound allows for, as a share of the product of the lengths of query and key: half
 precision changes a number by half of that at most.
@@ -75,11 +77,6 @@ class Sketch:
         self.longest = 0.0
         """The length of the longest key."""
         self._columns = basis.new_empty(basis.shape[1] + 1, room)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the columns and the basis."""
-        return self.basis.nbytes + self.length * (self.basis.shape[1] + 1) * 4
 
     @property
     def width(self) -> int:
