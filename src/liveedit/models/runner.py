@@ -533,12 +533,13 @@ class ModelRunner(Encoder):
     def narrowed(self, positions: Tensor | None) -> Iterator[None]:
         """Context in which the last feed-forward network runs at ``positions`` (B, T) alone.
 
-        It treats each token by itself, and no layer reads what it puts out elsewhere. With patches,
-        which may read it, and with weights that round the tokens of a call together it runs at all
-        positions.
+        It treats each token by itself, and nothing reads what it puts out elsewhere. With patches,
+        which may read it, with weights that round the tokens of a call together, and in a layer
+        that convolves over tokens it runs at all positions.
         """
         network = self.last_network
-        if positions is None or network is None or self.patches or self.quantised:
+        whole = self.patches or self.quantised or convolves(self.layers[-1], network)
+        if positions is None or network is None or whole:
             yield
             return
         with replaced_forward(network, partial(at_positions, positions)):
@@ -682,19 +683,29 @@ def stop_after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
     raise LayerReached(main_output(output))
 
 
+def convolves(layer: nn.Module, network: nn.Module | None) -> bool:
+    """Whether a layer has kernels, weights of three dimensions, outside its network.
+
+    The experts of a network of experts have three dimensions, too.
+    """
+    rest = (child for child in layer.children() if child is not network)
+    return any(weight.dim() > 2 for child in rest for weight in child.parameters())
+
+
 def at_positions(positions: Tensor, forward: Callable[..., Any]) -> Callable[..., Any]:
     """``forward`` of a network of each token by itself, at ``positions`` (B, T); 0 elsewhere.
 
-    It runs at all positions where its input has another form, or its output is no tensor.
+    It runs at all positions where its input has another form or comes with further arguments,
+    which may belong to each token, and where its output is no tensor.
     """
 
     def narrow(states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if states.shape[:-1] != positions.shape:
+        if args or kwargs or states.shape[:-1] != positions.shape:
             return forward(states, *args, **kwargs)
         here = positions.to(states.device)
-        output = forward(states[here][None], *args, **kwargs)
+        output = forward(states[here][None])
         if not isinstance(output, Tensor):
-            return forward(states, *args, **kwargs)
+            return forward(states)
         whole = output.new_zeros(*positions.shape, output.shape[-1])
         return whole.index_put((here,), output[0])
 
