@@ -688,8 +688,8 @@ def convolves(layer: nn.Module, network: nn.Module | None) -> bool:
 
     The experts of a network of experts have three dimensions, too.
     """
-    rest = (child for child in layer.children() if child is not network)
-    return any(weight.dim() > 2 for child in rest for weight in child.parameters())
+    own = set() if network is None else set(network.parameters())
+    return any(weight.dim() > 2 for weight in set(layer.parameters()) - own)
 
 
 def at_positions(positions: Tensor, forward: Callable[..., Any]) -> Callable[..., Any]:
