@@ -15,7 +15,14 @@ from liveedit.editors import new_editor
 from liveedit.editors.direct.background import Background, Features, read_features
 from liveedit.editors.direct.editor import DirectPatch
 from liveedit.editors.direct.keys import SHRINKAGE, KeySpace
-from liveedit.editors.direct.threshold import OWN, Reach, conformal, image_threshold, question_reach
+from liveedit.editors.direct.threshold import (
+    OWN,
+    Edits,
+    Reach,
+    conformal,
+    nearest_edits,
+    question_reach,
+)
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.errors import BadInput
 from liveedit.types import Query
@@ -161,23 +168,52 @@ def slow_hash(number, image):
     return value & (2**63 - 1)
 
 
+def some_edits(count):
+    """Random edits of which every fifth has no image, and every seventh is superseded."""
+    vision = F.normalize(drawn(count, 6, seed=count), dim=1)
+    vision[::5] = torch.nan
+    numbers = torch.tensor([random.Random(n).getrandbits(56) for n in range(count)])
+    in_force = torch.arange(count) % 7 > 0
+    return Edits(vision, F.normalize(drawn(count, 12, seed=3), dim=1), numbers, in_force)
+
+
+def chosen(edits, index):
+    return Edits(*(column[index] for column in edits))
+
+
 @pytest.mark.parametrize("rate", [0.02, 0.2])
 def test_the_image_threshold_against_a_slow_loop(rate):
-    images, vision = (F.normalize(drawn(n, 6, seed=n), dim=1) for n in (60, 25))
-    questions = F.normalize(drawn(25, 12, seed=3), dim=1)
-    numbers = torch.tensor([random.Random(n).getrandbits(56) for n in range(25)])
+    images = F.normalize(drawn(60, 6, seed=60), dim=1)
+    edits = some_edits(40)
     reach = Reach(0.2, 0.3)
-    found = image_threshold(images, vision, questions, numbers, reach, rate)
-    assert found == pytest.approx(slow_threshold(images, vision, questions, numbers, reach, rate))
-    order = torch.randperm(25, generator=torch.Generator().manual_seed(1))
-    again = image_threshold(images, vision[order], questions[order], numbers[order], reach, rate)
-    assert again == found
+    found = nearest_edits(images, edits, reach).threshold(rate)
+    *held, _ = chosen(edits, edits.shown())
+    assert found == pytest.approx(slow_threshold(images, *held, reach, rate))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    assert nearest_edits(images, chosen(edits, order), reach).threshold(rate) == found
+
+
+@pytest.mark.parametrize("steps", [(0, 1, 2, 3), (0, 30, 31, 60), (6, 59)])
+def test_the_threshold_after_each_edit_is_that_of_all_at_once(steps):
+    images = F.normalize(drawn(50, 6, seed=50), dim=1)
+    edits = some_edits(60)
+    reach = Reach(0.2, 0.3)
+    known = None
+    for count in steps:
+        here = chosen(edits, slice(count))
+        here.in_force[: count // 2] &= torch.arange(count // 2) % 3 > 0
+        known = nearest_edits(images, here, reach, known)
+        whole = nearest_edits(images, here, reach)
+        assert known.drawn.tolist() == whole.drawn.tolist()
+        assert known.edit.tolist() == whole.edit.tolist()
+        assert known.cosine.tolist() == whole.cosine.tolist()
+    assert known.count == steps[-1]
 
 
 def test_edits_without_an_image_have_no_threshold():
     none = torch.full((2, 6), torch.nan)
-    numbers = torch.tensor([1, 2])
-    assert image_threshold(drawn(9, 6), none, drawn(2, 12), numbers, Reach(0.1, 0.1), 0.1) == 1.0
+    edits = Edits(none, drawn(2, 12), torch.tensor([1, 2]), torch.ones(2, dtype=torch.bool))
+    assert nearest_edits(drawn(9, 6), edits, Reach(0.1, 0.1)).threshold(0.1) == 1.0
 
 
 # Routing
@@ -218,6 +254,7 @@ def test_thresholds_follow_the_pool_and_come_back(editor, patch):
     more = editor.edit([Query(QUESTION, "Chad", picture("orange"))], patch)
     assert more.threshold >= before
     assert editor.select(more, [0, 1]).threshold == before
+    assert editor.select(more, [0, 1, 2]).threshold == more.threshold
 
 
 # Fitting

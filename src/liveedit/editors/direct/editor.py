@@ -40,7 +40,7 @@ from liveedit.editors.direct.background import (
 )
 from liveedit.editors.direct.calibration import Calibration
 from liveedit.editors.direct.fitting import Fit, Kept, fit, kept_answers
-from liveedit.editors.direct.threshold import image_threshold
+from liveedit.editors.direct.threshold import Edits, Nearest, nearest_edits
 from liveedit.editors.direct.variants import seed_of, variants
 from liveedit.editors.liveedit.experts import ExpertBranch, ExpertPatch
 from liveedit.editors.liveedit.routing import Asked, Routing
@@ -112,17 +112,37 @@ class DirectPatch(ExpertPatch):
         """See :meth:`BankPatch.with_ledger`."""
         made = super().with_ledger(ledger, superseded)
         vars(made).pop("threshold", None)
+        vars(made).pop("background_nearest", None)
         return made
+
+    def following(self, earlier: Self) -> Self:
+        """See :meth:`BankPatch.following`."""
+        made = super().following(earlier)
+        known = vars(earlier).get("background_nearest")
+        if known is not None and made.superseded_elsewhere is None:
+            vars(made)["background_nearest"] = made.nearest_to_background(known)
+        return made
+
+    @cached_property
+    def background_nearest(self) -> Nearest:
+        """The nearest of the edits that are not superseded to each image of the background."""
+        return self.nearest_to_background()
+
+    def nearest_to_background(self, earlier: Nearest | None = None) -> Nearest:
+        """:attr:`background_nearest`, given that of the first edits."""
+        known = self.editor.calibration
+        edits = Edits(
+            self.bank["vision_keys"][:, 0],
+            self.bank["text_keys"][:, 0],
+            self.ledger["asked"].to(self.bank.device),
+            self.not_superseded,
+        )
+        return nearest_edits(known.images, edits, known.reach, earlier)
 
     @cached_property
     def threshold(self) -> float:
         """τ_v for the edits that are not superseded."""
-        index = self.not_superseded
-        return self.editor.image_threshold(
-            self.bank["vision_keys"][index, 0],
-            self.bank["text_keys"][index, 0],
-            self.ledger["asked"][index.cpu()],
-        )
+        return self.background_nearest.threshold(self.editor.config.false_firing)
 
     @property
     def margin(self) -> float:
@@ -286,12 +306,6 @@ class Direct(BankEditor[DirectPatch]):
         ]
         batch = self.vlm.encode(answered, eos=self.config.eos)
         return kept_answers(self.vlm, self.layer, self.vlm.hidden(batch, self.layer))
-
-    def image_threshold(self, vision: Tensor, questions: Tensor, asked: Tensor) -> float:
-        """τ_v for edits with the keys ``vision`` and ``questions`` (E, D)."""
-        known = self.calibration
-        rate = self.config.false_firing
-        return image_threshold(known.images, vision, questions, asked, known.reach, rate)
 
     # Editing
 

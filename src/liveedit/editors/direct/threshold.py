@@ -20,19 +20,21 @@ Neither threshold exceeds :data:`OWN`, so that an edit always fires on its own q
 model whose features do not tell inputs apart; the stated rates cannot hold there.
 
 The draw is the edit with the smallest hash of (image, edit). It depends neither on the order of the
-edits nor on edits that were taken back.
+edits nor on edits that were taken back. With each edit the next is found from the last one: few
+images are asked another question by it, the fewer the larger the pool.
 
 Shapes: E edits, M images of the background, D width of a key.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import floor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["OWN", "Reach", "conformal", "image_threshold", "question_reach"]
+__all__ = ["OWN", "Edits", "Nearest", "Reach", "conformal", "nearest_edits", "question_reach"]
 
 ODD = 0x9E3779B97F4A7C15
 """A multiplier that spreads small numbers over 64 bits."""
@@ -94,35 +96,131 @@ def _hardest(asked: Sequence[Tensor], rate: float) -> float:
     return least
 
 
-def image_threshold(
-    images: Tensor, vision: Tensor, questions: Tensor, asked: Tensor, reach: Reach, rate: float
-) -> float:
-    """τ_v for a pool with the keys ``vision`` (E, D) and ``questions`` (E, 2 · D).
+class Edits(NamedTuple):
+    """The edits of a pool as τ_v depends on them: their keys and questions, and which hold."""
 
-    ``images`` (M, D) are the keys of the background's images, ``asked`` (E,) the numbers of the
-    edits' questions, and ``reach`` holds τ_t and τ_q. A pool without images never fires on one: 1.
+    vision: Tensor
+    """(E, D), NaN for an edit without an image."""
+    questions: Tensor
+    """(E, 2 · D)"""
+    asked: Tensor
+    """(E,)"""
+    in_force: Tensor
+    """Boolean (E,)."""
+
+    def shown(self, start: int = 0) -> Tensor:
+        """The edits from ``start`` on that are in force and have an image, (n,)."""
+        shown = ~self.vision[start:, 0].isnan()
+        return start + (shown & self.in_force[start:]).nonzero()[:, 0]
+
+    def holds(self, index: Tensor) -> Tensor:
+        """Which of the edits at ``index`` (M,) are in force; -1 stands for none."""
+        return (index >= 0) & self.in_force[index.clamp(min=0)]
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The nearest edit to each image of the background that is asked an edit's question.
+
+    Arguments:
+        drawn: The edit whose question it is asked, (M,); -1 where no edit has an image.
+        edit: The nearest edit, (M,); -1 for none.
+        cosine: That of the image and that edit, (M,); -1 for none.
+        count: Number of edits E that were looked at.
     """
-    shown = ~vision[:, 0].isnan()
-    if not bool(shown.any()):
-        return 1.0
-    vision = vision[shown]
-    questions = questions[shown]
-    drawn = questions[_drawn(len(images), asked.to(vision.device)[shown])].float()
-    nearest = torch.full((len(images),), -1.0, device=vision.device)
-    for start in range(0, len(vision), CHUNK):
-        part = slice(start, start + CHUNK)
-        reached = reach.above(drawn, questions[part].float()) > 0
-        found = (images @ vision[part].float().T).masked_fill(~reached, -1.0)
-        nearest = torch.maximum(nearest, found.amax(1))
-    return conformal(nearest, rate)
+
+    drawn: Tensor
+    edit: Tensor
+    cosine: Tensor
+    count: int
+
+    @classmethod
+    def of_none(cls, images: Tensor) -> "Nearest":
+        """That of images (M, D) before there is an edit."""
+        none = torch.full((len(images),), -1, device=images.device)
+        return cls(none, none, none.float(), 0)
+
+    def threshold(self, rate: float) -> float:
+        """τ_v for a rate. A pool without images never fires on one: 1."""
+        if not bool((self.drawn >= 0).any()):
+            return 1.0
+        return conformal(self.cosine, rate)
 
 
-def _drawn(count: int, asked: Tensor) -> Tensor:
-    """For each of ``count`` images the index of the edit whose question it is asked, (M,)."""
-    drawn = torch.zeros(count, dtype=torch.long, device=asked.device)
-    for image in range(count):
-        drawn[image] = _mixed(asked + image * ODD % 2**62).argmin()
-    return drawn
+def nearest_edits(
+    images: Tensor, edits: Edits, reach: Reach, earlier: Nearest | None = None
+) -> Nearest:
+    """The nearest edits to the background's ``images`` (M, D), for :attr:`Nearest.threshold`.
+
+    ``earlier`` is what was found when the pool had only its first edits. Then an image is compared
+    with the others alone, unless one of them is drawn for it, or its own edits lost their force.
+    """
+    known = earlier or Nearest.of_none(images)
+    if not len(edits.asked):
+        return known
+    new = edits.shown(known.count)
+    drawn = _drawn(len(images), edits.asked, new, known.drawn)
+    same = (drawn == known.drawn) & edits.holds(drawn)
+    same &= (known.edit < 0) | edits.holds(known.edit)
+    nearest = torch.where(same, known.edit, -1)
+    if not bool(same.all()):
+        every = edits.shown()
+        drawn[~same] = _drawn(len(images), edits.asked, every)[~same]
+        nearest[~same] = _search(images[~same], edits, reach, drawn[~same], every)
+    cosine = _cosines(images, edits, nearest)
+    if bool(same.any()):
+        found = _search(images[same], edits, reach, drawn[same], new)
+        nearer = _cosines(images[same], edits, found) > cosine[same]
+        nearest[same] = torch.where(nearer, found, nearest[same])
+        cosine = _cosines(images, edits, nearest)
+    return Nearest(drawn, nearest, cosine, len(edits.asked))
+
+
+def _search(images: Tensor, edits: Edits, reach: Reach, drawn: Tensor, some: Tensor) -> Tensor:
+    """For each image, asked the question of the edit ``drawn``, the nearest of ``some`` edits that
+    this reaches, (M,); -1 for none.
+    """
+    best = torch.full((len(images),), -1.0, device=images.device)
+    found = torch.full_like(drawn, -1)
+    asked = edits.questions[drawn].float()
+    for part in _chunks(some):
+        reached = reach.above(asked, edits.questions[part].float()) > 0
+        cosine = (images @ edits.vision[part].float().T).masked_fill(~reached, -1.0)
+        here, place = cosine.max(1)
+        found = torch.where(here > best, part[place], found)
+        best = torch.maximum(best, here)
+    return found
+
+
+def _cosines(images: Tensor, edits: Edits, nearest: Tensor) -> Tensor:
+    """The cosines (M,) of images and the edits ``nearest`` (M,); -1 where that is none.
+
+    Each is found by itself, so that it does not depend on what is compared along with it.
+    """
+    keys = edits.vision[nearest.clamp(min=0)].double()
+    cosine = (images.double() * keys).sum(1).float()
+    return cosine.masked_fill(nearest < 0, -1.0)
+
+
+def _drawn(count: int, asked: Tensor, some: Tensor, drawn: Tensor | None = None) -> Tensor:
+    """For each of ``count`` images the edit whose question it is asked, (M,), among ``some``
+    edits and those ``drawn`` (M,) before; -1 for none.
+    """
+    offsets = [image * ODD % 2**62 for image in range(count)]
+    images = torch.tensor(offsets, device=asked.device)
+    found = torch.full_like(images, -1) if drawn is None else drawn.clone()
+    least = _mixed(asked[found.clamp(min=0)] + images)
+    least = least.masked_fill(found < 0, torch.iinfo(torch.long).max)
+    for part in _chunks(some):
+        here, place = _mixed(asked[part] + images[:, None]).min(1)
+        found = torch.where(here < least, part[place], found)
+        least = torch.minimum(least, here)
+    return found
+
+
+def _chunks(edits: Tensor) -> tuple[Tensor, ...]:
+    """Edits (n,), :data:`CHUNK` at a time; no chunk where there are none."""
+    return torch.split(edits, CHUNK) if len(edits) else ()
 
 
 def _mixed(values: Tensor) -> Tensor:
