@@ -182,7 +182,8 @@ def chosen(edits, index):
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.2])
-def test_the_image_threshold_against_a_slow_loop(rate):
+def test_the_image_threshold_against_a_slow_loop(monkeypatch, rate):
+    monkeypatch.setattr("liveedit.editors.direct.threshold.CHUNK", 4)
     images = F.normalize(drawn(60, 6, seed=60), dim=1)
     edits = some_edits(40)
     reach = Reach(0.2, 0.3)
@@ -255,6 +256,13 @@ def test_thresholds_follow_the_pool_and_come_back(editor, patch):
     assert more.threshold >= before
     assert editor.select(more, [0, 1]).threshold == before
     assert editor.select(more, [0, 1, 2]).threshold == more.threshold
+
+
+def test_an_edit_that_is_superseded_elsewhere_does_not_set_the_threshold(editor, patch):
+    before = patch.threshold
+    alone = editor.select(patch, [1]).threshold
+    superseded = patch.with_ledger(patch.ledger, torch.tensor([True, False]))
+    assert superseded.threshold == alone != before
 
 
 # Fitting
