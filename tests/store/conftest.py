@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from helpers.databases import new_database, postgresql
 from liveedit.store.edit import Edit
@@ -60,3 +61,13 @@ def add(store, *numbers, kind="edit", who="", **fields):
             change.add(new_edit(number, **fields), maker.number, **content(number))
             for number in numbers
         ]
+
+
+def to_first_revision(store):
+    """Give a store the tables of the first revision, as an earlier version of the package did."""
+    with store.database.writing() as connection:
+        for table in ("sketches", "bases"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        for index in ("edits_made_in", "edits_forgotten_in"):
+            connection.execute(text(f"DROP INDEX {index}"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))

@@ -18,7 +18,7 @@ from liveedit.data.images import images_hash
 from liveedit.errors import LiveEditError
 from liveedit.store.store import Store
 from liveedit.store.upkeep import compact, verify
-from store.conftest import MAKER, content, new_edit
+from store.conftest import MAKER, content, new_edit, to_first_revision
 
 
 def picture(number):
@@ -162,6 +162,18 @@ def test_compacting_fails(kind, lasting, interrupted, tmp_path):
     file, known = interrupted
     calls = sweep(file, known, tmp_path, kind, lasting, "working", lambda store, _: compact(store))
     assert calls > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize("kind", ["error", "full", "short"])
+def test_bringing_old_tables_up_to_date_fails(kind, lasting, begun, tmp_path):
+    file, known = begun
+    old = copied(file, tmp_path / "old")
+    store = Store(old)
+    to_first_revision(store)
+    store.close()
+    assert sweep(old, known, tmp_path, kind, lasting, "opening", lambda *_: None) > 10
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from liveedit.errors import BadInput, Mismatch, StorageError
 from liveedit.store.browsing import page
 from liveedit.store.store import Hit, News, Store
-from store.conftest import MAKER, add, content, new_edit
+from store.conftest import MAKER, add, content, new_edit, to_first_revision
 
 
 def ids(rows):
@@ -264,6 +264,26 @@ def test_a_newer_version_s_store_is_refused(store, url):
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Mismatch, match="newer LiveEdit"):
         Store(url)
+
+
+def test_an_earlier_version_s_tables_are_brought_up_to_date_once(store, url):
+    first, second = add(store, 1, 2)
+    with store.change("forget") as change:
+        change.forget([first.number])
+    before = store.kept(), store.version
+    to_first_revision(store)
+    opened = []
+    threads = [threading.Thread(target=lambda: opened.append(Store(url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    for other in opened:
+        assert (other.kept(), other.version) == before
+        assert other.rows([second.number], "keys") == [content(2)["keys"]]
+        assert other.database.check_revision()
+        other.close()
 
 
 def test_a_missing_store_is_not_made_for_reading(tmp_path):
