@@ -8,18 +8,19 @@ width 256. First the keys, experts and logits of both are compared, then each ro
 after the other. The table has the median of the rounds' ratios, work a second, ours by theirs: one
 by one, and in batches. The probes are forced targets; at a pool of 0 the model is unedited.
 
-Keys and experts differ by 5.6e-7 of the largest, logits by 5.3e-7. On two threads of a quiet machine,
-edits and probes in 6 rounds; training and evaluation in 6 and 2, while other work took part of it:
+Keys and experts differ by 5.6e-7 of the largest, logits by 5.3e-7. On two threads of a quiet
+machine, edits and probes in 6 rounds, training in 5; evaluation in 2, beside other work:
 
                                              one by one           in batches
     edits, pool 0 / 1,000 / 10,000           1.19 / 1.11 / 1.51   3.8 / 3.2 / 6.8
     probes, 0 / 1,000 / 10,000, 4 kept       1.04 / 1.09 / 1.10   2.9 / 2.9 / 4.2
     probes, 10,000, half kept                1.48                 4.4
-    training, states kept / with preparing                        3.0 / 2.4
+    training, states kept / with preparing   6.4 / 5.8            7.7 / 6.8
     evaluation (ours also writes answers)                         1.06
 
-A batch of 32 probes is 380 of its 590 ms matrix products at the 100 GFLOP/s that this machine has:
-without all the rest it would be 5.4 times as fast as the released code, one by one.
+Training's first column is batches of 8, as theirs; the second is 8.0 and 7.0 if glibc keeps freed
+memory (docs/how-to/scale.md). Of the 590 ms of a batch of 32 probes 380 are matrix products, at the
+100 GFLOP/s that this machine has: without all the rest it would be 5.4 times as fast as theirs.
 """
 
 import argparse
