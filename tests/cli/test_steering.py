@@ -70,6 +70,7 @@ def test_check_ends_with_4_where_it_finds_something(run):
     assert [finding["kind"] for finding in json.loads(out)] == ["does_not_take", "contradiction"]
 
 
+@pytest.mark.slow
 def test_an_image_of_the_background_that_cannot_be_read_is_left_out(run, emblem, tmp_path, caplog):
     photos = tmp_path / "photos"
     photos.mkdir()

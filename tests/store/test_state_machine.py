@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -83,4 +84,4 @@ class Changes(RuleBasedStateMachine):
 
 
 Changes.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
-TestChanges = Changes.TestCase
+TestChanges = pytest.mark.slow(Changes.TestCase)

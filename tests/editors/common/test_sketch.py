@@ -79,7 +79,9 @@ def test_keys_without_image_are_near_nothing():
     assert not len(every.near("key", rows[:1], torch.tensor([-1e6])))
 
 
-@pytest.mark.parametrize("name", ["liveedit", "pinpoint", "direct"])
+@pytest.mark.parametrize(
+    "name", ["liveedit", "pinpoint", pytest.param("direct", marks=pytest.mark.slow)]
+)
 def test_a_large_pool_fires_as_if_all_its_edits_were_compared(vlm, name, monkeypatch):
     editor = new_editor(vlm, name, {} if name == "direct" else SETTINGS)
     made = editor.edit(EDITS)
