@@ -538,8 +538,8 @@ class ModelRunner(Encoder):
         that convolves over tokens it runs at all positions.
         """
         network = self.last_network
-        whole = self.patches or self.quantised or convolves(self.layers[-1], network)
-        if positions is None or network is None or whole:
+        whole = self.patches or self.quantised
+        if positions is None or network is None or whole or convolves(self.layers[-1], network):
             yield
             return
         with replaced_forward(network, partial(at_positions, positions)):
@@ -683,13 +683,13 @@ def stop_after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
     raise LayerReached(main_output(output))
 
 
-def convolves(layer: nn.Module, network: nn.Module | None) -> bool:
+def convolves(layer: nn.Module, network: nn.Module) -> bool:
     """Whether a layer has kernels, weights of three dimensions, outside its network.
 
     The experts of a network of experts have three dimensions, too.
     """
-    own = set() if network is None else set(network.parameters())
-    return any(weight.dim() > 2 for weight in set(layer.parameters()) - own)
+    rest = set(layer.parameters()) - set(network.parameters())
+    return any(weight.dim() > 2 for weight in rest)
 
 
 def at_positions(positions: Tensor, forward: Callable[..., Any]) -> Callable[..., Any]:

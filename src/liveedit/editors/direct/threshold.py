@@ -162,17 +162,16 @@ def nearest_edits(
     drawn = _drawn(len(images), edits.asked, new, known.drawn)
     same = (drawn == known.drawn) & edits.holds(drawn)
     same &= (known.edit < 0) | edits.holds(known.edit)
-    nearest = torch.where(same, known.edit, -1)
+    found = torch.full_like(drawn, -1)
+    found[same] = _search(images[same], edits, reach, drawn[same], new)
     if not bool(same.all()):
         every = edits.shown()
         drawn[~same] = _drawn(len(images), edits.asked, every)[~same]
-        nearest[~same] = _search(images[~same], edits, reach, drawn[~same], every)
-    cosine = _cosines(images, edits, nearest)
-    if bool(same.any()):
-        found = _search(images[same], edits, reach, drawn[same], new)
-        nearer = _cosines(images[same], edits, found) > cosine[same]
-        nearest[same] = torch.where(nearer, found, nearest[same])
-        cosine = _cosines(images, edits, nearest)
+        found[~same] = _search(images[~same], edits, reach, drawn[~same], every)
+    cosine = _cosines(images, edits, found)
+    kept = same & (known.cosine >= cosine)
+    nearest = torch.where(kept, known.edit, found)
+    cosine = torch.where(kept, known.cosine, cosine)
     return Nearest(drawn, nearest, cosine, len(edits.asked))
 
 
