@@ -18,7 +18,7 @@ FAMILIES = ("llava", "blip2", "qwen2_vl")
 """Families that differ in what editors depend on: decoder, image tokens and positions."""
 ONE_IN = 30
 """By default a method runs one in so many of the tests that are marked ``of_every_method``."""
-DEMONSTRATIONS = 20
+DEMONSTRATIONS = 100
 """IKE has one in so many of its demonstrations: encoding all of them takes a minute."""
 
 

@@ -128,6 +128,7 @@ def score_of(firing):
     return firing.question if firing.image is None else firing.image
 
 
+@pytest.mark.slow
 def test_a_query_without_image_is_near_no_edit_with_one(vlm):
     for name in ("direct", "serac"):
         found = tiny_model(vlm, name).explain(ASKED[2])

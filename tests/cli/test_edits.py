@@ -78,6 +78,7 @@ def test_edit_ask_and_forget_with_what_the_store_remembers(run, asked, emblem, t
     assert [edit.id for edit in kept()] == [second]
 
 
+@pytest.mark.slow
 def test_another_editor_goes_on_in_the_same_store(run, asked, emblem):
     emblem.drawing("twemoji", "flag-fr").save("other.png")
     other = (QUESTION, "--image", "other.png")
@@ -93,6 +94,7 @@ def test_another_editor_goes_on_in_the_same_store(run, asked, emblem):
     assert run("ask", *asked)[1].splitlines()[0] == "Brazil"
 
 
+@pytest.mark.slow
 def test_odd_names_of_folders_and_pictures(run, asked, tmp_path):
     (tmp_path / "liveedit").mkdir()  # as the editor is called
     odd = tmp_path / "fl\udce4g \x1b.png"  # as Latin-1 has it
@@ -107,6 +109,7 @@ def test_odd_names_of_folders_and_pictures(run, asked, tmp_path):
         assert (rc, out, err.count("\n")) == (1, "", 1)
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_is_found_from_anywhere(run, asked, tmp_path, monkeypatch):
     from liveedit.editable import embedded
 
@@ -119,6 +122,7 @@ def test_a_model_in_a_folder_is_found_from_anywhere(run, asked, tmp_path, monkey
     assert (rc, out.splitlines()[0]) == (0, "Brazil"), err
 
 
+@pytest.mark.slow
 def test_an_answer_is_as_long_as_requested(run, asked):
     long = "a b c d e f g h i j k l m n o p q r s t u v"
     made = run("edit", *asked, long, "--editor", "ft-l", "--json")[1]
@@ -444,6 +448,7 @@ def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
     assert len(edits(run)) == 2
 
 
+@pytest.mark.slow
 def test_of_several_answers_in_a_file_the_last_counts(run, asked, tmp_path):
     assert run("edit", *asked, "Peru")[0] == 0
     [former] = edits(run)
@@ -485,6 +490,7 @@ def test_what_rows_of_a_file_say_is_no_option(run, asked):
         assert words[0] in err or "a question and --from" in err
 
 
+@pytest.mark.slow
 def test_paraphrases_in_a_file_are_asked_after_the_edit(run, asked, tmp_path):
     row = {"question": QUESTION, "answer": "Brazil", "image": "a flag.png"}
     near = f"Please answer: {QUESTION}"

@@ -38,6 +38,7 @@ def test_try_shows_what_an_edit_would_change_and_keeps_nothing(run, tmp_path):
     assert len(json.loads(run("edits", "--json")[1])) == 1
 
 
+@pytest.mark.slow
 def test_explain_shows_scores_against_thresholds(run):
     run("edit", QUESTION, "Brazil", "--image", "flag.png")
     rc, out, err = run("explain", QUESTION, "--image", "another.png")

@@ -362,6 +362,7 @@ def test_only_windows_with_gaps_are_edited_again(made, vlm, tmp_path, monkeypatc
     assert edited == [[made[1].edits[0]]]
 
 
+@pytest.mark.slow
 def test_a_larger_plan_goes_on_from_a_smaller(whole, made, vlm, tmp_path, run):
     run(vlm, made, tmp_path, protocol=Windows((1,), 2))
     assert sorted(map(place, run(vlm, made, tmp_path))) == sorted(map(place, whole[0]))

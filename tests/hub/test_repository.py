@@ -52,6 +52,7 @@ def test_edits_go_to_the_hub_and_come_back(hub, edited, flag, tmp_path):
         EditableVLM.from_pretrained("someone/flags", store=tmp_path / "edits.db")
 
 
+@pytest.mark.slow
 def test_what_is_pushed_again_replaces_what_was_there(hub, edited):
     edited.push_to_hub("someone/flags")
     edited.forget(edited.edits[0].id)

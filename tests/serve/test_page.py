@@ -195,6 +195,7 @@ def test_edits_are_listed_page_by_page_searched_and_taken_back(visit, served):
     assert edits[7].id not in {edit.id for edit in model.edits}
 
 
+@pytest.mark.slow
 def test_a_superseded_edit_leads_to_the_later_one(visit, served):
     address, model = served
     query = Query("What is this?", "a stone", drawn(1))
@@ -296,6 +297,7 @@ def test_all_edits_are_checked_on_demand(visit, served, monkeypatch, flag, emble
     expect(page.locator("#detail")).to_contain_text("In force")
 
 
+@pytest.mark.slow
 def test_who_takes_an_edit_back_is_kept(visit, served):
     address, model = served
     model.edit(Query("What is this?", "a stone", drawn(1)))

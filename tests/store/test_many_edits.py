@@ -15,6 +15,7 @@ from liveedit.types import Query
 IMAGES = (RED, GREEN, BLUE)
 KEYS = ("vision_keys", "text_keys")
 ASKED = [Query(QUESTION, image=RED), Query(QUESTION, image=GREEN), Query("Which city?", image=RED)]
+pytestmark = pytest.mark.one_in(2)
 
 
 @pytest.fixture(params=["liveedit", "pinpoint", pytest.param("direct", marks=pytest.mark.slow)])

@@ -285,6 +285,7 @@ def test_an_expert_does_not_depend_on_what_is_fitted_with_it(editor, patch):
             torch.testing.assert_close(patch.bank[name][number], alone[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_edit_itself_is_learnt_without_noise(vlm):
     """Noise is for variants alone."""
     quiet = {"variants": 0, "noise": 0.0}
@@ -386,6 +387,7 @@ def test_the_stated_rate_of_false_firing_is_the_measured_one(embedded_vlm, emble
 # Answers that take longer
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("target", ["Brazil", "Two words", "x"])
 @pytest.mark.parametrize("image", [RED, None], ids=["image", "text"])
 def test_an_edit_is_fitted_until_it_gives_its_answer(editor, vlm, target, image):
@@ -395,6 +397,7 @@ def test_an_edit_is_fitted_until_it_gives_its_answer(editor, vlm, target, image)
         assert vlm.generate([query]) == [target]
 
 
+@pytest.mark.slow
 def test_edits_that_are_fitted_together_do_not_wait_for_each_other(editor):
     """One that is fitted early gets the factors that it gets alone."""
     early, late = (Query(QUESTION, target, RED) for target in ("x", "Two words"))
