@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL.Image import new
 from torch import Tensor
 
 from liveedit.editors.common.bank import Bank
@@ -55,7 +56,8 @@ POOLS = {  # ours: released
 
 
 def adapter(vlm: VLM, base: type[Any]) -> Any:
-    """A released ``BaseVLLMForEdit`` around a LLaVA."""
+    """A released ``BaseVLLMForEdit`` around a LLaVA, whose images all have as many tokens."""
+    image_tokens = len(vlm.image_states(new("RGB", (64, 64))))
 
     class Llava(base):  # type: ignore[misc]
         """The calls of the released ``LlavaForEdit``, by today's names."""
@@ -95,8 +97,7 @@ def adapter(vlm: VLM, base: type[Any]) -> Any:
             return int(self.model.config.image_token_id)
 
         def get_img_token_n(self) -> int:
-            vision = self.model.config.vision_config
-            return int((vision.image_size // vision.patch_size) ** 2)
+            return image_tokens
 
         def is_q_former_based(self) -> bool:
             return False

@@ -68,8 +68,74 @@ def test_the_time_of_an_answer_is_its_share_of_the_batch(
         return answers(self, queries, **options)
 
     monkeypatch.setattr(type(vlm), "answers", slow)
-    responses = Prober(vlm, 4, batch_size).probe(cases(1)[0], Patch())
+    responses = Prober(vlm, 4, batch_size).probe(cases(1)[0], Patch(), timed=True)
     assert [after.seconds for _, after in responses] == [seconds] * 4
+
+
+class Shift(Patch):
+    """Adds a constant to the output of the second layer."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def bind(self, batch):
+        return {"layers.1": lambda states: states + self.size}
+
+
+@pytest.fixture
+def generated(embedded_vlm, monkeypatch):
+    """The prompts of the answers that the embedded model has generated."""
+    asked = []
+    answers = type(embedded_vlm).answers
+
+    def noting(self, queries, **options):
+        asked.extend(query.prompt for query in queries)
+        return answers(self, queries, **options)
+
+    monkeypatch.setattr(type(embedded_vlm), "answers", noting)
+    return asked
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 0.3, 3.0])
+def test_answers_are_those_that_are_generated(vlm, cases, size, timed):
+    prober = Prober(vlm, 4, 8)
+    changed = set()
+    for case in cases(6):
+        shown = prober.probe(case, Shift(size), timed)
+        with vlm.patched(Shift(size)):
+            wanted = vlm.generate([probe.query for probe in case.probes], max_new_tokens=4)
+        assert [after.answer for _, after in shown] == wanted
+        assert all((after.seconds is not None) == timed for _, after in shown)
+        changed |= {before.answer != after.answer for before, after in shown}
+    assert changed == ({False} if size < 0.1 else {True, False} if size < 1.0 else {True})
+
+
+@pytest.mark.parametrize(("size", "stays"), [(0.0, 4), (1e-6, 1), (3.0, 0)])
+def test_answers_that_stay_as_they_were_are_not_generated(
+    embedded_vlm, cases, generated, size, stays
+):
+    """One of four probes forces the answer of the unedited model, the others a target."""
+    prober = Prober(embedded_vlm, 16, 8)
+    [case] = cases(1)
+    prober.before(case)
+    generated.clear()
+    prober.probe(case, Shift(size))
+    assert generated == [probe.query.prompt for probe in case.probes[: 4 - stays]]
+
+
+def test_an_answer_of_the_target_is_not_generated(embedded_vlm, cases, generated):
+    """The target is what the unedited model answers, too, with logits that differ."""
+    [case] = cases(1)
+    [answer] = embedded_vlm.generate(case.edits)
+    query = replace(case.edits[0], target=answer)
+    told = replace(case, probes=(replace(case.probes[0], query=query),))
+    prober = Prober(embedded_vlm, 16, 8)
+    prober.before(told)
+    generated.clear()
+    [(_, after)] = prober.probe(told, Shift(1e-6))
+    assert after.answer == answer
+    assert generated == []
 
 
 def test_the_tower_looks_once_for_all_patches(vlm, cases, looks):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from liveedit.evaluate.tokens import answer_tokens, predictions
+from liveedit.evaluate.tokens import answer_tokens, predictions, shown_answer
 from liveedit.models.batch import IGNORED, predicting
 
 B, T, V = 4, 9, 23
@@ -38,3 +38,26 @@ def test_predictions_stand_one_left_of_the_answers(logits, labels):
                 )
         slow.append(tuple(tokens))
     assert predictions(logits, predicting(labels)) == slow
+
+
+STOP = 9
+
+
+@pytest.mark.parametrize(
+    ("forced", "predicted", "answer"),
+    [
+        ((1, 2), (1, 2, STOP), (1, 2)),
+        ((1, 2), (1, STOP, 5), (1,)),
+        ((1, 2), (STOP, 2, STOP), ()),
+        ((), (STOP,), ()),
+        ((1, 2), (1, 2, 3), None),
+        ((1, 2), (1, 3, STOP), None),
+        ((), (1,), None),
+        ((1, 2, 3, 4), (1, 2, 3, 4, 5), (1, 2, 3)),
+        ((1, 2, 3, 4), (1, 2, 3, 7, 5), (1, 2, 3)),
+        ((1, 2, 3), (1, 2, 3, 4), (1, 2, 3)),
+    ],
+)
+def test_an_answer_is_shown_as_far_as_it_is_forced(forced, predicted, answer):
+    """Of three tokens at most."""
+    assert shown_answer(forced, predicted, {STOP}, 3) == answer

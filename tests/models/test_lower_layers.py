@@ -81,7 +81,6 @@ def test_other_edits_above_get_the_same_bits(vlm, ask):
         found = ask(vlm, queries, patch, below)
         wanted = ask(vlm, queries, patch)
         assert torch.equal(found, wanted) if ask is logits else found == wanted
-    assert below.saved == 2 * below.seconds > 0.0
 
 
 def test_the_layers_run_once(vlm, runs):
@@ -103,7 +102,6 @@ def test_other_prompts_run_the_layers(vlm, prompt):
     other = asked(prompt)
     assert torch.equal(logits(vlm, other, patch, below), logits(vlm, other, patch))
     assert answers(vlm, other, patch, below) == answers(vlm, other, patch)
-    assert below.saved == 0.0
 
 
 def test_what_a_patch_leaves_as_it_is(vlm):

@@ -81,7 +81,7 @@ def test_scores_and_costs_of_another_version_have_columns(record):
     assert list(table.costs)[-1] == "joules"
     np.testing.assert_array_equal(table.rows["bleu"], [np.nan, 0.5, 0.25, np.nan])
     np.testing.assert_array_equal(table.rows["awe"], [np.nan, np.nan, 1.0, np.nan])
-    np.testing.assert_array_equal(table.rows["joules"], [0, 7, 0, 0])
+    np.testing.assert_array_equal(table.rows["joules"], [np.nan, 7, np.nan, np.nan])
 
 
 def test_a_score_called_like_a_column_leaves_that_column_alone(record):

@@ -124,6 +124,16 @@ def test_cost_counts_an_edit_once(record):
     assert (row["edit_seconds"], row["edit_bytes"], row["query_seconds"]) == (2.0, 200.0, 0.2)
 
 
+def test_a_cost_is_the_mean_of_where_it_was_measured(record):
+    times = (0.1, None, 0.3)
+    records = [
+        record(case=str(i), costs={} if time is None else {"query_seconds": time})
+        for i, time in enumerate(times)
+    ]
+    [row] = summary(records)["cost"]
+    assert (row["query_seconds"], row["edit_seconds"]) == (0.2, 0.0)
+
+
 def test_peak_memory_is_the_largest(record):
     records = [
         record(case=str(i), costs={"peak_bytes": size}) for i, size in enumerate((100, 300, 200))

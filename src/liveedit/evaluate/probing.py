@@ -3,9 +3,12 @@
 The probes of a case go through the model together, whatever other edits the model holds. So the
 same rows are in the same batch before and after the edits, and at every number of edits. An answer
 that no edit changes is then equal bit for bit; in half precision, a different batch would already
-swap tokens of similar probability. Query times are comparable, too. And the vision tower, which
-takes half the time of a small model, runs only once per batch for all editors; so do the layers
-below the edits, whose time still counts as a query's.
+swap tokens of similar probability. And the vision tower, which takes half the time of a small
+model, runs only once per batch for all editors; so do the layers below the edits.
+
+The edited model's answer is mostly known once a text has been forced on it for the scores. Its
+logits are those of the unedited model to the bit, whose answer it then gives; or it chooses each
+token of that text and then ends. Only the other answers are generated.
 """
 
 import time
@@ -18,12 +21,13 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from liveedit.evaluate.tokens import answer_tokens, predictions
+from liveedit.evaluate.tokens import answer_tokens, predictions, shown_answer
 from liveedit.measures.scores import LOGITS_SCORES
 from liveedit.models.batch import Batch
 from liveedit.models.input_checks import naming
 from liveedit.models.lower_layers import LowerLayers
 from liveedit.models.patch import Patch
+from liveedit.models.vision_cache import digest
 from liveedit.models.vlm import VLM, Reply
 from liveedit.types import Case, Probe, Query, visible
 
@@ -46,6 +50,7 @@ class Before:
         answer: Its greedy generation.
         forced: The text that is forced on both models to compare their tokens.
         wanted: The tokens wanted there.
+        digest: The digest of the logits from which those tokens and the next one are predicted.
         reduced: Its logits as reduced by the scores that need them, by reduction; empty for a probe
             that does not have to stay as before.
     """
@@ -53,6 +58,7 @@ class Before:
     answer: str
     forced: str
     wanted: tuple[int, ...]
+    digest: str
     reduced: Mapping[Reduction, Tensor]
 
 
@@ -64,29 +70,34 @@ class After:
         answer: Its greedy generation.
         tokens: The tokens that it predicts for the forced text.
         scores: The scores that need logits, by name.
-        fired: The experts that fired during the generation, with their weights.
-        seconds: Time of the generation, as its share of the batch; without the vision tower, where
-            its output is cached, and with the layers below the edits, where theirs is.
+        fired: The experts that fired, with their weights.
+        seconds: Time of the generation, as its share of the batch, without the vision tower where
+            its output is cached; ``None`` where it was not timed.
     """
 
     answer: str
     tokens: tuple[int, ...]
     scores: Mapping[str, float]
     fired: Sequence[tuple[int, float]]
-    seconds: float
+    seconds: float | None
 
 
 class _Forced(NamedTuple):
     """Teacher forcing of a batch.
 
     Logits (B, T, V), mask of the tokens that are not padding (B, T), and for each row the forced
-    tokens and those predicted in their places.
+    tokens, those predicted in their places with the next one, and the digest of the logits there.
     """
 
     logits: Tensor
     real: Tensor
     forced: list[tuple[int, ...]]
     predicted: list[tuple[int, ...]]
+    digests: list[str]
+
+    def tokens(self, row: int) -> tuple[int, ...]:
+        """The tokens predicted in place of the forced ones."""
+        return self.predicted[row][:-1]
 
 
 class Prober:
@@ -127,17 +138,17 @@ class Prober:
         """Whether the responses of the unedited model to this case are known."""
         return case.id in self._before
 
-    def probe(self, case: Case, patch: Patch) -> list[tuple[Before, After]]:
+    def probe(self, case: Case, patch: Patch, timed: bool = False) -> list[tuple[Before, After]]:
         """Responses to the probes of a case without and with ``patch``.
 
-        The model must not be patched yet.
+        Where they are ``timed``, all answers are generated. The model must not be patched yet.
         """
         before = self.before(case)
         pairs = list(zip(case.probes, before, strict=True))
         after: list[After] = []
         with self.vlm.patched(patch):
             for number, batch in enumerate(self._batches(pairs)):
-                after += self._edited(batch, patch, (case.id, number))
+                after += self._edited(batch, patch, (case.id, number), timed)
         return list(zip(before, after, strict=True))
 
     def _batches(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
@@ -157,30 +168,50 @@ class Prober:
         rows = []
         for row, probe in enumerate(probes):
             stays = probe.wanted == "before"
-            wanted = found.predicted[row] if stays else found.forced[row]
+            wanted = found.tokens(row) if stays else found.forced[row]
             reduced = _reduced(found, row) if stays else {}
-            rows.append(Before(replies[row].text, texts[row], wanted, reduced))
+            answer = replies[row].text
+            rows.append(Before(answer, texts[row], wanted, found.digests[row], reduced))
         return rows
 
     def _edited(
-        self, batch: Sequence[tuple[Probe, Before]], patch: Patch, name: Hashable
+        self, batch: Sequence[tuple[Probe, Before]], patch: Patch, name: Hashable, timed: bool
     ) -> list[After]:
         """Responses of the model with ``patch`` to the batch ``name``."""
         queries = [probe.query for probe, _ in batch]
         forced = self._forced([before.forced for _, before in batch], queries)
-        layers = self.vlm.unchanged_layers(patch, forced)
         with self._cached_tower():
-            with self._cached_layers((name, layers, "generated"), layers) as below:
-                replies, seconds = self._generate(queries)
-            with self._cached_layers((name, layers, "forced"), layers):
+            with self._cached_layers(name, self.vlm.unchanged_layers(patch, forced)):
                 found = self._force(forced)
-        seconds += below.saved / len(batch)
+            answers, seconds = self._answers(found, batch, timed)
+        fired = forced.fired_by(patch)
         rows = []
         for row, (_, before) in enumerate(batch):
             scores = _compared(before.reduced, found, row)
-            reply = replies[row]
-            rows.append(After(reply.text, found.predicted[row], scores, list(reply.fired), seconds))
+            rows.append(After(answers[row], found.tokens(row), scores, fired[row], seconds))
         return rows
+
+    def _answers(
+        self, found: _Forced, batch: Sequence[tuple[Probe, Before]], timed: bool
+    ) -> tuple[list[str], float | None]:
+        """The greedy answers, and the seconds that each took if they are ``timed``.
+
+        Where the forced texts show no answer, or to time them all, they are generated.
+        """
+        shown = [self._shown(found, row, before) for row, (_, before) in enumerate(batch)]
+        rows = [row for row, answer in enumerate(shown) if timed or answer is None]
+        replies, seconds = self._generate([batch[row][0].query for row in rows])
+        generated = {row: reply.text for row, reply in zip(rows, replies, strict=True)}
+        answers = [generated[row] if answer is None else answer for row, answer in enumerate(shown)]
+        return answers, seconds if timed else None
+
+    def _shown(self, found: _Forced, row: int, before: Before) -> str | None:
+        """The greedy answer to a probe, as far as the forced text shows it."""
+        if found.digests[row] == before.digest:
+            return before.answer
+        stops = self.vlm.stops
+        tokens = shown_answer(found.forced[row], found.predicted[row], stops, self.max_new_tokens)
+        return None if tokens is None else self.vlm.decode_answers([tokens])[0]
 
     @contextmanager
     def _cached_tower(self) -> Iterator[None]:
@@ -204,15 +235,12 @@ class Prober:
             self._free_bytes -= size
 
     @contextmanager
-    def _cached_layers(self, name: Hashable, count: int) -> Iterator[LowerLayers]:
-        """Context in which the first layers run once for the batch ``name``.
-
-        Yields what is kept of them, which counts the time saved here.
-        """
+    def _cached_layers(self, batch: Hashable, count: int) -> Iterator[None]:
+        """Context in which the first ``count`` layers run once for the batch of this name."""
+        name = (batch, count)
         kept = self._lower.get(name) or LowerLayers(self.vlm.layers[:count])
-        kept.saved = 0.0
         with kept.reused():
-            yield kept
+            yield
         if name not in self._lower and self.lower_bytes + kept.nbytes <= CACHE_BYTES:
             self._lower[name] = kept
             self.lower_bytes += kept.nbytes
@@ -230,7 +258,7 @@ class Prober:
         replies = self.vlm.answers(
             queries, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size
         )
-        return replies, (time.perf_counter() - start) / len(queries)
+        return replies, (time.perf_counter() - start) / max(1, len(queries))
 
     def _forced(self, texts: Sequence[str], queries: Sequence[Query]) -> Batch:
         """The batch that forces a text on the model after each query."""
@@ -242,11 +270,14 @@ class Prober:
     def _force(self, batch: Batch) -> _Forced:
         """The model's response to forced texts."""
         logits = self.vlm.logits(batch)
+        places = batch.answer_positions()
+        places[range(len(batch)), [span.stop - 1 for span in batch.spans]] = True
         return _Forced(
             logits=logits,
             real=batch.inputs["attention_mask"].bool(),
             forced=answer_tokens(batch.labels),
-            predicted=predictions(logits, batch.answer_positions()),
+            predicted=predictions(logits, places),
+            digests=[digest([row[marked]], {}) for row, marked in zip(logits, places, strict=True)],
         )
 
 

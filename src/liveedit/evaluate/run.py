@@ -6,6 +6,7 @@ the edits that its requests need.
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -42,6 +43,10 @@ __all__ = ["Evaluation", "answer_limit", "evaluate", "processes"]
 
 FIRED = 5
 """Number of experts that a record lists, those with the largest weights."""
+TIMED = 10
+"""Cases at each number of edits whose answers are timed; those of the others are mostly known
+without generating them.
+"""
 SHORTEST = 16
 """Smallest limit of the tokens of a greedy generation; longer targets raise it."""
 PATIENCE = timedelta(days=7)
@@ -245,6 +250,7 @@ class _EditorRun:
         self.prober = evaluation.prober
         self.clock = evaluation.clock
         self.requests: list[Request] = []
+        self._timed: Counter[int] = Counter()
 
     def missing(self, request: Request) -> list[int]:
         """Indices of the probes of a case that are not on record."""
@@ -312,15 +318,17 @@ class _EditorRun:
         self._report(f"probing after {point.edits:,} edits, window {point.window + 1}")
         missing = self.missing(request)
         kept = self.prober.lower_bytes
+        timed = self._timed[point.edits] < TIMED
+        self._timed[point.edits] += timed
         with self.clock.measuring("probe", self.label, 1), _editor_errors():
-            responses = self.prober.probe(request.case, patch)
+            responses = self.prober.probe(request.case, patch, timed)
         memory.leave_out(self.prober.lower_bytes - kept)
         used = Usage(
             edits=request.sequence.edits_after[point.cases_edited],
             edit_seconds=edit_seconds,
             patch_bytes=getattr(patch, "nbytes", 0),
             patch_edits=len(patch),
-            query_seconds=0.0,  # each probe has its own, see _record
+            query_seconds=None,  # each probe has its own, see _record
             peak_bytes=memory.rise(),
         )
         records = [self._record(request, probe, *responses[probe], used) for probe in missing]

@@ -3,9 +3,11 @@
 Shapes: B rows, T tokens (padding included), V size of the vocabulary.
 """
 
+from collections.abc import Collection
+
 from torch import Tensor
 
-__all__ = ["answer_tokens", "predictions"]
+__all__ = ["answer_tokens", "predictions", "shown_answer"]
 
 
 def answer_tokens(labels: Tensor) -> list[tuple[int, ...]]:
@@ -26,3 +28,20 @@ def predictions(logits: Tensor, positions: Tensor) -> list[tuple[int, ...]]:
         tuple(row[marked].argmax(-1).tolist())
         for row, marked in zip(logits, positions, strict=True)
     ]
+
+
+def shown_answer(
+    forced: tuple[int, ...], predicted: tuple[int, ...], stops: Collection[int], limit: int
+) -> tuple[int, ...] | None:
+    """The tokens of the greedy answer, where forcing other tokens shows them; otherwise ``None``.
+
+    ``predicted`` holds the model's choice in place of each token of ``forced``, and one more: its
+    choice after all of them. As long as it chooses what is forced, both are the greedy answer. That
+    ends with one of ``stops``, or after ``limit`` tokens.
+    """
+    for at, chosen in enumerate(predicted[:limit]):
+        if chosen in stops:
+            return forced[:at]
+        if forced[at : at + 1] != (chosen,):
+            return None
+    return forced[:limit]

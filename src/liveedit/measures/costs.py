@@ -22,7 +22,8 @@ class Usage:
         edit_seconds: Wall-clock seconds that the editor took for all of them.
         patch_bytes: Size of the patch.
         patch_edits: Number of edits that the patch holds.
-        query_seconds: Wall-clock seconds of the generation of an answer, as its share of the batch.
+        query_seconds: Wall-clock seconds of the generation of an answer, as its share of the batch;
+            ``None`` where it was not timed.
         peak_bytes: Highest memory since the first edit, above the memory in use before it.
     """
 
@@ -30,7 +31,7 @@ class Usage:
     edit_seconds: float
     patch_bytes: int
     patch_edits: int
-    query_seconds: float
+    query_seconds: float | None
     peak_bytes: int
 
 
@@ -43,7 +44,7 @@ class Cost:
         heading: Heading of its column.
         meaning: One sentence that says what is measured.
         unit: Unit of its values.
-        formula: Its value.
+        formula: Its value; ``None`` where it was not measured.
         per: Whether it counts once per edit, however many probes its case has, or once per probe.
         pooled: Whether tables show the mean or the largest value.
         optional: Whether its column is left out where it was measured nowhere.
@@ -53,7 +54,7 @@ class Cost:
     heading: str
     meaning: str
     unit: Unit
-    formula: Callable[[Usage], float]
+    formula: Callable[[Usage], float | None]
     per: Literal["edit", "probe"]
     pooled: Literal["mean", "largest"] = "mean"
     optional: bool = False
@@ -80,7 +81,7 @@ COSTS = (
         name="query_seconds",
         heading="Time per query",
         meaning="Wall-clock time of a greedy answer, without the vision tower where its output is "
-        "cached.",
+        "cached, over the first cases of each number of edits.",
         unit="seconds",
         formula=lambda used: used.query_seconds,
         per="probe",
@@ -102,8 +103,9 @@ _BY_NAME = {cost.name: cost for cost in COSTS}
 
 
 def costs_of(used: Usage) -> dict[str, float]:
-    """All costs by name."""
-    return {cost.name: cost.formula(used) for cost in COSTS}
+    """The costs that were measured, by name."""
+    values = {cost.name: cost.formula(used) for cost in COSTS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def cost_names(names: Iterable[str]) -> list[str]:

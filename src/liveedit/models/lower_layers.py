@@ -1,6 +1,5 @@
 """Run the decoder layers below the edits once for the same prompts, and reuse what they gave."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -32,12 +31,6 @@ class LowerLayers:
         """The output (B, T, D) of the last of the layers; ``None`` until it is known."""
         self.entries: list[tuple[Tensor, Tensor] | None] = []
         """The keys and values of each layer; ``None`` without a cache."""
-        self.started = 0.0
-        """The time at which the first of them began."""
-        self.seconds = 0.0
-        """The time that the layers took."""
-        self.saved = 0.0
-        """The time that reuse has saved."""
         self.act: Callable[..., Any] = run
 
     @property
@@ -73,11 +66,9 @@ class LowerLayers:
             return run
         if self.given is None:
             self.given = args[0].detach().clone()
-            self.started = time.perf_counter()
             return self.record
         known = self.output is not None and (cache is None) == (self.entries[0] is None)
         if known and same(args[0], self.given):
-            self.saved += self.seconds
             return self.reuse
         return run
 
@@ -90,9 +81,6 @@ class LowerLayers:
             entry = (cache.layers[number].keys, cache.layers[number].values)
         self.entries.append(entry)
         if number == len(self.layers) - 1 and isinstance(output, Tensor):
-            if output.is_cuda:
-                torch.cuda.synchronize()
-            self.seconds = time.perf_counter() - self.started
             self.output = output.detach().clone()
         return output
 

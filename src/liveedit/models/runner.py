@@ -401,18 +401,21 @@ class ModelRunner(Encoder):
         with self.prefixed(encoded) as (batch, _), self.announce(batch):
             self.check_room(batch, max_new_tokens)
             tokens = self.model.generate(**batch.inputs, **options)
-        texts = self.tokenizer.batch_decode(
-            tokens[:, batch.labels.shape[1] :],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
+        texts = self.decode_answers(tokens[:, batch.labels.shape[1] :])
         innermost = self.patches[-1] if self.patches else None
         fired = batch.fired_by(innermost)
         found = batch.scores_of(innermost)
         return [
-            Reply(text.strip(), tuple(edits), near)
+            Reply(text, tuple(edits), near)
             for text, edits, near in zip(texts, fired, found, strict=True)
         ]
+
+    def decode_answers(self, tokens: Tensor | Sequence[Sequence[int]]) -> list[str]:
+        """The texts of generated tokens, without special tokens, stripped of white space."""
+        texts = self.tokenizer.batch_decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [text.strip() for text in texts]
 
     # Parts of a forward pass: up to a layer, and from there on
 

@@ -44,8 +44,8 @@ class Columns:
 
     Arguments:
         rows: A structured array (records,), sorted by :data:`KEY`. ``number`` is the position of a
-            record in the pass over all records. A score that a record does not have is NaN, a cost
-            0.
+            record in the pass over all records. A score or cost that a record does not have is
+            NaN.
         texts: For each column of :data:`TEXTS` the texts that its numbers represent, in the order
             of the tables.
         scores: Names of the columns that are scores, in the order of the tables.
@@ -102,22 +102,21 @@ class _Reader:
         """A row of :data:`ROW` for each record."""
         for number, record in enumerate(records):
             scores = scores_of(record)
-            _set_aside(self.scores, scores, number, np.nan)
-            _set_aside(self.costs, record.costs, number, 0.0)
+            _set_aside(self.scores, scores, number)
+            _set_aside(self.costs, record.costs, number)
             yield (
                 *(self._code(name, getattr(record, name)) for name in TEXTS),
                 *_integers(record, number),
                 *(scores.get(name, np.nan) for name in SCORE_NAMES),
-                *(record.costs.get(name, 0.0) for name in COST_NAMES),
+                *(record.costs.get(name, np.nan) for name in COST_NAMES),
             )
 
     def extra_columns(self, length: int) -> dict[str, "array[float]"]:
         """The columns that were set aside, each with one value per record."""
-        for values in self.scores.values():
-            _fill(values, length, np.nan)
-        for values in self.costs.values():
-            _fill(values, length, 0.0)
-        return self.scores | self.costs
+        found = self.scores | self.costs
+        for values in found.values():
+            _fill(values, length)
+        return found
 
     def _code(self, column: str, text: str) -> int:
         """The number of a text, in the order in which texts are first read."""
@@ -135,18 +134,18 @@ def _integers(record: Record, number: int) -> tuple[int, ...]:
 
 
 def _set_aside(
-    collected: dict[str, "array[float]"], values: Mapping[str, float], number: int, missing: float
+    collected: dict[str, "array[float]"], values: Mapping[str, float], number: int
 ) -> None:
     """Append the values of the record ``number`` that have no column in :data:`ROW`."""
     for name in values.keys() - KNOWN:
         column = collected.setdefault(name, array("d"))
-        _fill(column, number, missing)
+        _fill(column, number)
         column.append(values[name])
 
 
-def _fill(values: "array[float]", length: int, missing: float) -> None:
-    """Append ``missing`` until there are ``length`` values."""
-    values.extend([missing] * (length - len(values)))
+def _fill(values: "array[float]", length: int) -> None:
+    """Append NaN until there are ``length`` values."""
+    values.extend([np.nan] * (length - len(values)))
 
 
 def _with_columns(rows: np.ndarray, extra: Mapping[str, "array[float]"]) -> np.ndarray:

@@ -278,7 +278,9 @@ def _cost_row(group: _Group, rows: np.ndarray, costs: Sequence[str]) -> CostRow:
     for name in costs:
         cost = cost_named(name)
         values = rows[name][first_of_edit] if cost.per == "edit" else rows[name]
-        row[name] = _mean(values) if cost.pooled == "mean" else float(values.max())
+        values = values[~np.isnan(values)]
+        pooled = np.mean if cost.pooled == "mean" else np.max
+        row[name] = round(float(pooled(values)), 9) if len(values) else 0.0
     return row
 
 
