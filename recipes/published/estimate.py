@@ -181,12 +181,12 @@ def networks(at: Load) -> Networks:
     look = b.image_tokens * 4 * D * d_m
     read = at.text * 4 * D * d_m
     write = at.tokens * 4 * D * (d_m + D)
-    # a training example has 4 images and 13 prompts
-    tokens = 4 * b.image_tokens + 13 * at.text
+    # a training example has 4 images and 11 prompts
+    tokens = 4 * b.image_tokens + 11 * at.text
     return Networks(
         edit=write + look + 2 * read,
-        query=2 * look + 3 * read,  # the sentinel is one more image, with the prompt once more
-        step=3 * (write + 4 * look + 13 * read),
+        query=2 * look + 2 * read,  # the sentinel is one more image
+        step=3 * (write + 4 * look + 11 * read),
         writing=extractor + 2 * writer,
         routing=extractor + b.image_tokens * D + 2 * D,
         held=4 * (tokens * 2 * (D + d_m) + at.tokens * (5 * D + 2 * d_m)),

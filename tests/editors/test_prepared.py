@@ -178,7 +178,7 @@ def test_a_query_without_image_is_routed_by_its_text_alone(vlm):
         z = similarity(bar.text_key(prompt), patch.bank["text_keys"])[0]
         phi = bar.vision_key(image, prompt)
         m = similarity(phi, patch.bank["vision_keys"])[0] - own_similarity(
-            phi, bar.sentinel_key(prompt)
+            phi, bar.sentinel_key(bar.question(prompt))
         )
         for e, edited in enumerate(cases):
             p = sigmoid(float(z[e])) * (1.0 if query.image is None else sigmoid(float(m[e])))
@@ -217,7 +217,7 @@ def test_of_dropped_states_both_sides_use_the_last_alone(vlm):
     bar, hat = editor.input_features, editor.edit_features
     phi = bar.vision_key(image, prompt)
     margin = similarity(phi, hat.vision_key(image.pick(edits), prompt.pick(edits)))
-    margin = margin - own_similarity(phi, bar.sentinel_key(prompt))[:, None]
+    margin = margin - own_similarity(phi, bar.sentinel_key(bar.question(prompt)))[:, None]
     z = similarity(bar.text_key(prompt), hat.text_key(prompt.pick(edits)))
     torch.testing.assert_close(
         found["acting"], hard_negative_loss(log_odds(margin, z), own), rtol=1e-4, atol=1e-5
@@ -288,7 +288,7 @@ def test_routing_terms_are_those_of_the_pairs_drawn(vlm):
         for own, row in zip(wanted, pairs.inputs, strict=True):
             phi, psi, prompt = keys(bar, row)
             scores = [own_similarity(phi, vision) for vision, *_ in hats]
-            scores.append(own_similarity(phi, bar.sentinel_key(prompt)))
+            scores.append(own_similarity(phi, bar.sentinel_key(bar.question(prompt))))
             loss -= float(torch.cat(scores).log_softmax(0)[own])
             texts.append(torch.cat([own_similarity(psi, text) for _, text, _ in hats]))
         assert float(terms[name]) == pytest.approx(loss / len(hats), rel=1e-4)

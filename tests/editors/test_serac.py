@@ -70,7 +70,7 @@ def scores(editor, patch, query):
             found.append(1 / (1 + exp(-z)))
         else:
             phi = bar.vision_key(image, prompt).flatten()
-            sentinel = float(phi @ bar.sentinel_key(prompt).flatten()) / (4 * 4.0)
+            sentinel = float(phi @ bar.sentinel_key(bar.question(prompt)).flatten()) / (4 * 4.0)
             m = float(phi @ bank["vision_keys"][e].flatten()) / (4 * 4.0) - sentinel
             found.append(1 / (1 + exp(-m)) / (1 + exp(-z)))
     return found

@@ -44,7 +44,6 @@ from torch import Tensor, nn
 from liveedit.editors.common.attention import (
     Part,
     image_and_prompt,
-    own_similarity,
     similarity,
     with_image,
 )
@@ -420,8 +419,7 @@ class Serac(RetrievalEditor[SeracPatch, RetrievalExample]):
         z = similarity(self.input_features.text_key(prompt), edits["text_keys"])
         if self.config.scope == "text":
             return z
-        phi = self.input_features.vision_key(image, prompt)
-        sentinel = own_similarity(phi, self.input_features.sentinel_key(prompt))
+        phi, sentinel = self.input_features.vision_key_and_sentinel(image, prompt)
         margin = similarity(phi, edits["vision_keys"]) - sentinel[:, None]
         shown = edits["pictured"].expand_as(z)
         L = torch.where(shown, log_odds(margin, z), z)

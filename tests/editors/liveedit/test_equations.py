@@ -131,7 +131,7 @@ def test_features_eq3_4_and_sentinel(hidden, spans):
         )
         torch.testing.assert_close(net.text_key(prompt)[row], slow_text_key(net, h_p))
         torch.testing.assert_close(
-            net.sentinel_key(prompt)[row], slow_vision_key(net, net.sentinel[0], h_p)
+            net.sentinel_key(net.question(prompt))[row], slow_vision_key(net, net.sentinel[0], h_p)
         )
 
 

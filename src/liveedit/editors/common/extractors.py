@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liveedit.editors.common.attention import CrossAttention, Part, learned
+from liveedit.editors.common.attention import CrossAttention, Part, learned, own_similarity
 from liveedit.models.vlm import VLM
 from liveedit.types import Query
 
@@ -58,7 +58,14 @@ class FeatureExtractor(nn.Module):
 
     def vision_key(self, image: Part, prompt: Part) -> Tensor:
         """φ (B, k, d_m) = CA_φ2(CA_φ1(φ, h_p), h_v)."""
-        question = self.ask(self.phi, prompt.map(self.vision_norm))
+        return self.seen(image, self.question(prompt))
+
+    def question(self, prompt: Part) -> Tensor:
+        """CA_φ1(φ, h_p) (B, k, d_m): what a prompt asks of an image."""
+        return self.ask(self.phi, prompt.map(self.vision_norm))  # type: ignore[no-any-return]
+
+    def seen(self, image: Part, question: Tensor) -> Tensor:
+        """φ (B, k, d_m), what such a ``question`` (B, k, d_m) sees in an image."""
         return self.look(question, image.map(self.vision_norm))  # type: ignore[no-any-return]
 
     def text_key(self, prompt: Part) -> Tensor:
@@ -75,11 +82,20 @@ class InputExtractor(FeatureExtractor):
         super().__init__(hidden_size, module_dim, heads, queries)
         self.sentinel = learned(image_tokens, hidden_size)
 
-    def sentinel_key(self, prompt: Part) -> Tensor:
-        """φ_Θ (B, k, d_m), the sentinel's vision key under each row's own prompt (after Eq. 5)."""
+    def vision_key_and_sentinel(self, image: Part, prompt: Part) -> tuple[Tensor, Tensor]:
+        """φ̄ (B, k, d_m), and ⟨φ̄, φ̄_Θ⟩ (B,), how near it is to the sentinel."""
+        question = self.question(prompt)
+        phi = self.seen(image, question)
+        return phi, own_similarity(phi, self.sentinel_key(question))
+
+    def sentinel_key(self, question: Tensor) -> Tensor:
+        """φ_Θ (B, k, d_m), the sentinel's vision key under each row's own prompt (after Eq. 5).
+
+        Of the prompt it takes what that asks, see :meth:`question`.
+        """
         shape = self.sentinel.shape[:2]
         everywhere = torch.ones(shape, dtype=torch.bool, device=self.sentinel.device)
-        return self.vision_key(Part(self.sentinel, everywhere), prompt)
+        return self.seen(Part(self.sentinel, everywhere), question)
 
 
 class UnitKeyExtractor(InputExtractor):
@@ -93,9 +109,9 @@ class UnitKeyExtractor(InputExtractor):
         self.text_scale = nn.Parameter(torch.tensor(log(SCALE)))
         self.terms = queries * sqrt(module_dim)  # `similarity` divides by it
 
-    def vision_key(self, image: Part, prompt: Part) -> Tensor:
+    def seen(self, image: Part, question: Tensor) -> Tensor:
         """φ (B, k, d_m), of the length at which `similarity` gives s_φ times the cosine."""
-        return _unit(super().vision_key(image, prompt)) * self.length(self.vision_scale)
+        return _unit(super().seen(image, question)) * self.length(self.vision_scale)
 
     def text_key(self, prompt: Part) -> Tensor:
         """ψ (B, k, d_m), of the length at which `similarity` gives s_ψ times the cosine."""

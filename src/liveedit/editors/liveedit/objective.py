@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from liveedit.editors.common.attention import image_and_prompt, own_similarity, similarity
+from liveedit.editors.common.attention import image_and_prompt, similarity
 from liveedit.editors.common.examples import EDIT, Example, chunks, row_names, same_fact
 from liveedit.editors.common.losses import kl, nll
 from liveedit.editors.liveedit.experts import ExpertEditor
@@ -156,8 +156,7 @@ def hard_term(editor: ExpertEditor, rows: Rows, pairs: Pairs, wanted: Tensor) ->
     inputs, edits = pair_rows(editor, rows, pairs)
     image = rows.image.pick(inputs)
     prompt = rows.prompt.pick(inputs)
-    phi = editor.input_features.vision_key(image, prompt)
-    sentinel = own_similarity(phi, editor.input_features.sentinel_key(prompt))
+    phi, sentinel = editor.input_features.vision_key_and_sentinel(image, prompt)
     keys = editor.edit_features.vision_key(rows.image.pick(edits), rows.prompt.pick(edits))
     return hard_routing(similarity(phi, keys), sentinel, wanted)
 

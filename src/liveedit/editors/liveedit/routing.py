@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from liveedit.editors.common.attention import Part, own_similarity, per_similarity
+from liveedit.editors.common.attention import Part, per_similarity
 from liveedit.editors.common.extractors import InputExtractor
 from liveedit.models.batch import Scores
 
@@ -40,11 +40,11 @@ class Asked(NamedTuple):
 
 def asked(features: InputExtractor, image: Part, prompt: Part) -> Asked:
     """The features of inputs whose hidden states are ``image`` and ``prompt``."""
-    phi = features.vision_key(image, prompt)
+    phi, sentinel = features.vision_key_and_sentinel(image, prompt)
     return Asked(
         image=per_similarity(phi),
         question=per_similarity(features.text_key(prompt)),
-        sentinel=own_similarity(phi, features.sentinel_key(prompt)),
+        sentinel=sentinel,
         shown=image.mask.any(1),
     )
 

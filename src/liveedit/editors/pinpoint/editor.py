@@ -33,7 +33,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from liveedit.editors.common.attention import own_similarity, similarity, with_image
+from liveedit.editors.common.attention import similarity, with_image
 from liveedit.editors.common.examples import Example
 from liveedit.editors.common.extractors import (
     EditSide,
@@ -165,8 +165,7 @@ class Pinpoint(ExpertEditor):
         prompt = rows.prompt.drop(share, draws.generator)
         edit_image = rows.image.pick(rows.edits).drop(share, draws.generator)
         edit_prompt = rows.prompt.pick(rows.edits).drop(share, draws.generator)
-        phi = inputs.vision_key(image, prompt)
-        sentinel = own_similarity(phi, inputs.sentinel_key(prompt))
+        phi, sentinel = inputs.vision_key_and_sentinel(image, prompt)
         phi_hat = self.edit_features.vision_key(edit_image, edit_prompt)
         above = similarity(phi, phi_hat) - sentinel[:, None]
         shown = with_image(rows.hidden.spans, self.device)
