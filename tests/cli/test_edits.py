@@ -448,6 +448,32 @@ def test_a_file_of_corrections_is_made_once(run, asked, emblem, tmp_path):
     assert len(edits(run)) == 2
 
 
+def test_rows_that_the_model_refuses_are_named_before_any_is_made(run, asked, tmp_path):
+    """Its editor needs an image, and no target is longer than the model's context.
+
+    What is refused supersedes no other row.
+    """
+    file = tmp_path / "corrections.jsonl"
+    rows = [
+        {"question": QUESTION, "answer": "Brazil", "image": "a flag.png"},
+        {"question": "What is the capital of Gaul?", "answer": "Lutetia"},
+        {"question": QUESTION, "answer": "x" * 3000, "image": "a flag.png"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    rc, out, err = run("edit", "--from", file)
+    assert (rc, out, err.count("\n")) == (1, "", 1)
+    assert "line 2: the edit 'What is the capital of Gaul?' has no image" in err
+    assert "line 3: the model has room for" in err
+    assert not (tmp_path / "edits.db").exists()
+    rc, out, err = run("edit", "--from", file, "--skip-bad", "--quiet")
+    assert (rc, out) == (0, "")
+    assert [line.split(",")[0] for line in err.splitlines()] == [
+        "line 2: skipped",
+        "line 3: skipped",
+    ]
+    assert [row["answer"] for row in edits(run)] == ["Brazil"]
+
+
 @pytest.mark.slow
 def test_of_several_answers_in_a_file_the_last_counts(run, asked, tmp_path):
     assert run("edit", *asked, "Peru")[0] == 0

@@ -1,5 +1,6 @@
 """`liveedit models`, its `check` and its `convert`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_models_lists_families_and_what_was_checked():
     assert done.exit_code == 0
     assert "llava_next" in done.stdout
     assert f"{len(CHECKS)} checks" in " ".join(done.stdout.split())
+
+
+def test_models_as_json():
+    rows = {row["model_type"]: row for row in json.loads(run("models", "--json").stdout)}
+    assert rows["llava_next"] == {
+        "model_type": "llava_next",
+        "family": "Generic",
+        "checks": len(CHECKS),
+        "reason": None,
+    }
+    assert rows["florence2"]["family"] is None
+    assert "encoder" in rows["florence2"]["reason"]
 
 
 @pytest.mark.slow

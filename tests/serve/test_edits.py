@@ -144,6 +144,11 @@ def test_an_id_that_several_edits_share_is_told_from_an_unknown_one(http, model)
     assert "several edits begin with" in several.json()["error"]["message"]
 
 
+def test_an_unknown_edit_is_not_exported(http):
+    answer = http.post("/v1/edits/export", json={"ids": ["zzz"]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "edit_not_found")
+
+
 @pytest.mark.parametrize("content", ["null", "", "{}", '{"ids": null}'])
 def test_all_edits_are_exported_unless_some_are_named(http, edit, content):
     some = http.post("/v1/edits/export", json={"ids": [edit["id"]]})

@@ -7,8 +7,9 @@ counts, and those before it are not made.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +20,7 @@ from liveedit.cli.display import shown
 from liveedit.errors import BadInput
 
 if TYPE_CHECKING:
-    from liveedit.data.corrections import Correction
+    from liveedit.data.corrections import Correction, Corrections
     from liveedit.editable import EditableVLM
 
 __all__ = ["Reporter", "edit_all"]
@@ -79,7 +80,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Prints reports, for people or as one line of JSON each."""
+    """Prints reports, for people or as one line of JSON each.
+
+    If ``quiet``, only those of rows that are skipped, as errors.
+    """
 
     as_json: bool
     quiet: bool
@@ -88,8 +92,9 @@ class Reporter:
         """Print a report; ``unit`` is what its line counts."""
         if self.as_json:
             print(json.dumps(asdict(report), ensure_ascii=False), flush=True)
-        elif not self.quiet:
-            Console(soft_wrap=True, highlight=False).print(shown(report.text(unit)))
+        elif not self.quiet or report.state == "skipped":
+            console = Console(soft_wrap=True, highlight=False, stderr=self.quiet)
+            console.print(shown(report.text(unit)))
 
     def show_sum(self, counts: Counter[str]) -> None:
         """Print how many rows became what."""
@@ -108,19 +113,23 @@ def edit_all(
 ) -> bool:
     """Make the corrections of a file, report each, and return whether all of them took.
 
-    ``origin`` says who made them and why, where a row does not. Without ``skip_bad`` a bad row
-    raises :class:`BadInput`, before anything is changed if the file alone shows it.
+    ``origin`` says who made them and why, where a row does not. Without ``skip_bad`` bad rows raise
+    :class:`BadInput` before anything is changed: those that no model takes, and those that this one
+    or its editor refuses.
     """
     from liveedit.data.corrections import read_corrections
 
     found = read_corrections(file)
     if not skip_bad:
         found.check()
-    superseded = _superseded(found.rows)
     edited = open_model()
+    found = _without_refused(edited, found)
+    if not skip_bad:
+        found.check()
+    superseded = _superseded(found.rows)
     counts: Counter[str] = Counter()
     took = True
-    for row in track(found.rows, "editing", console=Console(stderr=True), transient=True):
+    for row in _tracked(found.rows, "editing"):
         try:
             if by := superseded.get(row.line):
                 report = _not_made(row, by)
@@ -140,6 +149,32 @@ def edit_all(
         counts["without a correction"] = found.left_out
     reporter.show_sum(counts)
     return took
+
+
+def _tracked(rows: "Sequence[Correction]", work: str) -> "Iterable[Correction]":
+    """The rows, with a bar of progress on a terminal."""
+    console = Console(stderr=True)
+    return track(rows, work, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _without_refused(edited: "EditableVLM", found: "Corrections") -> "Corrections":
+    """The corrections, with the rows that the model or its editor refuses among the bad ones."""
+    from liveedit.data.corrections import BadRow
+
+    good = []
+    bad = list(found.bad)
+    for row in _tracked(found.rows, "checking"):
+        try:
+            edited.editor.check(row.query)
+            edited.vlm.check_target(row.query.target)
+            with edited.vlm.unpatched():
+                edited.vlm.encode([row.query], eos=True)
+        except BadInput as error:
+            bad.append(BadRow(row.line, str(error), row.unit))
+        else:
+            good.append(row)
+    bad.sort(key=attrgetter("line"))
+    return replace(found, rows=tuple(good), bad=tuple(bad))
 
 
 def _superseded(rows: "Sequence[Correction]") -> dict[int, int]:

@@ -1,14 +1,15 @@
 """`liveedit models`: the supported model types; check a checkpoint, convert the authors' files."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from liveedit.cli.display import interrupt_message, shown
-from liveedit.cli.options import Loading, path, with_groups
+from liveedit.cli.options import AsJson, Loading, path, with_groups
 from liveedit.errors import UnsupportedModel
 from liveedit.models import CONVERTERS, FAMILIES, checked
 from liveedit.registry import resolve
@@ -22,23 +23,43 @@ app = typer.Typer(help="List the supported models; check a checkpoint, or conver
 
 
 @app.callback(invoke_without_command=True)
-def models(context: typer.Context) -> None:
+def models(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the model types that can be edited, and how many checks each has passed."""
     if context.invoked_subcommand is not None:
         return
+    if as_json:
+        print(json.dumps(_rows(), ensure_ascii=False))
+        return
     title = "Any Hugging Face checkpoint of these types"
     table = Table("model_type", "family", "checked", title=title)
+    for row in _rows():
+        if row["reason"]:
+            table.add_row(row["model_type"], "[dim]none[/]", shown(row["reason"], style="dim"))
+        else:
+            passed = f"{row['checks']} checks passed" if row["checks"] else "not yet"
+            table.add_row(row["model_type"], row["family"], passed)
+    Console().print(table)
+
+
+def _rows() -> list[dict[str, Any]]:
+    """The known model types: the family of each, how many checks it has passed, or the reason why
+    it has no family.
+    """
+    rows = []
     found = checked()
     for model_type in sorted({*FAMILIES, *found}):
         record = found.get(model_type)
+        reason = record.reason if record else None
         family = FAMILIES.get(model_type, ":Generic").partition(":")[2]
-        if record is None:
-            table.add_row(model_type, family, "not yet")
-        elif record.reason is None:
-            table.add_row(model_type, family, f"{record.checks} checks passed")
-        else:
-            table.add_row(model_type, "[dim]none[/]", shown(record.reason, style="dim"))
-    Console().print(table)
+        rows.append(
+            {
+                "model_type": model_type,
+                "family": None if reason else family,
+                "checks": record.checks if record and not reason else 0,
+                "reason": reason,
+            }
+        )
+    return rows
 
 
 @app.command()

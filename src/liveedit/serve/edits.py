@@ -282,9 +282,12 @@ def version_at(service: Service, time: datetime) -> int:
 @routes.post("/export", responses={200: {"content": {FILE: {}}}}, response_class=Response)
 def take_out(service: Given, body: Chosen | None = None) -> Response:
     """A file of edits, for another store; of all without a body."""
+    ids = body.ids if body else None
+    if ids:
+        ids = [found(id, service).edit.id for id in ids]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "edits.safetensors"
-        export(service.store, file, body.ids if body else None)
+        export(service.store, file, ids)
         return Response(
             file.read_bytes(),
             media_type=FILE,

@@ -19,6 +19,7 @@ from liveedit.store.edit import Edit
 from liveedit.store.makers import check_together
 from liveedit.store.store import Change, Kept, Maker, Store
 from liveedit.store.tensors import Layout
+from liveedit.types import expanded
 
 __all__ = ["export", "import_edits", "merge"]
 
@@ -120,6 +121,10 @@ def merge(store: Store, other: Store, who: str = "") -> int:
 
 def _listed(file: str | Path) -> list[Content]:
     """The edits in a file. Raises :class:`BadInput` for a damaged file and for any other."""
+    if expanded(file).is_dir():
+        raise BadInput(
+            f"{file} is a folder: `liveedit edits --store {file}` imports its edits once"
+        )
     tensors, metadata = read_tensors(Path(file))
     try:
         listing = json.loads(metadata["listing"])
