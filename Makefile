@@ -54,8 +54,9 @@ docs: .venv/docs ## the documentation, into site/; a warning is an error
 mutants: .venv/ready ## change the code in some hundred places, one at a time: which does no test notice?
 	$(BIN)/python tools/mutate.py
 
-bench: .venv/ready ## speed, as ratios measured in one run
+bench: .venv/ready ## speed, as ratios measured in one run; RELEASED=CLONE also beside LiveEdit's code
 	$(BIN)/python recipes/bench.py
+	$(if $(RELEASED),$(BIN)/python recipes/side_by_side/compare.py $(RELEASED))
 
 lock: .venv-newest/ready ## write the newest versions into constraints.txt, once the tests pass on them
 	.venv-newest/bin/pip install --quiet --editable ".[dev,docs]"
