@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items):
     """Leave most tests that are marked ``of_every_method`` or ``one_in`` to ``make test-all``."""
     from liveedit.editors import EDITORS
 
+    items[:] = [item for item in items if _is_in_part(item)]
+
     methods = list(EDITORS)
     for item in items:
         share = item.get_closest_marker("one_in")
@@ -53,6 +55,18 @@ def pytest_collection_modifyitems(items):
             if (crc32(test.encode()) + methods.index(method)) % ONE_IN:
                 item.add_marker("slow")
                 item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{method}"))
+
+
+def _is_in_part(item):
+    """Whether a test is run where ``PRODUCT_PART=1/2``, say, asks for the second half of those that
+    are marked ``product``. The parts are equal for all tests of a type of model.
+    """
+    part, _, parts = os.environ.get("PRODUCT_PART", "0/1").partition("/")
+    if item.get_closest_marker("product") is None:
+        return True
+    group = item.get_closest_marker("xdist_group")
+    name = str(group.args[0]) if group and group.args else item.nodeid
+    return crc32(name.encode()) % int(parts) == int(part)
 
 
 def _method(item):
