@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 
 def _is_in_part(item):
     """Whether a test is run where ``PRODUCT_PART=1/2``, say, asks for the second half of those that
-    are marked ``product``. The parts are equal for all tests of a type of model.
+    are marked ``product``. All tests of a type of model are in one part.
     """
     part, _, parts = os.environ.get("PRODUCT_PART", "0/1").partition("/")
     if item.get_closest_marker("product") is None:

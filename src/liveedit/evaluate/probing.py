@@ -200,10 +200,14 @@ class Prober:
         """
         shown = [self._shown(found, row, before) for row, (_, before) in enumerate(batch)]
         rows = [row for row, answer in enumerate(shown) if timed or answer is None]
-        replies, seconds = self._generate([batch[row][0].query for row in rows])
-        generated = {row: reply.text for row, reply in zip(rows, replies, strict=True)}
+        generated: dict[int, str] = {}
+        seconds = None
+        if rows:
+            replies, each = self._generate([batch[row][0].query for row in rows])
+            generated = {row: reply.text for row, reply in zip(rows, replies, strict=True)}
+            seconds = each if timed else None
         answers = [generated[row] if answer is None else answer for row, answer in enumerate(shown)]
-        return answers, seconds if timed else None
+        return answers, seconds
 
     def _shown(self, found: _Forced, row: int, before: Before) -> str | None:
         """The greedy answer to a probe, as far as the forced text shows it."""
@@ -258,7 +262,7 @@ class Prober:
         replies = self.vlm.answers(
             queries, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size
         )
-        return replies, (time.perf_counter() - start) / max(1, len(queries))
+        return replies, (time.perf_counter() - start) / len(queries)
 
     def _forced(self, texts: Sequence[str], queries: Sequence[Query]) -> Batch:
         """The batch that forces a text on the model after each query."""

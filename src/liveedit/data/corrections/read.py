@@ -117,9 +117,9 @@ class Corrections:
 def read_corrections(file: str | Path) -> Corrections:
     """Read the corrections in a file of JSON, JSON lines or CSV; all images are opened once.
 
-    The file ``-`` is standard input. Whether an answer is too long for an editor is checked when it
-    is edited. Raises :class:`BadInput` for a file that is missing, empty or no text, and for a
-    table without a header that names a field.
+    The file ``-`` is standard input. What a model or an editor refuses, such as an answer that is
+    too long, only they can tell. Raises :class:`BadInput` for a file that is missing, empty or no
+    text, and for a table without a header that names a field.
     """
     path = expanded(file)
     folder = path.parent if path.is_file() else Path()  # standard input lies in no folder
