@@ -46,6 +46,7 @@ def test_an_image_is_called_by_its_path_or_its_name():
         probed(target="that"),
         probed(image="c.png"),
         probed(wanted="target"),
+        replace(CASE, probes=(Probe("reliability", EDIT, aliases=("Anna",)), CASE.probes[1])),
     ],
 )
 def test_cases_that_say_something_else_have_another_digest(other):

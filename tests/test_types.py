@@ -141,6 +141,9 @@ def test_a_record_is_read_as_it_was_written():
     )
     assert Record.from_json(record.to_json()) == record
     assert "\n" not in record.to_json()
+    assert "aliases" not in record.to_json(), "files of probes without them stay as they were"
+    named = replace(record, aliases=("Anna", "Änn"))
+    assert Record.from_json(named.to_json()) == named
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,7 @@ def test_a_record_is_read_as_it_was_written():
         {"costs": {"edit_bytes": 2**63}},
         {"costs": None},
         {"case": 3},
+        {"aliases": (3,)},
         {"fired": (Firing("first", 1.0, own=True),)},
         {"fired": (Firing(1, "all", own=True),)},
     ],

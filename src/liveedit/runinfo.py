@@ -25,7 +25,7 @@ def image_name(image: Any) -> str:
 
 
 def digest(cases: Sequence[Case]) -> str:
-    """SHA-256 over ids, prompts, targets, metrics and image names of cases; pixels do not count."""
+    """SHA-256 over ids, prompts, targets, aliases, metrics and image names; pixels do not count."""
     total = sha256()
     for case in cases:
         edits = [(query.prompt, query.target, _images(query)) for query in case.edits]
@@ -33,7 +33,7 @@ def digest(cases: Sequence[Case]) -> str:
         for probe in case.probes:
             query = probe.query
             asked = (query.prompt, query.target, _images(query))
-            probes.append((probe.metric, probe.wanted, *asked))
+            probes.append((probe.metric, probe.wanted, *asked, *probe.aliases))
         total.update(json.dumps([case.id, edits, probes]).encode())
     return total.hexdigest()
 

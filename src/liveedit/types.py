@@ -291,12 +291,14 @@ class Probe:
         wanted: ``"target"``: the query's target is right. ``"before"``: the answer must stay that
             of the unedited model.
         note: Free text that is written into the record.
+        aliases: Other names of the target; an answer by any of them is right, too.
     """
 
     metric: str
     query: Query
     wanted: Wanted = "target"
     note: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -361,6 +363,8 @@ class Record:
         later: Number of edits made after those of the case.
         scores: Scores between 0 and 1, by name (:mod:`liveedit.measures.scores`).
         costs: Costs as measured in this run, by name (:mod:`liveedit.measures.costs`).
+        aliases: Other names of the target that count as right; left out of the file where there
+            are none.
         version: Version of the format.
     """
 
@@ -387,11 +391,15 @@ class Record:
     later: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     version: int = 2
 
     def to_json(self) -> str:
         """One line of JSON, without the newline."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        row = asdict(self)
+        if not self.aliases:
+            del row["aliases"]
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
@@ -407,6 +415,7 @@ class Record:
         row["fired"] = tuple(Firing(**firing) for firing in row["fired"])
         row["tokens_wanted"] = tuple(row["tokens_wanted"])
         row["tokens_after"] = tuple(row["tokens_after"])
+        row["aliases"] = tuple(row.get("aliases", ()))
         record = cls(**row)
         _check_record(record)
         return record
@@ -435,6 +444,8 @@ def _check_record(record: Record) -> None:
             raise TypeError(firing)
     for name, kind in KINDS.items():
         _check_field(name, getattr(record, name), kind)
+    for alias in record.aliases:
+        _check_field("an alias", alias, str)
     for name, value in (*_items(record.scores), *_items(record.costs)):
         if not name:
             raise ValueError("a score or cost has no name")

@@ -56,6 +56,16 @@ def test_normalise_keeps_what_differs():
             {"tokens_wanted": (), "tokens_after": ()},
             {name: value for name, value in RIGHT.items() if name != "token_accuracy"},
         ),
+        ({"answer_after": "nippon", "aliases": ("NIPPON.", "Nihon")}, RIGHT),
+        (
+            {"answer_after": "It is Nihon", "aliases": ("Nippon", "Nihon")},
+            RIGHT | {"exact_match": 0.0},
+        ),
+        (
+            {"answer_after": "Peru", "aliases": ("Nippon", ".")},
+            RIGHT | {"exact_match": 0.0, "contains": 0.0},
+        ),
+        ({"answer_before": "Nihon", "aliases": ("Nihon",)}, RIGHT | {"unedited_match": 1.0}),
         ({"wanted": "before", "answer_after": "France"}, KEPT),
         ({"wanted": "before", "answer_after": "france"}, KEPT | {"exact_match": 0.0}),
         (

@@ -367,6 +367,7 @@ class _EditorRun:
             later=request.later,
             scores=after.scores,
             costs=costs_of(replace(used, query_seconds=after.seconds)),
+            aliases=probe.aliases,
         )
         return replace(record, scores=scores_of(record))
 

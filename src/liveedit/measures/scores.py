@@ -99,24 +99,31 @@ def token_accuracy(record: Record) -> float | None:
 
 
 def exact_match(record: Record) -> float:
-    """[answer = target], both normalised; [answer = answer before], letter by letter."""
+    """[answer = target or an alias], normalised; [answer = answer before], letter by letter."""
     if record.wanted == "before":
         return float(record.answer_after == record.answer_before)
-    return float(normalise(record.answer_after) == normalise(record.target))
+    return float(normalise(record.answer_after) in _right(record))
 
 
 def contains(record: Record) -> float | None:
-    """[target is a part of the answer], both normalised."""
+    """[target or an alias is a part of the answer], normalised."""
     if record.wanted == "before":
         return None
-    return float(normalise(record.target) in normalise(record.answer_after))
+    answer = normalise(record.answer_after)
+    return float(any(text in answer for text in _right(record)))
 
 
 def unedited_match(record: Record) -> float | None:
-    """[answer before = target], both normalised."""
+    """[answer before = target or an alias], normalised."""
     if record.wanted == "before":
         return None
-    return float(normalise(record.answer_before) == normalise(record.target))
+    return float(normalise(record.answer_before) in _right(record))
+
+
+def _right(record: Record) -> list[str]:
+    """The right answers, normalised: the target, and its aliases that are more than a full stop."""
+    aliases = (normalise(alias) for alias in record.aliases)
+    return [normalise(record.target), *(alias for alias in aliases if alias)]
 
 
 def normalise(answer: str) -> str:
@@ -176,15 +183,15 @@ EXACT_MATCH = Score(
     name="exact_match",
     heading="Exact match (free generation)",
     short="exact match",
-    meaning="Whether the model, generating freely, writes the wanted answer; case, spaces and a "
-    "final full stop do not count.",
+    meaning="Whether the model, generating freely, writes the wanted answer or another of its "
+    "names; case, spaces and a final full stop do not count.",
     locality="the free answer is the unedited model's",
     of_record=exact_match,
 )
 CONTAINS = Score(
     name="contains",
     heading="Target contained (free generation)",
-    meaning="Whether the freely generated answer contains the target.",
+    meaning="Whether the freely generated answer contains the target or another of its names.",
     of_record=contains,
 )
 TOP1_KEPT = Score(
