@@ -31,9 +31,9 @@ app = typer.Typer(
     no_args_is_help=False,
 )
 
-Name = Annotated[str, typer.Argument(help="Published benchmark: e-vqa, e-ic or vlkeb.")]
+Name = Annotated[str, typer.Argument(help="Published benchmark, such as vlkeb.")]
 AnyName = Annotated[
-    str, typer.Argument(help="Published benchmark (e-vqa, e-ic, vlkeb), or a name of your own.")
+    str, typer.Argument(help="Published benchmark, such as vlkeb, or a name of your own.")
 ]
 OwnName = Annotated[str, typer.Argument(help="Benchmark of your own.")]
 SHOWN = 10

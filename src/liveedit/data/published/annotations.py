@@ -20,25 +20,26 @@ without image that may be edited as well. In ``eval_multihop.json`` it is a list
 with the same number of hops the first counts, as in VLKEB's loader.
 """
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from liveedit.errors import BadInput
-from liveedit.types import check_unicode, visible
+from liveedit.data.published.records import Question, load, no_unicode, read_rows, repeated
+from liveedit.types import visible
 
-__all__ = ["FIELDS", "IMAGES", "Annotation", "parse", "read"]
+__all__ = ["FIELDS", "Annotation", "parse", "read"]
 
 FIELDS = (
     "src", "rephrase", "pred", "alt", "image", "image_rephrase",
     "loc", "loc_ans", "m_loc", "m_loc_q", "m_loc_a",
 )  # fmt: skip
-IMAGES = ("image", "image_rephrase", "m_loc")
-"""The fields with paths of images."""
+ASKED = (
+    ("src", "alt", "image"), ("rephrase", "alt", "image"), ("src", "alt", "image_rephrase"),
+    ("loc", "loc_ans", ""), ("m_loc_q", "m_loc_a", "m_loc"),
+)  # fmt: skip
+"""The fields of each question, its answer and its image, if any."""
 MAY_BE_EMPTY = {"pred"}
 HOPS = {"1-hop": 1, "2-hop": 2, "3-hop": 3, "4-hop": 4}
 
@@ -77,15 +78,25 @@ class Annotation:
         """Paths of the edit's image, its rephrase and the locality image."""
         return self.image, self.image_rephrase, self.m_loc
 
+    @property
+    def questions(self) -> Sequence[Question]:
+        """All questions of the record, for the checks."""
+        found = []
+        for question, answer, image in ASKED:
+            fields = f"'{question}' and '{answer}'"
+            shown = getattr(self, image) if image else ""
+            texts = getattr(self, question), getattr(self, answer)
+            found.append(Question(fields, *texts, shown, image))
+        for pair in self.hops.values():
+            found.append(Question("'port_new'", *pair, self.image, "image"))
+        if self.fact is not None:
+            found.append(Question("'port_new'", *self.fact))
+        return found
+
 
 def read(file: Path) -> list[Annotation]:
     """Read all records of a file. Raises :class:`BadInput` with the first fault, if any."""
-    rows, faults = parse(file)
-    if not faults:
-        return rows
-    first = faults[0].partition(", ")[2]
-    more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
-    raise BadInput(f"{file}: {first}{more}: repair the file or download it again")
+    return read_rows(file, parse)
 
 
 def parse(file: Path) -> tuple[list[Annotation], list[str]]:
@@ -95,7 +106,7 @@ def parse(file: Path) -> tuple[list[Annotation], list[str]]:
     """
     rows = []
     faults = []
-    for number, record in enumerate(_records(file)):
+    for number, record in enumerate(load(file)):
         found = _faults(record)
         faults += [f"{file.name}, record {number}: {fault}" for fault in found]
         if not found:
@@ -105,46 +116,11 @@ def parse(file: Path) -> tuple[list[Annotation], list[str]]:
     return rows, faults
 
 
-def _records(file: Path) -> list[Any]:
-    try:
-        records = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=Pairs)
-    except FileNotFoundError:
-        raise BadInput(f"no annotations at {file}: check the path") from None
-    except OSError as error:
-        raise BadInput(f"cannot read {file} ({error.strerror}): check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file} is truncated or not JSON ({error}): download it again") from None
-    if not isinstance(records, list) or not records:
-        raise BadInput(f"{file} does not hold a list of records: download it again")
-    return records
-
-
-class Pairs(dict[str, Any]):
-    """A JSON object that also lists its repeated keys; a dict keeps only their last values."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        counts = Counter(key for key, _ in pairs)
-        self.repeated = [key for key, count in counts.items() if count > 1]
-
-
-def _repeated(record: Any) -> Iterator[str]:
-    """The repeated keys of all objects in a record."""
-    left = [record]
-    while left:
-        part = left.pop()
-        if isinstance(part, Pairs):
-            yield from part.repeated
-            left += part.values()
-        elif isinstance(part, list):
-            left += part
-
-
 def _faults(record: Any) -> list[str]:
     """The faults of one record."""
     if not isinstance(record, dict):
         return ["not a record but " + type(record).__name__]
-    faults = [f"{key[:40]!a} is given more than once" for key in _repeated(record)]
+    faults = repeated(record)
     for name in FIELDS:
         if name not in record:
             faults.append(f"'{name}' is missing")
@@ -153,7 +129,7 @@ def _faults(record: Any) -> list[str]:
         elif not visible(record[name]) and name not in MAY_BE_EMPTY:
             faults.append(f"'{name}' is empty")
         else:
-            faults += _no_unicode(name, record[name])
+            faults += no_unicode(name, record[name])
     try:
         hops, fact = _portability(record.get("port_new", []))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -161,16 +137,7 @@ def _faults(record: Any) -> list[str]:
     texts = [*chain(*hops.values()), *(fact or ())]
     if not all(isinstance(text, str) and visible(text) for text in texts):
         return [*faults, "'port_new' has an empty question or answer"]
-    return faults + _no_unicode("port_new", "".join(texts))
-
-
-def _no_unicode(name: str, text: str) -> list[str]:
-    """The fault of a field with lone surrogates, in a list; else an empty list."""
-    try:
-        check_unicode(f"'{name}'", text)
-    except BadInput as error:
-        return [str(error).partition(":")[0]]
-    return []
+    return faults + no_unicode("port_new", "".join(texts))
 
 
 def _portability(

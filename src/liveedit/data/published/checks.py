@@ -1,11 +1,10 @@
 """Checks of a published benchmark before anything runs on it: every record and every image."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from liveedit.data.images import faults, open_image
-from liveedit.data.published.annotations import IMAGES, Annotation, parse
 from liveedit.data.published.locations import Location
 from liveedit.data.published.sources import Source
 from liveedit.errors import BadInput
@@ -19,11 +18,6 @@ Look = Callable[[Path], object]
 """Opens an image. Raises :class:`BadInput` for an unusable one."""
 Read = Callable[[Query], object]
 """Encodes a question and its answer. Raises :class:`BadInput` for an unusable text."""
-ASKED = (
-    ("src", "alt", "image"), ("rephrase", "alt", "image"), ("src", "alt", "image_rephrase"),
-    ("loc", "loc_ans", ""), ("m_loc_q", "m_loc_a", "m_loc"),
-)  # fmt: skip
-"""The fields of each question, its answer and its image, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ def check(
     mentions: dict[str, str] = {}
     asked: list[tuple[str, Query]] = []
     for role, file in location.files.items():
-        rows, wrong = parse(file)
+        rows, wrong = source.parse(file)
         records[file.name] = len(rows)
         problems += wrong
         total = len(rows) + len({fault.partition(":")[0] for fault in wrong})
@@ -76,32 +70,17 @@ def check(
         if total != published:
             notes.append(f"{file.name} has {total:,} records, the published one {published:,}")
         for row in rows:
-            for path, mention in _mentions(file, row):
-                mentions.setdefault(path, mention)
-            asked += _asked(file, row, location.images)
+            where = f"{file.name}, record {row.number}"
+            for question in row.questions:
+                shown = location.images / question.image if question.image else None
+                if shown:
+                    mentions.setdefault(question.image, f"{where}: '{question.image_field}'")
+                query = Query(question.question, question.answer, shown)
+                asked.append((f"{where}: {question.fields}", query))
     problems += _image_problems(location.images, mentions, progress, look)
     if read is not None:
         problems += _text_problems(asked, read)
     return Check(records, len(mentions), notes, problems)
-
-
-def _mentions(file: Path, row: Annotation) -> list[tuple[str, str]]:
-    """The path of each image of a record, and the field that names it."""
-    where = f"{file.name}, record {row.number}"
-    return [(path, f"{where}: '{name}'") for name, path in zip(IMAGES, row.images, strict=True)]
-
-
-def _asked(file: Path, row: Annotation, images: Path) -> Iterator[tuple[str, Query]]:
-    """The fields of each question of a record, and the question with its answer."""
-    where = f"{file.name}, record {row.number}"
-    for question, answer, image in ASKED:
-        shown = images / getattr(row, image) if image else None
-        query = Query(getattr(row, question), getattr(row, answer), shown)
-        yield f"{where}: '{question}' and '{answer}'", query
-    for pair in row.hops.values():
-        yield f"{where}: 'port_new'", Query(*pair, images / row.image)
-    if row.fact is not None:
-        yield f"{where}: 'port_new'", Query(*row.fact)
 
 
 def _text_problems(asked: Iterable[tuple[str, Query]], read: Read) -> list[str]:

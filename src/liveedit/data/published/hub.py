@@ -9,8 +9,8 @@ from pathlib import Path
 
 from liveedit.artifacts import check_open, new_folder
 from liveedit.data.home import NO_ROOM
-from liveedit.data.published.annotations import read
 from liveedit.data.published.locations import Location, locate
+from liveedit.data.published.records import Row, read_rows
 from liveedit.data.published.sources import Source
 from liveedit.errors import BadInput, StorageError
 
@@ -39,7 +39,13 @@ def fetch(source: Source, folder: Path) -> Location:
     for archive in sorted(archives):
         _unpack(archive)
     location = locate(source, [folder], folder)
-    return Location(location.files, _images(folder, read(location.files["test"])[0].image))
+    return Location(location.files, _images(folder, _first_image(source, location)))
+
+
+def _first_image(source: Source, location: Location) -> str:
+    """The path of an image of the test."""
+    first: Row = read_rows(location.files["test"], source.parse)[0]
+    return next(question.image for question in first.questions if question.image)
 
 
 def _check_own(source: Source, folder: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from liveedit.artifacts import check_open, write_file
 from liveedit.data.home import NO_ROOM, home
-from liveedit.data.published.annotations import Annotation, read
+from liveedit.data.published.annotations import Annotation
+from liveedit.data.published.records import read_rows
 from liveedit.data.published.sources import Role, Source, source
 from liveedit.errors import BadInput, StorageError
 from liveedit.types import expanded
@@ -20,6 +21,7 @@ __all__ = [
     "locate",
     "location",
     "locations",
+    "rows",
 ]
 
 
@@ -110,7 +112,7 @@ def locate(published: Source, annotations: Sequence[Path], images: Path) -> Loca
             raise BadInput(f"{name} was found more than once, {paths}: name one of them")
         if found:
             files[role] = found.pop()
-        elif role in ("train", "test"):
+        elif role not in published.optional:
             raise BadInput(
                 f"no {name} in {', '.join(map(str, annotations))}: {published.name} needs it"
             )
@@ -121,14 +123,21 @@ def _find(given: Path, name: str) -> set[Path]:
     """The files of a name in a folder, or the file itself if it has that name."""
     if given.is_dir():
         return {*given.rglob(name)}
-    return {given} if given.name == name else set()
+    return {given} if given.match(name) else set()
 
 
 def annotations(name: str, role: Role) -> list[Annotation]:
-    """Read the annotations of one file of a benchmark that was added.
+    """The :func:`rows` of a benchmark in VLKEB's form."""
+    return rows(name, role)
+
+
+def rows(name: str, role: Role) -> list[Any]:
+    """Read one file of a benchmark that was added, in the form of its source.
 
     Raises :class:`BadInput` if the benchmark or the file was not added, or the file is faulty.
     """
+    if role not in source(name).files:
+        raise BadInput(f"{name} has no part '{role}': it was not published with one")
     found = location(name)
     if role not in found.files:
         missing = source(name).files[role]
@@ -136,4 +145,4 @@ def annotations(name: str, role: Role) -> list[Annotation]:
             f"{name} was added without {missing}: "
             f"run `liveedit data add {name}` again, with that file too"
         )
-    return read(found.files[role])
+    return read_rows(found.files[role], source(name).parse)

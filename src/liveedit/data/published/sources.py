@@ -2,20 +2,27 @@
 
 E-VQA and E-IC are MMEdit's (Cheng et al., EMNLP 2023), VLKEB is by Huang et al., NeurIPS 2024.
 Their annotation files share one form (:mod:`liveedit.data.published.annotations`); all differences
-between them are here.
+between them are here. Each of the others has the form of its own module.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from liveedit.errors import UnknownName
 from liveedit.registry import nearest
 
 __all__ = ["SOURCES", "Role", "Source", "source"]
 
-Role = Literal["train", "test", "onehop", "multihop"]
-"""Purpose of an annotation file."""
+Role = str
+"""Purpose of an annotation file, such as ``"train"`` or ``"test"``."""
+VLKEB_FORM = "liveedit.data.published.annotations"
+"""The module that reads the files of E-VQA, E-IC and VLKEB."""
+ANY = re.compile(r"(.+)")
+"""The whole path of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +31,32 @@ class Source:
 
     Arguments:
         name: Name of the benchmark.
-        files: Names of the annotation files by role; train and test are required.
+        files: Names of the annotation files by role, with as much of their folders as tells them
+            apart.
         counts: Number of published records by role.
         shows: Pattern that finds the subject of an image in its path.
-        repo: Data set on the Hugging Face Hub; "" if there is none.
+        repo: Data set on the Hugging Face Hub that can be downloaded; "" if there is none.
         where: Other ways to get the data, for messages.
+        form: Module that reads the files, by its function ``parse``.
+        optional: Roles of files that may be missing.
     """
 
     name: str
-    files: dict[Role, str]
-    counts: dict[Role, int]
+    files: Mapping[Role, str]
+    counts: Mapping[Role, int]
     shows: re.Pattern[str]
     repo: str
     where: str
+    form: str = VLKEB_FORM
+    optional: tuple[Role, ...] = ()
+
+    def parse(self, file: Path) -> tuple[list[Any], list[str]]:
+        """Read the valid records of a file, and one line for each fault of the others.
+
+        Raises :class:`BadInput` for a file that is missing, truncated or not a list of records.
+        """
+        found: tuple[list[Any], list[str]] = import_module(self.form).parse(file)
+        return found
 
     def subject(self, image: str) -> str:
         """The subject of an image path: images of one subject contain the same knowledge."""
@@ -83,6 +103,7 @@ VLKEB = Source(
     ENTITY,
     repo="HymanH/VLKEB-data",
     where="on Kaggle it is hymanh/vlkeb-data",
+    optional=("onehop", "multihop"),
 )
 
 SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB)}
