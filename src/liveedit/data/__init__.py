@@ -74,6 +74,21 @@ BENCHMARKS: dict[str, Benchmark] = {
         "vlkeb-onehop, where the connecting fact is edited too",
         files="vlkeb",
     ),
+    "mc-mke-ie": Benchmark(
+        "liveedit.data.published.mcmke:ie",
+        "MC-MKE: which entity a photo shows; then what follows from the new one",
+        files="mc-mke",
+    ),
+    "mc-mke-iro": Benchmark(
+        "liveedit.data.published.mcmke:iro",
+        "MC-MKE: facts edited through photos; then the same in text",
+        files="mc-mke",
+    ),
+    "mc-mke-sro": Benchmark(
+        "liveedit.data.published.mcmke:sro",
+        "MC-MKE: facts edited in text; then the same through photos",
+        files="mc-mke",
+    ),
 }
 
 

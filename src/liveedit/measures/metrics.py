@@ -78,6 +78,12 @@ METRICS = (
     Metric("portability_3hop"),
     Metric("portability_4hop"),
     Metric(
+        "consistency",
+        meaning="Consistency: the same fact in its other form, in text after an edit about an "
+        "image and the reverse, gets the new answer; after an edit of the thing that an image "
+        "shows, so does what follows from it.",
+    ),
+    Metric(
         "same_image_other_question",
         "Same image, other question",
         "Another question about the image of the edit is answered as before.",

@@ -1,1 +1,1 @@
-"""Published benchmarks: E-VQA, E-IC and VLKEB, read from their original annotation files."""
+"""Published benchmarks, read from their original annotation files: VLKEB, E-VQA and others."""

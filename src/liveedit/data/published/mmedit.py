@@ -35,7 +35,6 @@ same answer, since that might be the same question reworded. Training contains n
 (:func:`liveedit.data.published.leaks.clean`).
 """
 
-import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,8 +44,8 @@ from liveedit.data.published.annotations import Annotation
 from liveedit.data.published.leaks import clean
 from liveedit.data.published.locations import annotations, location
 from liveedit.data.published.neighbours import Neighbours
+from liveedit.data.published.parts import check_part, in_order
 from liveedit.data.published.sources import Source, source
-from liveedit.errors import BadInput
 from liveedit.types import Case, Probe, Query
 
 __all__ = ["NEUTRAL", "PAPER", "CaseMaker", "Templates", "e_ic", "e_vqa", "make_cases"]
@@ -111,8 +110,7 @@ def make_cases(
 
     Raises :class:`BadInput` for another part, and if the benchmark was not added or is faulty.
     """
-    if part not in ("train", "test"):
-        raise BadInput(f"{name} has no part '{part}': it was published as train and test")
+    check_part(name, part)
     published = source(name)
     train, test = annotations(name, "train"), annotations(name, "test")
     hard = None
@@ -128,9 +126,7 @@ def make_cases(
         rows = test if role == "test" else annotations(name, role)
         made = (finish(maker, row) if finish else maker.case(row) for row in rows)
         cases = [case for case in made if case is not None]
-    if seed:
-        random.Random(f"{name} {part} {seed}").shuffle(cases)
-    return cases
+    return in_order(cases, name, part, seed)
 
 
 class CaseMaker:

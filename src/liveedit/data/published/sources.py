@@ -106,7 +106,38 @@ VLKEB = Source(
     optional=("onehop", "multihop"),
 )
 
-SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB)}
+MC_MKE_FILES = {
+    "ie": "final_ie_edit_input.jsonl",
+    "ie text": "final_ie_test_text_generality.jsonl",
+    "ie image": "final_ie_test_image_generality.jsonl",
+    "ie locality": "final_ie_locality_test.jsonl",
+    "ie consistency": "final_ie_test_consistency.jsonl",
+    "ie unchanged": "ie_consistenct_ignore_idx.json",  # as its authors spell it
+    "iro": "final_iro_edits_inputs.cloze.alias.explore3.locality.jsonl",
+    "iro text": "final_iro_text_generality.jsonl",
+    "iro image": "final_iro_image_generality.jsonl",
+    "iro locality": "final_iro_test_locality.jsonl",
+    "iro consistency": "final_iro_consistency.jsonl",
+    "sro": "final_new_sro_edits_input_cloze.alias.indexed.locality.explore3.upper_first"
+    ".category_fix.locality.jsonl",
+    "sro text": "final_sro_text_generality_test.jsonl",
+    "sro locality": "final_sro_test_locality.jsonl",
+    "sro consistency": "final_sro_consistency.jsonl",
+}
+"""By kind of edit, and test; the files of reliability are left out, since they repeat the edits."""
+MC_MKE = Source(
+    "mc-mke",
+    MC_MKE_FILES,
+    {role: 920 if role.startswith("ie") else 982 for role in MC_MKE_FILES} | {"ie unchanged": 392},
+    ANY,
+    repo="",
+    where="MC-MKE's annotations are at github.com/reroze/MC-MKE (edit_inputs/), its images in "
+    "the data set reroze/MC-MKE of the Hugging Face Hub: download both, then run "
+    "`liveedit data add mc-mke --annotations DIR --images DIR`",
+    form="liveedit.data.published.mcmke",
+)
+
+SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE)}
 """The published benchmarks by name."""
 
 
