@@ -89,6 +89,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         "MC-MKE: facts edited in text; then the same through photos",
         files="mc-mke",
     ),
+    "mined": Benchmark(
+        "liveedit.data.published.mined:mined",
+        "MINED: photos of companies, countries …; edits give the answers of today",
+        files="mined",
+    ),
+    "mined-succession": Benchmark(
+        "liveedit.data.published.mined:succession",
+        "mined, after an edit that gave the answer before: the newest must win",
+        files="mined",
+    ),
 }
 
 

@@ -70,6 +70,12 @@ METRICS = (
         "Image generality on an image of a style that no editor was trained on.",
     ),
     Metric(
+        "text_image_generality",
+        "T+I-Gen",
+        "Text and image generality at once: the question in other words, about another image of "
+        "the same thing, gets the new answer.",
+    ),
+    Metric(
         ONE_HOP,
         meaning="Portability: the answer to a question that combines the edit with one further "
         "fact, two at 2-hop and so on, follows the edit.",

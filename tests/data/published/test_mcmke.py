@@ -15,7 +15,10 @@ from liveedit.errors import BadInput
 
 MC_MKE = source("mc-mke")
 ENTITIES = [f"Land {number}" for number in range(HELD_OUT + 1)]
-EDITS = [(entity, f"New {entity} {turn}") for turn in (1, 2) for entity in ENTITIES]
+EDITS = [
+    *((entity, f"New {entity} 1") for entity in ENTITIES),
+    *((entity, f"New {entity} 2") for entity in ENTITIES),
+]
 """Each fact is edited twice, as in the published IRO and SRO files."""
 HELD = ENTITIES[HELD_OUT - 1]
 
@@ -227,6 +230,11 @@ def write(folder, role, change):
         ("sro", lambda row: row.update(new_o=" "), "'new_o' is empty"),
         ("ie", lambda row: row.update(new_e_ent_alias="x"), "'new_e_ent_alias' is str, not a list"),
         ("ie text", lambda row: row.update(ie_edit_input_idx="0"), "is str, not a whole number"),
+        (
+            "iro",
+            lambda row: row.update(new_o_alias=["\ud800"]),
+            "'new_o_alias.0' holds characters that are not Unicode",
+        ),
         (
             "sro locality",
             lambda row: row["locality_test_dict"]["1"].pop("sro_question"),

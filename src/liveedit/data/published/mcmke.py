@@ -49,7 +49,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from liveedit.data.published.locations import location, rows
 from liveedit.data.published.parts import check_part, in_order
-from liveedit.data.published.records import PublishedRecord, Question, Text, load, parse_as
+from liveedit.data.published.records import Blank, PublishedRecord, Question, Text, load, parse_as
 from liveedit.data.published.sources import source
 from liveedit.errors import BadInput
 from liveedit.types import Case, Probe, Query, visible
@@ -110,9 +110,9 @@ class Edit(PublishedRecord):
     entity: Text
     cloze: Text
     new: Text
-    aliases: list[str]
+    aliases: list[Blank]
     images: list[Text] = Field(min_length=1)
-    edited_relation: str = ""
+    edited_relation: Blank = ""
 
     @property
     def fact(self) -> str:
@@ -169,7 +169,7 @@ class Negative(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    image: str
+    image: Blank
     question: Text
     stays: Text
 
@@ -199,9 +199,9 @@ class Consistent(PublishedRecord):
 
     index: int
     other_form: Text
-    shown: str
+    shown: Blank
     follows: Text
-    follows_aliases: list[str]
+    follows_aliases: list[Blank]
 
     @property
     def questions(self) -> Sequence[Question]:

@@ -20,7 +20,7 @@ from liveedit.errors import BadInput
 from liveedit.types import check_unicode, visible
 
 __all__ = [
-    "Parse", "PublishedRecord", "Question", "Row", "Text",
+    "Blank", "Parse", "PublishedRecord", "Question", "Row", "Text",
     "load", "no_unicode", "parse_as", "read_rows", "repeated",
 ]  # fmt: skip
 
@@ -142,13 +142,23 @@ def no_unicode(name: str, text: str) -> list[str]:
 # Records with a form of their own
 
 
+def _unicode(text: str) -> str:
+    """The text. Raises ``ValueError`` for one with lone surrogates, which pydantic takes."""
+    if no_unicode("it", text):
+        raise ValueError("holds characters that are not Unicode")
+    return text
+
+
 def _seen(text: str) -> str:
+    """The text. Raises ``ValueError`` for one without a visible character."""
     if not visible(text):
         raise ValueError("is empty")
     return text
 
 
-Text = Annotated[str, AfterValidator(_seen)]
+Blank = Annotated[str, AfterValidator(_unicode)]
+"""A text that may be empty."""
+Text = Annotated[Blank, AfterValidator(_seen)]
 """A text with something to read in it."""
 
 
@@ -208,7 +218,6 @@ def _fault(fault: ErrorDetails) -> str:
     words = {
         "missing": "is missing",
         "string_type": f"is {kind}, not text",
-        "string_unicode": "holds characters that are not Unicode",
         "int_type": f"is {kind}, not a whole number",
         "list_type": f"is {kind}, not a list",
         "tuple_type": f"is {kind}, not a list",

@@ -136,8 +136,24 @@ MC_MKE = Source(
     "`liveedit data add mc-mke --annotations DIR --images DIR`",
     form="liveedit.data.published.mcmke",
 )
+MINED = Source(
+    "mined",
+    {
+        "test": "Dimension1_time_agnostic.json",
+        "timestamp": "Dimension1_timestamp.json",
+        "interval": "Dimension1_temporal_interval.json",
+    },
+    {"test": 255, "timestamp": 237, "interval": 172},
+    ENTITY,
+    repo="",
+    where="MINED's annotations are at github.com/MINED-LMM/MINED (mined_data/), its images in the "
+    "data set kailinjiang/MINED of the Hugging Face Hub: download both, then run "
+    "`liveedit data add mined --annotations DIR --images DIR`",
+    form="liveedit.data.published.mined",
+    optional=("timestamp", "interval"),
+)
 
-SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE)}
+SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE, MINED)}
 """The published benchmarks by name."""
 
 
