@@ -99,6 +99,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "mined, after an edit that gave the answer before: the newest must win",
         files="mined",
     ),
+    "cckeb": Benchmark(
+        "liveedit.data.published.cckeb:cckeb",
+        "photos as in vlkeb, each with an edit in text; and what follows from both",
+        files="cckeb",
+    ),
 }
 
 

@@ -90,6 +90,26 @@ METRICS = (
         "shows, so does what follows from it.",
     ),
     Metric(
+        "composition",
+        meaning="Composition: a question about the image of one edit gets the new answer of "
+        "another edit, in text, that was made with it.",
+    ),
+    Metric(
+        "text_edit_reliability",
+        "Rel in text",
+        "Reliability of that edit in text.",
+    ),
+    Metric(
+        "text_edit_generality",
+        "Gen in text",
+        "The question of that edit in other words gets the new answer.",
+    ),
+    Metric(
+        "text_edit_locality",
+        "Loc in text",
+        "A question without an image that is unrelated to that edit is answered as before.",
+    ),
+    Metric(
         "same_image_other_question",
         "Same image, other question",
         "Another question about the image of the edit is answered as before.",

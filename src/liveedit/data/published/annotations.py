@@ -26,10 +26,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from liveedit.data.published.records import Question, load, no_unicode, read_rows, repeated
+from liveedit.data.published.records import Question, no_unicode, parse_each, read_rows, repeated
 from liveedit.types import visible
 
-__all__ = ["FIELDS", "Annotation", "parse", "read"]
+__all__ = ["FIELDS", "Annotation", "annotation", "parse", "read"]
 
 FIELDS = (
     "src", "rephrase", "pred", "alt", "image", "image_rephrase",
@@ -104,16 +104,17 @@ def parse(file: Path) -> tuple[list[Annotation], list[str]]:
 
     Raises :class:`BadInput` for a file that is missing, truncated or not a list of records.
     """
-    rows = []
-    faults = []
-    for number, record in enumerate(load(file)):
-        found = _faults(record)
-        faults += [f"{file.name}, record {number}: {fault}" for fault in found]
-        if not found:
-            texts = {name: record[name] for name in FIELDS}
-            hops, fact = _portability(record.get("port_new", []))
-            rows.append(Annotation(f"{file.stem}:{number}", **texts, hops=hops, fact=fact))
-    return rows, faults
+    return parse_each(file, annotation)
+
+
+def annotation(place: str, record: Any) -> tuple[Annotation | None, list[str]]:
+    """The annotation of a record, unless it has faults, and those."""
+    faults = _faults(record)
+    if faults:
+        return None, faults
+    texts = {name: record[name] for name in FIELDS}
+    hops, fact = _portability(record.get("port_new", []))
+    return Annotation(place, **texts, hops=hops, fact=fact), []
 
 
 def _faults(record: Any) -> list[str]:

@@ -75,6 +75,8 @@ PAPER = {
     "vlkeb": Templates("{}", "{}?", "{} The answer is:"),
 }
 """The templates that LiveEdit's authors released, for use with the unchanged texts."""
+AS_PUBLISHED = Templates(text_locality="{}")
+"""The templates of other benchmarks' papers: none."""
 
 
 def e_vqa(part: str, seed: int, split: str, prompts: str) -> list[Case]:
@@ -117,7 +119,7 @@ def make_cases(
     if split == "clean":
         train = clean(train, test, published) if part == "train" else train
         hard = Neighbours(published, train, test if part == "test" else ())
-    templates = PAPER[name] if prompts == "paper" else Templates()
+    templates = PAPER.get(name, AS_PUBLISHED) if prompts == "paper" else Templates()
     images = location(name).images
     maker = CaseMaker(published, images, templates, hard, plain=prompts != "paper")
     if part == "train":
@@ -196,4 +198,6 @@ class CaseMaker:
         if self.plain:
             question = question.strip().removeprefix(NQ)
             answer = answer.strip()
-        return Query(template.format(question), answer, self.images / image if image else None)
+        marked = template.endswith("?") and question.endswith("?")
+        prompt = question if marked else template.format(question)
+        return Query(prompt, answer, self.images / image if image else None)

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from liveedit.types import check_unicode, visible
 
 __all__ = [
     "Blank", "Parse", "PublishedRecord", "Question", "Row", "Text",
-    "load", "no_unicode", "parse_as", "read_rows", "repeated",
+    "in_form", "load", "no_unicode", "parse_as", "parse_each", "read_rows", "repeated",
 ]  # fmt: skip
 
 
@@ -191,16 +192,27 @@ def parse_as(file: Path, form: type[M]) -> tuple[list[M], list[str]]:
 
     Raises :class:`BadInput` as :func:`load` does.
     """
+    return parse_each(file, partial(in_form, form))
+
+
+def parse_each(
+    file: Path, make: Callable[[str, Any], tuple[R | None, list[str]]]
+) -> tuple[list[R], list[str]]:
+    """The rows that ``make`` makes of place and record, and one line for each fault of the others.
+
+    Raises :class:`BadInput` as :func:`load` does.
+    """
     rows = []
     faults = []
     for number, record in enumerate(load(file)):
-        row, found = _parsed(form, record, f"{file.stem}:{number}")
+        row, found = make(f"{file.stem}:{number}", record)
         faults += [f"{file.name}, record {number}: {fault}" for fault in found]
-        rows += [] if row is None or found else [row]
+        if row is not None and not found:
+            rows.append(row)
     return rows, faults
 
 
-def _parsed(form: type[M], record: Any, place: str) -> tuple[M | None, list[str]]:
+def in_form(form: type[M], place: str, record: Any) -> tuple[M | None, list[str]]:
     """The record in its form if it has it, and its faults."""
     if not isinstance(record, dict):
         return None, ["not a record but " + type(record).__name__]

@@ -8,19 +8,18 @@ between them are here. Each of the others has the form of its own module.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from liveedit.errors import UnknownName
-from liveedit.registry import nearest
+from liveedit.registry import nearest, resolve
 
 __all__ = ["SOURCES", "Role", "Source", "source"]
 
 Role = str
 """Purpose of an annotation file, such as ``"train"`` or ``"test"``."""
-VLKEB_FORM = "liveedit.data.published.annotations"
-"""The module that reads the files of E-VQA, E-IC and VLKEB."""
+VLKEB_FORM = "liveedit.data.published.annotations:parse"
+"""The function that reads the files of E-VQA, E-IC and VLKEB."""
 ANY = re.compile(r"(.+)")
 """The whole path of an image."""
 
@@ -37,7 +36,7 @@ class Source:
         shows: Pattern that finds the subject of an image in its path.
         repo: Data set on the Hugging Face Hub that can be downloaded; "" if there is none.
         where: Other ways to get the data, for messages.
-        form: Module that reads the files, by its function ``parse``.
+        form: Function that reads a file, ``"module:function"``.
         optional: Roles of files that may be missing.
     """
 
@@ -55,7 +54,9 @@ class Source:
 
         Raises :class:`BadInput` for a file that is missing, truncated or not a list of records.
         """
-        found: tuple[list[Any], list[str]] = import_module(self.form).parse(file)
+        found: tuple[list[Any], list[str]] = resolve("form", self.name, {self.name: self.form})(
+            file
+        )
         return found
 
     def subject(self, image: str) -> str:
@@ -134,7 +135,7 @@ MC_MKE = Source(
     where="MC-MKE's annotations are at github.com/reroze/MC-MKE (edit_inputs/), its images in "
     "the data set reroze/MC-MKE of the Hugging Face Hub: download both, then run "
     "`liveedit data add mc-mke --annotations DIR --images DIR`",
-    form="liveedit.data.published.mcmke",
+    form="liveedit.data.published.mcmke:parse",
 )
 MINED = Source(
     "mined",
@@ -149,11 +150,21 @@ MINED = Source(
     where="MINED's annotations are at github.com/MINED-LMM/MINED (mined_data/), its images in the "
     "data set kailinjiang/MINED of the Hugging Face Hub: download both, then run "
     "`liveedit data add mined --annotations DIR --images DIR`",
-    form="liveedit.data.published.mined",
+    form="liveedit.data.published.mined:parse",
     optional=("timestamp", "interval"),
 )
+CCKEB = Source(
+    "cckeb",
+    {"train": "CCKEB_train.json", "test": "CCKEB_eval.json"},
+    {},
+    ENTITY,
+    repo="",
+    where="CCKEB is the data set MemEIC/CCKEB of the Hugging Face Hub: download it, then run "
+    "`liveedit data add cckeb --annotations DIR --images DIR`",
+    form="liveedit.data.published.cckeb:parse",
+)
 
-SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE, MINED)}
+SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE, MINED, CCKEB)}
 """The published benchmarks by name."""
 
 
