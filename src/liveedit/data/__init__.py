@@ -99,6 +99,21 @@ BENCHMARKS: dict[str, Benchmark] = {
         "mined, after an edit that gave the answer before: the newest must win",
         files="mined",
     ),
+    "mmke-entity": Benchmark(
+        "liveedit.data.published.mmke:entity",
+        "MMKE-Bench: long texts about the entities in photos",
+        files="mmke-entity",
+    ),
+    "mmke-visual": Benchmark(
+        "liveedit.data.published.mmke:visual",
+        "MMKE-Bench: long texts about what gestures and actions in photos mean",
+        files="mmke-visual",
+    ),
+    "mmke-user": Benchmark(
+        "liveedit.data.published.mmke:user",
+        "MMKE-Bench: long texts about a user's own things in photos",
+        files="mmke-user",
+    ),
     "cckeb": Benchmark(
         "liveedit.data.published.cckeb:cckeb",
         "photos as in vlkeb, each with an edit in text; and what follows from both",

@@ -90,6 +90,21 @@ METRICS = (
         "shows, so does what follows from it.",
     ),
     Metric(
+        "detail_text",
+        "T-Rel",
+        "A question about one fact of a new text, without an image, gets the new answer.",
+    ),
+    Metric(
+        "detail_image",
+        "I-Rel",
+        "A question about one fact of a new text and the image of the edit gets the new answer.",
+    ),
+    Metric(
+        "detail_other_image",
+        "I-Rel, other image",
+        "The same about another image of the thing.",
+    ),
+    Metric(
         "composition",
         meaning="Composition: a question about the image of one edit gets the new answer of "
         "another edit, in text, that was made with it.",

@@ -164,7 +164,27 @@ CCKEB = Source(
     form="liveedit.data.published.cckeb:parse",
 )
 
+
+def _mmke(kind: str) -> Source:
+    """The source of one kind of MMKE-Bench's knowledge.
+
+    The README calls its files entity/train.json, the authors' program entity_train.json.
+    """
+    return Source(
+        f"mmke-{kind}",
+        {"train": "*train.json", "test": "*eval.json"},
+        {},
+        ANY,
+        repo="",
+        where="MMKE-Bench is the data set kailinjiang/MMKE-Bench-dataset of the Hugging Face Hub: "
+        "download it, then run `liveedit data add "
+        f"mmke-{kind} --annotations data_json/{kind} --images data_image/{kind}`",
+        form=f"liveedit.data.published.mmke:parse_{kind}",
+    )
+
+
 SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE, MINED, CCKEB)}
+SOURCES |= {f"mmke-{kind}": _mmke(kind) for kind in ("entity", "visual", "user")}
 """The published benchmarks by name."""
 
 
