@@ -99,6 +99,21 @@ BENCHMARKS: dict[str, Benchmark] = {
         "mined, after an edit that gave the answer before: the newest must win",
         files="mined",
     ),
+    "livevqa-news": Benchmark(
+        "liveedit.data.published.livevqa:news",
+        "LiveVQA: what pictures of the news show; then a fact behind it",
+        files="livevqa-news",
+    ),
+    "livevqa-paper": Benchmark(
+        "liveedit.data.published.livevqa:paper",
+        "LiveVQA: the papers that figures are from; then what is in them",
+        files="livevqa-paper",
+    ),
+    "livevqa-video": Benchmark(
+        "liveedit.data.published.livevqa:video",
+        "LiveVQA: what pictures of videos show; then a fact behind it",
+        files="livevqa-video",
+    ),
     "mmke-entity": Benchmark(
         "liveedit.data.published.mmke:entity",
         "MMKE-Bench: long texts about the entities in photos",

@@ -232,7 +232,7 @@ def _fault(fault: ErrorDetails) -> str:
         "string_type": f"is {kind}, not text",
         "int_type": f"is {kind}, not a whole number",
         "list_type": f"is {kind}, not a list",
-        "tuple_type": f"is {kind}, not a list",
+        "too_short": "is empty",
         "dict_type": f"is {kind}, not an object",
         "model_type": f"is {kind}, not an object",
         "value_error": str(fault.get("ctx", {}).get("error", "")),

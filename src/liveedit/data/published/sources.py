@@ -165,6 +165,23 @@ CCKEB = Source(
 )
 
 
+def _livevqa(kind: str, count: int) -> Source:
+    """The source of one kind of LiveVQA's pictures."""
+    folder = kind.capitalize()
+    images = "News_imgs" if kind == "news" else f"{folder}_images"
+    return Source(
+        f"livevqa-{kind}",
+        {"test": f"{folder}/benchmark.json"},
+        {"test": count},
+        ANY,
+        repo="",
+        where="LiveVQA is in liveVQA_benchmarks/ of github.com/fumingyang2004/LIVEVQA: clone it, "
+        f"then run `liveedit data add livevqa-{kind} --annotations liveVQA_benchmarks "
+        f"--images liveVQA_benchmarks/{folder}/{images}`",
+        form="liveedit.data.published.livevqa:parse",
+    )
+
+
 def _mmke(kind: str) -> Source:
     """The source of one kind of MMKE-Bench's knowledge.
 
@@ -185,6 +202,9 @@ def _mmke(kind: str) -> Source:
 
 SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE, MINED, CCKEB)}
 SOURCES |= {f"mmke-{kind}": _mmke(kind) for kind in ("entity", "visual", "user")}
+LIVEVQA = (("news", 350), ("paper", 500), ("video", 342))
+"""The kinds of LiveVQA's pictures, and how many there are."""
+SOURCES |= {f"livevqa-{kind}": _livevqa(kind, count) for kind, count in LIVEVQA}
 """The published benchmarks by name."""
 
 
