@@ -129,6 +129,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         "MMKE-Bench: long texts about a user's own things in photos",
         files="mmke-user",
     ),
+    "comprehendedit": Benchmark(
+        "liveedit.data.published.comprehendedit:comprehendedit",
+        "ComprehendEdit: photos with eight kinds of questions, from counting to reading",
+        files="comprehendedit",
+    ),
+    "fgvedit": Benchmark(
+        "liveedit.data.published.fgvedit:fgvedit",
+        "FGVEdit: one thing in a photo of several; the others must stay",
+        files="fgvedit",
+    ),
     "cckeb": Benchmark(
         "liveedit.data.published.cckeb:cckeb",
         "photos as in vlkeb, each with an edit in text; and what follows from both",

@@ -90,6 +90,11 @@ METRICS = (
         "shows, so does what follows from it.",
     ),
     Metric(
+        "fine_generality",
+        meaning="Fine generality: another question about the thing that was edited, and about the "
+        "same image, gets the answer that follows from the edit.",
+    ),
+    Metric(
         "detail_text",
         "T-Rel",
         "A question about one fact of a new text, without an image, gets the new answer.",

@@ -158,7 +158,10 @@ class CaseMaker:
         self.plain = plain
 
     def case(self, row: Annotation) -> Case:
-        """The edit of a record and all its probes."""
+        """The edit of a record and all its probes.
+
+        A record whose images are the same has no other image of the thing, or no other image.
+        """
         edit = self.visual(row.image, row.src, row.alt)
         reworded = self.query(self.templates.edit, row.rephrase, "").prompt
         text = self.query(self.templates.text_locality, row.loc, row.loc_ans)
@@ -166,9 +169,14 @@ class CaseMaker:
         probes = [
             Probe("reliability", edit),
             Probe("text_generality", replace(edit, prompt=reworded)),
-            Probe("image_generality", replace(edit, image=self.images / row.image_rephrase)),
+        ]
+        if row.image_rephrase != row.image:
+            shown = replace(edit, image=self.images / row.image_rephrase)
+            probes.append(Probe("image_generality", shown))
+        same = row.m_loc == row.image
+        probes += [
             Probe("text_locality", text, "before"),
-            Probe("image_locality", image, "before"),
+            Probe("same_image_other_question" if same else "image_locality", image, "before"),
         ]
         for number, (question, answer) in sorted(row.hops.items()):
             follows = self.visual(row.image, question, answer)
@@ -181,7 +189,7 @@ class CaseMaker:
         yield Probe("question_alone", replace(edit, image=None, fact=""), "before")
         if self.source.name != "e-ic":
             yield Probe("image_alone", self.query("{}", NEUTRAL, "", row.image), "before")
-        if other := hard.same_image(row):
+        if row.m_loc != row.image and (other := hard.same_image(row)):
             query = self.visual(row.image, other.question, other.answer)
             yield Probe("same_image_other_question", query, "before")
         if other := hard.look_alike(row):

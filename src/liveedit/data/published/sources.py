@@ -165,6 +165,29 @@ CCKEB = Source(
 )
 
 
+COMPREHENDEDIT = Source(
+    "comprehendedit",
+    {"train": "ComprehendEdit_train.json", "test": "ComprehendEdit_test.json"},
+    {"train": 13450, "test": 4482},
+    ANY,
+    repo="",
+    where="ComprehendEdit is linked from the README of github.com/yaohui120/ComprehendEdit: "
+    "download it, then run `liveedit data add comprehendedit --annotations DIR --images DIR`",
+    form="liveedit.data.published.comprehendedit:parse",
+)
+FGVEDIT = Source(
+    "fgvedit",
+    {"train": "train_data.json", "test": "test_data.json"},
+    {"train": 8334, "test": 2778},
+    COCO,
+    repo="",
+    where="FGVEdit's annotations are the data set ZhenZeng/FGVEdit of the Hugging Face Hub, its "
+    "images COCO's train2014/ and val2014/: download both, then run "
+    "`liveedit data add fgvedit --annotations DIR --images DIR`",
+    form="liveedit.data.published.fgvedit:parse",
+)
+
+
 def _livevqa(kind: str, count: int) -> Source:
     """The source of one kind of LiveVQA's pictures."""
     folder = kind.capitalize()
@@ -200,7 +223,10 @@ def _mmke(kind: str) -> Source:
     )
 
 
-SOURCES = {source.name: source for source in (E_VQA, E_IC, VLKEB, MC_MKE, MINED, CCKEB)}
+SOURCES = {
+    source.name: source
+    for source in (E_VQA, E_IC, VLKEB, MC_MKE, MINED, CCKEB, COMPREHENDEDIT, FGVEDIT)
+}
 SOURCES |= {f"mmke-{kind}": _mmke(kind) for kind in ("entity", "visual", "user")}
 LIVEVQA = (("news", 350), ("paper", 500), ("video", 342))
 """The kinds of LiveVQA's pictures, and how many there are."""
