@@ -33,7 +33,8 @@ def folder(published):
     for name, former in (("CCKEB_train.json", "train.json"), ("CCKEB_eval.json", "eval.json")):
         rows = json.loads((folder / former).read_text(encoding="utf-8"))
         pairs = [pair(row, number) for number, row in enumerate(rows)]
-        (folder / name).write_text(json.dumps([*pairs[:-1], rows[-1]]), encoding="utf-8")
+        del pairs[-1]["textual_edit"]
+        (folder / name).write_text(json.dumps(pairs), encoding="utf-8")
     return folder
 
 
