@@ -11,12 +11,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from liveedit.editors.base import TrainableEditor
+from liveedit.editors.common.ahead import ahead
 from liveedit.editors.common.attention import image_and_prompt
 from liveedit.editors.common.bank import Bank
 from liveedit.editors.common.bank_editor import BankEditor, BankPatch
@@ -40,12 +42,14 @@ from liveedit.models.vlm import VLM
 from liveedit.settings import Count, Index, Positive
 from liveedit.types import Case, Query
 
-__all__ = ["ExpertBranch", "ExpertEditor", "ExpertPatch", "LiveEditConfig"]
+__all__ = ["TOGETHER", "ExpertBranch", "ExpertEditor", "ExpertPatch", "LiveEditConfig"]
 
 SHOWN = 64
 """Experts whose scores are told where a pool has many, beside those that may fire."""
 SLAB = 64
 """Experts of a row whose factors are gathered at a time, which bounds the memory that takes."""
+TOGETHER = 8
+"""Edits that are made at a time, while the images of the next are prepared."""
 
 
 @dataclass(frozen=True)
@@ -501,8 +505,8 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
     def extended(self, patch: ExpertPatch, queries: Sequence[Query]) -> ExpertPatch:
         """See :meth:`BankEditor.extended`."""
         bank = patch.bank
-        for chunk in chunks(queries):
-            batch = self.vlm.encode(chunk, eos=self.config.eos)
+        encode = partial(self.vlm.encode, eos=self.config.eos)
+        for batch in ahead(encode, chunks(queries, TOGETHER)):
             rows = self.experts(self.vlm.hidden(batch, self.layer))
             if batch.alone is not None:
                 alone = self.experts(self.vlm.hidden(batch.alone, self.layer))
