@@ -18,17 +18,22 @@ activations of the largest layer, without CUDA's own.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "published"))
 
 from backbones import BACKBONES, Backbone
+from crowd import EACH
 from estimate import DECODED, LAYER, STARTING, Load, liveedit, networks, train_bytes
 
+from liveedit.editors.common.sketch import DIRECTIONS
+from liveedit.editors.liveedit.experts import TOGETHER
+
 __all__ = [
-    "ANSWER", "BACKBONES", "BATCH", "CARDS", "DECODED", "MATRICES", "POOLS", "READING", "STARTING",
-    "TEXT", "WORK", "Card", "Phase", "Work", "expert", "filtering", "works",
+    "ANSWER", "BACKBONES", "BATCH", "CARDS", "DECODED", "EDITS", "MATRICES", "POOLS", "READING",
+    "STARTING", "STORED", "TEXT", "WORK",
+    "Card", "Phase", "Work", "expert", "filtering", "in_memory", "works",
 ]  # fmt: skip
 
 TEXT = 24
@@ -37,8 +42,12 @@ ANSWER = 4
 """Tokens of the answer among these."""
 BATCH = 8
 """Cases per training step, four rows each, as published."""
+EDITS = 32
+"""Edits that are made at once, each with an image of its own."""
 POOLS = (0, 1_000, 100_000)
-"""Numbers of experts."""
+"""Numbers of experts in memory."""
+STORED = 1_000_000
+"""Number of experts in a store, of which sketches are in memory."""
 MATRICES = 0.4
 """Share of the peak that matrix products reach: an assumption."""
 READING = 0.8
@@ -133,6 +142,20 @@ def filtering(b: Backbone, experts: int) -> Phase:
     return Phase(float32=keys, moved=keys)
 
 
+def searching(b: Backbone, experts: int) -> Phase:
+    """Comparison of a query with the sketches of all vision keys, and with those keys left."""
+    sketch = DIRECTIONS + 1
+    left = expert(b)[0] // 2 * experts / EACH
+    return Phase(float32=2 * sketch * experts + left, moved=4 * sketch * experts + left)
+
+
+def in_memory(b: Backbone, experts: int) -> float:
+    """Bytes that a store of so many takes on the device: sketches of both keys in float32, and room
+    for the vision keys, with a quarter to spare.
+    """
+    return 1.25 * experts * (2 * 4 * (DIRECTIONS + 1) + expert(b)[0] / 2)
+
+
 def working(b: Backbone, tokens: float) -> float:
     """Bytes of activations in a layer of the decoder: hidden states and feed-forward network."""
     return 2 * tokens * (4 * b.width + b.matrices * b.inner)
@@ -143,27 +166,32 @@ def tower(b: Backbone, images: int = 1) -> Phase:
     return Phase(images * b.vision.flops, moved=2 * b.vision.parameters, layers=b.vision.layers)
 
 
-def edit(at: Load) -> Work:
-    """One edit: the tower, the layers up to the edited one, the networks that write an expert."""
+def edit(at: Load, together: int = 1, times: int = 1) -> Work:
+    """Edits, so many ``together``, so many ``times``: the tower, the layers up to the edited one,
+    the networks that write an expert.
+    """
     b = at.backbone
     own = networks(at)
     lower = LAYER + 1
-    below = Phase(b.forward(at.tokens, lower), moved=2 * lower * b.layer, layers=lower)
-    write = Phase(float32=own.edit, moved=4 * own.writing, layers=ATTENTIONS)
-    return Work(
-        (tower(b), below, write), 2 * b.parameters + 4 * own.parameters + working(b, at.tokens)
-    )
+    flops = together * b.forward(at.tokens, lower)
+    below = Phase(flops, moved=2 * lower * b.layer, layers=lower)
+    write = Phase(float32=together * own.edit, moved=4 * own.writing, layers=ATTENTIONS)
+    phases = [replace(phase, times=times) for phase in (tower(b, together), below, write)]
+    held = 2 * b.parameters + 4 * own.parameters + working(b, together * at.tokens)
+    return Work(tuple(phases), held)
 
 
 def query(at: Load, experts: int) -> Work:
     """A query with a greedy answer of 16 tokens and a bank of ``experts``, one of which fires.
 
-    With 0 experts the model is unedited.
+    With 0 experts the model is unedited; ``STORED`` are in a store.
     """
     b = at.backbone
     own = networks(at)
     tokens = at.tokens - at.answer
-    filtered = filtering(b, experts)
+    stored = experts == STORED
+    filtered = searching(b, experts) if stored else filtering(b, experts)
+    bank = in_memory(b, experts) if stored else experts * sum(expert(b))
     head = 2 * b.vocabulary * b.width
     cache = 4 * b.layers * b.width * (tokens + DECODED)
     moved = 2 * b.layers * b.layer + head
@@ -177,7 +205,7 @@ def query(at: Load, experts: int) -> Work:
     layers = b.layers + bool(experts)
     decoded = Phase(b.forward(1) + b.head(1), moved=read, layers=layers, times=DECODED - 1)
     weights = 2 * b.parameters + 4 * own.parameters
-    held = weights + experts * sum(expert(b)) + cache + working(b, tokens)
+    held = weights + bank + cache + working(b, tokens)
     phases = (tower(b), asked, route, decoded) if experts else (tower(b), asked, decoded)
     return Work(phases, held)
 
@@ -221,15 +249,18 @@ def step(at: Load) -> Work:
 def works(name: str) -> dict[str, Work]:
     """All computed and measured work on a backbone, by the keys of ``WORK``."""
     at = Load(BACKBONES[name], 0, 0, TEXT, ANSWER)
-    asked = {f"query {experts}": query(at, experts) for experts in POOLS}
-    return {"edit": edit(at), **asked, "prepare": prepare(at), "step": step(at)}
+    made = {"edit": edit(at), "edits": edit(at, TOGETHER, EDITS // TOGETHER)}
+    asked = {f"query {experts}": query(at, experts) for experts in (*POOLS, STORED)}
+    return {**made, **asked, "prepare": prepare(at), "step": step(at)}
 
 
 WORK = {
     "edit": "one edit",
+    "edits": "32 edits at once",
     "query 0": "a query, no expert",
     "query 1000": "a query, 1,000 experts",
     "query 100000": "a query, 100,000 experts",
+    "query 1000000": "a query, 1,000,000 experts in a store",
     "prepare": "hidden states of a training step",
     "step": "a training step",
 }

@@ -2,18 +2,25 @@
 
     python recipes/sizes/measure.py BACKBONE      # llava-1.5-7b, minigpt4-vicuna-7b …
 
-Prints memory and time of one edit, of one query with 0, 1,000 and 100,000 experts, and of one
-training step, stores them in docs/explanation/results/sizes.json and writes sizes.md beside it.
+Prints memory and time of one edit, of 32 edits at once, of one query without experts, with 1,000
+and 100,000 in memory and with 1,000,000 in a store, and of one training step, beside the targets of
+``targets.py``; stores them in docs/explanation/results/sizes.json and writes sizes.md beside it.
 Nothing is downloaded: weights, experts and images are random.
 
-Each number is the median of ``REPEATS`` runs after a warm-up; memory is the largest amount that
-torch held in any of them. Every run reads and scales its image on the CPU, and a training step
-moves its hidden states from there.
+Everything is measured twice, with the products of LiveEdit's own networks in float32, as they are
+by default, and in TF32 (``torch.set_float32_matmul_precision("high")``). Then the embedded model is
+edited and asked in both, all its products included, to count the answers that stay the same.
+
+Each time is the median of ``REPEATS`` runs after a warm-up; memory is the largest amount that
+torch held in any of them. A query with experts and one without are measured in turn, ``ROUNDS``
+times; their ratio is the median of the rounds'. Every run reads and scales its images on the CPU,
+and a training step moves its hidden states from there. The first query reads the keys near it from
+the store; that is the warm-up. Not tried on a GPU since the edits at once, the store and TF32 were
+added.
 """
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import time
@@ -22,48 +29,75 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from compute import ANSWER, BACKBONES, BATCH, DECODED, POOLS, TEXT, WORK
+from compute import ANSWER, BACKBONES, BATCH, DECODED, EDITS, POOLS, STORED, TEXT, WORK
+from crowd import Crowd
 from full import full
 from page import MEASURED, write
 from PIL import Image
-from rich.console import Console
-from torch import Tensor
+from targets import TARGETS
 
-from liveedit.editors.common.bank import Bank
+from liveedit.data import load_cases
+from liveedit.editable import embedded, load_vlm
+from liveedit.editors import load_editor
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
 from liveedit.editors.liveedit.experts import ExpertPatch
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Probe, Query
 
-__all__ = ["Taken", "crowd", "keep", "main", "measure", "sized", "taken"]
+__all__ = ["Taken", "answers_alike", "keep", "main", "measure", "sized", "taken"]
 
 REPEATS = 5
+ROUNDS = 15
+PRECISIONS = {"float32": "highest", "TF32": "high"}
+"""Precisions of products of float32 numbers, as torch calls them."""
+DEVICE = torch.device("cuda:0")
+CASES = 100
+"""Cases of Emblem that the embedded model is asked."""
 
 Taken = dict[str, float]
-"""``ms`` and ``GB``; the memory is 0 on a CPU, where it is not measured."""
+"""``ms`` and ``GB``; the memory is 0 on a CPU, where it is not measured. Of a query with experts
+also ``ratio``, its time by that of an unedited one.
+"""
 
 
-def taken(action: Callable[[], object], device: torch.device) -> Taken | None:
-    """Measure ``action``; ``None`` if it does not fit into the device's memory."""
+def seconds(action: Callable[[], object], device: torch.device) -> float:
+    """The seconds that an action takes, with the device's part."""
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def taken(
+    action: Callable[[], object], device: torch.device, plain: Callable[[], object] | None = None
+) -> Taken | None:
+    """Measure ``action``, in turn with ``plain`` if it is to be compared with that.
+
+    ``None`` if it does not fit into the device's memory.
+    """
     cuda = device.type == "cuda"
-
-    def once() -> float:
-        start = time.perf_counter()
-        action()
-        if cuda:
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
     try:
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
-        once()
-        seconds = statistics.median(once() for _ in range(REPEATS))
+        seconds(action, device)
+        if plain is None:
+            times = [seconds(action, device) for _ in range(REPEATS)]
+            compared = {}
+        else:
+            rounds = [(seconds(plain, device), seconds(action, device)) for _ in range(ROUNDS)]
+            times = [own for _, own in rounds]
+            compared = {"ratio": statistics.median(own / other for other, own in rounds)}
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
     held = torch.cuda.max_memory_allocated(device) if cuda else 0
-    return {"ms": 1e3 * seconds, "GB": held / 1e9}
+    return {"ms": 1e3 * statistics.median(times), "GB": held / 1e9, **compared}
+
+
+def noise() -> Image.Image:
+    """A random image."""
+    return Image.effect_noise((480, 360), 60).convert("RGB")
 
 
 def sized(vlm: VLM, text: int = TEXT) -> Query:
@@ -71,21 +105,10 @@ def sized(vlm: VLM, text: int = TEXT) -> Query:
 
     A digit is a token, and so is the blank before the answer.
     """
-    noise = Image.effect_noise((480, 360), 60).convert("RGB")
-    query = Query("1", "1" * (ANSWER - 1), noise)
+    query = Query("1", "1" * (ANSWER - 1), noise())
     row = vlm.encode([query])
     first, last = row.spans[0].image
     return replace(query, prompt="1" * (1 + text - (row.labels.shape[1] - (last - first))))
-
-
-def crowd(patch: ExpertPatch, experts: int) -> ExpertPatch:
-    """The one edit of ``patch`` in a bank of ``experts``; the others fire for no image."""
-    rows: dict[str, Tensor] = {}
-    for name, own in patch.bank.tensors().items():
-        value = math.nan if name == "vision_keys" else 0.0
-        rows[name] = own.new_full((experts, *own.shape[1:]), value)
-        rows[name][:1] = own[: min(1, experts)]
-    return ExpertPatch(patch.editor, Bank(rows))
 
 
 def case(number: int, edit: Query) -> Case:
@@ -95,29 +118,38 @@ def case(number: int, edit: Query) -> Case:
 
 
 def measure(
-    vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS
+    vlm: VLM, config: LiveEditConfig, pools: Sequence[int] = POOLS, stored: int = STORED
 ) -> dict[str, Taken | None]:
-    """Measure all work, by the keys of ``compute.WORK``.
-
-    With the margin at −∞ every query about the image finds the one edit.
-    """
-    editor = LiveEdit(vlm, replace(config, margin=-1e9))
+    """Measure all work, by the keys of ``compute.WORK``, with banks of so many experts."""
+    editor = LiveEdit(vlm, config)
     edit = sized(vlm)
     device = editor.device
-    asked = [Query(edit.prompt, image=edit.image)]
-    found = {"edit": taken(lambda: editor.edit([edit]), device)}
-    own = editor.edit([edit])
-    assert isinstance(own, ExpertPatch)
+    many = [replace(edit, image=noise()) for _ in range(EDITS)]
+    crowd = Crowd(editor, edit)
+    asked = replace(edit, target="")
+    plain = partial(vlm.generate, [asked], max_new_tokens=DECODED)
 
-    def ask(experts: int) -> Taken | None:
+    def ask(make: Callable[[int], ExpertPatch], experts: int) -> Taken | None:
+        if not experts:
+            return taken(plain, device)
         try:
-            patch = crowd(own, experts)
+            patch = make(experts)
         except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
             return None
-        with vlm.patched(patch):
-            return taken(partial(vlm.generate, asked, max_new_tokens=DECODED), device)
 
-    found |= {f"query {experts}": ask(experts) for experts in pools}
+        def edited() -> None:
+            with vlm.patched(patch):
+                plain()
+
+        return taken(edited, device, plain)
+
+    found = {
+        "edit": taken(lambda: editor.edit([edit]), device),
+        "edits": taken(lambda: editor.edit(many), device),
+    }
+    found |= {f"query {experts}": ask(crowd.resident, experts) for experts in pools}
+    found[f"query {stored}"] = ask(crowd.stored, stored)
     cases = [case(number, edit) for number in range(BATCH)]
     found["prepare"] = taken(lambda: editor.prepare(cases), device)
     return found | {
@@ -140,6 +172,25 @@ def training_step(editor: LiveEdit, cases: Sequence[Case]) -> Callable[[], None]
     return step
 
 
+def answers_alike(device: torch.device) -> tuple[int, int]:
+    """How many answers of the embedded model are alike in all precisions, of how many.
+
+    It is edited by LiveEdit with the edits of cases of Emblem, and asked these and their probes.
+    """
+    vlm = load_vlm(device_map={"": device})
+    editor = load_editor(vlm, embedded("liveedit"))
+    cases = load_cases("emblem", "test")[:CASES]
+    asked: list[Query] = []
+    for one in cases:
+        asked += [*one.edits, *(probe.query for probe in one.probes)]
+    found = []
+    for precision in PRECISIONS.values():
+        torch.set_float32_matmul_precision(precision)
+        with vlm.patched(editor.edit([one.edits[0] for one in cases])):
+            found.append(vlm.generate(asked))
+    return sum(len(set(answers)) == 1 for answers in zip(*found, strict=True)), len(asked)
+
+
 def gpu() -> str | None:
     """Name of the GPU, if there is one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -156,17 +207,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if here is None:
         print("error: there is no GPU here: run this on a machine with one", file=sys.stderr)
         return 1
-    torch.manual_seed(0)
-    name = args.backbone
-    found = measure(full(name, torch.device("cuda:0")), LiveEditConfig())
-    keep(name, {"device": f"{here}, torch {torch.__version__}", **found})
-    console = Console()
-    for work, numbers in found.items():
-        result = "does not fit"
-        if numbers is not None:
-            result = f"{numbers['ms']:.1f} ms, {numbers['GB']:.1f} GB"
-        console.print(f"{WORK[work]}: {result}", highlight=False)
+    vlm = full(args.backbone, DEVICE)
+    found: dict[str, object] = {"device": f"{here}, torch {torch.__version__}"}
+    for name, precision in PRECISIONS.items():
+        torch.manual_seed(0)
+        torch.set_float32_matmul_precision(precision)
+        measured = measure(vlm, LiveEditConfig())
+        found[name] = measured
+        keep(args.backbone, found)
+        for work, numbers in measured.items():
+            print(line(work, name, numbers), flush=True)
+    alike, asked = answers_alike(DEVICE)
+    found |= {"alike": alike, "asked": asked}
+    keep(args.backbone, found)
+    print(f"answers of the embedded model that are alike in both: {alike} of {asked}")
     return 0
+
+
+def line(work: str, precision: str, found: Taken | None) -> str:
+    """The measurement of a piece of work, beside its target."""
+    told = "does not fit" if found is None else f"{found['ms']:.1f} ms, {found['GB']:.1f} GB"
+    target = f"; {TARGETS[work].told(found)}" if work in TARGETS else ""
+    return f"{WORK[work]}, {precision}: {told}{target}"
 
 
 def keep(name: str, found: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ python recipes/sizes/page.py
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,25 @@ from compute import (
     BATCH,
     CARDS,
     DECODED,
+    EDITS,
     MATRICES,
     POOLS,
     READING,
     STARTING,
+    STORED,
     TEXT,
     WORK,
     Card,
     Work,
     expert,
     filtering,
+    in_memory,
     works,
 )
+from crowd import EACH
+from targets import BACKBONE, CARD, TARGETS
+
+from liveedit.editors.liveedit.experts import TOGETHER
 
 __all__ = ["DOC", "MEASURED", "Measurements", "page", "write"]
 
@@ -34,7 +41,11 @@ DOC = Path(__file__).parents[2] / "docs" / "explanation" / "results" / "sizes.md
 MEASURED = DOC.with_suffix(".json")
 
 Measurements = Mapping[str, Mapping[str, Any]]
-"""By backbone the ``device``, and by work ``ms`` and ``GB``; ``None`` where it was too large."""
+"""By backbone what ``measure.py`` stores: the ``device``, by ``PRECISIONS`` and work ``ms``, ``GB``
+and ``ratio`` (``None`` where it was too large), and how many answers ``asked`` are ``alike``.
+"""
+PRECISIONS = ("float32", "TF32")
+NOT_YET = "not measured yet"
 
 
 def time(work: Work, card: Card) -> str:
@@ -47,12 +58,43 @@ def time(work: Work, card: Card) -> str:
     return f"{floor:,.0f} / {expected:,.0f}"
 
 
-def measured(measurements: Measurements, name: str, work: str) -> list[str]:
-    """Two cells with measured memory and time."""
-    if name not in measurements:
-        return ["not measured yet"] * 2
-    found = measurements[name][work]
-    return ["too large"] * 2 if found is None else [f"{found['GB']:.1f}", f"{found['ms']:,.1f}"]
+def measured(
+    measurements: Measurements, name: str, work: str, precision: str, told: Callable[[Any], str]
+) -> str:
+    """A cell with what is told of a measurement."""
+    found = measurements.get(name, {}).get(precision)
+    if found is None:
+        return NOT_YET
+    return "too large" if found[work] is None else told(found[work])
+
+
+def times(measurements: Measurements, name: str, work: str) -> list[str]:
+    """Three cells with measured memory and times."""
+    cells = [
+        measured(measurements, name, work, precision, lambda found: f"{found['ms']:,.1f}")
+        for precision in PRECISIONS
+    ]
+    held = measured(measurements, name, work, PRECISIONS[0], lambda found: f"{found['GB']:.1f}")
+    return [held, *cells]
+
+
+def targets(measurements: Measurements) -> list[str]:
+    """A table of targets, with what is computed and what was measured."""
+    at = works(BACKBONE)
+    plain = at["query 0"].milliseconds(CARDS[CARD])
+    rows = []
+    for key, target in TARGETS.items():
+        own = at[key].milliseconds(CARDS[CARD])
+        figures = [
+            f"{target.value({'ms': ms, 'ratio': ms / other}):.3g}"
+            for ms, other in zip(own, plain, strict=True)
+        ]
+        cells = [
+            measured(measurements, BACKBONE, key, precision, target.told)
+            for precision in PRECISIONS
+        ]
+        rows.append([WORK[key], str(target), " / ".join(figures), *cells])
+    return grid(["", "target", "computed", "measured", "measured in TF32"], rows)
 
 
 def table(name: str, measurements: Measurements) -> list[str]:
@@ -65,12 +107,12 @@ def table(name: str, measurements: Measurements) -> list[str]:
         "GB held",
         *(f"{card}, ms" for card in CARDS),
     ]
-    heads += ["measured: GB held", "measured: ms"]
+    heads += ["measured: GB held", "measured: ms", "measured: ms in TF32"]
     rows = []
     for key, work in works(name).items():
         flops = [f"{work.total(what) / 1e12:.3g}" for what in ("flops", "float32")]
         cells = [*flops, f"{work.total('moved') / 1e9:.1f}", f"{work.memory / 1e9:.1f}"]
-        cells += [time(work, card) for card in CARDS.values()] + measured(measurements, name, key)
+        cells += [time(work, card) for card in CARDS.values()] + times(measurements, name, key)
         rows.append([WORK[key], *cells])
     return grid(heads, rows)
 
@@ -125,28 +167,55 @@ def grid(heads: list[str], rows: list[list[str]]) -> list[str]:
 INTRODUCTION = """\
 # LiveEdit at the papers' sizes
 
-In the table of a backbone, all columns except the last two are **computed** from shapes by
+In the table of a backbone, all columns except the last three are **computed** from shapes by
 `python recipes/sizes/page.py` (`recipes/sizes/compute.py` says what is counted); parameters and
-FLOPs are compared with the real classes on the meta device. The last two are **measured** by
+FLOPs are compared with the real classes on the meta device. The last three are **measured** by
 `python recipes/sizes/measure.py BACKBONE`, on random weights of full size, if a GPU is at hand.
 
 The model is in bfloat16; LiveEdit's networks and experts are in float32. A row has the
 backbone's image tokens and {text} others, {answer} of them the answer. A query has no answer and
-generates {decoded} tokens; one expert fires, the others are filtered out. A training step takes
-{batch} cases of four rows; their hidden states are computed once per case if they are kept,
-otherwise at each step.
+generates {decoded} tokens; one expert fires, the others are filtered out. Of {edits} edits at once
+each has an image of its own; {together} go through the model together, while the images of the next
+are prepared. A training step takes {batch} cases of four rows; their hidden states are computed
+once per case if they are kept, otherwise at each step.
+
+Up to {most:,} experts are in memory with all their tensors, and every key is counted as
+compared. Of {stored:,} in a store, sketches of the keys are in memory ({sketches:.1f} GB), and room
+for the vision keys ({keys:.1f} GB, both with a quarter to spare; on a GPU room counts in full).
+Compared are all sketches, and the keys of one in {each}, as many as
+[trained keys](../store.md#a-million-keys) leave; `recipes/sizes/crowd.py` says how they are made.
+A query that comes near other edits than those before it also reads their keys from the store, once:
+that is not counted.
 
 Times are *floor / expected* in milliseconds. The floor is the larger of two times, added up phase
 by phase: the arithmetic at the card's peak, and the memory traffic at its full bandwidth.
 Expected times follow from these **assumptions**:
 {shares}, and {starting:g} ms or more for each layer that Python starts.
 *Too large* is more than the card holds. Not counted are opening and scaling of images, transfers
-of hidden states to the CPU and back, and memory that CUDA reserves.
+of hidden states to the CPU and back, and memory that CUDA reserves; the measurements contain the
+first two.
+
+**TF32.** The products of LiveEdit's own networks are in float32 unless
+`torch.set_float32_matmul_precision("high")` was called, which torch then computes in TF32 on a GPU
+that has it, with ten bits after the binary point. The last column is measured so.
+{alike}
 """
+
+
+def alike(measurements: Measurements) -> str:
+    """A sentence about answers in TF32."""
+    asked = "The answers of the embedded model, edited and asked in both precisions,"
+    counts = [found for found in measurements.values() if "alike" in found]
+    if not counts:
+        return f"{asked} have not been compared yet."
+    newest = counts[-1]
+    return f"{asked} were alike for {newest['alike']} of {newest['asked']} questions."
 
 
 def page(measurements: Measurements) -> str:
     """The text of ``docs/explanation/results/sizes.md``."""
+    large = BACKBONES[BACKBONE]
+    keys = 1.25 * STORED * expert(large)[0] / 2 / 1e9
     sheets = [[name, *(f"{value:g}" for value in astuple(card))] for name, card in CARDS.items()]
     shares = f"{100 * MATRICES:.0f} % of the peak, {100 * READING:.0f} % of the bandwidth"
     parts = [
@@ -155,10 +224,21 @@ def page(measurements: Measurements) -> str:
             answer=ANSWER,
             decoded=DECODED,
             batch=BATCH,
+            edits=EDITS,
+            together=TOGETHER,
+            most=POOLS[-1],
+            stored=STORED,
+            keys=keys,
+            sketches=in_memory(large, STORED) / 1e9 - keys,
+            each=EACH,
             shares=shares,
             starting=1e3 * STARTING,
+            alike=alike(measurements),
         ),
         *grid(["", "GB", "TB/s", "TFLOP/s in bf16", "TFLOP/s in float32"], sheets),
+        "\n## Targets\n",
+        f"On an {CARD} beside {BACKBONE}; computed is *floor / expected* in float32.\n",
+        *targets(measurements),
         f"\n## {POOLS[-1]:,} experts\n",
         *pools(),
     ]

@@ -3,8 +3,11 @@ on tiny models.
 """
 
 import json
+import re
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from liveedit.editors.common.attention import Part, similarity
 from liveedit.editors.common.extractors import FeatureExtractor, InputExtractor
+from liveedit.editors.common.sketch import SLAB
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
+from liveedit.editors.liveedit.experts import TOGETHER
 from liveedit.editors.liveedit.generators import ReleasedGenerator
 from liveedit.models.calls import CACHE
 from liveedit.models.tiny import tiny
@@ -27,8 +32,10 @@ import compute
 import measure
 import page
 from backbones import BACKBONES
+from crowd import EACH, NEAR, OWN, Crowd
 from estimate import Load, networks
 from full import FULL, full
+from targets import TARGETS
 
 SMALL = LiveEditConfig(module_dim=16, layer=1)
 BF16 = torch.bfloat16
@@ -196,26 +203,114 @@ def test_more_experts_cost_a_query_no_less(name):
     assert held[0] > 2 * b.parameters
 
 
+def test_edits_at_once_cost_less_than_one_by_one():
+    works = compute.works("llava-1.5-7b")
+    one, many = works["edit"], works["edits"]
+    assert many.total("flops") == compute.EDITS * one.total("flops")
+    assert many.total("float32") == pytest.approx(compute.EDITS * one.total("float32"))
+    assert many.total("moved") == compute.EDITS // TOGETHER * one.total("moved")
+    assert many.memory > one.memory
+
+
+def test_the_search_of_a_store_is_counted_as_it_runs():
+    vlm = tiny("llava")
+    crowd = Crowd(LiveEdit(vlm, replace(SMALL, module_dim=128)), measure.sized(vlm))
+    bank = crowd.stored(1000).bank
+    query = crowd.along[None]
+    with FlopCounterMode(display=False) as counter:
+        left = bank.near("vision_keys", query, torch.ones(1))
+    basis = bank.keys._buffer.sketches["vision_keys"].basis
+    width = basis.shape[1] + 1
+    assert counter.get_total_flops() == 2 * (width * 1000 + 2 * basis.numel())
+    [keys] = bank.gather(["vision_keys"], left)
+    searched = compute.searching(BACKBONES["llava-1.5-7b"], 1000)
+    sketches = 1000 * 4 * (compute.DIRECTIONS + 1)
+    per_key = (searched.moved - sketches) / (1000 / EACH)
+    assert per_key * 512 / 4096 == keys[0].nbytes
+
+
+def test_the_memory_of_a_store_is_that_of_its_bank():
+    vlm = tiny("llava")
+    editor = LiveEdit(vlm, replace(SMALL, module_dim=128))
+    bank = Crowd(editor, measure.sized(vlm)).stored(1000).bank
+    buffer = bank.keys._buffer
+    sketches = [sketch._columns for sketch in buffer.sketches.values()]
+    assert all(len(columns) == compute.DIRECTIONS + 1 for columns in sketches)
+    b = replace(BACKBONES["llava-1.5-7b"], width=32)
+    whole = compute.in_memory(b, 1000)
+    keys = buffer.tensors["vision_keys"].nbytes
+    assert sum(columns.nbytes for columns in sketches) + 8 * keys == whole
+
+
 @pytest.mark.parametrize("family", ["llava", "blip2", "minigpt4", "mplug_owl2", "qwen_vl"])
 def test_a_tiny_model_is_measured(family, monkeypatch):
     monkeypatch.setattr(measure, "REPEATS", 1)
     vlm = VLM(tiny(family).model, tiny(family).processor, "raw")
-    found = measure.measure(vlm, SMALL, pools=(0, 3))
-    assert list(found) == ["edit", "query 0", "query 3", "prepare", "step"]
+    monkeypatch.setattr(measure, "ROUNDS", 1)
+    found = measure.measure(vlm, SMALL, pools=(0, 3), stored=300)
+    queries = ["query 0", "query 3", "query 300"]
+    assert list(found) == ["edit", "edits", *queries, "prepare", "step"]
     assert all(taken["ms"] > 0 for taken in found.values())
+    assert [work for work in found if "ratio" in found[work]] == queries[1:]
 
 
-def test_one_expert_of_a_crowd_acts():
+def test_ratios_are_of_runs_in_turn(monkeypatch):
+    monkeypatch.setattr(measure, "ROUNDS", 3)
+    order = []
+    lasts = {"plain": 0.01, "edited": 0.05}
+
+    def run(name):
+        order.append(name)
+        time.sleep(lasts[name])
+
+    found = measure.taken(partial(run, "edited"), torch.device("cpu"), partial(run, "plain"))
+    assert order == ["edited", *["plain", "edited"] * 3]
+    assert found["ms"] >= 50
+    assert 2 < found["ratio"] < 5.5
+
+
+@pytest.mark.parametrize("kind", ["resident", "stored"])
+@pytest.mark.parametrize("experts", [2, 5000])
+def test_one_expert_of_a_crowd_acts(kind, experts):
     vlm = tiny("llava")
-    editor = LiveEdit(vlm, replace(SMALL, margin=-1e9))
+    editor = LiveEdit(vlm, replace(SMALL, module_dim=128))
     edit = measure.sized(vlm)
-    patch = measure.crowd(editor.edit([edit]), 5)
-    assert len(patch) == 5
-    batch = vlm.encode([edit])
+    crowd = Crowd(editor, edit)
+    patch = getattr(crowd, kind)(experts)
+    assert len(patch) == experts
+    batch = vlm.encode([replace(edit, target="")])
+    plain = vlm.logits(batch)
     with vlm.patched(patch):
-        vlm.logits(batch)
-    assert [[number for number, _ in row] for row in batch.fired_by(patch)] == [[0]]
-    assert len(measure.crowd(patch, 0)) == 0
+        edited = vlm.logits(batch)
+    assert [[number for number, _ in row] for row in batch.fired_by(patch)] == [[OWN]]
+    with vlm.patched(editor.edit([edit]).with_bank(crowd.resident(2).bank.select([OWN]))):
+        torch.testing.assert_close(edited, vlm.logits(batch))
+    assert not torch.equal(plain, edited)
+
+
+@pytest.mark.parametrize("kind", ["resident", "stored"])
+def test_as_many_of_a_crowd_are_compared_exactly_as_is_said(kind):
+    vlm = tiny("llava")
+    crowd = Crowd(LiveEdit(vlm, replace(SMALL, module_dim=128)), measure.sized(vlm))
+    bank = getattr(crowd, kind)(5000).bank
+    left = bank.near("vision_keys", crowd.along[None], torch.ones(1))
+    slabs = [range(start + EACH - 1, min(start + SLAB, 5000), EACH) for start in (0, SLAB)]
+    assert left.tolist() == [OWN, *slabs[0], *slabs[1]]
+    [keys] = bank.gather(["vision_keys"], left)
+    lengths = keys.flatten(1).float().norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full((len(left),), NEAR), atol=1e-3, rtol=0)
+    assert ((keys.flatten(1).float() @ crowd.along) > 1).tolist() == [True] + (len(left) - 1) * [
+        False
+    ]
+
+
+def test_a_store_holds_the_keys_that_memory_holds():
+    vlm = tiny("llava")
+    crowd = Crowd(LiveEdit(vlm, SMALL), measure.sized(vlm))
+    memory, store = crowd.resident(4100).bank, crowd.stored(4100).bank
+    places = torch.tensor([0, 7, 4095, 4096, 4099])
+    [held], [read] = (bank.gather(["vision_keys"], places) for bank in (memory, store))
+    assert torch.equal(held, read)
 
 
 @pytest.fixture
@@ -226,28 +321,60 @@ def kept(tmp_path, monkeypatch):
     return tmp_path / "sizes.json", tmp_path / "sizes.md"
 
 
+def told_of(doc):
+    """The rows of each section of a page by their first cells."""
+    sections = {}
+    for part in doc.read_text().split("\n## ")[1:]:
+        title, text = part.split("\n", 1)
+        lines = [line for line in text.splitlines() if line.startswith("| ")]
+        sections[title] = {line.split(" | ")[0][2:]: line for line in lines}
+    return sections
+
+
 def test_what_was_measured_comes_into_the_page(kept):
     file, doc = kept
-    found = {work: {"ms": 12.34, "GB": 15.6} for work in compute.WORK} | {
-        "query 100000": None,
-        "device": "a GPU",
-    }
-    measure.keep("llava-1.5-7b", found)
-    measure.keep("qwen-vl-7b", found)
+    works = {work: {"ms": 12.34, "GB": 15.6, "ratio": 1.04} for work in compute.WORK}
+    works["query 100000"] = None
+    slower = works | {"edits": {"ms": 400, "GB": 1}}
+    measure.keep("llava-1.5-7b", {"device": "a GPU", "float32": works})
+    measure.keep("qwen-vl-7b", {"device": "a GPU", "float32": works, "TF32": slower})
     assert list(json.loads(file.read_text())) == ["llava-1.5-7b", "qwen-vl-7b"]
-    told = dict(part.split("\n", 1) for part in doc.read_text().split("\n## ")[2:])
-    assert set(told) == set(BACKBONES)
-    llava = {
-        line.split(" | ")[0][2:]: line
-        for line in told["llava-1.5-7b"].splitlines()
-        if line.startswith("| ")
-    }
-    assert llava["one edit"].endswith("| 15.6 | 12.3 |")
-    assert llava["a query, 100,000 experts"].endswith("| too large | too large |")
-    assert "a GPU" in told["qwen-vl-7b"]
-    assert told["blip2-opt-2.7b"].count("| not measured yet | not measured yet |") == len(
-        compute.WORK
+    told = told_of(doc)
+    assert set(told) == {"Targets", "100,000 experts", *BACKBONES}
+    assert told["llava-1.5-7b"]["one edit"].endswith("| 15.6 | 12.3 | not measured yet |")
+    assert told["qwen-vl-7b"]["32 edits at once"].endswith("| 15.6 | 12.3 | 400.0 |")
+    assert told["qwen-vl-7b"]["a query, 100,000 experts"].endswith(" | too large" * 4 + " |")
+    assert "a GPU" in doc.read_text().split("\n## qwen-vl-7b")[1]
+    assert all(
+        line.endswith(" | not measured yet" * 3 + " |")
+        for work, line in told["blip2-opt-2.7b"].items()
+        if work in compute.WORK.values()
     )
+    assert "have not been compared yet" in doc.read_text()
+
+
+def test_the_page_tells_which_targets_are_met(kept):
+    _, doc = kept
+    works = {work: {"ms": 39.0, "GB": 15.6, "ratio": 1.04} for work in compute.WORK}
+    works["query 1000000"] = {"ms": 300, "GB": 30, "ratio": 1.06}
+    works["query 100000"] = None
+    slower = works | {"edit": {"ms": 41.0, "GB": 1}, "edits": {"ms": 400.0, "GB": 1}}
+    found = {"device": "a GPU", "float32": works, "TF32": slower, "alike": 7, "asked": 9}
+    measure.keep("llava-1.5-7b", found)
+    told = told_of(doc)["Targets"]
+    assert len(told) == 2 + len(TARGETS)
+    ends = {work: line.split(" | ")[3:] for work, line in told.items()}
+    assert [cell.split(", ")[0] for cell in ends["one edit"]] == ["39 ms", "41 ms"]
+    assert [cell.split(", ")[0] for cell in ends["32 edits at once"]] == [
+        "821 edits a second",
+        "80 edits a second",
+    ]
+    reached = {work: [" MISSED" in cell for cell in cells] for work, cells in ends.items()}
+    assert reached["one edit"] == reached["32 edits at once"] == [False, True]
+    assert reached["a query, 1,000 experts"] == [False, False]
+    assert reached["a query, 1,000,000 experts in a store"] == [True, True]
+    assert ends["a query, 100,000 experts"][0] == "too large"
+    assert "were alike for 7 of 9 questions" in doc.read_text()
 
 
 def test_the_page_is_the_one_computed():
@@ -257,16 +384,36 @@ def test_the_page_is_the_one_computed():
 
 def test_the_command_measures_and_keeps(kept, monkeypatch, capsys):
     monkeypatch.setattr(measure, "gpu", lambda: "a GPU")
+    monkeypatch.setattr(measure, "DEVICE", torch.device("cpu"))
     monkeypatch.setattr(measure, "full", lambda name, device: tiny("llava"))
     monkeypatch.setattr(measure, "LiveEditConfig", lambda: SMALL)
-    monkeypatch.setattr(measure, "REPEATS", 1)
-    assert measure.main(["llava-1.5-7b"]) == 0
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(
-        compute.WORK.values()
-    )
+    monkeypatch.setattr(measure, "CASES", 1)
+    for name in ("REPEATS", "ROUNDS"):
+        monkeypatch.setattr(measure, name, 1)
+    small = partial(measure.measure, pools=(0, 100), stored=300)
+    renamed = {"query 100": "query 1000", "query 300": "query 1000000"}
+
+    def measured(vlm, config):
+        found = {renamed.get(work, work): taken for work, taken in small(vlm, config).items()}
+        return found | {"query 100000": None}
+
+    monkeypatch.setattr(measure, "measure", measured)
+    before = torch.get_float32_matmul_precision()
+    try:
+        assert measure.main(["llava-1.5-7b"]) == 0
+    finally:
+        torch.set_float32_matmul_precision(before)
+    *lines, last = capsys.readouterr().out.splitlines()
+    works = [line.partition(":")[0].rsplit(", ", 1) for line in lines]
+    assert {precision for _, precision in works} == {"float32", "TF32"}
+    assert {work for work, _ in works} == set(compute.WORK.values())
+    assert len(works) == 2 * len(compute.WORK)
+    assert sum("target at" in line for line in lines) == 2 * len(TARGETS)
+    assert re.fullmatch(r"answers of .* alike in both: \d+ of \d+", last)
     stored = json.loads(kept[0].read_text())["llava-1.5-7b"]
-    assert stored.pop("device").startswith("a GPU, torch")
-    assert list(stored) == list(compute.WORK)
+    assert stored["device"].startswith("a GPU, torch")
+    assert set(stored["TF32"]) == set(stored["float32"]) == set(compute.WORK)
+    assert 0 < stored["alike"] <= stored["asked"]
 
 
 def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
