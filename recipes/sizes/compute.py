@@ -31,8 +31,8 @@ from liveedit.editors.common.sketch import DIRECTIONS
 from liveedit.editors.liveedit.experts import TOGETHER
 
 __all__ = [
-    "ANSWER", "BACKBONES", "BATCH", "CARDS", "DECODED", "EDITS", "MATRICES", "POOLS", "READING",
-    "STARTING", "STORED", "TEXT", "WORK",
+    "ANSWER", "BACKBONES", "BATCH", "CARDS", "DECODED", "EDITS", "MATRICES", "POOLS",
+    "PRECISIONS", "READING", "STARTING", "STORED", "TEXT", "WORK",
     "Card", "Phase", "Work", "expert", "filtering", "in_memory", "works",
 ]  # fmt: skip
 
@@ -48,6 +48,8 @@ POOLS = (0, 1_000, 100_000)
 """Numbers of experts in memory."""
 STORED = 1_000_000
 """Number of experts in a store, of which sketches are in memory."""
+PRECISIONS = {"float32": "highest", "TF32": "high"}
+"""Precisions of products of float32 numbers, as torch calls them."""
 MATRICES = 0.4
 """Share of the peak that matrix products reach: an assumption."""
 READING = 0.8

@@ -29,7 +29,18 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from compute import ANSWER, BACKBONES, BATCH, DECODED, EDITS, POOLS, STORED, TEXT, WORK
+from compute import (
+    ANSWER,
+    BACKBONES,
+    BATCH,
+    DECODED,
+    EDITS,
+    POOLS,
+    PRECISIONS,
+    STORED,
+    TEXT,
+    WORK,
+)
 from crowd import Crowd
 from full import full
 from page import MEASURED, write
@@ -48,8 +59,6 @@ __all__ = ["Taken", "answers_alike", "keep", "main", "measure", "sized", "taken"
 
 REPEATS = 5
 ROUNDS = 15
-PRECISIONS = {"float32": "highest", "TF32": "high"}
-"""Precisions of products of float32 numbers, as torch calls them."""
 DEVICE = torch.device("cuda:0")
 CASES = 100
 """Cases of Emblem that the embedded model is asked."""

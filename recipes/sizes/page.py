@@ -18,6 +18,7 @@ from compute import (
     EDITS,
     MATRICES,
     POOLS,
+    PRECISIONS,
     READING,
     STARTING,
     STORED,
@@ -44,7 +45,6 @@ Measurements = Mapping[str, Mapping[str, Any]]
 """By backbone what ``measure.py`` stores: the ``device``, by ``PRECISIONS`` and work ``ms``, ``GB``
 and ``ratio`` (``None`` where it was too large), and how many answers ``asked`` are ``alike``.
 """
-PRECISIONS = ("float32", "TF32")
 NOT_YET = "not measured yet"
 
 
@@ -74,7 +74,7 @@ def times(measurements: Measurements, name: str, work: str) -> list[str]:
         measured(measurements, name, work, precision, lambda found: f"{found['ms']:,.1f}")
         for precision in PRECISIONS
     ]
-    held = measured(measurements, name, work, PRECISIONS[0], lambda found: f"{found['GB']:.1f}")
+    held = measured(measurements, name, work, "float32", lambda found: f"{found['GB']:.1f}")
     return [held, *cells]
 
 
