@@ -9,8 +9,9 @@ edits are pinpoint's, with random keys that no query comes near; with ``--firing
 of each image that is asked about, whose answer is the model's own. Needs `make test-vllm`'s
 environment. The figures are in docs/how-to/vllm.md.
 
-Where torch finds a GPU, both engines run on it, compiled and with CUDA graphs, in float16, the
-embedded weights' own type (bfloat16 would be another model). That has not been run yet.
+Where torch finds a GPU, both engines (of vLLM's CUDA build) run on it, compiled and with CUDA
+graphs, in float16, the embedded weights' own type: bfloat16 would be another model. That has not
+been run yet.
 """
 
 import argparse
