@@ -8,7 +8,7 @@ import torch
 from helpers.recordings import Recording
 from helpers.samples import EDITS, TEXT_EDIT
 from helpers.tiny_settings import SMALL
-from liveedit.editors.common.gradient_transform import Factors
+from liveedit.editors.common.gradients import Factors
 from liveedit.editors.ke import KE, Conditioner, Constraint, KEConfig, Reader, change_size
 from liveedit.models.tiny import tiny
 

@@ -7,7 +7,7 @@ import torch
 
 from helpers.recordings import Recording
 from helpers.samples import EDITS, TEXT_EDIT
-from liveedit.editors.common.gradient_transform import Factors
+from liveedit.editors.common.gradients import Factors
 from liveedit.editors.mend import MEND, GradientTransform, MENDConfig
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny

@@ -13,7 +13,7 @@ from helpers.tiny_settings import SMALL
 from liveedit.editors import new_editor
 from liveedit.editors.common import retriever
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.gradient_transform import Factors
+from liveedit.editors.common.gradients import Factors
 from liveedit.editors.common.in_context import fact_text
 from liveedit.editors.common.retrieval import Match, best_match, compatible
 from liveedit.editors.common.retriever import Retriever

@@ -40,7 +40,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_sequence
 
-from liveedit.editors.common.gradient_transform import Factors, GradientEditor
+from liveedit.editors.common.gradient_transform import GradientEditor
+from liveedit.editors.common.gradients import Factors
 from liveedit.errors import BadInput
 from liveedit.models.module_names import ModuleNames
 from liveedit.models.vlm import VLM

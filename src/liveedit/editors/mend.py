@@ -40,7 +40,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from liveedit.editors.common.gradient_transform import ChangePatch, Factors, GradientEditor
+from liveedit.editors.common.gradient_transform import GradientEditor
+from liveedit.editors.common.gradients import ChangePatch, Factors
+from liveedit.editors.common.moments import Moments
 from liveedit.errors import BadInput
 from liveedit.models.module_names import ModuleNames
 from liveedit.models.vlm import VLM
@@ -119,32 +121,28 @@ class GradientTransform(nn.Module):
         self.second = ResidualLayer(width, rank, modes)
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("spread", torch.zeros(width))  # Σ (z − mean)²
+        self.register_buffer("spread", torch.zeros(width))
+
+    @property
+    def moments(self) -> Moments:
+        """The running statistics."""
+        return Moments(self.count, self.mean, self.spread)
 
     @torch.no_grad()
     def observe(self, factors: Factors) -> None:
-        """Update the running statistics with the N tokens that have a gradient (Welford)."""
+        """Update the running statistics with the N tokens that have a gradient."""
         z = torch.cat([factors.u, factors.delta], -1)[with_gradient(factors)]
-        count = self.count + len(z)
-        step = z.mean(0) - self.mean
-        within = (z - z.mean(0)).square().sum(0)
-        self.spread += within + step.square() * self.count * len(z) / count
-        self.mean += step * len(z) / count
-        self.count.copy_(count)
-
-    def normalised(self, z: Tensor) -> Tensor:
-        """``z`` minus mean, divided by standard deviation; unchanged before the second token."""
-        if self.count < 2:
-            return z
-        deviation = (self.spread / (self.count - 1)).sqrt()
-        return (z - self.mean) / (deviation + 1e-7)
+        moments = self.moments.joined(z)
+        self.count.copy_(moments.count)
+        self.mean.copy_(moments.mean)
+        self.spread.copy_(moments.spread)
 
     def forward(self, factors: Factors, mode: int) -> Factors:
         """ũ and δ̃ of the tokens that have a gradient, 0 for the others."""
         both = torch.cat([factors.u, factors.delta], -1)
         here = with_gradient(factors)
         changed = torch.zeros_like(both)
-        changed[here] = self.second(self.first(self.normalised(both[here]), mode), mode)
+        changed[here] = self.second(self.first(self.moments.normalised(both[here]), mode), mode)
         return Factors(changed[..., : self.d_in], changed[..., self.d_in :])
 
 

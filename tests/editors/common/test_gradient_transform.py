@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from helpers.samples import EDITS, plain
 from helpers.tiny_settings import SMALL
 from liveedit.editors import new_editor
-from liveedit.editors.common.gradient_transform import Factors
+from liveedit.editors.common.gradients import Factors
 from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
 from liveedit.models.tiny import tiny

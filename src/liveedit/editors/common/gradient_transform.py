@@ -1,23 +1,15 @@
-"""Base classes for editors that transform an edit's gradient (MEND, KE).
+"""Base class for editors with networks that transform an edit's gradient (MEND, KE).
 
-The gradient of a loss L with respect to the matrix W (d_out × d_in) of a linear layer y = W u is a
-sum over tokens,
+A method turns the factors of the gradient Σ_t δ_t u_tᵀ (``gradients.py``) into those of the change
+ΔW = Σ_t δ̃_t ũ_tᵀ. For each edit in turn, ΔW is added to the weights; the next gradient is that of
+the model edited so far. In training every example of a batch is edited on its own, and ΔW is never
+built: a row q of the layer's input gains Σ_t δ̃_t (ũ_t · q).
 
-    ∇_W L = Σ_t δ_t u_tᵀ        u_t the layer's input at token t, δ_t = ∂L/∂y_t
-
-and a method turns these factors into those of the change ΔW = Σ_t δ̃_t ũ_tᵀ. L is the mean negative
-log-likelihood of the target's tokens. For each edit in turn, ΔW is added to the weights; the next
-gradient is that of the model edited so far. In training every example of a batch is edited on its
-own, and ΔW is never built: a row q of the layer's input gains Σ_t δ̃_t (ũ_t · q).
-
-Shapes: B edits, n tokens of the longest, R rows that are evaluated, T tokens of a row, N answer
-tokens of all rows, V size of the vocabulary.
+Shapes: N answer tokens of all rows, V size of the vocabulary.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,96 +17,25 @@ import torch
 from torch import Tensor
 
 from liveedit.editors.base import TrainableEditor
-from liveedit.editors.common.branch import AddingBranch, BranchPatch, Recorder
+from liveedit.editors.common.branch import AddingBranch, BranchPatch
 from liveedit.editors.common.examples import EDIT, Example, RowName, chunks, row_names
-from liveedit.editors.common.fine_tuning import WeightsPatch
+from liveedit.editors.common.gradients import (
+    ChangePatch,
+    Factors,
+    Matrix,
+    gradient_factors,
+    matrices_of,
+)
 from liveedit.editors.common.losses import forward_kl, nll
 from liveedit.errors import BadInput, UnsupportedModel
-from liveedit.models.batch import Batch, HiddenBatch
-from liveedit.models.feed_forward import matrices
+from liveedit.models.batch import HiddenBatch
 from liveedit.models.module_names import ModuleNames
-from liveedit.models.patch import INPUT, Patch, SiteFn
+from liveedit.models.patch import INPUT
 from liveedit.models.quantisation import check_changeable
 from liveedit.models.vlm import VLM
 from liveedit.types import Case, Query
 
-__all__ = ["ChangePatch", "Factors", "GradientEditor", "Matrix"]
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A matrix that is edited.
-
-    Arguments:
-        name: The parameter's name in the Hugging Face model.
-        site: The linear layer's path below the text decoder.
-        shape: (d_out, d_in).
-    """
-
-    name: str
-    site: str
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """The factors of one matrix's gradient or change, in float32.
-
-    Arguments:
-        u: Inputs of the layer, (B, n, d_in).
-        delta: Gradients of its outputs, (B, n, d_out); all 0 for a token without gradient, as is
-            ``u``.
-    """
-
-    u: Tensor
-    delta: Tensor
-
-    def pick(self, rows: Tensor) -> "Factors":
-        """The factors of the edits ``rows`` (R,)."""
-        return Factors(self.u[rows], self.delta[rows])
-
-    def product(self) -> Tensor:
-        """Σ_t δ_t u_tᵀ for each edit, (B, d_out, d_in)."""
-        return self.delta.mT @ self.u
-
-    def apply(self, q: Tensor) -> Tensor:
-        """Σ_t δ_t (u_t · q), (R, T, d_out), for inputs q (R, T, d_in); one edit for each row."""
-        return q @ self.u.to(q.device).mT @ self.delta.to(q.device)
-
-
-class ChangePatch(WeightsPatch):
-    """``values`` are the changes ΔW, summed over the edits, by the name of the parameter."""
-
-    FILE = "changes.safetensors"
-
-    def weights(self) -> dict[str, Tensor]:
-        """See :meth:`Patch.weights`."""
-        changed = dict[str, Tensor]()
-        for name, change in self.changes().items():
-            before = self.editor.vlm.parameter(name)
-            changed[name] = before + change.to(before.device)
-        return changed
-
-    def changes(self) -> dict[str, Tensor]:
-        """The tensor that is added to each parameter."""
-        return self.values
-
-
-class Zeros(Patch):
-    """Adds a zero tensor to modules' outputs; its gradient is ∂L/∂output. ``added`` holds them."""
-
-    def __init__(self, sites: Sequence[str]) -> None:
-        self.sites = sites
-        self.added = dict[str, Tensor]()
-
-    def bind(self, batch: Batch) -> dict[str, SiteFn]:  # noqa: ARG002
-        """See :meth:`Patch.bind`."""
-        return {site: partial(self.add, site) for site in self.sites}
-
-    def add(self, site: str, output: Tensor) -> Tensor:
-        """Add zeros at a site."""
-        self.added[site] = torch.zeros_like(output, requires_grad=True)
-        return output + self.added[site]
+__all__ = ["GradientEditor"]
 
 
 class GradientEditor(TrainableEditor[ChangePatch, Example]):
@@ -135,10 +56,7 @@ class GradientEditor(TrainableEditor[ChangePatch, Example]):
             )
         self.matrices = list[Matrix]()
         for layer in range(self.below + 1, vlm.num_layers):
-            for site in matrices(vlm, layer, self.edited(vlm.module_names)):
-                name = f"{vlm.decoder_path}.{site}.weight"
-                high, wide = vlm.parameter(name).shape
-                self.matrices.append(Matrix(name, site, (high, wide)))
+            self.matrices += matrices_of(vlm, layer, self.edited(vlm.module_names))
         if not self.matrices:
             raise UnsupportedModel(
                 f"{self.name} needs feed-forward networks with linear layers for every token"
@@ -203,26 +121,14 @@ class GradientEditor(TrainableEditor[ChangePatch, Example]):
         """The tensors that one edit adds to the values of the patch."""
         return {matrix.name: changes[matrix.site].product()[0] for matrix in self.matrices}
 
-    @torch.enable_grad()
     def gradients(self, hidden: HiddenBatch) -> dict[str, Factors]:
-        """By site, the factors of the gradient of each edit.
+        """By site, the factors of the gradient of each edit, on the networks' device.
 
         ``hidden`` are the edits' states below the layers that are edited.
         """
         sites = [matrix.site for matrix in self.matrices]
-        record = Recorder(*(site + INPUT for site in sites))
-        zeros = Zeros(sites)
-        with self.vlm.patched(record), self.vlm.patched(zeros):
-            logits = self.vlm.resume(self.below, hidden, hidden.answer_positions())
-        labels = hidden.answer_tokens().to(logits.device)
-        loss = nll(logits, labels, hidden.answer_rows().to(logits.device), len(hidden)).sum()
-        deltas = torch.autograd.grad(loss, [zeros.added[site] for site in sites])
-        found = dict[str, Factors]()
-        for site, gradient in zip(sites, deltas, strict=True):
-            delta = gradient.float().to(self.device)
-            u = record.seen[site + INPUT].detach().float().to(self.device)
-            found[site] = Factors(u * (delta != 0).any(-1, keepdim=True), delta)
-        return found
+        found = gradient_factors(self.vlm, self.below, sites, hidden)
+        return {site: factors.to(self.device) for site, factors in found.items()}
 
     def load_patch(self, folder: Path) -> ChangePatch:
         """See :meth:`Editor.load_patch`."""
