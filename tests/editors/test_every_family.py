@@ -27,9 +27,11 @@ LEARNING = {
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
     "lemoe": {"steps": 40},
     "liveedit": {"module_dim": 32, "rank": 64, "scale": 1.0, "margin": -1e3},
+    "locft-bf": {"lr": 1e-2, "epochs": 25},
     "mend": {"rank": 16, "layers": 2, "alpha": 1e-2},
     "recipe": {"tokens": 64},
     "t-patcher": {"lr": 3e-2, "steps": 50},
+    "ultraedit": {"lr": 1e-2, "layers": 2},
     "wise": {"steps": 40},
 }
 """Settings, besides those for tiny models, at which an edit takes; other methods need none."""
@@ -68,7 +70,10 @@ UNCONNECTED = ("apertus1p5", "chameleon", "emu3", "inkling_mm_model")
 OTHER_WIDTH = ("gemma3n", "glm5_next", "qwen4_exp")
 """Hidden states are not as wide as words."""
 REFUSED = {
-    **dict.fromkeys(product(("ke", "mend", "wise"), STACKED), "linear layers for every token"),
+    **dict.fromkeys(
+        product(("ke", "locft-bf", "mend", "ultraedit", "wise"), STACKED),
+        "linear layers for every token",
+    ),
     **dict.fromkeys(product(("recipe",), READING), "layers? of .* reads? the tokens"),
     **dict.fromkeys(product(("pinpoint",), OTHER_WIDTH), "states as wide as word embeddings"),
     **dict.fromkeys(product(("ft-m",), UNCONNECTED), "between vision tower and text decoder"),

@@ -25,8 +25,10 @@ ON_WIDER = {
     "lemoe": {"steps": 8},
     "liveedit": {"module_dim": 32, "layer": 1, "rank": 16, "scale": 0.2},
     "lte": {"by": "text"},
+    "locft-bf": {"lr": 1e-2, "epochs": 25},
     "mend": {"layers": 2},
     "pinpoint": {"layer": 1},
+    "ultraedit": {"lr": 1e-2},
 }
 """Settings, besides those for tiny models, at which an edit takes in every form."""
 FORMS = {

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from helpers.measures import fired_under, predicts_targets, states_under
 from helpers.samples import EDITS, plain
+from liveedit.editors.common.open_rows import open_rows
 from liveedit.editors.lemoe import SCALE, LEMoE, LEMoEConfig, clusters
 from liveedit.errors import BadInput
 from liveedit.models.patch import Patch
@@ -154,8 +155,8 @@ def test_a_batch_that_is_not_full_takes_edits_until_it_is(vlm):
     assert len(three.values["key"]) == len(four.values["key"]) == 2
     assert torch.equal(four.values["B2"][0], three.values["B2"][0])
     assert not torch.equal(four.values["B2"][1], three.values["B2"][1])
-    assert len(three.open_batch()) == 1
-    assert not four.open_batch()
+    assert len(open_rows(three.values)) == 1
+    assert not open_rows(four.values)
 
 
 def test_edits_continue_the_open_batch_of_a_saved_patch(vlm, tmp_path):

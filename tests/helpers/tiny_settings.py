@@ -11,10 +11,12 @@ SMALL = {
     "ke": {"hidden": 8, "condition": 12},
     "lemoe": {"batch": 2, "rank": 4, "steps": 4, "lr": 1e-2},
     "liveedit": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 4},
+    "locft-bf": {"epochs": 3},
     "mend": {"rank": 8},
     "pinpoint": {"module_dim": 16, "heads": 2, "layer": 2, "rank": 24},
     "recipe": {"key_dim": 16, "layer": 2},
     "serac": {"module_dim": 16, "heads": 2, "layer": 2, "width": 16, "depth": 1},
+    "ultraedit": {"turn": 2, "lr": 1e-3},
     "wise": {"shard": 1, "merge": 2, "steps": 4},
 }
 

@@ -79,6 +79,10 @@ EDITORS: dict[str, Method] = {
         "CVPR 2025",
         trained=True,
     ),
+    "locft-bf": Method(
+        "liveedit.editors.locft:LocFT",
+        "Yang et al., Fine-tuning Done Right in Model Editing, ICLR 2026",
+    ),
     "lora": Method(
         "liveedit.editors.lora:LoRA",
         "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
@@ -112,6 +116,11 @@ EDITORS: dict[str, Method] = {
     "t-patcher": Method(
         "liveedit.editors.tpatcher:TPatcher",
         "Huang et al., Transformer-Patcher: One Mistake Worth One Neuron, ICLR 2023",
+    ),
+    "ultraedit": Method(
+        "liveedit.editors.ultraedit:UltraEdit",
+        "Gu et al., UltraEdit: Training-, Subject-, and Memory-Free Lifelong Editing in Language "
+        "Models, TMLR 2026",
     ),
     "wise": Method(
         "liveedit.editors.wise:WISE",

@@ -43,8 +43,9 @@ from torch.nn import functional as F
 from liveedit.editors.base import Editor
 from liveedit.editors.common.branch import AddingBranch, Branch, BranchPatch, Recorder
 from liveedit.editors.common.fine_tuning import ValuesPatch
+from liveedit.editors.common.open_rows import open_rows, open_values
 from liveedit.errors import BadInput
-from liveedit.models.batch import Batch, FiredEdit, HiddenBatch, Spans
+from liveedit.models.batch import Batch, FiredEdit, HiddenBatch
 from liveedit.models.feed_forward import feed_forward, highest_layer, inner_width
 from liveedit.models.patch import SiteFn
 from liveedit.models.vlm import VLM
@@ -55,7 +56,6 @@ __all__ = ["LEMoE", "LEMoEConfig", "LEMoEPatch"]
 
 MATRICES = ("A1", "B1", "A2", "B2")
 ROUTER = ("key", "down", "up")
-EXTRA = "open.extra."
 
 SCALE = 0.01
 """Standard deviation of an expert's initial values."""
@@ -119,28 +119,6 @@ class LEMoEPatch(ValuesPatch):
         for share, number in zip(weight.tolist(), expert.tolist(), strict=True):
             rows.append([(edit, share) for edit, own in enumerate(experts) if own == number])
         return rows
-
-    def open_batch(self) -> list[HiddenBatch]:
-        """The edits of the last batch, if it is not full, each as a row at the layer below."""
-        if "open.hidden" not in self.values:
-            return []
-        spans = []
-        for row in self.values["open.spans"].tolist():
-            spans.append(Spans(*((int(start), int(stop)) for start, stop in row)))
-        extra = {
-            name.removeprefix(EXTRA): value
-            for name, value in self.values.items()
-            if name.startswith(EXTRA)
-        }
-        rows = HiddenBatch(
-            hidden=self.values["open.hidden"],
-            attention_mask=self.values["open.mask"],
-            labels=self.values["open.labels"],
-            spans=spans,
-            position_ids=self.values.get("open.positions"),
-            extra=extra,
-        )
-        return rows.rows()
 
 
 class MixtureRoute(NamedTuple):
@@ -237,7 +215,7 @@ class LEMoE(Editor[LEMoEPatch]):
         """
         number = len(patch) // self.config.batch
         count = len(patch) + len(queries)
-        rows = HiddenBatch.stack([*patch.open_batch(), *self.below(queries)])
+        rows = HiddenBatch.stack([*open_rows(patch.values), *self.below(queries)])
         e = self.summary(rows)
         old = {name: patch.values[name][:number] for name in MATRICES + ROUTER}
         earlier = patch.values["expert"] < number
@@ -334,21 +312,6 @@ class EarlierEdits(NamedTuple):
 
     e: Tensor
     expert: Tensor
-
-
-def open_values(rows: HiddenBatch) -> dict[str, Tensor]:
-    """The patch's values that keep ``rows`` as its open batch."""
-    spans = [[span.before, span.image, span.prompt, span.answer] for span in rows.spans]
-    values = {
-        "open.hidden": rows.hidden,
-        "open.mask": rows.attention_mask,
-        "open.labels": rows.labels,
-        "open.spans": torch.tensor(spans, device=rows.labels.device),
-    }
-    values |= {f"{EXTRA}{name}": value for name, value in rows.extra.items()}
-    if rows.position_ids is not None:
-        values["open.positions"] = rows.position_ids
-    return values
 
 
 def run(x: Tensor, A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor) -> Tensor:
