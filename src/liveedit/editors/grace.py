@@ -38,20 +38,19 @@ Departures from the authors' code and from EasyEdit's, which continues it:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from liveedit.editors.base import Editor
 from liveedit.editors.common.bank import Bank
-from liveedit.editors.common.bank_editor import BankEditor, BankPatch
-from liveedit.editors.common.branch import Branch, Recorder
+from liveedit.editors.common.bank_editor import BankEditor
+from liveedit.editors.common.branch import Recorder
+from liveedit.editors.common.codebook import CodebookPatch, fit_outputs
 from liveedit.editors.common.examples import chunks
 from liveedit.models.batch import Batch, Scores
 from liveedit.models.feed_forward import FeedForward, feed_forward, highest_layer
-from liveedit.models.patch import Patch, SiteFn
 from liveedit.models.vlm import VLM
 from liveedit.settings import Index, NotNegative, Positive
 from liveedit.types import Query
@@ -84,7 +83,7 @@ class GraceConfig:
     eos: bool = False
 
 
-class GracePatch(BankPatch):
+class GracePatch(CodebookPatch):
     """The codebook.
 
     ``bank`` holds ``key`` and ``value`` (E, D) and ``label`` (E,), a hash of the target; ``radii``
@@ -96,6 +95,8 @@ class GracePatch(BankPatch):
 
     def __init__(self, editor: Editor, bank: Bank, radii: Tensor | None = None) -> None:
         super().__init__(editor, bank)
+        self.reads = self.editor.network.reads
+        self.writes = self.editor.network.writes
         self.radii = codebook(bank, self.editor.config.radius) if radii is None else radii
 
     def with_ledger(self, ledger: Bank, superseded: Tensor | None = None) -> Self:
@@ -110,9 +111,16 @@ class GracePatch(BankPatch):
             made.radii[rows] = codebook(made.bank.select(rows), self.editor.config.radius)
         return made
 
-    def bind(self, batch: Batch) -> dict[str, SiteFn]:
-        """See :meth:`Patch.bind`. The sites are input and output of the feed-forward network."""
-        return CodebookBranch(self, batch).sites() if len(self) else {}
+    def find(self, x: Tensor, batch: Batch) -> Tensor:
+        """See :meth:`CodebookPatch.find`: the entry whose radius the last prompt token is in."""
+        distance = self.distance(x[torch.arange(len(x)), batch.last_prompt_tokens()].float())
+        if batch.wants_scores:
+            batch.scores[self] = self.scores(distance)
+        return self.nearest(distance)
+
+    def written(self, output: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+        """See :meth:`CodebookPatch.written`: the values."""
+        return values
 
     def distance(self, x: Tensor) -> Tensor:
         """The distance (B, E) of each ``x`` (B, D) from each key."""
@@ -134,48 +142,6 @@ class GracePatch(BankPatch):
         near = self.in_force((distance <= radii) & (radii >= 0))
         least, entry = distance.masked_fill(~near, torch.inf).min(1)
         return torch.where(least < torch.inf, entry, -1)
-
-
-class CodebookRoute(NamedTuple):
-    """The codebook entry of each row.
-
-    Arguments:
-        entry: The entry, (B,), -1 for none.
-        column: The row's last prompt token, (B,), where the entry's value is written.
-    """
-
-    entry: Tensor
-    column: Tensor
-
-
-class CodebookBranch(Branch[CodebookRoute]):
-    """Writes values of the codebook at the last prompt tokens; generated tokens are left alone."""
-
-    def __init__(self, patch: GracePatch, batch: Batch) -> None:
-        super().__init__(patch.editor.network.reads, patch.editor.network.writes)
-        self.patch = patch
-        self.batch = batch
-
-    def route(self, x: Tensor) -> CodebookRoute:
-        """Find the entry within whose radius each row's last prompt token is."""
-        column = self.batch.last_prompt_tokens()
-        distance = self.patch.distance(x[torch.arange(len(x)), column].float())
-        entry = self.patch.nearest(distance)
-        fired = [[(found, 1.0)] if found >= 0 else [] for found in entry.tolist()]
-        self.batch.fired[self.patch] = fired
-        if self.batch.wants_scores:
-            self.batch.scores[self.patch] = self.patch.scores(distance)
-        return CodebookRoute(entry, column)
-
-    def change(self, x: Tensor, output: Tensor, routing: CodebookRoute) -> Tensor:  # noqa: ARG002
-        """See :meth:`Branch.change`."""
-        column = routing.column - self.start
-        here = (column >= 0) & (column < output.shape[1])
-        rows = (here & (routing.entry >= 0)).nonzero()[:, 0]
-        if not len(rows):
-            return output
-        values = self.patch.bank["value"][routing.entry[rows]].to(output.dtype)
-        return output.index_put((rows, column[rows]), values)
 
 
 class GRACE(BankEditor[GracePatch]):
@@ -216,27 +182,15 @@ class GRACE(BankEditor[GracePatch]):
                 bank = bank.append({"key": key[None], "value": kept[None], "label": label})
         return GracePatch(self, bank, radii)
 
-    @torch.enable_grad()
     def learn(self, queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
         """Keys and values (B, D) of edits."""
         batch = self.vlm.encode(queries, eos=self.config.eos)
         keys, start = self.states(batch)
-        below = self.network.layer - 1
-        hidden = self.vlm.hidden(batch, below)
-        positions = hidden.answer_positions()
-        targets = hidden.answer_tokens()
-        share = 1.0 / positions.sum(1)[hidden.answer_rows()]
-        values = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([values], lr=self.config.lr)
-        trial = LastTokenPatch(self.network.writes, values)
-        for _ in range(self.config.steps):
-            with self.vlm.patched(trial):
-                logits = self.vlm.resume(below, hidden, positions)
-            loss = (F.cross_entropy(logits.float(), targets, reduction="none") * share).sum()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-        return keys, values.detach()
+        place = self.network
+        values = fit_outputs(
+            self.vlm, batch, place.writes, place.layer, start, self.config.lr, self.config.steps
+        )
+        return keys, values
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Input x and output f(x) of the network at the last prompt tokens, each (B, D)."""
@@ -248,20 +202,6 @@ class GRACE(BankEditor[GracePatch]):
         x = record.seen[self.network.reads][rows, columns].float()
         output = record.seen[self.network.writes][rows, columns].float()
         return x, output
-
-
-class LastTokenPatch(Patch):
-    """Replaces the state at ``site`` at each row's last prompt token by ``values`` (B, D)."""
-
-    def __init__(self, site: str, values: Tensor) -> None:
-        self.site = site
-        self.values = values
-
-    def bind(self, batch: Batch) -> dict[str, SiteFn]:
-        """See :meth:`Patch.bind`."""
-        rows = torch.arange(len(batch), device=self.values.device)
-        index = (rows, batch.last_prompt_tokens())
-        return {self.site: lambda output: output.index_put(index, self.values.to(output.dtype))}
 
 
 def codebook(bank: Bank, start: float) -> Tensor:
