@@ -104,7 +104,7 @@ def test_direct_reports_cosines_and_thresholds(vlm):
     assert passing == left[::-1][:3]
 
 
-SCORED = ["direct", "grace", "ike", "lte", "recipe", "serac", "t-patcher"]
+SCORED = ["direct", "grace", "horen", "ike", "lte", "recipe", "scr", "serac", "t-patcher"]
 
 
 @pytest.mark.of_every_method("name")

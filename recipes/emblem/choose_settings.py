@@ -22,11 +22,14 @@ from rich.table import Table
 from liveedit.data import load_cases
 from liveedit.editable import load_vlm
 from liveedit.editors import new_editor
+from liveedit.editors.scr import ANSWER
 from liveedit.evaluate import Windows, evaluate
 from liveedit.models.vlm import VLM
 from liveedit.report import read_records, summary
 from liveedit.report.scores import ScoreRow
 
+FACT_FIRST = "New Fact: {fact}\nPrompt: {question}"
+"""The form of facts in the prompt that the embedded model was trained to read."""
 CANDIDATES: dict[str, dict[str, tuple[Any, ...]]] = {
     "direct": {
         "variants": (4, 2, 8),
@@ -34,10 +37,23 @@ CANDIDATES: dict[str, dict[str, tuple[Any, ...]]] = {
         "rank": (8, 4),
         "steps": (25, 15, 40),
     },
+    "horen": {
+        "eos": (True,),
+        "layer": (6, 5, 4),
+        "lr": (1.0, 0.3, 0.1),
+        "threshold": (0.85, 0.75, 0.7, 0.65),
+        "tokens": ("question", "all"),
+    },
     "locft-bf": {
         "batch": (100, 10),
         "lr": (5e-4, 1e-3, 2e-3),
         "layer": (5, 6, 4),
+    },
+    "scr": {
+        "answer_prompt": (ANSWER, FACT_FIRST),
+        "select": (False, True),
+        "threshold": (0.3, 0.5, 0.7, 0.8),
+        "image_threshold": (0.8, 0.7, 0.6),
     },
     "ultraedit": {
         "eos": (True,),

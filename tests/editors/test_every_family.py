@@ -24,6 +24,7 @@ from liveedit.types import Case, Probe, Query
 LEARNING = {
     **{name: {"lr": 1e-2} for name in ("ft-l", "ft-m", "lora")},
     "grace": {"steps": 60},
+    "horen": {"lr": 0.1, "threshold": 0.5},
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
     "lemoe": {"steps": 40},
     "liveedit": {"module_dim": 32, "rank": 64, "scale": 1.0, "margin": -1e3},
@@ -63,6 +64,8 @@ TYPES = [name for name, record in checked().items() if record.reason is None]
 STACKED = ("inkling2", "inkling_mm_model", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
 """An MLP of experts in one tensor: no layer whose inputs and gradients could be read, none to copy.
 """
+MATRICES = ("horen", "ke", "locft-bf", "mend", "ultraedit", "wise")
+"""Methods that need a layer's matrices."""
 READING = ("gemma3n", "gemma4", "qwen4_exp")
 """Layers read the tokens again, and a vector has none."""
 UNCONNECTED = ("apertus1p5", "chameleon", "emu3", "inkling_mm_model")
@@ -70,10 +73,7 @@ UNCONNECTED = ("apertus1p5", "chameleon", "emu3", "inkling_mm_model")
 OTHER_WIDTH = ("gemma3n", "glm5_next", "qwen4_exp")
 """Hidden states are not as wide as words."""
 REFUSED = {
-    **dict.fromkeys(
-        product(("ke", "locft-bf", "mend", "ultraedit", "wise"), STACKED),
-        "linear layers for every token",
-    ),
+    **dict.fromkeys(product(MATRICES, STACKED), "linear layers for every token"),
     **dict.fromkeys(product(("recipe",), READING), "layers? of .* reads? the tokens"),
     **dict.fromkeys(product(("pinpoint",), OTHER_WIDTH), "states as wide as word embeddings"),
     **dict.fromkeys(product(("ft-m",), UNCONNECTED), "between vision tower and text decoder"),
@@ -82,8 +82,8 @@ REFUSED = {
 
 HARD = {
     **dict.fromkeys(("ft-l", "lemoe", "wise"), "llama4"),
-    **dict.fromkeys(("grace", "mend", "t-patcher"), "lfm2_vl"),
-    **dict.fromkeys(("recipe", "ike", "lte"), "gemma3"),
+    **dict.fromkeys(("grace", "horen", "mend", "t-patcher"), "lfm2_vl"),
+    **dict.fromkeys(("recipe", "ike", "lte", "scr"), "gemma3"),
     **dict.fromkeys(("ft-m", "lora"), "ovis2"),
 }
 """A family that differs in what a method depends on."""

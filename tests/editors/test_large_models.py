@@ -21,6 +21,7 @@ pytestmark = pytest.mark.of_every_method("method")
 
 ON_WIDER = {
     "grace": {"layer": 2},
+    "horen": {"lr": 0.1},
     "ke": {"hidden": 64, "condition": 1024, "layers": 2},
     "lemoe": {"steps": 8},
     "liveedit": {"module_dim": 32, "layer": 1, "rank": 16, "scale": 0.2},

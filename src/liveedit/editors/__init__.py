@@ -59,6 +59,11 @@ EDITORS: dict[str, Method] = {
         "Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Discrete Key-Value "
         "Adaptors, NeurIPS 2023",
     ),
+    "horen": Method(
+        "liveedit.editors.horen:HoReN",
+        "Fang et al., HoReN: Normalized Hopfield Retrieval for Large-Scale Sequential Model "
+        "Editing, arXiv 2605.08143",
+    ),
     "ike": Method(
         "liveedit.editors.ike:IKE",
         "Zheng et al., Can We Edit Factual Knowledge by In-Context Learning?, EMNLP 2023",
@@ -107,6 +112,11 @@ EDITORS: dict[str, Method] = {
         "Chen et al., Lifelong Knowledge Editing with Retrieval-Augmented Continuous Prompt "
         "Learning, EMNLP 2024",
         trained=True,
+    ),
+    "scr": Method(
+        "liveedit.editors.scr:SCR",
+        "He et al., Knowledge Updating? No More Model Editing! Just Selective Contextual "
+        "Reasoning, arXiv 2503.05212; a baseline of Ren et al., ICML 2026",
     ),
     "serac": Method(
         "liveedit.editors.serac:Serac",

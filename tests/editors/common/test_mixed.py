@@ -13,7 +13,7 @@ from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
 from liveedit.types import Query
 
-MIXING = ["direct", "grace", "liveedit", "pinpoint", "serac"]
+MIXING = ["direct", "grace", "horen", "liveedit", "pinpoint", "serac"]
 QUERIES = [Query(QUESTION, image=RED), Query(QUESTION, image=BLUE), Query("Why?", image=noise(1))]
 
 

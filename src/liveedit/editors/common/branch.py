@@ -1,8 +1,8 @@
 """Branch: acts beside one module of the text decoder, and decides once per prompt what to do.
 
-LiveEdit, LEMoE, T-Patcher, WISE, GRACE and SERAC are branches with a router. A branch reads the
-input of a module at one site and changes the output at another (or at the same one), for the tokens
-of the prompt first and then for each generated token:
+LiveEdit, LEMoE, T-Patcher, WISE, GRACE, HoReN and SERAC are branches with a router. A branch reads
+the input of a module at one site and changes the output at another (or at the same one), for the
+tokens of the prompt first and then for each generated token:
 
     prompt        read(x) → route(x)    write(y) → change(x, y)
     every token   read(x)               write(y) → change(x, y)

@@ -1,4 +1,4 @@
-"""Base classes for in-context editors (IKE, LTE), which put an edit's text before the prompt."""
+"""Base classes for in-context editors (IKE, LTE, SCR): an edit's text goes before the prompt."""
 
 import json
 from abc import abstractmethod

@@ -109,8 +109,21 @@ class Retriever:
         self, bank: Bank, query: Query, eligible: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[int | None, Scores | None]:
         """The edit of :meth:`find`, and how near the query came to each edit."""
+        found, scores = self.nearest(bank, query, 1, eligible)
+        return (found[0] if found else None), scores
+
+    def nearest(
+        self,
+        bank: Bank,
+        query: Query,
+        count: int,
+        eligible: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[list[int], Scores | None]:
+        """At most ``count`` edits that ``query`` may be about, the nearest first, and the scores of
+        :meth:`search`.
+        """
         if not len(bank):
-            return None, None
+            return [], None
         text = bank["text_key"] @ self.sentences([query.prompt])[0]
         likeness = torch.full_like(text, torch.nan)
         score = text
@@ -124,8 +137,9 @@ class Retriever:
                 fits &= self._image_fits(bank, query, likeness)
         if eligible is not None:
             fits = eligible(fits[None])[0]
-        best = int(score.masked_fill(~fits, -torch.inf).argmax())
-        return best if bool(fits[best]) else None, self._scores(bank, query, text, likeness)
+        order = score.masked_fill(~fits, -torch.inf).argsort(descending=True, stable=True)
+        best = order[:count]
+        return best[fits[best]].tolist(), self._scores(bank, query, text, likeness)
 
     def _scores(self, bank: Bank, query: Query, text: Tensor, likeness: Tensor) -> Scores:
         """The scores of a query, given both cosines (E,); without a threshold, the distance from
