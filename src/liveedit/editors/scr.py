@@ -12,7 +12,7 @@ is trained. For a question x and the stored facts f_i,
 
 k and the order of the steps are those of the code released with the second paper
 (github.com/ECNU-Text-Computing/Revisiting-Parameter-Based-Knowledge-Editing, commit a4b61a8), from
-which this was written; of the papers' texts only the beginnings were read.
+which this was written; of the papers only the beginnings were read.
 
 Departures from that code:
 
