@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from helpers.measures import fired_under
 from helpers.samples import EDITS
 from liveedit.editors.common.branch import Recorder
+from liveedit.editors.common.codebook import CodebookBranch
 from liveedit.editors.horen import HoReN, HoReNConfig, settled
 from liveedit.errors import BadInput
 from liveedit.models.feed_forward import down_projection
@@ -99,13 +100,33 @@ def test_only_the_nearest_of_several_keys_fires(vlm):
 
 
 def test_keys_that_are_superseded_draw_no_query(vlm):
-    editor = HoReN(vlm, HoReNConfig(fit_steps=1, threshold=-1.0, alpha=1.0))
-    query = EDITS[0]
-    patch = editor.edit([query, Query(query.prompt, "Brazil", query.image)])
-    alone = editor.edit([Query(query.prompt, "Brazil", query.image)])
-    q = F.normalize(torch.randn(2, patch.bank["key"].shape[1]), dim=1)
-    torch.testing.assert_close(patch.cosine(q)[:, 1:], alone.cosine(q))
-    assert fired_under(patch, vlm, [query]) == [[(1, 1.0)]]
+    editor = HoReN(vlm, HoReNConfig(fit_steps=1, threshold=-1.0, alpha=1.0, beta=1.0))
+    older, other = EDITS[:2]
+    newer = Query(older.prompt, "Brazil", older.image)
+    patch = editor.edit([older, other, newer])
+    without = editor.edit([other, newer])
+    generator = torch.Generator().manual_seed(0)
+    q = F.normalize(torch.randn(2, patch.bank["key"].shape[1], generator=generator), dim=1)
+    torch.testing.assert_close(patch.cosine(q)[:, 1:], without.cosine(q))
+    assert fired_under(patch, vlm, [older]) == [[(2, 1.0)]]
+
+
+def test_generated_tokens_are_left_alone(vlm):
+    patch = HoReN(vlm, HoReNConfig(fit_steps=1, threshold=-1.0)).edit(EDITS)
+    batch = vlm.encode([Query(EDITS[0].prompt, image=EDITS[0].image)])
+    branch = CodebookBranch(patch, batch)
+    length = batch.labels.shape[1]
+    branch.read(torch.randn(1, length, patch.bank["key"].shape[1]))
+    prompt = torch.zeros(1, length, vlm.hidden_size)
+    assert branch.write(prompt) is not prompt
+    branch.rewind(length)
+    generated = prompt[:, :1]
+    assert branch.write(generated) is generated
+
+
+def test_a_value_that_was_not_fitted_adds_nothing(vlm):
+    patch = HoReN(vlm, HoReNConfig(fit_steps=0)).edit(EDITS)
+    assert not patch.bank["value"].any()
 
 
 def test_a_value_lowers_the_loss_of_its_answer_and_is_learned_alone(vlm):

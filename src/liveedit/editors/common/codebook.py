@@ -18,7 +18,7 @@ from liveedit.models.batch import Batch
 from liveedit.models.patch import Patch, SiteFn
 from liveedit.models.vlm import VLM
 
-__all__ = ["CodebookPatch", "fit_outputs"]
+__all__ = ["CodebookBranch", "CodebookPatch", "fit_outputs"]
 
 
 class CodebookPatch(BankPatch):
