@@ -2,6 +2,7 @@
 
     python recipes/store/size.py 100000 --store big.db    # 15 GB; also a postgresql:// URL
     python recipes/store/size.py 100000 --store big.db --read    # of a store that is there
+    python recipes/store/size.py 1000000 --width 512 --store million.db    # 36 GB
 
 An edit has LiveEdit's tensors beside a decoder of width 4096: two keys of 4 vectors of 1024 numbers
 in half precision and an expert of rank 4, 147 kB. All numbers are random. ``FIRING`` edits fire on
@@ -49,14 +50,17 @@ FIRING = 16
 """Edits that fire on every image, spread evenly over the store."""
 AT_ENDS = 500
 """Edits at the beginning and at the end whose times are compared."""
+TOGETHER = 500
+"""Edits between them that are written in one change."""
 QUERY = Query("1", image=Image.effect_noise((56, 56), 60).convert("RGB"))
 
 
-def wide_model() -> LiveEdit:
-    """LiveEdit on a random model of width 4096; every image is above the sentinel."""
+def wide_model(width: int) -> LiveEdit:
+    """LiveEdit on a random model of that width; every image is above the sentinel."""
     torch.manual_seed(0)
     config, processor = llava()
     config.text_config.vocab_size = 1000
+    config.text_config.hidden_size = width
     config.text_config.num_hidden_layers = 2
     config.text_config.intermediate_size = 1024
     config.vision_config.num_hidden_layers = 2
@@ -101,16 +105,28 @@ def new_edit(number: int, fires: bool) -> Edit:
 
 
 def write(store: Store, made_by: Maker, count: int) -> list[float]:
-    """Write edits, one in a change as they are made, and return the seconds of each."""
+    """Write edits, and return the seconds of those at both ends, one in a change as they are made.
+
+    Those between are many in a change, which fills a large store sooner.
+    """
     every = max(1, count // FIRING)
     seconds = []
-    for number in range(count):
-        edit = new_edit(number, number % every == every // 2)
-        content = tensors(made_by.layout, bool(edit.image))
+    start = 0
+    while start < count:
+        alone = start < AT_ENDS or start >= count - AT_ENDS
+        stop = start + 1 if alone else min(start + TOGETHER, count - AT_ENDS)
+        content = [
+            (edit, tensors(made_by.layout, bool(edit.image)))
+            for edit in (new_edit(at, at % every == every // 2) for at in range(start, stop))
+        ]
         begun = time.perf_counter()
         with store.change("edit") as change:
-            change.add(edit, change.maker(made_by).number, **content)  # type: ignore[arg-type]
-        seconds.append(time.perf_counter() - begun)
+            number = change.maker(made_by).number
+            for edit, parts in content:
+                change.add(edit, number, **parts)  # type: ignore[arg-type]
+        if alone:
+            seconds.append(time.perf_counter() - begun)
+        start = stop
     return seconds
 
 
@@ -152,9 +168,9 @@ def forget_pages(where: str) -> None:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read(where: str, count: int) -> None:
+def read(where: str, count: int, width: int) -> None:
     """Open, list, search and query a store, and print the times."""
-    editor = wide_model()
+    editor = wide_model(width)
     vlm = editor.vlm
     vlm.check_answers()
     say("a query of the unedited model", timed(lambda: ask(vlm), 5))
@@ -197,13 +213,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("edits", type=int)
     parser.add_argument("--store", required=True, help="path or URL of the store")
+    parser.add_argument("--width", type=int, default=4096, help="of the decoder")
     parser.add_argument("--read", action="store_true", help="the store is there already")
     given = parser.parse_args(arguments)
     if given.read:
-        read(given.store, given.edits)
+        read(given.store, given.edits, given.width)
         return
     store = Store(given.store)
-    editor = wide_model()
+    editor = wide_model(given.width)
     seconds = write(store, maker(editor), given.edits)
     [made_by] = store.makers()
     numbers = [row.number for row in store.kept()]
@@ -212,8 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, some in (("first", seconds[:AT_ENDS]), ("last", seconds[-AT_ENDS:])):
         say(f"writing one of the {name} {len(some)} edits", statistics.median(some))
     store.close()
-    command = [sys.executable, __file__, str(given.edits), "--store", given.store, "--read"]
-    subprocess.run(command, check=True)
+    again = sys.argv[1:] if arguments is None else list(arguments)
+    subprocess.run([sys.executable, __file__, *again, "--read"], check=True)
 
 
 if __name__ == "__main__":
