@@ -51,7 +51,7 @@ def test_add_list_check_remove(run_here, own):
     assert "3.png has changed" in done.stdout
     assert "mine has faults (1)" in done.stderr
     assert "removed mine" in run_here("data", "remove", "mine").stdout
-    assert "mine" not in run_here("data").stdout
+    assert "│ mine " not in run_here("data").stdout
     assert (own / "0.png").exists()
 
 
