@@ -57,9 +57,9 @@ CANDIDATES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "ultraedit": {
         "eos": (True,),
-        "lr": (1e-6, 3e-4, 1e-3, 3e-3),
+        "lr": (1e-6, 1e-3, 3e-3, 1e-2),
         "matrices": ("up", "down"),
-        "layers": (2, 1, 4),
+        "layers": (2, 1),
     },
 }
 """By editor and setting the candidates; the first one is published or costs less."""
