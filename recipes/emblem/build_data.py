@@ -24,7 +24,7 @@ import sys
 import tarfile
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations
@@ -100,6 +100,8 @@ ARTISTS = {
         "twemoji", "1.2.5", "Twemoji", "CC-BY-4.0", "Copyright Twitter, Inc and other contributors"
     ),
 }
+WITHOUT_CODES = frozenset({"streamline"})
+"""Sets whose icons have names alone."""
 FLAG_ARTISTS = ("cif", "circle-flags", "emojione", "flag-icons", "flagpack", "twemoji")
 EMOJI_ARTISTS = ("emojione", "fluent", "fluent-flat", "fxemoji", "noto", "noto-v1", "twemoji")
 FACTS = {"countries-list": "3.4.1", "emoji-datasource": "16.0.0", "unicode-emoji-json": "0.9.0"}
@@ -370,15 +372,17 @@ NO_BORDER = (
 
 
 class Sources:
-    """The downloaded packages, read on demand."""
+    """The downloaded packages of some artists and of the facts, read on demand."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, artists: Mapping[str, Artist] = ARTISTS) -> None:
         self.root = root
         self.icons = {
-            artist: self.member(about.archive, "icons.json") for artist, about in ARTISTS.items()
+            artist: self.member(about.archive, "icons.json") for artist, about in artists.items()
         }
         self.codes: dict[str, dict[str, str]] = {
-            artist: self.member(about.archive, "chars.json") for artist, about in ARTISTS.items()
+            artist: self.member(about.archive, "chars.json")
+            for artist, about in artists.items()
+            if artist not in WITHOUT_CODES
         }
 
     def member(self, archive: str, name: str) -> Any:
@@ -426,10 +430,10 @@ class Sources:
         )
 
 
-def fetch(root: Path) -> None:
+def fetch(root: Path, artists: Mapping[str, Artist] = ARTISTS) -> None:
     """Download the pinned packages into ``root``."""
     root.mkdir(parents=True, exist_ok=True)
-    packages = [f"@iconify-json/{artist.package}@{artist.version}" for artist in ARTISTS.values()]
+    packages = [f"@iconify-json/{artist.package}@{artist.version}" for artist in artists.values()]
     packages += [f"{name}@{version}" for name, version in FACTS.items()]
     subprocess.run(["npm", "pack", *packages, "--pack-destination", str(root)], check=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(root)]

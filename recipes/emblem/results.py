@@ -13,8 +13,9 @@ of editors that are not among them stay. Written are ``docs/explanation/results/
 summary, and from it ``emblem.md`` and ``index.md``
 beside it, and the part of the README between its markers. The text stands in ``pages/``, with a
 call in the place of each figure. With ``--released`` the baselines' original forms, above the
-default forms on the same seeds, go to ``released.json`` and into ``index.md``. Nothing is typed by
-hand.
+default forms on the same seeds, go to ``released.json`` and into ``index.md``. The table of
+artists whom nothing has seen comes from ``outsiders.json``, which ``outsiders.py`` writes. Nothing
+is typed by hand.
 """
 
 import argparse
@@ -233,6 +234,26 @@ def figures(numbers: Summary, bench: dict[str, float]) -> dict[str, Callable[...
     }  # fmt: skip
 
 
+def outsiders(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A row for each artist and sort: drawings, those recognised, and of these those edited."""
+    editors = sorted(found, key=last)
+    lines = [
+        ["artist", "sort", "drawings", "recognised", *editors],
+        [":---", ":---", *["---:"] * (2 + len(editors))],
+    ]
+    for rows in zip(*(found[editor] for editor in editors), strict=True):
+        one = rows[0]
+        shares = [share(row["edited_of_recognised"], row["recognised"]) for row in rows]
+        counts = [str(one["drawings"]), share(one["recognised"], one["drawings"])]
+        lines.append([one["artist"], one["sort"], *counts, *shares])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def share(part: int, whole: int) -> str:
+    """A share in percent."""
+    return f"{100 * part / whole:.0f}" if whole else "–"
+
+
 def written(root: Path) -> dict[Path, str]:
     """The pages by their paths, from the summaries in ``docs/explanation/results`` of ``root``."""
     folder = root / RESULTS
@@ -243,6 +264,7 @@ def written(root: Path) -> dict[Path, str]:
         "single": single(numbers, editors),
         "short": averages(numbers, editors, SHORT),
         "released": paired(stored(folder / "released.json")),
+        "outsiders": outsiders(stored(folder / "outsiders.json")),
     }
     part = page("readme.md.j2", known)
     old = (root / "README.md").read_text(encoding="utf-8")

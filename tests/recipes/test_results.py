@@ -38,7 +38,8 @@ def answers(editor, right, seed=0):
 def pages(tmp_path):
     """Copies of the pages that are written to, and the folders of records."""
     (tmp_path / FOLDER).mkdir(parents=True)
-    for name in (Path("README.md"), FOLDER / "index.md", FOLDER / "bench.json"):
+    copied = ("index.md", "bench.json", "outsiders.json")
+    for name in (Path("README.md"), *(FOLDER / file for file in copied)):
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     for folder, name, right, seed in (
         ("default", "pinpoint", 4, 0),
@@ -76,6 +77,15 @@ def test_the_pages_show_what_the_records_hold(pages, monkeypatch):
 def test_the_pages_are_what_the_records_say(page):
     """If not: `python recipes/emblem/results.py`."""
     assert results.written(ROOT)[ROOT / page] == (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_of_the_recognised_drawings_the_share_with_the_edited_answer_is_shown():
+    row = {"artist": "ann", "sort": "flag", "drawings": 8, "recognised": 4, "edited": 6}
+    found = {
+        "serac": [row | {"edited_of_recognised": 3}],
+        "direct": [row | {"edited_of_recognised": 1, "recognised": 0, "drawings": 8}],
+    }
+    assert results.outsiders(found).splitlines()[-1] == "| ann | flag | 8 | 50 | 75 | – |"
 
 
 FIGURE = re.compile(r"\d\.\d|\d ?%|\d of \d|\bhalf\b|\b(?:six|nine) in ten\b")
