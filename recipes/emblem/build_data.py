@@ -662,6 +662,22 @@ def print_similar(drawings: dict[tuple[str, str], Image.Image], entities: list[E
         print(f"{cosine:.3f}  {name}, {other_name}")
 
 
+def as_lines(facts: Mapping[str, Any]) -> str:
+    """facts.json: a line for each entity, and one for each other part."""
+    parts = []
+    for name, part in sorted(facts.items()):
+        text = in_short(part)
+        if name == "entities":
+            text = "[\n" + ",\n".join(map(in_short, part)) + "\n]"
+        parts.append(f'"{name}":{text}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def in_short(part: Any) -> str:
+    """JSON without blanks, its keys sorted."""
+    return json.dumps(part, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 # --------------------------------------------------------------------------------------------------
 # Main
 
@@ -690,8 +706,7 @@ def main() -> None:
         "words": words,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(facts, indent=1, ensure_ascii=False, sort_keys=True)
-    (args.out / "facts.json").write_text(text, encoding="utf-8", newline="\n")
+    (args.out / "facts.json").write_text(as_lines(facts), encoding="utf-8", newline="\n")
     drawings = draw_all(sources, entities)
     write_drawings(drawings, args.out / "drawings.zip")
     print(f"{len(entities)} entities, {len(drawings)} drawings, {len(words)} words")
