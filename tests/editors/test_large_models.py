@@ -29,7 +29,7 @@ ON_WIDER = {
     "locft-bf": {"lr": 1e-2, "epochs": 25},
     "mend": {"layers": 2},
     "pinpoint": {"layer": 1},
-    "ultraedit": {"lr": 1e-2},
+    "ultraedit": {"lr": 1e-2, "layers": 2},
 }
 """Settings, besides those for tiny models, at which an edit takes in every form."""
 FORMS = {

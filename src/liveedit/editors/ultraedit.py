@@ -28,6 +28,10 @@ Departures:
 - σ² is the variance of all tokens; in the released code each batch's part of it is too large by
   1/(n − 1), n the batch's number of tokens, and one of a single token makes it undefined. A single
   token in all, which has no deviation, is not normalised.
+
+The method needs several edits: with few tokens μ and σ are theirs alone. A target of one token, the
+only one so far, changes nothing where one layer's gate and up are edited: their h is the same, so
+ĥ = 0.
 """
 
 from collections.abc import Mapping, Sequence

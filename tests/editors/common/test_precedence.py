@@ -33,7 +33,7 @@ EXACT = ["grace"]
 """Edits of these act on their own picture alone, so that no two pictures of a thing are in
 conflict.
 """
-WEAK = ["ke", "liveedit", "t-patcher"]
+WEAK = ["ke", "liveedit", "t-patcher", "ultraedit"]
 """These do not write every answer on the embedded model, and say so."""
 of_banks = pytest.mark.parametrize("editor", BANKS, indirect=True)
 """For what holds of edits that are kept apart; weights that hold all of them give way in no order.
