@@ -37,8 +37,14 @@ LEARNING = {
 }
 """Settings, besides those for tiny models, at which an edit takes; other methods need none."""
 
-OTHERWISE = {("liveedit", "gemma3n"): {"layer": 1}}
-"""Settings of a pair: at layer 2 no unit of an expert is ever active where the answer begins."""
+OTHERWISE = {
+    ("liveedit", "gemma3n"): {"layer": 1},
+    ("ultraedit", "git"): {"lr": 1e-1},
+    ("ultraedit", "nemotron_h_omni"): {"lr": 1e-1, "layers": 1},
+}
+"""Settings of a pair: at layer 2 no unit of an expert is ever active where the answer begins; a
+larger step; the one layer below the last that has a matrix for every token.
+"""
 
 STARTS = 2
 ROUNDS = 20
