@@ -8,8 +8,8 @@ import torch
 from liveedit import Query
 from liveedit.data.emblem import Emblem
 from liveedit.editors.common.ahead import ahead
+from liveedit.editors.liveedit import experts
 from liveedit.editors.liveedit.editor import LiveEdit, LiveEditConfig
-from liveedit.editors.liveedit.experts import TOGETHER
 from liveedit.errors import BadInput
 from liveedit.models.tiny import tiny
 
@@ -41,11 +41,11 @@ def test_what_fails_fails_in_its_place():
         next(found)
 
 
-def test_edits_of_several_sub_batches_are_those_made_one_by_one():
+def test_edits_of_several_sub_batches_are_those_made_one_by_one(monkeypatch):
+    monkeypatch.setattr(experts, "ON_CPU", 4)
     editor = LiveEdit(tiny("llava"), LiveEditConfig(module_dim=16, layer=1))
     flags = [Emblem().drawing("twemoji", f"flag-{code}") for code in CODES]
     edits = [Query("Which flag?", str(place), flag) for place, flag in enumerate(flags)]
-    assert len(edits) > TOGETHER
     made = editor.edit(edits).bank.tensors()
     alone = [editor.edit([edit]).bank.tensors() for edit in edits]
     for name, rows in made.items():
@@ -53,11 +53,12 @@ def test_edits_of_several_sub_batches_are_those_made_one_by_one():
         torch.testing.assert_close(rows, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_an_image_that_cannot_be_read_stops_edits_in_one_line(tmp_path):
+def test_an_image_that_cannot_be_read_stops_edits_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(experts, "ON_CPU", 4)
     editor = LiveEdit(tiny("llava"), LiveEditConfig(module_dim=16, layer=1))
     flag = Emblem().drawing("twemoji", "flag-jp")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
-    edits = [Query("Which flag?", "x", flag)] * TOGETHER + [Query("And this?", "x", broken)]
+    edits = [Query("Which flag?", "x", flag)] * 4 + [Query("And this?", "x", broken)]
     with pytest.raises(BadInput, match=r"broken\.png"):
         editor.edit(edits)

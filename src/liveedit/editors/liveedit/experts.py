@@ -49,7 +49,9 @@ SHOWN = 64
 SLAB = 64
 """Experts of a row whose factors are gathered at a time, which bounds the memory that takes."""
 TOGETHER = 8
-"""Edits that are made at a time, while the images of the next are prepared."""
+"""Edits that a GPU makes at a time, while the images of the next are prepared."""
+ON_CPU = 32
+"""The same of a CPU, which does both, and takes a quarter longer with smaller batches."""
 
 
 @dataclass(frozen=True)
@@ -506,7 +508,8 @@ class ExpertEditor(TrainableEditor[ExpertPatch, Example], BankEditor[ExpertPatch
         """See :meth:`BankEditor.extended`."""
         bank = patch.bank
         encode = partial(self.vlm.encode, eos=self.config.eos)
-        for batch in ahead(encode, chunks(queries, TOGETHER)):
+        size = ON_CPU if self.device.type == "cpu" else TOGETHER
+        for batch in ahead(encode, chunks(queries, size)):
             rows = self.experts(self.vlm.hidden(batch, self.layer))
             if batch.alone is not None:
                 alone = self.experts(self.vlm.hidden(batch.alone, self.layer))
