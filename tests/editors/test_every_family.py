@@ -24,7 +24,7 @@ from liveedit.types import Case, Probe, Query
 LEARNING = {
     **{name: {"lr": 1e-2} for name in ("ft-l", "ft-m", "lora")},
     "grace": {"steps": 60},
-    "horen": {"lr": 0.1, "threshold": 0.5},
+    "horen": {"lr": 0.1, "fit_steps": 100, "threshold": 0.5},
     "ke": {"hidden": 16, "condition": 64, "layers": 2, "max_scale": 10.0},
     "lemoe": {"steps": 40},
     "liveedit": {"module_dim": 32, "rank": 64, "scale": 1.0, "margin": -1e3},
