@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from build_data import ARTISTS, Artist, Sources, draw, fetch
+from build_data import ARTISTS, Artist, Sources, draw, emoji_icons, fetch, flag_icons
 from PIL import Image
 
 from liveedit import load
@@ -64,16 +64,11 @@ class Asked:
 
 def icon_names(sources: Sources, entity: Entity) -> dict[str, list[str]]:
     """Candidate icon names by outsider: by code point, else by the names of other sets."""
+    if entity.sort == "flag":
+        names = flag_icons(sources, entity.facts["code"])
+        return {"openmoji": names["twemoji"], "emojione-v1": names["emojione"]}
     code = entity.id.partition("-")[2]
-    if entity.sort == "flag":
-        code = "-".join(f"{0x1F1E6 + ord(letter) - ord('a'):x}" for letter in code)
-    known = [
-        sources.codes[artist][code]
-        for artist in ("twemoji", "noto", "fluent-flat")
-        if code in sources.codes[artist]
-    ]
-    if entity.sort == "flag":
-        return {"openmoji": known, "emojione-v1": [n.replace("flag-", "flag-for-") for n in known]}
+    known = emoji_icons(sources, code)["emojione"]
     return {
         "openmoji": [sources.codes["openmoji"].get(code, ""), *known],
         "emojione-v1": known,

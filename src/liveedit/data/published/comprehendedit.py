@@ -13,17 +13,10 @@ computed. Its questions stand in a template of their source; here they stand by 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from liveedit.data.published.annotations import Annotation
 from liveedit.data.published.mmedit import make_cases
-from liveedit.data.published.records import (
-    PublishedRecord,
-    Question,
-    Text,
-    in_form,
-    parse_each,
-)
+from liveedit.data.published.records import PublishedRecord, Question, Text, parse_into
 from liveedit.types import Case
 
 __all__ = ["Sample", "comprehendedit", "parse"]
@@ -65,16 +58,13 @@ def parse(file: Path) -> tuple[list[Sample], list[str]]:
 
     Raises :class:`BadInput` for a file that is missing, truncated or not a list of records.
     """
-    return parse_each(file, _sample)
+    return parse_into(file, Form, _sample)
 
 
-def _sample(place: str, record: Any) -> tuple[Sample | None, list[str]]:
-    """A record in VLKEB's fields, unless it has faults, and those."""
-    row, faults = in_form(Form, place, record)
-    if row is None:
-        return None, faults
-    sample = Sample(
-        id=place,
+def _sample(row: Form) -> Sample:
+    """A record in VLKEB's fields."""
+    return Sample(
+        id=row.place,
         src=row.question,
         rephrase=row.rephrase,
         pred="",
@@ -87,7 +77,6 @@ def _sample(place: str, record: Any) -> tuple[Sample | None, list[str]]:
         m_loc_q=row.multimodal_locality_prompt,
         m_loc_a=row.multimodal_locality_ground_truth,
     )
-    return sample, faults
 
 
 def comprehendedit(part: str, seed: int, split: str, prompts: str) -> list[Case]:

@@ -19,17 +19,10 @@ paper's questions stand in a template; here they stand by themselves.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from liveedit.data.published.annotations import Annotation
 from liveedit.data.published.mmedit import CaseMaker, make_cases
-from liveedit.data.published.records import (
-    PublishedRecord,
-    Question,
-    Text,
-    in_form,
-    parse_each,
-)
+from liveedit.data.published.records import PublishedRecord, Question, Text, parse_into
 from liveedit.types import Case, Probe
 
 __all__ = ["Fine", "fgvedit", "parse"]
@@ -75,16 +68,13 @@ def parse(file: Path) -> tuple[list[Fine], list[str]]:
 
     Raises :class:`BadInput` for a file that is missing, truncated or not a list of records.
     """
-    return parse_each(file, _fine)
+    return parse_into(file, Form, _fine)
 
 
-def _fine(place: str, record: Any) -> tuple[Fine | None, list[str]]:
-    """A record in VLKEB's fields, unless it has faults, and those."""
-    row, faults = in_form(Form, place, record)
-    if row is None:
-        return None, faults
-    fine = Fine(
-        id=place,
+def _fine(row: Form) -> Fine:
+    """A record in VLKEB's fields."""
+    return Fine(
+        id=row.place,
         src=row.src,
         rephrase=row.rephrase,
         pred="",
@@ -99,7 +89,6 @@ def _fine(place: str, record: Any) -> tuple[Fine | None, list[str]]:
         fg_gen_q=row.fg_gen_q,
         fg_gen_a=row.fg_gen_a,
     )
-    return fine, faults
 
 
 def fgvedit(part: str, seed: int, split: str, prompts: str) -> list[Case]:

@@ -206,6 +206,6 @@ class CaseMaker:
         if self.plain:
             question = question.strip().removeprefix(NQ)
             answer = answer.strip()
-        marked = template.endswith("?") and question.endswith("?")
-        prompt = question if marked else template.format(question)
-        return Query(prompt, answer, self.images / image if image else None)
+        if template.endswith("?"):
+            question = question.removesuffix("?")
+        return Query(template.format(question), answer, self.images / image if image else None)

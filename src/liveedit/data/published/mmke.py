@@ -23,6 +23,7 @@ The paper calls them T-Rel, I-Rel and I-Gen. The authors' loader leaves out reco
 question that follows; here they stay, without the probe.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -51,9 +52,9 @@ class Additions(PublishedRecord):
     knowledge_type: Text
 
     @property
+    @abstractmethod
     def details(self) -> "list[Detail]":
         """The questions about single facts."""
-        raise NotImplementedError
 
     @property
     def other_place(self) -> str:

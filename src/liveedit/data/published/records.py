@@ -22,7 +22,8 @@ from liveedit.types import check_unicode, visible
 
 __all__ = [
     "Blank", "Parse", "PublishedRecord", "Question", "Row", "Text",
-    "in_form", "load", "no_unicode", "parse_as", "parse_each", "read_rows", "repeated",
+    "in_form", "load", "no_unicode", "parse_as", "parse_each", "parse_into", "read_rows",
+    "repeated",
 ]  # fmt: skip
 
 
@@ -178,11 +179,6 @@ class PublishedRecord(BaseModel):
         """Index of the record in its file, from 0."""
         return int(self.place.rpartition(":")[2])
 
-    @property
-    def questions(self) -> Sequence[Question]:
-        """All questions of the record."""
-        raise NotImplementedError
-
 
 M = TypeVar("M", bound=PublishedRecord)
 
@@ -193,6 +189,19 @@ def parse_as(file: Path, form: type[M]) -> tuple[list[M], list[str]]:
     Raises :class:`BadInput` as :func:`load` does.
     """
     return parse_each(file, partial(in_form, form))
+
+
+def parse_into(file: Path, form: type[M], make: Callable[[M], R]) -> tuple[list[R], list[str]]:
+    """The rows that ``make`` makes of valid records, and one line for each fault of the others.
+
+    Raises :class:`BadInput` as :func:`load` does.
+    """
+
+    def made(place: str, record: Any) -> tuple[R | None, list[str]]:
+        row, faults = in_form(form, place, record)
+        return None if row is None else make(row), faults
+
+    return parse_each(file, made)
 
 
 def parse_each(
